@@ -15,7 +15,6 @@ import faulthandler
 import functools
 import os
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -268,7 +267,7 @@ class Daemon:
 
     async def _close_servers(self) -> None:
         await self._servers.drain(self._config.service.drain_seconds)
-        await self._admission.until_quiet()
+        await self._admission.wait_until_quiet()
         self.closed &= await self._servers.stop()
 
     async def _close_capture(self) -> None:
@@ -306,24 +305,14 @@ def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[S
     process_resources.raise_descriptor_limit(config.access.connections_max)
     store = Store.open(config.state_dir, _store_limits(config.store))
     try:
-        outcome = uvloop.run(_serve(config, store, wrap, spool_worker, core_log))
-        if not outcome.closed:
+        failed_component, closed = uvloop.run(_serve(config, store, wrap, spool_worker, core_log))
+        if not closed:
             os._exit(EXIT_FAILED)  # Python would wait for the thread that is blocked by the disk
     finally:
         store.close()
         if core_log:
             core_log.close()
-    return EXIT_FAILED if outcome.failed_component else 0
-
-
-@dataclass(frozen=True)
-class DaemonOutcome:
-    """How a daemon ended."""
-
-    failed_component: str
-    """The component whose death ended it; empty after a signal."""
-    closed: bool
-    """Whether every pending write was completed."""
+    return EXIT_FAILED if failed_component else 0
 
 
 def _store_limits(config: StoreConfig) -> StoreLimits:
@@ -337,7 +326,11 @@ def _store_limits(config: StoreConfig) -> StoreLimits:
 
 async def _serve(
     config: Config, store: Store, wrap: RunWrapper, spool_worker: type[SpoolWorker] | None, core_log: CoreLog | None
-) -> DaemonOutcome:
+) -> tuple[str, bool]:
+    """Run until a signal or the death of a component.
+
+    Returns the component, empty after a signal, and whether every pending write was completed.
+    """
     stop = asyncio.Event()
     supervision.stop_on_signals(stop)
     supervisor = Supervisor(stop.set, wrap=wrap)
@@ -352,4 +345,4 @@ async def _serve(
         supervision.announce_stop(config.service.drain_seconds + STOP_SECONDS)
         log.info("stopping", failed=supervisor.failed_component)
     log.info("stopped", failed=supervisor.failed_component)
-    return DaemonOutcome(supervisor.failed_component, daemon.closed)
+    return supervisor.failed_component, daemon.closed

@@ -42,8 +42,6 @@ _M_ARENA_MAX = -8  # malloc.h
 OBJECTS_BETWEEN_COLLECTIONS = (700, 10, 10)
 """Python's own defaults (gc.set_threshold)."""
 
-Trim = Callable[[int], int]
-
 
 def limit_malloc_arenas() -> None:
     """Limit malloc's arenas (mallopt(3)); call it before any thread starts."""
@@ -60,7 +58,7 @@ def freeze_startup_objects() -> None:
 
 async def trim_periodically(every_seconds: float = TRIM_EVERY_SECONDS) -> None:
     """Trim malloc's memory when the process has grown, until cancelled; return at once without malloc_trim."""
-    trim: Trim | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None:  # musl does not have it, and keeps little
         return
     floor = resident_bytes(os.getpid())

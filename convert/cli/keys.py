@@ -127,7 +127,7 @@ def show(folder: Folder) -> None:
     if signs:
         _print_signing(folder)
     if not signs or (folder / central_keys.RECIPIENT).is_file():
-        _print(central_keys.public(folder))
+        _print(central_keys.read_public(folder))
 
 
 @app.command()

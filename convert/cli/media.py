@@ -16,7 +16,7 @@ from convert.cli.repository_options import RepositoryCommand
 from convert.publish import media_writer, repository_check
 from convert.publish.repository_check import CheckScope
 from convert.publish.repository_reader import RepositoryState
-from convert.publish.repository_storage import open_place
+from convert.publish.repository_storage import open_storage
 from edge_agent.cli.terminal import write_exactly
 from edge_agent.durable.atomic_files import read_small
 from edge_agent.errors import InvalidRequest
@@ -55,7 +55,7 @@ class MediaCommand(RepositoryCommand):
         with progress_output.bar() as advance:
             written = media_writer.fill(prepared, advance)
         _print(self.folder, written)
-        repository_options.show_expiry(publisher.held())
+        repository_options.show_expiry(publisher.read_state())
 
 
 def _print(folder: Path, written: media_writer.WrittenMedia) -> None:
@@ -105,7 +105,7 @@ class VerifyCommand:
         if (self.site or self.channel) and not (self.media or self.stick):
             message = "--site and --channel name what a USB drive must hold"
             raise InvalidRequest(message, remedy="Add --media, or leave them out: a repository must hold everything.")
-        place = open_place(self.place, store_options(self.store_option))
+        place = open_storage(self.place, store_options(self.store_option))
         scope = CheckScope(deep=not self.quick, only=self._wanted if self.media or self.stick else None)
         with progress_output.bar() as advance:
             found = repository_check.check(place, read_small(self.root), time.time(), scope, advance)
@@ -117,13 +117,13 @@ class VerifyCommand:
             raise typer.Exit(_FAILED)
 
     def _wanted(self, held: RepositoryState) -> Collection[str]:
-        return media_writer.wanted(held.plan, self.site or [], self.channel)
+        return media_writer.required_bundles(held.plan, self.site or [], self.channel)
 
 
 def _print_check(found: repository_check.RepositoryFindings) -> None:
     console = progress_output.out()
-    if found.held:
-        held = found.held
+    if found.state:
+        held = found.state
         console.print(
             f"root {held.root.signed.version}, plan {held.plan.version}; signed bundles: {len(held.bundles())};"
             f" files looked at: {found.blobs}, {format_bytes(found.bytes_read)}"
@@ -134,5 +134,5 @@ def _print_check(found: repository_check.RepositoryFindings) -> None:
         console.print(Text.assemble(("soon: ", "bold yellow"), warning))
     if not found.problems:
         console.print("nothing is wrong")
-    if found.held:
-        repository_options.show_expiry(found.held)
+    if found.state:
+        repository_options.show_expiry(found.state)

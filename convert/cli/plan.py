@@ -61,7 +61,7 @@ class ShowPlan(RepositoryCommand):
 
     def __post_init__(self) -> None:
         """Run the command."""
-        held = self.publisher().held()
+        held = self.publisher().read_state()
         if self.as_json:
             write_exactly(encode(held.plan).decode(), end="")
         else:
@@ -86,7 +86,7 @@ class EditPlan(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher(self.stage)
-        held = publisher.held()
+        held = publisher.read_state()
         plan = _from_file(self.file, held) if self.file else _from_editor(held)
         _publish(publisher, plan, self.yes, self.stage)
 
@@ -103,7 +103,7 @@ class DiffPlan(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher()
-        held = publisher.held()
+        held = publisher.read_state()
         old = held.plan if self.file else _before(publisher, held)
         new = _from_file(self.file, held) if self.file else held.plan
         plan_text.require_signed(new, held.bundles())
@@ -136,7 +136,7 @@ class HaltRollout(RepositoryCommand):
         """Run the command."""
         publisher = self.publisher(self.stage)
         order = plan_text.HaltOrder(self.task, self.channel, self.site, self.resume)
-        _publish(publisher, plan_text.halt(publisher.held().plan, order), True, self.stage)
+        _publish(publisher, plan_text.halt(publisher.read_state().plan, order), True, self.stage)
 
 
 for _name, _command in {"show": ShowPlan, "edit": EditPlan, "diff": DiffPlan, "halt": HaltRollout}.items():
@@ -144,14 +144,14 @@ for _name, _command in {"show": ShowPlan, "edit": EditPlan, "diff": DiffPlan, "h
 
 
 def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
-    before = repository_reader.previous_plan(publisher.place, held)
+    before = repository_reader.previous_plan(publisher.storage, held)
     if before is None:
         raise InvalidRequest("there is no earlier plan to compare with", remedy="Name a --file.")
     return before
 
 
 def _publish(publisher: Publisher, plan: RolloutPlan, yes: bool, stage: Path | None) -> None:
-    held = publisher.held()
+    held = publisher.read_state()
     plan_text.require_signed(plan, held.bundles())
     message = "Nothing was changed: the current plan is the same."
     if not plan_text.same_plan(plan, held.plan):

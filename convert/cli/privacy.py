@@ -18,7 +18,7 @@ from convert.dataset.lineage import LineageUse
 from convert.fleet import accountability
 from convert.pipeline.stage import load_module
 from convert.publish.publisher import Publisher
-from convert.publish.repository_storage import open_place
+from convert.publish.repository_storage import open_storage
 from edge_agent.cli.terminal import say, write_exactly
 from edge_agent.durable.atomic_files import is_dir
 from edge_agent.errors import InvalidRequest
@@ -236,7 +236,7 @@ def _require_folder(folder: Path) -> None:
 
 def _published(repo: str, keys: list[Path], options: dict[str, str]) -> dict[str, bool]:
     """Return the digests that are signed in a repository, and whether the plan names them."""
-    held = Publisher(open_place(repo, options), repository_options.open_keys(keys, None), time.time).held()
+    held = Publisher(open_storage(repo, options), repository_options.open_keys(keys, None), time.time).read_state()
     planned = held.plan.bundles()
     return {digest: digest in planned for digest in held.bundles()}
 

@@ -66,7 +66,7 @@ class PublishCommand(RepositoryCommand):
         publisher = self.publisher(self.stage)
         if self.new:
             publisher.create()
-            _say(f"{publisher.place.name} is a repository of this fleet. Sites trust it by {self._root(publisher)}.")
+            _say(f"{publisher.storage.name} is a repository of this fleet. Sites trust it by {self._root(publisher)}.")
         if self.staged:
             self._publish_staged(publisher, self.staged)
         for path in self.bundles or ():
@@ -93,8 +93,8 @@ class PublishCommand(RepositoryCommand):
         measuring = load_module("convert.evaluate.evaluate_stage")
         with tempfile.TemporaryDirectory() as made, progress_output.bar() as advance:
             first, second = Path(made, "before"), Path(made, "new")
-            task = publishable_bundle.fetch(publisher.place, before.digest, first).manifest.task
-            publishable_bundle.fetch(publisher.place, uploaded.signed.digest, second)
+            task = publishable_bundle.fetch(publisher.storage, before.digest, first).manifest.task
+            publishable_bundle.fetch(publisher.storage, uploaded.signed.digest, second)
             report = measuring.compare(first, second, row_files.read_for_task(rows, task), advance)
         progress_output.show(comparison.compared(report))
         worse = comparison.worse_figures(report)
@@ -118,15 +118,15 @@ class PublishCommand(RepositoryCommand):
 
     def _publish_staged(self, publisher: Publisher, folder: Path) -> None:
         change = staged_change.publish(publisher, folder)
-        for line in change.described(publisher.keys) if change else ():
+        for line in change.description(publisher.keys) if change else ():
             _say(line)
         _say("Published." if change else f"The change staged in {folder} is published already; nothing was changed.")
 
 
 def _before(uploaded: UploadedBundle) -> BundleTarget | None:
     """Return the newest version of the task that the plan names; where it names none, the newest that is signed."""
-    others = {digest: each for digest, each in uploaded.held.bundles().items() if digest != uploaded.signed.digest}
-    named = {digest: each for digest, each in others.items() if digest in uploaded.held.plan.bundles()}
+    others = {digest: each for digest, each in uploaded.state.bundles().items() if digest != uploaded.signed.digest}
+    named = {digest: each for digest, each in others.items() if digest in uploaded.state.plan.bundles()}
     return newest(named, uploaded.signed.task) or newest(others, uploaded.signed.task)
 
 
@@ -191,12 +191,12 @@ class RotateCommand(RepositoryCommand):
         """Run the command."""
         publisher, role = self.publisher(self.stage), self.role.value
         key_rotation.check_restart(role, restart_versions=self.restart_versions)
-        there = key_rotation.keyids(publisher.held(), role)
+        there = key_rotation.keyids(publisher.read_state(), role)
         gone = tuple(_keyid(publisher, name, there) for name in self.remove or ())
         added = self._added(publisher, there)
         change = KeyRotation(role, added, gone, self.threshold, self.restart_versions, self.without_old)
         key_rotation.rotate(publisher, change)
-        names = ", ".join(map(publisher.keys.name_of, key_rotation.keyids(publisher.held(), role)))
+        names = ", ".join(map(publisher.keys.name_of, key_rotation.keyids(publisher.read_state(), role)))
         repository_options.finish(publisher, f"the keys of '{role}' are now: {names}", self.stage)
 
     def _added(self, publisher: Publisher, there: list[str]) -> tuple[PublicKeyFile, ...]:
@@ -204,7 +204,7 @@ class RotateCommand(RepositoryCommand):
         if not (added or self.threshold):
             added = (_made(publisher, self.role.value, there),)
         for named in added:
-            publisher.keys.learn(named)
+            publisher.keys.add_key(named)
         return added
 
 
@@ -279,7 +279,7 @@ class RevokeCommand(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher(self.stage)
-        signed = find(publisher.held().bundles(), self.bundle)
+        signed = find(publisher.read_state().bundles(), self.bundle)
         repository_options.confirm(f"Revoke {signed.name}?", self.yes)
         publisher.revoke(signed.digest)
         repository_options.finish(publisher, f"{signed.name} is revoked", self.stage)
@@ -300,7 +300,7 @@ def sign(
     """
     ring = repository_options.open_keys(keys, passphrase_file)
     change = staged_change.read(folder, ring)
-    for line in change.described(ring):
+    for line in change.description(ring):
         _say(line)
     repository_options.confirm("Sign this?", yes)
     staged_change.add_signatures(change, ring)

@@ -21,7 +21,7 @@ from convert.publish.keyring import Keyring
 from convert.publish.publisher import Publisher, Store
 from convert.publish.repository_check import SOON_DAYS
 from convert.publish.repository_reader import RepositoryState
-from convert.publish.repository_storage import open_place
+from convert.publish.repository_storage import open_storage
 from edge_agent.cli.terminal import errors
 from edge_agent.errors import InvalidRequest
 from edge_agent.formatting import counted
@@ -56,17 +56,17 @@ class RepositoryCommand:
 
     def publisher(self, stage: Path | None = None) -> Publisher:
         """Return the publisher; a change that cannot be signed here goes to `stage`."""
-        place = open_place(self.repo, store_options(self.store_option))
+        place = open_storage(self.repo, store_options(self.store_option))
         ring = open_keys(self.keys, self.passphrase_file)
         return Publisher(place, ring, time.time, stage=_staging(stage) if stage else None)
 
 
 def finish(publisher: Publisher, message: str, stage: Path | None) -> None:
     """Report the change, or that it still lacks signatures, and what expires first."""
-    held = publisher.held()
+    held = publisher.read_state()
     if stage is not None and publisher.staged:
         change = staged_change.read(stage, publisher.keys)
-        for line in change.described(publisher.keys):
+        for line in change.description(publisher.keys):
             progress_output.out().print(Text(line))
         show_missing(change, publisher.keys)
     elif message:
@@ -79,7 +79,7 @@ def show_missing(change: staged_change.StagedChange, keys: Keyring) -> None:
     console = progress_output.out()
     missing = staged_change.missing(change)
     for each in missing:
-        console.print(Text.assemble(("missing: ", "bold yellow"), each.said(keys.name_of)))
+        console.print(Text.assemble(("missing: ", "bold yellow"), each.sentence(keys.name_of)))
     if missing:
         console.print(
             Text(

@@ -169,7 +169,7 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile
     """
     check_site(site)
     files = _SiteFiles(folder, site)
-    public = [central_keys.public(folder / named) for named in fleet.keys]
+    public = [central_keys.read_public(folder / named) for named in fleet.keys]
     plain = {
         "site": site,
         "issued_at": format_timestamp(now),

@@ -81,10 +81,10 @@ def create(folder: Path, passphrase: str = "") -> CentralPublicKeys:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     atomic_files.sync_directory(folder.parent)
-    return public(folder)
+    return read_public(folder)
 
 
-def public(folder: Path) -> CentralPublicKeys:
+def read_public(folder: Path) -> CentralPublicKeys:
     """Read the public halves; needs no passphrase. Raises FileMissing."""
     return CentralPublicKeys(
         _read(folder, RECIPIENT).decode().split()[0], _read(folder, RECEIPTS_PUBLIC).decode().strip()
@@ -98,9 +98,9 @@ def unlock(folder: Path, ask: Ask) -> CentralKeys:
         FileMissing: a file is missing.
         InvalidRequest: wrong passphrase, or a file without a key.
     """
-    passphrase = ask() if encrypted(folder) else ""
+    passphrase = ask() if is_encrypted(folder) else ""
     try:
-        identities = tuple(map(pyrage.x25519.Identity.from_str, _identities(folder, passphrase)))
+        identities = tuple(map(pyrage.x25519.Identity.from_str, _read_identities(folder, passphrase)))
         pem = _read(folder, RECEIPTS_PRIVATE)
         receipts = serialization.load_pem_private_key(pem, passphrase.encode() or None)
     except (pyrage.DecryptError, pyrage.IdentityError, ValueError, TypeError) as error:
@@ -111,7 +111,7 @@ def unlock(folder: Path, ask: Ask) -> CentralKeys:
     return CentralKeys(identities, receipts)
 
 
-def encrypted(folder: Path) -> bool:
+def is_encrypted(folder: Path) -> bool:
     """Return whether the private keys have a passphrase. Raises FileMissing."""
     if atomic_files.is_file(folder / IDENTITY_SEALED):
         return True
@@ -126,14 +126,14 @@ def rotate(folder: Path, ask: Ask) -> CentralPublicKeys:
     Raises:
         FileMissing, InvalidRequest: as `unlock`.
     """
-    passphrase = ask() if encrypted(folder) else ""
+    passphrase = ask() if is_encrypted(folder) else ""
     keys = unlock(folder, lambda: passphrase)
-    new = str(pyrage.x25519.Identity.generate())
-    _write_identities(folder, [new, *map(str, keys.identities)], passphrase)
-    return public(folder)
+    new_identity = str(pyrage.x25519.Identity.generate())
+    _write_identities(folder, [new_identity, *map(str, keys.identities)], passphrase)
+    return read_public(folder)
 
 
-def _identities(folder: Path, passphrase: str) -> list[str]:
+def _read_identities(folder: Path, passphrase: str) -> list[str]:
     if passphrase:
         text = pyrage.passphrase.decrypt(_read(folder, IDENTITY_SEALED), passphrase).decode()
     else:
@@ -143,8 +143,9 @@ def _identities(folder: Path, passphrase: str) -> list[str]:
 
 def _write_identities(folder: Path, identities: list[str], passphrase: str) -> None:
     """Write the private file before the public one, so that no site seals to a key without a private half."""
-    recipients = [str(pyrage.x25519.Identity.from_str(each).to_public()) for each in identities]
-    lines = [f"# public key: {recipient}\n{each}\n" for recipient, each in zip(recipients, identities, strict=True)]
+    recipients = [str(pyrage.x25519.Identity.from_str(identity).to_public()) for identity in identities]
+    pairs = zip(recipients, identities, strict=True)
+    lines = [f"# public key: {recipient}\n{identity}\n" for recipient, identity in pairs]
     text = "".join(lines).encode()
     if passphrase:
         _write(folder / IDENTITY_SEALED, pyrage.passphrase.encrypt(text, passphrase))
@@ -154,10 +155,10 @@ def _write_identities(folder: Path, identities: list[str], passphrase: str) -> N
 
 
 def _pem(key: Ed25519PrivateKey, passphrase: str) -> bytes:
-    how: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase:
-        how = serialization.BestAvailableEncryption(passphrase.encode())
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+        encryption = serialization.BestAvailableEncryption(passphrase.encode())
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
 def _write(path: Path, content: bytes) -> None:

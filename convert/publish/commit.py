@@ -46,8 +46,8 @@ class ChangeDraft:
 
     def metadata(self) -> dict[str, Metadata[Any]]:
         """Return the changed metadata by role."""
-        every = {role: getattr(self, name) for role, name in self.ROLES.items()}
-        return {role: metadata for role, metadata in every.items() if metadata is not None}
+        by_role = {role: getattr(self, name) for role, name in self.ROLES.items()}
+        return {role: metadata for role, metadata in by_role.items() if metadata is not None}
 
     def put(self, role: str, metadata: Metadata[Any]) -> None:
         """Add new metadata of a role."""
@@ -59,21 +59,21 @@ class ChangeDraft:
         if role == PLAN:
             self.plan = None
 
-    def delegators(self, held: RepositoryState, role: str) -> list[Metadata[Any]]:
+    def delegators(self, state: RepositoryState, role: str) -> list[Metadata[Any]]:
         """Return all metadata whose keys must sign a role: the current ones, and the new ones."""
         if role == PLAN:
-            return [self.targets or held.targets]
+            return [self.targets or state.targets]
         # A root is always signed by the keys of the one before, even if keys are lost.
-        old = [] if self.without_old and role != ROOT else [held.root]
-        return [*old, self.root] if self.root else [held.root]
+        old = [] if self.without_old and role != ROOT else [state.root]
+        return [*old, self.root] if self.root else [state.root]
 
     def next_version(self, metadata: Metadata[Any]) -> int:
         """Return the next version of metadata that the online key signs."""
         return 1 if self.restart_versions else metadata.signed.version + 1
 
-    def result(self, held: RepositoryState) -> tuple[RolloutPlan, dict[str, BundleTarget]]:
+    def result(self, state: RepositoryState) -> tuple[RolloutPlan, dict[str, BundleTarget]]:
         """Return the plan and the signed bundles after the change."""
-        return self.plan or held.plan, bundles_of((self.targets or held.targets).signed)
+        return self.plan or state.plan, bundles_of((self.targets or state.targets).signed)
 
 
 @dataclass(frozen=True)
@@ -85,38 +85,38 @@ class MissingSignatures:
     keyids: tuple[str, ...]
     """Keys that can sign."""
 
-    def said(self, name: Callable[[str], str]) -> str:
-        """Return it in words; `name` returns the name of a key."""
-        return f"'{self.role}' needs {self.count} more of the signatures of {', '.join(map(name, self.keyids))}"
+    def sentence(self, name_of: Callable[[str], str]) -> str:
+        """Return it in words; `name_of` returns the name of a key."""
+        return f"'{self.role}' needs {self.count} more of the signatures of {', '.join(map(name_of, self.keyids))}"
 
 
 def sign(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> list[MissingSignatures]:
     """Sign with the available keys, up to each delegator's threshold, and return the missing signatures."""
     missing = []
-    for by in delegators:
-        result = by.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
-        lacking = result.threshold - len(result.signed)
-        chosen = keys.available(sorted(result.unsigned, key=keys.name_of))[: max(lacking, 0)]
+    for delegator in delegators:
+        result = delegator.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+        missing_count = result.threshold - len(result.signed)
+        chosen = keys.available(sorted(result.unsigned, key=keys.name_of))[: max(missing_count, 0)]
         keys.sign(metadata, chosen)
-        if lacking > len(chosen):
-            lacks = tuple(keyid for keyid in result.unsigned if keyid not in chosen)
-            missing.append(MissingSignatures(role, lacking - len(chosen), lacks))
+        if missing_count > len(chosen):
+            can_sign = tuple(keyid for keyid in result.unsigned if keyid not in chosen)
+            missing.append(MissingSignatures(role, missing_count - len(chosen), can_sign))
     return list(dict.fromkeys(missing))
 
 
-def sign_draft(keys: Keyring, held: RepositoryState, draft: ChangeDraft) -> list[MissingSignatures]:
+def sign_draft(keys: Keyring, state: RepositoryState, draft: ChangeDraft) -> list[MissingSignatures]:
     """Sign the metadata of the offline and plan keys, and return the missing signatures."""
     return [
         missing
         for role, metadata in draft.metadata().items()
-        for missing in sign(keys, metadata, role, draft.delegators(held, role))
+        for missing in sign(keys, metadata, role, draft.delegators(state, role))
     ]
 
 
 def commit(
-    place: RepositoryStorage,
+    storage: RepositoryStorage,
     keys: Keyring,
-    held: RepositoryState,
+    state: RepositoryState,
     draft: ChangeDraft,
     now: float,
     days: Mapping[str, float],
@@ -124,45 +124,45 @@ def commit(
     """Publish a change that is signed except by the online key.
 
     Raises:
-        InvalidRequest: the online key is not available, or another publisher has published since `held` was read.
+        InvalidRequest: the online key is not available, or another publisher has published since `state` was read.
     """
-    files = _assembled(keys, held, draft, now, days)
+    files = _assemble_files(keys, state, draft, now, days)
     for path, content in draft.blobs.items():
-        place.write(path, content)
-    with unchanged(place, held):
-        stamp = files.pop(layout.TIMESTAMP_PATH)
-        root = files.pop(layout.path_of(ROOT, held.root.signed.version + 1), None)
+        storage.write(path, content)
+    with unchanged(storage, state):
+        timestamp = files.pop(layout.TIMESTAMP_PATH)
+        root = files.pop(layout.path_of(ROOT, state.root.signed.version + 1), None)
         for path, content in files.items():
-            place.write(path, content)
-        _require_ours(place, files)
-        place.write(layout.TIMESTAMP_PATH, stamp)
+            storage.write(path, content)
+        _require_own_files(storage, files)
+        storage.write(layout.TIMESTAMP_PATH, timestamp)
         if root is not None:
-            place.write(layout.path_of(ROOT, held.root.signed.version + 1), root)
+            storage.write(layout.path_of(ROOT, state.root.signed.version + 1), root)
 
 
-def _assembled(
-    keys: Keyring, held: RepositoryState, draft: ChangeDraft, now: float, days: Mapping[str, float]
+def _assemble_files(
+    keys: Keyring, state: RepositoryState, draft: ChangeDraft, now: float, days: Mapping[str, float]
 ) -> dict[str, bytes]:
     """Return the metadata files to write, in their order."""
     files: dict[str, bytes] = {}
-    snapshot = Metadata(Snapshot(meta=dict(held.snapshot.signed.meta)))
+    snapshot = Metadata(Snapshot(meta=dict(state.snapshot.signed.meta)))
     for role, metadata in draft.metadata().items():
         if role != ROOT:
             raw = files[layout.path_of(role, metadata.signed.version)] = layout.encode(metadata)
-            snapshot.signed.meta[f"{role}.json"] = layout.described(metadata, raw)
-    delegators = draft.delegators(held, SNAPSHOT)
-    layout.issue(snapshot.signed, draft.next_version(held.snapshot), now, days[SNAPSHOT])
-    raw = online(keys, snapshot, SNAPSHOT, delegators)
+            snapshot.signed.meta[f"{role}.json"] = layout.meta_file(metadata, raw)
+    delegators = draft.delegators(state, SNAPSHOT)
+    layout.issue(snapshot.signed, draft.next_version(state.snapshot), now, days[SNAPSHOT])
+    raw = sign_online(keys, snapshot, SNAPSHOT, delegators)
     files[layout.path_of(SNAPSHOT, snapshot.signed.version)] = raw
-    timestamp = Metadata(Timestamp(snapshot_meta=layout.described(snapshot, raw)))
-    layout.issue(timestamp.signed, draft.next_version(held.timestamp), now, days[TIMESTAMP])
-    files[layout.TIMESTAMP_PATH] = online(keys, timestamp, TIMESTAMP, delegators)
+    timestamp = Metadata(Timestamp(snapshot_meta=layout.meta_file(snapshot, raw)))
+    layout.issue(timestamp.signed, draft.next_version(state.timestamp), now, days[TIMESTAMP])
+    files[layout.TIMESTAMP_PATH] = sign_online(keys, timestamp, TIMESTAMP, delegators)
     if draft.root is not None:
         files[layout.path_of(ROOT, draft.root.signed.version)] = layout.encode(draft.root)
     return files
 
 
-def online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> bytes:
+def sign_online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[Metadata[Any]]) -> bytes:
     """Sign with the online key, and return the file.
 
     Raises:
@@ -170,33 +170,34 @@ def online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: list[M
     """
     missing = sign(keys, metadata, role, delegators)
     if missing:
-        message = f"the online key is not available: {missing[0].said(keys.name_of)}"
+        message = f"the online key is not available: {missing[0].sentence(keys.name_of)}"
         raise InvalidRequest(message, remedy="Name its folder with --keys, in addition to those of other keys.")
     return layout.encode(metadata)
 
 
-def _require_ours(place: RepositoryStorage, files: Mapping[str, bytes]) -> None:
+def _require_own_files(storage: RepositoryStorage, files: Mapping[str, bytes]) -> None:
     """Check again before the timestamp names the files: two concurrent publishers write the same names."""
     for path, content in files.items():
-        if place.read(path, len(content)) != content:
-            raise _occupied(place)
+        if storage.read(path, len(content)) != content:
+            raise _concurrent_publisher(storage)
 
 
-def _occupied(place: RepositoryStorage) -> InvalidRequest:
-    return InvalidRequest(f"another publisher is publishing to {place.name} now", remedy=_AGAIN)
+def _concurrent_publisher(storage: RepositoryStorage) -> InvalidRequest:
+    return InvalidRequest(f"another publisher is publishing to {storage.name} now", remedy=_AGAIN)
 
 
 @contextmanager
-def unchanged(place: RepositoryStorage, held: RepositoryState) -> Iterator[None]:
-    """Keep other publishers out during the block, as far as the place can.
+def unchanged(storage: RepositoryStorage, state: RepositoryState) -> Iterator[None]:
+    """Keep other publishers out during the block, as far as the storage can.
 
     Raises:
-        InvalidRequest: another publisher is publishing now, or has published since `held` was read.
+        InvalidRequest: another publisher is publishing now, or has published since `state` was read.
     """
-    with place.exclusive() as alone:
+    with storage.exclusive() as alone:
         if not alone:
-            raise _occupied(place)
-        if place.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP]) != held.files[layout.TIMESTAMP_PATH]:
-            message = f"another publisher has published to {place.name} in the meantime"
+            raise _concurrent_publisher(storage)
+        stored = storage.read(layout.TIMESTAMP_PATH, layout.METADATA_BYTES_MAX[TIMESTAMP])
+        if stored != state.files[layout.TIMESTAMP_PATH]:
+            message = f"another publisher has published to {storage.name} in the meantime"
             raise InvalidRequest(message, remedy=_AGAIN)
         yield

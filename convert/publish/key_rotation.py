@@ -72,36 +72,36 @@ def create(
 def _fill(folder: Path, now: float, quorums: dict[str, RoleQuorum], passphrase: str) -> None:
     if passphrase:
         keyring.lock(folder, passphrase)
-    every = {**quorums, layout.PLAN: RoleQuorum(1, 1), layout.ONLINE: RoleQuorum(1, 1)}
-    made = {
+    all_quorums = {**quorums, layout.PLAN: RoleQuorum(1, 1), layout.ONLINE: RoleQuorum(1, 1)}
+    key_files = {
         role: [keyring.make(folder, f"{role}-{number}", role) for number in range(1, quorum.keys + 1)]
-        for role, quorum in every.items()
+        for role, quorum in all_quorums.items()
     }
-    root, targets = _root(made, quorums), _targets(made[layout.PLAN][0])
+    root, targets = _make_root(key_files, quorums), _make_targets(key_files[layout.PLAN][0])
     keys = Keyring([folder], lambda _: passphrase)
     for role, metadata in ((layout.ROOT, root), (layout.TARGETS, targets)):
         layout.issue(metadata.signed, 1, now, layout.DAYS[role])
-        keys.sign(metadata, [named.key.keyid for named in made[role][: quorums[role].threshold]])
+        keys.sign(metadata, [key_file.key.keyid for key_file in key_files[role][: quorums[role].threshold]])
     atomic_files.write_atomically(folder / keyring.ANCHOR, layout.encode(root))
     atomic_files.write_atomically(folder / keyring.FIRST_TARGETS, layout.encode(targets))
 
 
-def _root(made: dict[str, list[PublicKeyFile]], quorums: dict[str, RoleQuorum]) -> Metadata[Root]:
+def _make_root(key_files: dict[str, list[PublicKeyFile]], quorums: dict[str, RoleQuorum]) -> Metadata[Root]:
     root = Root(consistent_snapshot=True)
-    duties = {layout.ROOT: layout.ROOT, layout.TARGETS: layout.TARGETS}
-    for role, of in {**duties, layout.SNAPSHOT: layout.ONLINE, layout.TIMESTAMP: layout.ONLINE}.items():
-        for named in made[of]:
-            root.add_key(named.key, role)
-        root.roles[role].threshold = quorums[of].threshold if of in quorums else 1
+    key_roles = {ROOT: ROOT, TARGETS: TARGETS, SNAPSHOT: ONLINE, TIMESTAMP: ONLINE}
+    for role, key_role in key_roles.items():
+        for key_file in key_files[key_role]:
+            root.add_key(key_file.key, role)
+        root.roles[role].threshold = quorums[key_role].threshold if key_role in quorums else 1
     return Metadata(root)
 
 
-def _targets(plan: PublicKeyFile) -> Metadata[Targets]:
+def _make_targets(plan: PublicKeyFile) -> Metadata[Targets]:
     role = DelegatedRole(layout.PLAN, [plan.key.keyid], 1, terminating=True, paths=[FILE_NAME])
     return Metadata(Targets(delegations=Delegations({plan.key.keyid: plan.key}, {layout.PLAN: role})))
 
 
-_IN_ROOT = {ROOT: (ROOT,), TARGETS: (TARGETS,), ONLINE: (SNAPSHOT, TIMESTAMP)}
+_METADATA_ROLES = {ROOT: (ROOT,), TARGETS: (TARGETS,), ONLINE: (SNAPSHOT, TIMESTAMP)}
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,10 @@ class KeyRotation:
     """The old keys are lost: see `ChangeDraft`."""
 
 
-def keyids(held: RepositoryState, role: str) -> list[str]:
+def keyids(state: RepositoryState, role: str) -> list[str]:
     """Return the current keys of a role."""
-    of: Metadata[Any] = held.targets if role == PLAN else held.root
-    return list(of.signed.get_delegated_role(_IN_ROOT.get(role, (role,))[0]).keyids)
+    delegator: Metadata[Any] = state.targets if role == PLAN else state.root
+    return list(delegator.signed.get_delegated_role(_METADATA_ROLES.get(role, (role,))[0]).keyids)
 
 
 def check_restart(role: str, *, restart_versions: bool) -> None:
@@ -141,42 +141,43 @@ def rotate(publisher: Publisher, rotation: KeyRotation) -> None:
         InsufficientSignatures: the available keys do not suffice, and there is no folder to stage the change.
     """
     check_restart(rotation.role, restart_versions=rotation.restart_versions)
-    held = publisher.held()
+    state = publisher.read_state()
     draft = ChangeDraft(restart_versions=rotation.restart_versions, without_old=rotation.without_old)
     if rotation.role == PLAN:
-        draft.targets = _changed(publisher.next_of(held.targets, TARGETS), rotation)
-        draft.plan_role = publisher.next_of(held.plan_role, PLAN)
+        draft.targets = _rotated(publisher.next_of(state.targets, TARGETS), rotation)
+        draft.plan_role = publisher.next_of(state.plan_role, PLAN)
     else:
-        draft.root = _changed(publisher.next_of(held.root, ROOT), rotation)
+        draft.root = _rotated(publisher.next_of(state.root, ROOT), rotation)
     if rotation.role == TARGETS:
-        draft.targets = publisher.next_of(held.targets, TARGETS)
-    publisher.finish(held, draft)
+        draft.targets = publisher.next_of(state.targets, TARGETS)
+    publisher.finish(state, draft)
 
 
-def _changed(delegator: Metadata[Kind], rotation: KeyRotation) -> Metadata[Kind]:
-    for role in _IN_ROOT.get(rotation.role, (PLAN,)):
-        _change(delegator.signed, role, rotation)
+def _rotated(delegator: Metadata[Kind], rotation: KeyRotation) -> Metadata[Kind]:
+    for role in _METADATA_ROLES.get(rotation.role, (PLAN,)):
+        _rotate_role(delegator.signed, role, rotation)
     return delegator
 
 
-def _change(delegator: Any, role: str, rotation: KeyRotation) -> None:
-    of = delegator.get_delegated_role(role)
-    _check(frozenset(of.keyids), rotation)
-    for named in rotation.add:
-        delegator.add_key(named.key, role)
+def _rotate_role(delegator: Any, role: str, rotation: KeyRotation) -> None:
+    delegation = delegator.get_delegated_role(role)
+    _check_keys(frozenset(delegation.keyids), rotation)
+    for key_file in rotation.add:
+        delegator.add_key(key_file.key, role)
     for keyid in rotation.remove:
         delegator.revoke_key(keyid, role)
-    of.threshold = rotation.threshold or of.threshold
-    if not 1 <= of.threshold <= len(of.keyids):
-        message = f"'{rotation.role}' would have {len(of.keyids)} keys but need {of.threshold} signatures"
+    delegation.threshold = rotation.threshold or delegation.threshold
+    if not 1 <= delegation.threshold <= len(delegation.keyids):
+        keys = len(delegation.keyids)
+        message = f"'{rotation.role}' would have {keys} keys but need {delegation.threshold} signatures"
         raise InvalidRequest(message, remedy="Add keys, or name a lower --threshold.")
 
 
-def _check(there: frozenset[str], rotation: KeyRotation) -> None:
-    for unknown in set(rotation.remove) - there:
+def _check_keys(current_keyids: frozenset[str], rotation: KeyRotation) -> None:
+    for unknown in set(rotation.remove) - current_keyids:
         raise InvalidRequest(
             f"{unknown[:12]} is not a key of '{rotation.role}'", remedy="See 'edge-convert keys show'."
         )
-    for named in rotation.add:
-        if named.key.keyid in there:
-            raise InvalidRequest(f"{named.name} is a key of '{rotation.role}' already", remedy="Name another key.")
+    for key_file in rotation.add:
+        if key_file.key.keyid in current_keyids:
+            raise InvalidRequest(f"{key_file.name} is a key of '{rotation.role}' already", remedy="Name another key.")

@@ -40,7 +40,7 @@ ANCHOR, FIRST_TARGETS = "root.json", "targets.json"
 PUBLIC, PLAIN, SEALED = ".pub", ".pem", ".age"
 UNLOCK = "unlock.age"
 SEEN = "seen.json"
-_SEAL_TO = "unlock.recipient"
+_RECIPIENT = "unlock.recipient"
 _PRIVATE_MODE = 0o600
 
 Ask = Callable[[Path], str]
@@ -81,9 +81,9 @@ class Keyring:
             InvalidRequest: a file without a public key.
         """
         self.folders = tuple(folders)
-        self.keys = tuple(named for folder in folders for named in read_folder(folder))
+        self.keys = tuple(key_file for folder in folders for key_file in read_folder(folder))
         self._ask = ask
-        self._names = {named.key.keyid: named.name for named in self.keys}
+        self._names = {key_file.key.keyid: key_file.name for key_file in self.keys}
         self._identities: dict[Path, pyrage.x25519.Identity] = {}
         self._signers: dict[str, Signer] = {}
 
@@ -102,7 +102,7 @@ class Keyring:
         )
         raise FileMissing(message, remedy=remedy)
 
-    def trust(self, root: bytes) -> None:
+    def store_root(self, root: bytes) -> None:
         """Store a newer root in place of the root of trust: new sites and the next command start from it."""
         for folder in filter(_keeps_trust, self.folders):
             atomic_files.write_atomically(folder / ANCHOR, root)
@@ -113,7 +113,7 @@ class Keyring:
         Raises:
             UpdateOutdated: a role's version is lower.
         """
-        for role, newest in self._seen().items():
+        for role, newest in self._newest_versions().items():
             if versions.get(role, newest) < newest:
                 message = f"'{role}' is at version {versions[role]}; these keys have seen version {newest}"
                 remedy = (
@@ -124,13 +124,13 @@ class Keyring:
 
     def remember_versions(self, versions: Mapping[str, int]) -> None:
         """Store versions next to the root of trust, if that folder is writable."""
-        seen = self._seen()
+        seen = self._newest_versions()
         newest = {role: max(version, seen.get(role, 0)) for role, version in versions.items()}
         if newest != seen:
             for folder in filter(_keeps_trust, self.folders):
                 atomic_files.write_atomically(folder / SEEN, json.dumps(newest, sort_keys=True).encode() + b"\n")
 
-    def _seen(self) -> dict[str, int]:
+    def _newest_versions(self) -> dict[str, int]:
         seen: dict[str, int] = {}
         for folder in self.folders:
             if (folder / SEEN).is_file():
@@ -138,21 +138,21 @@ class Keyring:
                     seen[role] = max(int(version), seen.get(role, 0))
         return seen
 
-    def learn(self, named: PublicKeyFile) -> None:
+    def add_key(self, key_file: PublicKeyFile) -> None:
         """Add a key that was created or copied after the folders were read."""
-        self.keys = (*self.keys, named)
-        self._names[named.key.keyid] = named.name
+        self.keys = (*self.keys, key_file)
+        self._names[key_file.key.keyid] = key_file.name
 
-    def note(self, public: Mapping[str, Key]) -> None:
+    def add_names(self, keys: Mapping[str, Key]) -> None:
         """Store the names of keys that metadata list."""
-        for keyid, key in public.items():
+        for keyid, key in keys.items():
             if isinstance(name := key.unrecognized_fields.get(KEY_NAME), str):
                 self._names.setdefault(keyid, name[:80])
 
     def available(self, keyids: Iterable[str]) -> list[str]:
         """Return which of these keys can sign here, in order."""
-        here = {named.key.keyid for named in self.keys if named.available}
-        return list(filter(here.__contains__, keyids))
+        available_keyids = {key_file.key.keyid for key_file in self.keys if key_file.available}
+        return list(filter(available_keyids.__contains__, keyids))
 
     def name_of(self, keyid: str) -> str:
         """Return the name of a key."""
@@ -173,17 +173,17 @@ class Keyring:
 
     def _signer(self, keyid: str) -> Signer:
         if keyid not in self._signers:
-            named = next(each for each in self.keys if each.key.keyid == keyid and each.available)
-            self._signers[keyid] = self._open(named)
+            key_file = next(each for each in self.keys if each.key.keyid == keyid and each.available)
+            self._signers[keyid] = self._open_signer(key_file)
         return self._signers[keyid]
 
-    def _open(self, named: PublicKeyFile) -> Signer:
-        if named.private is None:
-            return _foreign(named)
+    def _open_signer(self, key_file: PublicKeyFile) -> Signer:
+        if key_file.private is None:
+            return _external_signer(key_file)
         try:
-            return CryptoSigner(self._private(named.private), _plain_key(named.key))
+            return CryptoSigner(self._private(key_file.private), _file_key(key_file.key))
         except (ValueError, TypeError, KeyMismatchError, UnsupportedAlgorithm, pyrage.DecryptError) as error:
-            message = f"the key {named.name} in {named.folder} cannot be opened: {error}"
+            message = f"the key {key_file.name} in {key_file.folder} cannot be opened: {error}"
             raise InvalidRequest(message, remedy="Check the passphrase, or restore the file from its backup.") from None
 
     def _private(self, file: Path) -> Any:
@@ -197,16 +197,16 @@ class Keyring:
             if not (folder / UNLOCK).is_file():
                 message = f"{folder} has keys with a passphrase, but not the file {UNLOCK} that the passphrase opens"
                 raise FileMissing(message, remedy=f"Copy {UNLOCK} from the folder where the keys were created.")
-            opened = pyrage.passphrase.decrypt((folder / UNLOCK).read_bytes(), self._ask(folder)).decode()
-            self._identities[folder] = pyrage.x25519.Identity.from_str(opened.split()[-1])
+            text = pyrage.passphrase.decrypt((folder / UNLOCK).read_bytes(), self._ask(folder)).decode()
+            self._identities[folder] = pyrage.x25519.Identity.from_str(text.split()[-1])
         return self._identities[folder]
 
     def make(self, name: str, role: str) -> PublicKeyFile:
         """Create a key in the first folder, with its passphrase if it has one. Raises InvalidRequest, OSError."""
         folder = self.folders[0]
-        if (folder / UNLOCK).is_file() and not (folder / _SEAL_TO).is_file():
+        if (folder / UNLOCK).is_file() and not (folder / _RECIPIENT).is_file():
             try:
-                _seal_to(folder, self._identity(folder))
+                _write_recipient(folder, self._identity(folder))
             except pyrage.DecryptError as error:
                 message = f"{folder / UNLOCK} cannot be opened: {error}"
                 raise InvalidRequest(message, remedy="Check the passphrase.") from None
@@ -218,11 +218,11 @@ def _keeps_trust(folder: Path) -> bool:
     return (folder / ANCHOR).is_file() and os.access(folder, os.W_OK)
 
 
-def _foreign(named: PublicKeyFile) -> Signer:
+def _external_signer(key_file: PublicKeyFile) -> Signer:
     try:
-        return Signer.from_priv_key_uri(named.uri, named.key)
+        return Signer.from_priv_key_uri(key_file.uri, key_file.key)
     except Exception as error:  # noqa: BLE001 - each signer of securesystemslib has its own library, and its own errors
-        message = f"the key {named.name} cannot be used through {named.uri}: {error}"
+        message = f"the key {key_file.name} cannot be used through {key_file.uri}: {error}"
         raise InvalidRequest(message, remedy="Correct the URI; docs/publishing.md explains it.") from None
 
 
@@ -241,12 +241,12 @@ def register_external(folder: Path, name: str, role: str, uri: str, pem: bytes) 
             message, remedy="Name a PEM file with an Ed25519, ECDSA or RSA key: --public FILE."
         ) from None
     key.unrecognized_fields[KEY_NAME] = name
-    named = PublicKeyFile(name, role, key, uri, folder)
-    write_public(named)
-    return named
+    key_file = PublicKeyFile(name, role, key, uri, folder)
+    write_public(key_file)
+    return key_file
 
 
-def _plain_key(key: Key) -> SSlibKey:
+def _file_key(key: Key) -> SSlibKey:
     if not isinstance(key, SSlibKey):
         raise ValueError(f"a private key in a file must be Ed25519, but the public key has type {key.keytype}")
     return key
@@ -302,11 +302,11 @@ def lock(folder: Path, passphrase: str) -> None:
     atomic_files.write_atomically(
         folder / UNLOCK, pyrage.passphrase.encrypt(text.encode(), passphrase), mode=_PRIVATE_MODE
     )
-    _seal_to(folder, identity)
+    _write_recipient(folder, identity)
 
 
-def _seal_to(folder: Path, identity: pyrage.x25519.Identity) -> None:
-    atomic_files.write_atomically(folder / _SEAL_TO, f"{identity.to_public()}\n".encode())
+def _write_recipient(folder: Path, identity: pyrage.x25519.Identity) -> None:
+    atomic_files.write_atomically(folder / _RECIPIENT, f"{identity.to_public()}\n".encode())
 
 
 def make(folder: Path, name: str, role: str) -> PublicKeyFile:
@@ -320,34 +320,34 @@ def make(folder: Path, name: str, role: str) -> PublicKeyFile:
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    named = PublicKeyFile(name, role, SSlibKey.from_crypto(private.public_key()), "", folder)
-    named.key.unrecognized_fields[KEY_NAME] = name
-    _require_free(named)
-    if (folder / _SEAL_TO).is_file():
-        recipient = pyrage.x25519.Recipient.from_str((folder / _SEAL_TO).read_text(encoding="ascii").strip())
+    key_file = PublicKeyFile(name, role, SSlibKey.from_crypto(private.public_key()), "", folder)
+    key_file.key.unrecognized_fields[KEY_NAME] = name
+    _require_free(key_file)
+    if (folder / _RECIPIENT).is_file():
+        recipient = pyrage.x25519.Recipient.from_str((folder / _RECIPIENT).read_text(encoding="ascii").strip())
         atomic_files.write_atomically(folder / (name + SEALED), pyrage.encrypt(pem, [recipient]), mode=_PRIVATE_MODE)
     else:
         atomic_files.write_atomically(folder / (name + PLAIN), pem, mode=_PRIVATE_MODE)
-    write_public(named)
-    return named
+    write_public(key_file)
+    return key_file
 
 
-def write_public(named: PublicKeyFile) -> None:
+def write_public(key_file: PublicKeyFile) -> None:
     """Write a `.pub` file.
 
     Raises:
         InvalidRequest: there is a key of that name.
         OSError: the folder cannot be written.
     """
-    _require_free(named, PUBLIC)
-    plain = {"role": named.role, "keyid": named.key.keyid, "key": named.key.to_dict(), "uri": named.uri}
+    _require_free(key_file, PUBLIC)
+    plain = {"role": key_file.role, "keyid": key_file.key.keyid, "key": key_file.key.to_dict(), "uri": key_file.uri}
     atomic_files.write_atomically(
-        named.folder / (named.name + PUBLIC), json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n"
+        key_file.folder / (key_file.name + PUBLIC), json.dumps(plain, indent=1, sort_keys=True).encode() + b"\n"
     )
 
 
-def _require_free(named: PublicKeyFile, *suffixes: str) -> None:
+def _require_free(key_file: PublicKeyFile, *suffixes: str) -> None:
     for suffix in suffixes or (PUBLIC, PLAIN, SEALED):
-        if (named.folder / (named.name + suffix)).exists():
-            message = f"there is a key '{named.name}' in {named.folder}, and keys are never overwritten"
+        if (key_file.folder / (key_file.name + suffix)).exists():
+            message = f"there is a key '{key_file.name}' in {key_file.folder}, and keys are never overwritten"
             raise InvalidRequest(message, remedy="Use another name.")

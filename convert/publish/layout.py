@@ -50,7 +50,7 @@ def path_of(role: str, version: int) -> str:
     return TIMESTAMP_PATH if role == TIMESTAMP else f"{METADATA}/{version}.{role}.json"
 
 
-def blob(sha256: str) -> str:
+def blob_path(sha256: str) -> str:
     """Return the path of a blob."""
     return f"{BLOBS}/{sha256}"
 
@@ -92,11 +92,11 @@ def issue(signed: Signed, version: int, now: float, days: float) -> None:
     signed.unrecognized_fields[ISSUED_AT] = format_timestamp(now)
 
 
-def revoked(targets: Targets) -> list[str]:
+def revoked_digests(targets: Targets) -> list[str]:
     """Return the digests of the bundles that were revoked."""
     return list(targets.unrecognized_fields.get(REVOKED, ()))
 
 
-def described(metadata: Metadata[Any], raw: bytes) -> MetaFile:
+def meta_file(metadata: Metadata[Any], raw: bytes) -> MetaFile:
     """Return the entry of a metadata file in another role: version, length and sha256."""
     return MetaFile.from_data(metadata.signed.version, raw, ["sha256"])

@@ -20,11 +20,11 @@ from pathlib import Path
 from tuf.api.metadata import Metadata, Timestamp
 
 from convert.publish import layout, repository_reader
-from convert.publish.commit import online, unchanged
+from convert.publish.commit import sign_online, unchanged
 from convert.publish.layout import ROOT, TIMESTAMP
 from convert.publish.publisher import Publisher
 from convert.publish.repository_reader import RepositoryState
-from convert.publish.repository_storage import Advance, FolderStorage, RepositoryStorage, counted, silent
+from convert.publish.repository_storage import Advance, FolderStorage, RepositoryStorage, no_progress, with_progress
 from edge_agent.durable import atomic_files
 from edge_agent.errors import DiskFull, InvalidRequest, UpdateIncomplete
 from edge_agent.formats import manifest
@@ -32,7 +32,7 @@ from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
 from edge_agent.formats.plan import FILE_NAME, RolloutPlan
 
 _SPARE_BYTES = 4 * 1024 * 1024
-_BLOB = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class WrittenMedia:
     """The role that expires first."""
 
 
-def wanted(plan: RolloutPlan, sites: Sequence[str], channel: str) -> frozenset[str]:
+def required_bundles(plan: RolloutPlan, sites: Sequence[str], channel: str) -> frozenset[str]:
     """Return the digests of all bundles that a plan assigns to these sites, on any hardware and in any wave."""
     if not (sites or channel):
         return plan.bundles()
@@ -73,8 +73,8 @@ def wanted(plan: RolloutPlan, sites: Sequence[str], channel: str) -> frozenset[s
 class PreparedMedia:
     """A drive that is signed but not written yet."""
 
-    place: RepositoryStorage
-    held: RepositoryState
+    storage: RepositoryStorage
+    state: RepositoryState
     """Metadata with the drive's own timestamp."""
     order: MediaOrder
     blobs: dict[str, int]
@@ -96,104 +96,103 @@ def prepare(publisher: Publisher, order: MediaOrder) -> PreparedMedia:
         UpdateIncomplete: a manifest in the repository is missing or damaged.
         DiskFull: the drive has too little space.
     """
-    held = publisher.held()
-    _check(publisher.place, held, order)
-    blobs = _blobs(
-        publisher.place, [held.bundles()[digest] for digest in wanted(held.plan, order.sites, order.channel)]
-    )
-    there = FolderStorage(order.folder)
-    missing = {digest: size for digest, size in blobs.items() if there.size(layout.blob(digest)) != size}
-    _check_room(order.folder, sum(missing.values()))
-    stamp = _stamps(publisher, held, order.days)
-    return PreparedMedia(publisher.place, replace(held, timestamp=stamp), order, blobs, missing)
+    state = publisher.read_state()
+    _check_order(publisher.storage, state, order)
+    digests = required_bundles(state.plan, order.sites, order.channel)
+    blobs = _blob_sizes(publisher.storage, [state.bundles()[digest] for digest in digests])
+    drive = FolderStorage(order.folder)
+    missing = {digest: size for digest, size in blobs.items() if drive.size(layout.blob_path(digest)) != size}
+    _check_free_space(order.folder, sum(missing.values()))
+    timestamp = _issue_timestamps(publisher, state, order.days)
+    return PreparedMedia(publisher.storage, replace(state, timestamp=timestamp), order, blobs, missing)
 
 
-def fill(prepared: PreparedMedia, advance: Advance = silent) -> WrittenMedia:
+def fill(prepared: PreparedMedia, advance: Advance = no_progress) -> WrittenMedia:
     """Write the drive.
 
     Raises:
         UpdateIncomplete: a blob in the repository is missing or damaged.
     """
-    held, target = prepared.held, FolderStorage(prepared.order.folder)
+    state, drive = prepared.state, FolderStorage(prepared.order.folder)
     for digest, size in prepared.missing.items():
         progress = partial(advance, f"writing {digest[:12]}")
-        target.write(layout.blob(digest), counted(_checked(prepared.place, digest), size, progress))
-    for path, content in _metadata(prepared.place, held).items():
-        target.write(path, content)
-    target.write(layout.TIMESTAMP_PATH, layout.encode(held.timestamp))
-    plan = held.plan_role.signed.targets[FILE_NAME].hashes["sha256"]
+        drive.write(layout.blob_path(digest), with_progress(_verified_chunks(prepared.storage, digest), size, progress))
+    for path, content in _metadata_files(prepared.storage, state).items():
+        drive.write(path, content)
+    drive.write(layout.TIMESTAMP_PATH, layout.encode(state.timestamp))
+    plan = state.plan_role.signed.targets[FILE_NAME].hashes["sha256"]
     _prune(prepared.order.folder / layout.BLOBS, {*prepared.blobs, plan})
-    bundles = tuple(held.bundles()[digest] for digest in sorted(held.bundles().keys() & prepared.blobs.keys()))
-    return WrittenMedia(bundles, sum(prepared.missing.values()), *held.expiries()[0])
+    bundles = tuple(state.bundles()[digest] for digest in sorted(state.bundles().keys() & prepared.blobs.keys()))
+    return WrittenMedia(bundles, sum(prepared.missing.values()), *state.expiries()[0])
 
 
-def _stamps(publisher: Publisher, held: RepositoryState, days: float) -> Metadata[Timestamp]:
+def _issue_timestamps(publisher: Publisher, state: RepositoryState, days: float) -> Metadata[Timestamp]:
     """Advance the repository to v + 2, and return version v + 1 for the drive."""
-    made = []
-    for ahead, holds in ((1, days), (2, publisher.days[TIMESTAMP])):
-        stamp = Metadata(copy.deepcopy(held.timestamp.signed))
-        layout.issue(stamp.signed, held.timestamp.signed.version + ahead, publisher.now(), holds)
-        online(publisher.keys, stamp, TIMESTAMP, [held.root])
-        made.append(stamp)
-    with unchanged(publisher.place, held):
-        publisher.place.write(layout.TIMESTAMP_PATH, layout.encode(made[1]))
-    return made[0]
+    timestamps = []
+    for step, valid_days in ((1, days), (2, publisher.days[TIMESTAMP])):
+        timestamp = Metadata(copy.deepcopy(state.timestamp.signed))
+        layout.issue(timestamp.signed, state.timestamp.signed.version + step, publisher.now(), valid_days)
+        sign_online(publisher.keys, timestamp, TIMESTAMP, [state.root])
+        timestamps.append(timestamp)
+    with unchanged(publisher.storage, state):
+        publisher.storage.write(layout.TIMESTAMP_PATH, layout.encode(timestamps[1]))
+    return timestamps[0]
 
 
-def _check(place: RepositoryStorage, held: RepositoryState, order: MediaOrder) -> None:
-    _check_folder(place, order.folder)
-    if order.channel and order.channel not in held.plan.channels:
-        known = ", ".join(held.plan.channels) or "none"
+def _check_order(storage: RepositoryStorage, state: RepositoryState, order: MediaOrder) -> None:
+    _check_folder(storage, order.folder)
+    if order.channel and order.channel not in state.plan.channels:
+        known = ", ".join(state.plan.channels) or "none"
         raise InvalidRequest(f"the plan has no channel '{order.channel}'", remedy=f"Its channels: {known}.")
-    if not wanted(held.plan, order.sites, order.channel):
+    if not required_bundles(state.plan, order.sites, order.channel):
         message = "the plan assigns no bundle there, so the drive would be empty"
         raise InvalidRequest(message, remedy="See the plan: edge-convert plan show")
 
 
-def _check_folder(place: RepositoryStorage, folder: Path) -> None:
+def _check_folder(storage: RepositoryStorage, folder: Path) -> None:
     if not atomic_files.is_dir(folder):
         raise InvalidRequest(f"there is no folder {folder}", remedy="Mount the USB drive, and name its mount point.")
-    if place.is_at(folder):
+    if storage.is_at(folder):
         raise InvalidRequest(f"{folder} is the repository itself", remedy="Name another folder.")
 
 
-def _blobs(place: RepositoryStorage, bundles: Iterable[repository_reader.BundleTarget]) -> dict[str, int]:
+def _blob_sizes(storage: RepositoryStorage, bundles: Iterable[repository_reader.BundleTarget]) -> dict[str, int]:
     """Return sha256 and size of all files of the bundles."""
     blobs: dict[str, int] = {}
-    for each in bundles:
-        raw = place.read(layout.blob(each.digest), MANIFEST_BYTES_MAX)
-        if raw is None or repository_reader.sha256(raw) != each.digest:
-            raise _damaged(place, each.digest)
+    for bundle in bundles:
+        raw = storage.read(layout.blob_path(bundle.digest), MANIFEST_BYTES_MAX)
+        if raw is None or repository_reader.sha256(raw) != bundle.digest:
+            raise _damaged_blob(storage, bundle.digest)
         artifacts = manifest.parse(raw).artifacts
-        blobs |= {each.digest: len(raw)} | {artifact.sha256: artifact.size_bytes for artifact in artifacts}
+        blobs |= {bundle.digest: len(raw)} | {artifact.sha256: artifact.size_bytes for artifact in artifacts}
     return blobs
 
 
-def _checked(place: RepositoryStorage, sha256: str) -> Iterator[bytes]:
+def _verified_chunks(storage: RepositoryStorage, sha256: str) -> Iterator[bytes]:
     """Yield a blob's bytes; raises at the end if their hash is wrong."""
-    hashed = hashlib.sha256()
-    for chunk in place.chunks(layout.blob(sha256)):
-        hashed.update(chunk)
+    hasher = hashlib.sha256()
+    for chunk in storage.chunks(layout.blob_path(sha256)):
+        hasher.update(chunk)
         yield chunk
-    if hashed.hexdigest() != sha256:
-        raise _damaged(place, sha256)
+    if hasher.hexdigest() != sha256:
+        raise _damaged_blob(storage, sha256)
 
 
-def _damaged(place: RepositoryStorage, sha256: str) -> UpdateIncomplete:
-    message = f"{layout.blob(sha256)} at {place.name} is missing or damaged"
+def _damaged_blob(storage: RepositoryStorage, sha256: str) -> UpdateIncomplete:
+    message = f"{layout.blob_path(sha256)} at {storage.name} is missing or damaged"
     return UpdateIncomplete(message, remedy="Publish its bundle again, which restores missing files.")
 
 
-def _metadata(place: RepositoryStorage, held: RepositoryState) -> dict[str, bytes]:
+def _metadata_files(storage: RepositoryStorage, state: RepositoryState) -> dict[str, bytes]:
     """Return all metadata except the timestamp, and the plan, in the order of writing."""
-    roots = (layout.path_of(ROOT, version) for version in range(1, held.root.signed.version))
-    older = {path: place.read(path, layout.METADATA_BYTES_MAX[ROOT]) for path in roots}
-    files = {path: content for path, content in older.items() if content is not None} | dict(held.files)
+    roots = (layout.path_of(ROOT, version) for version in range(1, state.root.signed.version))
+    older = {path: storage.read(path, layout.METADATA_BYTES_MAX[ROOT]) for path in roots}
+    files = {path: content for path, content in older.items() if content is not None} | dict(state.files)
     del files[layout.TIMESTAMP_PATH]
     return files
 
 
-def _check_room(folder: Path, needed_bytes: int) -> None:
+def _check_free_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes + _SPARE_BYTES:
         message = f"{folder} has {free // 1024**2} MiB free; {(needed_bytes + _SPARE_BYTES) // 1024**2 + 1} are needed"
@@ -202,7 +201,7 @@ def _check_room(folder: Path, needed_bytes: int) -> None:
 
 def _prune(blobs: Path, needed: set[str]) -> None:
     """Remove blobs of an earlier repository."""
-    there = {path.name for path in blobs.iterdir()}
-    for name in filter(_BLOB.fullmatch, there - needed):
+    stored = {path.name for path in blobs.iterdir()}
+    for name in filter(_SHA256.fullmatch, stored - needed):
         (blobs / name).unlink()
     atomic_files.sync_directory(blobs)

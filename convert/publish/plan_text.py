@@ -37,8 +37,8 @@ from edge_agent.formats.strict_yaml import load_yaml
 
 def same_plan(one: RolloutPlan, other: RolloutPlan) -> bool:
     """Return whether two plans are equal apart from version and time."""
-    apart = {"version": 1, "issued_at": one.issued_at}
-    return one.model_copy(update=apart) == other.model_copy(update=apart)
+    same_header = {"version": 1, "issued_at": one.issued_at}
+    return one.model_copy(update=same_header) == other.model_copy(update=same_header)
 
 
 def require_signed(plan: RolloutPlan, bundles: Mapping[str, BundleTarget]) -> None:
@@ -47,18 +47,18 @@ def require_signed(plan: RolloutPlan, bundles: Mapping[str, BundleTarget]) -> No
     Raises:
         PlanInvalid: it does not; the message names the entry.
     """
-    for where, task, task_plan in every_task(plan):
+    for entry, task, task_plan in every_task(plan):
         for offer in task_plan.offers:
-            _require_signed(where, task, offer, bundles)
+            _require_signed(entry, task, offer, bundles)
 
 
-def _require_signed(where: str, task: str, offer: BundleOffer, bundles: Mapping[str, BundleTarget]) -> None:
-    signed = bundles.get(offer.bundle)
-    if signed is None:
-        message = f"{where} names {offer.bundle[:12]}, which is not signed; signed for {task}: {names(bundles, task)}"
+def _require_signed(entry: str, task: str, offer: BundleOffer, bundles: Mapping[str, BundleTarget]) -> None:
+    target = bundles.get(offer.bundle)
+    if target is None:
+        message = f"{entry} names {offer.bundle[:12]}, which is not signed; signed for {task}: {names(bundles, task)}"
         raise PlanInvalid(message, remedy="Publish the bundle first: edge-convert publish BUNDLE --to …")
-    if (signed.task, signed.version) != (task, offer.version):
-        message = f"{where} offers {offer.bundle[:12]} as {task} {offer.version}; it is {signed.name}"
+    if (target.task, target.version) != (task, offer.version):
+        message = f"{entry} offers {offer.bundle[:12]} as {task} {offer.version}; it is {target.name}"
         raise PlanInvalid(message, remedy="Correct 'bundle' or 'version' in that entry.")
 
 
@@ -96,39 +96,39 @@ def halt(plan: RolloutPlan, order: HaltOrder) -> RolloutPlan:
         InvalidRequest: the plan has no such entry.
     """
     plain = plan.model_dump(mode="json", by_alias=True)
-    chosen = [fleet["tasks"][order.task] for fleet in _fleets(plain, order) if order.task in fleet["tasks"]]
-    if not chosen:
+    task_plans = [fleet["tasks"][order.task] for fleet in _fleets(plain, order) if order.task in fleet["tasks"]]
+    if not task_plans:
         known = ", ".join(sorted({task for _, task, _ in every_task(plan)})) or "none"
         raise InvalidRequest(f"{order} has no entry for the task '{order.task}'", remedy=f"The plan's tasks: {known}.")
-    for each in chosen:
-        each["halted"] = not order.resume
+    for task_plan in task_plans:
+        task_plan["halted"] = not order.resume
     return RolloutPlan.model_validate(plain)
 
 
 def _fleets(plain: Mapping[str, Any], order: HaltOrder) -> list[dict[str, Any]]:
     if order.channel or order.site:
-        named = (plain["channels"].get(order.channel), plain["sites"].get(order.site))
-        return [fleet for fleet in named if fleet]
+        fleets = (plain["channels"].get(order.channel), plain["sites"].get(order.site))
+        return [fleet for fleet in fleets if fleet]
     return [*plain["channels"].values(), *plain["sites"].values()]
 
 
 def consequences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
     """Return what a new plan changes for sites, one sentence for each changed entry."""
-    before, after = ({where: task_plan for where, _, task_plan in every_task(plan)} for plan in (old, new))
-    places = [where for where in {**before, **after} if before.get(where) != after.get(where)]
-    return [f"{where}: {_change(before.get(where), after.get(where))}" for where in places]
+    before, after = ({entry: task_plan for entry, _, task_plan in every_task(plan)} for plan in (old, new))
+    changed = [entry for entry in {**before, **after} if before.get(entry) != after.get(entry)]
+    return [f"{entry}: {_change_text(before.get(entry), after.get(entry))}" for entry in changed]
 
 
-def _change(old: TaskPlan | None, new: TaskPlan | None) -> str:
+def _change_text(old: TaskPlan | None, new: TaskPlan | None) -> str:
     if new is None:
         return "sites keep their current bundle"
     if new.halted:
         return "halted: no more sites switch; sites that have switched keep the bundle"
-    start = " → ".join(dict.fromkeys(map(_versions, filter(None, (old, new)))))
-    return ", ".join([start, *_terms(new), _waves(new)])
+    start = " → ".join(dict.fromkeys(map(_version_text, filter(None, (old, new)))))
+    return ", ".join([start, *_condition_texts(new), _wave_text(new)])
 
 
-def _terms(task_plan: TaskPlan) -> Iterator[str]:
+def _condition_texts(task_plan: TaskPlan) -> Iterator[str]:
     if task_plan.window:
         yield f"switching between {task_plan.window.start} and {task_plan.window.end} by the site's clock"
     if task_plan.mode:
@@ -137,22 +137,22 @@ def _terms(task_plan: TaskPlan) -> Iterator[str]:
         yield f"shadow mode on the alarms {', '.join(task_plan.demote_on)}"
 
 
-def _waves(task_plan: TaskPlan) -> str:
+def _wave_text(task_plan: TaskPlan) -> str:
     if not task_plan.waves:
         return "all sites at once"
     waves = ", ".join(f"{wave.percent}% from {wave.start}" for wave in task_plan.waves)
     return waves if task_plan.waves[-1].percent == 100 else f"{waves}; the other sites never"
 
 
-def _versions(task_plan: TaskPlan) -> str:
+def _version_text(task_plan: TaskPlan) -> str:
     return " or ".join(dict.fromkeys(offer.version for offer in task_plan.offers))
 
 
-_HEAD = ("schema", "version", "issued_at")
-_NAMED = ("channels", "sites", "tasks")
+_HEADER_KEYS = ("schema", "version", "issued_at")
+_KEYS_BY_NAME = ("channels", "sites", "tasks")
 """Keys whose values are mappings by name."""
 _DIGEST_CHARACTERS, _PREFIX_CHARACTERS_MIN = 64, 6
-_WHICH = (
+_OFFER_REMEDY = (
     f"Name one of these by version, or by the first {_PREFIX_CHARACTERS_MIN} digits of its digest; or publish it first."
 )
 _HELP = "docs/publishing.md has every key of a plan."
@@ -160,8 +160,8 @@ _HELP = "docs/publishing.md has every key of a plan."
 
 def write(plan: RolloutPlan) -> str:
     """Return the plan as YAML, without version and time."""
-    plain = _body(json.loads(plans.encode(plan)))
-    return yaml.safe_dump(_ordered(plain, RolloutPlan), sort_keys=False, allow_unicode=True, width=120) if plain else ""
+    plain = _sort_keys(_body(json.loads(plans.encode(plan))), RolloutPlan)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120) if plain else ""
 
 
 def read(text: str, bundles: Mapping[str, BundleTarget]) -> RolloutPlan:
@@ -170,17 +170,17 @@ def read(text: str, bundles: Mapping[str, BundleTarget]) -> RolloutPlan:
     Raises:
         PlanInvalid: invalid YAML, an unknown key, a broken rule, or an offer that matches no bundle or several.
     """
-    plain = _body(_loaded(text))
+    plain = _body(_parse_yaml(text))
     _check_keys(plain, RolloutPlan, "")
-    for where, task, offer in _offers(plain):
-        _resolve(where, task, offer, bundles)
+    for entry, task, offer in _offers(plain):
+        _resolve(entry, task, offer, bundles)
     try:
-        return RolloutPlan.model_validate({**_without_nothing(plain), "version": 1, "issued_at": format_timestamp(0)})
+        return RolloutPlan.model_validate({**_without_empty(plain), "version": 1, "issued_at": format_timestamp(0)})
     except ValidationError as error:
         raise PlanInvalid(f"the plan: {_problem(error)}", remedy=_HELP) from None
 
 
-def _loaded(text: str) -> dict[str, Any]:
+def _parse_yaml(text: str) -> dict[str, Any]:
     try:
         plain = load_yaml(text, strings=True)
     except (yaml.YAMLError, RecursionError) as error:
@@ -192,7 +192,7 @@ def _loaded(text: str) -> dict[str, Any]:
 
 def _body(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Remove version and time, which publishing sets."""
-    return {key: value for key, value in plain.items() if key not in _HEAD}
+    return {key: value for key, value in plain.items() if key not in _HEADER_KEYS}
 
 
 def differences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
@@ -236,46 +236,47 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _resolve(where: str, task: str, offer: dict[str, Any], bundles: Mapping[str, BundleTarget]) -> None:
+def _resolve(entry: str, task: str, offer: dict[str, Any], bundles: Mapping[str, BundleTarget]) -> None:
     """Fill in the digest from the version, or the version from the start of the digest."""
     bundle, version = str(offer.get("bundle", "")), str(offer.get("version", ""))
     if len(bundle) == _DIGEST_CHARACTERS and version:
         return
-    found = [each for each in of_task(bundles, task) if _fits(each, bundle, version)]
-    if len(found) != 1:
-        wanted, count = f"{task} {version} {bundle}".strip(), count_of(found)
+    matches = [each for each in of_task(bundles, task) if _fits(each, bundle, version)]
+    if len(matches) != 1:
+        offered = f"{task} {version} {bundle}".strip()
         message = (
-            f"{where} offers '{wanted}', which is {count} signed bundle; signed for {task}: {names(bundles, task)}"
+            f"{entry} offers '{offered}', which is {count_of(matches)} signed bundle;"
+            f" signed for {task}: {names(bundles, task)}"
         )
-        raise PlanInvalid(message, remedy=_WHICH)
-    offer.update(bundle=found[0].digest, version=found[0].version)
+        raise PlanInvalid(message, remedy=_OFFER_REMEDY)
+    offer.update(bundle=matches[0].digest, version=matches[0].version)
 
 
-def _fits(signed: BundleTarget, bundle: str, version: str) -> bool:
-    by_digest = len(bundle) >= _PREFIX_CHARACTERS_MIN and signed.digest.startswith(bundle)
-    return (by_digest and version in ("", signed.version)) or (not bundle and version == signed.version)
+def _fits(target: BundleTarget, bundle: str, version: str) -> bool:
+    by_digest = len(bundle) >= _PREFIX_CHARACTERS_MIN and target.digest.startswith(bundle)
+    return (by_digest and version in ("", target.version)) or (not bundle and version == target.version)
 
 
-def _check_keys(plain: Any, model: type[BaseModel], where: str) -> None:
+def _check_keys(plain: Any, model: type[BaseModel], prefix: str) -> None:
     """Refuse unknown keys and name the nearest one; the model checks the types."""
     for each in _list(plain):
-        _check_keys(each, model, where)
+        _check_keys(each, model, prefix)
     for key, value in _items(plain):
-        _check_known(str(key), model, where)
+        _check_known(str(key), model, prefix)
         for inner in _models(model.model_fields[key].annotation):
-            if key in _NAMED:
+            if key in _KEYS_BY_NAME:
                 for name, each in _items(value):
-                    _check_keys(each, inner, f"{where}{key}.{name}.")
+                    _check_keys(each, inner, f"{prefix}{key}.{name}.")
             else:
-                _check_keys(value, inner, f"{where}{key}.")
+                _check_keys(value, inner, f"{prefix}{key}.")
 
 
-def _check_known(key: str, model: type[BaseModel], where: str) -> None:
+def _check_known(key: str, model: type[BaseModel], prefix: str) -> None:
     if key not in model.model_fields:
-        close = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.5)
-        known = ", ".join(name for name in model.model_fields if name not in (*_HEAD, "schema_"))
-        remedy = f"Did you mean '{close[0]}'?" if close else f"Known keys there: {known}."
-        raise PlanInvalid(f"the plan: unknown key '{where}{key}'", remedy=remedy)
+        close_matches = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.5)
+        known = ", ".join(name for name in model.model_fields if name not in (*_HEADER_KEYS, "schema_"))
+        remedy = f"Did you mean '{close_matches[0]}'?" if close_matches else f"Known keys there: {known}."
+        raise PlanInvalid(f"the plan: unknown key '{prefix}{key}'", remedy=remedy)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -285,24 +286,24 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(each)
 
 
-def _without_nothing(plain: Any) -> Any:
+def _without_empty(plain: Any) -> Any:
     """Drop keys without a value, which remain after a person empties a list."""
     if isinstance(plain, dict):
-        return {key: _without_nothing(value) for key, value in plain.items() if value not in ("", "null", "~")}
-    return [_without_nothing(each) for each in plain] if isinstance(plain, list) else plain
+        return {key: _without_empty(value) for key, value in plain.items() if value not in ("", "null", "~")}
+    return [_without_empty(each) for each in plain] if isinstance(plain, list) else plain
 
 
-def _ordered(plain: Any, model: type[BaseModel]) -> Any:
+def _sort_keys(plain: Any, model: type[BaseModel]) -> Any:
     """Sort keys in the order of the model's fields."""
     if isinstance(plain, list):
-        return [_ordered(each, model) for each in plain]
+        return [_sort_keys(each, model) for each in plain]
     if not isinstance(plain, dict):
         return plain
     fields = {key: field for key, field in model.model_fields.items() if key in plain}
-    return {key: _field(key, plain[key], next(_models(field.annotation), model)) for key, field in fields.items()}
+    return {key: _sort_field(key, plain[key], next(_models(field.annotation), model)) for key, field in fields.items()}
 
 
-def _field(key: str, value: Any, inner: type[BaseModel]) -> Any:
-    if key in _NAMED:
-        return {name: _ordered(each, inner) for name, each in sorted(_items(value))}
-    return _ordered(value, inner)
+def _sort_field(key: str, value: Any, inner: type[BaseModel]) -> Any:
+    if key in _KEYS_BY_NAME:
+        return {name: _sort_keys(each, inner) for name, each in sorted(_items(value))}
+    return _sort_keys(value, inner)

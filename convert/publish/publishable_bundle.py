@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from convert.publish import layout
-from convert.publish.repository_storage import RepositoryStorage, chunked
+from convert.publish.repository_storage import RepositoryStorage, file_chunks
 from edge_agent.durable.atomic_files import is_dir, is_file
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
 from edge_agent.formats import manifest, strict_json
@@ -49,17 +49,17 @@ class PublishableBundle:
         return f"{self.manifest.task.name} {self.manifest.version}"
 
     @contextmanager
-    def opened(self, artifact: Artifact) -> Iterator[IO[bytes]]:
+    def open_artifact(self, artifact: Artifact) -> Iterator[IO[bytes]]:
         """Open a file of the bundle after checking its size and hash.
 
         Raises:
             FileMissing, HashMismatch: it is missing, or not the file in the manifest.
         """
         with self._open(artifact.path) as file:
-            hashed = hashlib.sha256()
-            for chunk in chunked(file):
-                hashed.update(chunk)
-            if hashed.hexdigest() != artifact.sha256:
+            hasher = hashlib.sha256()
+            for chunk in file_chunks(file):
+                hasher.update(chunk)
+            if hasher.hexdigest() != artifact.sha256:
                 message = f"{artifact.path} of {self.name} is not the file that its manifest names"
                 raise HashMismatch(message, remedy="Build the bundle again; nothing was published.")
             file.seek(0)
@@ -67,7 +67,7 @@ class PublishableBundle:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[PublishableBundle]:
+def open_bundle(path: Path) -> Iterator[PublishableBundle]:
     """Open a bundle and check its manifest.
 
     Raises:
@@ -77,65 +77,65 @@ def opened(path: Path) -> Iterator[PublishableBundle]:
     if is_dir(path):
         if not is_file(path / MANIFEST_NAME):
             raise BundleUnreadable(f"{path} is not a bundle: it has no {MANIFEST_NAME}", remedy=_MAKE)
-        yield _bundle(lambda name: _file(path / name))
+        yield _load(lambda name: _open_file(path / name))
         return
     try:
         with tarfile.open(path, "r:") as archive:
-            yield _bundle(lambda name: _member(archive, name))
+            yield _load(lambda name: _open_member(archive, name))
     except FileNotFoundError:
         raise BundleUnreadable(f"{path} does not exist", remedy=_MAKE) from None
     except tarfile.TarError as error:
         raise BundleUnreadable(f"{path} is neither a bundle directory nor a tar: {error}", remedy=_MAKE) from None
 
 
-def fetch(place: RepositoryStorage, digest: str, folder: Path) -> PublishableBundle:
+def fetch(storage: RepositoryStorage, digest: str, folder: Path) -> PublishableBundle:
     """Copy a bundle from a repository into an empty folder, checking every byte, and return it.
 
     Raises:
         FileMissing, HashMismatch: a file of it is missing or damaged.
         OSError, UpstreamFailed, UpstreamRefused: the repository cannot be read, or the folder not written.
     """
-    raw = b"".join(_blob(place, digest, MANIFEST_NAME))
+    raw = b"".join(_blob_chunks(storage, digest, MANIFEST_NAME))
     folder.mkdir(parents=True)
     (folder / MANIFEST_NAME).write_bytes(raw)
     for artifact in manifest.parse(raw).artifacts:
         path = folder / artifact.path
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            for chunk in _blob(place, artifact.sha256, artifact.path):
+            for chunk in _blob_chunks(storage, artifact.sha256, artifact.path):
                 file.write(chunk)
-    return _bundle(lambda name: _file(folder / name))
+    return _load(lambda name: _open_file(folder / name))
 
 
-def _blob(place: RepositoryStorage, sha256: str, name: str) -> Iterator[bytes]:
-    path = layout.blob(sha256)
-    if place.size(path) is None:
+def _blob_chunks(storage: RepositoryStorage, sha256: str, name: str) -> Iterator[bytes]:
+    path = layout.blob_path(sha256)
+    if storage.size(path) is None:
         raise FileMissing(f"the repository lacks {path}, which is {name} of a signed bundle", remedy=_REPAIR)
-    hashed = hashlib.sha256()
-    for chunk in place.chunks(path):
-        hashed.update(chunk)
+    hasher = hashlib.sha256()
+    for chunk in storage.chunks(path):
+        hasher.update(chunk)
         yield chunk
-    if hashed.hexdigest() != sha256:
+    if hasher.hexdigest() != sha256:
         raise HashMismatch(f"{path}, which is {name} of a signed bundle, is damaged", remedy=_REPAIR)
 
 
-def _bundle(open_file: Callable[[str], IO[bytes]]) -> PublishableBundle:
+def _load(open_file: Callable[[str], IO[bytes]]) -> PublishableBundle:
     with open_file(MANIFEST_NAME) as file:
         raw = file.read(MANIFEST_BYTES_MAX + 1)
     return PublishableBundle(raw, manifest.parse(raw), open_file)
 
 
-def _file(path: Path) -> IO[bytes]:
+def _open_file(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
         raise FileMissing(f"the bundle has no {path.name}", remedy=_MAKE) from None
 
 
-def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    for written in (name, f"./{name}"):
+def _open_member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    for member in (name, f"./{name}"):
         try:
-            if (file := archive.extractfile(written)) is not None:
+            if (file := archive.extractfile(member)) is not None:
                 return file
         except KeyError:
             continue
@@ -152,7 +152,7 @@ _PARTS = {"sure": ("coverage", "wrong"), "calibration": ("calibration_error",)}
 _INTERVAL = ("value", "low", "high", "level")
 
 
-def of_bundle(bundle: PublishableBundle) -> dict[str, Any]:
+def quality_figures(bundle: PublishableBundle) -> dict[str, Any]:
     """Return the headline figures of a bundle's report; empty without a report.
 
     Raises:
@@ -161,13 +161,13 @@ def of_bundle(bundle: PublishableBundle) -> dict[str, Any]:
     artifact = next((each for each in bundle.manifest.artifacts if each.role == "report"), None)
     if artifact is None or artifact.size_bytes > _REPORT_BYTES_MAX:
         return {}
-    with bundle.opened(artifact) as file:
+    with bundle.open_artifact(artifact) as file:
         raw = file.read()
     try:
         plain = strict_json.decode(raw)
     except ValueError:
         return {}
-    return taken(plain.get("evaluate") if isinstance(plain, dict) else None)
+    return headline_figures(plain.get("evaluate") if isinstance(plain, dict) else None)
 
 
 def golden_origin_of(bundle: PublishableBundle) -> str:
@@ -175,10 +175,10 @@ def golden_origin_of(bundle: PublishableBundle) -> str:
     if not bundle.manifest.by_role("golden"):
         return "there are no golden cases"
     source = bundle.manifest.provenance.converter.get(_PROVENANCE_KEY, "")
-    return printed(source) or "the bundle does not tell where their texts come from: read them before you sign"
+    return printable(source) or "the bundle does not tell where their texts come from: read them before you sign"
 
 
-def printed(text: object) -> str:
+def printable(text: object) -> str:
     """Return a sentence from a bundle, or from others' metadata, as one line of limited length."""
     return (
         "".join(char if char.isprintable() else " " for char in text)[:_SENTENCE_MAX] if isinstance(text, str) else ""
@@ -190,23 +190,23 @@ def encode(figures: Mapping[str, Any]) -> str:
     return json.dumps(figures, sort_keys=True, separators=(",", ":"))
 
 
-def decode(written: object) -> dict[str, Any]:
+def decode(text: object) -> dict[str, Any]:
     """Read the figures; invalid ones are left out."""
     try:
-        return taken(strict_json.decode(written.encode())) if isinstance(written, str) else {}
+        return headline_figures(strict_json.decode(text.encode())) if isinstance(text, str) else {}
     except ValueError:
         return {}
 
 
-def taken(plain: object) -> dict[str, Any]:
+def headline_figures(plain: object) -> dict[str, Any]:
     """Return only the headline figures of an evaluation's report, for a decide task by question; empty for another
     form."""
     questions = _mapping(_mapping(plain).get("questions"))
     if not questions:
         return _headline(plain)
-    each = {name: _headline(questions[name]) for name in questions if _QUESTION.fullmatch(str(name))}
-    found = dict([(name, figures) for name, figures in each.items() if figures][:QUESTIONS_MAX])
-    return {"questions": found} if found else {}
+    headlines = {name: _headline(questions[name]) for name in questions if _QUESTION.fullmatch(str(name))}
+    by_question = dict([(name, figures) for name, figures in headlines.items() if figures][:QUESTIONS_MAX])
+    return {"questions": by_question} if by_question else {}
 
 
 def _headline(plain: object) -> dict[str, Any]:
@@ -214,19 +214,19 @@ def _headline(plain: object) -> dict[str, Any]:
     accuracy = _interval(plain.get("accuracy"))
     if accuracy is None or not _is_count(plain.get("rows")):
         return {}
-    found: dict[str, Any] = {"rows": plain["rows"], "accuracy": accuracy}
+    figures: dict[str, Any] = {"rows": plain["rows"], "accuracy": accuracy}
     if _is_count(plain.get("families")):
-        found["families"] = plain["families"]
+        figures["families"] = plain["families"]
     for part, keys in _PARTS.items():
-        figures = {key: _interval(_mapping(plain.get(part)).get(key)) for key in keys}
-        if None not in figures.values():
-            found[part] = figures
+        intervals = {key: _interval(_mapping(plain.get(part)).get(key)) for key in keys}
+        if None not in intervals.values():
+            figures[part] = intervals
     copies = _mapping(plain.get("near_copies")).get("rows")
     if _is_count(copies):
-        found["near_copies"] = {"rows": copies}
+        figures["near_copies"] = {"rows": copies}
         without = _headline(plain.get("without_near_copies"))
-        found |= {"without_near_copies": without} if without else {}
-    return found
+        figures |= {"without_near_copies": without} if without else {}
+    return figures
 
 
 def _mapping(plain: object) -> Mapping[str, Any]:

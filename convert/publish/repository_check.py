@@ -27,7 +27,7 @@ _GAP_MAX = 8
 class RepositoryFindings:
     """The problems of a repository."""
 
-    held: RepositoryState | None = None
+    state: RepositoryState | None = None
     problems: list[str] = field(default_factory=list)
     """Each prevents some site from updating, now or when it needs that file."""
     warnings: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class RepositoryFindings:
 
     def plain(self) -> dict[str, Any]:
         """Return it for JSON."""
-        return {"problems": self.problems, "warnings": self.warnings, **(self.held.plain() if self.held else {})}
+        return {"problems": self.problems, "warnings": self.warnings, **(self.state.plain() if self.state else {})}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CheckScope:
 
 
 def check(
-    place: RepositoryStorage, anchor: bytes, now: float, scope: CheckScope, advance: Advance
+    storage: RepositoryStorage, anchor: bytes, now: float, scope: CheckScope, advance: Advance
 ) -> RepositoryFindings:
     """Check everything in scope.
 
@@ -58,64 +58,60 @@ def check(
         InvalidRequest: there is no repository.
         OSError, UpstreamFailed, UpstreamRefused: the repository cannot be read.
     """
-    found = RepositoryFindings()
+    findings = RepositoryFindings()
     try:
-        found.held = repository_reader.require(place, anchor)
+        findings.state = repository_reader.require(storage, anchor)
     except (UpdateError, BundleError) as error:
-        found.problems.append(error.message)
-    found.problems += _roots(place)
-    if found.held:
-        _look(found, found.held, now, _BlobChecker(place, scope, advance, found))
-    found.problems = list(dict.fromkeys(found.problems))
-    return found
+        findings.problems.append(error.message)
+    findings.problems += _root_problems(storage)
+    if state := findings.state:
+        _check_expiries(findings, state, now)
+        try:
+            plan_text.require_signed(state.plan, state.bundles())
+        except PlanInvalid as error:
+            findings.problems.append(error.message)
+        _check_bundles(_BlobChecker(storage, scope, advance, findings), state)
+    findings.problems = list(dict.fromkeys(findings.problems))
+    return findings
 
 
-def _look(found: RepositoryFindings, held: RepositoryState, now: float, blobs: _BlobChecker) -> None:
-    _expiries(found, held, now)
-    try:
-        plan_text.require_signed(held.plan, held.bundles())
-    except PlanInvalid as error:
-        found.problems.append(error.message)
-    _bundles(blobs, held)
-
-
-def _expiries(found: RepositoryFindings, held: RepositoryState, now: float) -> None:
+def _check_expiries(findings: RepositoryFindings, state: RepositoryState, now: float) -> None:
     at = datetime.fromtimestamp(now, UTC)
-    for expires, role in held.expiries():
+    for expires, role in state.expiries():
         if expires <= at:
-            found.problems.append(f"'{role}' has expired on {expires:%Y-%m-%d}: no site installs anything")
+            findings.problems.append(f"'{role}' has expired on {expires:%Y-%m-%d}: no site installs anything")
         elif expires <= at + timedelta(days=SOON_DAYS):
-            found.warnings.append(f"'{role}' expires on {expires:%Y-%m-%d}: edge-convert renew")
+            findings.warnings.append(f"'{role}' expires on {expires:%Y-%m-%d}: edge-convert renew")
 
 
-def _roots(place: RepositoryStorage) -> Iterator[str]:
+def _root_problems(storage: RepositoryStorage) -> Iterator[str]:
     """Yield the problems in the chain of roots, which a site follows from its own root."""
-    before: Metadata[Root] | None = None
-    stored = _stored_roots(place)
+    previous: Metadata[Root] | None = None
+    stored = _stored_roots(storage)
     for version in range(1, max(stored, default=1) + 1):
         path = layout.path_of(ROOT, version)
         if version not in stored:
             yield f"{path} is missing: sites with an older root cannot update"
-            before = None
+            previous = None
             continue
         try:
             root = layout.decode(Root, stored[version], path)
-            for by in filter(None, (root, before)):
-                repository_reader.verify(by, ROOT, root, path)
+            for delegator in filter(None, (root, previous)):
+                repository_reader.verify(delegator, ROOT, root, path)
             repository_reader.require_version(root, version, path)
         except UpdateError as error:
             yield error.message
-            before = None
+            previous = None
         else:
-            before = root
+            previous = root
 
 
-def _stored_roots(place: RepositoryStorage) -> dict[int, bytes]:
+def _stored_roots(storage: RepositoryStorage) -> dict[int, bytes]:
     """Return the existing roots by version; a gap of up to _GAP_MAX does not end the search."""
     stored: dict[int, bytes] = {}
     version = 1
     while version <= max(stored, default=1) + _GAP_MAX:
-        raw = place.read(layout.path_of(ROOT, version), layout.METADATA_BYTES_MAX[ROOT])
+        raw = storage.read(layout.path_of(ROOT, version), layout.METADATA_BYTES_MAX[ROOT])
         if raw is not None:
             stored[version] = raw
         version += 1
@@ -124,62 +120,63 @@ def _stored_roots(place: RepositoryStorage) -> dict[int, bytes]:
 
 @dataclass
 class _BlobChecker:
-    place: RepositoryStorage
+    storage: RepositoryStorage
     scope: CheckScope
     advance: Advance
-    found: RepositoryFindings
+    findings: RepositoryFindings
     seen: set[str] = field(default_factory=set)
 
-    def look(self, sha256: str, size_bytes: int, whose: str) -> None:
+    def check(self, sha256: str, size_bytes: int, owner: str) -> None:
         if sha256 in self.seen:
             return
         self.seen.add(sha256)
-        self.found.blobs += 1
-        path = layout.blob(sha256)
-        size = self.place.size(path)
+        self.findings.blobs += 1
+        path = layout.blob_path(sha256)
+        size = self.storage.size(path)
         if size is None:
-            self.found.problems.append(f"{path} of {whose} is missing")
+            self.findings.problems.append(f"{path} of {owner} is missing")
         elif size != size_bytes:
-            self.found.problems.append(f"{path} of {whose} has {size} bytes; it should have {size_bytes}")
+            self.findings.problems.append(f"{path} of {owner} has {size} bytes; it should have {size_bytes}")
         elif self.scope.deep:
-            self._hash(path, sha256, size_bytes, whose)
+            self._check_hash(path, sha256, size_bytes, owner)
 
-    def _hash(self, path: str, sha256: str, size_bytes: int, whose: str) -> None:
-        hashed, done = hashlib.sha256(), 0
-        for chunk in self.place.chunks(path):
-            hashed.update(chunk)
-            done += len(chunk)
-            self.advance(whose, done, size_bytes)
-        self.found.bytes_read += done
-        if hashed.hexdigest() != sha256:
-            self.found.problems.append(f"{path} of {whose} is damaged: its content does not match its name")
-
-
-def _bundles(blobs: _BlobChecker, held: RepositoryState) -> None:
-    only = blobs.scope.only(held) if blobs.scope.only else held.bundles()
-    for digest in filter(only.__contains__, held.bundles()):
-        _bundle(blobs, held.bundles()[digest])
+    def _check_hash(self, path: str, sha256: str, size_bytes: int, owner: str) -> None:
+        hasher, bytes_read = hashlib.sha256(), 0
+        for chunk in self.storage.chunks(path):
+            hasher.update(chunk)
+            bytes_read += len(chunk)
+            self.advance(owner, bytes_read, size_bytes)
+        self.findings.bytes_read += bytes_read
+        if hasher.hexdigest() != sha256:
+            self.findings.problems.append(f"{path} of {owner} is damaged: its content does not match its name")
 
 
-def _bundle(blobs: _BlobChecker, signed: BundleTarget) -> None:
-    path = layout.blob(signed.digest)
-    raw = blobs.place.read(path, MANIFEST_BYTES_MAX)
+def _check_bundles(blobs: _BlobChecker, state: RepositoryState) -> None:
+    digests = blobs.scope.only(state) if blobs.scope.only else state.bundles()
+    for digest in filter(digests.__contains__, state.bundles()):
+        _check_bundle(blobs, state.bundles()[digest])
+
+
+def _check_bundle(blobs: _BlobChecker, target: BundleTarget) -> None:
+    path = layout.blob_path(target.digest)
+    raw = blobs.storage.read(path, MANIFEST_BYTES_MAX)
     if raw is None:
-        blobs.found.problems.append(f"{path}, the manifest of {signed.name}, is missing")
-    elif repository_reader.sha256(raw) != signed.digest:
-        blobs.found.problems.append(f"{path}, the manifest of {signed.name}, is damaged")
+        blobs.findings.problems.append(f"{path}, the manifest of {target.name}, is missing")
+    elif repository_reader.sha256(raw) != target.digest:
+        blobs.findings.problems.append(f"{path}, the manifest of {target.name}, is damaged")
     else:
-        blobs.found.blobs += 1
-        blobs.found.problems += _manifest(blobs, signed, raw)
+        blobs.findings.blobs += 1
+        blobs.findings.problems += _manifest_problems(blobs, target, raw)
 
 
-def _manifest(blobs: _BlobChecker, signed: BundleTarget, raw: bytes) -> Iterator[str]:
+def _manifest_problems(blobs: _BlobChecker, target: BundleTarget, raw: bytes) -> Iterator[str]:
     try:
-        of = manifest.parse(raw)
+        bundle = manifest.parse(raw)
     except EdgeAgentError as error:
-        yield f"the manifest of {signed.name}: {error.message}"
+        yield f"the manifest of {target.name}: {error.message}"
         return
-    if (of.task.name, of.version) != (signed.task, signed.version):
-        yield f"{signed.digest[:12]} is signed as {signed.name}, but its manifest is of {of.task.name} {of.version}"
-    for artifact in of.artifacts:
-        blobs.look(artifact.sha256, artifact.size_bytes, f"{signed.task} {signed.version}")
+    if (bundle.task.name, bundle.version) != (target.task, target.version):
+        name = f"{bundle.task.name} {bundle.version}"
+        yield f"{target.digest[:12]} is signed as {target.name}, but its manifest is of {name}"
+    for artifact in bundle.artifacts:
+        blobs.check(artifact.sha256, artifact.size_bytes, f"{target.task} {target.version}")

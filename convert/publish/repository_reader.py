@@ -46,10 +46,10 @@ class BundleTarget:
         """For people."""
         return f"{self.task} {self.version} ({self.digest[:12]})"
 
-    def called(self, written: str) -> bool:
+    def matches(self, reference: str) -> bool:
         """Return whether a text names this bundle: TASK@VERSION, its digest, or the start of the digest."""
-        by_digest = len(written) >= _PREFIX_CHARACTERS_MIN and self.digest.startswith(written)
-        return by_digest or written == f"{self.task}@{self.version}"
+        by_digest = len(reference) >= _PREFIX_CHARACTERS_MIN and self.digest.startswith(reference)
+        return by_digest or reference == f"{self.task}@{self.version}"
 
 
 @dataclass(frozen=True)
@@ -108,98 +108,99 @@ def public_keys(root: Metadata[Root], targets: Metadata[Targets]) -> dict[str, K
 
 def bundles_of(targets: Targets) -> dict[str, BundleTarget]:
     """Return the signed bundles in metadata, by digest."""
-    found = [_signed(target) for path, target in targets.targets.items() if path.startswith("bundles/")]
-    return {
-        each.digest: each for each in sorted(found, key=lambda each: (each.task, precedence(each.version), each.digest))
-    }
+    bundles = [_bundle_target(target) for path, target in targets.targets.items() if path.startswith("bundles/")]
+    bundles.sort(key=lambda each: (each.task, precedence(each.version), each.digest))
+    return {each.digest: each for each in bundles}
 
 
-def _signed(target: TargetFile) -> BundleTarget:
+def _bundle_target(target: TargetFile) -> BundleTarget:
     custom = target.custom if isinstance(target.custom, dict) else {}
     size_bytes = custom.get("size_bytes", 0)
     task = str(custom.get("task", target.path.split("/")[1]))
     figures = publishable_bundle.decode(custom.get(publishable_bundle.KEY))
-    golden = publishable_bundle.printed(custom.get(publishable_bundle.GOLDEN_KEY))
+    golden = publishable_bundle.printable(custom.get(publishable_bundle.GOLDEN_KEY))
     digest = target.hashes.get("sha256", "")
     return BundleTarget(task, str(custom.get("version", "")), digest, size_bytes, figures, golden)
 
 
-def read(place: RepositoryStorage, anchor: bytes) -> RepositoryState | None:
+def read(storage: RepositoryStorage, anchor: bytes) -> RepositoryState | None:
     """Read a repository from the trusted root; None = it does not exist yet.
 
     Raises:
         UpdateUntrusted: a signature is missing or wrong, or the repository belongs to another root.
         UpdateIncomplete: a file is missing or has the wrong content.
     """
-    if place.size(layout.TIMESTAMP_PATH) is None:
+    if storage.size(layout.TIMESTAMP_PATH) is None:
         return None
-    return RepositoryReader(place).held(anchor)
+    return RepositoryReader(storage).read_state(anchor)
 
 
-def require(place: RepositoryStorage, anchor: bytes) -> RepositoryState:
+def require(storage: RepositoryStorage, anchor: bytes) -> RepositoryState:
     """Read a repository that must exist.
 
     Raises:
         InvalidRequest: it does not exist.
         UpdateUntrusted, UpdateIncomplete: as `read`.
     """
-    held = read(place, anchor)
-    if held is None:
+    state = read(storage, anchor)
+    if state is None:
         remedy = "Check the address. The first publish creates a repository: edge-convert publish BUNDLE --to … --new"
-        raise InvalidRequest(f"there is no repository at {place.name}", remedy=remedy)
-    return held
+        raise InvalidRequest(f"there is no repository at {storage.name}", remedy=remedy)
+    return state
 
 
 class RepositoryReader:
     """Reads a repository once, and collects the files that it read."""
 
-    def __init__(self, place: RepositoryStorage) -> None:
+    def __init__(self, storage: RepositoryStorage) -> None:
         """Read nothing yet."""
-        self._place = place
+        self._storage = storage
         self.files: dict[str, bytes] = {}
 
-    def held(self, anchor: bytes) -> RepositoryState:
+    def read_state(self, anchor: bytes) -> RepositoryState:
         """Follow the chain from a trusted root to the plan. Raises UpdateUntrusted, UpdateIncomplete."""
         root = self.root(anchor)
-        timestamp = self._take(Timestamp, root, TIMESTAMP, None)
-        snapshot = self._take(Snapshot, root, SNAPSHOT, timestamp.signed.snapshot_meta)
-        targets = self._take(Targets, root, TARGETS, self._meta(snapshot, TARGETS))
-        role = self._take(Targets, targets, PLAN, self._meta(snapshot, PLAN))
+        timestamp = self._read_role(Timestamp, root, TIMESTAMP, None)
+        snapshot = self._read_role(Snapshot, root, SNAPSHOT, timestamp.signed.snapshot_meta)
+        targets = self._read_role(Targets, root, TARGETS, self._meta(snapshot, TARGETS))
+        role = self._read_role(Targets, targets, PLAN, self._meta(snapshot, PLAN))
         return RepositoryState(root, targets, role, snapshot, timestamp, self._plan(role), self.files)
 
     def root(self, anchor: bytes) -> Metadata[Root]:
         """Walk to the newest root. Raises UpdateUntrusted."""
         root = layout.decode(Root, anchor, "the trusted root.json")
         verify(root, ROOT, root, "the trusted root.json")
-        self._same_fleet(root, anchor)
+        self._check_same_fleet(root, anchor)
         for version in range(root.signed.version + 1, root.signed.version + ROOTS_MAX):
             path = layout.path_of(ROOT, version)
             raw = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
             if raw is None:
                 break
-            following = layout.decode(Root, raw, path)
-            verify(root, ROOT, following, path)
-            verify(following, ROOT, following, path)
-            require_version(following, version, path)
-            root = following
+            next_root = layout.decode(Root, raw, path)
+            verify(root, ROOT, next_root, path)
+            verify(next_root, ROOT, next_root, path)
+            require_version(next_root, version, path)
+            root = next_root
         return root
 
-    def _same_fleet(self, root: Metadata[Root], anchor: bytes) -> None:
+    def _check_same_fleet(self, root: Metadata[Root], anchor: bytes) -> None:
         path = layout.path_of(ROOT, root.signed.version)
         stored = self._read(path, layout.METADATA_BYTES_MAX[ROOT])
         if stored is not None and layout.decode(Root, stored, path).signed != root.signed:
-            message = f"{path} at {self._place.name} is not the root of trust of these keys, or is damaged"
+            message = f"{path} at {self._storage.name} is not the root of trust of these keys, or is damaged"
             raise UpdateUntrusted(message, remedy="Check the address, and that --keys names the keys of this fleet.")
         self.files[path] = anchor
 
-    def _take(self, kind: type[Kind], by: Metadata[Any], role: str, meta: MetaFile | None) -> Metadata[Kind]:
+    def _read_role(
+        self, kind: type[Kind], delegator: Metadata[Any], role: str, meta: MetaFile | None
+    ) -> Metadata[Kind]:
         path = layout.path_of(role, meta.version if meta else 0)
-        raw = self._needed(path, layout.METADATA_BYTES_MAX[role])
-        metadata = layout.decode(kind, raw, path) if meta is None else self._named(kind, meta, raw, path)
-        verify(by, role, metadata, path)
+        raw = self._read_required(path, layout.METADATA_BYTES_MAX[role])
+        metadata = layout.decode(kind, raw, path) if meta is None else self._decode_listed(kind, meta, raw, path)
+        verify(delegator, role, metadata, path)
         return metadata
 
-    def _named(self, kind: type[Kind], meta: MetaFile, raw: bytes, path: str) -> Metadata[Kind]:
+    def _decode_listed(self, kind: type[Kind], meta: MetaFile, raw: bytes, path: str) -> Metadata[Kind]:
         self._require_same(meta, raw, path)
         metadata = layout.decode(kind, raw, path)
         require_version(metadata, meta.version, path)
@@ -208,27 +209,27 @@ class RepositoryReader:
     def _meta(self, snapshot: Metadata[Snapshot], role: str) -> MetaFile:
         meta = snapshot.signed.meta.get(f"{role}.json")
         if meta is None:
-            raise UpdateIncomplete(f"the snapshot at {self._place.name} does not name {role}.json", remedy=_RESTORE)
+            raise UpdateIncomplete(f"the snapshot at {self._storage.name} does not name {role}.json", remedy=_RESTORE)
         return meta
 
     def _plan(self, role: Metadata[Targets]) -> RolloutPlan:
         target = role.signed.targets.get(FILE_NAME)
         if target is None:
-            raise UpdateIncomplete(f"the role 'plan' at {self._place.name} names no {FILE_NAME}", remedy=_RESTORE)
-        path = layout.blob(target.hashes.get("sha256", ""))
-        raw = self._needed(path, PLAN_BYTES_MAX)
+            raise UpdateIncomplete(f"the role 'plan' at {self._storage.name} names no {FILE_NAME}", remedy=_RESTORE)
+        path = layout.blob_path(target.hashes.get("sha256", ""))
+        raw = self._read_required(path, PLAN_BYTES_MAX)
         self._require_same(target, raw, path)
         return plan.parse(raw)
 
-    def _require_same(self, named: MetaFile | TargetFile, raw: bytes, path: str) -> None:
+    def _require_same(self, entry: MetaFile | TargetFile, raw: bytes, path: str) -> None:
         try:
-            named.verify_length_and_hashes(raw)
+            entry.verify_length_and_hashes(raw)
         except LengthOrHashMismatchError:
-            message = f"{path} at {self._place.name} is not the file in the signed metadata"
+            message = f"{path} at {self._storage.name} is not the file in the signed metadata"
             raise UpdateIncomplete(message, remedy=_RESTORE) from None
 
     def _read(self, path: str, bytes_max: int) -> bytes | None:
-        raw = self._place.read(path, bytes_max)
+        raw = self._storage.read(path, bytes_max)
         if raw is None:
             return None
         if len(raw) > bytes_max:
@@ -236,20 +237,20 @@ class RepositoryReader:
         self.files[path] = raw
         return raw
 
-    def _needed(self, path: str, bytes_max: int) -> bytes:
+    def _read_required(self, path: str, bytes_max: int) -> bytes:
         raw = self._read(path, bytes_max)
         if raw is None:
-            raise UpdateIncomplete(f"{path} is missing at {self._place.name}", remedy=_RESTORE)
+            raise UpdateIncomplete(f"{path} is missing at {self._storage.name}", remedy=_RESTORE)
         return raw
 
 
 _RESTORE = "Restore that file from a copy of the repository; 'edge-convert verify-repo' lists all problems."
 
 
-def verify(by: Metadata[Any], role: str, metadata: Metadata[Any], what: str) -> None:
+def verify(delegator: Metadata[Any], role: str, metadata: Metadata[Any], what: str) -> None:
     """Check that enough keys of a role have signed. Raises UpdateUntrusted."""
     try:
-        by.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        delegator.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
     except (UnsignedMetadataError, ValueError) as error:
         raise UpdateUntrusted(f"{what} does not have the required signatures: {error}") from None
 
@@ -265,45 +266,45 @@ def sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def previous_plan(place: RepositoryStorage, held: RepositoryState) -> RolloutPlan | None:
+def previous_plan(storage: RepositoryStorage, state: RepositoryState) -> RolloutPlan | None:
     """Return the plan before the current one; None = it no longer exists, or is not signed by the current keys."""
-    for version in range(held.plan_role.signed.version - 1, 0, -1):
-        before = _plan_of(place, held, version)
-        if before is None or before.version != held.plan.version:
-            return before
+    for version in range(state.plan_role.signed.version - 1, 0, -1):
+        previous = _plan_of(storage, state, version)
+        if previous is None or previous.version != state.plan.version:
+            return previous
     return None
 
 
-def _plan_of(place: RepositoryStorage, held: RepositoryState, version: int) -> RolloutPlan | None:
+def _plan_of(storage: RepositoryStorage, state: RepositoryState, version: int) -> RolloutPlan | None:
     path = layout.path_of(PLAN, version)
-    raw = place.read(path, layout.METADATA_BYTES_MAX[PLAN])
+    raw = storage.read(path, layout.METADATA_BYTES_MAX[PLAN])
     try:
         role = layout.decode(Targets, raw or b"", path)
-        verify(held.targets, PLAN, role, path)
+        verify(state.targets, PLAN, role, path)
     except UpdateUntrusted:
         return None
     digest = role.signed.targets[FILE_NAME].hashes["sha256"]
-    stored = place.read(layout.blob(digest), PLAN_BYTES_MAX)
+    stored = storage.read(layout.blob_path(digest), PLAN_BYTES_MAX)
     return plan.parse(stored) if stored is not None and sha256(stored) == digest else None
 
 
-def find(bundles: Mapping[str, BundleTarget], written: str) -> BundleTarget:
+def find(bundles: Mapping[str, BundleTarget], reference: str) -> BundleTarget:
     """Return the signed bundle for a text: TASK@VERSION, or a digest or the start of one.
 
     Raises:
         InvalidRequest: no bundle matches, or more than one.
     """
-    found = [each for each in bundles.values() if each.called(written)]
-    if len(found) != 1:
+    matches = [each for each in bundles.values() if each.matches(reference)]
+    if len(matches) != 1:
         known = ", ".join(each.name for each in bundles.values())
-        message = f"'{written}' is {count_of(found)} signed bundle"
+        message = f"'{reference}' is {count_of(matches)} signed bundle"
         raise InvalidRequest(message, remedy=f"Write TASK@VERSION or a digest. Signed: {known or 'none'}.")
-    return found[0]
+    return matches[0]
 
 
-def count_of(found: Sequence[BundleTarget]) -> str:
+def count_of(matches: Sequence[BundleTarget]) -> str:
     """Return how many bundles match, for a message."""
-    return "more than one" if found else "no"
+    return "more than one" if matches else "no"
 
 
 def newest(bundles: Mapping[str, BundleTarget], task: str) -> BundleTarget | None:

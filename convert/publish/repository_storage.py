@@ -22,7 +22,7 @@ Advance = Callable[[str, int, int], None]
 
 
 class RepositoryStorage(Protocol):
-    """A place for a repository. Every method can raise OSError with the file's name, UpstreamFailed or
+    """The storage of a repository. Every method can raise OSError with the file's name, UpstreamFailed or
     UpstreamRefused."""
 
     name: str
@@ -44,19 +44,19 @@ class RepositoryStorage(Protocol):
         """Return whether it is that folder."""
 
     def exclusive(self) -> AbstractContextManager[bool]:
-        """Keep other publishers out during the block, as far as the place can; yield False if another one is active."""
+        """Keep other publishers out during the block, as far as possible; yield False if another one is active."""
 
 
-def open_place(written: str, options: Mapping[str, str]) -> RepositoryStorage:
-    """Return the place for a path or URL; `options` are for the object store (endpoint, region, keys…).
+def open_storage(location: str, options: Mapping[str, str]) -> RepositoryStorage:
+    """Return the storage for a path or URL; `options` are for the object store (endpoint, region, keys…).
 
     Raises:
         InvalidRequest: an unknown URL or option.
     """
-    scheme, colon, rest = written.partition("://")
+    scheme, colon, rest = location.partition("://")
     if not colon or scheme == "file":
-        return FolderStorage(Path(rest if colon else written))
-    return BucketStorage(written, open_store(written, options))
+        return FolderStorage(Path(rest if colon else location))
+    return BucketStorage(location, open_store(location, options))
 
 
 class FolderStorage:
@@ -69,13 +69,13 @@ class FolderStorage:
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
         """Read a regular file."""
-        with self._opened(path) as file:
+        with self._open_file(path) as file:
             return file.read(bytes_max + 1) if file else None
 
     def chunks(self, path: str) -> Iterator[bytes]:
         """Read a regular file in pieces."""
-        with self._opened(path) as file:
-            yield from chunked(file) if file else ()
+        with self._open_file(path) as file:
+            yield from file_chunks(file) if file else ()
 
     def size(self, path: str) -> int | None:
         """Return the size of the file itself, without following links."""
@@ -87,7 +87,7 @@ class FolderStorage:
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
         """Write to a temporary file, sync, rename, sync."""
         target = self._root / path
-        self._make(target.parent)
+        self._make_folder(target.parent)
         with atomic_files.replacing(target) as partial, partial.open("wb") as file:
             for chunk in [content] if isinstance(content, bytes) else content:
                 file.write(chunk)
@@ -110,14 +110,14 @@ class FolderStorage:
         finally:
             os.close(fd)
 
-    def _make(self, folder: Path) -> None:
+    def _make_folder(self, folder: Path) -> None:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            for each in (folder.parent, folder.parent.parent):
-                atomic_files.sync_directory(each)
+            for parent in (folder.parent, folder.parent.parent):
+                atomic_files.sync_directory(parent)
 
     @contextmanager
-    def _opened(self, path: str) -> Iterator[IO[bytes] | None]:
+    def _open_file(self, path: str) -> Iterator[IO[bytes] | None]:
         try:
             fd = os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
@@ -137,23 +137,23 @@ class BucketStorage:
 
     def read(self, path: str, bytes_max: int) -> bytes | None:
         """Get an object, after checking its size."""
-        with self._failures(path):
+        with self._translated_errors(path):
             try:
-                found = obstore.get(self._store, path)
+                result = obstore.get(self._store, path)
             except (NotFoundError, FileNotFoundError):
                 return None
-            if found.meta["size"] <= bytes_max:
-                return bytes(found.bytes())
+            if result.meta["size"] <= bytes_max:
+                return bytes(result.bytes())
             return bytes(obstore.get_range(self._store, path, start=0, length=bytes_max + 1))
 
     def chunks(self, path: str) -> Iterator[bytes]:
         """Get an object in pieces."""
-        with self._failures(path):
+        with self._translated_errors(path):
             yield from map(bytes, obstore.get(self._store, path).stream(min_chunk_size=CHUNK_BYTES))
 
     def size(self, path: str) -> int | None:
         """Request the metadata of an object."""
-        with self._failures(path):
+        with self._translated_errors(path):
             try:
                 return int(obstore.head(self._store, path)["size"])
             except (NotFoundError, FileNotFoundError):
@@ -161,7 +161,7 @@ class BucketStorage:
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
         """Put an object; large content as a multipart upload."""
-        with self._failures(path):
+        with self._translated_errors(path):
             obstore.put(
                 self._store,
                 path,
@@ -178,13 +178,13 @@ class BucketStorage:
         return nullcontext(True)
 
     @contextmanager
-    def _failures(self, path: str) -> Iterator[None]:
+    def _translated_errors(self, path: str) -> Iterator[None]:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise self._said(path, error) from None
+            raise self._store_error(path, error) from None
 
-    def _said(self, path: str, error: Exception) -> EdgeAgentError:
+    def _store_error(self, path: str, error: Exception) -> EdgeAgentError:
         # obstore's message continues with a dump of its internals.
         message = f"{self.name}/{path}: {str(error).partition('Debug source')[0].strip()[:500]}"
         if isinstance(error, PermissionDeniedError | UnauthenticatedError):
@@ -193,11 +193,11 @@ class BucketStorage:
         return UpstreamFailed(message, remedy=remedy)
 
 
-def silent(what: str, done: int, total: int) -> None:
+def no_progress(what: str, done: int, total: int) -> None:
     """Show no progress."""
 
 
-def counted(chunks: Iterable[bytes], total: int, progress: Callable[[int, int], None]) -> Iterator[bytes]:
+def with_progress(chunks: Iterable[bytes], total: int, progress: Callable[[int, int], None]) -> Iterator[bytes]:
     """Yield pieces, and report the progress after each."""
     done = 0
     for chunk in chunks:
@@ -206,7 +206,7 @@ def counted(chunks: Iterable[bytes], total: int, progress: Callable[[int, int], 
         progress(done, total)
 
 
-def chunked(file: IO[bytes]) -> Iterator[bytes]:
+def file_chunks(file: IO[bytes]) -> Iterator[bytes]:
     """Yield the rest of a file."""
     while chunk := file.read(CHUNK_BYTES):
         yield chunk

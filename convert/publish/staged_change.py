@@ -47,24 +47,24 @@ Name = Callable[[str], str]
 class StagedChange:
     """A staged change with its signatures so far; the metadata before it are verified."""
 
-    held: RepositoryState
+    state: RepositoryState
     draft: ChangeDraft
     folder: Path
 
     def after(self) -> RepositoryState:
         """Return the content of the repository after the change."""
         fields: dict[str, Any] = {self.draft.ROLES[role]: metadata for role, metadata in self.draft.metadata().items()}
-        return replace(self.held, **fields)
+        return replace(self.state, **fields)
 
-    def described(self, keys: Keyring) -> list[str]:
+    def description(self, keys: Keyring) -> list[str]:
         """Return its effect in words."""
-        lines = describe_changes(self.held.roles(), self.draft.metadata(), keys.name_of)
+        lines = describe_changes(self.state.roles(), self.draft.metadata(), keys.name_of)
         if self.draft.plan is not None:
-            lines += [f"effect: {each}" for each in consequences(self.held.plan, self.draft.plan)]
+            lines += [f"effect: {each}" for each in consequences(self.state.plan, self.draft.plan)]
         return lines
 
 
-def write(folder: Path, held: RepositoryState, draft: ChangeDraft) -> None:
+def write(folder: Path, state: RepositoryState, draft: ChangeDraft) -> None:
     """Write a change to a folder, which is new or has an earlier one.
 
     Raises:
@@ -76,13 +76,13 @@ def write(folder: Path, held: RepositoryState, draft: ChangeDraft) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / _NEW).mkdir(parents=True)
     current = FolderStorage(folder / _CURRENT)
-    for path, content in held.files.items():
+    for path, content in state.files.items():
         current.write(path, content)
     for path, content in draft.blobs.items():
         atomic_files.write_atomically(folder / _NEW / Path(path).name, content)
     _save(folder, draft)
-    head = {"schema": _SCHEMA, "restart_versions": draft.restart_versions, "without_old": draft.without_old}
-    atomic_files.write_atomically(folder / STAGED, json.dumps(head).encode() + b"\n")
+    header = {"schema": _SCHEMA, "restart_versions": draft.restart_versions, "without_old": draft.without_old}
+    atomic_files.write_atomically(folder / STAGED, json.dumps(header).encode() + b"\n")
 
 
 def read(folder: Path, keys: Keyring) -> StagedChange:
@@ -94,28 +94,30 @@ def read(folder: Path, keys: Keyring) -> StagedChange:
         UpdateUntrusted, UpdateIncomplete: the metadata before it do not verify with the trusted root.
         UpdateOutdated: it is based on versions older than those that these keys have seen.
     """
-    staged = _read(folder, keys)
+    staged = _read_change(folder, keys)
     try:
-        keys.require_newest(staged.held.versions())
+        keys.require_newest(staged.state.versions())
     except UpdateOutdated as error:
-        said = f"{folder} is based on an outdated version: {error.message}"
+        message = f"{folder} is based on an outdated version: {error.message}"
         raise UpdateOutdated(
-            said, remedy="It is published already; or another change was published first: then stage it again."
+            message, remedy="It is published already; or another change was published first: then stage it again."
         ) from None
     return staged
 
 
-def _read(folder: Path, keys: Keyring) -> StagedChange:
-    draft = _draft(folder)
-    held = RepositoryReader(FolderStorage(folder / _CURRENT)).held(keys.anchor())
-    keys.note(repository_reader.public_keys(draft.root or held.root, draft.targets or held.targets))
-    keys.note(held.public_keys())
-    return StagedChange(held, draft, folder)
+def _read_change(folder: Path, keys: Keyring) -> StagedChange:
+    draft = _read_draft(folder)
+    state = RepositoryReader(FolderStorage(folder / _CURRENT)).read_state(keys.anchor())
+    keys.add_names(repository_reader.public_keys(draft.root or state.root, draft.targets or state.targets))
+    keys.add_names(state.public_keys())
+    return StagedChange(state, draft, folder)
 
 
-def _draft(folder: Path) -> ChangeDraft:
-    head = _head(folder)
-    draft = ChangeDraft(restart_versions=bool(head.get("restart_versions")), without_old=bool(head.get("without_old")))
+def _read_draft(folder: Path) -> ChangeDraft:
+    header = _read_header(folder)
+    draft = ChangeDraft(
+        restart_versions=bool(header.get("restart_versions")), without_old=bool(header.get("without_old"))
+    )
     for role, kind in _KINDS.items():
         path = folder / _NEW / f"{role}.json"
         if path.is_file():
@@ -124,17 +126,17 @@ def _draft(folder: Path) -> ChangeDraft:
     return draft
 
 
-def _head(folder: Path) -> dict[str, Any]:
+def _read_header(folder: Path) -> dict[str, Any]:
     try:
-        head = strict_json.decode((folder / STAGED).read_bytes())
+        header = strict_json.decode((folder / STAGED).read_bytes())
     except FileNotFoundError:
         remedy = "Name the folder that 'edge-convert publish … --stage FOLDER' wrote."
         raise FileMissing(f"{folder} has no staged change", remedy=remedy) from None
     except ValueError:
-        head = None
-    if not isinstance(head, dict) or head.get("schema") != _SCHEMA:
+        header = None
+    if not isinstance(header, dict) or header.get("schema") != _SCHEMA:
         raise InvalidRequest(f"{folder / STAGED} is damaged, or from a newer edge-convert", remedy="Stage it again.")
-    return head
+    return header
 
 
 def add_signatures(staged: StagedChange, keys: Keyring) -> list[MissingSignatures]:
@@ -144,20 +146,19 @@ def add_signatures(staged: StagedChange, keys: Keyring) -> list[MissingSignature
         InvalidRequest: none of these keys can add a signature.
     """
     before = _signatures(staged.draft)
-    missing = sign_draft(keys, staged.held, staged.draft)
+    missing = sign_draft(keys, staged.state, staged.draft)
     if missing and before == _signatures(staged.draft):
         message = "none of these keys adds a signature that is still needed"
-        raise InvalidRequest(
-            message, remedy=f"{'; '.join(each.said(keys.name_of) for each in missing)}. Name their folder with --keys."
-        )
+        needed = "; ".join(each.sentence(keys.name_of) for each in missing)
+        raise InvalidRequest(message, remedy=f"{needed}. Name their folder with --keys.")
     _save(staged.folder, staged.draft)
-    keys.remember_versions(staged.held.versions())
+    keys.remember_versions(staged.state.versions())
     return missing
 
 
 def missing(staged: StagedChange) -> list[MissingSignatures]:
     """Return which signatures are missing."""
-    return sign_draft(Keyring([], _nobody), staged.held, staged.draft)
+    return sign_draft(Keyring([], _no_passphrase), staged.state, staged.draft)
 
 
 def publish(publisher: Publisher, folder: Path) -> StagedChange | None:
@@ -167,28 +168,28 @@ def publish(publisher: Publisher, folder: Path) -> StagedChange | None:
         InsufficientSignatures: signatures are missing.
         InvalidRequest: the repository has changed since it was staged.
     """
-    held = publisher.held()
-    wanted = _draft(folder).metadata()
-    there = [role for role, metadata in wanted.items() if _signed(held, role) == metadata.signed]
-    if len(there) == len(wanted):
+    state = publisher.read_state()
+    new_metadata = _read_draft(folder).metadata()
+    published = [role for role, metadata in new_metadata.items() if _content(state, role) == metadata.signed]
+    if len(published) == len(new_metadata):
         return None
-    staged = _read(folder, publisher.keys)
-    for role in there:
+    staged = _read_change(folder, publisher.keys)
+    for role in published:
         staged.draft.drop(role)
     for role, metadata in staged.draft.metadata().items():
-        before, now = _signed(staged.held, role), _signed(held, role)
+        before, now = _content(staged.state, role), _content(state, role)
         if before != now or metadata.signed.version != now.version + 1:
             message = f"'{role}' has changed since this was staged: it is at version {now.version}"
             raise InvalidRequest(message, remedy="Stage the change again, and have it signed again.")
-    publisher.finish(held, staged.draft)
+    publisher.finish(state, staged.draft)
     return staged
 
 
-def _signed(held: RepositoryState, role: str) -> Any:
-    return held.roles()[role].signed
+def _content(state: RepositoryState, role: str) -> Any:
+    return state.roles()[role].signed
 
 
-def _nobody(folder: Path) -> str:
+def _no_passphrase(folder: Path) -> str:
     raise AssertionError(folder)
 
 
@@ -202,12 +203,12 @@ def _read_plan(folder: Path, draft: ChangeDraft) -> None:
     for target in draft.plan_role.signed.targets.values() if draft.plan_role else ():
         path = folder / target.hashes.get("sha256", "-")
         if path.is_file():
-            raw = _whole(path)
-            draft.blobs[layout.blob(path.name)] = raw
+            raw = _read_plan_blob(path)
+            draft.blobs[layout.blob_path(path.name)] = raw
             draft.plan = plans.parse(raw)
 
 
-def _whole(path: Path) -> bytes:
+def _read_plan_blob(path: Path) -> bytes:
     with path.open("rb") as file:
         raw = file.read(PLAN_BYTES_MAX + 1)
     if repository_reader.sha256(raw) != path.name:
@@ -219,48 +220,48 @@ def _signatures(draft: ChangeDraft) -> Mapping[str, set[str]]:
     return {role: set(metadata.signatures) for role, metadata in draft.metadata().items()}
 
 
-def describe_targets(old: Targets, new: Targets, name: Name) -> Iterator[str]:
+def describe_targets(old: Targets, new: Targets, name_of: Name) -> Iterator[str]:
     """Yield a line for each bundle and each plan key that is added or removed."""
     before, after = bundles_of(old), bundles_of(new)
     for digest in before.keys() - after.keys():
         yield f"- bundle {before[digest].name}: revoked"
     for digest in after.keys() - before.keys():
-        again = ", which was revoked" if digest in layout.revoked(old) else ""
-        yield f"+ bundle {after[digest].name}, {format_bytes(after[digest].size_bytes)}{again}"
-        yield from _quality(after[digest], newest(before, after[digest].task))
+        note = ", which was revoked" if digest in layout.revoked_digests(old) else ""
+        yield f"+ bundle {after[digest].name}, {format_bytes(after[digest].size_bytes)}{note}"
+        yield from _quality_lines(after[digest], newest(before, after[digest].task))
         if after[digest].golden:
             yield f"    golden cases, which travel to every site: {after[digest].golden}"
-    yield from _keys(PLAN, old.get_delegated_role(PLAN), new.get_delegated_role(PLAN), name)
+    yield from _key_changes(PLAN, old.get_delegated_role(PLAN), new.get_delegated_role(PLAN), name_of)
 
 
-def _quality(new: BundleTarget, old: BundleTarget | None) -> Iterator[str]:
-    yield from (f"    {said}" for said in headline(new.quality))
+def _quality_lines(new: BundleTarget, old: BundleTarget | None) -> Iterator[str]:
+    yield from (f"    {line}" for line in headline(new.quality))
     if old is not None and old.quality:
         yield f"    before, {old.name}, on its own test rows:"
-        yield from (f"      {said}" for said in headline(old.quality))
+        yield from (f"      {line}" for line in headline(old.quality))
 
 
-def describe_root(old: Root, new: Root, name: Name) -> Iterator[str]:
+def describe_root(old: Root, new: Root, name_of: Name) -> Iterator[str]:
     """Yield a line for each key that is added or removed, and each threshold that changes."""
-    for role, called in ((ROOT, ROOT), (TARGETS, TARGETS), (TIMESTAMP, ONLINE)):
-        yield from _keys(called, old.get_delegated_role(role), new.get_delegated_role(role), name)
+    for role, key_role in ((ROOT, ROOT), (TARGETS, TARGETS), (TIMESTAMP, ONLINE)):
+        yield from _key_changes(key_role, old.get_delegated_role(role), new.get_delegated_role(role), name_of)
 
 
-def describe_changes(old: Mapping[str, Metadata[Any]], new: Mapping[str, Metadata[Any]], name: Name) -> list[str]:
+def describe_changes(old: Mapping[str, Metadata[Any]], new: Mapping[str, Metadata[Any]], name_of: Name) -> list[str]:
     """Return the differences between new and old metadata, by role."""
-    how: dict[str, Any] = {ROOT: describe_root, TARGETS: describe_targets}
+    describe: dict[str, Any] = {ROOT: describe_root, TARGETS: describe_targets}
     lines = []
     for role, metadata in new.items():
         signed, before = metadata.signed, old[role].signed
         lines.append(f"{role}, version {before.version} → {signed.version}, valid until {signed.expires:%Y-%m-%d}")
-        changes = list(how[role](before, signed, name)) if role in how else []
+        changes = list(describe[role](before, signed, name_of)) if role in describe else []
         lines += [f"  {line}" for line in changes] or ["  only the expiry changes"]
     return lines
 
 
-def _keys(called: str, old: Any, new: Any, name: Name) -> Iterator[str]:
+def _key_changes(key_role: str, old: Any, new: Any, name_of: Name) -> Iterator[str]:
     for sign, keyids in (("-", set(old.keyids) - set(new.keyids)), ("+", set(new.keyids) - set(old.keyids))):
-        yield from (f"{sign} key {name(keyid)} of {called} ({keyid[:12]})" for keyid in sorted(keyids))
-    before, after = ((of.threshold, len(of.keyids)) for of in (old, new))
+        yield from (f"{sign} key {name_of(keyid)} of {key_role} ({keyid[:12]})" for keyid in sorted(keyids))
+    before, after = ((role.threshold, len(role.keyids)) for role in (old, new))
     if before != after:
-        yield f"* {called}: {after[0]} of {after[1]} must sign; it was {before[0]} of {before[1]}"
+        yield f"* {key_role}: {after[0]} of {after[1]} must sign; it was {before[0]} of {before[1]}"

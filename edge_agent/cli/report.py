@@ -149,7 +149,7 @@ def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
     numbers = ("examples", "agreement", "coverage", "local", "spent", "saved")
     made = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
     for each in judged:
-        figures, money, takes = each.figures, each.money, each.takes
+        figures, money, takes = each.figures, each.costs, each.coverage
         made.add_row(
             Text(figures.subject),
             figures.mode,
@@ -181,7 +181,7 @@ def _show_advice(console: Console, judged: TaskJudgement) -> None:
 
 def _show_framework(console: Console, judged: TaskJudgement) -> None:
     made = table("  question", "verdict", "measured", "what it means", wrap=("measured", "what it means"))
-    for answer in judged.framework:
+    for answer in judged.suitability:
         verdict = Text(VERDICTS[answer.verdict], style=_STYLES[answer.verdict])
         made.add_row(Text(f"  {answer.about}"), verdict, Text(answer.number), Text(answer.because))
     console.print()

@@ -85,7 +85,7 @@ class _SharedCalls:
     async def redaction_audit(
         self, *, judged: bool = False, after: int = 0, count: int = 0, timeout_seconds: float = 30
     ) -> tuple[RedactionAuditText, ...]:
-        """List texts of the audit of redaction behind a row: those that wait for a person, or judged ones."""
+        """List texts of the audit of redaction after a row: those that wait for a person, or judged ones."""
         from edge_agent.client.operator_reports import RedactionAuditText  # noqa: PLC0415
 
         request = admin_pb2.ListRedactionAuditRequest(judged=judged, after=after, count=count)
@@ -100,7 +100,7 @@ class _SharedCalls:
         *,
         timeout_seconds: float = 30,
     ) -> None:
-        """Store what a person found in a text of the audit: values that remain, and places of what is not personal."""
+        """Store a person's findings in a text of the audit: values that remain, and indexes of spans not personal."""
         spans = [admin_pb2.MissedSpan(start=each.start, end=each.end, label=each.label) for each in missed]
         request = admin_pb2.JudgeRedactionRequest(prediction_id=prediction_id, missed=spans, wrong=wrong)
         await self.unary(self._stub.JudgeRedaction, request, timeout_seconds)
@@ -123,7 +123,7 @@ class AdminClient(Connection):
     judge_redaction = blocking(_SharedCalls.judge_redaction)
 
     def install(self, path: Path | str, *, activate: bool = True, timeout_seconds: float = 600) -> tuple[Bundle, bool]:
-        """Copy a bundle into the store; return it, and whether it is new there. The daemon reads `path`, not we."""
+        """Copy a bundle into the store; return it, and whether it is new there. The daemon reads `path`."""
         request = admin_pb2.InstallBundleRequest(path=str(Path(path).absolute()), no_activate=not activate)
         answer = self.call(self._stub.InstallBundle, request, timeout_seconds)
         return translation.value_of(Bundle, answer.bundle), bool(answer.newly_installed)
@@ -171,7 +171,7 @@ class AdminClient(Connection):
     ) -> UpdatesStatus:
         """Take an update from a folder that the daemon reads; return the state of the tasks afterwards.
 
-        `told` is called with the progress of the copy.
+        `progress` is called with the progress of the copy.
         """
         request = admin_pb2.ImportUpdateRequest(path=str(Path(path).absolute()))
         updates: UpdatesStatus | None = None

@@ -17,7 +17,7 @@ import functools
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from google.rpc import status_pb2
 
 
-_SHOW = "'edge-agent certs show FILE' shows the contents of a certificate."
-_NETWORK = "Is the cable in, or the wireless network joined? 'ip -brief address' shows this machine's addresses."
+_SHOW_CERTIFICATE = "'edge-agent certs show FILE' shows the contents of a certificate."
+_NETWORK_REMEDY = "Is the cable in, or the wireless network joined? 'ip -brief address' shows this machine's addresses."
 _FILES_UNUSABLE = (
     "the certificate, key or 'ca' file cannot be used: one is not PEM, or the key belongs to another certificate",
-    f"Check the three files. {_SHOW}",
+    f"Check the three files. {_SHOW_CERTIFICATE}",
 )
 # Words of gRPC and BoringSSL, their meaning, and the remedy. The first match counts.
 _HANDSHAKES = (
@@ -66,7 +66,8 @@ _HANDSHAKES = (
 )
 _REFUSED_CLIENT = (
     "the server ended the handshake: it does not accept this client's certificate",
-    f"Is it issued by the server's client authority, in date, and for clients? Is the server's clock right? {_SHOW}",
+    "Is it issued by the server's client authority, in date, and for clients? Is the server's clock right?"
+    f" {_SHOW_CERTIFICATE}",
 )
 _NO_TLS = (
     "something answers there and hangs up: it requires a certificate, or is not an edge-agent",
@@ -74,7 +75,7 @@ _NO_TLS = (
 )
 
 
-_NEW_ONE = f"Have a new one issued ('sudo edge-agent certs issue'). {_SHOW}"
+_NEW_CERTIFICATE = f"Have a new one issued ('sudo edge-agent certs issue'). {_SHOW_CERTIFICATE}"
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,13 @@ _FAULTS = (
         "name_server_silent",
         ("hostname lookup error", "errors resolving", "DNS resolution failed", "DNS query"),
         "the name {host} cannot be looked up, because no name server answers",
-        f"{_NETWORK} On a network without a name server, use the IP address of the daemon's machine.",
+        f"{_NETWORK_REMEDY} On a network without a name server, use the IP address of the daemon's machine.",
     ),
     ConnectionFault(
         "no_network",
         ("Network is unreachable", "Network unreachable", "Network is down"),
         "this machine has no network that leads to {host}",
-        _NETWORK,
+        _NETWORK_REMEDY,
     ),
     ConnectionFault(
         "no_route",
@@ -151,14 +152,10 @@ _OTHER = ConnectionFault(
 def explain_connection(details: str, target: str) -> ConnectionFault:
     """Return the fault of a connection to "host:port", with the address in its texts; unknown = an empty `meaning`."""
     host, _, port = target.rpartition(":")
-    found = next((fault for fault in _FAULTS if any(words in details for words in fault.words)), _OTHER)
+    fault = next((each for each in _FAULTS if any(words in details for words in each.words)), _OTHER)
     host = host.removeprefix("dns:").lstrip("/").strip("[]")
-    return ConnectionFault(
-        found.cause,
-        found.words,
-        found.meaning.format(host=host, port=port),
-        found.remedy.format(host=host, port=port),
-    )
+    meaning, remedy = (text.format(host=host, port=port) for text in (fault.meaning, fault.remedy))
+    return replace(fault, meaning=meaning, remedy=remedy)
 
 
 def explain_handshake(details: str, *, with_tls: bool, doubt: str = "") -> tuple[str, str] | None:
@@ -173,7 +170,7 @@ def explain_handshake(details: str, *, with_tls: bool, doubt: str = "") -> tuple
         if words in details:
             return meaning, remedy
     if closed:
-        return (f"{_REFUSED_CLIENT[0]}, which {doubt}", _NEW_ONE) if doubt else _REFUSED_CLIENT
+        return (f"{_REFUSED_CLIENT[0]}, which {doubt}", _NEW_CERTIFICATE) if doubt else _REFUSED_CLIENT
     return None
 
 
@@ -279,7 +276,7 @@ def call_failed(
     status = _status_of(call)
     info = _detail(status, error_details_pb2.ErrorInfo)
     if info is None or info.domain != DOMAIN:
-        return _without_info(call, target, timeout_seconds, tls, reached=reached)
+        return _error_without_info(call, target, timeout_seconds, tls, reached=reached)
     metadata = dict(info.metadata)
     retry = _detail(status, error_details_pb2.RetryInfo)
     seconds = None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
@@ -302,29 +299,29 @@ def _status_of(call: grpc.Call) -> status_pb2.Status:
 
 def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail | None:
     for packed in status.details:
-        found = kind()
-        if packed.Unpack(found):
-            return found
+        detail = kind()
+        if packed.Unpack(detail):
+            return detail
     return None
 
 
-def _without_info(
+def _error_without_info(
     call: grpc.Call, target: str, timeout_seconds: float, tls: Tls | None, *, reached: bool
 ) -> CallFailed:
     code, details = call.code(), call.details() or ""
     if _REFUSED in details:
-        return _too_many(target)
+        return _overload_error(target)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return _handshake_failed(target, details, tls) or _unreachable(target, details)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted(target, details)):
+        return _handshake_error(target, details, tls) or _unreachable_error(target, details)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted_error(target, details)):
         return failed
     if code is grpc.StatusCode.CANCELLED and details in _RESET:  # this client's own cancellations have other details
-        return _reset(target)
+        return _reset_error(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return _expired(target, timeout_seconds, reached=reached)
+        return _deadline_error(target, timeout_seconds, reached=reached)
     if _OTHER_PROGRAM in details:
-        return _unreachable(target, details)
-    return _with_its_code(target, code, details)
+        return _unreachable_error(target, details)
+    return _error_with_code(target, code, details)
 
 
 _OTHER_SOCKET = (
@@ -333,7 +330,7 @@ _OTHER_SOCKET = (
 )
 
 
-def _with_its_code(target: str, code: grpc.StatusCode, details: str) -> CallFailed:
+def _error_with_code(target: str, code: grpc.StatusCode, details: str) -> CallFailed:
     message, remedy = details or f"{target} answered {code.name}", ""
     if code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"{target} does not serve this call: it is the socket of another role, or that edge-agent is older"
@@ -341,34 +338,34 @@ def _with_its_code(target: str, code: grpc.StatusCode, details: str) -> CallFail
     return CallFailed(code.name, code.name, message, remedy=remedy, metadata={"target": target})
 
 
-def _exhausted(target: str, details: str) -> CallFailed | None:
-    if found := _TOO_LARGE.search(details):
-        return _too_large(found)
-    return _too_many(target) if _TOO_MANY in details else None
+def _exhausted_error(target: str, details: str) -> CallFailed | None:
+    if match := _TOO_LARGE.search(details):
+        return _size_error(match)
+    return _overload_error(target) if _TOO_MANY in details else None
 
 
 _UNIT_SOCKETS = "/run/edge-agent/"
 """Where the daemon's unit makes its sockets (RuntimeDirectory=)."""
 
 
-def _handshake_failed(target: str, details: str, tls: Tls | None) -> CallFailed | None:
+def _handshake_error(target: str, details: str, tls: Tls | None) -> CallFailed | None:
     doubt = tls.doubt if tls else ""
-    found = None if is_local(target) else explain_handshake(details, with_tls=tls is not None, doubt=doubt)
-    if found is None:
+    explanation = None if is_local(target) else explain_handshake(details, with_tls=tls is not None, doubt=doubt)
+    if explanation is None:
         return None
-    meaning, remedy = found
+    meaning, remedy = explanation
     metadata = {"target": target, "details": details}
     return CallFailed("UNAVAILABLE", TLS_FAILED, f"{target}: {meaning}", remedy=remedy, metadata=metadata)
 
 
-def _unreachable(target: str, details: str) -> CallFailed:
+def _unreachable_error(target: str, details: str) -> CallFailed:
     message, metadata = f"no daemon answers at {target}", {"target": target, "details": details}
     path = target.removeprefix("unix:")
     if not is_local(target):
         fault = explain_connection(details, target)
         metadata["cause"], remedy = fault.cause, fault.remedy
         message += f": {fault.meaning}" if fault.meaning else ""
-    elif _forbidden(path):
+    elif _is_forbidden(path):
         message = f"this user may not use {path}"
         remedy = _admission_remedy(path)
     else:
@@ -381,13 +378,13 @@ def start_remedy(socket_path: str, root: Path = Path("/")) -> str:
     units = [root / folder / "edge-agent.service" for folder in ("etc/systemd/system", "usr/lib/systemd/system")]
     has_unit = (root / "run/systemd/system").is_dir() and any(unit.exists() for unit in units)
     if has_unit and socket_path.startswith(_UNIT_SOCKETS):
-        starts = "'sudo systemctl start edge-agent' starts it, and 'sudo edge-agent doctor' checks why it ended"
+        instruction = "'sudo systemctl start edge-agent' starts it, and 'sudo edge-agent doctor' checks why it ended"
     else:
-        starts = "'edge-agent serve' starts it; its log has the reason why it ended"
-    return f"Is edge-agent running? {starts}."
+        instruction = "'edge-agent serve' starts it; its log has the reason why it ended"
+    return f"Is edge-agent running? {instruction}."
 
 
-def _expired(target: str, timeout_seconds: float, *, reached: bool) -> CallFailed:
+def _deadline_error(target: str, timeout_seconds: float, *, reached: bool) -> CallFailed:
     """A daemon that has answered before is slow; one on another machine that never has may be unreachable."""
     message, remedy = f"no answer from {target} within {timeout_seconds:g} s", "Allow more time, or send less at once."
     metadata = {"target": target, "timeout_seconds": f"{timeout_seconds:g}"}
@@ -402,14 +399,14 @@ def is_local(target: str) -> bool:
     return target.startswith(("unix:", "unix-abstract:"))
 
 
-def _reset(target: str) -> CallFailed:
+def _reset_error(target: str) -> CallFailed:
     """A stopping server resets the calls that have reached it but none of its handlers."""
     message = f"{target} ended the call before it began: the daemon is stopping"
     remedy = "Connect again when it is back."
     return CallFailed("UNAVAILABLE", UNREACHABLE, message, remedy=remedy, metadata={"target": target})
 
 
-def _forbidden(path: str) -> bool:
+def _is_forbidden(path: str) -> bool:
     """Tell whether this user may not use or see the socket, which gRPC does not report."""
     try:
         os.stat(path)  # noqa: PTH116 a path is not worth an object here
@@ -428,19 +425,19 @@ def _admission_remedy(path: str) -> str:
 
     only_sudo = "Use 'sudo': only root and the daemon's user may use this socket."
     try:
-        found = os.stat(path)  # noqa: PTH116 a path is not worth an object here
-        group, user = grp.getgrgid(found.st_gid), pwd.getpwuid(os.geteuid()).pw_name
+        status = os.stat(path)  # noqa: PTH116 a path is not worth an object here
+        group, user = grp.getgrgid(status.st_gid), pwd.getpwuid(os.geteuid()).pw_name
     except (OSError, KeyError):
         return only_sudo
-    if not found.st_mode & stat.S_IWGRP:
+    if not status.st_mode & stat.S_IWGRP:
         return only_sudo
     if user in group.gr_mem:
         return f"Log in again: {user} became a member of {group.gr_name} after this session began. Or use 'sudo'."
     return f"Use 'sudo', or run 'sudo usermod -aG {group.gr_name} {user}' and log in again."
 
 
-def _too_large(found: re.Match[str]) -> CallFailed:
-    size, limit = found.groups()
+def _size_error(match: re.Match[str]) -> CallFailed:
+    size, limit = match.groups()
     numbers = {"size": size, "limit": limit} if size else {}
     message = f"the message has {size} bytes; the limit is {limit}" if size else "the message is over the size limit"
     remedy = (
@@ -450,7 +447,7 @@ def _too_large(found: re.Match[str]) -> CallFailed:
     return CallFailed("RESOURCE_EXHAUSTED", MESSAGE_TOO_LARGE, message, remedy=remedy, metadata=numbers)
 
 
-def _too_many(target: str) -> CallFailed:
+def _overload_error(target: str) -> CallFailed:
     """A burst hit gRPC's own limit before the daemon could refuse calls; for the caller it is the same refusal."""
     message, remedy = f"more calls came at once than {target} accepts", f"Try again in {_RETRY_SECONDS:g} s."
     failed = CallFailed("RESOURCE_EXHAUSTED", QUEUE_FULL, message, remedy=remedy, metadata={"target": target})

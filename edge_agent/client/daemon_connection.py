@@ -65,7 +65,7 @@ class DaemonConnection:
         self.retry = retry
         self.budget = RetryBudget(retry or Retry())
         self._closed = False
-        self._answered = False
+        self._has_answered = False
         network = () if is_local(self.target) else _NETWORK_OPTIONS
         self._options = [*_CHANNEL_OPTIONS, *network, *(tls.options() if tls else ())]
         self._credentials = tls.channel_credentials() if tls else None
@@ -109,20 +109,20 @@ class DaemonConnection:
             raise failed from error
         await self._sleep(pause)
 
-    def request_id(self, given: str) -> str:
+    def request_id(self, request_id: str) -> str:
         """Return the id of a request: the caller's, or a new one where the request can be sent again."""
-        return given or (str(uuid.uuid4()) if self.retry else "")
+        return request_id or (str(uuid.uuid4()) if self.retry else "")
 
     def note_answer(self) -> None:
         """Record an answered call, which shows that the daemon accepts this client, and add to the retry budget."""
-        self._answered = True
+        self._has_answered = True
         self.budget.earn()
 
     def failed(self, error: grpc.RpcError, timeout_seconds: float, request: Any = None) -> CallFailed:
         """Translate a failed call of this connection."""
-        failed = call_failed(error, self.target, timeout_seconds, self.tls, reached=self._answered)
-        failed.answered_before = self._answered
-        self._answered = self._answered or failed.is_answer
+        failed = call_failed(error, self.target, timeout_seconds, self.tls, reached=self._has_answered)
+        failed.answered_before = self._has_answered
+        self._has_answered = self._has_answered or failed.is_answer
         failed.request_id = getattr(request, "request_id", "")
         return failed
 
@@ -200,8 +200,8 @@ def run_blocking(coroutine: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine that never suspends, and return its result."""
     try:
         coroutine.send(None)
-    except StopIteration as done:
-        return cast(_T, done.value)
+    except StopIteration as stop:
+        return cast(_T, stop.value)
     raise AssertionError("a call of a sync client does not suspend")
 
 
@@ -284,37 +284,37 @@ def require_address(address: str) -> str:
     return address
 
 
-def require_texts(given: Iterable[str]) -> list[str]:
+def require_texts(texts: Iterable[str]) -> list[str]:
     """Return the texts of a batch. Raises TypeError, ValueError; both name the text."""
-    return [require_text(each, f"texts[{index}]") for index, each in enumerate(require_several(given))]
+    return [require_text(each, f"texts[{index}]") for index, each in enumerate(require_several(texts))]
 
 
-def require_several(given: Iterable[_T]) -> Iterable[_T]:
+def require_several(texts: Iterable[_T]) -> Iterable[_T]:
     """Return several texts. Raises TypeError for one text, whose characters would count as texts."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise TypeError(f"texts must be a list of strings, not one {type(given).__name__}: write [text]")
-    return given
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a list of strings, not one {type(texts).__name__}: write [text]")
+    return texts
 
 
-def require_text(given: str, name: str = "text") -> str:
+def require_text(text: str, name: str = "text") -> str:
     """Return one text. Raises TypeError, and ValueError when it cannot be written as UTF-8."""
-    if not isinstance(given, str):
-        fault = f"{name} is a {type(given).__name__}"
+    if not isinstance(text, str):
+        fault = f"{name} is a {type(text).__name__}"
         raise TypeError(f"texts must be a list of strings; {fault}" if name != "text" else f"{fault}, not a str")
     try:
-        given.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        character = ascii(given[error.start])
+        character = ascii(text[error.start])
         fault = f"{name} cannot be written as UTF-8: character {error.start} is {character}, half of a surrogate pair"
         raise ValueError(f"{fault}; decode the text again from its bytes") from None
-    return given
+    return text
 
 
-def require_count(given: Any, name: str) -> Any:
+def require_count(value: Any, name: str) -> Any:
     """Return a number for an unsigned 32-bit field of the API. Raises ValueError with the name of the field."""
-    if isinstance(given, int) and not 0 <= given <= _COUNT_MAX:
-        raise ValueError(f"{name} is {given}: it must be from 0 to {_COUNT_MAX}")
-    return given
+    if isinstance(value, int) and not 0 <= value <= _COUNT_MAX:
+        raise ValueError(f"{name} is {value}: it must be from 0 to {_COUNT_MAX}")
+    return value
 
 
 def require_timeout(seconds: float) -> float:

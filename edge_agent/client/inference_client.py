@@ -149,13 +149,14 @@ class _InferenceCalls:
     async def task(self, name: str, *, timeout_seconds: float = 10) -> Task:
         """Show one installed task."""
         request = inference_pb2.GetTaskRequest(task=name)
-        return translation.task_with_schema(await self.unary(self._stub.GetTask, request, timeout_seconds))
+        response = await self.unary(self._stub.GetTask, request, timeout_seconds)
+        return translation.task(response.task, response.record_schema)
 
 
 def _generate_request(connection: DaemonConnection, task: str, text: str, options: GenerateOptions) -> Any:
     """Write the request of a generation; an option that is None stays unset."""
-    given: dict[str, Any] = {key: require_count(value, key) for key, value in options.items() if value is not None}
-    request = inference_pb2.GenerateRequest(task=task, text=require_text(text), **given)
+    fields: dict[str, Any] = {key: require_count(value, key) for key, value in options.items() if value is not None}
+    request = inference_pb2.GenerateRequest(task=task, text=require_text(text), **fields)
     request.request_id = connection.request_id(request.request_id)
     return request
 
@@ -177,10 +178,10 @@ class _Generation(Generic[_C]):
         if self._cancelled:  # by another thread, while this one waited for its next try
             self._call.cancel()
 
-    async def _restart(self, error: grpc.RpcError, begun: bool) -> None:
+    async def _restart(self, error: grpc.RpcError, has_begun: bool) -> None:
         """Start the call again. Raises CallFailed if that is not safe or a piece has already arrived."""
         failed = self._connection.failed(error, self._timeout_seconds, self._request)
-        if begun:
+        if has_begun:
             raise failed from error
         await self._connection.wait_for_next(self._attempts, failed, error)
         self._start(self._attempts.seconds_left(time.monotonic()))
@@ -206,7 +207,7 @@ class GenerateStream(_Generation[Connection]):
 
     def __iter__(self) -> Iterator[str]:
         """Yield the text piece by piece. Raises CallFailed."""
-        begun = False
+        has_begun = False
         try:
             while True:
                 try:
@@ -214,12 +215,12 @@ class GenerateStream(_Generation[Connection]):
                         if message.HasField("finish"):
                             self.finish = results.finish(message.finish)
                         else:
-                            begun = True
+                            has_begun = True
                             yield message.text
                 except grpc.RpcError as error:
                     if self._cancelled:
                         return
-                    run_blocking(self._restart(error, begun))
+                    run_blocking(self._restart(error, has_begun))
                 else:
                     self._connection.note_answer()
                     return
@@ -250,17 +251,17 @@ class AsyncGenerateStream(_Generation[AsyncConnection]):
         try:
             self._start_once()
             while not self._cancelled:
-                begun = False
+                has_begun = False
                 try:
                     async for message in self._call:
                         if message.HasField("finish"):
                             self.finish = results.finish(message.finish)
                         else:
-                            begun = True
+                            has_begun = True
                             yield message.text
                 except grpc.RpcError as error:
                     if not self._cancelled:
-                        await self._restart(error, begun)
+                        await self._restart(error, has_begun)
                 else:
                     self._connection.note_answer()
                     return
@@ -410,11 +411,11 @@ class AsyncClient(_InferenceCalls, AsyncConnection):
             for batch in _batched(texts, size):
                 in_progress.append(asyncio.create_task(_one_batch(call, task, batch)))
                 if len(in_progress) >= calls_max:
-                    for answered in await in_progress.popleft():
-                        yield answered
+                    for pair in await in_progress.popleft():
+                        yield pair
             while in_progress:
-                for answered in await in_progress.popleft():
-                    yield answered
+                for pair in await in_progress.popleft():
+                    yield pair
         finally:
             for each in in_progress:
                 each.cancel()

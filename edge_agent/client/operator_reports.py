@@ -244,29 +244,29 @@ class RedactionAuditText:
     """Indexes in `spans` of values that are not personal."""
 
 
-def named_values(written: str) -> list[str]:
+def named_values(entry: str) -> list[str]:
     """Split a person's input at SEPARATOR; return the values without empty ones."""
-    return [value.strip() for value in written.split(SEPARATOR) if value.strip()]
+    return [value.strip() for value in entry.split(SEPARATOR) if value.strip()]
 
 
 def missed_values(text: RedactionAuditText, values: Sequence[str], label: str) -> list[MissedSpan]:
     """Return the spans of a text's unreplaced occurrences of values. Raises ValueError for a value without any."""
-    found: set[tuple[int, int]] = set()
+    missed_spans: set[tuple[int, int]] = set()
     for value in values:
-        places = {match.span() for match in re.finditer(re.escape(value), text.text)}
+        occurrences = {match.span() for match in re.finditer(re.escape(value), text.text)}
         missed = {
             (start, end)
-            for start, end in places
+            for start, end in occurrences
             if not any(span.start <= start and end <= span.end for span in text.spans)
         }
         if not missed:
-            raise ValueError(f"'{value}' {'is already replaced everywhere' if places else 'is not in the text'}")
-        found |= missed
-    kept: list[MissedSpan] = []
-    for start, end in sorted(found, key=lambda each: (each[0], -each[1])):
-        if not kept or start >= kept[-1].end:
-            kept.append(MissedSpan(start, end, label))
-    return kept
+            raise ValueError(f"'{value}' {'is already replaced everywhere' if occurrences else 'is not in the text'}")
+        missed_spans |= missed
+    spans: list[MissedSpan] = []
+    for start, end in sorted(missed_spans, key=lambda each: (each[0], -each[1])):
+        if not spans or start >= spans[-1].end:
+            spans.append(MissedSpan(start, end, label))
+    return spans
 
 
 @dataclass(frozen=True)

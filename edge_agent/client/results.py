@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, TypeVar
 from edge_agent.client import translation
 from edge_agent.client.call_failed import remedy_with_delay
 from edge_agent.client.task_description import BundleRef, TaskQuestion
-from edge_agent.client.translation import bundle_ref, fields_by_name, word
+from edge_agent.client.translation import bundle_ref, enum_word, fields_by_name
 from edge_agent.v1 import inference_pb2, task_pb2
 
 
@@ -279,11 +279,11 @@ class GenerateOptions(TypedDict, total=False):
     """Let the large model generate the text, if it is available."""
 
 
-def on_low_confidence(word: OnLowConfidence) -> task_pb2.OnLowConfidence:
+def on_low_confidence(option: OnLowConfidence) -> task_pb2.OnLowConfidence:
     """Translate the option. Raises ValueError for an unknown word."""
-    if word not in _ON_LOW_CONFIDENCE:
-        raise ValueError(f"on_low_confidence is {word!r}: it can be {', '.join(_ON_LOW_CONFIDENCE)}")
-    return _ON_LOW_CONFIDENCE[word]
+    if option not in _ON_LOW_CONFIDENCE:
+        raise ValueError(f"on_low_confidence is {option!r}: it can be {', '.join(_ON_LOW_CONFIDENCE)}")
+    return _ON_LOW_CONFIDENCE[option]
 
 
 def _provenance(provenance: task_pb2.Provenance) -> dict[str, Any]:
@@ -291,7 +291,7 @@ def _provenance(provenance: task_pb2.Provenance) -> dict[str, Any]:
     return {
         "prediction_id": provenance.prediction_id,
         "bundle": bundle_ref(provenance.bundle),
-        "route": word(task_pb2.Route, provenance.route, "ROUTE_"),
+        "route": enum_word(task_pb2.Route.DESCRIPTOR, provenance.route),
         "timings": Timings(timings.queue_ms, timings.prefill_ms, timings.decode_ms, timings.upstream_ms),
         "device": provenance.device,
         "degraded": tuple(provenance.degraded),
@@ -309,7 +309,7 @@ def _confidence(confidence: task_pb2.Confidence) -> dict[str, Any]:
         "confidence": confidence.value,
         "threshold": confidence.threshold if confidence.HasField("threshold") else None,
         "below_threshold": confidence.below_threshold,
-        "no_threshold_reason": word(task_pb2.NoThresholdReason, reason, "NO_THRESHOLD_REASON_") if reason else "",
+        "no_threshold_reason": enum_word(task_pb2.NoThresholdReason.DESCRIPTOR, reason) if reason else "",
     }
 
 
@@ -327,7 +327,7 @@ def _extraction(message: inference_pb2.Extraction) -> Extraction:
     return Extraction(
         json=message.json,
         entities=tuple(
-            Entity(found.label, found.text, found.start, found.end, found.score) for found in message.entities
+            Entity(entity.label, entity.text, entity.start, entity.end, entity.score) for entity in message.entities
         ),
         fields=tuple([(field.name, field.confidence) for field in message.fields]),
         **_confidence(message.confidence),
@@ -339,7 +339,7 @@ def _embedding(message: inference_pb2.Embedding) -> Embedding:
     return Embedding(values=tuple(message.values), **_provenance(message.provenance))
 
 
-def _each(results: Iterable[Any], field: str, translate: Callable[[Any], _T]) -> list[_T | Failure]:
+def _translate_results(results: Iterable[Any], field: str, translate: Callable[[Any], _T]) -> list[_T | Failure]:
     return [
         translate(getattr(result, field)) if result.HasField(field) else _failure(result.error) for result in results
     ]
@@ -353,18 +353,20 @@ def _failure(error: task_pb2.InputError) -> Failure:
 
 def classifications(response: inference_pb2.ClassifyResponse) -> list[Classification | Failure]:
     """Translate, in the order of the inputs."""
-    return _each(response.results, "classification", _classification)
+    return _translate_results(response.results, "classification", _classification)
 
 
 def decisions(response: inference_pb2.DecideResponse) -> list[Decision | Failure]:
     """Translate, in the order of the inputs."""
-    return _each(response.results, "decision", lambda message: Decision(tuple(map(_decision_answer, message.answers))))
+    return _translate_results(
+        response.results, "decision", lambda message: Decision(tuple(map(_decision_answer, message.answers)))
+    )
 
 
 def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
     return DecisionAnswer(
         question=message.question,
-        type=word(task_pb2.QuestionType, message.type, "QUESTION_TYPE_"),
+        type=enum_word(task_pb2.QuestionType.DESCRIPTOR, message.type),
         label=message.label,
         probabilities=tuple([(each.label, each.score) for each in message.probabilities]),
         score=message.score if message.HasField("score") else None,
@@ -376,26 +378,26 @@ def _decision_answer(message: inference_pb2.DecisionAnswer) -> DecisionAnswer:
     )
 
 
-def question(asked: TaskQuestion) -> task_pb2.Question:
+def question(spec: TaskQuestion) -> task_pb2.Question:
     """Translate a question of a call. Raises ValueError for an unknown type."""
-    name = f"QUESTION_TYPE_{asked.type.upper() or 'UNSPECIFIED'}"
-    options = [task_pb2.QuestionOption(label=each.label, description=each.description) for each in asked.options]
-    return task_pb2.Question(name=asked.name, type=name, instructions=asked.instructions, options=options)
+    name = f"QUESTION_TYPE_{spec.type.upper() or 'UNSPECIFIED'}"
+    options = [task_pb2.QuestionOption(label=each.label, description=each.description) for each in spec.options]
+    return task_pb2.Question(name=spec.name, type=name, instructions=spec.instructions, options=options)
 
 
 def extractions(response: inference_pb2.ExtractResponse) -> list[Extraction | Failure]:
     """Translate, in the order of the inputs."""
-    return _each(response.results, "extraction", _extraction)
+    return _translate_results(response.results, "extraction", _extraction)
 
 
 def embeddings(response: inference_pb2.EmbedResponse) -> list[Embedding | Failure]:
     """Translate, in the order of the inputs."""
-    return _each(response.results, "embedding", _embedding)
+    return _translate_results(response.results, "embedding", _embedding)
 
 
 def finish(message: inference_pb2.GenerateFinish) -> Finish:
     """Translate the end of a generation."""
-    reason = word(inference_pb2.FinishReason, message.reason, "FINISH_REASON_")
+    reason = enum_word(inference_pb2.FinishReason.DESCRIPTOR, message.reason)
     tokens = tuple(
         TokenLogprob(each.token, each.logprob, tuple((other.token, other.logprob) for other in each.alternatives))
         for each in message.tokens
@@ -404,14 +406,13 @@ def finish(message: inference_pb2.GenerateFinish) -> Finish:
 
 
 def _prediction(message: Any) -> Prediction:
-    found = message.confidence
-    calibration = {"confidence": None} if not message.HasField("confidence") else {"confidence": found.value}
+    confidence = message.confidence
     return Prediction(
         **fields_by_name(Prediction, message)
-        | calibration
         | {
-            "threshold": found.threshold if found.HasField("threshold") else None,
-            "below_threshold": found.below_threshold,
+            "confidence": confidence.value if message.HasField("confidence") else None,
+            "threshold": confidence.threshold if confidence.HasField("threshold") else None,
+            "below_threshold": confidence.below_threshold,
             "scores": tuple([(score.label, score.score) for score in message.scores]),
             "teacher_scores": tuple([(score.label, score.score) for score in message.teacher_scores]),
         }

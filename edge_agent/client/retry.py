@@ -67,63 +67,63 @@ class CallAttempts:
         """Begin with the first try; without `retry` it is the only one."""
         self._retry = retry
         self._budget = budget
-        self._began, self._timeout_seconds = now, timeout_seconds
-        self._refused: CallFailed | None = None
-        self.made = 1
+        self._started_at, self._timeout_seconds = now, timeout_seconds
+        self._previous: CallFailed | None = None
+        self.tries = 1
 
     def seconds_left(self, now: float) -> float:
         """Return the rest of the caller's timeout, at least 1 ms because gRPC takes no negative one."""
-        return max(0.001, self._left(now))
+        return max(0.001, self._time_left(now))
 
     def pause(self, failed: CallFailed, now: float, chance: float) -> float | None:
         """Count a failed try; return the pause before the next in seconds, or None to give up.
 
-        `chance` is random, from 0 to 1. `failed` is told the tries so far and, on giving up, the cause.
+        `chance` is random, from 0 to 1. `failed` gets the tries so far and, on giving up, the cause.
         """
-        failed.tries, failed.seconds = self.made, now - self._began
+        failed.tries, failed.seconds = self.tries, now - self._started_at
         if self._retry is None:
             return None
-        least = _least_delay(failed, self._retry.from_the_start)
-        if least is None:
+        delay_min = _delay_min(failed, self._retry.from_the_start)
+        if delay_min is None:
             self._mention_previous(failed)
             return None
-        left = self._left(now)
-        growing = backoff_seconds(self.made, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
+        seconds_left = self._time_left(now)
+        backoff = backoff_seconds(self.tries, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
         # At most half of the rest, so that a daemon that returns shortly before the deadline is still reached.
-        seconds = max(least, min(max(least, growing) * (1 + JITTER * chance), left / 2))
-        if why := self._reason_to_give_up(failed, seconds, left):
+        seconds = max(delay_min, min(max(delay_min, backoff) * (1 + JITTER * chance), seconds_left / 2))
+        if why := self._reason_to_give_up(failed, seconds, seconds_left):
             failed.give_up(why)
             return None
-        self.made += 1
-        self._refused = failed
+        self.tries += 1
+        self._previous = failed
         return seconds
 
-    def _left(self, now: float) -> float:
-        return self._began + self._timeout_seconds - now
+    def _time_left(self, now: float) -> float:
+        return self._started_at + self._timeout_seconds - now
 
-    def _reason_to_give_up(self, failed: CallFailed, seconds: float, left: float) -> str:
+    def _reason_to_give_up(self, failed: CallFailed, seconds: float, seconds_left: float) -> str:
         """Return why the call is not made again after `seconds`; empty = it is. Spends the budget."""
         assert self._retry is not None
-        if self.made == self._retry.tries_max:
-            return f"'tries_max' is {self.made}"
-        if seconds >= left:
-            asked = failed.retry_after_seconds
-            wait = f"the daemon asks for {asked:g} s, and " if asked else ""
-            return f"{wait}{max(0.0, left):.1f} s of the call's {self._timeout_seconds:g} s are left"
+        if self.tries == self._retry.tries_max:
+            return f"'tries_max' is {self.tries}"
+        if seconds >= seconds_left:
+            delay = failed.retry_after_seconds
+            prefix = f"the daemon asks for {delay:g} s, and " if delay else ""
+            return f"{prefix}{max(0.0, seconds_left):.1f} s of the call's {self._timeout_seconds:g} s are left"
         if failed.code == _BUSY and not self._budget.spend():
             return f"the client's budget of {self._retry.budget_max:g} tries against a busy daemon is spent"
         return ""
 
     def _mention_previous(self, failed: CallFailed) -> None:
         """Add the previous try's error if the last one ran into the caller's deadline."""
-        if self._refused is not None and failed.reason == DEADLINE_EXPIRED:
-            failed.give_up(f"the previous try failed with {self._refused.reason}, {self._refused.message}")
+        if self._previous is not None and failed.reason == DEADLINE_EXPIRED:
+            failed.give_up(f"the previous try failed with {self._previous.reason}, {self._previous.message}")
 
 
-def _least_delay(failed: CallFailed, from_the_start: bool) -> float | None:
+def _delay_min(failed: CallFailed, from_the_start: bool) -> float | None:
     """Return the least pause in seconds before the call is made again; None = it is not made again."""
     if failed.retry_after_seconds is not None:
         return failed.retry_after_seconds
     # A server that stops looks like one that refuses the client's certificate, unless it has accepted it before.
-    lost = failed.reason in (UNREACHABLE, TLS_FAILED) and failed.answered_before
-    return PAUSE_SECONDS_FIRST if lost or (failed.reason == UNREACHABLE and from_the_start) else None
+    is_lost = failed.reason in (UNREACHABLE, TLS_FAILED) and failed.answered_before
+    return PAUSE_SECONDS_FIRST if is_lost or (failed.reason == UNREACHABLE and from_the_start) else None

@@ -31,11 +31,11 @@ _CORRECTIONS = {
 }
 
 
-def _verdict(prediction_id: str, reviewer: str, request_id: str, **verdict: Any) -> pb.SubmitFeedbackRequest:
+def _feedback_request(prediction_id: str, reviewer: str, request_id: str, **verdict: Any) -> pb.SubmitFeedbackRequest:
     return pb.SubmitFeedbackRequest(prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, **verdict)
 
 
-def _stream(name: str) -> str:
+def _stream_name(name: str) -> str:
     known = [each.removeprefix(_STREAM) for each in list(pb.ReviewStream.DESCRIPTOR.values_by_name)[1:]]
     if name and name.upper() not in known:
         raise ValueError(f"stream is {name!r}: write one of {', '.join(known)}, or nothing for all")
@@ -88,7 +88,7 @@ class _ReviewCalls:
             page_size=page_size,
             confidence_max=confidence_max,
             include_reviewed=include_reviewed,
-            stream=_stream(stream),
+            stream=_stream_name(stream),
         )
         while True:
             answer = await self.unary(self._stub.ListReviewQueue, request, timeout_seconds)
@@ -110,7 +110,7 @@ class _ReviewCalls:
         self, prediction_id: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
     ) -> None:
         """Confirm an answer. Durable once it returns."""
-        request = _verdict(prediction_id, reviewer, self.request_id(request_id), accept=True)
+        request = _feedback_request(prediction_id, reviewer, self.request_id(request_id), accept=True)
         await self.unary(self._stub.SubmitFeedback, request, timeout_seconds)
 
     async def correct(
@@ -118,7 +118,7 @@ class _ReviewCalls:
     ) -> None:
         """Give the right label, JSON object or text, by the kind of the task. Durable once it returns."""
         kind = (await _ReviewCalls.prediction(self, prediction_id, timeout_seconds=timeout_seconds)).kind
-        request = _verdict(
+        request = _feedback_request(
             prediction_id, reviewer, self.request_id(request_id), **{_CORRECTIONS[kind]: require_text(value, "value")}
         )
         await self.unary(self._stub.SubmitFeedback, request, timeout_seconds)
@@ -127,13 +127,13 @@ class _ReviewCalls:
         self, prediction_id: str, reason: str, *, reviewer: str, request_id: str = "", timeout_seconds: float = 10
     ) -> None:
         """Reject an answer with a reason, without a better one. Durable once it returns."""
-        request = _verdict(prediction_id, reviewer, self.request_id(request_id), reject_reason=reason)
+        request = _feedback_request(prediction_id, reviewer, self.request_id(request_id), reject_reason=reason)
         await self.unary(self._stub.SubmitFeedback, request, timeout_seconds)
 
     async def erase(self, prediction_id: str, *, timeout_seconds: float = 30) -> tuple[bool, bool]:
         """Erase an answer; return whether it was stored here, and whether the central team is told to erase it too."""
-        done = await _ReviewCalls.erase_answer(self, prediction_id, timeout_seconds=timeout_seconds)
-        return done.was_kept, done.tombstoned
+        erased = await _ReviewCalls.erase_answer(self, prediction_id, timeout_seconds=timeout_seconds)
+        return erased.was_kept, erased.tombstoned
 
     async def erase_answer(
         self, prediction_id: str, *, all_questions: bool = False, timeout_seconds: float = 30

@@ -12,16 +12,12 @@ import types
 import typing
 from collections.abc import Callable
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from edge_agent.client.task_description import BundleRef, Task
 from edge_agent.v1 import task_pb2
-
-if TYPE_CHECKING:
-    from edge_agent.v1 import inference_pb2
 
 Mode = Literal["bootstrap", "shadow", "hybrid", "local"]
 # Fields of values that have another name than the field of the message.
@@ -56,24 +52,24 @@ def fields_by_name(kind: type, message: Any) -> dict[str, Any]:
 def field_readers(kind: type, descriptor: Any) -> list[tuple[str, Callable[[Any], Any]]]:
     """Return how to read each field of a value from its message; a field without one keeps its default."""
     hints = typing.get_type_hints(kind)
-    found = []
+    readers = []
     for field in dataclasses.fields(kind):
         source = descriptor.fields_by_name.get(_FIELD_NAMES.get(field.name, field.name))
         if source is not None:
-            found.append((field.name, _reader(source, hints[field.name])))
-    return found
+            readers.append((field.name, _reader(source, hints[field.name])))
+    return readers
 
 
 def _reader(field: FieldDescriptor, hint: Any) -> Callable[[Any], Any]:
     name, is_repeated = field.name, field.is_repeated
     if is_repeated and field.message_type and _is_map_entry(field.message_type):
         return lambda message: dict(getattr(message, name))
-    one = _item_reader(field, _item_type(hint))
+    read_item = _item_reader(field, _item_type(hint))
     if is_repeated:
-        return lambda message: tuple([one(each) for each in getattr(message, name)])
+        return lambda message: tuple([read_item(each) for each in getattr(message, name)])
     if field.has_presence and type(None) in typing.get_args(hint):
-        return lambda message: one(getattr(message, name)) if message.HasField(name) else None
-    return lambda message: one(getattr(message, name))
+        return lambda message: read_item(getattr(message, name)) if message.HasField(name) else None
+    return lambda message: read_item(getattr(message, name))
 
 
 def _is_map_entry(message: Descriptor) -> bool:
@@ -89,7 +85,7 @@ def _item_type(hint: Any) -> Any:
 
 def _item_reader(field: FieldDescriptor, kind: Any) -> Callable[[Any], Any]:
     if field.enum_type:
-        return functools.partial(_enum_word, field.enum_type)
+        return functools.partial(enum_word, field.enum_type)
     if field.message_type and field.message_type.full_name == "google.protobuf.Timestamp":
         return lambda message: message.ToDatetime(tzinfo=UTC)
     if field.message_type and isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -97,24 +93,19 @@ def _item_reader(field: FieldDescriptor, kind: Any) -> Callable[[Any], Any]:
     return lambda value: value
 
 
-def _enum_word(enum: Any, number: int) -> str:
-    """Return the word of a value without the prefix of its enumeration; digits for an unknown number."""
+@functools.lru_cache(256)
+def enum_word(enum: Any, number: int) -> str:
+    """Return the word of a value of an enumeration's descriptor without the prefix; digits for an unknown number."""
     if number == 0 and enum.name in _EMPTY_WHEN_UNSET:
         return ""
-    found = enum.values_by_number.get(number)
-    return found.name.removeprefix(_prefix(enum.name)) if found else str(number)
+    value = enum.values_by_number.get(number)
+    return value.name.removeprefix(_prefix(enum.name)) if value else str(number)
 
 
 @functools.cache
 def _prefix(name: str) -> str:
     """Return the prefix of an enumeration's words: TASK_KIND_ of TaskKind."""
     return "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in name)[1:] + "_"
-
-
-@functools.lru_cache(256)
-def word(enum: EnumTypeWrapper, number: int, prefix: str) -> str:
-    """Return the name of an enumeration's value without its prefix; an unknown number as digits."""
-    return enum.Name(number).removeprefix(prefix) if number in enum.values() else str(number)
 
 
 def bundle_ref(ref: task_pb2.BundleRef) -> BundleRef:
@@ -127,15 +118,10 @@ def task(message: task_pb2.Task, record_schema: str = "") -> Task:
     limits = message.limits
     return Task(
         **fields_by_name(Task, message)
-        | {"mode": word(task_pb2.Mode, message.mode, "MODE_") if message.mode else "LOCAL"}
+        | {"mode": enum_word(task_pb2.Mode.DESCRIPTOR, message.mode) if message.mode else "LOCAL"}
         | {name: getattr(limits, name) for name in ("input_tokens_max", "output_tokens_max", "inputs_max")},
         record_schema=record_schema,
     )
-
-
-def task_with_schema(message: inference_pb2.GetTaskResponse) -> Task:
-    """Translate, with the field that only this call returns."""
-    return task(message.task, message.record_schema)
 
 
 SPECIAL: dict[type, Callable[[Any], Any]] = {

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, ClassVar
 
-# Control characters, the separators of lines and paragraphs, what embeds, overrides or isolates a direction, and
-# halves of characters, which have no bytes.
+# Control characters, the separators of lines and paragraphs, characters that embed, override or isolate a direction,
+# and halves of surrogate pairs, which have no bytes.
 OBEYED = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _OBEYED_IN_LINES = re.compile(OBEYED.pattern.replace("\0-\x1f", "\0-\x08\x0b-\x1f"))
 _BREAKS = re.compile(r"[ \t]*[\r\n]\s*")

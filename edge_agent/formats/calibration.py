@@ -51,7 +51,7 @@ class OodGate(StrictModel):
     """For each score, how many of the rows belong to its family; None = every row is a family of its own."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> OodGate:
+    def _check_scores(self) -> OodGate:
         if any(left > right for left, right in pairwise(self.scores)):
             raise ValueError("'scores' must rise")
         if self.family_sizes is not None and len(self.family_sizes) != len(self.scores):
@@ -77,8 +77,8 @@ class OodGate(StrictModel):
 
     def p_value(self, score: float) -> float:
         """Return the p-value of an input; for NaN the smallest possible one."""
-        place = len(self.scores) if math.isnan(score) else bisect_left(self.scores, score)
-        return (1 + self._weights_from[place]) / (self.families + 1)
+        index = len(self.scores) if math.isnan(score) else bisect_left(self.scores, score)
+        return (1 + self._weights_from[index]) / (self.families + 1)
 
     def holds_up(self, score: float) -> bool:
         """Tell whether an input is too unusual for a confident answer."""
@@ -87,7 +87,7 @@ class OodGate(StrictModel):
     @cached_property
     def limit(self) -> float:
         """The largest score of a held-out row that passes; every larger score is held up."""
-        return next(each for each in reversed(self.scores) if not self.holds_up(each))
+        return next(score for score in reversed(self.scores) if not self.holds_up(score))
 
 
 def mass_score(label_mass: float) -> float:
@@ -158,7 +158,7 @@ class Threshold(StrictModel):
         return max(self.threshold, self.floor)
 
     @model_validator(mode="after")
-    def _gate_can_hold_up(self) -> Threshold:
+    def _check_gate(self) -> Threshold:
         if self.gate:
             check_gate_size(self.gate)
         return self
@@ -257,7 +257,7 @@ def tags_problem(tags: Sequence[str]) -> str:
     """Return why labels are not the tags of a redaction model; empty = they are."""
     if OUTSIDE not in tags:
         return "a redact task needs the tag 'O' for words that are not personal"
-    others = [tag for tag in tags if tag != OUTSIDE and (tag[:2] not in ("B-", "I-") or not tag[2:])]
-    if others:
-        return f"the tags of a redact task are O, B-... and I-...; {others[0]!r} is not one of them"
+    other_labels = [tag for tag in tags if tag != OUTSIDE and (tag[:2] not in ("B-", "I-") or not tag[2:])]
+    if other_labels:
+        return f"the tags of a redact task are O, B-... and I-...; {other_labels[0]!r} is not one of them"
     return "" if len(tags) > 1 else "a redact task needs at least one type of personal value"

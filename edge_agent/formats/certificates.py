@@ -43,7 +43,7 @@ def parse_certificates(pem: bytes, what: str) -> list[Certificate]:
     Raises:
         CertificateUnusable: the file has none, or one that cannot be read.
     """
-    return [_described(each, what) for each in _loaded(pem, what)]
+    return [_describe(certificate, what) for certificate in _load(pem, what)]
 
 
 def check_key_matches(chain: bytes, key: bytes, what: str) -> None:
@@ -56,7 +56,7 @@ def check_key_matches(chain: bytes, key: bytes, what: str) -> None:
         form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return key.public_bytes(*form)  # type: ignore[attr-defined,no-any-return] # of every kind
 
-    public = _loaded(chain, what)[0].public_key()
+    public = _load(chain, what)[0].public_key()
     try:
         private = serialization.load_pem_private_key(key, password=None)
     except TypeError:
@@ -67,7 +67,7 @@ def check_key_matches(chain: bytes, key: bytes, what: str) -> None:
         raise CertificateUnusable(f"the key does not belong to {what}")
 
 
-def _loaded(pem: bytes, what: str) -> list[x509.Certificate]:
+def _load(pem: bytes, what: str) -> list[x509.Certificate]:
     from cryptography import x509  # noqa: PLC0415
 
     try:
@@ -76,7 +76,7 @@ def _loaded(pem: bytes, what: str) -> list[x509.Certificate]:
         raise CertificateUnusable(f"{what} holds no certificate in PEM") from None
 
 
-def _described(loaded: x509.Certificate, what: str) -> Certificate:
+def _describe(certificate: x509.Certificate, what: str) -> Certificate:
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415
     from cryptography.x509.oid import NameOID  # noqa: PLC0415
@@ -85,24 +85,24 @@ def _described(loaded: x509.Certificate, what: str) -> Certificate:
     others: tuple[str, ...] = ()
     is_authority = False
     try:
-        common = [str(each.value) for each in loaded.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        common = [str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         with contextlib.suppress(x509.ExtensionNotFound):
-            found = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            uris = tuple(found.get_values_for_type(x509.UniformResourceIdentifier))
-            addresses = map(str, found.get_values_for_type(x509.IPAddress))
-            mails = found.get_values_for_type(x509.RFC822Name)
-            others = (*found.get_values_for_type(x509.DNSName), *mails, *addresses)
+            alternative_names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            uris = tuple(alternative_names.get_values_for_type(x509.UniformResourceIdentifier))
+            addresses = map(str, alternative_names.get_values_for_type(x509.IPAddress))
+            mails = alternative_names.get_values_for_type(x509.RFC822Name)
+            others = (*alternative_names.get_values_for_type(x509.DNSName), *mails, *addresses)
         with contextlib.suppress(x509.ExtensionNotFound):
-            is_authority = bool(loaded.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+            is_authority = bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise CertificateUnusable(f"{what} holds a certificate with names that cannot be read") from None
-    named = [name for name in (*common, *uris, *others) if name and not name.startswith(ROLE_URI)]
+    display_names = [name for name in (*common, *uris, *others) if name and not name.startswith(ROLE_URI)]
     return Certificate(
-        name=named[0] if named else "",
+        name=display_names[0] if display_names else "",
         names=(*uris, *others),
         uris=uris,
         is_authority=is_authority,
-        starts_at=loaded.not_valid_before_utc.timestamp(),
-        expires_at=loaded.not_valid_after_utc.timestamp(),
-        fingerprint=hashlib.sha256(loaded.public_bytes(Encoding.DER)).hexdigest(),
+        starts_at=certificate.not_valid_before_utc.timestamp(),
+        expires_at=certificate.not_valid_after_utc.timestamp(),
+        fingerprint=hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest(),
     )

@@ -12,19 +12,23 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Literal
 
-_REFUSED = (400, 413, 422, 500)
+_REFUSAL_STATUSES = (400, 413, 422, 500)
 """Statuses of a request whose form is refused: some servers fail while they read it."""
-_OPTIONAL = {
+_OPTIONAL_MEMBERS = {
     "temperature": {"temperature"},
     "stream_options": {"stream_options"},
     "seed": {"seed"},
     "stream": {"stream", "stream_options"},
 }
 """Members that can be left out, each with those that must go with it."""
-_BROKEN = 500
+_BROKEN_STREAM_STATUS = 500
 """With this status a server may mention "stream" because its own stream broke: that is no refusal of the member."""
 _FORMAT_WORDS = ("response_format", "response format", "json_schema")
-_LOOSER: dict[str, Literal["schema", "object", "none"]] = {"strict": "schema", "schema": "object", "object": "none"}
+_LOOSER_FORMATS: dict[str, Literal["schema", "object", "none"]] = {
+    "strict": "schema",
+    "schema": "object",
+    "object": "none",
+}
 _REFUSAL_CHARACTERS = 4000
 """How much of a server's message is searched for the name of a member."""
 
@@ -41,7 +45,7 @@ class ChatRequestForm:
     without: frozenset[str] = frozenset()
     """Members that are left out."""
 
-    def adapted(self, status: int, body: object, sent: Container[str]) -> ChatRequestForm | None:
+    def adapted(self, status: int, body: object, request_members: Container[str]) -> ChatRequestForm | None:
         """Return the form adapted to a server's refusal; None = the refusal names nothing that can be changed.
 
         Each member is dropped once, so a request ends after a few refusals, whatever the server answers.
@@ -49,20 +53,20 @@ class ChatRequestForm:
         Args:
             status: the status of the HTTP response.
             body: the body of the response, untrusted.
-            sent: the members of the request.
+            request_members: the members of the request.
         """
-        if status not in _REFUSED:
+        if status not in _REFUSAL_STATUSES:
             return None
         refusal = str(body)[:_REFUSAL_CHARACTERS]
         if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
             return replace(self, limit="max_completion_tokens")
-        for member, together in _OPTIONAL.items():
-            if member in sent and _refuses(member, status, refusal):
-                return replace(self, without=self.without | together)
-        if "response_format" in sent and any(word in refusal for word in _FORMAT_WORDS):
-            return replace(self, format=_LOOSER[self.format])
+        for member, members in _OPTIONAL_MEMBERS.items():
+            if member in request_members and _refuses(member, status, refusal):
+                return replace(self, without=self.without | members)
+        if "response_format" in request_members and any(word in refusal for word in _FORMAT_WORDS):
+            return replace(self, format=_LOOSER_FORMATS[self.format])
         return None
 
 
 def _refuses(member: str, status: int, refusal: str) -> bool:
-    return (member, status) != ("stream", _BROKEN) and re.search(rf"\b{member}\b", refusal) is not None
+    return (member, status) != ("stream", _BROKEN_STREAM_STATUS) and re.search(rf"\b{member}\b", refusal) is not None

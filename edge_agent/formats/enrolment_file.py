@@ -40,26 +40,26 @@ SCRYPT_WORK_MAX = 21
 what takes its machine about a second: 20 on a processor of 2026."""
 CODE_DIGITS = 20
 """80 bits: it is infeasible to make another enrolment file, or key, with the same digits."""
-_AGE = b"age-encryption.org/"
-_SCRYPT = re.compile(rb"^-> scrypt[^\n]*?([^ \n]*)$", re.MULTILINE)
+_AGE_HEADER = b"age-encryption.org/"
+_SCRYPT_STANZA = re.compile(rb"^-> scrypt[^\n]*?([^ \n]*)$", re.MULTILINE)
 _HEAD_BYTES_MAX = 64 * 1024
 _PEM_CHARACTERS_MAX = 64 * 1024
-_NEWER = "Update edge-agent on this machine, or have the enrolment file made by an edge-convert of its version."
-_ANEW = (
+_UPDATE_REMEDY = "Update edge-agent on this machine, or have the enrolment file made by an edge-convert of its version."
+_COPY_REMEDY = (
     "Copy the enrolment file again. If the error persists, have the central team make a new one: 'edge-convert "
     "enrolment-file'."
 )
 
 
-def _age_key(written: str) -> str:
+def _check_age_key(key: str) -> str:
     try:
-        pyrage.x25519.Recipient.from_str(written)
+        pyrage.x25519.Recipient.from_str(key)
     except pyrage.RecipientError:
         raise ValueError("no age public key (age1…)") from None
-    return written
+    return key
 
 
-Recipient = Annotated[str, Field(max_length=100), AfterValidator(_age_key)]
+Recipient = Annotated[str, Field(max_length=100), AfterValidator(_check_age_key)]
 Ed25519Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Url = Annotated[str, Field(max_length=1000, pattern=r"^[!-~]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$")]
@@ -68,7 +68,7 @@ Value = Annotated[str, Field(max_length=16 * 1024, pattern=r"^[ -~\n]*$")]
 Pem = Annotated[str, Field(max_length=_PEM_CHARACTERS_MAX, pattern=r"^(-----BEGIN [A-Z0-9 ]+-----\n[ -~\n]*)?$")]
 Amount = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
 """Of money, as text: the canonical form has no fractions."""
-_NOTHING = "0"
+_ZERO = "0"
 Key = Annotated[str, Field(max_length=4096, pattern=r"^[!-~]*$")]
 NamedValues = Annotated[dict[Name, Value], Field(max_length=50)]
 
@@ -96,9 +96,9 @@ class EnrolmentTls(StrictModel):
     """The address of the listener, such as 0.0.0.0:9443; empty = that in agent.yaml."""
 
     @model_validator(mode="after")
-    def _whole(self) -> EnrolmentTls:
-        given = [bool(self.certificate), bool(self.key), bool(self.clients)]
-        if len({*given, given[0] or bool(self.address)}) > 1:
+    def _check_complete(self) -> EnrolmentTls:
+        present = [bool(self.certificate), bool(self.key), bool(self.clients)]
+        if len({*present, present[0] or bool(self.address)}) > 1:
             raise ValueError("certificate, key and clients go together, and 'address' needs them")
         return self
 
@@ -114,13 +114,13 @@ class LargeModelAccess(StrictModel):
     """Secret; empty = the server needs none."""
     tasks: tuple[TaskName, ...] = Field(default=(), max_length=1000)
     """Tasks whose inputs may go there, redacted; none by default."""
-    input_token_price: Amount = _NOTHING
+    input_token_price: Amount = _ZERO
     """Price of a million tokens of questions, in the fleet's currency."""
-    output_token_price: Amount = _NOTHING
+    output_token_price: Amount = _ZERO
     """Likewise of answers."""
-    day_cost_max: Amount = _NOTHING
+    day_cost_max: Amount = _ZERO
     """Cap for a day; 0 = none."""
-    month_cost_max: Amount = _NOTHING
+    month_cost_max: Amount = _ZERO
     """Cap for a month; 0 = none."""
     thinking_tokens_max: Annotated[int, Field(ge=1, le=131_072)] | None = None
     """Tokens that a reasoning model may use before its answer. None = none; the field is then left out of the file, so
@@ -168,23 +168,23 @@ def seal(raw: bytes, passphrase: str) -> bytes:
 
 def is_sealed(raw: bytes) -> bool:
     """Tell whether an enrolment file is encrypted."""
-    return raw.startswith(_AGE)
+    return raw.startswith(_AGE_HEADER)
 
 
 def unseal(raw: bytes, passphrase: str) -> bytes:
     """Open a sealed enrolment file. Raises EnrolmentFileInvalid, also if it requests too many rounds of scrypt."""
     _check_size(raw)
-    for asked in _SCRYPT.findall(raw, 0, _HEAD_BYTES_MAX):
-        if not asked.isdigit() or len(asked) > 2 or int(asked) > SCRYPT_WORK_MAX:
-            rounds = f"2 to the power {ascii(asked[:20].decode(errors='replace'))[1:-1]} rounds of scrypt"
+    for work_factor in _SCRYPT_STANZA.findall(raw, 0, _HEAD_BYTES_MAX):
+        if not work_factor.isdigit() or len(work_factor) > 2 or int(work_factor) > SCRYPT_WORK_MAX:
+            rounds = f"2 to the power {ascii(work_factor[:20].decode(errors='replace'))[1:-1]} rounds of scrypt"
             raise EnrolmentFileInvalid(
-                f"the enrolment file requests {rounds}; the limit is {SCRYPT_WORK_MAX}", remedy=_ANEW
+                f"the enrolment file requests {rounds}; the limit is {SCRYPT_WORK_MAX}", remedy=_COPY_REMEDY
             )
     try:
         return bytes(pyrage.passphrase.decrypt(raw, passphrase))
     except (pyrage.DecryptError, ValueError, OSError):
         message = "the enrolment file does not open: the passphrase is wrong, or the file was damaged or changed"
-        raise EnrolmentFileInvalid(message, remedy=f"Ask the central team for the passphrase. {_ANEW}") from None
+        raise EnrolmentFileInvalid(message, remedy=f"Ask the central team for the passphrase. {_COPY_REMEDY}") from None
 
 
 def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
@@ -198,12 +198,14 @@ def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
         plain = strict_json.decode(raw)  # with fractions, which 'parameters' of a large model may hold
     except ValueError as error:
         message = f"the file is not an enrolment file, or was cut off: {error}"
-        raise EnrolmentFileInvalid(message, remedy=_ANEW) from None
+        raise EnrolmentFileInvalid(message, remedy=_COPY_REMEDY) from None
     if not isinstance(plain, dict) or not isinstance(plain.get("body"), dict):
-        raise EnrolmentFileInvalid("the file is not an enrolment file: it needs 'body' and 'sha256'", remedy=_ANEW)
-    sha256 = _sha256(plain)
+        raise EnrolmentFileInvalid(
+            "the file is not an enrolment file: it needs 'body' and 'sha256'", remedy=_COPY_REMEDY
+        )
+    sha256 = _verified_sha256(plain)
     _check_schema(plain["body"])
-    return _enrolment(plain["body"]), sha256
+    return _validate(plain["body"]), sha256
 
 
 def verification_code(sha256_or_key: str) -> str:
@@ -212,21 +214,22 @@ def verification_code(sha256_or_key: str) -> str:
     return "-".join(digits[start : start + 4] for start in range(0, len(digits), 4))
 
 
-def normalize_code(code_as_typed: str) -> str:
+def normalize_code(typed_code: str) -> str:
     """Return the digits of a code that was typed in any case, with hyphens, colons or spaces."""
-    return re.sub(r"[\s:-]", "", code_as_typed).lower()
+    return re.sub(r"[\s:-]", "", typed_code).lower()
 
 
-def matches_code(typed: str, sha256_or_key: str) -> bool:
+def matches_code(typed_code: str, sha256_or_key: str) -> bool:
     """Tell whether the typed code is that of an enrolment file or key; it may have more of the digits."""
-    digits = normalize_code(typed)
+    digits = normalize_code(typed_code)
     return len(digits) >= CODE_DIGITS and sha256_or_key.startswith(digits)
 
 
 def _check_size(raw: bytes) -> None:
     if len(raw) > ENROLMENT_FILE_BYTES_MAX:
         raise EnrolmentFileInvalid(
-            f"the file has more than {ENROLMENT_FILE_BYTES_MAX} bytes, so it is not an enrolment file", remedy=_ANEW
+            f"the file has more than {ENROLMENT_FILE_BYTES_MAX} bytes, so it is not an enrolment file",
+            remedy=_COPY_REMEDY,
         )
 
 
@@ -234,28 +237,28 @@ def _check_schema(body: dict[str, Any]) -> None:
     schema = str(body.get("schema"))[:100]
     if schema != SCHEMA:
         message = f"the enrolment file has the schema {schema!r}; this edge-agent supports {SCHEMA!r}"
-        raise EnrolmentFileInvalid(message, remedy=_NEWER)
+        raise EnrolmentFileInvalid(message, remedy=_UPDATE_REMEDY)
 
 
-def _sha256(plain: dict[str, Any]) -> str:
+def _verified_sha256(plain: dict[str, Any]) -> str:
     try:
-        found = hashlib.sha256(canonical(plain["body"])).hexdigest()
+        actual = hashlib.sha256(canonical(plain["body"])).hexdigest()
     except ValueError:  # half of a surrogate pair, which has no bytes
-        found = ""
-    if not found or plain.get("sha256") != found:
+        actual = ""
+    if not actual or plain.get("sha256") != actual:
         raise EnrolmentFileInvalid(
-            "the enrolment file was damaged or changed: its content does not match its sha256", remedy=_ANEW
+            "the enrolment file was damaged or changed: its content does not match its sha256", remedy=_COPY_REMEDY
         )
-    return found
+    return actual
 
 
-def _enrolment(body: dict[str, Any]) -> EnrolmentFile:
+def _validate(body: dict[str, Any]) -> EnrolmentFile:
     try:
         return strict_json.validate(EnrolmentFile, body)
     except ValueError as error:
         newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
         message = f"the enrolment file: {strict_json.first_problem(error)}"
-        raise EnrolmentFileInvalid(message, remedy=_NEWER if newer else _ANEW) from None
+        raise EnrolmentFileInvalid(message, remedy=_UPDATE_REMEDY if newer else _COPY_REMEDY) from None
 
 
 RECORD_FILE_NAME = "enrolment.json"

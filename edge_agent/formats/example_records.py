@@ -147,25 +147,25 @@ class ExamplePrediction(_ExampleRecord):
     that the record is here as part of the audit. None in every other stream."""
 
     @model_validator(mode="after")
-    def _only_of_the_audit(self) -> ExamplePrediction:
+    def _check_sampling_probability(self) -> ExamplePrediction:
         if (self.review_stream == "audit") != (self.sampling_probability is not None):
             raise ValueError("sampling_probability goes with review_stream audit, and with no other")
         return self
 
     @model_validator(mode="after")
-    def _of_a_question(self) -> ExamplePrediction:
+    def _check_question(self) -> ExamplePrediction:
         if (self.kind == "decide") != (self.question is not None):
             raise ValueError("question goes with kind decide, and with no other")
         return self
 
     @model_validator(mode="after")
-    def _apart(self) -> Self:
+    def _separate_answers(self) -> Self:
         """Move the local model's grades from the large model's answer, where version 0.1 wrote them, to `local`."""
         if self.teacher_answer is not None and self.local is None:
-            local = local_answer(self.model_dump(include=_ANSWERS))
+            local = local_answer(self.model_dump(include=_ANSWER_FIELDS))
             object.__setattr__(self, "local", LocalAnswer.model_validate(local) if local else None)
-            for name, nothing in UNGRADED.items():
-                object.__setattr__(self, name, nothing)
+            for name, default in UNGRADED.items():
+                object.__setattr__(self, name, default)
         return self
 
     @property
@@ -238,13 +238,13 @@ def question_of_key(key: str) -> str:
 
 UNGRADED: dict[str, Any] = {"scores": (), "confidence": None, "threshold": None, "sure": False, "label_mass": None}
 """The grades of an answer that the bundle's own model did not give."""
-_ANSWERS = {"output", "local", "route", "model", *UNGRADED}
+_ANSWER_FIELDS = {"output", "local", "route", "model", *UNGRADED}
 
 
 def teacher_answer(prediction: Mapping[str, Any]) -> str | None:
     """Return the large model's answer in a prediction decoded from JSON; None = it was not asked."""
-    given = prediction["route"] == "upstream" or prediction.get("model")
-    return str(prediction["output"]) if given else None
+    by_teacher = prediction["route"] == "upstream" or prediction.get("model")
+    return str(prediction["output"]) if by_teacher else None
 
 
 def local_answer(prediction: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -86,8 +86,8 @@ def is_binding(case: GoldenCase) -> bool:
 
 def encode(cases: Iterable[GoldenCase]) -> bytes:
     """Encode a golden file without the fields that a case does not set."""
-    plain = (case.model_dump(mode="json", exclude_unset=True) for case in cases)
-    return "".join(json.dumps(each, ensure_ascii=False, sort_keys=True) + "\n" for each in plain).encode()
+    documents = (case.model_dump(mode="json", exclude_unset=True) for case in cases)
+    return "".join(json.dumps(document, ensure_ascii=False, sort_keys=True) + "\n" for document in documents).encode()
 
 
 def parse(raw: bytes) -> tuple[GoldenCase, ...]:
@@ -121,66 +121,66 @@ def _case(number: int, line: bytes) -> GoldenCase:
         ) from None
 
 
-def differences(case: GoldenCase, given: GoldenAnswer, *, vector: bool = False) -> list[str]:
+def differences(case: GoldenCase, current: GoldenAnswer, *, vector: bool = False) -> list[str]:
     """Return the differences between an answer and its case, as sentences.
 
     Args:
         case: a case of the golden file; without an answer there is no difference.
-        given: the bundle's present answer.
+        current: the bundle's present answer.
         vector: the scores are a vector, which is compared by its direction.
     """
-    return list(_differences(case, given, vector)) if case.answer is not None else []
+    return list(_differences(case, current, vector)) if case.answer is not None else []
 
 
-def _differences(case: GoldenCase, given: GoldenAnswer, vector: bool) -> Iterator[str]:
+def _differences(case: GoldenCase, current: GoldenAnswer, vector: bool) -> Iterator[str]:
     if case.answers:
-        yield from _ood_difference(case.ood_score, given.ood_score)
+        yield from _ood_difference(case.ood_score, current.ood_score)
         for question in case.answers:
-            yield from _question_differences(question, case, given)
+            yield from _question_differences(question, case, current)
         return
-    if given.answer != case.answer:
-        yield f"the answer is {given.answer[:100]!r}, not {(case.answer or '')[:100]!r}"
-    if len(given.scores) != len(case.scores):
-        yield f"{len(given.scores)} scores, not {len(case.scores)}"
+    if current.answer != case.answer:
+        yield f"the answer is {current.answer[:100]!r}, not {(case.answer or '')[:100]!r}"
+    if len(current.scores) != len(case.scores):
+        yield f"{len(current.scores)} scores, not {len(case.scores)}"
         return
-    yield from _ood_difference(case.ood_score, given.ood_score)
+    yield from _ood_difference(case.ood_score, current.ood_score)
     compare = _cosine_distance if vector else _largest_difference
-    distance = compare(case.scores, given.scores)
+    distance = compare(case.scores, current.scores)
     if not distance <= case.tolerance:  # also when it is NaN
         yield f"the scores differ by {distance:.4f}; {case.tolerance:g} is allowed"
 
 
-def _question_differences(question: str, case: GoldenCase, given: GoldenAnswer) -> Iterator[str]:
+def _question_differences(question: str, case: GoldenCase, current: GoldenAnswer) -> Iterator[str]:
     """Compare the answer to a question, but not a label that a difference within the tolerance could change."""
-    wanted, found = case.question_scores.get(question, ()), given.question_scores.get(question, ())
-    label, expected = given.answers.get(question, ""), case.answers[question]
-    if label != expected and not (wanted and could_flip(wanted)):
-        yield f"the answer to {question!r} is {label[:100]!r}, not {expected[:100]!r}"
-    if len(found) != len(wanted):
-        yield f"{len(found)} scores of {question!r}, not {len(wanted)}"
+    expected_scores, scores = case.question_scores.get(question, ()), current.question_scores.get(question, ())
+    label, expected_label = current.answers.get(question, ""), case.answers[question]
+    if label != expected_label and not (expected_scores and could_flip(expected_scores)):
+        yield f"the answer to {question!r} is {label[:100]!r}, not {expected_label[:100]!r}"
+    if len(scores) != len(expected_scores):
+        yield f"{len(scores)} scores of {question!r}, not {len(expected_scores)}"
         return
-    distance = _largest_difference(wanted, found)
+    distance = _largest_difference(expected_scores, scores)
     if not distance <= case.tolerance:  # also when it is NaN
         yield f"the scores of {question!r} differ by {distance:.4f}; {case.tolerance:g} is allowed"
 
 
-def _ood_difference(expected: float | None, found: float | None) -> Iterator[str]:
+def _ood_difference(expected: float | None, score: float | None) -> Iterator[str]:
     """Compare two out-of-distribution scores, if the case has one."""
     if expected is None:
         return
-    if found is None:
+    if score is None:
         yield "there is no out-of-distribution score of the input"
-    elif not abs(found - expected) <= SCORE_TOLERANCE * max(1.0, abs(expected)):  # also when it is NaN
-        yield f"the out-of-distribution score is {found:.4g}, not {expected:.4g}; {SCORE_TOLERANCE:.0%} is allowed"
+    elif not abs(score - expected) <= SCORE_TOLERANCE * max(1.0, abs(expected)):  # also when it is NaN
+        yield f"the out-of-distribution score is {score:.4g}, not {expected:.4g}; {SCORE_TOLERANCE:.0%} is allowed"
 
 
-def _largest_difference(expected: Sequence[float], found: Sequence[float]) -> float:
-    each = [abs(left - right) for left, right in zip(expected, found, strict=True)]
-    return math.nan if any(map(math.isnan, each)) else max(each, default=0.0)
+def _largest_difference(expected: Sequence[float], actual: Sequence[float]) -> float:
+    distances = [abs(left - right) for left, right in zip(expected, actual, strict=True)]
+    return math.nan if any(map(math.isnan, distances)) else max(distances, default=0.0)
 
 
-def _cosine_distance(expected: Sequence[float], found: Sequence[float]) -> float:
+def _cosine_distance(expected: Sequence[float], actual: Sequence[float]) -> float:
     """Return 1 minus the cosine. A vector of zeros has no direction: it differs by 1, except from another one."""
-    lengths = math.hypot(*expected) * math.hypot(*found)
-    product = sum(left * right for left, right in zip(expected, found, strict=True))
-    return 1.0 - product / lengths if lengths else float(any(expected) != any(found))
+    lengths = math.hypot(*expected) * math.hypot(*actual)
+    product = sum(left * right for left, right in zip(expected, actual, strict=True))
+    return 1.0 - product / lengths if lengths else float(any(expected) != any(actual))

@@ -99,7 +99,7 @@ class PromptTemplate(StrictModel):
     """0 = always the likeliest token."""
 
     @model_validator(mode="after")
-    def _one_input(self) -> PromptTemplate:
+    def _check_template(self) -> PromptTemplate:
         if self.template.count("{input}") != 1:
             raise ValueError("'template' must hold {input} exactly once")
         if self.system and not self.chat:
@@ -137,21 +137,21 @@ class TaskSpec(StrictModel):
 
     @field_validator("labels")
     @classmethod
-    def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := duplicates(labels):
-            raise ValueError(f"duplicate labels: {', '.join(twice)}")
+    def _check_labels_distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if repeated_labels := duplicates(labels):
+            raise ValueError(f"duplicate labels: {', '.join(repeated_labels)}")
         return labels
 
     @field_validator("questions")
     @classmethod
-    def _named_apart(cls, questions: tuple[QuestionSpec, ...]) -> tuple[QuestionSpec, ...]:
-        if twice := duplicates([question.name for question in questions]):
-            raise ValueError(f"duplicate question names: {', '.join(twice)}")
+    def _check_names_distinct(cls, questions: tuple[QuestionSpec, ...]) -> tuple[QuestionSpec, ...]:
+        if repeated_names := duplicates([question.name for question in questions]):
+            raise ValueError(f"duplicate question names: {', '.join(repeated_names)}")
         return questions
 
     @field_validator("record_schema")
     @classmethod
-    def _keepable(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _check_record_schema(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
         if schema is not None:
             record_schema.check(schema)
         return schema
@@ -208,7 +208,7 @@ class Artifact(StrictModel):
 
     @field_validator("path")
     @classmethod
-    def _inside(cls, path: str) -> str:
+    def _check_path(cls, path: str) -> str:
         if not is_safe_path(path):
             raise ValueError(f"path {path!r} must be relative, without '..', and of plain characters")
         return path
@@ -273,26 +273,26 @@ class Manifest(StrictModel):
     requires: Requires = Requires()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
+    def _check_consistency(self) -> Manifest:
         if self.task.kind not in RUNTIME_KINDS[self.runtime]:
-            able = ", ".join(sorted(RUNTIME_KINDS[self.runtime]))
-            raise ValueError(f"runtime {self.runtime!r} serves {able}; not {self.task.kind}")
+            kinds = ", ".join(sorted(RUNTIME_KINDS[self.runtime]))
+            raise ValueError(f"runtime {self.runtime!r} serves {kinds}; not {self.task.kind}")
         self._check_artifacts()
         self._check_record()
         self._check_gate()
         self._check_questions()
         self._check_redaction()
-        room = self.engine.context_tokens
+        context_tokens = self.engine.context_tokens
         needed = self.task.limits.input_tokens_max + self.task.written_tokens_max
-        if self.runtime == "llama" and needed > room:
-            raise ValueError(f"input and output limits need {needed} tokens; 'context_tokens' is {room}")
+        if self.runtime == "llama" and needed > context_tokens:
+            raise ValueError(f"input and output limits need {needed} tokens; 'context_tokens' is {context_tokens}")
         return self
 
     def _check_record(self) -> None:
-        writes = self.runtime in ("llama", "upstream") and self.task.kind == "extract"
-        if writes and (self.task.record_schema is None or self.task.labels):
+        writes_record = self.runtime in ("llama", "upstream") and self.task.kind == "extract"
+        if writes_record and (self.task.record_schema is None or self.task.labels):
             raise ValueError(f"extract on {self.runtime} needs 'record_schema', and no 'labels'")
-        if self.task.record_schema is not None and not writes:
+        if self.task.record_schema is not None and not writes_record:
             raise ValueError(f"'record_schema' is for extract on llama; this is {self.task.kind} on {self.runtime}")
 
     def _check_redaction(self) -> None:
@@ -308,8 +308,8 @@ class Manifest(StrictModel):
             return
         by_mass = self.task.kind == "classify" and self.runtime in ("llama", "echo")
         if not by_mass and self.runtime != "onnx":
-            able = "; an encoder on onnx has one" if self.task.kind == "decide" else ""
-            raise ValueError(f"{self.task.kind} on {self.runtime} has no score for 'confidence.gate'{able}")
+            hint = "; an encoder on onnx has one" if self.task.kind == "decide" else ""
+            raise ValueError(f"{self.task.kind} on {self.runtime} has no score for 'confidence.gate'{hint}")
         expected = "label_mass" if by_mass else "ood_score"
         if gate.score != expected:
             raise ValueError(f"'confidence.gate' of {self.task.kind} on {self.runtime} needs the score {expected!r}")
@@ -326,17 +326,17 @@ class Manifest(StrictModel):
         self._check_shared_gate()
 
     def _check_decide(self) -> None:
-        behind = self.task.prompt.template.partition("{input}")[2]
-        if self.runtime == "llama" and behind.count("{question}") != 1:
+        suffix = self.task.prompt.template.partition("{input}")[2]
+        if self.runtime == "llama" and suffix.count("{question}") != 1:
             raise ValueError("'prompt.template' of decide on llama must hold {question} exactly once, behind {input}")
         if isinstance(self.confidence, Threshold):
             raise ValueError("the thresholds of a decide task are in 'question_confidence'")
 
     def _check_shared_gate(self) -> None:
         calibrations = self.question_confidence.values()
-        if any(each.gate for each in calibrations):
+        if any(calibration.gate for calibration in calibrations):
             raise ValueError("the questions of a bundle share its gate, which is in 'confidence'")
-        if self.confidence.gate and any(isinstance(each, Threshold) for each in calibrations):
+        if self.confidence.gate and any(isinstance(calibration, Threshold) for calibration in calibrations):
             check_gate_size(self.confidence.gate)
 
     def _check_artifacts(self) -> None:
@@ -386,8 +386,8 @@ class Manifest(StrictModel):
         A missing question is not calibrated. Cached, because every answer needs a reason.
         """
         if self.task.kind == "decide":
-            proved = {name: isinstance(own, Threshold) for name, own in self._calibrations.items()}
-            return {name: "" if each else "NONE_PROVED" for name, each in proved.items()}
+            own = self._calibrations.items()
+            return {name: "" if isinstance(each, Threshold) else "NONE_PROVED" for name, each in own}
         if isinstance(self.confidence, Threshold):
             return {"": ""}
         return {"": "NONE_PROVED" if self.confidence.is_measured else "NOT_CALIBRATED"}
@@ -395,11 +395,11 @@ class Manifest(StrictModel):
     @cached_property
     def _calibrations(self) -> dict[str, Confidence]:
         """By question of a decide task; cached, because every answer needs one."""
-        return {name: self._with_gate(own) for name, own in self.question_confidence.items()}
+        return {name: self._with_gate(calibration) for name, calibration in self.question_confidence.items()}
 
-    def _with_gate(self, own: Confidence) -> Confidence:
+    def _with_gate(self, calibration: Confidence) -> Confidence:
         gate = self.confidence.gate
-        return own if gate is None else own.model_copy(update={"gate": gate})
+        return calibration if gate is None else calibration.model_copy(update={"gate": gate})
 
     @property
     def redaction_rule(self) -> RedactionSection:
@@ -439,8 +439,8 @@ def encode(manifest: Manifest) -> bytes:
     if manifest.redaction is None:
         del plain["redaction"]
     confidence = plain["confidence"]
-    for each in (confidence, *plain["question_confidence"].values()):
-        _drop_empty(each, "gate", "floor")
+    for section in (confidence, *plain["question_confidence"].values()):
+        _drop_empty(section, "gate", "floor")
     if confidence.get("gate", {}).get("family_sizes", ()) is None:
         del confidence["gate"]["family_sizes"]
     _drop_empty(plain, "question_confidence")
@@ -494,6 +494,6 @@ def _first_problem(error: ValueError) -> tuple[str, str]:
     if words and problem["type"].startswith("string"):
         rule = f"{'.'.join(names)[:200]}: {strict_json.shown(problem['input'])} is not {words}"
     known = re.findall(r"'([^']*)'", str(problem.get("ctx", {}).get("expected", "")))
-    close = difflib.get_close_matches(str(problem["input"])[:100], known, n=1)
-    remedy = f"Did you mean '{close[0]}'?" if close else _CORRECT_REMEDY
+    close_matches = difflib.get_close_matches(str(problem["input"])[:100], known, n=1)
+    remedy = f"Did you mean '{close_matches[0]}'?" if close_matches else _CORRECT_REMEDY
     return f"{rule}{more}", remedy

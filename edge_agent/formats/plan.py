@@ -74,7 +74,7 @@ class SwitchWindow(StrictModel):
     end: Clock
 
     @model_validator(mode="after")
-    def _not_empty(self) -> SwitchWindow:
+    def _check_not_empty(self) -> SwitchWindow:
         if self.start == self.end:
             raise ValueError("a window begins and ends at the same minute; leave it out for 'at any time'")
         return self
@@ -114,10 +114,10 @@ class TaskPlan(StrictModel):
     """If it failed at more than this share of the sites that tried it, 'edge-convert fleet' recommends a halt."""
 
     @model_validator(mode="after")
-    def _waves_grow(self) -> TaskPlan:
+    def _check_waves(self) -> TaskPlan:
         pairs = list(itertools.pairwise(self.waves))
-        grow = all(one.percent < other.percent for one, other in pairs)
-        if not grow or any(parse_timestamp(one.start) > parse_timestamp(other.start) for one, other in pairs):
+        grow = all(earlier.percent < later.percent for earlier, later in pairs)
+        if not grow or any(parse_timestamp(earlier.start) > parse_timestamp(later.start) for earlier, later in pairs):
             raise ValueError("waves must follow each other in time, each with a larger percentage")
         return self
 
@@ -205,13 +205,13 @@ class DesiredState:
 
 def desired_states(fleet: FleetPlan, site: str, machine: MachineCapabilities, now: float) -> Mapping[str, DesiredState]:
     """Return the desired state of each task that the plan names; `now` in seconds since 1970."""
-    return {task: _desired_state(each, site, machine, now) for task, each in fleet.tasks.items()}
+    return {task: _desired_state(task_plan, site, machine, now) for task, task_plan in fleet.tasks.items()}
 
 
 def rollout_position(site: str, bundle: str) -> int:
     """Return the position of a site in the rollout of a bundle: 0 (among the first) to ROLLOUT_STEPS - 1."""
-    drawn = hashlib.sha256(f"{site}\n{bundle}".encode()).digest()
-    return int.from_bytes(drawn[:8], "big") % ROLLOUT_STEPS
+    sha256 = hashlib.sha256(f"{site}\n{bundle}".encode()).digest()
+    return int.from_bytes(sha256[:8], "big") % ROLLOUT_STEPS
 
 
 def meets_requirements(requires: HardwareRequirements, machine: MachineCapabilities) -> bool:
@@ -237,8 +237,8 @@ def _desired_state(task: TaskPlan, site: str, machine: MachineCapabilities, now:
         return DesiredState("HALTED", task, offer)
     if not task.waves:
         return DesiredState("WANTED", task, offer)
-    mine = rollout_position(site, offer.bundle)
-    opens = [parse_timestamp(wave.start) for wave in task.waves if mine < wave.percent * ROLLOUT_STEPS // 100]
-    if not opens:
+    position = rollout_position(site, offer.bundle)
+    starts = [parse_timestamp(wave.start) for wave in task.waves if position < wave.percent * ROLLOUT_STEPS // 100]
+    if not starts:
         return DesiredState("NO_WAVE", task, offer)
-    return DesiredState("WANTED" if now >= opens[0] else "WAVE_LATER", task, offer, opens[0])
+    return DesiredState("WANTED" if now >= starts[0] else "WAVE_LATER", task, offer, starts[0])

@@ -49,7 +49,7 @@ class QuestionSpec(StrictModel):
         return self.labels or PREDICATE_OUTPUTS
 
     @model_validator(mode="after")
-    def _answerable(self) -> QuestionSpec:
+    def _check_question(self) -> QuestionSpec:
         if not self.instructions.strip():
             raise ValueError(f"'instructions' of question {self.name!r} have no text")
         if self.type == "predicate":
@@ -66,8 +66,8 @@ class QuestionSpec(StrictModel):
         if not fewest <= len(self.labels) <= most:
             count = len(self.labels)
             raise ValueError(f"question {self.name!r}: a {self.type} has {fewest} to {most} labels, not {count}")
-        if twice := duplicates(self.labels):
-            raise ValueError(f"question {self.name!r} has duplicate labels: {', '.join(twice)}")
+        if repeated_labels := duplicates(self.labels):
+            raise ValueError(f"question {self.name!r} has duplicate labels: {', '.join(repeated_labels)}")
 
 
 @lru_cache(maxsize=256)
@@ -78,7 +78,7 @@ def single_choice(name: str, labels: tuple[str, ...]) -> tuple[QuestionSpec]:
 
 def expected_level(probabilities: Sequence[float]) -> float:
     """Return the expected level of a score question: the mean index of the levels, from 0, weighted by probability."""
-    return sum(place * each for place, each in enumerate(probabilities))
+    return sum(level * probability for level, probability in enumerate(probabilities))
 
 
 def duplicates(names: Sequence[str]) -> list[str]:

@@ -36,7 +36,7 @@ FORMATS = {
 }
 """The values of `format`, with their patterns: RFC 3339, days that exist, no fractions of a second."""
 
-_NOTES = frozenset({"title", "description", "$schema", "$id", "$comment"})
+_ANNOTATIONS = frozenset({"title", "description", "$schema", "$id", "$comment"})
 _NUMBER = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _KEYWORDS = {
     "object": frozenset({"properties", "required", "additionalProperties"}),
@@ -47,7 +47,7 @@ _KEYWORDS = {
     "boolean": frozenset[str](),
     "null": frozenset[str](),
 }
-_INSTEAD = {
+_REPLACEMENTS = {
     "$ref": "Write the part out where it is used; a record cannot contain itself.",
     "oneOf": "Use 'anyOf'.",
     "allOf": "Write the parts into one.",
@@ -69,7 +69,7 @@ def check(schema: Schema) -> None:
         raise ValueError(f"the schema has {size} bytes; the limit is {BYTES_MAX}")
     if schema.get("type") != "object":
         raise ValueError("a record is an object: the schema must have 'type: object'")
-    _Check().node(schema, "", 1)
+    _SchemaChecker().check_node(schema, "", 1)
 
 
 def fields(schema: Schema) -> list[str]:
@@ -83,113 +83,113 @@ def fields(schema: Schema) -> list[str]:
 
 def kind_of(node: Schema) -> str:
     """Return the type of a node that has one, whether or not it may be null as well."""
-    given = node["type"]
-    types = [given] if isinstance(given, str) else given
-    return next((each for each in types if each != "null"), "null")
+    declared = node["type"]
+    types = [declared] if isinstance(declared, str) else declared
+    return next((kind for kind in types if kind != "null"), "null")
 
 
-class _Check:
+class _SchemaChecker:
     """One walk over a schema, with the counts for the whole of it."""
 
     def __init__(self) -> None:
         self._properties = 0
         self._values = 0
         self._by_kind: dict[str, Callable[[Schema, str, int], None]] = {
-            "object": self._object,
-            "array": self._array,
-            "string": self._string,
-            "integer": self._number,
-            "number": self._number,
+            "object": self._check_object,
+            "array": self._check_array,
+            "string": self._check_string,
+            "integer": self._check_number,
+            "number": self._check_number,
         }
 
-    def node(self, node: Any, at: str, depth: int) -> None:
-        _require(isinstance(node, dict), at, "must be a schema: an object with 'type', 'enum', 'const' or 'anyOf'")
-        _require(depth <= DEPTH_MAX, at, f"is nested too deep; {DEPTH_MAX} levels are allowed")
-        form = next((each for each in ("anyOf", "enum", "const", "type") if each in node), "")
-        _require(bool(form), at, "must have 'type', 'enum', 'const' or 'anyOf'")
-        kind = _checked_kind(node, at) if form == "type" else ""
-        known = _NOTES | {form} | ({"type"} if form == "enum" else set()) | _KEYWORDS.get(kind, frozenset())
+    def check_node(self, node: Any, path: str, depth: int) -> None:
+        _require(isinstance(node, dict), path, "must be a schema: an object with 'type', 'enum', 'const' or 'anyOf'")
+        _require(depth <= DEPTH_MAX, path, f"is nested too deep; {DEPTH_MAX} levels are allowed")
+        form = next((name for name in ("anyOf", "enum", "const", "type") if name in node), "")
+        _require(bool(form), path, "must have 'type', 'enum', 'const' or 'anyOf'")
+        kind = _check_kind(node, path) if form == "type" else ""
+        known = _ANNOTATIONS | {form} | ({"type"} if form == "enum" else set()) | _KEYWORDS.get(kind, frozenset())
         for keyword in node:
-            _require(keyword in known, at, _unknown(keyword, known))
-        for keyword in _NOTES & node.keys():
-            _require(isinstance(node[keyword], str), at, f"'{keyword}' must be text")
+            _require(keyword in known, path, _unknown_keyword(keyword, known))
+        for keyword in _ANNOTATIONS & node.keys():
+            _require(isinstance(node[keyword], str), path, f"'{keyword}' must be text")
         if form == "anyOf":
-            self._any_of(node["anyOf"], at, depth)
+            self._check_any_of(node["anyOf"], path, depth)
         elif form != "type":
-            self._enum([node["const"]] if form == "const" else node["enum"], at)
+            self._check_enum([node["const"]] if form == "const" else node["enum"], path)
         elif kind in self._by_kind:
-            self._by_kind[kind](node, at, depth)
+            self._by_kind[kind](node, path, depth)
 
-    def _any_of(self, branches: Any, at: str, depth: int) -> None:
-        _require(isinstance(branches, list) and len(branches) > 0, at, "'anyOf' must be a list of schemas")
-        self._count(len(branches), at)
+    def _check_any_of(self, branches: Any, path: str, depth: int) -> None:
+        _require(isinstance(branches, list) and len(branches) > 0, path, "'anyOf' must be a list of schemas")
+        self._add_properties(len(branches), path)
         for index, branch in enumerate(branches):
-            self.node(branch, f"{at}anyOf[{index}]", depth + 1)
+            self.check_node(branch, f"{path}anyOf[{index}]", depth + 1)
 
-    def _enum(self, values: Any, at: str) -> None:
-        _require(isinstance(values, list) and len(values) > 0, at, "'enum' must be a list of values")
+    def _check_enum(self, values: Any, path: str) -> None:
+        _require(isinstance(values, list) and len(values) > 0, path, "'enum' must be a list of values")
         self._values += len(values)
-        _require(self._values <= VALUES_MAX, at, f"brings the values of all enums over {VALUES_MAX}")
+        _require(self._values <= VALUES_MAX, path, f"brings the values of all enums over {VALUES_MAX}")
         for value in values:
-            plain = value is None or isinstance(value, str) or (isinstance(value, int | float) and _is_small(value))
-            _require(plain, at, f"each value must be text, null, true, false or a number up to {NUMBER_MAX:.0e}")
-            _require(not isinstance(value, str) or len(value) <= NAME_CHARS_MAX, at, _too_long("a value"))
+            allowed = value is None or isinstance(value, str) or (isinstance(value, int | float) and _is_small(value))
+            _require(allowed, path, f"each value must be text, null, true, false or a number up to {NUMBER_MAX:.0e}")
+            _require(not isinstance(value, str) or len(value) <= NAME_CHARS_MAX, path, _too_long("a value"))
 
-    def _object(self, node: Schema, at: str, depth: int) -> None:
-        named = node.get("properties")
-        _require(isinstance(named, dict) and len(named) > 0, at, "an object must have 'properties'")
-        assert isinstance(named, dict)
-        self._count(len(named), at)
-        _require(node.get("additionalProperties", False) is False, at, "'additionalProperties' can only be false")
+    def _check_object(self, node: Schema, path: str, depth: int) -> None:
+        properties = node.get("properties")
+        _require(isinstance(properties, dict) and len(properties) > 0, path, "an object must have 'properties'")
+        assert isinstance(properties, dict)
+        self._add_properties(len(properties), path)
+        _require(node.get("additionalProperties", False) is False, path, "'additionalProperties' can only be false")
         required = node.get("required", [])
-        fit = isinstance(required, list) and all(isinstance(each, str) and each in named for each in required)
-        _require(fit and len(set(required)) == len(required), at, "'required' must list properties, each once")
-        for name, inner in named.items():
-            _require(isinstance(name, str) and 0 < len(name) <= NAME_CHARS_MAX, at, _too_long("a property's name"))
-            self.node(inner, f"{at}{'.' if at else ''}{name}", depth + 1)
+        valid = isinstance(required, list) and all(isinstance(each, str) and each in properties for each in required)
+        _require(valid and len(set(required)) == len(required), path, "'required' must list properties, each once")
+        for name, inner in properties.items():
+            _require(isinstance(name, str) and 0 < len(name) <= NAME_CHARS_MAX, path, _too_long("a property's name"))
+            self.check_node(inner, f"{path}{'.' if path else ''}{name}", depth + 1)
 
-    def _array(self, node: Schema, at: str, depth: int) -> None:
-        _require("items" in node, at, "an array must have 'items'")
-        _check_range(node, ("minItems", "maxItems"), ITEMS_MAX, at)
-        self.node(node["items"], f"{at}[]", depth + 1)
+    def _check_array(self, node: Schema, path: str, depth: int) -> None:
+        _require("items" in node, path, "an array must have 'items'")
+        _check_range(node, ("minItems", "maxItems"), ITEMS_MAX, path)
+        self.check_node(node["items"], f"{path}[]", depth + 1)
 
-    def _string(self, node: Schema, at: str, _depth: int) -> None:
-        _check_range(node, ("minLength", "maxLength"), STRING_CHARS_MAX, at)
+    def _check_string(self, node: Schema, path: str, _depth: int) -> None:
+        _check_range(node, ("minLength", "maxLength"), STRING_CHARS_MAX, path)
         pattern, form = node.get("pattern", ""), node.get("format", "date")
-        fit = isinstance(pattern, str) and len(pattern) <= PATTERN_CHARS_MAX
-        _require(fit, at, f"'pattern' must be a regular expression of up to {PATTERN_CHARS_MAX} characters")
+        valid = isinstance(pattern, str) and len(pattern) <= PATTERN_CHARS_MAX
+        _require(valid, path, f"'pattern' must be a regular expression of up to {PATTERN_CHARS_MAX} characters")
         known = isinstance(form, str) and form in FORMATS
-        _require(known, at, f"'format' can be {', '.join(FORMATS)}; for anything else use 'pattern'")
-        _require(not {"pattern", "format"} <= node.keys(), at, "has both 'pattern' and 'format'; only one is kept")
+        _require(known, path, f"'format' can be {', '.join(FORMATS)}; for anything else use 'pattern'")
+        _require(not {"pattern", "format"} <= node.keys(), path, "has both 'pattern' and 'format'; only one is kept")
 
-    def _number(self, node: Schema, at: str, _depth: int) -> None:
+    def _check_number(self, node: Schema, path: str, _depth: int) -> None:
         for keyword in _NUMBER & node.keys():
             value = node[keyword]
-            plain = isinstance(value, int | float) and not isinstance(value, bool) and _is_small(value)
-            _require(plain, at, f"'{keyword}' must be a number from -{NUMBER_MAX:.0e} to {NUMBER_MAX:.0e}")
+            allowed = isinstance(value, int | float) and not isinstance(value, bool) and _is_small(value)
+            _require(allowed, path, f"'{keyword}' must be a number from -{NUMBER_MAX:.0e} to {NUMBER_MAX:.0e}")
 
-    def _count(self, properties: int, at: str) -> None:
+    def _add_properties(self, properties: int, path: str) -> None:
         self._properties += properties
-        _require(self._properties <= PROPERTIES_MAX, at, f"brings the record over {PROPERTIES_MAX} properties")
+        _require(self._properties <= PROPERTIES_MAX, path, f"brings the record over {PROPERTIES_MAX} properties")
 
 
-def _checked_kind(node: Schema, at: str) -> str:
-    given = node["type"]
-    types = [given] if isinstance(given, str) else given
-    fit = isinstance(types, list) and all(isinstance(each, str) and each in _KEYWORDS for each in types)
-    _require(fit, at, f"'type' must be one of {', '.join(_KEYWORDS)}")
-    one = len(types) == 1 or (len(types) == 2 and len({*types} - {"null"}) == 1)
-    _require(one, at, "'type' can be one type, or one type and null; use 'anyOf' for more")
+def _check_kind(node: Schema, path: str) -> str:
+    declared = node["type"]
+    types = [declared] if isinstance(declared, str) else declared
+    valid = isinstance(types, list) and all(isinstance(kind, str) and kind in _KEYWORDS for kind in types)
+    _require(valid, path, f"'type' must be one of {', '.join(_KEYWORDS)}")
+    single = len(types) == 1 or (len(types) == 2 and len({*types} - {"null"}) == 1)
+    _require(single, path, "'type' can be one type, or one type and null; use 'anyOf' for more")
     return kind_of(node)
 
 
-def _check_range(node: Schema, keywords: tuple[str, str], limit: int, at: str) -> None:
+def _check_range(node: Schema, keywords: tuple[str, str], limit: int, path: str) -> None:
     for keyword in keywords:
         value = node.get(keyword, 0)
-        fit = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit
-        _require(fit, at, f"'{keyword}' must be a whole number from 0 to {limit}")
+        valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit
+        _require(valid, path, f"'{keyword}' must be a whole number from 0 to {limit}")
     least, most = keywords
-    _require(node.get(least, 0) <= node.get(most, limit), at, f"'{least}' is over '{most}'")
+    _require(node.get(least, 0) <= node.get(most, limit), path, f"'{least}' is over '{most}'")
 
 
 def _is_small(value: float) -> bool:
@@ -200,15 +200,19 @@ def _too_long(what: str) -> str:
     return f"{what} must have up to {NAME_CHARS_MAX} characters"
 
 
-def _unknown(keyword: Any, known: frozenset[str]) -> str:
+def _unknown_keyword(keyword: Any, known: frozenset[str]) -> str:
     shown = ascii(keyword)[:100]
-    if keyword in _INSTEAD:
-        return f"{shown} cannot be kept. {_INSTEAD[keyword]}"
-    near = difflib.get_close_matches(str(keyword)[:100], sorted(known), n=1)
-    hint = f"Did you mean '{near[0]}'?" if near else f"What is known here: {', '.join(sorted(known - _NOTES))}."
+    if keyword in _REPLACEMENTS:
+        return f"{shown} cannot be kept. {_REPLACEMENTS[keyword]}"
+    close_matches = difflib.get_close_matches(str(keyword)[:100], sorted(known), n=1)
+    hint = (
+        f"Did you mean '{close_matches[0]}'?"
+        if close_matches
+        else f"What is known here: {', '.join(sorted(known - _ANNOTATIONS))}."
+    )
     return f"{shown} is not known here. {hint}"
 
 
-def _require(holds: bool, at: str, message: str) -> None:
+def _require(holds: bool, path: str, message: str) -> None:
     if not holds:
-        raise ValueError(f"{at[:200]}: {message}" if at else message)
+        raise ValueError(f"{path[:200]}: {message}" if path else message)

@@ -164,9 +164,9 @@ def check_root(raw: bytes, version: int) -> None:
     Raises:
         DocumentInvalid: it is not a root, or has another version.
     """
-    found = _read(_RootFile, raw, root_name(version)).signed.version
-    if found != version:
-        raise DocumentInvalid(f"{root_name(version)} says that it is version {found}")
+    declared = _read(_RootFile, raw, root_name(version)).signed.version
+    if declared != version:
+        raise DocumentInvalid(f"{root_name(version)} says that it is version {declared}")
 
 
 def follow_metadata(timestamp: bytes) -> Generator[MetadataFile, bytes, MetadataSet]:
@@ -175,14 +175,15 @@ def follow_metadata(timestamp: bytes) -> Generator[MetadataFile, bytes, Metadata
     Raises:
         DocumentInvalid: a content is not what it should be.
     """
-    snapshot = _named(_read(_TimestampFile, timestamp, TIMESTAMP).signed.meta.snapshot, "snapshot", SNAPSHOT_BYTES_MAX)
+    entry = _read(_TimestampFile, timestamp, TIMESTAMP).signed.meta.snapshot
+    snapshot = _metadata_file(entry, "snapshot", SNAPSHOT_BYTES_MAX)
     metadata = {snapshot.name: (yield snapshot)}
     roles = _read(_SnapshotFile, metadata[snapshot.name], snapshot.name).signed.meta
-    targets = _named(roles.targets, "targets", TARGETS_BYTES_MAX)
+    targets = _metadata_file(roles.targets, "targets", TARGETS_BYTES_MAX)
     metadata[targets.name] = yield targets
     if roles.plan is None:
         return MetadataSet(timestamp, metadata)
-    role = _named(roles.plan, "plan", PLAN_ROLE_BYTES_MAX)
+    role = _metadata_file(roles.plan, "plan", PLAN_ROLE_BYTES_MAX)
     metadata[role.name] = yield role
     target = _read(_TargetsFile, metadata[role.name], role.name).signed.targets.plan
     if target is None:
@@ -191,7 +192,7 @@ def follow_metadata(timestamp: bytes) -> Generator[MetadataFile, bytes, Metadata
     return MetadataSet(timestamp, metadata, blob.sha256, (yield blob))
 
 
-def _named(entry: _Entry, role: str, bytes_max: int) -> MetadataFile:
+def _metadata_file(entry: _Entry, role: str, bytes_max: int) -> MetadataFile:
     return MetadataFile(f"{entry.version}.{role}.json", bytes_max, entry.length, entry.hashes.sha256 or "")
 
 
@@ -230,9 +231,9 @@ class DownloadRequests(ExchangedModel):
     """The metadata in `incoming/metadata` does not verify: the mirror fetches all of it again, at most once an hour."""
 
 
-def encode(wants: DownloadRequests) -> bytes:
+def encode(requests: DownloadRequests) -> bytes:
     """Write the file."""
-    return wants.model_dump_json(by_alias=True, indent=1).encode() + b"\n"
+    return requests.model_dump_json(by_alias=True, indent=1).encode() + b"\n"
 
 
 def parse(raw: bytes) -> DownloadRequests:

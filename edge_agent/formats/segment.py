@@ -69,8 +69,8 @@ def name_of(epoch: str, sequence: int) -> str:
 
 def parse_name(stem: str) -> tuple[str, int] | None:
     """Return epoch and sequence of a file name without suffix; None if it is not that of a segment."""
-    found = _NAME.fullmatch(stem)
-    return (found[1], int(found[2])) if found and int(found[2]) > 0 else None
+    match = _NAME.fullmatch(stem)
+    return (match[1], int(match[2])) if match and int(match[2]) > 0 else None
 
 
 def verify(raw: bytes, stem: str, keys: Collection[str] | None) -> SignedDocument[SegmentManifest]:
@@ -94,10 +94,10 @@ def seal(lines: bytes, recipients: Sequence[str]) -> bytes:
         DocumentInvalid: a recipient is not an age public key.
     """
     try:
-        to = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+        recipient_keys = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
     except pyrage.RecipientError as error:
         raise DocumentInvalid(f"a recipient is not an age public key (age1…): {error}") from None
-    sealed: bytes = pyrage.encrypt(compression.compress(lines, ZSTD_LEVEL), to)
+    sealed: bytes = pyrage.encrypt(compression.compress(lines, ZSTD_LEVEL), recipient_keys)
     return sealed
 
 
@@ -130,7 +130,7 @@ class ReceiptRange(ExchangedModel):
     """Of the manifest file of `last`."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> ReceiptRange:
+    def _check_order(self) -> ReceiptRange:
         if self.first > self.last:
             raise ValueError("'first' is after 'last'")
         return self

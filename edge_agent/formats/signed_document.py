@@ -36,7 +36,7 @@ Epoch = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 SequenceNumber = Annotated[int, Field(ge=1, le=9_999_999_999)]
 
 
-def _in_the_calendar(at: str) -> str:
+def _check_calendar(at: str) -> str:
     datetime.fromisoformat(at)  # ValueError: no such day, or no such minute
     return at
 
@@ -45,7 +45,7 @@ def _in_the_calendar(at: str) -> str:
 At = Annotated[
     str,
     Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$"),
-    AfterValidator(_in_the_calendar),
+    AfterValidator(_check_calendar),
 ]
 
 

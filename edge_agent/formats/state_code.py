@@ -95,28 +95,28 @@ def spoken_groups(code: str) -> list[str]:
     return [part + _group_check(part, number) for number, part in enumerate(parts)]
 
 
-def decode(given: str) -> SiteSummary:
+def decode(written: str) -> SiteSummary:
     """Read a code: the text of a QR code, or groups as somebody wrote them down.
 
     Raises:
         DocumentInvalid: a group is wrong, which the error names; or groups are missing or repeated.
     """
-    text = given.strip().upper()
-    scanned = text.startswith(PREFIX)
-    groups = [each.translate(_MISREAD) for each in re.split(r"[^0-9A-Z]+", text.removeprefix(PREFIX)) if each]
-    if wrong := sorted(set("".join(groups)) - set(_ALPHABET)):
-        raise DocumentInvalid(f"no code has the characters {' '.join(wrong)}", remedy=_REMEDY)
-    return _summary_of(_decode_text("".join(groups) if scanned else _joined(groups)))
+    normalized = written.strip().upper()
+    scanned = normalized.startswith(PREFIX)
+    groups = [group.translate(_MISREAD) for group in re.split(r"[^0-9A-Z]+", normalized.removeprefix(PREFIX)) if group]
+    if unknown := sorted(set("".join(groups)) - set(_ALPHABET)):
+        raise DocumentInvalid(f"no code has the characters {' '.join(unknown)}", remedy=_REMEDY)
+    return _summary_of(_decode_text("".join(groups) if scanned else _join_groups(groups)))
 
 
-def _joined(groups: list[str]) -> str:
+def _join_groups(groups: list[str]) -> str:
     """Return a code without the check characters of its groups; a code without separators is divided first."""
     step = GROUP_CHARACTERS + 1
     if len(groups) == 1:
         groups = [groups[0][start : start + step] for start in range(0, len(groups[0]), step)]
     for number, group in enumerate(groups):
-        whole = len(group) == step or (number == len(groups) - 1 and 2 <= len(group) < step)
-        if not whole or group[-1] != _group_check(group[:-1], number):
+        complete = len(group) == step or (number == len(groups) - 1 and 2 <= len(group) < step)
+        if not complete or group[-1] != _group_check(group[:-1], number):
             message = f"group {number + 1} of {len(groups)} is wrong: {group}"
             raise DocumentInvalid(message, remedy="Ask for this group and the previous one again.")
     return "".join(group[:-1] for group in groups)
@@ -125,8 +125,8 @@ def _joined(groups: list[str]) -> str:
 def _group_check(part: str, number: int) -> str:
     """Return the character that checks a group: a sum over GF(32), with another factor for each place."""
     total, factor = _multiply(number % 31 + 1, 31), 2
-    for each in part:
-        total ^= _multiply(_ALPHABET.index(each), factor)
+    for character in part:
+        total ^= _multiply(_ALPHABET.index(character), factor)
         factor = _multiply(factor, 2)
     return _ALPHABET[total]
 
@@ -146,22 +146,22 @@ def _multiply(one: int, other: int) -> int:
 
 def _encode_text(text: str) -> str:
     number = 1  # so that the length of the text is kept
-    for each in text:
-        number = number * len(_SYMBOLS) + _SYMBOLS.index(each)
+    for symbol in text:
+        number = number * len(_SYMBOLS) + _SYMBOLS.index(symbol)
     code = ""
     while number:
         number, rest = divmod(number, len(_ALPHABET))
         code = _ALPHABET[rest] + code
-    return code + _whole_check(code)
+    return code + _checksum(code)
 
 
 def _decode_text(code: str) -> str:
     body, check = code[:-_CHECK_CHARACTERS], code[-_CHECK_CHARACTERS:]
-    if not body or check != _whole_check(body) or len(code) > CODE_CHARACTERS_MAX:
+    if not body or check != _checksum(body) or len(code) > CODE_CHARACTERS_MAX:
         raise DocumentInvalid("the code does not fit together: a group is missing, or came twice", remedy=_REMEDY)
     number = 0
-    for each in body:
-        number = number * len(_ALPHABET) + _ALPHABET.index(each)
+    for character in body:
+        number = number * len(_ALPHABET) + _ALPHABET.index(character)
     text = ""
     while number > 1:
         number, rest = divmod(number, len(_SYMBOLS))
@@ -169,7 +169,7 @@ def _decode_text(code: str) -> str:
     return text
 
 
-def _whole_check(body: str) -> str:
+def _checksum(body: str) -> str:
     number = zlib.crc32(body.encode())
     return "".join(_ALPHABET[number >> shift & 31] for shift in (5, 0))
 
@@ -177,8 +177,8 @@ def _whole_check(body: str) -> str:
 def _text_of(summary: SiteSummary) -> str:
     head = [
         VERSION,
-        _escaped(summary.site),
-        _escaped(summary.agent_version),
+        _escape(summary.site),
+        _escape(summary.agent_version),
         f"{'s' if summary.serving else 'd'}{LINK_STATES.get(summary.link, '')}",
         f"{summary.minutes:x}",
         str(summary.tasks_left_out or ""),
@@ -188,8 +188,8 @@ def _text_of(summary: SiteSummary) -> str:
 
 def _task_text(task: TaskSummary) -> str:
     state = TASK_STATES.get(task.state, "n") + UPDATE_STATES.get(task.update, "")
-    alarms = "".join(ALARMS[each] for each in task.alarms if each in ALARMS)
-    parts = [_escaped(task.task), _escaped(task.version), state, _escaped(task.to_version), alarms]
+    alarms = "".join(ALARMS[alarm] for alarm in task.alarms if alarm in ALARMS)
+    parts = [_escape(task.task), _escape(task.version), state, _escape(task.to_version), alarms]
     while not parts[-1]:
         parts.pop()
     return _PART.join(parts)
@@ -203,8 +203,8 @@ def _summary_of(text: str) -> SiteSummary:
     try:
         _, site, version, flags, minutes, left_out, *tasks = fields
         return SiteSummary(
-            site=_unescaped(site),
-            agent_version=_unescaped(version),
+            site=_unescape(site),
+            agent_version=_unescape(version),
             minutes=int(minutes, 16),
             serving=flags[0] == "s",
             link=_word(LINK_STATES, flags[1:]),
@@ -218,12 +218,12 @@ def _summary_of(text: str) -> SiteSummary:
 def _task_of(text: str) -> TaskSummary:
     task, version, state, to_version, alarms = (*text.split(_PART), "", "", "", "")[:5]
     return TaskSummary(
-        _unescaped(task),
-        _unescaped(version),
+        _unescape(task),
+        _unescape(version),
         _word(TASK_STATES, state[:1]),
         _word(UPDATE_STATES, state[1:]),
-        _unescaped(to_version),
-        tuple(_word(ALARMS, each) for each in alarms),
+        _unescape(to_version),
+        tuple(_word(ALARMS, letter) for letter in alarms),
     )
 
 
@@ -232,19 +232,19 @@ def _word(words: dict[str, str], letter: str) -> str:
     return next((word for word, short in words.items() if short == letter), letter)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     plain = set(_SYMBOLS) - {_ESCAPE, _FIELD, _PART}
     return "".join(
-        each if each in plain else "".join(f"{_ESCAPE}{byte:02x}" for byte in each.encode()) for each in text
+        symbol if symbol in plain else "".join(f"{_ESCAPE}{byte:02x}" for byte in symbol.encode()) for symbol in text
     )
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     first, *rest = text.split(_ESCAPE)
-    raw = first.encode() + b"".join(bytes([int(each[:2], 16)]) + each[2:].encode() for each in rest)
+    raw = first.encode() + b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in rest)
     return raw.decode("utf-8")
 
 
 def attention_first(tasks: Sequence[TaskSummary]) -> tuple[TaskSummary, ...]:
     """Return tasks in the order in which they are kept: with an alarm, not ready, being updated, the rest."""
-    return tuple(sorted(tasks, key=lambda one: (not one.alarms, one.state == "ready", one.update in ("", "done"))))
+    return tuple(sorted(tasks, key=lambda task: (not task.alarms, task.state == "ready", task.update in ("", "done"))))

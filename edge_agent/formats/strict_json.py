@@ -37,7 +37,7 @@ _TYPES = {
     "dict_type": "an object",
     "model_type": "an object",
 }
-_ABSENT = {"missing", "extra_forbidden", "value_error", "json_invalid", "union_tag_not_found"}
+_WITHOUT_VALUE = {"missing", "extra_forbidden", "value_error", "json_invalid", "union_tag_not_found"}
 
 
 class StrictModel(BaseModel):
@@ -48,11 +48,11 @@ class StrictModel(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other values; pydantic alone would also copy values cached from the old ones."""
-        copied = super().model_copy(update=update, deep=deep)
+        copy = super().model_copy(update=update, deep=deep)
         for name, value in vars(type(self)).items():
             if isinstance(value, cached_property):
-                copied.__dict__.pop(name, None)
-        return copied
+                copy.__dict__.pop(name, None)
+        return copy
 
 
 def decode(raw: bytes | str, *, fractions: bool = True) -> Any:
@@ -106,8 +106,8 @@ def first_problem(error: ValueError, *, show: bool = False) -> str:
     if not isinstance(error, ValidationError):
         return str(error)[:300]
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])[:200] or "the whole"
-    return f"{where}: {_rule(problem['type'], problem['msg'], problem['input'], show)}"
+    field = ".".join(str(part) for part in problem["loc"])[:200] or "the whole"
+    return f"{field}: {_rule(problem['type'], problem['msg'], problem['input'], show)}"
 
 
 def shown(value: object) -> str:
@@ -120,15 +120,15 @@ def _rule(kind: str, message: str, value: object, show: bool) -> str:
     if kind in _TYPES:
         return f"{shown(value)} is not {_TYPES[kind]}" if show else f"must be {_TYPES[kind]}"
     message = message.removeprefix("Value error, ")[:300]
-    return f"{message}; it is {shown(value)}" if show and kind not in _ABSENT else message
+    return f"{message}; it is {shown(value)}" if show and kind not in _WITHOUT_VALUE else message
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {shown(twice)} occurs twice in one object")
-    return found
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        (repeated_key, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {shown(repeated_key)} occurs twice in one object")
+    return mapping
 
 
 def _whole_number(text: str) -> int:

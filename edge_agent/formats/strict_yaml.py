@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _UniqueKeys(yaml.composer.Composer):
@@ -20,7 +20,7 @@ class _UniqueKeys(yaml.composer.Composer):
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         """Refuse half a character."""
         node = super().compose_scalar_node(anchor)
-        if _HALF.search(node.value):
+        if _SURROGATE.search(node.value):
             message = "a text holds half a character (a lone surrogate)"
             raise yaml.composer.ComposerError(None, None, message, node.start_mark)
         return node
@@ -46,22 +46,22 @@ class _Loader(_UniqueKeys, yaml.SafeLoader):
         """
         for key, _ in node.value:
             key.tag = _STRING if key.tag == _VALUE else key.tag
-        named = [value for key, value in node.value if key.tag == _MERGE]
-        merged = self._own(node)
+        merge_values = [value for key, value in node.value if key.tag == _MERGE]
+        merged = self._own_pairs(node)
         node.value = list(merged.values())  # first, since a mapping may name itself
-        for source in (each for value in named for each in _sources(value)):
+        for source in itertools.chain.from_iterable(map(_sources, merge_values)):
             self.flatten_mapping(source)
             for key, value in source.value:
                 merged.setdefault(self._identity(key), (key, value))
         node.value = list(merged.values())
 
-    def _own(self, node: yaml.MappingNode) -> dict[object, tuple[yaml.Node, yaml.Node]]:
+    def _own_pairs(self, node: yaml.MappingNode) -> dict[object, tuple[yaml.Node, yaml.Node]]:
         """Return the mapping's own pairs. Refuse keys that are equal in two forms, such as 1 and 0x1."""
-        own = [pair for pair in node.value if pair[0].tag != _MERGE]
-        found = {self._identity(key): (key, value) for key, value in own}
-        if len(found) < len(own):
+        own_pairs = [pair for pair in node.value if pair[0].tag != _MERGE]
+        pair_by_key = {self._identity(key): (key, value) for key, value in own_pairs}
+        if len(pair_by_key) < len(own_pairs):
             raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
-        return found
+        return pair_by_key
 
     def _identity(self, key: yaml.Node) -> object:
         """Return a value that is equal for two ways to write one key."""
@@ -73,12 +73,12 @@ _MERGE, _STRING, _VALUE = (f"tag:yaml.org,2002:{name}" for name in ("merge", "st
 
 def _sources(value: yaml.Node) -> list[yaml.MappingNode]:
     """Return the mappings that a merge names."""
-    named = value.value if isinstance(value, yaml.SequenceNode) else [value]
-    for each in named:
-        if not isinstance(each, yaml.MappingNode):
-            message = f"'<<' names mappings, and this is a {each.id}"
-            raise yaml.constructor.ConstructorError(None, None, message, each.start_mark)
-    return named
+    sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    for source in sources:
+        if not isinstance(source, yaml.MappingNode):
+            message = f"'<<' names mappings, and this is a {source.id}"
+            raise yaml.constructor.ConstructorError(None, None, message, source.start_mark)
+    return sources
 
 
 class _StringLoader(_UniqueKeys, yaml.BaseLoader):

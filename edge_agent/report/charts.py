@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from html import escape
 
 from edge_agent.formatting import MICROS, amount, count, count_of, interval, percent
-from edge_agent.report.judgement import TaskJudgement, could_take
+from edge_agent.report.judgement import TaskJudgement, coverage_sentence
 from edge_agent.report.readiness import STEPS, CoverageLevel, LabelState
 from edge_agent.report.task_figures import DayFigures
 from edge_agent.statistics import CountedShare
 
 WIDTH = 420.0
-_LETTER = 6.6
+_LETTER_WIDTH = 6.6
 """Approximate width of a letter in axis labels."""
 
 
@@ -55,9 +55,9 @@ def picture(name: str, title: str, description: str, sheet: DrawingArea, marks: 
     )
 
 
-def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
+def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start") -> str:
     """Return a text element."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
 def line(x: tuple[float, float], y: tuple[float, float], kind: str) -> str:
@@ -68,8 +68,8 @@ def line(x: tuple[float, float], y: tuple[float, float], kind: str) -> str:
 def bar(corner: tuple[float, float], size: tuple[float, float], kind: str, tooltip: str = "") -> str:
     """Return a filled rectangle with a tooltip."""
     title = f"<title>{escape(tooltip)}</title>" if tooltip else ""
-    place = f'x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{max(size[0], 0):.1f}" height="{max(size[1], 0):.1f}"'
-    return f'<rect {place} class="{kind}">{title}</rect>'
+    geometry = f'x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{max(size[0], 0):.1f}" height="{max(size[1], 0):.1f}"'
+    return f'<rect {geometry} class="{kind}">{title}</rect>'
 
 
 def dot(x: float, y: float, kind: str, tooltip: str = "", radius: float = 4.0) -> str:
@@ -94,12 +94,12 @@ def _points(points: Iterable[tuple[float, float]]) -> str:
 
 def axis(sheet: DrawingArea, values: Iterable[tuple[float, str]]) -> list[str]:
     """Return horizontal grid lines at these values, with labels."""
-    across = (sheet.left, WIDTH - sheet.right)
+    span = (sheet.left, WIDTH - sheet.right)
     return [
-        part
+        element
         for value, label in values
-        for part in (
-            line(across, (sheet.y(value),) * 2, "grid"),
+        for element in (
+            line(span, (sheet.y(value),) * 2, "grid"),
             text(sheet.left - 6, sheet.y(value) + 4, label, "tick", "end"),
         )
     ]
@@ -107,18 +107,18 @@ def axis(sheet: DrawingArea, values: Iterable[tuple[float, str]]) -> list[str]:
 
 def count_axis(sheet: DrawingArea) -> list[str]:
     """Return horizontal grid lines at the quarters of a count; a million is 1M, to save space."""
-    of, unit = (1e6, "M") if sheet.y_max >= 1e6 else (1.0, "")
-    values = [part * sheet.y_max for part in QUARTERS]
-    return axis(sheet, [(value, f"{value / of:g}{unit if value else ''}") for value in values])
+    divisor, unit = (1e6, "M") if sheet.y_max >= 1e6 else (1.0, "")
+    values = [quarter * sheet.y_max for quarter in QUARTERS]
+    return axis(sheet, [(value, f"{value / divisor:g}{unit if value else ''}") for value in values])
 
 
 def below(sheet: DrawingArea, values: Sequence[tuple[float, str]]) -> list[str]:
     """Return the labels below the area: as many as have room, including the first and the last."""
-    room = max(
-        1, int((WIDTH - sheet.left - sheet.right) / (_LETTER * max((len(s) for _, s in values), default=1) + 14))
+    labels_max = max(
+        1, int((WIDTH - sheet.left - sheet.right) / (_LETTER_WIDTH * max((len(s) for _, s in values), default=1) + 14))
     )
-    step = max(1, math.ceil((len(values) - 1) / room)) if room < len(values) else 1
-    shown = [values[at] for at in range(len(values) - 1, -1, -step)]
+    step = max(1, math.ceil((len(values) - 1) / labels_max)) if labels_max < len(values) else 1
+    shown = [values[index] for index in range(len(values) - 1, -1, -step)]
     return [text(sheet.x(value), sheet.height - sheet.bottom + 18, label, "tick", "middle") for value, label in shown]
 
 
@@ -130,9 +130,9 @@ def round_up(value: float) -> float:
     return next(step * power for step in (1, 1.2, 2, 4, 8, 12) if step * power >= value * (1 - 1e-9))
 
 
-def cut(words: str, letters: int) -> str:
+def cut(name: str, letters: int) -> str:
     """Return a name shortened to fit, with an ellipsis."""
-    return words if len(words) <= letters else f"{words[: letters - 1]}…"
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -140,11 +140,11 @@ Legend = tuple[tuple[str, str], ...]
 """CSS classes of marks, and their meanings."""
 Rows = tuple[tuple[str, ...], ...]
 LABELS_DRAWN_MAX = 12
-_ROW = 22.0
-_UPPER = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_FEW = 3
+_ROW_HEIGHT = 22.0
+_UPPER_MARKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_INTERVAL_POINTS_MAX = 3
 """Up to this many points get intervals of their own instead of a band."""
-_DAYS_WIDE = 7
+_BARS_MIN = 7
 """Bars are at most as wide as if there were this many."""
 ROUTES = {
     "local": "local",
@@ -173,20 +173,20 @@ class ChartText:
 class Chart:
     """One chart."""
 
-    said: ChartText
+    text: ChartText
     picture: str
 
 
-def compose_chart(name: str, said: ChartText, sheet: DrawingArea, marks: Iterable[str]) -> Chart:
+def compose_chart(name: str, texts: ChartText, sheet: DrawingArea, marks: Iterable[str]) -> Chart:
     """Combine SVG and texts; `name` is unique on the page."""
-    return Chart(said, picture(name, said.title, said.sentence, sheet, marks))
+    return Chart(texts, picture(name, texts.title, texts.sentence, sheet, marks))
 
 
 def vertical_grid(sheet: DrawingArea) -> list[str]:
     """Return vertical grid lines at the quarters of a share."""
-    foot = sheet.height - sheet.bottom
-    lines = [line((sheet.x(part),) * 2, (sheet.top, foot), "grid") for part in QUARTERS]
-    return [*lines, *(text(sheet.x(part), foot + 18, percent(part), "tick", "middle") for part in QUARTERS)]
+    bottom = sheet.height - sheet.bottom
+    lines = [line((sheet.x(quarter),) * 2, (sheet.top, bottom), "grid") for quarter in QUARTERS]
+    return [*lines, *(text(sheet.x(quarter), bottom + 18, percent(quarter), "tick", "middle") for quarter in QUARTERS)]
 
 
 def month_and_day(date: str) -> str:
@@ -194,218 +194,219 @@ def month_and_day(date: str) -> str:
     return date[5:]
 
 
-def task_charts(judged: TaskJudgement, name: str) -> list[Chart]:
+def task_charts(judgement: TaskJudgement, name: str) -> list[Chart]:
     """Draw all charts that have figures; `name` is unique on the page."""
-    drawn = (draw(judged, f"{name}-{at}") for at, draw in enumerate(_CHARTS))
-    return [each for each in drawn if each is not None]
+    drawings = (draw(judgement, f"{name}-{number}") for number, draw in enumerate(_CHARTS))
+    return [chart for chart in drawings if chart is not None]
 
 
-def _examples(judged: TaskJudgement, name: str) -> Chart:
+def _examples_chart(judgement: TaskJudgement, name: str) -> Chart:
     """Draw the progress of examples. All steps have the same width, so that the first is visible."""
-    examples, marks = judged.figures.examples, (0, *STEPS)
+    examples, marks = judgement.figures.examples, (0, *STEPS)
     sheet = DrawingArea(height=76, left=4, right=30, x_max=len(STEPS))
-    whole, top, high = sheet.x(len(STEPS)) - sheet.left, 16.0, 22.0
-    drawn = [
-        bar((sheet.left, top), (whole, high), "rest"),
-        bar((sheet.left, top), (sheet.x(_along(examples, marks)) - sheet.left, high), "a"),
+    width, top, height = sheet.x(len(STEPS)) - sheet.left, 16.0, 22.0
+    elements = [
+        bar((sheet.left, top), (width, height), "rest"),
+        bar((sheet.left, top), (sheet.x(_progress(examples, marks)) - sheet.left, height), "a"),
     ]
-    for at, mark in enumerate(marks[1:], 1):
-        drawn.append(line((sheet.x(at),) * 2, (top - 5, top + high + 5), "mark"))
-        drawn.append(text(sheet.x(at), top + high + 22, count(mark), "tick", "middle"))
-    missing = next((step for step in judged.steps if step.missing), None)
-    wanting = f"{count(missing.missing)} more to {missing.buys}" if missing else "every step is reached"
+    for index, mark in enumerate(marks[1:], 1):
+        elements.append(line((sheet.x(index),) * 2, (top - 5, top + height + 5), "mark"))
+        elements.append(text(sheet.x(index), top + height + 22, count(mark), "tick", "middle"))
+    next_step = next((step for step in judgement.steps if step.missing), None)
+    progress = f"{count(next_step.missing)} more to {next_step.buys}" if next_step else "every step is reached"
     rows = tuple(
-        (count(each.examples), each.buys, count(each.missing) if each.missing else "reached") for each in judged.steps
+        (count(each.examples), each.buys, count(each.missing) if each.missing else "reached")
+        for each in judgement.steps
     )
-    sentence = f"{count_of(examples, 'example')}: {wanting}."
-    words = ChartText("Examples", sentence, (), ("step", "enough to", "missing"), rows, frozenset({1}), at_once=True)
-    return compose_chart(name, words, sheet, drawn)
+    sentence = f"{count_of(examples, 'example')}: {progress}."
+    texts = ChartText("Examples", sentence, (), ("step", "enough to", "missing"), rows, frozenset({1}), at_once=True)
+    return compose_chart(name, texts, sheet, elements)
 
 
-def _along(value: int, marks: Sequence[int]) -> float:
+def _progress(value: int, marks: Sequence[int]) -> float:
     """Return how many steps a number has reached, with fractions."""
     parts = [min(1.0, max(0.0, (value - low) / (high - low))) for low, high in itertools.pairwise(marks)]
     return sum(parts)
 
 
-def _answers(judged: TaskJudgement, name: str) -> Chart | None:
-    figures, days = judged.figures, judged.figures.recent
+def _answers_chart(judgement: TaskJudgement, name: str) -> Chart | None:
+    figures, days = judgement.figures, judgement.figures.recent
     if not figures.calls:
         return None
     routes = [route for route in ROUTES if figures.routed(route)]
-    most = max(sum(day.answers.values()) for day in days)
-    sheet = DrawingArea(x_max=max(len(days), _DAYS_WIDE), y_max=round_up(max(4, most)))
-    drawn = count_axis(sheet)
-    for at, day in enumerate(days):
-        drawn += _stack(sheet, at, day, routes)
-    drawn += below(sheet, [(at + 0.5, month_and_day(day.date)) for at, day in enumerate(days)])
-    here = percent(figures.routed("local") / figures.calls)
-    words = ChartText(
+    highest = max(sum(day.answers.values()) for day in days)
+    sheet = DrawingArea(x_max=max(len(days), _BARS_MIN), y_max=round_up(max(4, highest)))
+    elements = count_axis(sheet)
+    for index, day in enumerate(days):
+        elements += _day_bar(sheet, index, day, routes)
+    elements += below(sheet, [(index + 0.5, month_and_day(day.date)) for index, day in enumerate(days)])
+    local_share = percent(figures.routed("local") / figures.calls)
+    texts = ChartText(
         "Who answered",
-        f"Of {count_of(figures.calls, 'answer')} in {count_of(len(days), 'day')} {here} were local.",
+        f"Of {count_of(figures.calls, 'answer')} in {count_of(len(days), 'day')} {local_share} were local.",
         tuple((route, ROUTES[route]) for route in routes),
         ("day (UTC)", *(ROUTES[route] for route in routes)),
         tuple((day.date, *(count(day.answers.get(route, 0)) for route in routes)) for day in days),
     )
-    return compose_chart(name, words, sheet, drawn)
+    return compose_chart(name, texts, sheet, elements)
 
 
-def _stack(sheet: DrawingArea, at: int, day: DayFigures, routes: Sequence[str]) -> Iterator[str]:
+def _day_bar(sheet: DrawingArea, index: int, day: DayFigures, routes: Sequence[str]) -> Iterator[str]:
     """Draw one day's answers as a stacked bar."""
-    wide, beneath = sheet.x(1) - sheet.x(0), 0
+    width, stacked = sheet.x(1) - sheet.x(0), 0
     for route in routes:
         number = day.answers.get(route, 0)
-        upper, lower = sheet.y(beneath + number), sheet.y(beneath)
-        beneath += number
+        upper, lower = sheet.y(stacked + number), sheet.y(stacked)
+        stacked += number
         if number:
             message = f"{day.date}: {count(number)} {ROUTES[route]}"
-            yield bar((sheet.x(at) + wide * 0.08, upper), (wide * 0.84, lower - upper), route, message)
+            yield bar((sheet.x(index) + width * 0.08, upper), (width * 0.84, lower - upper), route, message)
 
 
-def _money(judged: TaskJudgement, name: str) -> Chart | None:
+def _cost_chart(judgement: TaskJudgement, name: str) -> Chart | None:
     """Draw the cumulative spending, and what the large model would have cost for all answers."""
-    price, currency, days = judged.money.price_micros, judged.currency, judged.figures.recent
+    price, currency, days = judgement.costs.price_micros, judgement.currency, judgement.figures.recent
     if price is None:
         return None
     spent = list(itertools.accumulate(day.cost_micros for day in days))
-    full = list(itertools.accumulate(day.cost_micros + price * day.answers.get("local", 0) for day in days))
-    sheet = DrawingArea(left=56, right=24, x_max=max(1, len(days) - 1), y_max=round_up(full[-1] / MICROS))
-    drawn = axis(sheet, [(part * sheet.y_max, amount(part * sheet.y_max * MICROS)) for part in QUARTERS])
-    upper = [(sheet.x(at), sheet.y(value / MICROS)) for at, value in enumerate(full)]
-    lower = [(sheet.x(at), sheet.y(value / MICROS)) for at, value in enumerate(spent)]
-    drawn += [area(upper, lower, "gain"), path(upper, "line b"), path(lower, "line a")]
-    drawn += [dot(*upper[-1], "b"), dot(*lower[-1], "a")]
-    drawn += below(sheet, [(at, month_and_day(day.date)) for at, day in enumerate(days)])
-    otherwise = f"without the local model it would have been {amount(full[-1], currency)}"
-    words = ChartText(
+    alone = list(itertools.accumulate(day.cost_micros + price * day.answers.get("local", 0) for day in days))
+    sheet = DrawingArea(left=56, right=24, x_max=max(1, len(days) - 1), y_max=round_up(alone[-1] / MICROS))
+    elements = axis(sheet, [(quarter * sheet.y_max, amount(quarter * sheet.y_max * MICROS)) for quarter in QUARTERS])
+    upper = [(sheet.x(index), sheet.y(value / MICROS)) for index, value in enumerate(alone)]
+    lower = [(sheet.x(index), sheet.y(value / MICROS)) for index, value in enumerate(spent)]
+    elements += [area(upper, lower, "gain"), path(upper, "line b"), path(lower, "line a")]
+    elements += [dot(*upper[-1], "b"), dot(*lower[-1], "a")]
+    elements += below(sheet, [(index, month_and_day(day.date)) for index, day in enumerate(days)])
+    comparison = f"without the local model it would have been {amount(alone[-1], currency)}"
+    texts = ChartText(
         "Cumulative cost",
-        f"Spent {amount(spent[-1], currency)}; {otherwise if full[-1] > spent[-1] else 'nothing was saved yet'}.",
+        f"Spent {amount(spent[-1], currency)}; {comparison if alone[-1] > spent[-1] else 'nothing was saved yet'}.",
         (("a", "spent"), ("b", "if the large model had answered everything")),
         ("until (UTC)", "spent", "with the large model alone"),
         tuple(
-            (day.date, amount(a, currency), amount(b, currency)) for day, a, b in zip(days, spent, full, strict=True)
+            (day.date, amount(a, currency), amount(b, currency)) for day, a, b in zip(days, spent, alone, strict=True)
         ),
     )
-    return compose_chart(name, words, sheet, drawn)
+    return compose_chart(name, texts, sheet, elements)
 
 
-def coverage_chart(judged: TaskJudgement, name: str) -> Chart | None:
+def coverage_chart(judgement: TaskJudgement, name: str) -> Chart | None:
     """Draw the risk (disagreement of people or the large model) over the coverage of the local model."""
-    found, target = judged.takes, judged.figures.target
-    if not found.levels:
+    coverage, target = judgement.coverage, judgement.figures.target
+    if not coverage.levels:
         return None
-    most = max(target, *(level.risk for level in found.levels))
-    sheet = DrawingArea(left=50, right=22, y_max=min(1.0, round_up(1.3 * most)))
-    bound = [(sheet.x(level.taken.value or 0.0), sheet.y(level.bound)) for level in found.levels]
-    risk = [(sheet.x(level.taken.value or 0.0), sheet.y(level.risk)) for level in found.levels]
-    drawn = axis(sheet, [(part * sheet.y_max, percent(part * sheet.y_max)) for part in QUARTERS])
-    drawn += vertical_grid(sheet)
-    drawn += [area(bound, risk, "band"), path(risk, "line a"), *_dots(risk, found.levels)]
-    drawn.append(line((sheet.left, WIDTH - sheet.right), (sheet.y(target),) * 2, "target"))
-    if found.above is not None:
-        drawn.append(line((sheet.x(found.share.value or 0.0),) * 2, (sheet.top, sheet.y(0)), "mark"))
-    words = ChartText(
+    highest = max(target, *(level.risk for level in coverage.levels))
+    sheet = DrawingArea(left=50, right=22, y_max=min(1.0, round_up(1.3 * highest)))
+    bound = [(sheet.x(level.taken.value or 0.0), sheet.y(level.bound)) for level in coverage.levels]
+    risk = [(sheet.x(level.taken.value or 0.0), sheet.y(level.risk)) for level in coverage.levels]
+    elements = axis(sheet, [(quarter * sheet.y_max, percent(quarter * sheet.y_max)) for quarter in QUARTERS])
+    elements += vertical_grid(sheet)
+    elements += [area(bound, risk, "band"), path(risk, "line a"), *_level_dots(risk, coverage.levels)]
+    elements.append(line((sheet.left, WIDTH - sheet.right), (sheet.y(target),) * 2, "target"))
+    if coverage.above is not None:
+        elements.append(line((sheet.x(coverage.share.value or 0.0),) * 2, (sheet.top, sheet.y(0)), "mark"))
+    texts = ChartText(
         "What the local model could answer",
-        could_take(judged),
+        coverage_sentence(judgement),
         (
-            ("a", found.levels[-1].judges),
+            ("a", coverage.levels[-1].judges),
             ("band", "up to what is proved"),
             ("target", f"wanted: {percent(target)} at most"),
         ),
         ("confidence from", "of all", "compared", "by people", "disagree", "proved bound", "holds"),
-        tuple(_level(level) for level in found.levels),
+        tuple(_level_cells(level) for level in coverage.levels),
     )
-    return compose_chart(name, words, sheet, drawn)
+    return compose_chart(name, texts, sheet, elements)
 
 
-def agreement_chart(judged: TaskJudgement, name: str) -> Chart | None:
+def agreement_chart(judgement: TaskJudgement, name: str) -> Chart | None:
     """Draw the agreement of both models over time."""
-    found = judged.agreement_by_day
-    if not found:
+    periods = judgement.agreement_by_day
+    if not periods:
         return None
-    dates, shares = zip(*found, strict=True)
-    floor, marks = (0.5, _UPPER) if min(share.low for share in shares) > 0.5 else (0.0, QUARTERS)
-    sheet = DrawingArea(left=50, right=24, x_max=max(1, len(found) - 1), y_min=floor)
-    at = [float(place) for place in range(len(found))] if len(found) > 1 else [0.5]
-    drawn = axis(sheet, [(part, percent(part)) for part in marks])
-    drawn += _banded([sheet.x(x) for x in at], shares, sheet)
-    for x, date, share in zip(at, dates, shares, strict=True):
-        drawn.append(dot(sheet.x(x), sheet.y(share.value or 0.0), "a", f"{date}: {interval(share)}", 3.0))
-    drawn += below(sheet, [(x, month_and_day(date)) for x, date in zip(at, dates, strict=True)])
-    words = ChartText(
+    dates, shares = zip(*periods, strict=True)
+    y_min, marks = (0.5, _UPPER_MARKS) if min(share.low for share in shares) > 0.5 else (0.0, QUARTERS)
+    sheet = DrawingArea(left=50, right=24, x_max=max(1, len(periods) - 1), y_min=y_min)
+    positions = [float(index) for index in range(len(periods))] if len(periods) > 1 else [0.5]
+    elements = axis(sheet, [(mark, percent(mark)) for mark in marks])
+    elements += _band([sheet.x(x) for x in positions], shares, sheet)
+    for x, date, share in zip(positions, dates, shares, strict=True):
+        elements.append(dot(sheet.x(x), sheet.y(share.value or 0.0), "a", f"{date}: {interval(share)}", 3.0))
+    elements += below(sheet, [(x, month_and_day(date)) for x, date in zip(positions, dates, strict=True)])
+    texts = ChartText(
         "Agreement with the large model",
-        f"Both models agreed on {interval(judged.agreement)} of {count_of(judged.agreement.rows, 'input')}.",
+        f"Both models agreed on {interval(judgement.agreement)} of {count_of(judgement.agreement.rows, 'input')}.",
         (("a", "agreed"), ("band", "95% interval")),
         ("from (UTC)", "compared", "agreed", "95% interval"),
-        tuple((date, *_shares(share)) for date, share in found),
+        tuple((date, *_share_cells(share)) for date, share in periods),
     )
-    return compose_chart(name, words, sheet, drawn)
+    return compose_chart(name, texts, sheet, elements)
 
 
-def _banded(across: Sequence[float], shares: Sequence[CountedShare], sheet: DrawingArea) -> Iterator[str]:
+def _band(xs: Sequence[float], shares: Sequence[CountedShare], sheet: DrawingArea) -> Iterator[str]:
     """Draw a line of shares with a band of intervals; with few points, separate intervals."""
     upper, lower = ([sheet.y(share.high) for share in shares], [sheet.y(share.low) for share in shares])
-    yield area(list(zip(across, upper, strict=True)), list(zip(across, lower, strict=True)), "band")
-    yield path([(x, sheet.y(share.value or 0.0)) for x, share in zip(across, shares, strict=True)], "line a")
-    for x, high, low in zip(across, upper, lower, strict=True) if len(across) < _FEW else ():
+    yield area(list(zip(xs, upper, strict=True)), list(zip(xs, lower, strict=True)), "band")
+    yield path([(x, sheet.y(share.value or 0.0)) for x, share in zip(xs, shares, strict=True)], "line a")
+    for x, high, low in zip(xs, upper, lower, strict=True) if len(xs) < _INTERVAL_POINTS_MAX else ():
         yield line((x, x), (high, low), "whisker")
 
 
-def label_chart(judged: TaskJudgement, name: str) -> Chart | None:
+def label_chart(judgement: TaskJudgement, name: str) -> Chart | None:
     """Draw the agreement of both models by label."""
-    compared = [label for label in judged.labels if label.agreement.rows]
+    compared = [label for label in judgement.labels if label.agreement.rows]
     if not compared:
         return None
-    shown = compared[:LABELS_DRAWN_MAX]
-    sheet = DrawingArea(height=40 + _ROW * len(shown), left=118, right=22, top=8)
-    drawn = vertical_grid(sheet)
-    for at, label in enumerate(shown):
-        drawn += _label(sheet, sheet.top + _ROW * at + 12, label)
+    drawn_labels = compared[:LABELS_DRAWN_MAX]
+    sheet = DrawingArea(height=40 + _ROW_HEIGHT * len(drawn_labels), left=118, right=22, top=8)
+    elements = vertical_grid(sheet)
+    for index, label in enumerate(drawn_labels):
+        elements += _label_marks(sheet, sheet.top + _ROW_HEIGHT * index + 12, label)
     worst = min(compared, key=lambda label: label.agreement.value or 0.0)
     sentence = f"Least agreement: '{worst.name}', {interval(worst.agreement)} of {count(worst.agreement.rows)}."
-    if len(compared) > len(shown):
-        sentence += f" The {len(shown)} most frequent of {len(compared)} labels are drawn."
-    words = ChartText(
+    if len(compared) > len(drawn_labels):
+        sentence += f" The {len(drawn_labels)} most frequent of {len(compared)} labels are drawn."
+    texts = ChartText(
         "Agreement by label",
         sentence,
         (("a", "agreed with the large model"), ("whisker", "95% interval")),
         ("label", "examples", "compared", "agreed", "95% interval", "in the last week", "95% interval"),
         tuple(
-            (label.name, count(label.examples), *_shares(label.agreement), *_shares(label.recent)[1:])
-            for label in judged.labels
+            (label.name, count(label.examples), *_share_cells(label.agreement), *_share_cells(label.recent)[1:])
+            for label in judgement.labels
         ),
     )
-    return compose_chart(name, words, sheet, drawn)
+    return compose_chart(name, texts, sheet, elements)
 
 
-def _label(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
+def _label_marks(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
     share = label.agreement
     yield text(sheet.left - 8, y + 4, cut(label.name, 16), "tick", "end")
     yield line((sheet.x(share.low), sheet.x(share.high)), (y, y), "whisker")
     yield dot(sheet.x(share.value or 0.0), y, "a", f"{label.name}: {interval(share)}")
 
 
-def _dots(places: Iterable[tuple[float, float]], levels: Iterable[CoverageLevel]) -> Iterator[str]:
-    for place, level in zip(places, levels, strict=True):
+def _level_dots(points: Iterable[tuple[float, float]], levels: Iterable[CoverageLevel]) -> Iterator[str]:
+    for point, level in zip(points, levels, strict=True):
         message = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
-        yield dot(*place, "a", message, 3.0)
+        yield dot(*point, "a", message, 3.0)
 
 
-def _level(level: CoverageLevel) -> tuple[str, ...]:
-    part, holds = percent(level.taken.value), "yes" if level.holds else "no"
+def _level_cells(level: CoverageLevel) -> tuple[str, ...]:
+    coverage, holds = percent(level.taken.value), "yes" if level.holds else "no"
     rows = count(level.rows), count(level.reviewed)
-    return f"{level.above:.2f}", part, *rows, percent(level.risk), percent(level.bound), holds
+    return f"{level.above:.2f}", coverage, *rows, percent(level.risk), percent(level.bound), holds
 
 
-def _shares(share: CountedShare) -> tuple[str, str, str]:
-    between = f"{percent(share.low)} to {percent(share.high)}" if share.rows else "-"
-    return count(share.rows), percent(share.value), between
+def _share_cells(share: CountedShare) -> tuple[str, str, str]:
+    interval_text = f"{percent(share.low)} to {percent(share.high)}" if share.rows else "-"
+    return count(share.rows), percent(share.value), interval_text
 
 
 _CHARTS: tuple[Callable[[TaskJudgement, str], Chart | None], ...] = (
-    _examples,
-    _answers,
-    _money,
+    _examples_chart,
+    _answers_chart,
+    _cost_chart,
     coverage_chart,
     agreement_chart,
     label_chart,

@@ -24,18 +24,18 @@ class TaskJudgement:
 
     figures: TaskFigures
     advice: ModeRecommendation
-    framework: tuple[SuitabilityAnswer, ...]
+    suitability: tuple[SuitabilityAnswer, ...]
     steps: tuple[ReadinessStep, ...]
     agreement: CountedShare
     agreement_by_day: tuple[tuple[str, CountedShare], ...]
     labels: tuple[LabelState, ...]
-    takes: AchievableCoverage
+    coverage: AchievableCoverage
     at_threshold: CoverageLevel | None
     judged: CountedShare
     """Confident answers that the large model answered, too, and how many were equal."""
     checked: CountedShare
     """Confident answers that people judged, and how many they found right."""
-    money: CostFigures
+    costs: CostFigures
     currency: str = ""
     """The currency of amounts; empty = unknown."""
 
@@ -64,58 +64,59 @@ class ReportHeader:
     """Name of the large model; empty = none is configured."""
 
 
-def judge_task(figures: TaskFigures, wish: CostAssumptions = NO_ASSUMPTIONS) -> TaskJudgement:
+def judge_task(figures: TaskFigures, assumptions: CostAssumptions = NO_ASSUMPTIONS) -> TaskJudgement:
     """Judge one task."""
-    takes = readiness.achievable_coverage(figures)
-    reckoned = suitability.compute_costs(figures, takes)
+    coverage = readiness.achievable_coverage(figures)
+    costs = suitability.compute_costs(figures, coverage)
     return TaskJudgement(
         figures=figures,
         advice=mode_recommendation.recommend_mode(figures),
-        framework=suitability.assess_suitability(figures, reckoned, wish),
+        suitability=suitability.assess_suitability(figures, costs, assumptions),
         steps=readiness.steps(figures),
-        agreement=readiness.agreement(figures.alike),
-        agreement_by_day=tuple(readiness.by_day(figures, DAYS_DRAWN_MAX)),
+        agreement=readiness.agreement(figures.agreement_basis),
+        agreement_by_day=tuple(readiness.agreement_by_day(figures, DAYS_DRAWN_MAX)),
         labels=readiness.labels(figures),
-        takes=takes,
+        coverage=coverage,
         at_threshold=readiness.at_threshold(figures),
         judged=readiness.agreement(figures.judged),
         checked=readiness.agreement(figures.checked),
-        money=reckoned,
-        currency=wish.currency,
+        costs=costs,
+        currency=assumptions.currency,
     )
 
 
-def sum_costs(judged: Iterable[TaskJudgement]) -> SiteTotal:
+def sum_costs(judgements: Iterable[TaskJudgement]) -> SiteTotal:
     """Sum the costs of all tasks."""
-    every = [each.money for each in judged]
-    saved = [each.saved_micros for each in every if each.saved_micros is not None]
+    costs = [each.costs for each in judgements]
+    saved = [each.saved_micros for each in costs if each.saved_micros is not None]
     return SiteTotal(
-        calls=sum(each.calls for each in every),
-        answered_here=sum(each.answered_here for each in every),
-        spent_micros=sum(each.spent_micros for each in every),
+        calls=sum(each.calls for each in costs),
+        answered_here=sum(each.answered_here for each in costs),
+        spent_micros=sum(each.spent_micros for each in costs),
         saved_micros=sum(saved) if saved else None,
     )
 
 
-def could_take(judged: TaskJudgement) -> str:
+def coverage_sentence(judgement: TaskJudgement) -> str:
     """Return a sentence on the coverage that the local model could have at the target risk."""
-    found, target = judged.takes, judged.figures.target
-    wanted = f"at a risk of {percent(target)}"
-    if found.above is not None and (level := found.resting_on):
+    coverage, target = judgement.coverage, judgement.figures.target
+    at_risk = f"at a risk of {percent(target)}"
+    if coverage.above is not None and (level := coverage.basis_level):
         return (
-            f"It could answer {interval(found.share)} of the inputs {wanted}: those with a confidence of at least"
-            f" {found.above:.2f}. Of these, {level.judges} with {percent(found.risk)}. {measured_by(found)}"
+            f"It could answer {interval(coverage.share)} of the inputs {at_risk}: those with a confidence of at least"
+            f" {coverage.above:.2f}. Of these, {level.judges} with {percent(coverage.risk)}."
+            f" {judges_sentence(coverage)}"
         )
-    if found.more is None:
+    if coverage.more is None:
         return (
-            f"Nothing is proved {wanted}, and more examples of the same kind would not help: the model has to improve."
+            f"Nothing is proved {at_risk}, and more examples of the same kind would not help: the model has to improve."
         )
-    return f"Nothing is proved {wanted} yet: about {count_of(found.more, 'more input')} to compare."
+    return f"Nothing is proved {at_risk} yet: about {count_of(coverage.more, 'more input')} to compare."
 
 
-def measured_by(found: AchievableCoverage) -> str:
+def judges_sentence(coverage: AchievableCoverage) -> str:
     """Return a sentence on whose judgements the coverage is based; empty = nothing was compared."""
-    level = found.resting_on
+    level = coverage.basis_level
     if level is None:
         return ""
     if not level.reviewed:
@@ -130,19 +131,19 @@ def measured_by(found: AchievableCoverage) -> str:
     )
 
 
-def report_json(judged: Sequence[TaskJudgement], about: ReportHeader) -> dict[str, Any]:
+def report_json(judgements: Sequence[TaskJudgement], header: ReportHeader) -> dict[str, Any]:
     """Return the report for JSON. Amounts are millionths of the currency; unknown values are null."""
     return {
         "schema": SCHEMA,
-        **asdict(about),
-        "currency": judged[0].currency if judged else "",
-        "total": asdict(sum_costs(judged)),
-        "tasks": [_task(each) for each in judged],
+        **asdict(header),
+        "currency": judgements[0].currency if judgements else "",
+        "total": asdict(sum_costs(judgements)),
+        "tasks": [_task_json(each) for each in judgements],
     }
 
 
-def _task(judged: TaskJudgement) -> dict[str, Any]:
-    figures = judged.figures
+def _task_json(judgement: TaskJudgement) -> dict[str, Any]:
+    figures = judgement.figures
     return {
         "task": figures.task,
         **({"question": figures.question} if figures.question else {}),
@@ -153,21 +154,21 @@ def _task(judged: TaskJudgement) -> dict[str, Any]:
         "gate": figures.gate or None,
         "held_up": dict(figures.held_up),
         "wanted_risk": {"target": figures.target, "delta": figures.delta},
-        "advice": asdict(judged.advice),
-        "framework": [asdict(answer) for answer in judged.framework],
-        "examples": {"number": figures.examples, "steps": [asdict(step) for step in judged.steps]},
-        "agreement": _share(judged.agreement),
-        "agreement_by_day": [{"from": date, **_share(share)} for date, share in judged.agreement_by_day],
+        "advice": asdict(judgement.advice),
+        "framework": [asdict(answer) for answer in judgement.suitability],
+        "examples": {"number": figures.examples, "steps": [asdict(step) for step in judgement.steps]},
+        "agreement": _share_json(judgement.agreement),
+        "agreement_by_day": [{"from": date, **_share_json(share)} for date, share in judgement.agreement_by_day],
         "labels": [
-            {**asdict(label), "agreement": _share(label.agreement), "recent": _share(label.recent)}
-            for label in judged.labels
+            {**asdict(label), "agreement": _share_json(label.agreement), "recent": _share_json(label.recent)}
+            for label in judgement.labels
         ],
-        "could_take": _could_take(judged.takes),
-        "at_threshold": asdict(judged.at_threshold) if judged.at_threshold else None,
-        "judged": _share(judged.judged),
-        "checked": _share(judged.checked),
+        "could_take": _coverage_json(judgement.coverage),
+        "at_threshold": asdict(judgement.at_threshold) if judgement.at_threshold else None,
+        "judged": _share_json(judgement.judged),
+        "checked": _share_json(judgement.checked),
         "alarms": [asdict(alarm) for alarm in figures.alarms],
-        "money": {**asdict(judged.money), "year_gain_micros": judged.money.year_gain_micros},
+        "money": {**asdict(judgement.costs), "year_gain_micros": judgement.costs.year_gain_micros},
         "days": [asdict(day) for day in figures.days],
         "large_ms": figures.large_ms or None,
         "local_ms": figures.local_ms or None,
@@ -176,14 +177,14 @@ def _task(judged: TaskJudgement) -> dict[str, Any]:
     }
 
 
-def _could_take(takes: AchievableCoverage) -> dict[str, Any]:
-    level = takes.resting_on
+def _coverage_json(coverage: AchievableCoverage) -> dict[str, Any]:
+    level = coverage.basis_level
     people = level.reviewed if level else 0
-    judges = {"people": people, "large_model": level.rows - people if level else 0, "note": measured_by(takes)}
-    return {**asdict(takes), "share": _share(takes.share), "judged_by": judges}
+    judges = {"people": people, "large_model": level.rows - people if level else 0, "note": judges_sentence(coverage)}
+    return {**asdict(coverage), "share": _share_json(coverage.share), "judged_by": judges}
 
 
-def _share(share: CountedShare) -> dict[str, Any]:
+def _share_json(share: CountedShare) -> dict[str, Any]:
     return {"value": share.value, **asdict(share), "level": LEVEL}
 
 
@@ -196,61 +197,68 @@ MODES = {
 }
 
 
-def headline(judged: TaskJudgement) -> str:
+def headline(judgement: TaskJudgement) -> str:
     """Return the next step in a few words."""
-    advice, mode = judged.advice, judged.figures.mode
+    advice, mode = judgement.advice, judgement.figures.mode
     if advice.why is RecommendationReason.MAKE_A_MODEL:
         return "Next: make a model"
     return f"Stay in {mode}" if advice.mode == mode else f"Next: {advice.mode}"
 
 
-def other_alarms(judged: TaskJudgement) -> list[TaskAlarm]:
+def other_alarms(judgement: TaskJudgement) -> list[TaskAlarm]:
     """Return the alarms that the recommendation does not mention."""
-    reason = judged.advice.because.lower()
-    return [alarm for alarm in judged.figures.alarms if alarm.message.lower() not in reason]
+    reason = judgement.advice.because.lower()
+    return [alarm for alarm in judgement.figures.alarms if alarm.message.lower() not in reason]
 
 
-def summary(judged: Sequence[TaskJudgement]) -> str:
+def summary(judgements: Sequence[TaskJudgement]) -> str:
     """Return a summary of all tasks; only captured answers are counted."""
-    every, currency = sum_costs(judged), judged[0].currency
-    tasks = count_of(len({each.figures.task for each in judged}), "task")
-    left_out = dict.fromkeys(each.figures.task for each in judged if not each.figures.collected)
+    total, currency = sum_costs(judgements), judgements[0].currency
+    tasks = count_of(len({each.figures.task for each in judgements}), "task")
+    left_out = dict.fromkeys(each.figures.task for each in judgements if not each.figures.collected)
     note = f" Not collected, so not counted: {', '.join(left_out)}." if left_out else ""
-    if not every.calls:
+    if not total.calls:
         return f"{tasks}; no answers have been captured yet.{note}"
-    here = percent(every.answered_here / every.calls)
-    saved = "not known yet" if every.saved_micros is None else amount(every.saved_micros, currency)
-    spent = f"Spent on the large model: {amount(every.spent_micros, currency)}; saved: {saved}."
-    return f"{tasks}, {count_of(every.calls, 'captured answer')}, {here} of them local. {spent}{note}"
+    local_share = percent(total.answered_here / total.calls)
+    saved = "not known yet" if total.saved_micros is None else amount(total.saved_micros, currency)
+    spent = f"Spent on the large model: {amount(total.spent_micros, currency)}; saved: {saved}."
+    return f"{tasks}, {count_of(total.calls, 'captured answer')}, {local_share} of them local. {spent}{note}"
 
 
-def summary_tiles(judged: TaskJudgement) -> list[tuple[str, str, str]]:
+def summary_tiles(judgement: TaskJudgement) -> list[tuple[str, str, str]]:
     """Return the main numbers: title, number and basis of each."""
-    money, figures = judged.money, judged.figures
+    costs, figures = judgement.costs, judgement.figures
     graded = (
-        [_could(judged), _same(judged), _held_up(figures)] if figures.kind in ("classify", "decide", "extract") else []
+        [_coverage_tile(judgement), _agreement_tile(judgement), _confidence_tile(figures)]
+        if figures.kind in ("classify", "decide", "extract")
+        else []
     )
-    here = money.answered_here / money.calls if money.calls else None
+    local_share = costs.answered_here / costs.calls if costs.calls else None
     return [
         *graded,
-        ("Answered locally", percent(here), f"of {count_of(money.calls, 'answer')}"),
-        ("Spent", amount(money.spent_micros, judged.currency), f"on {count_of(money.priced, 'question')}"),
-        _saved(judged),
+        ("Answered locally", percent(local_share), f"of {count_of(costs.calls, 'answer')}"),
+        ("Spent", amount(costs.spent_micros, judgement.currency), f"on {count_of(costs.priced, 'question')}"),
+        _savings_tile(judgement),
         ("Examples", count(figures.examples), f"{count(1000)} are enough for every step"),
     ]
 
 
-def _could(judged: TaskJudgement) -> tuple[str, str, str]:
-    takes, what = judged.takes, "Could be answered locally"
-    risk = f"at a risk of {percent(judged.figures.target)}"
-    if judged.figures.mode == "local" and judged.figures.threshold is not None and not takes.levels:
-        sure, unsure = (sum(getattr(day, name) for day in judged.figures.recent) for name in ("sure", "unsure"))
+def _coverage_tile(judgement: TaskJudgement) -> tuple[str, str, str]:
+    coverage, title = judgement.coverage, "Could be answered locally"
+    risk = f"at a risk of {percent(judgement.figures.target)}"
+    if judgement.figures.mode == "local" and judgement.figures.threshold is not None and not coverage.levels:
+        sure, unsure = (sum(getattr(day, name) for day in judgement.figures.recent) for name in ("sure", "unsure"))
         share = percent(sure / (sure + unsure)) if sure + unsure else "not known yet"
-        return what, share, "by the bundle's own threshold; nothing was compared here"
-    if takes.above is None:
-        return what, "not yet", f"nothing is proved {risk}"
-    by = "by people and the large model" if takes.resting_on and takes.resting_on.reviewed else "by the large model"
-    return what, percent(takes.share.value), f"{percent(takes.share.low)} to {percent(takes.share.high)}, {risk} {by}"
+        return title, share, "by the bundle's own threshold; nothing was compared here"
+    if coverage.above is None:
+        return title, "not yet", f"nothing is proved {risk}"
+    level = coverage.basis_level
+    judges = "by people and the large model" if level and level.reviewed else "by the large model"
+    return (
+        title,
+        percent(coverage.share.value),
+        f"{percent(coverage.share.low)} to {percent(coverage.share.high)}, {risk} {judges}",
+    )
 
 
 _LIMITS = {
@@ -261,7 +269,7 @@ _LIMITS = {
 }
 
 
-def _held_up(figures: TaskFigures) -> tuple[str, str, str]:
+def _confidence_tile(figures: TaskFigures) -> tuple[str, str, str]:
     """Return how many answers were not confident, and for which reasons."""
     held_up, graded = figures.held_up, sum(day.sure + day.unsure for day in figures.recent)
     limits = _LIMITS if figures.threshold is not None else {**_LIMITS, "BELOW_THRESHOLD": "without a threshold"}
@@ -272,21 +280,21 @@ def _held_up(figures: TaskFigures) -> tuple[str, str, str]:
     return "Not confident", share, "; ".join(parts) or f"of {count_of(graded, 'answer')}"
 
 
-def _same(judged: TaskJudgement) -> tuple[str, str, str]:
-    agreed = judged.agreement
-    what = "Agrees with the large model"
-    if not agreed.rows:
-        return what, "not yet", "nothing was compared"
+def _agreement_tile(judgement: TaskJudgement) -> tuple[str, str, str]:
+    agreement = judgement.agreement
+    title = "Agrees with the large model"
+    if not agreement.rows:
+        return title, "not yet", "nothing was compared"
     return (
-        what,
-        percent(agreed.value),
-        f"{percent(agreed.low)} to {percent(agreed.high)}, of {count(agreed.rows)} compared",
+        title,
+        percent(agreement.value),
+        f"{percent(agreement.low)} to {percent(agreement.high)}, of {count(agreement.rows)} compared",
     )
 
 
-def _saved(judged: TaskJudgement) -> tuple[str, str, str]:
-    money = judged.money
-    if money.saved_micros is None:
+def _savings_tile(judgement: TaskJudgement) -> tuple[str, str, str]:
+    costs = judgement.costs
+    if costs.saved_micros is None:
         return "Saved", "not known yet", "a question has no usual price yet"
-    each = amount(money.price_micros, judged.currency)
-    return "Saved", amount(money.saved_micros, judged.currency), f"{count(money.answered_here)} at {each} each"
+    price = amount(costs.price_micros, judgement.currency)
+    return "Saved", amount(costs.saved_micros, judgement.currency), f"{count(costs.answered_here)} at {price} each"

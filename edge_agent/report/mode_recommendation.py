@@ -77,18 +77,18 @@ def recommend_mode(figures: TaskFigures) -> ModeRecommendation:
 
 
 def _without_model(figures: TaskFigures) -> ModeRecommendation:
-    reached = figures.examples
+    examples = figures.examples
     for step in readiness.steps(figures)[:2]:
         if step.missing:
-            message = f"There {_are(reached)}; {count(step.examples)} are enough to {step.buys}"
+            message = f"There {_is_or_are(examples)}; {count(step.examples)} are enough to {step.buys}"
             then = f"Wait for {count_of(step.missing, 'more example')}: {in_days(step.days)}."
             return ModeRecommendation(
                 "bootstrap", RecommendationReason.NEEDS_EXAMPLES, f"{message}.", then, step.missing
             )
-    short = [label for label in readiness.labels(figures) if label.short]
-    if short:
-        return _short(short)
-    message = f"There {_are(reached)}, enough to {readiness.STEPS[500]}."
+    rare = [label for label in readiness.labels(figures) if label.short]
+    if rare:
+        return _needs_labels(rare)
+    message = f"There {_is_or_are(examples)}, enough to {readiness.STEPS[500]}."
     then = (
         "In the central team: 'edge-convert collect', 'dataset', 'run', 'publish'."
         " The installed bundle starts in shadow."
@@ -96,12 +96,13 @@ def _without_model(figures: TaskFigures) -> ModeRecommendation:
     return ModeRecommendation("bootstrap", RecommendationReason.MAKE_A_MODEL, message, then)
 
 
-def _short(short: list[LabelState]) -> ModeRecommendation:
-    worst = min(short, key=lambda label: label.examples)
-    least, missing = readiness.LABEL_EXAMPLES_MIN, sum(readiness.LABEL_EXAMPLES_MIN - each.examples for each in short)
+def _needs_labels(rare: list[LabelState]) -> ModeRecommendation:
+    rarest = min(rare, key=lambda label: label.examples)
+    minimum = readiness.LABEL_EXAMPLES_MIN
+    missing = sum(minimum - label.examples for label in rare)
     message = (
-        f"{count_of(len(short), 'label')} {_have(len(short))} fewer than {least} examples; '{worst.name}' has"
-        f" {count(worst.examples)}."
+        f"{count_of(len(rare), 'label')} {_has_or_have(len(rare))} fewer than {minimum} examples; '{rarest.name}' has"
+        f" {count(rarest.examples)}."
     )
     then = f"Wait for {count_of(missing, 'example')} of these labels, write some, or merge rare labels."
     return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_LABELS, message, then, missing)
@@ -120,11 +121,11 @@ def _bootstrap(figures: TaskFigures) -> ModeRecommendation:
 def _shadow(figures: TaskFigures) -> ModeRecommendation:
     if figures.threshold is None:
         return _uncalibrated(figures, "none of its answers is confident")
-    level, least = readiness.at_threshold(figures), readiness.rows_min(figures)
+    level, minimum = readiness.at_threshold(figures), readiness.rows_min(figures)
     rows = level.rows if level else 0
-    if level is None or rows < least:
-        more = readiness.inputs_for(least - rows, level) if level else least
-        message = f"{count(rows)} of its confident answers were compared; at least {count(least)} are needed."
+    if level is None or rows < minimum:
+        more = readiness.inputs_for(minimum - rows, level) if level else minimum
+        message = f"{count(rows)} of its confident answers were compared; at least {count(minimum)} are needed."
         return ModeRecommendation(
             "shadow",
             RecommendationReason.NEEDS_COMPARISONS,
@@ -132,28 +133,31 @@ def _shadow(figures: TaskFigures) -> ModeRecommendation:
             f"Wait for about {count_of(more, 'more input')}.",
             more,
         )
-    if not figures.alarmed(*BROKEN) and level.holds:
+    if not figures.first_alarm(*BROKEN) and level.holds:
         message = (
             f"It is confident of {percent(level.taken.value)} of the inputs, and {level.judges} with"
             f" {percent(level.risk)} of these: proved to be {_at_most(figures)}."
         )
-        return ModeRecommendation("hybrid", RecommendationReason.RISK_HOLDS, message, _hybrid_now(figures, level.taken))
+        return ModeRecommendation(
+            "hybrid", RecommendationReason.RISK_HOLDS, message, _hybrid_instruction(figures, level.taken)
+        )
     return _unproved(figures, level)
 
 
-def _hybrid_now(figures: TaskFigures, part: CountedShare) -> str:
-    could = readiness.achievable_coverage(figures)
-    do = f"Run {_command(figures, 'hybrid')}."
-    if could.above is None or (could.share.value or 0.0) < (part.value or 0.0) + MORE_SHARE_MIN:
-        return do
-    return f"{do} Recalibrated with a threshold of {could.above:.2f}, it could answer {percent(could.share.value)}."
+def _hybrid_instruction(figures: TaskFigures, current: CountedShare) -> str:
+    coverage = readiness.achievable_coverage(figures)
+    instruction = f"Run {_command(figures, 'hybrid')}."
+    if coverage.above is None or (coverage.share.value or 0.0) < (current.value or 0.0) + MORE_SHARE_MIN:
+        return instruction
+    share = percent(coverage.share.value)
+    return f"{instruction} Recalibrated with a threshold of {coverage.above:.2f}, it could answer {share}."
 
 
-def _uncalibrated(figures: TaskFigures, so: str) -> ModeRecommendation:
-    reason, takes = f"Its bundle has no threshold, so {so}.", readiness.achievable_coverage(figures)
-    if takes.above is not None:
-        share = percent(takes.share.value)
-        reason += f" The compared answers prove a threshold of {takes.above:.2f}, for {share} of the inputs."
+def _uncalibrated(figures: TaskFigures, consequence: str) -> ModeRecommendation:
+    reason, coverage = f"Its bundle has no threshold, so {consequence}.", readiness.achievable_coverage(figures)
+    if coverage.above is not None:
+        share = percent(coverage.share.value)
+        reason += f" The compared answers prove a threshold of {coverage.above:.2f}, for {share} of the inputs."
     return ModeRecommendation(
         figures.mode,
         RecommendationReason.NOT_CALIBRATED,
@@ -164,10 +168,10 @@ def _uncalibrated(figures: TaskFigures, so: str) -> ModeRecommendation:
 
 def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
     judges = level.judges[:1].upper() + level.judges[1:]
-    seen = f"{judges} with {percent(level.risk)} of its {count_of(level.rows, 'confident answer')}"
+    observation = f"{judges} with {percent(level.risk)} of its {count_of(level.rows, 'confident answer')}"
     more = readiness.more_at(level, figures)
-    if more is not None and not figures.alarmed(*BROKEN):
-        message = f"{seen}, which does not yet prove that it is {_at_most(figures)}."
+    if more is not None and not figures.first_alarm(*BROKEN):
+        message = f"{observation}, which does not yet prove that it is {_at_most(figures)}."
         return ModeRecommendation(
             "shadow",
             RecommendationReason.NEEDS_COMPARISONS,
@@ -177,25 +181,28 @@ def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
         )
     then = "Train it again with the collected examples, or calibrate it for a higher threshold."
     return ModeRecommendation(
-        "shadow", RecommendationReason.RISK_BROKEN, f"{seen}; the target is {percent(figures.target)} at most.", then
+        "shadow",
+        RecommendationReason.RISK_BROKEN,
+        f"{observation}; the target is {percent(figures.target)} at most.",
+        then,
     )
 
 
 def _hybrid(figures: TaskFigures) -> ModeRecommendation:
-    alarm = figures.alarmed(*BROKEN)
+    alarm = figures.first_alarm(*BROKEN)
     if alarm:
         then = f"Run {_command(figures, 'shadow')}, and train it again with the collected examples. {alarm.remedy}"
         return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, sentence(alarm.message), then)
-    sure, judged = _sure(figures), figures.judged
-    if sure.rows and figures.threshold is None:
+    confident, judged = _confident_share(figures), figures.judged
+    if confident.rows and figures.threshold is None:
         return _uncalibrated(figures, "none of its answers is confident, and the large model answers every input")
     reason = (
-        f"It is confident of {percent(sure.value)} of its answers. The large model was also asked about"
+        f"It is confident of {percent(confident.value)} of its answers. The large model was also asked about"
         f" {count(judged.rows)} of these, and disagrees with {count(judged.rows - judged.same)}."
     )
-    reason = readiness.without_answers(figures, _UNKNOWN) if sure.value is None else reason
-    unasked = counted_share(sure.hits - sum(day.unusual for day in figures.recent), sure.rows)
-    if sure.rows >= LOCAL_ANSWERS_MIN and unasked.low >= LOCAL_SHARE_MIN and judged.rows:
+    reason = readiness.without_answers(figures, _UNKNOWN) if confident.value is None else reason
+    not_escalated = counted_share(confident.hits - sum(day.unusual for day in figures.recent), confident.rows)
+    if confident.rows >= LOCAL_ANSWERS_MIN and not_escalated.low >= LOCAL_SHARE_MIN and judged.rows:
         return ModeRecommendation(
             "local",
             RecommendationReason.HARDLY_ASKS,
@@ -211,20 +218,20 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
 
 
 def _local(figures: TaskFigures) -> ModeRecommendation:
-    alarm = figures.alarmed(*BROKEN)
+    alarm = figures.first_alarm(*BROKEN)
     if alarm and figures.may_leave:
         then = f"Run {_command(figures, 'shadow')}. {alarm.remedy}"
         return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, sentence(alarm.message), then)
-    unsure = counted_share(sum(day.unsure for day in figures.recent), _sure(figures).rows)
+    unsure = counted_share(sum(day.unsure for day in figures.recent), _confident_share(figures).rows)
     if unsure.rows and figures.threshold is None:
         return _uncalibrated(figures, "none of its answers is confident, and no other model is asked")
     if unsure.low <= UNSURE_SHARE_MAX:
-        below = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
-        reason = readiness.without_answers(figures, _UNKNOWN) if unsure.value is None else below
+        message = f"{percent(unsure.value)} of its answers are below the threshold, and no other model is asked."
+        reason = readiness.without_answers(figures, _UNKNOWN) if unsure.value is None else message
         return ModeRecommendation("local", RecommendationReason.ASKS_NOBODY, reason, "Nothing to do.")
     reason = f"{percent(unsure.value)} of its answers are below the threshold and are returned anyway."
-    first = "Run " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then run "
-    then = f"{first}{_command(figures, 'hybrid')}: a large model answers the others."
+    prefix = "Run " if figures.may_leave else "Add the task to 'tasks' under 'escalation' in agent.yaml, then run "
+    then = f"{prefix}{_command(figures, 'hybrid')}: a large model answers the others."
     return ModeRecommendation("hybrid", RecommendationReason.DOUBTS_ARE_GIVEN, reason, then)
 
 
@@ -236,14 +243,14 @@ _BY_MODE: dict[Mode, Callable[[TaskFigures], ModeRecommendation]] = {
 }
 
 
-def sentence(words: str) -> str:
+def sentence(message: str) -> str:
     """Return the message of an alarm as a sentence."""
-    return f"{words[:1].upper()}{words[1:].rstrip('.')}."
+    return f"{message[:1].upper()}{message[1:].rstrip('.')}."
 
 
-def _sure(figures: TaskFigures) -> CountedShare:
-    sure = sum(day.sure for day in figures.recent)
-    return counted_share(sure, sure + sum(day.unsure for day in figures.recent))
+def _confident_share(figures: TaskFigures) -> CountedShare:
+    confident = sum(day.sure for day in figures.recent)
+    return counted_share(confident, confident + sum(day.unsure for day in figures.recent))
 
 
 def _at_most(figures: TaskFigures) -> str:
@@ -254,9 +261,9 @@ def _command(figures: TaskFigures, mode: Mode) -> str:
     return f"'edge-agent mode {figures.task} {mode}'"
 
 
-def _are(number: int) -> str:
+def _is_or_are(number: int) -> str:
     return f"{'is' if number == 1 else 'are'} {count_of(number, 'example')}"
 
 
-def _have(number: int) -> str:
+def _has_or_have(number: int) -> str:
     return "has" if number == 1 else "have"

@@ -39,17 +39,17 @@ _STARTS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _OWN_SHARE = 0.5
 """Share of `delta` for the bundle's own threshold, on which the recommendation is based."""
 _PACE_DAYS = 14
-_NEAR = 1e-9
+_EPSILON = 1e-9
 
 
-def without_answers(figures: TaskFigures, unknown: str) -> str:
+def without_answers(figures: TaskFigures, consequence: str) -> str:
     """Return a sentence on why there are no answers, and what is therefore unknown."""
     if not figures.collected:
-        message = f"This task is not collected, so its answers are not counted and {unknown}"
+        message = f"This task is not collected, so its answers are not counted and {consequence}"
         return f"{message}: 'collect' under 'examples' in agent.yaml names the tasks that are."
-    before = any(sum(day.answers.values()) for day in figures.days)
-    when = f"in the last {figures.window} days" if before else "yet"
-    return f"No answer of this task has been captured {when}, so {unknown}."
+    has_older_answers = any(sum(day.answers.values()) for day in figures.days)
+    period = f"in the last {figures.window} days" if has_older_answers else "yet"
+    return f"No answer of this task has been captured {period}, so {consequence}."
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ class AchievableCoverage:
     levels: tuple[CoverageLevel, ...]
 
     @property
-    def resting_on(self) -> CoverageLevel | None:
+    def basis_level(self) -> CoverageLevel | None:
         """The level that statements are based on: the lowest proved one, or the last; None = nothing compared."""
         return next(
-            (each for each in self.levels if each.above == self.above), self.levels[-1] if self.levels else None
+            (level for level in self.levels if level.above == self.above), self.levels[-1] if self.levels else None
         )
 
 
@@ -133,11 +133,10 @@ class LabelState:
 def steps(figures: TaskFigures) -> tuple[ReadinessStep, ...]:
     """Return the milestones, with the examples missing for each."""
     pace = examples_a_day(figures)
-    found = []
-    for mark, buys in STEPS.items():
-        missing = max(0, mark - figures.examples)
-        found.append(ReadinessStep(mark, buys, missing, days_for(missing, pace)))
-    return tuple(found)
+    missing = {mark: max(0, mark - figures.examples) for mark in STEPS}
+    return tuple(
+        ReadinessStep(mark, buys, missing[mark], days_for(missing[mark], pace)) for mark, buys in STEPS.items()
+    )
 
 
 def examples_a_day(figures: TaskFigures) -> float:
@@ -158,44 +157,44 @@ def agreement(compared: ComparisonCount) -> CountedShare:
     return counted_share(compared.same, compared.rows)
 
 
-def by_day(figures: TaskFigures, days_max: int) -> list[tuple[str, CountedShare]]:
+def agreement_by_day(figures: TaskFigures, days_max: int) -> list[tuple[str, CountedShare]]:
     """Return the agreement of periods with their first day, at most as many as a chart has room for."""
-    seen = [day for day in figures.days if day.compared.rows]
-    stretch = max(1, -(-len(seen) // days_max))
-    parts = [seen[at : at + stretch] for at in range(0, len(seen), stretch)]
-    return [(part[0].date, agreement(sum_comparisons(day.compared for day in part))) for part in parts]
+    compared_days = [day for day in figures.days if day.compared.rows]
+    period_days = max(1, -(-len(compared_days) // days_max))
+    periods = [compared_days[start : start + period_days] for start in range(0, len(compared_days), period_days)]
+    return [(period[0].date, agreement(sum_comparisons(day.compared for day in period))) for period in periods]
 
 
 def labels(figures: TaskFigures) -> tuple[LabelState, ...]:
     """Return every label, the most frequent first."""
-    most = sorted(figures.labels, key=lambda label: (-label.answers, label.name))
-    return tuple(map(_label, most))
+    most_frequent_first = sorted(figures.labels, key=lambda label: (-label.answers, label.name))
+    return tuple(map(_label_state, most_frequent_first))
 
 
-def _label(label: LabelFigures) -> LabelState:
+def _label_state(label: LabelFigures) -> LabelState:
     short = label.examples < LABEL_EXAMPLES_MIN
-    both, recent = agreement(label.compared), agreement(label.recent)
-    return LabelState(label.name, label.answers, label.examples, both, recent, short)
+    overall, recent = agreement(label.compared), agreement(label.recent)
+    return LabelState(label.name, label.answers, label.examples, overall, recent, short)
 
 
 def achievable_coverage(figures: TaskFigures) -> AchievableCoverage:
     """Return the coverage that the local model could have at the target risk."""
     levels = tuple(_levels(figures))
-    held = [level for level in levels if level.holds]
-    if not held:
-        return AchievableCoverage(counted_share(0, figures.graded), None, None, _more(levels, figures), levels)
-    last = held[-1]
-    return AchievableCoverage(last.taken, last.above, last.risk, 0, levels)
+    proved = [level for level in levels if level.holds]
+    if not proved:
+        return AchievableCoverage(counted_share(0, figures.graded), None, None, _more_inputs(levels, figures), levels)
+    lowest = proved[-1]
+    return AchievableCoverage(lowest.taken, lowest.above, lowest.risk, 0, levels)
 
 
 def at_threshold(figures: TaskFigures) -> CoverageLevel | None:
     """Return the level of the bundle's own threshold; None = it has none, or nothing was compared."""
     if figures.threshold is None:
         return None
-    accepted = [each for each in figures.confident if each.above >= figures.threshold - _NEAR]
-    found = sum_comparisons(each.right for each in accepted)
-    beyond = ConfidenceBand(figures.threshold, sum(each.answers for each in accepted), found)
-    return _level(beyond, figures, [_OWN_SHARE * figures.delta])[0] if found.rows else None
+    accepted = [band for band in figures.confident if band.above >= figures.threshold - _EPSILON]
+    comparisons = sum_comparisons(band.right for band in accepted)
+    cumulated = ConfidenceBand(figures.threshold, sum(band.answers for band in accepted), comparisons)
+    return _level(cumulated, figures, [_OWN_SHARE * figures.delta])[0] if comparisons.rows else None
 
 
 def rows_min(figures: TaskFigures) -> int:
@@ -206,8 +205,8 @@ def rows_min(figures: TaskFigures) -> int:
 def more_at(level: CoverageLevel, figures: TaskFigures) -> int | None:
     """Return how many more compared inputs would prove a threshold; None = no number of them."""
     # At the observed share of differences, with half a difference added.
-    accepted = anytime_rows_needed((level.differ + 0.5) / (level.rows + 1), figures.target, level.delta)
-    return None if accepted is None else inputs_for(max(1, accepted - level.rows), level)
+    needed_rows = anytime_rows_needed((level.differ + 0.5) / (level.rows + 1), figures.target, level.delta)
+    return None if needed_rows is None else inputs_for(max(1, needed_rows - level.rows), level)
 
 
 def inputs_for(rows: int, level: CoverageLevel) -> int:
@@ -218,71 +217,72 @@ def inputs_for(rows: int, level: CoverageLevel) -> int:
 def _starts(figures: TaskFigures) -> list[tuple[float, float]]:
     """Return the confidences where a test sequence starts, each with its share of `delta`."""
     own = [] if figures.threshold is None else [(figures.threshold, _OWN_SHARE * figures.delta)]
-    left = figures.delta - sum(delta for _, delta in own)
-    return own + [(start, left / len(_STARTS)) for start in _STARTS]
+    rest = figures.delta - sum(delta for _, delta in own)
+    return own + [(start, rest / len(_STARTS)) for start in _STARTS]
 
 
 def _levels(figures: TaskFigures) -> Iterator[CoverageLevel]:
     """Yield the levels, the strictest first; a level is proved by any sequence that has not failed yet."""
-    starts, bands = _starts(figures), list(_cumulated(figures))
-    lower = (*(each.above for each in bands[1:]), -math.inf)
-    open_: list[float] = []
-    for beyond, below in zip(bands, lower, strict=False):
-        open_ += [delta for start, delta in starts if below + _NEAR < start <= beyond.above + _NEAR]
-        level, open_ = _level(beyond, figures, open_)
+    starts, bands = _starts(figures), list(_cumulated_bands(figures))
+    next_confidences = (*(band.above for band in bands[1:]), -math.inf)
+    open_deltas: list[float] = []
+    for band, next_confidence in zip(bands, next_confidences, strict=False):
+        open_deltas += [delta for start, delta in starts if next_confidence + _EPSILON < start <= band.above + _EPSILON]
+        level, open_deltas = _level(band, figures, open_deltas)
         yield level
 
 
-def _cumulated(figures: TaskFigures) -> Iterator[ConfidenceBand]:
+def _cumulated_bands(figures: TaskFigures) -> Iterator[ConfidenceBand]:
     """Yield answers and comparisons at or above each confidence, where the comparisons represent the answers.
 
     Shadow mode compares all answers, the audit only a part of the confident ones, so the compared shares above and
     below the bundle's threshold can differ. For levels below it, the comparisons above are thinned to the lower share.
     """
-    split = figures.threshold or 0.0
-    strictest = sorted(figures.confident, key=lambda each: -each.above)
-    high = [each for each in strictest if each.above >= split - _NEAR]
-    answers, found = 0, ComparisonCount()
-    for each in high:
-        answers, found = answers + each.answers, found + each.right
-        if found.rows:
-            yield ConfidenceBand(each.above, answers, found)
-    low = strictest[len(high) :]
-    found = _thinned(high, low)
-    for each in low if found.rows or not high else ():
-        answers, found = answers + each.answers, found + each.right
-        if found.rows:
-            yield ConfidenceBand(each.above, answers, found)
+    threshold = figures.threshold or 0.0
+    strictest_first = sorted(figures.confident, key=lambda band: -band.above)
+    high = [band for band in strictest_first if band.above >= threshold - _EPSILON]
+    answers, comparisons = 0, ComparisonCount()
+    for band in high:
+        answers, comparisons = answers + band.answers, comparisons + band.right
+        if comparisons.rows:
+            yield ConfidenceBand(band.above, answers, comparisons)
+    low = strictest_first[len(high) :]
+    comparisons = _thinned_comparisons(high, low)
+    for band in low if comparisons.rows or not high else ():
+        answers, comparisons = answers + band.answers, comparisons + band.right
+        if comparisons.rows:
+            yield ConfidenceBand(band.above, answers, comparisons)
 
 
-def _thinned(high: Sequence[ConfidenceBand], low: Sequence[ConfidenceBand]) -> ComparisonCount:
+def _thinned_comparisons(high: Sequence[ConfidenceBand], low: Sequence[ConfidenceBand]) -> ComparisonCount:
     """Return the comparisons above, scaled down to the compared share below; differences are rounded up."""
-    above, below = _part(high), _part(low)
-    found, keep = sum_comparisons(each.right for each in high), min(1.0, below / above) if above else 0.0
-    rows, differ = math.floor(found.rows * keep), math.ceil((found.rows - found.same) * keep)
+    high_share, low_share = _compared_share(high), _compared_share(low)
+    comparisons = sum_comparisons(band.right for band in high)
+    kept = min(1.0, low_share / high_share) if high_share else 0.0
+    rows, differ = math.floor(comparisons.rows * kept), math.ceil((comparisons.rows - comparisons.same) * kept)
     return ComparisonCount(rows, max(0, rows - differ))
 
 
-def _part(answers: Sequence[ConfidenceBand]) -> float:
-    number = sum(each.answers for each in answers)
-    return sum_comparisons(each.compared for each in answers).rows / number if number else 0.0
+def _compared_share(bands: Sequence[ConfidenceBand]) -> float:
+    answers = sum(band.answers for band in bands)
+    return sum_comparisons(band.compared for band in bands).rows / answers if answers else 0.0
 
 
-def _level(beyond: ConfidenceBand, figures: TaskFigures, open_: list[float]) -> tuple[CoverageLevel, list[float]]:
+def _level(band: ConfidenceBand, figures: TaskFigures, open_deltas: list[float]) -> tuple[CoverageLevel, list[float]]:
     """Return a level, and the shares of `delta` whose sequences continue after it."""
-    rows, differ = beyond.compared.rows, beyond.compared.rows - beyond.compared.same
-    reviewed = sum(each.people.rows for each in figures.confident if each.above >= beyond.above - _NEAR)
-    delta = max(open_) if open_ else min(part for _, part in _starts(figures))
-    passed = [each for each in open_ if anytime_proof(differ, rows, figures.target, each)]
+    rows, differ = band.compared.rows, band.compared.rows - band.compared.same
+    reviewed = sum(each.people.rows for each in figures.confident if each.above >= band.above - _EPSILON)
+    delta = max(open_deltas) if open_deltas else min(part for _, part in _starts(figures))
+    proved_deltas = [each for each in open_deltas if anytime_proof(differ, rows, figures.target, each)]
     bound = anytime_upper_bound(differ, rows, delta)
-    taken = counted_share(beyond.answers, figures.graded)
-    found = CoverageLevel(beyond.above, taken, rows, min(rows, reviewed), differ, delta, bound, bool(passed))
-    return found, passed
+    taken = counted_share(band.answers, figures.graded)
+    level = CoverageLevel(band.above, taken, rows, min(rows, reviewed), differ, delta, bound, bool(proved_deltas))
+    return level, proved_deltas
 
 
-def _more(levels: tuple[CoverageLevel, ...], figures: TaskFigures) -> int | None:
+def _more_inputs(levels: tuple[CoverageLevel, ...], figures: TaskFigures) -> int | None:
     rows = figures.compared.rows
     if rows < _GUESS_ROWS_MIN:
         return rows_min(figures) - rows  # too few for a forecast: the minimum if none differs
-    guesses = [more_at(level, figures) for level in levels if level.rows >= _LEVEL_ROWS_MIN]
-    return min((each for each in guesses if each is not None), default=None)
+    forecasts = [more_at(level, figures) for level in levels if level.rows >= _LEVEL_ROWS_MIN]
+    return min((forecast for forecast in forecasts if forecast is not None), default=None)

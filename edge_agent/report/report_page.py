@@ -39,17 +39,17 @@ _TONES = {
 }
 
 
-def render_page(judged: Sequence[TaskJudgement], about: ReportHeader, first_steps: str = "") -> str:
+def render_page(judgements: Sequence[TaskJudgement], header: ReportHeader, first_steps: str = "") -> str:
     """Return the page of all tasks; without tasks it shows the `first_steps`."""
-    days = max((each.money.days for each in judged), default=0)
+    days = max((judgement.costs.days for judgement in judgements), default=0)
     return (
         _environment()
         .get_template("report.html")
         .render(
-            title=f"Edge Agent at {about.site}" if about.site else "Edge Agent",
-            about=about,
-            judged=judged,
-            summary=summary(judged) if judged else "",
+            title=f"Edge Agent at {header.site}" if header.site else "Edge Agent",
+            header=header,
+            judgements=judgements,
+            summary=summary(judgements) if judgements else "",
             first_steps=render_commands(first_steps),
             days=count_of(days, "day") if days else "",
         )
@@ -67,8 +67,8 @@ def render_commands(text: str) -> str:
     return _QUOTED.sub(r"<code>\1</code>", escape(text, quote=False))
 
 
-def _tone(judged: TaskJudgement) -> str:
-    return _TONES.get(judged.advice.why, "wait" if judged.advice.more else "")
+def _tone(judgement: TaskJudgement) -> str:
+    return _TONES.get(judgement.advice.why, "wait" if judgement.advice.more else "")
 
 
 @cache

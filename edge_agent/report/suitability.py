@@ -29,8 +29,8 @@ PRICED_MIN = 20
 """Minimum paid questions to estimate the usual price."""
 MONTH_DAYS, YEAR_MONTHS = 30, 12
 SLOWER_MIN = 2.0
-_UNJUDGED = "this question cannot be answered"
-_REACHED: tuple[Verdict, ...] = ("no", "partly", "yes")
+_UNANSWERABLE = "this question cannot be answered"
+_MILESTONE_VERDICTS: tuple[Verdict, ...] = ("no", "partly", "yes")
 """Verdict by the number of reached milestones, before the last."""
 
 
@@ -74,36 +74,36 @@ class CostFigures:
         """Yearly savings at the proved coverage, compared with the large model for every call."""
         if self.month_all_large_micros is None:
             return None
-        every = self.month_all_large_micros
+        all_large = self.month_all_large_micros
         # A call without an answer, such as while the large model was offline, cost nothing and saved nothing.
-        by_local = round(every * self.answered_here / self.calls) if self.calls else 0
-        now, possible = every - (self.month_now_micros or 0), every - (self.month_possible_micros or 0)
+        by_local = round(all_large * self.answered_here / self.calls) if self.calls else 0
+        now, possible = all_large - (self.month_now_micros or 0), all_large - (self.month_possible_micros or 0)
         return YEAR_MONTHS * max(min(now, by_local), possible)
 
 
-def compute_costs(figures: TaskFigures, takes: AchievableCoverage) -> CostFigures:
+def compute_costs(figures: TaskFigures, coverage: AchievableCoverage) -> CostFigures:
     """Compute the costs."""
     days, calls = len(figures.recent), figures.calls
     priced, spent = sum(day.priced for day in figures.recent), sum(day.cost_micros for day in figures.recent)
     price = spent / priced if spent and priced >= PRICED_MIN else None
-    here, month = figures.routed("local"), MONTH_DAYS / days if days else 0.0
-    left = 1 - (takes.share.value or 0.0)
+    local_answers, month = figures.routed("local"), MONTH_DAYS / days if days else 0.0
+    escalated_share = 1 - (coverage.share.value or 0.0)
     return CostFigures(
         days=days,
         calls=calls,
         calls_a_day=calls / days if days else 0.0,
-        answered_here=here,
+        answered_here=local_answers,
         priced=priced,
         price_micros=price,
         spent_micros=spent,
-        saved_micros=_times(price, here),
-        month_all_large_micros=_times(price, calls * month),
+        saved_micros=_cost_of(price, local_answers),
+        month_all_large_micros=_cost_of(price, calls * month),
         month_now_micros=None if price is None else round(spent * month),
-        month_possible_micros=_times(price, calls * month * left),
+        month_possible_micros=_cost_of(price, calls * month * escalated_share),
     )
 
 
-def _times(price: float | None, calls: float) -> int | None:
+def _cost_of(price: float | None, calls: float) -> int | None:
     return None if price is None else round(price * calls)
 
 
@@ -119,115 +119,108 @@ class SuitabilityAnswer:
 
 
 def assess_suitability(
-    figures: TaskFigures, money: CostFigures, wish: CostAssumptions
+    figures: TaskFigures, costs: CostFigures, assumptions: CostAssumptions
 ) -> tuple[SuitabilityAnswer, ...]:
     """Answer all four questions."""
     return (
-        SuitabilityAnswer("specificity", "Is the task narrow?", *_narrow(figures)),
-        _data(figures),
-        SuitabilityAnswer("economics", "Does the volume pay?", *_pays(money, wish)),
-        SuitabilityAnswer("constraints", "Does anything besides cost call for a local model?", *_asks(figures)),
+        SuitabilityAnswer("specificity", "Is the task narrow?", *_specificity(figures)),
+        SuitabilityAnswer("data", "Is there enough to learn from?", *_data(figures)),
+        SuitabilityAnswer("economics", "Does the volume pay?", *_economics(costs, assumptions)),
+        SuitabilityAnswer("constraints", "Does anything besides cost call for a local model?", *_constraints(figures)),
     )
 
 
-def _narrow(figures: TaskFigures) -> tuple[Verdict, str, str]:
+def _specificity(figures: TaskFigures) -> tuple[Verdict, str, str]:
     if figures.kind in ("generate", "embed"):
         return (
             "no",
             f"kind {figures.kind}",
             "Its answers are not simply right or wrong, so nothing can be proved about a small model.",
         )
-    agreed = readiness.agreement(figures.alike)
-    known = readiness.labels(figures)
+    agreement = readiness.agreement(figures.agreement_basis)
+    labels = readiness.labels(figures)
     if figures.kind == "extract":
-        fields = f"{percent(agreed.value)} of whole records are the same" if agreed.rows else "a fixed record"
-        return "yes", fields, "Its answer is a record of fixed fields, which is either right or not."
+        number = f"{percent(agreement.value)} of whole records are the same" if agreement.rows else "a fixed record"
+        return "yes", number, "Its answer is a record of fixed fields, which is either right or not."
     if not figures.calls:
-        return "unknown", count_of(len(known), "label"), readiness.without_answers(figures, _UNJUDGED)
-    if len(known) > LABELS_NARROW_MAX:
+        return "unknown", count_of(len(labels), "label"), readiness.without_answers(figures, _UNANSWERABLE)
+    if len(labels) > LABELS_NARROW_MAX:
         message = f"Many labels need many examples; up to {LABELS_NARROW_MAX} are easy. Can some be merged?"
-        return "partly", count_of(len(known), "label"), message
-    return _learnable(figures, known)
+        return "partly", count_of(len(labels), "label"), message
+    return _learnable(figures, labels)
 
 
-def _learnable(figures: TaskFigures, known: tuple[LabelState, ...]) -> tuple[Verdict, str, str]:
-    answers = sum(label.answers for label in known)
-    usual = max((label.answers for label in known), default=0) / answers if answers else 0.0
-    number = (
-        f"{count_of(len(known), 'label')}, as varied as {effective_label_count(known):.1f} equally frequent ones"
-        if answers
-        else ""
-    )
-    number = number or count_of(len(known), "label")
-    agreed = readiness.agreement(figures.alike)
-    if agreed.rows < PAIRS_MIN:
+def _learnable(figures: TaskFigures, labels: tuple[LabelState, ...]) -> tuple[Verdict, str, str]:
+    answers = sum(label.answers for label in labels)
+    top_share = max((label.answers for label in labels), default=0) / answers if answers else 0.0
+    number = count_of(len(labels), "label")
+    if answers:
+        number += f", as varied as {effective_label_count(labels):.1f} equally frequent ones"
+    agreement = readiness.agreement(figures.agreement_basis)
+    if agreement.rows < PAIRS_MIN:
         message = "The answers are a closed set. Whether a small model learns it shows once both models are compared."
         return "yes", number, message
-    against = f"always choosing the most frequent label would agree on {percent(usual)}"
-    if agreed.low > usual:
-        return "yes", number, f"The local model agrees with the large model on {percent(agreed.value)}; {against}."
-    return "no", number, f"The local model agrees on only {percent(agreed.value)}; {against}."
+    baseline = f"always choosing the most frequent label would agree on {percent(top_share)}"
+    if agreement.low > top_share:
+        return "yes", number, f"The local model agrees with the large model on {percent(agreement.value)}; {baseline}."
+    return "no", number, f"The local model agrees on only {percent(agreement.value)}; {baseline}."
 
 
-def effective_label_count(known: tuple[LabelState, ...]) -> float:
+def effective_label_count(labels: tuple[LabelState, ...]) -> float:
     """Return the effective number of labels: the exponential of the entropy."""
-    answers = sum(label.answers for label in known)
-    parts = [label.answers / answers for label in known if label.answers]
+    answers = sum(label.answers for label in labels)
+    parts = [label.answers / answers for label in labels if label.answers]
     return math.exp(-sum(part * math.log(part) for part in parts)) if parts else 0.0
 
 
-def _data(figures: TaskFigures) -> SuitabilityAnswer:
+def _data(figures: TaskFigures) -> tuple[Verdict, str, str]:
     reviewed = sum(day.reviewed for day in figures.days)
     number = f"{count_of(figures.examples, 'example')}, {count(reviewed)} reviewed by people"
-    return SuitabilityAnswer("data", "Is there enough to learn from?", *_enough(figures, number))
-
-
-def _enough(figures: TaskFigures, number: str) -> tuple[Verdict, str, str]:
-    every = readiness.steps(figures)
-    reached = [step for step in every if not step.missing]
+    steps = readiness.steps(figures)
+    reached = [step for step in steps if not step.missing]
     rare = [label for label in readiness.labels(figures) if label.short]
     if len(reached) > 1 and rare:
-        least = min(rare, key=lambda label: label.examples)
+        rarest = min(rare, key=lambda label: label.examples)
         message = f"{count_of(len(rare), 'label')} of {count(len(figures.labels))} below {readiness.LABEL_EXAMPLES_MIN}"
-        return "partly", number, f"{message}: '{least.name}' has {count(least.examples)}."
-    bought = f"Enough to {reached[-1].buys}. " if reached else ""
-    if len(reached) == len(every):
-        return "yes", number, bought.strip()
-    following = every[len(reached)]
-    message = f"{bought}{count(following.missing)} more to {following.buys}: {in_days(following.days)}."
-    return _REACHED[len(reached)], number, message
+        return "partly", number, f"{message}: '{rarest.name}' has {count(rarest.examples)}."
+    sufficiency = f"Enough to {reached[-1].buys}. " if reached else ""
+    if len(reached) == len(steps):
+        return "yes", number, sufficiency.strip()
+    next_step = steps[len(reached)]
+    message = f"{sufficiency}{count(next_step.missing)} more to {next_step.buys}: {in_days(next_step.days)}."
+    return _MILESTONE_VERDICTS[len(reached)], number, message
 
 
-def _pays(money: CostFigures, wish: CostAssumptions) -> tuple[Verdict, str, str]:
-    currency = wish.currency
-    number = f"{count_of(round(money.calls_a_day), 'call')} a day"
-    if money.calls < CALLS_MIN:
-        return "unknown", number, f"Not enough data yet: {count_of(CALLS_MIN - money.calls, 'more call')} are needed."
-    if money.price_micros is None or money.month_all_large_micros is None:
-        return "unknown", number, _no_price(money)
-    month = amount(money.month_all_large_micros, currency)
-    number = f"{number} at {amount(money.price_micros, currency)} each: {month} a month"
-    gain = money.year_gain_micros or 0
+def _economics(costs: CostFigures, assumptions: CostAssumptions) -> tuple[Verdict, str, str]:
+    currency = assumptions.currency
+    number = f"{count_of(round(costs.calls_a_day), 'call')} a day"
+    if costs.calls < CALLS_MIN:
+        return "unknown", number, f"Not enough data yet: {count_of(CALLS_MIN - costs.calls, 'more call')} are needed."
+    if costs.price_micros is None or costs.month_all_large_micros is None:
+        return "unknown", number, _no_price_reason(costs)
+    month = amount(costs.month_all_large_micros, currency)
+    number = f"{number} at {amount(costs.price_micros, currency)} each: {month} a month"
+    gain = costs.year_gain_micros or 0
     if not gain:
-        tenth = amount(YEAR_MONTHS * money.month_all_large_micros / 10, currency)
+        tenth = amount(YEAR_MONTHS * costs.month_all_large_micros / 10, currency)
         return (
             "unknown",
             number,
             f"Nothing is proved yet. Each 10% that a local model answers would save {tenth} a year.",
         )
-    part = gain / (YEAR_MONTHS * money.month_all_large_micros)
-    message = f"At the proved coverage a local model saves {percent(part)}, {amount(gain, currency)} a year."
-    if wish.model_cost_micros is None:
+    share = gain / (YEAR_MONTHS * costs.month_all_large_micros)
+    message = f"At the proved coverage a local model saves {percent(share)}, {amount(gain, currency)} a year."
+    if assumptions.model_cost_micros is None:
         return "partly", number, f"{message} '--model-cost' shows whether that pays for making the model."
-    months = YEAR_MONTHS * wish.model_cost_micros / gain
-    return _paid_back(months), number, f"{message} The model pays for itself after {_months(months)}."
+    months = YEAR_MONTHS * assumptions.model_cost_micros / gain
+    return _payback_verdict(months), number, f"{message} The model pays for itself after {_payback_period(months)}."
 
 
-def _paid_back(months: float) -> Verdict:
+def _payback_verdict(months: float) -> Verdict:
     return "yes" if months <= PAID_BACK_MONTHS else "partly" if months <= PAID_BACK_MONTHS_MAX else "no"
 
 
-def _months(months: float) -> str:
+def _payback_period(months: float) -> str:
     return (
         "less than a month"
         if months < 1
@@ -237,14 +230,14 @@ def _months(months: float) -> str:
     )
 
 
-def _no_price(money: CostFigures) -> str:
-    if money.spent_micros or not money.priced:
-        paid = "was" if money.priced == 1 else "were"
-        return f"Not enough data yet: {count_of(money.priced, 'question')} to the large model {paid} paid for."
+def _no_price_reason(costs: CostFigures) -> str:
+    if costs.spent_micros or not costs.priced:
+        verb = "was" if costs.priced == 1 else "were"
+        return f"Not enough data yet: {count_of(costs.priced, 'question')} to the large model {verb} paid for."
     return "The questions cost nothing: set the prices under 'escalation' in agent.yaml."
 
 
-def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:
+def _constraints(figures: TaskFigures) -> tuple[Verdict, str, str]:
     if not figures.may_leave:
         return (
             "yes",
@@ -252,12 +245,12 @@ def _asks(figures: TaskFigures) -> tuple[Verdict, str, str]:
             "'tasks' under 'escalation' in agent.yaml does not name this task, so only a local model can answer.",
         )
     if not figures.calls:
-        return "unknown", "no answer captured", readiness.without_answers(figures, _UNJUDGED)
+        return "unknown", "no answer captured", readiness.without_answers(figures, _UNANSWERABLE)
     blocked = counted_share(sum(day.blocked for day in figures.recent), figures.calls)
     slower = figures.large_ms / figures.local_ms if figures.local_ms else 0.0
-    there = f"; {milliseconds(figures.large_ms)} there" if figures.large_ms else ""
-    here = f"; {milliseconds(figures.local_ms)} here" if figures.local_ms else ""
-    number = f"not available for {percent(blocked.value)} of {count_of(figures.calls, 'answer')}{there}{here}"
+    remote = f"; {milliseconds(figures.large_ms)} there" if figures.large_ms else ""
+    local = f"; {milliseconds(figures.local_ms)} here" if figures.local_ms else ""
+    number = f"not available for {percent(blocked.value)} of {count_of(figures.calls, 'answer')}{remote}{local}"
     if blocked.low >= BLOCKED_SHARE_MIN:
         return "yes", number, "The large model is not always reachable; a local model answers anyway."
     if slower >= SLOWER_MIN:

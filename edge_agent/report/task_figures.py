@@ -183,10 +183,10 @@ class TaskFigures:
     @property
     def held_up(self) -> Mapping[str, int]:
         """Unconfident answers in the window, by reason."""
-        found: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
         for day in self.recent:
-            found.update(day.held_up)
-        return found
+            reasons.update(day.held_up)
+        return reasons
 
     @property
     def examples(self) -> int:
@@ -196,15 +196,15 @@ class TaskFigures:
     @property
     def graded(self) -> int:
         """Answers of the active bundle, of every confidence."""
-        return sum(each.answers for each in self.confident)
+        return sum(band.answers for band in self.confident)
 
     @property
     def compared(self) -> ComparisonCount:
         """Graded answers that the large model answered, too, and how many were equal."""
-        return sum_comparisons(each.compared for each in self.confident)
+        return sum_comparisons(band.compared for band in self.confident)
 
     @property
-    def alike(self) -> ComparisonCount:
+    def agreement_basis(self) -> ComparisonCount:
         """The best basis for the agreement: shadow mode if there was any, because it leaves no inputs out."""
         return self.shadow if self.shadow.rows else self.compared
 
@@ -212,7 +212,7 @@ class TaskFigures:
         """Return how many answers in the window took a route."""
         return sum(day.answers.get(route, 0) for day in self.recent)
 
-    def alarmed(self, *names: str) -> TaskAlarm | None:
+    def first_alarm(self, *names: str) -> TaskAlarm | None:
         """Return the first active alarm with one of these names."""
         return next((alarm for alarm in self.alarms if alarm.name in names), None)
 
@@ -223,18 +223,18 @@ def sum_comparisons(compared: Iterable[ComparisonCount]) -> ComparisonCount:
 
 
 def _numbers(figures: TaskFigures) -> Iterable[tuple[str, float]]:
-    yield from _own("", figures)
+    yield from _field_numbers("", figures)
     for day in figures.days:
-        yield from _own(f"{day.date}: ", day)
+        yield from _field_numbers(f"{day.date}: ", day)
         yield from ((f"{day.date}: answers {route}", count) for route, count in day.answers.items())
     for label in figures.labels:
-        yield from _own(f"label {label.name}: ", label)
-    yield from (("a confidence", each.above) for each in figures.confident)
+        yield from _field_numbers(f"label {label.name}: ", label)
+    yield from (("a confidence", band.above) for band in figures.confident)
 
 
-def _own(prefix: str, value: TaskFigures | DayFigures | LabelFigures) -> Iterable[tuple[str, float]]:
-    every = ((each.name, getattr(value, each.name)) for each in fields(value))
-    return ((prefix + name, number) for name, number in every if isinstance(number, int | float))
+def _field_numbers(prefix: str, value: TaskFigures | DayFigures | LabelFigures) -> Iterable[tuple[str, float]]:
+    values = ((each.name, getattr(value, each.name)) for each in fields(value))
+    return ((prefix + name, number) for name, number in values if isinstance(number, int | float))
 
 
 FAIR = ("shadow", "audit")
@@ -253,7 +253,7 @@ NO_DURATIONS = Durations((), (), 0.0)
 class DaemonReports:
     """The reports of the daemon."""
 
-    counted: FieldReport
+    field_report: FieldReport
     bundles: tuple[Bundle, ...] = ()
     local_ms: Mapping[str, float] = field(default_factory=dict)
     """Usual time of a local answer by task, if known."""
@@ -270,17 +270,17 @@ class ReportRequest:
     window: int = WINDOW_DAYS
 
 
-def collect_figures(told: DaemonReports, request: ReportRequest) -> list[TaskFigures]:
+def collect_figures(reports: DaemonReports, request: ReportRequest) -> list[TaskFigures]:
     """Return the figures of every requested task. Raises ValueError: a figure is impossible."""
     return [
-        _figures(task, asked, told, request)
-        for task in told.counted.tasks
+        _unit_figures(task, unit, reports, request)
+        for task in reports.field_report.tasks
         if not request.tasks or task.name in request.tasks
-        for asked in _questions(task)
+        for unit in _units(task)
     ]
 
 
-class AskedOfTask(NamedTuple):
+class ReportUnit(NamedTuple):
     """A unit that is counted and judged separately: a question of a decide task, or a whole task."""
 
     question: str
@@ -291,112 +291,115 @@ class AskedOfTask(NamedTuple):
     """Its share of the task's cost of the large model, since one call asks several questions."""
 
 
-def _questions(task: Task) -> list[AskedOfTask]:
+def _units(task: Task) -> list[ReportUnit]:
     if task.kind == "DECIDE":
         share = 1 / max(1, len(task.questions))
         return [
-            AskedOfTask(each.name, tuple(option.label for option in each.options), each.threshold, share)
-            for each in task.questions
+            ReportUnit(question.name, tuple(option.label for option in question.options), question.threshold, share)
+            for question in task.questions
         ]
-    return [AskedOfTask("", task.labels if task.kind == "CLASSIFY" else (), task.threshold)]
+    return [ReportUnit("", task.labels if task.kind == "CLASSIFY" else (), task.threshold)]
 
 
-def _figures(task: Task, asked: AskedOfTask, told: DaemonReports, request: ReportRequest) -> TaskFigures:
-    every = [
-        series for series in told.counted.series if (series.bundle.task, series.question) == (task.name, asked.question)
-    ]
-    large = told.counted.large_model
-    known = TaskFigures(
+def _unit_figures(task: Task, unit: ReportUnit, reports: DaemonReports, request: ReportRequest) -> TaskFigures:
+    key = (task.name, unit.question)
+    all_series = [each for each in reports.field_report.series if (each.bundle.task, each.question) == key]
+    large_model = reports.field_report.large_model
+    figures = TaskFigures(
         task=task.name,
-        question=asked.question,
+        question=unit.question,
         kind=cast(Kind, task.kind.lower()),
         mode=cast(Mode, task.mode.lower()),
-        has_model=_has_model(task, told.bundles),
-        days=tuple(_days(task.name, asked.share, every, told.counted)),
-        labels=tuple(_labels(asked.labels, every)),
-        threshold=asked.threshold,
+        has_model=_has_model(task, reports.bundles),
+        days=tuple(_all_days(task.name, unit.share, all_series, reports.field_report)),
+        labels=tuple(_label_figures(unit.labels, all_series)),
+        threshold=unit.threshold,
         gate=task.gate,
         target=request.target or TARGET,
-        may_leave=large is not None and task.name in large.tasks,
-        large_ms=large.usual_ms if large else 0.0,
-        local_ms=told.local_ms.get(task.name, 0.0),
+        may_leave=large_model is not None and task.name in large_model.tasks,
+        large_ms=large_model.usual_ms if large_model else 0.0,
+        local_ms=reports.local_ms.get(task.name, 0.0),
         window=request.window,
-        collected=told.counted.collect.get(task.name, "off") != "off",
+        collected=reports.field_report.collect.get(task.name, "off") != "off",
     )
-    active = next((series for series in every if series.active), None)
-    return _with_bundle(known, active, request) if active else known
+    active = next((series for series in all_series if series.active), None)
+    return _with_bundle(figures, active, request) if active else figures
 
 
 def _has_model(task: Task, bundles: Iterable[Bundle]) -> bool:
     return not any(each.active and each.runtime == "upstream" and each.ref.task == task.name for each in bundles)
 
 
-def _with_bundle(known: TaskFigures, active: FieldSeries, request: ReportRequest) -> TaskFigures:
+def _with_bundle(figures: TaskFigures, active: FieldSeries, request: ReportRequest) -> TaskFigures:
     """Add the figures of the active bundle."""
-    judged = {test.judge: ComparisonCount(test.wrong.rows, test.wrong.rows - test.wrong.hits) for test in active.tests}
+    comparisons = {
+        test.judge: ComparisonCount(test.wrong.rows, test.wrong.rows - test.wrong.hits) for test in active.tests
+    }
     shadow = next(
-        (_compared(each.agreed) for each in active.agreement if (each.source, each.label) == ("shadow", "")),
+        (_comparison_count(row.agreed) for row in active.agreement if (row.source, row.label) == ("shadow", "")),
         ComparisonCount(),
     )
-    promised = next((test.target for test in active.tests), TARGET)
+    bundle_target = next((test.target for test in active.tests), TARGET)
     return replace(
-        known,
-        confident=tuple(_confident(active)),
+        figures,
+        confident=tuple(_confidence_bands(active)),
         shadow=shadow,
-        judged=judged.get("large-model", ComparisonCount()),
-        checked=judged.get("people", ComparisonCount()),
-        alarms=tuple(TaskAlarm(each.alarm, each.message, each.remedy) for each in active.alarms if each.ended is None),
-        target=request.target or promised,
+        judged=comparisons.get("large-model", ComparisonCount()),
+        checked=comparisons.get("people", ComparisonCount()),
+        alarms=tuple(TaskAlarm(row.alarm, row.message, row.remedy) for row in active.alarms if row.ended is None),
+        target=request.target or bundle_target,
     )
 
 
-def _compared(agreed: Share) -> ComparisonCount:
-    return ComparisonCount(agreed.rows, agreed.hits)
+def _comparison_count(share: Share) -> ComparisonCount:
+    return ComparisonCount(share.rows, share.hits)
 
 
-def _confident(active: FieldSeries) -> Iterator[ConfidenceBand]:
+def _confidence_bands(active: FieldSeries) -> Iterator[ConfidenceBand]:
     """Yield the bands, the lowest confidence first, from the daemon's cumulative counts."""
-    beyond = [
-        (each.answers.hits, each.agreed.rows, each.agreed.hits, each.reviewed.rows, each.reviewed.hits,
-         each.reviewed_agreed)
-        for each in active.confidences
+    cumulated = [
+        (band.answers.hits, band.agreed.rows, band.agreed.hits, band.reviewed.rows, band.reviewed.hits,
+         band.reviewed_agreed)
+        for band in active.confidences
     ]  # fmt: skip
-    for at in range(len(beyond) - 1, -1, -1):
-        before = beyond[at - 1] if at else (0,) * len(beyond[at])
+    for index in range(len(cumulated) - 1, -1, -1):
+        previous = cumulated[index - 1] if index else (0,) * len(cumulated[index])
         answers, rows, same, judged, right, agreed = (
-            here - there for here, there in zip(beyond[at], before, strict=True)
+            total - lower for total, lower in zip(cumulated[index], previous, strict=True)
         )
-        confidence = active.confidences[at].confidence
+        confidence = active.confidences[index].confidence
         yield ConfidenceBand(confidence, answers, ComparisonCount(rows, same), ComparisonCount(judged, right), agreed)
 
 
-def _days(task: str, share: float, every: Sequence[FieldSeries], told: FieldReport) -> Iterator[DayFigures]:
+def _all_days(task: str, share: float, all_series: Sequence[FieldSeries], report: FieldReport) -> Iterator[DayFigures]:
     """Yield every day from the first one on, those without answers included."""
     counts: dict[str, Counter[str]] = {}
     compared: dict[str, ComparisonCount] = {}
-    for series in every:
+    for series in all_series:
         for day in series.days:
             counts.setdefault(day.day, Counter()).update(day.counts)
             if series.active:
-                compared[day.day] = _compared(day.agreement)
-    paid = {each.day: each for each in told.money if each.task == task}
-    for date in _dates(_without_days_ahead(counts.keys() | paid.keys(), every)):
-        found, cost = _day(date, counts.get(date, Counter()), compared.get(date, ComparisonCount())), paid.get(date)
-        yield replace(found, priced=cost.questions, cost_micros=round(cost.cost_micros * share)) if cost else found
+                compared[day.day] = _comparison_count(day.agreement)
+    costs = {each.day: each for each in report.money if each.task == task}
+    for date in _dates(_without_days_ahead(counts.keys() | costs.keys(), all_series)):
+        figures = _day_figures(date, counts.get(date, Counter()), compared.get(date, ComparisonCount()))
+        if cost := costs.get(date):
+            figures = replace(figures, priced=cost.questions, cost_micros=round(cost.cost_micros * share))
+        yield figures
 
 
-def _without_days_ahead(known: Set[str], every: Sequence[FieldSeries]) -> Set[str]:
-    if not every:
-        return known
-    latest = (max(each.last_time for each in every) + datetime.timedelta(days=AHEAD_DAYS_MAX)).date().isoformat()
-    ahead = {date for date in known if date > latest}
-    return known - ahead if len(ahead) < len(known - ahead) else known  # otherwise it is the last answer's time
+def _without_days_ahead(dates: Set[str], all_series: Sequence[FieldSeries]) -> Set[str]:
+    if not all_series:
+        return dates
+    last_answer = max(series.last_time for series in all_series)
+    latest = (last_answer + datetime.timedelta(days=AHEAD_DAYS_MAX)).date().isoformat()
+    ahead = {date for date in dates if date > latest}
+    return dates - ahead if len(ahead) < len(dates - ahead) else dates  # otherwise it is the last answer's time
 
 
-def _day(date: str, counts: Counter[str], compared: ComparisonCount) -> DayFigures:
-    confident = max(
-        counts["confident"], counts["sure"]
-    )  # version 0.1 counted only those that the risk guarantee covers
+def _day_figures(date: str, counts: Counter[str], compared: ComparisonCount) -> DayFigures:
+    # Version 0.1 counted only those that the risk guarantee covers.
+    confident = max(counts["confident"], counts["sure"])
     return DayFigures(
         date=date,
         answers={name.removeprefix(_ROUTE): number for name, number in counts.items() if name.startswith(_ROUTE)},
@@ -411,39 +414,39 @@ def _day(date: str, counts: Counter[str], compared: ComparisonCount) -> DayFigur
     )
 
 
-def _dates(known: Collection[str]) -> list[str]:
+def _dates(known_dates: Collection[str]) -> list[str]:
     """Return all days from the first to the last, at most as many as a daemon stores, even if its clock was wrong."""
-    if not known:
+    if not known_dates:
         return []
-    last = datetime.date.fromisoformat(max(known))
-    first = max(datetime.date.fromisoformat(min(known)), last - datetime.timedelta(days=DAYS_MAX - 1))
-    return [(first + datetime.timedelta(days=at)).isoformat() for at in range((last - first).days + 1)]
+    last = datetime.date.fromisoformat(max(known_dates))
+    first = max(datetime.date.fromisoformat(min(known_dates)), last - datetime.timedelta(days=DAYS_MAX - 1))
+    return [(first + datetime.timedelta(days=offset)).isoformat() for offset in range((last - first).days + 1)]
 
 
-def _labels(names: Iterable[str], every: Iterable[FieldSeries]) -> Iterator[LabelFigures]:
+def _label_figures(names: Iterable[str], all_series: Iterable[FieldSeries]) -> Iterator[LabelFigures]:
     """Yield the present labels of the task."""
     answers, examples = Counter[str](), Counter[str]()
     compared: defaultdict[str, ComparisonCount] = defaultdict(ComparisonCount)
     recent: defaultdict[str, ComparisonCount] = defaultdict(ComparisonCount)
-    for series in every:
+    for series in all_series:
         answers.update({each.label: each.answers for each in series.labels})
         examples.update({each.label: each.examples for each in series.labels})
         for each in series.agreement if series.active else ():
             if each.source in FAIR:
-                compared[each.label] += _compared(each.agreed)
-                recent[each.label] += _compared(each.recent)
+                compared[each.label] += _comparison_count(each.agreed)
+                recent[each.label] += _comparison_count(each.recent)
     for name in names:
         yield LabelFigures(name, answers[name], examples[name], compared[name], recent[name])
 
 
 def usual_local_ms(status: Status) -> dict[str, float]:
     """Return the usual time of a local answer by task, for tasks with mostly local answers."""
-    found = {}
+    times = {}
     for counts in status.counts:
-        usual, every = histogram_quantile(0.5, NO_DURATIONS, counts.total), sum(counts.answers.values())
-        if usual is not None and counts.answers.get("local", 0) > _LOCAL_SHARE_MIN * every:
-            found[counts.task] = 1000 * usual
-    return found
+        seconds, answers = histogram_quantile(0.5, NO_DURATIONS, counts.total), sum(counts.answers.values())
+        if seconds is not None and counts.answers.get("local", 0) > _LOCAL_SHARE_MIN * answers:
+            times[counts.task] = 1000 * seconds
+    return times
 
 
 def histogram_quantile(share: float, before: Durations, after: Durations) -> float | None:
@@ -452,14 +455,14 @@ def histogram_quantile(share: float, before: Durations, after: Durations) -> flo
     Durations are assumed to be uniform within a bucket; above the last bound, that bound is returned.
     """
     earlier = before.counts or (0,) * len(after.counts)
-    counted = [later - early for later, early in zip(after.counts, earlier, strict=True)]
-    reached = list(accumulate(counted))
-    if not reached or not reached[-1]:
+    counts = [later - early for later, early in zip(after.counts, earlier, strict=True)]
+    totals = list(accumulate(counts))
+    if not totals or not totals[-1]:
         return None
-    rank = share * reached[-1]
-    place = next(number for number, total in enumerate(reached) if total >= rank and counted[number])
+    rank = share * totals[-1]
+    bucket = next(number for number, total in enumerate(totals) if total >= rank and counts[number])
     bounds = (0.0, *after.bounds_seconds)
-    if place >= len(after.bounds_seconds):
+    if bucket >= len(after.bounds_seconds):
         return bounds[-1]
-    inside = (rank - (reached[place] - counted[place])) / counted[place]
-    return bounds[place] + (bounds[place + 1] - bounds[place]) * inside
+    position = (rank - (totals[bucket] - counts[bucket])) / counts[bucket]
+    return bounds[bucket] + (bounds[bucket + 1] - bounds[bucket]) * position

@@ -48,7 +48,7 @@ AUDIT_TEXTS, AUDIT_TEXTS_MAX = 20, 100
 """Texts of the redaction audit in one answer: by default, and at most."""
 ROW_MAX = 2**63 - 1
 """The largest row number of a database."""
-_ENROL_FIRST = (
+_NO_ROOT_REMEDY = (
     "Enrol the site with the enrolment file of the central team: 'sudo edge-agent enrol FILE'. Without one, set it to"
     " the root.json of the central team, and restart the daemon."
 )
@@ -95,7 +95,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             agent_version=__version__,
             serving=not components.admission.draining,
             resident_bytes=resident_bytes(os.getpid()),
-            tasks=[self._task(bundle) for bundle in serving.values()],
+            tasks=[self._task_message(bundle) for bundle in serving.values()],
             engines=[messages.engine_message(engine, serving) for engine in engines],
             warnings=[each.message for each in warnings],
             warning_details=warnings,
@@ -109,14 +109,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             site=components.config.site.id,
             denied=components.servers.denied,
             alarms=[
-                monitoring_messages.alarm_message(each, demoted=by)
+                monitoring_messages.alarm_message(alarm, demoted=demoted)
                 for task in serving
-                for each, by in components.alarms.alarms_of(task)
+                for alarm, demoted in components.alarms.alarms_of(task)
             ],
         )
-        carried = uplink_message(components.config)
-        if carried:
-            response.uplink.CopyFrom(carried)
+        uplink = uplink_message(components.config)
+        if uplink:
+            response.uplink.CopyFrom(uplink)
         if (draining := components.admission.draining_seconds) is not None:
             response.draining_seconds = draining
         if (queue := components.capture.redaction) is not None:
@@ -132,22 +132,22 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """List the installed bundles, by task and then newest first."""
         installed = self._components.activation.inventory.bundles
         bundles = [bundle for bundle in installed if request.task in ("", bundle.manifest.task.name)]
-        shown, token = messages.page_slice(request.page_size, request.page_token, len(bundles))
-        return pb.ListBundlesResponse(bundles=[self._describe(b) for b in bundles[shown]], next_page_token=token)
+        page, token = messages.page_slice(request.page_size, request.page_token, len(bundles))
+        return pb.ListBundlesResponse(bundles=[self._bundle_message(b) for b in bundles[page]], next_page_token=token)
 
     async def InstallBundle(self, request: pb.InstallBundleRequest, context: CallContext) -> pb.InstallBundleResponse:
         """Verify a bundle, copy it into the store, and activate it unless told not to."""
-        path = _absolute(request.path)
+        path = _absolute_path(request.path)
         try:
-            bundle, new = await self._components.activation.install(
+            bundle, is_new = await self._components.activation.install(
                 path, activate=not request.no_activate, left=caller_left.get()
             )
         except BundleUnreadable as error:
-            raise self._closed_to_daemon(path, error) or error from None
+            raise self._access_problem(path, error) or error from None
         self._components.updater.wake()
-        return pb.InstallBundleResponse(bundle=self._describe(bundle), newly_installed=new)
+        return pb.InstallBundleResponse(bundle=self._bundle_message(bundle), newly_installed=is_new)
 
-    def _closed_to_daemon(self, path: Path, error: BundleUnreadable) -> ConfigInvalid | None:
+    def _access_problem(self, path: Path, error: BundleUnreadable) -> ConfigInvalid | None:
         """Return the fault of this machine that keeps the daemon from reading a bundle; None = there is none."""
         code = int(error.metadata.get("errno", 0))
         problem = judge_bundle_path(path, code, managed=self._components.is_managed)
@@ -171,13 +171,13 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 )
             raise
         self._components.updater.wake()
-        return pb.ActivateBundleResponse(bundle=self._describe(bundle))
+        return pb.ActivateBundleResponse(bundle=self._bundle_message(bundle))
 
     async def RollbackTask(self, request: pb.RollbackTaskRequest, context: CallContext) -> pb.RollbackTaskResponse:
         """Activate the previous bundle again."""
         bundle = await self._components.activation.rollback(request.task, caller_left.get())
         self._components.updater.wake()
-        return pb.RollbackTaskResponse(bundle=self._describe(bundle))
+        return pb.RollbackTaskResponse(bundle=self._bundle_message(bundle))
 
     async def RemoveBundle(self, request: pb.RemoveBundleRequest, context: CallContext) -> pb.RemoveBundleResponse:
         """Remove an idle bundle, or a whole task."""
@@ -201,10 +201,10 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     async def ImportUpdate(self, request: pb.ImportUpdateRequest, context: CallContext) -> None:
         """Import an update from a folder."""
-        path, updater = _absolute(request.path), self._components.updater
+        path, updater = _absolute_path(request.path), self._components.updater
         if not self._components.config.update.root_file:
             message = "this site has no root of trust: 'update.root_file' in agent.yaml is not set"
-            raise ConfigInvalid(message, remedy=_ENROL_FIRST)
+            raise ConfigInvalid(message, remedy=_NO_ROOT_REMEDY)
         async with asyncio.TaskGroup() as group:
             importing = group.create_task(updater.check(path))
             while not importing.done():
@@ -226,37 +226,37 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def SetMode(self, request: pb.SetModeRequest, context: CallContext) -> pb.SetModeResponse:
         """Put a task into a mode."""
         bundle = self._components.activation.bundle_of(request.task)
-        wanted = next((mode for mode, number in messages.MODES.items() if number == request.mode), None)
-        if wanted is None and request.mode:
+        new_mode = next((mode for mode, number in messages.MODES.items() if number == request.mode), None)
+        if new_mode is None and request.mode:
             raise InvalidRequest(f"mode is {request.mode}, which this version does not support")
-        if bundle.manifest.runtime == "upstream" and wanted not in (None, "bootstrap"):
+        if bundle.manifest.runtime == "upstream" and new_mode not in (None, "bootstrap"):
             message = f"task {request.task!r} has no model of its own, so only the large one can answer it"
             raise InvalidRequest(message, remedy="Install a bundle with a model first; the mode holds from then on.")
-        await self._components.store_thread.run(self._components.task_modes.set_by_operator, request.task, wanted)
-        return pb.SetModeResponse(task=self._task(bundle))
+        await self._components.store_thread.run(self._components.task_modes.set_by_operator, request.task, new_mode)
+        return pb.SetModeResponse(task=self._task_message(bundle))
 
     async def GetFieldReport(
         self, request: pb.GetFieldReportRequest, context: CallContext
     ) -> pb.GetFieldReportResponse:
         """Show the production figures of the bundles of a task, or of all."""
         components = self._components
-        found, spent = await components.capture.monitoring_report(request.task)
+        bundle_series, spending = await components.capture.monitoring_report(request.task)
         # On a thread, because the intervals of many shares take a moment, and no call should wait for them.
-        series = await asyncio.to_thread(self._described, found, dict(components.activation.serving))
+        series = await asyncio.to_thread(self._series_messages, bundle_series, dict(components.activation.serving))
         consents = components.config.examples.collect.items()
         serving = sorted(components.activation.serving.items())
         return pb.GetFieldReportResponse(
             series=series,
-            tasks=[self._task(bundle) for task, bundle in serving if request.task in ("", task)],
+            tasks=[self._task_message(bundle) for task, bundle in serving if request.task in ("", task)],
             escalation=components.uplink.message(),
             collect={task: consent for task, consent in consents if consent != "off" and request.task in ("", task)},
-            money=map(monitoring_messages.money_message, spent),
+            money=map(monitoring_messages.money_message, spending),
         )
 
     async def EraseValues(self, request: pb.EraseValuesRequest, context: CallContext) -> pb.EraseValuesResponse:
         """Find the examples that concern a person, and erase them."""
-        done = await self._components.capture.erasure.erase_values(tuple(request.values), dry_run=request.dry_run)
-        return pb.EraseValuesResponse(**vars(done))
+        erased = await self._components.capture.erasure.erase_values(tuple(request.values), dry_run=request.dry_run)
+        return pb.EraseValuesResponse(**vars(erased))
 
     async def GetPrivacyReport(
         self, request: pb.GetPrivacyReportRequest, context: CallContext
@@ -264,10 +264,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Show figures about personal data, without any text."""
         return messages.privacy_report(await self._components.capture.privacy_report())
 
-    def _described(self, found: Iterable[BundleSeries], serving: Mapping[str, InstalledBundle]) -> list[FieldSeries]:
+    def _series_messages(
+        self, all_series: Iterable[BundleSeries], serving: Mapping[str, InstalledBundle]
+    ) -> list[FieldSeries]:
         installed = {bundle.digest: bundle for bundle in self._components.activation.inventory.bundles}
         serving_digests = {bundle.digest for bundle in serving.values()}
-        by = {
+        demotions = {
             (alarm.task, alarm.alarm)
             for task in serving
             for alarm, demoted in self._components.alarms.alarms_of(task)
@@ -275,20 +277,20 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         }
         return [
             monitoring_messages.series_message(
-                each,
-                installed.get(each.digest),
-                active=each.digest in serving_digests,
-                demoted=lambda alarm: (alarm.task, alarm.alarm) in by,
+                series,
+                installed.get(series.digest),
+                active=series.digest in serving_digests,
+                demoted=lambda alarm: (alarm.task, alarm.alarm) in demotions,
             )
-            for each in found
+            for series in all_series
         ]
 
-    def _task(self, bundle: InstalledBundle) -> task_pb2.Task:
+    def _task_message(self, bundle: InstalledBundle) -> task_pb2.Task:
         engines, mode = self._components.engines, self._components.router.mode(bundle.manifest)
         ready, variance = engines.ready(bundle.digest), engines.score_variance(bundle.digest)
         message = messages.task_message(bundle, mode, ready=ready, score_variance=variance)
         message.mode_by = (
-            "bundle" if bundle.manifest.runtime == "upstream" else self._components.task_modes.set_by(message.name)
+            "bundle" if bundle.manifest.runtime == "upstream" else self._components.task_modes.mode_by(message.name)
         )
         return message
 
@@ -299,9 +301,9 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
     async def TryRedaction(self, request: pb.TryRedactionRequest, context: CallContext) -> pb.TryRedactionResponse:
         """Redact a text, and show each replaced value and the rule or model that found it."""
-        most = self._components.config.examples.input_characters_max
-        if not 0 < len(request.text) <= most:
-            message = f"the text has {len(request.text)} characters; 1 to {most} are allowed"
+        characters_max = self._components.config.examples.input_characters_max
+        if not 0 < len(request.text) <= characters_max:
+            message = f"the text has {len(request.text)} characters; 1 to {characters_max} are allowed"
             raise InvalidRequest(message, remedy="'input_characters_max' under 'examples' in agent.yaml is the limit.")
         return messages.tried_redaction_message(await self._components.capture.text_redaction.show(request.text))
 
@@ -343,7 +345,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             *redaction_warnings(components.capture, examples.redaction_audit if examples else None),
         ]
 
-    def _describe(self, bundle: InstalledBundle) -> pb.Bundle:
+    def _bundle_message(self, bundle: InstalledBundle) -> pb.Bundle:
         activation = self._components.activation
         active = activation.serving.get(bundle.manifest.task.name)
         return messages.bundle_message(
@@ -355,7 +357,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         )
 
 
-def _absolute(path: str) -> Path:
+def _absolute_path(path: str) -> Path:
     if not path.startswith("/") or "\0" in path:
         raise InvalidRequest(f"path {path!r} is not absolute", remedy="Give the whole path, from / on.")
     return Path(path)

@@ -26,32 +26,32 @@ OTHER_CLIENTS = "others"
 class CallSlot:
     """The slot of one call, released at the end of the block. Not a generator, which would cost three times as much."""
 
-    __slots__ = ("_client", "_leave")
+    __slots__ = ("_client", "_release")
 
-    def __init__(self, leave: Callable[[str], None], client: str) -> None:
+    def __init__(self, release: Callable[[str], None], client: str) -> None:
         """Take the function that releases it, and its client."""
-        self._leave, self._client = leave, client
+        self._release, self._client = release, client
 
     def __enter__(self) -> None:
         """Do nothing: the call is counted already."""
 
     def __exit__(self, *_: object) -> None:
         """Release it."""
-        self._leave(self._client)
+        self._release(self._client)
 
 
 class AdmissionControl:
     """The calls in progress in one daemon, in all and by client. One event loop owns it."""
 
-    def __init__(self, calls_max: int, client_calls_max: int = 0, what: str = "calls") -> None:
+    def __init__(self, calls_max: int, client_calls_max: int = 0, noun: str = "calls") -> None:
         """Admit at most `calls_max` calls of one client at a time, less while others need slots (`has_share_for`).
 
         Args:
             calls_max: for a client that is alone.
             client_calls_max: the most that one client may ever have; 0 = `calls_max`.
-            what: the plural noun for error messages.
+            noun: the plural noun for error messages.
         """
-        self._what = what
+        self._noun = noun
         self._calls_max = calls_max
         self._client_calls_max = client_calls_max or calls_max
         self._calls = 0
@@ -83,9 +83,9 @@ class AdmissionControl:
         self._require_capacity(client)
         self._calls += 1
         self._by_client[client] = self._by_client.get(client, 0) + 1
-        return CallSlot(self._leave, client)
+        return CallSlot(self._release, client)
 
-    async def until_quiet(self) -> None:
+    async def wait_until_quiet(self) -> None:
         """Wait, while draining, until no more calls come.
 
         A call that has reached gRPC but no handler when its server stops ends with CANCELLED and without a reason.
@@ -97,11 +97,11 @@ class AdmissionControl:
             if refused == self._refused:
                 return
 
-    def _leave(self, client: str) -> None:
+    def _release(self, client: str) -> None:
         self._calls -= 1
-        left = self._by_client[client] - 1
-        if left:
-            self._by_client[client] = left
+        remaining = self._by_client[client] - 1
+        if remaining:
+            self._by_client[client] = remaining
         else:
             del self._by_client[client]
 
@@ -110,22 +110,24 @@ class AdmissionControl:
             self._refused += 1
             # An idle daemon is back long before 'drain_seconds' are over.
             raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
-        held = self._by_client.get(client, 0)
-        at_limit = self._client_calls_max <= held < self._calls_max
-        if not at_limit and job_queue.has_share_for(held, self._calls, 1, self._calls_max):
+        client_calls = self._by_client.get(client, 0)
+        at_limit = self._client_calls_max <= client_calls < self._calls_max
+        if not at_limit and job_queue.has_share_for(client_calls, self._calls, 1, self._calls_max):
             return
-        usage = f"{held} {self._what} of {client} are in progress"
+        usage = f"{client_calls} {self._noun} of {client} are in progress"
         if at_limit:
-            raise self._over_share(f"{usage}; the limit is {self._client_calls_max}")
-        if 0 < held < self._calls:
-            raise self._over_share(f"{usage}, and {self._calls - held} of others: one more exceeds its share")
+            raise self._share_exceeded(f"{usage}; the limit is {self._client_calls_max}")
+        if 0 < client_calls < self._calls:
+            raise self._share_exceeded(
+                f"{usage}, and {self._calls - client_calls} of others: one more exceeds its share"
+            )
         raise QueueFull(
-            f"{self._calls} {self._what} are in progress; the limit is {self._calls_max}",
+            f"{self._calls} {self._noun} are in progress; the limit is {self._calls_max}",
             retry_seconds=RETRY_SECONDS,
             limit=self._calls_max,
         )
 
-    def _over_share(self, message: str) -> ShareExceeded:
+    def _share_exceeded(self, message: str) -> ShareExceeded:
         return ShareExceeded(message, retry_seconds=RETRY_SECONDS, limit=self._client_calls_max)
 
 
@@ -169,15 +171,15 @@ class RateLimiter:
         return 0.0
 
     def _bucket(self, client: str, now: float) -> _TokenBucket:
-        known = self._buckets.get(client)
-        if known is None and len(self._buckets) >= CLIENTS_MAX:
-            oldest, bucket = next(iter(self._buckets.items()))
-            if bucket.fill(now, self._per_second, self._burst) < self._burst:
+        bucket = self._buckets.get(client)
+        if bucket is None and len(self._buckets) >= CLIENTS_MAX:
+            oldest_client, oldest_bucket = next(iter(self._buckets.items()))
+            if oldest_bucket.fill(now, self._per_second, self._burst) < self._burst:
                 client = OTHER_CLIENTS
-                known = self._buckets.get(client)
+                bucket = self._buckets.get(client)
             else:
-                del self._buckets[oldest]
-        if known is None:
-            known = self._buckets[client] = _TokenBucket(self._burst, now)
+                del self._buckets[oldest_client]
+        if bucket is None:
+            bucket = self._buckets[client] = _TokenBucket(self._burst, now)
         self._buckets.move_to_end(client)
-        return known
+        return bucket

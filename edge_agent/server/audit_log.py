@@ -77,14 +77,14 @@ class AuditLog:
         bytes_max: int,
         wall: Callable[[], float] = time.time,
         waiting_lines_max: int = WAITING_LINES_MAX,
-        patience: AuditTimeouts = AUDIT_TIMEOUTS,
+        timeouts: AuditTimeouts = AUDIT_TIMEOUTS,
     ) -> None:
         """Append to the file in `state_dir`."""
         self._file = _AuditFile(state_dir, bytes_max // 2)
         self._thread = DiskThread("audit")
-        self._patience = patience
-        self._waiting = threading.Semaphore(waiting_lines_max)
-        self._waiting_max = waiting_lines_max
+        self._timeouts = timeouts
+        self._line_slots = threading.Semaphore(waiting_lines_max)
+        self._waiting_lines_max = waiting_lines_max
         self._wall = wall
         self._repeats = LogDeduplicator(OTHER_ENTRIES)
         self.denied: Counter[str] = Counter()
@@ -100,12 +100,12 @@ class AuditLog:
 
         The line is also written if the caller is cancelled.
         """
-        seconds = self._patience.change_seconds_max
+        seconds = self._timeouts.change_seconds_max
         line = self._line(AuditEntry(caller, call, outcome), _logged_fields(request))
-        written = asyncio.wrap_future(self._thread.submit(self._file.write, line, durably=True))
-        done, _ = await asyncio.wait([written], timeout=seconds)  # a cancelled caller does not cancel the write
+        write = asyncio.wrap_future(self._thread.submit(self._file.write, line, durably=True))
+        done, _ = await asyncio.wait([write], timeout=seconds)  # a cancelled caller does not cancel the write
         if done:
-            written.result()
+            write.result()
         else:
             self._file.fail(f"the disk has not taken a line for {seconds:g} s")
 
@@ -121,32 +121,38 @@ class AuditLog:
     async def close(self) -> bool:
         """Log the events that were only counted so far; tell whether the disk took all lines in time."""
         self._write_counts(self._repeats.pop_due(float("inf")))
-        seconds = self._patience.close_seconds_max
+        seconds = self._timeouts.close_seconds_max
         closed = await asyncio.to_thread(self._thread.stop, seconds)
         if not closed:
             log.error("audit_not_closed", seconds=seconds)
         return closed
 
-    def _write(self, entry: AuditEntry, more: dict[str, Any]) -> None:
-        if not self._waiting.acquire(blocking=False):
-            self._file.fail(f"{self._waiting_max} lines wait for the disk")
+    def _write(self, entry: AuditEntry, fields: dict[str, Any]) -> None:
+        if not self._line_slots.acquire(blocking=False):
+            self._file.fail(f"{self._waiting_lines_max} lines wait for the disk")
             return
-        written = self._thread.submit(self._file.write, self._line(entry, more))
-        written.add_done_callback(self._written)
+        write = self._thread.submit(self._file.write, self._line(entry, fields))
+        write.add_done_callback(self._finish_write)
 
-    def _written(self, line: Future[None]) -> None:
-        self._waiting.release()
-        if error := line.exception():
+    def _finish_write(self, write: Future[None]) -> None:
+        self._line_slots.release()
+        if error := write.exception():
             log.error("audit_broke", error=type(error).__name__, exc_info=error)
 
-    def _write_counts(self, counted: list[tuple[AuditEntry, int]]) -> None:
-        for entry, count in counted:
+    def _write_counts(self, counts: list[tuple[AuditEntry, int]]) -> None:
+        for entry, count in counts:
             self._write(entry, {"times_more": count})
 
-    def _line(self, entry: AuditEntry, more: dict[str, Any]) -> bytes:
+    def _line(self, entry: AuditEntry, fields: dict[str, Any]) -> bytes:
         certificate = {"certificate": entry.caller.fingerprint} if entry.caller.fingerprint else {}
-        who = {"who": entry.caller.name, **certificate, "roles": sorted(entry.caller.roles)}
-        line = {"at": format_timestamp(self._wall()), **who, "call": entry.call, "outcome": entry.outcome, **more}
+        caller_fields = {"who": entry.caller.name, **certificate, "roles": sorted(entry.caller.roles)}
+        line = {
+            "at": format_timestamp(self._wall()),
+            **caller_fields,
+            "call": entry.call,
+            "outcome": entry.outcome,
+            **fields,
+        }
         return json.dumps(line, ensure_ascii=True).encode() + b"\n"
 
 
@@ -154,7 +160,7 @@ class _AuditFile:
     """The file and its predecessor. One thread writes; any thread may read `problem`."""
 
     def __init__(self, folder: Path, bytes_max: int) -> None:
-        self._path, self._older = folder / FILE_NAME, folder / OLDER_NAME
+        self._path, self._older_path = folder / FILE_NAME, folder / OLDER_NAME
         self._bytes_max = bytes_max
         self.problem = ""
 
@@ -175,7 +181,7 @@ class _AuditFile:
     def _append(self, line: bytes, durably: bool) -> None:
         size = self._size()
         if size is not None and size + len(line) > self._bytes_max:
-            self._path.replace(self._older)
+            self._path.replace(self._older_path)
             size = None
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

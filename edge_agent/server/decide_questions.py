@@ -14,14 +14,14 @@ from edge_agent.server.messages import QUESTION_TYPES
 from edge_agent.v1 import inference_pb2, task_pb2
 
 OPEN_QUESTIONS_MAX = 400
-"""Of one call."""
+"""Most questions of one call."""
 _TYPES = {number: name for name, number in QUESTION_TYPES.items()}
 
 
-class WantedQuestions(NamedTuple):
+class RequestedQuestions(NamedTuple):
     """The questions of a call about each of its inputs."""
 
-    wanted: tuple[QuestionSpec, ...]
+    requested: tuple[QuestionSpec, ...]
     """Those to answer, in the order of the answers."""
     computed: tuple[QuestionSpec, ...]
     """Those that the engine computes: all of the bundle's if its runtime cannot compute some of them alone."""
@@ -29,7 +29,7 @@ class WantedQuestions(NamedTuple):
     """The questions of the job; empty = all of the bundle's."""
 
 
-def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -> WantedQuestions:
+def requested_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -> RequestedQuestions:
     """Return the questions of a request.
 
     Raises:
@@ -44,73 +44,78 @@ def wanted_questions(request: inference_pb2.DecideRequest, manifest: Manifest) -
         )
     if request.open_questions:
         if not task.open_questions:
-            message = f"task {task.name!r} takes no questions from the call; its questions are: {_names(manifest)}"
+            message = (
+                f"task {task.name!r} takes no questions from the call; its questions are: {_question_names(manifest)}"
+            )
             remedy = "Name them in 'questions', or leave that empty for all."
             raise UnknownQuestion(message, remedy=remedy, task=task.name)
-        questions = _open(request.open_questions, manifest)
-        return WantedQuestions(questions, questions, asked_questions(manifest, questions))
+        questions = _resolve_open_questions(request.open_questions, manifest)
+        return RequestedQuestions(questions, questions, asked_questions(manifest, questions))
     if request.questions:
-        return _named(request.questions, manifest)
+        return _select_questions(request.questions, manifest)
     if not task.questions_asked:
         message = f"task {task.name!r} has no questions of its own, and the request has none"
         raise InvalidRequest(message, remedy="Send at least one question in 'open_questions'.", task=task.name)
-    return WantedQuestions(task.questions_asked, task.questions_asked)
+    return RequestedQuestions(task.questions_asked, task.questions_asked)
 
 
-def _named(names: Sequence[str], manifest: Manifest) -> WantedQuestions:
+def _select_questions(names: Sequence[str], manifest: Manifest) -> RequestedQuestions:
     _check_distinct(names)
     questions = manifest.task.questions_asked
     known = [question.name for question in questions]
-    if unknown := [name[:100] for name in names if name not in known]:
-        message = f"task {manifest.task.name!r} has no question {unknown[0]!r}; its questions are: {_names(manifest)}"
-        raise UnknownQuestion(message, task=manifest.task.name, question=unknown[0])
+    if unknown_names := [name[:100] for name in names if name not in known]:
+        task, names_known = manifest.task.name, _question_names(manifest)
+        message = f"task {task!r} has no question {unknown_names[0]!r}; its questions are: {names_known}"
+        raise UnknownQuestion(message, task=task, question=unknown_names[0])
     chosen = tuple(each for each in questions if each.name in names)
     if manifest.runtime in OPEN_RUNTIMES and len(chosen) < len(known):
-        return WantedQuestions(chosen, chosen, asked_questions(manifest, chosen))
-    return WantedQuestions(chosen, questions)
+        return RequestedQuestions(chosen, chosen, asked_questions(manifest, chosen))
+    return RequestedQuestions(chosen, questions)
 
 
-def _names(manifest: Manifest) -> str:
+def _question_names(manifest: Manifest) -> str:
     return ", ".join(question.name for question in manifest.task.questions_asked) or "none"
 
 
 def _check_distinct(names: Sequence[str]) -> None:
-    if twice := duplicates(names):
-        raise InvalidRequest(f"the request has duplicate questions: {', '.join(twice)[:300]}")
+    if duplicate_names := duplicates(names):
+        raise InvalidRequest(f"the request has duplicate questions: {', '.join(duplicate_names)[:300]}")
 
 
-def _open(questions: Sequence[task_pb2.Question], manifest: Manifest) -> tuple[QuestionSpec, ...]:
+def _resolve_open_questions(questions: Sequence[task_pb2.Question], manifest: Manifest) -> tuple[QuestionSpec, ...]:
     if len(questions) > OPEN_QUESTIONS_MAX:
         raise InvalidRequest(f"the request has {len(questions)} questions; the limit is {OPEN_QUESTIONS_MAX}")
     _check_distinct([question.name for question in questions])
     known = {question.name: question for question in manifest.task.questions}
-    return tuple(_resolved(question, place, known.get(question.name)) for place, question in enumerate(questions))
+    return tuple(
+        _resolve_question(question, index, known.get(question.name)) for index, question in enumerate(questions)
+    )
 
 
-def _resolved(question: task_pb2.Question, place: int, own: QuestionSpec | None) -> QuestionSpec:
+def _resolve_question(question: task_pb2.Question, index: int, own_question: QuestionSpec | None) -> QuestionSpec:
     """Return a question of the call. A name of the bundle's own question means that question, and no other."""
-    bare = not question.type and not question.instructions and not question.options
-    if own is not None and bare:
-        return own
-    spec = _spec(question, place)
-    if own is not None and spec != own:
+    is_bare = not question.type and not question.instructions and not question.options
+    if own_question is not None and is_bare:
+        return own_question
+    spec = _parse_spec(question, index)
+    if own_question is not None and spec != own_question:
         raise InvalidRequest(
-            f"question {own.name!r} is defined by the task, and the request defines it differently",
+            f"question {own_question.name!r} is defined by the task, and the request defines it differently",
             remedy="Send its name alone, or give your question another name.",
-            question=own.name,
+            question=own_question.name,
         )
     return spec
 
 
-def _spec(question: task_pb2.Question, place: int) -> QuestionSpec:
+def _parse_spec(question: task_pb2.Question, index: int) -> QuestionSpec:
     kind = _TYPES.get(question.type)
     if kind is None:
-        raise InvalidRequest(f"open_questions[{place}].type is {question.type}, which this version does not support")
+        raise InvalidRequest(f"open_questions[{index}].type is {question.type}, which this version does not support")
     labels = [option.label for option in question.options]
     descriptions = [option.description for option in question.options]
     if kind == "predicate":
         if labels and tuple(labels) != PREDICATE_OUTPUTS:
-            raise InvalidRequest(f"open_questions[{place}] is a predicate, whose options are 'no' and 'yes', or none")
+            raise InvalidRequest(f"open_questions[{index}] is a predicate, whose options are 'no' and 'yes', or none")
         labels = []
     plain = {
         "name": question.name,
@@ -122,4 +127,4 @@ def _spec(question: task_pb2.Question, place: int) -> QuestionSpec:
     try:
         return strict_json.validate(QuestionSpec, plain)
     except ValueError as error:
-        raise InvalidRequest(f"open_questions[{place}] {strict_json.first_problem(error, show=True)}") from None
+        raise InvalidRequest(f"open_questions[{index}] {strict_json.first_problem(error, show=True)}") from None

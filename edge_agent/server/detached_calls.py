@@ -34,25 +34,25 @@ Result = TypeVar("Result")
 class DetachedTask(Generic[Result]):
     """A task that continues when its waiters leave; a failure without a waiter is logged.
 
-    Its creator owns it until `ended` was called.
+    Its creator owns it until `on_end` was called.
     """
 
     def __init__(
         self,
         name: str,
         work: Coroutine[Any, Any, Result],
-        ended: Callable[[], None],
-        left: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None],
+        on_abandoned: Callable[[], None] = lambda: None,
     ) -> None:
         """Start the work; the log names it `name`.
 
-        `ended` is called at its end, before waiters continue; `left` when the last waiter is cancelled.
+        `on_end` is called at its end, before waiters continue; `on_abandoned` when the last waiter is cancelled.
         """
         self._name = name
         self._waiters = 0
-        self._ended, self._left = ended, left
+        self._on_end, self._on_abandoned = on_end, on_abandoned
         self.task = asyncio.create_task(work)
-        self.task.add_done_callback(self._over)
+        self.task.add_done_callback(self._handle_end)
 
     async def result(self) -> Result:
         """Return its result, or raise its exception. A waiter that is cancelled does not cancel the task."""
@@ -70,13 +70,13 @@ class DetachedTask(Generic[Result]):
             if self._waiters == 1 and self.task.done():
                 self._log_failure()  # it failed at the moment when the last waiter left
             elif self._waiters == 1:
-                self._left()
+                self._on_abandoned()
             raise
         finally:
             self._waiters -= 1
 
-    def _over(self, _: asyncio.Task[Result]) -> None:
-        self._ended()
+    def _handle_end(self, _: asyncio.Task[Result]) -> None:
+        self._on_end()
         if not self._waiters:
             self._log_failure()
 
@@ -102,7 +102,7 @@ class ChangeRunner:
     def __init__(self, audit: AuditLog) -> None:
         """Record the outcome of each change in that log."""
         self._audit = audit
-        self._slots = AdmissionControl(CHANGES_MAX, what="changes")
+        self._slots = AdmissionControl(CHANGES_MAX, noun="changes")
         self._running: set[asyncio.Task[Any]] = set()
 
     async def run(self, change: OperatorChange, act: Callable[[], Awaitable[Any]]) -> Any:
@@ -122,12 +122,12 @@ class ChangeRunner:
     ) -> None:
         """Likewise, and write the progress that `act` reports as long as the caller waits."""
         progress = LatestProgress()
-        running = self._start(change, lambda: act(progress), progress.end)
-        with running.attended():
+        detached = self._start(change, lambda: act(progress), progress.end)
+        with detached.attended():
             async with contextlib.aclosing(progress.messages()) as messages:
                 async for message in messages:
                     await write(message)
-            await running.result()
+            await detached.result()
 
     async def stop(self) -> None:
         """Return when all changes have ended; call it when no more calls can come."""
@@ -135,23 +135,23 @@ class ChangeRunner:
             await asyncio.wait(self._running)
 
     def _start(
-        self, change: OperatorChange, act: Callable[[], Awaitable[Any]], ended: Callable[[], None]
+        self, change: OperatorChange, act: Callable[[], Awaitable[Any]], on_end: Callable[[], None]
     ) -> DetachedTask[Any]:
         slot = self._slots.call(change.caller.account)
-        left = asyncio.Event()
+        abandoned = asyncio.Event()
 
-        def over() -> None:
-            self._running.discard(running.task)
-            ended()
+        def finish() -> None:
+            self._running.discard(detached.task)
+            on_end()
 
-        running = DetachedTask(change.call, self._make(change, act, slot, left), over, left.set)
-        self._running.add(running.task)
-        return running
+        detached = DetachedTask(change.call, self._make_change(change, act, slot, abandoned), finish, abandoned.set)
+        self._running.add(detached.task)
+        return detached
 
-    async def _make(
-        self, change: OperatorChange, act: Callable[[], Awaitable[Any]], slot: CallSlot, left: asyncio.Event
+    async def _make_change(
+        self, change: OperatorChange, act: Callable[[], Awaitable[Any]], slot: CallSlot, abandoned: asyncio.Event
     ) -> Any:
-        caller_left.set(left)
+        caller_left.set(abandoned)
         with slot:
             outcome = RequestCancelled.reason
             try:

@@ -13,7 +13,6 @@ import contextlib
 import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,16 +46,6 @@ PRIORITY = 10
 _ids = itertools.count()
 
 
-@dataclass(frozen=True)
-class LoadableBundle:
-    """What an engine needs of a bundle."""
-
-    manifest: Manifest
-    manifest_bytes: bytes
-    paths: Mapping[str, Path]
-    """By role."""
-
-
 class SandboxedBundle:
     """One bundle of a pool, which answers one text after the other."""
 
@@ -70,15 +59,15 @@ class SandboxedBundle:
         Raises:
             CallerError, CapacityError, ModelError: as the job ended.
         """
-        run = golden_job(self._manifest, self._digest, text, f"trial-{next(_ids)}")
-        started, written = loop_time(), []
-        async with contextlib.aclosing(self._pool.events(run, started + seconds_max, PRIORITY)) as events:
+        job = golden_job(self._manifest, self._digest, text, f"trial-{next(_ids)}")
+        started_at, pieces = loop_time(), []
+        async with contextlib.aclosing(self._pool.events(job, started_at + seconds_max, PRIORITY)) as events:
             async for event in events:
                 if isinstance(event, TextChunk):
-                    written.append(event.text)
+                    pieces.append(event.text)
                 else:
-                    spent_ms = 1000.0 * (loop_time() - started) - event.queue_ms
-                    answer = golden_answer(self._manifest, "".join(written), event.done)
+                    spent_ms = 1000.0 * (loop_time() - started_at) - event.queue_ms
+                    answer = golden_answer(self._manifest, "".join(pieces), event.done)
                     return answer, spent_ms / (event.done.output_tokens or 1)
         raise AssertionError("a job ends with an answer or an error")
 
@@ -97,17 +86,22 @@ class SandboxedBundle:
 
 @contextlib.asynccontextmanager
 async def open_sandbox(
-    pool: EnginePool, digest: str, loadable: LoadableBundle, seconds_max: float
+    pool: EnginePool,
+    digest: str,
+    manifest: Manifest,
+    manifest_bytes: bytes,
+    paths: Mapping[str, Path],
+    seconds_max: float,
 ) -> AsyncIterator[SandboxedBundle]:
-    """Load a bundle in addition to those of `pool`, in a child that ends with the block.
+    """Load a bundle, whose `paths` are by role, in addition to those of `pool`, in a child that ends with the block.
 
     Raises:
         ModelLoadFailed, EngineCrashed: it does not load, or not within `seconds_max`.
         MemoryShort: there is not enough memory for it now.
     """
-    async with pool.sandbox_pool(seconds_max) as trial:
-        await trial.attach(digest, loadable.manifest, loadable.manifest_bytes, loadable.paths)
-        yield SandboxedBundle(trial, digest, loadable.manifest)
+    async with pool.sandbox_pool(seconds_max) as sandbox:
+        await sandbox.attach(digest, manifest, manifest_bytes, paths)
+        yield SandboxedBundle(sandbox, digest, manifest)
 
 
 _BYTES_IN_KIB = 1024
@@ -115,9 +109,9 @@ _BYTES_IN_KIB = 1024
 
 def read_machine(devices: frozenset[str] = frozenset({"cpu"}), root: Path = Path("/")) -> MachineCapabilities:
     """Read the machine's capabilities from proc(5) below `root`; `devices` are those that the engines may use."""
-    memory = re.search(r"^MemTotal: +(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
+    memory = re.search(r"^MemTotal: +(\d+) kB$", _read_text(root / "proc/meminfo"), re.MULTILINE)
     # x86 writes flags, Arm Features; every core has the same ones.
-    features = re.search(r"^(?:flags|Features)\s*: (.*)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    features = re.search(r"^(?:flags|Features)\s*: (.*)$", _read_text(root / "proc/cpuinfo"), re.MULTILINE)
     return MachineCapabilities(
         memory_bytes=int(memory[1]) * _BYTES_IN_KIB if memory else 0,
         devices=devices,
@@ -125,7 +119,7 @@ def read_machine(devices: frozenset[str] = frozenset({"cpu"}), root: Path = Path
     )
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text()
     except OSError:
@@ -137,7 +131,7 @@ log = structlog.get_logger("edge_agent.server")
 
 def open_tuning_cache(file: TuningFile, thread: DiskThread) -> TuningCache:
     """Return the settings that suit this machine, stored in a file by that thread; a failed write is only logged."""
-    tuned = TuningCache(file.read())
+    cache = TuningCache(file.read())
 
     def write(settings: TuningSettings) -> None:
         try:
@@ -145,12 +139,12 @@ def open_tuning_cache(file: TuningFile, thread: DiskThread) -> TuningCache:
         except EdgeAgentError as error:
             log.warning("settings_not_kept", message=error.message)
 
-    def keep(settings: TuningSettings) -> None:
+    def store(settings: TuningSettings) -> None:
         with contextlib.suppress(RuntimeError):  # the store is closed: they are measured again
             thread.submit(write, {key: dict(each) for key, each in settings.items()})
 
-    tuned.on_change = keep
-    return tuned
+    cache.on_change = store
+    return cache
 
 
 def activation_engines(engines: EnginePool, report: Callable[[], Awaitable[None]]) -> ActivationDependencies:
@@ -161,8 +155,8 @@ def activation_engines(engines: EnginePool, report: Callable[[], Awaitable[None]
 def update_engines(
     engines: EnginePool,
     activation: Activation,
-    changed: Callable[[], None],
-    planned: Callable[[Mapping[str, TaskPlan]], None],
+    on_change: Callable[[], None],
+    on_plan: Callable[[Mapping[str, TaskPlan]], None],
     download_blocker: Callable[[], DownloadBlocker | None],
 ) -> UpdaterDependencies:
     """Return what updates need of the engines and the machine."""
@@ -171,8 +165,8 @@ def update_engines(
     async def open_candidate(
         bundle: InstalledBundle, paths: Mapping[str, Path], seconds_max: float
     ) -> AsyncIterator[BundleUnderTest]:
-        loadable = LoadableBundle(bundle.manifest, bundle.manifest_bytes, paths)
-        async with open_sandbox(engines, bundle.digest, loadable, seconds_max) as sandboxed:
+        manifest, manifest_bytes = bundle.manifest, bundle.manifest_bytes
+        async with open_sandbox(engines, bundle.digest, manifest, manifest_bytes, paths, seconds_max) as sandboxed:
             yield _under_test(sandboxed)
 
     def serving_bundle(bundle: InstalledBundle) -> BundleUnderTest | None:
@@ -183,18 +177,18 @@ def update_engines(
         stats = engines.stats(digest)
         problem = engines.failure(digest)
         if problem is None:
-            problem = _not_loaded(activation, digest)
+            problem = _load_problem(activation, digest)
         return BundleActivity(stats.calls, stats.failures, stats.crashes, stats.timed, stats.median_ms, problem)
 
     machine = read_machine(engines.factory.devices)
-    return UpdaterDependencies(open_candidate, serving_bundle, activity, machine, changed, planned, download_blocker)
+    return UpdaterDependencies(open_candidate, serving_bundle, activity, machine, on_change, on_plan, download_blocker)
 
 
 def _under_test(bundle: SandboxedBundle) -> BundleUnderTest:
     return BundleUnderTest(bundle.answer, bundle.resident_bytes, bundle.estimated_bytes, bundle.crashes)
 
 
-def _not_loaded(activation: Activation, digest: str) -> str:
+def _load_problem(activation: Activation, digest: str) -> str:
     """Return why a bundle that should answer was not even loaded."""
     tasks = (task for task, bundle in activation.serving.items() if bundle.digest == digest)
     return next((activation.problems[task].message for task in tasks if task in activation.problems), "")
@@ -218,7 +212,7 @@ class ModelRedactor:
         """The bundle that answers, task@version; empty = none does."""
         bundle = self._activation.serving.get(self._task)
         ready = bundle is not None and bundle.manifest.task.kind == KIND and self._engines.ready(bundle.digest)
-        return _name(bundle) if bundle is not None and ready else ""
+        return _bundle_name(bundle) if bundle is not None and ready else ""
 
     def dependencies(self) -> RedactionDependencies:
         """Return what capture needs of this."""
@@ -239,7 +233,7 @@ class ModelRedactor:
         deadline = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout(seconds):
-                found = {text: await self._read(text, bundle, deadline) for text in dict.fromkeys(texts)}
+                values_by_text = {text: await self._read(text, bundle, deadline) for text in dict.fromkeys(texts)}
         except TimeoutError:
             raise RedactionHeld(f"the redaction model did not read the text within {seconds:g} s") from None
         except (InputTooLong, InputQuarantined, ModelFailed) as error:
@@ -247,7 +241,7 @@ class ModelRedactor:
             raise RedactionHeld(message, permanent=True, cause=error.reason) from None
         except EdgeAgentError as error:
             raise RedactionHeld(f"the redaction model does not answer: {error.message}", cause=error.reason) from None
-        return ModelFindings(found, _name(bundle))
+        return ModelFindings(values_by_text, _bundle_name(bundle))
 
     def _bundle(self) -> InstalledBundle:
         bundle = self._activation.serving.get(self._task)
@@ -261,35 +255,35 @@ class ModelRedactor:
     async def _read(self, text: str, bundle: InstalledBundle, deadline: float) -> tuple[FoundValue, ...]:
         """Return the personal values of one text, a few windows at a time to leave room in the queue."""
         parts = [(start, text[start:end]) for start, end in windows(text) if text[start:end].strip()]
-        found: list[FoundValue] = []
-        for place in range(0, len(parts), WINDOWS_AT_ONCE):
-            batch = parts[place : place + WINDOWS_AT_ONCE]
-            reading = (self._read_window(part, bundle, deadline) for _, part in batch)
-            read = await asyncio.gather(*reading, return_exceptions=True)
-            for (start, _), values in zip(batch, read, strict=True):
+        text_values: list[FoundValue] = []
+        for index in range(0, len(parts), WINDOWS_AT_ONCE):
+            batch = parts[index : index + WINDOWS_AT_ONCE]
+            reads = (self._read_window(part, bundle, deadline) for _, part in batch)
+            results = await asyncio.gather(*reads, return_exceptions=True)
+            for (start, _), values in zip(batch, results, strict=True):
                 if isinstance(values, BaseException):
                     raise values
-                found += [_moved(each, start) for each in values]
-        return join_windows(found)
+                text_values += [_shift(each, start) for each in values]
+        return join_windows(text_values)
 
     async def _read_window(self, text: str, bundle: InstalledBundle, deadline: float) -> list[FoundValue]:
         """Return the values of one window; one with too many tokens is divided again."""
-        run = JobRequest(job_id=f"redaction-{next(self._ids)}", digest=bundle.digest, text=text)
+        job = JobRequest(job_id=f"redaction-{next(self._ids)}", digest=bundle.digest, text=text)
         try:
-            answer = await self._engines.answer(run, deadline, PRIORITY, CLIENT)
+            answer = await self._engines.answer(job, deadline, PRIORITY, CLIENT)
         except EmptyInput:
             return []
         except InputTooLong:
             if not (narrower := narrower_windows(text)):
                 raise
-            read = [(start, await self._read_window(text[start:end], bundle, deadline)) for start, end in narrower]
-            return [_moved(each, start) for start, values in read for each in values]
+            parts = [(start, await self._read_window(text[start:end], bundle, deadline)) for start, end in narrower]
+            return [_shift(each, start) for start, values in parts for each in values]
         return [FoundValue(each.start, each.end, each.label, each.score) for each in answer.done.entities]
 
 
-def _moved(value: FoundValue, start: int) -> FoundValue:
+def _shift(value: FoundValue, start: int) -> FoundValue:
     return value._replace(start=value.start + start, end=value.end + start)
 
 
-def _name(bundle: InstalledBundle) -> str:
+def _bundle_name(bundle: InstalledBundle) -> str:
     return f"{bundle.manifest.task.name}@{bundle.manifest.version}"

@@ -8,7 +8,8 @@ the 8 kB that gRPC takes: the message travels twice (percent-encoded, and in the
 from __future__ import annotations
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any as protobuf_any
+from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -60,11 +61,13 @@ def code_of(error: errors.EdgeAgentError) -> grpc.StatusCode:
 
 def to_status(error: errors.EdgeAgentError) -> status_pb2.Status:
     """Convert an error to google.rpc.Status."""
-    details = [_any(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error)))]
+    details = [
+        protobuf_any.pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=_metadata(error)))
+    ]
     if isinstance(error, errors.CapacityError):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(max(int(error.retry_seconds * 1000), 1))
-        details.append(_any(error_details_pb2.RetryInfo(retry_delay=delay)))
+        details.append(protobuf_any.pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status_pb2.Status(
         code=code_of(error).value[0], message=_clip(error.message, MESSAGE_BYTES_MAX), details=details
     )
@@ -83,20 +86,14 @@ def to_input_error(error: errors.EdgeAgentError) -> task_pb2.InputError:
 
 
 def _metadata(error: errors.EdgeAgentError) -> dict[str, str]:
-    kept, room = {}, METADATA_BYTES_MAX
+    metadata, bytes_left = {}, METADATA_BYTES_MAX
     for key, value in {**({"remedy": error.remedy} if error.remedy else {}), **error.metadata}.items():
         clipped = _clip(value, VALUE_BYTES_MAX)
         needed = len(key.encode()) + len(clipped.encode()) + ENTRY_BYTES
-        if needed <= room:
-            kept[key] = clipped
-            room -= needed
-    return kept
-
-
-def _any(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
+        if needed <= bytes_left:
+            metadata[key] = clipped
+            bytes_left -= needed
+    return metadata
 
 
 def _clip(text: str, bytes_max: int) -> str:

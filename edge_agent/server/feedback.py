@@ -51,10 +51,10 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         """Store a reviewer's feedback; it is on the disk when this returns."""
         _check_request(request)
         _check_id(request.prediction_id)
-        found = await self._capture.find_prediction(request.prediction_id)
-        manifest = self._manifest(found.record["task"])
-        feedback = _human_feedback(request, found.record, manifest)
-        await self._capture.store_feedback(feedback, found.record, manifest)
+        item = await self._capture.find_prediction(request.prediction_id)
+        manifest = self._manifest(item.record["task"])
+        feedback = _human_feedback(request, item.record, manifest)
+        await self._capture.store_feedback(feedback, item.record, manifest)
         return pb.SubmitFeedbackResponse()
 
     async def ListReviewQueue(
@@ -62,29 +62,29 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> pb.ListReviewQueueResponse:
         """List captured answers, from the review streams in turn."""
         size = messages.clamp_page_size(request.page_size)
-        after = parse_page_token(request.page_token) if request.page_token else QUEUE_START
-        at_most = request.confidence_max if request.HasField("confidence_max") else None
+        cursor = parse_page_token(request.page_token) if request.page_token else QUEUE_START
+        confidence_max = request.confidence_max if request.HasField("confidence_max") else None
         stream = parse_review_stream(request.stream)
-        review_filter = ReviewFilter(request.task, at_most, request.include_reviewed, stream)
-        rows = await self._capture.review_page(review_filter, after, size + 1)
-        shown = [prediction_message(each, self._manifest(each.record["task"])) for each in rows[:size]]
+        review_filter = ReviewFilter(request.task, confidence_max, request.include_reviewed, stream)
+        rows = await self._capture.review_page(review_filter, cursor, size + 1)
+        predictions = [prediction_message(each, self._manifest(each.record["task"])) for each in rows[:size]]
         token = make_page_token(rows[size - 1].place) if len(rows) > size else ""
-        return pb.ListReviewQueueResponse(predictions=shown, next_page_token=token)
+        return pb.ListReviewQueueResponse(predictions=predictions, next_page_token=token)
 
     async def GetPrediction(self, request: pb.GetPredictionRequest, context: CallContext) -> pb.GetPredictionResponse:
         """Show one captured answer and its feedback."""
         _check_id(request.prediction_id)
-        found = await self._capture.find_prediction(request.prediction_id)
-        shown = prediction_message(found, self._manifest(found.record["task"]))
-        return pb.GetPredictionResponse(prediction=shown)
+        item = await self._capture.find_prediction(request.prediction_id)
+        prediction = prediction_message(item, self._manifest(item.record["task"]))
+        return pb.GetPredictionResponse(prediction=prediction)
 
     async def ErasePrediction(
         self, request: pb.ErasePredictionRequest, context: CallContext
     ) -> pb.ErasePredictionResponse:
         """Erase one answer."""
         _check_id(request.prediction_id)
-        done = await self._capture.erasure.erase_answer(request.prediction_id, all_questions=request.all_questions)
-        return pb.ErasePredictionResponse(**vars(done))
+        erased = await self._capture.erasure.erase_answer(request.prediction_id, all_questions=request.all_questions)
+        return pb.ErasePredictionResponse(**vars(erased))
 
     def _manifest(self, task: str) -> Manifest | None:
         """Return the manifest of a task's bundle; None if the task is no longer installed."""
@@ -95,8 +95,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
 
 
 def _check_id(prediction_id: str) -> None:
-    plain = prediction_id.isascii() and prediction_id.replace("-", "").isalnum()
-    if not plain or len(prediction_id) > ID_CHARS_MAX:
+    is_plain = prediction_id.isascii() and prediction_id.replace("-", "").isalnum()
+    if not is_plain or len(prediction_id) > ID_CHARS_MAX:
         raise InvalidRequest(
             "prediction_id does not come from this daemon", remedy="Send the prediction_id of an answer."
         )
@@ -136,23 +136,23 @@ def _human_feedback(
         return HumanFeedback(*ids, "accept", request_id=request.request_id)
     if verdict == "reject_reason":
         return HumanFeedback(*ids, "reject", reason=request.reject_reason, request_id=request.request_id)
-    fitting = CORRECTIONS[record["kind"]]
-    if verdict != fitting:
+    correction_field = CORRECTIONS[record["kind"]]
+    if verdict != correction_field:
         raise InvalidRequest(
-            f"a task of kind {record['kind']} takes the verdicts accept, {fitting} and reject_reason;"
+            f"a task of kind {record['kind']} takes the verdicts accept, {correction_field} and reject_reason;"
             f" this is {verdict or 'none'}",
-            remedy=f"Send accept: true, {fitting} or reject_reason.",
+            remedy=f"Send accept: true, {correction_field} or reject_reason.",
         )
-    value = getattr(request, fitting)
+    value = getattr(request, correction_field)
     _check_value(value, record, manifest)
     return HumanFeedback(*ids, "corrected", value, request_id=request.request_id)
 
 
 def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) -> None:
     if record["kind"] in LABEL_KINDS:
-        known = _labels(manifest, record)
-        about = example_records.example_key(record)
-        _require(value in known, f"{value[:100]!r} is not a label of {about}", f"One of: {', '.join(known)[:400]}.")
+        labels = _labels(manifest, record)
+        subject = example_records.example_key(record)
+        _require(value in labels, f"{value[:100]!r} is not a label of {subject}", f"One of: {', '.join(labels)[:400]}.")
     elif record["kind"] == "extract":
         _check_json(value, manifest.task.record_fields if manifest else [])
     else:
@@ -180,18 +180,18 @@ def _check_json(value: str, fields: list[str]) -> None:
     )
 
 
-def _require(holds: bool, message: str, remedy: str) -> None:
-    if not holds:
+def _require(is_valid: bool, message: str, remedy: str) -> None:
+    if not is_valid:
         raise InvalidRequest(message, remedy=remedy)
 
 
 STREAMS = messages.words_of(pb.ReviewStream)
-_PLACE = struct.Struct(">Bqqqdqdq")
+_CURSOR = struct.Struct(">Bqqqdqdq")
 
 
-def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Prediction:
+def prediction_message(item: ReviewItem, manifest: Manifest | None) -> pb.Prediction:
     """Describe a captured answer; `manifest` is that of the task as installed now."""
-    record = found.record
+    record = item.record
     message = pb.Prediction(
         prediction_id=record["prediction_id"],
         bundle=task_pb2.BundleRef(
@@ -203,15 +203,15 @@ def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Predi
         kind=messages.KINDS[record["kind"]],
         labels=_labels(manifest, record),
         question=record.get("question", ""),
-        feedback=[_feedback(each, record["kind"]) for each in found.feedback],
-        reviewed=found.reviewed,
+        feedback=[_feedback_message(each, record["kind"]) for each in item.feedback],
+        reviewed=item.reviewed,
     )
     message.answer_time.FromJsonString(record["at"])
     if record.get("p_value") is not None:
         message.p_value = record["p_value"]
-    message.review_stream = STREAMS[found.stream]
-    if found.probability is not None:
-        message.sampling_probability = found.probability
+    message.review_stream = STREAMS[item.stream]
+    if item.probability is not None:
+        message.sampling_probability = item.probability
     local, teacher = example_records.local_answer(record), example_records.teacher_answer(record)
     if teacher is not None:
         message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
@@ -220,11 +220,11 @@ def prediction_message(found: ReviewItem, manifest: Manifest | None) -> pb.Predi
     if (question := _question(manifest, record)) is not None:
         message.instructions = question.instructions
     if local is not None:
-        _show_local(message, local)
+        _fill_local_answer(message, local)
     return message
 
 
-def _show_local(message: pb.Prediction, local: dict[str, Any]) -> None:
+def _fill_local_answer(message: pb.Prediction, local: dict[str, Any]) -> None:
     message.local_answer = local["answer"]
     message.scores.extend([inference_pb2.LabelScore(label=label, score=score) for label, score in local["scores"]])
     if local["confidence"] is not None:
@@ -241,26 +241,27 @@ def parse_page_token(token: str) -> ReviewCursor:
         InvalidRequest: it does not come from `make_page_token`.
     """
     try:
-        found = ReviewCursor(*_PLACE.unpack(base64.urlsafe_b64decode(token.encode())))
+        return ReviewCursor(*_CURSOR.unpack(base64.urlsafe_b64decode(token.encode())))
     except (ValueError, struct.error):
         remedy = "Start again with an empty page_token."
         raise InvalidRequest("page_token does not come from this daemon", remedy=remedy) from None
-    return found
 
 
-def make_page_token(last: ReviewCursor) -> str:
-    """Return the token of the page that follows `last`."""
-    return base64.urlsafe_b64encode(_PLACE.pack(*last)).decode()
+def make_page_token(cursor: ReviewCursor) -> str:
+    """Return the token of the page that follows `cursor`."""
+    return base64.urlsafe_b64encode(_CURSOR.pack(*cursor)).decode()
 
 
-def parse_review_stream(asked: pb.ReviewStream) -> ReviewStream | None:
+def parse_review_stream(number: pb.ReviewStream) -> ReviewStream | None:
     """Return the stream that a request names; None = all. Raises InvalidRequest."""
-    if asked == pb.REVIEW_STREAM_UNSPECIFIED:
+    if number == pb.REVIEW_STREAM_UNSPECIFIED:
         return None
-    found: ReviewStream | None = next((name for name, value in STREAMS.items() if value == asked), None)
-    if found is None:
-        raise InvalidRequest(f"stream {asked} is not supported by this version", remedy="Leave it out for all streams.")
-    return found
+    stream: ReviewStream | None = next((name for name, value in STREAMS.items() if value == number), None)
+    if stream is None:
+        raise InvalidRequest(
+            f"stream {number} is not supported by this version", remedy="Leave it out for all streams."
+        )
+    return stream
 
 
 def _labels(manifest: Manifest | None, record: dict[str, Any]) -> list[str]:
@@ -274,11 +275,11 @@ def _labels(manifest: Manifest | None, record: dict[str, Any]) -> list[str]:
 
 def _question(manifest: Manifest | None, record: dict[str, Any]) -> QuestionSpec | None:
     """Return the question that a record answers, as the present task defines it; None = it does not."""
-    asked = manifest.task.questions if manifest else ()
-    return next((each for each in asked if each.name == record.get("question")), None)
+    questions = manifest.task.questions if manifest else ()
+    return next((each for each in questions if each.name == record.get("question")), None)
 
 
-def _feedback(record: dict[str, Any], kind: str) -> pb.Feedback:
+def _feedback_message(record: dict[str, Any], kind: str) -> pb.Feedback:
     message = pb.Feedback(feedback_id=record["feedback_id"], reviewer=record["reviewer"])
     message.feedback_time.FromJsonString(record["at"])
     if record["verdict"] == "accept":

@@ -82,7 +82,7 @@ class FinishedAnswer(NamedTuple):
 
     def fill_provenance(self, message: task_pb2.Provenance) -> None:
         """Write where the answer comes from."""
-        done, manifest, decision = self.answer.done, self.bundle.manifest, self.decision
+        result, manifest, decision = self.answer.done, self.bundle.manifest, self.decision
         message.reason = decision.reason
         if self.large_model is not None:
             message.model, message.timings.upstream_ms = self.large_model.model, self.large_model.took_ms
@@ -90,13 +90,13 @@ class FinishedAnswer(NamedTuple):
         bundle, timings = message.bundle, message.timings
         bundle.task, bundle.version, bundle.digest = manifest.task.name, manifest.version, self.bundle.digest
         message.route = messages.ROUTES[decision.route]
-        timings.queue_ms, timings.prefill_ms = self.answer.queue_ms, done.prefill_ms
-        timings.decode_ms = done.decode_ms
+        timings.queue_ms, timings.prefill_ms = self.answer.queue_ms, result.prefill_ms
+        timings.decode_ms = result.decode_ms
         message.device = self.answer.computed.device
         if decision.p_value is not None:
             message.p_value = decision.p_value
         message.degraded.extend((*decision.degraded, *self.answer.computed.degraded))
-        message.input_tokens, message.output_tokens = done.input_tokens, done.output_tokens
+        message.input_tokens, message.output_tokens = result.input_tokens, result.output_tokens
 
 
 def without_local_answer(
@@ -122,7 +122,7 @@ def split_by_question(
         computed: the questions that it answered, in the order of its scores; empty if the task has none.
         questions: those among them to return.
     """
-    done = finished.answer.done
+    result = finished.answer.done
     if finished.bundle.manifest.task.kind != "decide":
         return [finished._replace(question=computed[0] if computed else None)]
     names = {question.name for question in questions}
@@ -130,27 +130,29 @@ def split_by_question(
         finished._replace(
             question=question,
             prediction_id=new_prediction_id(),
-            answer=finished.answer._replace(done=result_of_question(done, place)),
+            answer=finished.answer._replace(done=result_of_question(result, index)),
         )
-        for place, question in enumerate(computed)
+        for index, question in enumerate(computed)
         if question.name in names
     ]
 
 
 def decide_on_local_answer(finished: FinishedAnswer, context: EscalationContext) -> RouteDecision:
     """Decide on a local answer that has a confidence."""
-    done = finished.answer.done
-    seen = InputObservation(done.input_tokens, done.label_mass, finished.answer.computed.scores_vary, done.ood_score)
-    confidence = max(done.scores) if done.scores else done.confidence
-    return decide_graded(confidence, finished.calibration, context, seen)
+    result = finished.answer.done
+    observation = InputObservation(
+        result.input_tokens, result.label_mass, finished.answer.computed.scores_vary, result.ood_score
+    )
+    confidence = max(result.scores) if result.scores else result.confidence
+    return decide_graded(confidence, finished.calibration, context, observation)
 
 
 def with_gate_result(finished: FinishedAnswer) -> FinishedAnswer:
     """Return an answer without a confidence, such as a vector, with the result of its bundle's gate."""
-    manifest, done = finished.bundle.manifest, finished.answer.done
-    seen = InputObservation(done.input_tokens, ood_score=done.ood_score)
-    p_value, outside = check_ood_gate(manifest.confidence, seen)
-    return finished._replace(decision=replace(UNGRADED, p_value=p_value, degraded=ood_marks(outside)))
+    manifest, result = finished.bundle.manifest, finished.answer.done
+    observation = InputObservation(result.input_tokens, ood_score=result.ood_score)
+    p_value, is_outside = check_ood_gate(manifest.confidence, observation)
+    return finished._replace(decision=replace(UNGRADED, p_value=p_value, degraded=ood_marks(is_outside)))
 
 
 def fill_classification(message: pb.Classification, finished: FinishedAnswer, top_k: int) -> float | None:
@@ -158,20 +160,20 @@ def fill_classification(message: pb.Classification, finished: FinishedAnswer, to
 
     Returns the confidence; None = no local model was asked.
     """
-    done, labels = finished.answer.done, asked_question(finished).outputs
+    result, labels = finished.answer.done, asked_question(finished).outputs
     finished.fill_provenance(message.provenance)
     if finished.large_model is not None:
         message.label = finished.large_model.value
-    if not done.scores:  # no local model was asked
+    if not result.scores:  # no local model was asked
         return None
-    ranked = sorted(zip(done.scores, labels, strict=True), key=itemgetter(0), reverse=True)
+    ranked = sorted(zip(result.scores, labels, strict=True), key=itemgetter(0), reverse=True)
     if finished.decision.route in ("local", "deferred"):
         message.label = ranked[0][1]
-    message.label_mass = done.label_mass
+    message.label_mass = result.label_mass
     for score, label in ranked[: top_k or None]:
         pair = message.scores.add()
         pair.label, pair.score = label, score
-    _grade(message.confidence, ranked[0][0], finished)
+    _fill_confidence(message.confidence, ranked[0][0], finished)
     return ranked[0][0]
 
 
@@ -180,23 +182,23 @@ def fill_decision(message: pb.DecisionAnswer, finished: FinishedAnswer) -> float
 
     Returns the confidence; None = no local model was asked.
     """
-    question, done, decision = asked_question(finished), finished.answer.done, finished.decision
+    question, result, decision = asked_question(finished), finished.answer.done, finished.decision
     message.question, message.type = question.name, messages.QUESTION_TYPES[question.type]
     finished.fill_provenance(message.provenance)
     if finished.large_model is not None:
         message.label = finished.large_model.value
-    if not done.scores:
+    if not result.scores:
         return None
-    best = max(done.scores)
+    best = max(result.scores)
     if decision.route in ("local", "deferred"):
-        message.label = question.outputs[done.scores.index(best)]
-    for score, label in zip(done.scores, question.outputs, strict=True):
+        message.label = question.outputs[result.scores.index(best)]
+    for score, label in zip(result.scores, question.outputs, strict=True):
         pair = message.probabilities.add()
         pair.label, pair.score = label, score
     if question.type == "score":
-        message.score = expected_level(done.scores)
-    message.label_mass = done.label_mass
-    _grade(message.confidence, best, finished)
+        message.score = expected_level(result.scores)
+    message.label_mass = result.label_mass
+    _fill_confidence(message.confidence, best, finished)
     message.calibrated = decision.threshold is not None
     message.confident = message.calibrated and not decision.below_threshold and decision.route == "local"
     return best
@@ -209,7 +211,7 @@ def asked_question(finished: FinishedAnswer) -> QuestionSpec:
 
 def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float | None:
     """Write the record; none when the decision is to abstain. Returns the confidence, if a local model was asked."""
-    done, text = finished.answer.done, finished.text
+    result, text = finished.answer.done, finished.text
     finished.fill_provenance(message.provenance)
     if finished.large_model is not None:
         message.json = finished.large_model.value
@@ -217,12 +219,13 @@ def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float |
         return None
     if finished.decision.route in ("local", "deferred"):
         message.json = local_record(finished)
-        for e in done.entities:
-            message.entities.add(label=e.label, text=text[e.start : e.end], start=e.start, end=e.end, score=e.score)
-        for name, confidence in done.fields.items():
+        for entity in result.entities:
+            span = text[entity.start : entity.end]
+            message.entities.add(label=entity.label, text=span, start=entity.start, end=entity.end, score=entity.score)
+        for name, confidence in result.fields.items():
             message.fields.add(name=name, confidence=confidence)
-    _grade(message.confidence, done.confidence, finished)
-    return done.confidence
+    _fill_confidence(message.confidence, result.confidence, finished)
+    return result.confidence
 
 
 def local_record(finished: FinishedAnswer) -> str:
@@ -247,16 +250,16 @@ def fill_embedding(message: pb.Embedding, finished: FinishedAnswer) -> None:
 
 def fill_finish(message: pb.GenerateFinish, finished: FinishedAnswer) -> None:
     """Write the end of a generation."""
-    answer, done = finished.large_model, finished.answer.done
-    ended = done.finish or "stop" if answer is None else "stop" if answer.complete else "length"
-    message.reason = messages.FINISHES[ended]
-    for token in done.tokens:
+    answer, result = finished.large_model, finished.answer.done
+    finish = result.finish or "stop" if answer is None else "stop" if answer.complete else "length"
+    message.reason = messages.FINISHES[finish]
+    for token in result.tokens:
         alternatives = [pb.TokenLogprob(token=piece, logprob=value) for piece, value in token.alternatives]
         message.tokens.add(token=token.piece, logprob=token.logprob, alternatives=alternatives)
     finished.fill_provenance(message.provenance)
 
 
-def _grade(message: task_pb2.Confidence, value: float, finished: FinishedAnswer) -> None:
+def _fill_confidence(message: task_pb2.Confidence, value: float, finished: FinishedAnswer) -> None:
     decision = finished.decision
     message.value, message.below_threshold = value, decision.below_threshold
     if decision.threshold is not None:
@@ -264,10 +267,10 @@ def _grade(message: task_pb2.Confidence, value: float, finished: FinishedAnswer)
         return
     manifest = finished.bundle.manifest
     question = finished.question.name if finished.question and manifest.task.kind == "decide" else ""
-    why = manifest.no_threshold_reasons.get(question, "NOT_CALIBRATED")
+    reason = manifest.no_threshold_reasons.get(question, "NOT_CALIBRATED")
     if RouteReason.SCORES_VARY in decision.degraded:
-        why = "SCORES_VARY"
-    message.no_threshold_reason = messages.NO_THRESHOLD_REASONS.get(why.lower(), 0)
+        reason = "SCORES_VARY"
+    message.no_threshold_reason = messages.NO_THRESHOLD_REASONS.get(reason.lower(), 0)
 
 
 def new_prediction_id() -> str:
@@ -284,13 +287,13 @@ def captured_label(finished: FinishedAnswer, answer: pb.Classification | pb.Deci
     """
     labels, scores = asked_question(finished).outputs, finished.answer.done.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
-    return _captured(finished, answer, ranked[0][0] if ranked else None, ranked, answer.label_mass)
+    return _captured_answer(finished, answer, ranked[0][0] if ranked else None, ranked, answer.label_mass)
 
 
 def captured_extraction(finished: FinishedAnswer, answer: pb.Extraction) -> CapturedAnswer:
     """Build the example of an extraction, with the local model's record even if it was withheld."""
     local = local_record(finished) if finished.answer is not NO_LOCAL_ANSWER else None
-    return _captured(finished, answer, local)
+    return _captured_answer(finished, answer, local)
 
 
 def captured_generation(finished: FinishedAnswer, text: str) -> CapturedAnswer:
@@ -306,18 +309,18 @@ def captured_generation(finished: FinishedAnswer, text: str) -> CapturedAnswer:
         model=teacher.model if teacher else "",
         route=finished.decision.route,
         reasons=_reasons(finished),
-        later=_later(finished),
+        later=_later_cause(finished),
     )
 
 
-def _captured(
+def _captured_answer(
     finished: FinishedAnswer,
     answer: pb.Classification | pb.DecisionAnswer | pb.Extraction,
     local_answer: str | None,
     scores: list[tuple[str, float]] | None = None,
     label_mass: float | None = None,
 ) -> CapturedAnswer:
-    confidence, graded = answer.confidence, answer.HasField("confidence")
+    confidence, is_graded = answer.confidence, answer.HasField("confidence")
     return CapturedAnswer(
         finished.prediction_id,
         finished.bundle.manifest,
@@ -325,15 +328,15 @@ def _captured(
         finished.text,
         local_answer,
         scores or (),
-        confidence.value if graded else None,
+        confidence.value if is_graded else None,
         confidence.threshold if confidence.HasField("threshold") else None,
-        graded and not confidence.below_threshold,
+        is_graded and not confidence.below_threshold,
         label_mass,
         finished.large_model.value if finished.large_model else None,
         finished.large_model.model if finished.large_model else "",
         finished.decision.route,
-        _reasons(finished, _unusual(finished, label_mass) if graded else ()),
-        _later(finished),
+        _reasons(finished, _novelty_marks(finished, label_mass) if is_graded else ()),
+        _later_cause(finished),
         finished.decision.p_value,
         finished.decision.held_up or "",
         question=finished.question.name if finished.bundle.manifest.task.kind == "decide" and finished.question else "",
@@ -341,14 +344,14 @@ def _captured(
     )
 
 
-def _unusual(finished: FinishedAnswer, label_mass: float | None) -> tuple[str, ...]:
-    usual = finished.calibration.novelty
-    if usual is None:
+def _novelty_marks(finished: FinishedAnswer, label_mass: float | None) -> tuple[str, ...]:
+    novelty = finished.calibration.novelty
+    if novelty is None:
         return ()
-    return usual.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
+    return novelty.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
 
 
-def _later(finished: FinishedAnswer) -> str:
+def _later_cause(finished: FinishedAnswer) -> str:
     return "audit" if finished.audited else "deferred" if finished.decision.later else ""
 
 
@@ -397,16 +400,16 @@ def _counted_question(finished: FinishedAnswer) -> str | None:
 
 def _record_input(task_counts: TaskCounters, finished: FinishedAnswer) -> None:
     answer = finished.answer
-    done = answer.done
-    waited = 0.001 * answer.queue_ms
-    task_counts.queue.observe(waited)
-    task_counts.compute.observe(0.001 * (done.prefill_ms + done.decode_ms))
+    result = answer.done
+    queue_seconds = 0.001 * answer.queue_ms
+    task_counts.queue.observe(queue_seconds)
+    task_counts.compute.observe(0.001 * (result.prefill_ms + result.decode_ms))
     task_counts.total.observe(finished.seconds)
-    task_counts.tokens[0] += done.input_tokens
-    if done.output_tokens:
-        task_counts.tokens[1] += done.output_tokens
-        task_counts.first.observe(waited + 0.001 * done.prefill_ms)
-        task_counts.token.observe(0.001 * done.decode_ms / done.output_tokens)
+    task_counts.tokens[0] += result.input_tokens
+    if result.output_tokens:
+        task_counts.tokens[1] += result.output_tokens
+        task_counts.first.observe(queue_seconds + 0.001 * result.prefill_ms)
+        task_counts.token.observe(0.001 * result.decode_ms / result.output_tokens)
 
 
 def record_error(counts: AnswerCounts, task: str, error: BaseException) -> None:

@@ -3,7 +3,7 @@
 inference.sock   0660   InferenceService, GRPCInferenceService (the Open Inference Protocol), health
 review.sock      0660   FeedbackService, health
 admin.sock       0600   AdminService, both of inference.sock, health, reflection; 0660 with `admin_group`
-tcp_address      TLS    all of them; the client's certificate says which it may call
+tcp_address      TLS    all of them; the client's certificate determines which it may call
                  plain  both of inference.sock, health; only with `insecure: true`
 
 Each call passes `interceptor.py` first, which authorizes it by the table in `roles.py`.
@@ -25,7 +25,7 @@ import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -69,7 +69,8 @@ class HealthState:
     def __init__(self) -> None:
         """Begin with a daemon that serves no task yet."""
         self._statuses: dict[str, Status] = {OVERALL: pb.HealthCheckResponse.SERVING}
-        self._changed = asyncio.Event()
+        self.changed = asyncio.Event()
+        """Set at the next change; each change has its own."""
         self.ending = False
         """The daemon stops: watches end after they have reported it."""
 
@@ -77,26 +78,21 @@ class HealthState:
         """Return the status of a task or the daemon; None = the name is unknown."""
         return self._statuses.get(service)
 
-    @property
-    def changed(self) -> asyncio.Event:
-        """Set at the next change; each change has its own."""
-        return self._changed
-
     def update(self, ready: dict[str, bool], *, serving: bool) -> None:
         """Set which tasks exist and which are ready; without `serving` neither a task nor the daemon is."""
         if not self.ending:
             good, bad = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
             states = {OVERALL: True, **ready}
-            self._note({name: good if serving and is_ready else bad for name, is_ready in states.items()})
+            self._replace_statuses({name: good if serving and is_ready else bad for name, is_ready in states.items()})
 
     def end(self) -> None:
         """Set everything to NOT_SERVING, and let the watches end."""
         self.ending = True
-        self._note(dict.fromkeys(self._statuses, pb.HealthCheckResponse.NOT_SERVING))
+        self._replace_statuses(dict.fromkeys(self._statuses, pb.HealthCheckResponse.NOT_SERVING))
 
-    def _note(self, statuses: dict[str, Status]) -> None:
+    def _replace_statuses(self, statuses: dict[str, Status]) -> None:
         self._statuses = statuses
-        previous, self._changed = self._changed, asyncio.Event()
+        previous, self.changed = self.changed, asyncio.Event()
         previous.set()
 
 
@@ -106,7 +102,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # t
     def __init__(self, health: HealthState) -> None:
         """Report that state."""
         self._health = health
-        self._places = AdmissionControl(WATCHES_MAX, what="health watches")
+        self._watch_slots = AdmissionControl(WATCHES_MAX, noun="health watches")
 
     async def Check(self, request: pb.HealthCheckRequest, context: CallContext) -> pb.HealthCheckResponse:
         """Return the state now."""
@@ -117,16 +113,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # t
 
     async def Watch(self, request: pb.HealthCheckRequest, context: CallContext) -> None:
         """Write the state now and at every change, until the caller leaves or the daemon stops."""
-        health, last = self._health, None
-        with self._places.call(roles.current_caller.get().account):
+        health, last_status = self._health, None
+        with self._watch_slots.call(roles.current_caller.get().account):
             while True:
                 changed, ending = health.changed, health.ending
                 status = health.status_of(request.service)
                 if status is None:
                     status = pb.HealthCheckResponse.SERVICE_UNKNOWN
-                if status != last:
+                if status != last_status:
                     await context.write(pb.HealthCheckResponse(status=status))
-                    last = status
+                    last_status = status
                 if ending:
                     raise Draining("the daemon is stopping", retry_seconds=RETRY_SECONDS)
                 await changed.wait()
@@ -145,7 +141,7 @@ OPERATION_SECONDS = 1.0
 """For calls of operators and reviewers to end at a stop."""
 _INT32_MAX = 2**31 - 1
 Options = tuple[tuple[str, int], ...]
-LISTED = (
+LISTED_SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     oip_tensors.SERVICE.full_name,
     admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
@@ -176,9 +172,9 @@ class GrpcServers:
         self._deduplicator = RequestDeduplicator(
             DeduplicationLimits(service.request_ids_max, service.request_id_seconds, service.request_ids_bytes_max)
         )
-        self._devices = self._socket("inference.sock", roles.INFER)
-        self._reviewers = self._socket("review.sock", roles.FEEDBACK)
-        self._operator = self._socket("admin.sock", roles.OPERATOR)
+        self._devices = self._socket_listener("inference.sock", roles.INFER)
+        self._reviewers = self._socket_listener("review.sock", roles.FEEDBACK)
+        self._operator = self._socket_listener("admin.sock", roles.OPERATOR)
         self._tls, identify = _tls_identity(access)
         self._network = self._listener(identify, _network_options(config))
 
@@ -199,28 +195,26 @@ class GrpcServers:
             (self._network, for_devices),
             (self._operator, for_operator),
         ):
-            inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, listener.interceptor)
+            inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, listener)
             oip = OpenInferenceServicer(inference, servicer, self._streams)
-            listener.interceptor.add_registered_method_handlers(
-                oip_tensors.SERVICE.full_name, oip_tensors.handlers(oip)
-            )
-        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers.interceptor)
-        _add_admin(self._operator.interceptor, admin, LISTED)
+            listener.add_registered_method_handlers(oip_tensors.SERVICE.full_name, oip_tensors.handlers(oip))
+        feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._reviewers)
+        _add_admin(self._operator, admin, LISTED_SERVICES)
         if self._tls:
-            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._network.interceptor)
-            _add_admin(self._network.interceptor, admin, (FEEDBACK, *LISTED))
+            feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, self._network)
+            _add_admin(self._network, admin, (FEEDBACK, *LISTED_SERVICES))
 
-    def _socket(self, name: str, given: frozenset[Role]) -> _Listener:
-        """Return the listener of a Unix socket whose callers have the roles `given`."""
+    def _socket_listener(self, name: str, granted: frozenset[Role]) -> ServerInterceptor:
+        """Return the listener of a Unix socket whose callers have the roles `granted`."""
         accounts = AccountTable(self._config.access.socket_clients_max)
-        return self._listener(roles.socket_caller_identifier(name, given, accounts))
+        return self._listener(roles.socket_caller_identifier(name, granted, accounts))
 
-    def _listener(self, identify: CallerIdentifier, options: Options = ()) -> _Listener:
+    def _listener(self, identify: CallerIdentifier, options: Options = ()) -> ServerInterceptor:
         """Return a listener with the health service."""
         server = grpc.aio.server(options=[*_common_options(self._config), *options])
-        interceptor = ServerInterceptor(server, identify, self._rates, self._audit, self._changes, self.refusals)
-        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), interceptor)
-        return _Listener(server, interceptor)
+        listener = ServerInterceptor(server, identify, self._rates, self._audit, self._changes, self.refusals)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), listener)
+        return listener
 
     async def start(self) -> None:
         """Bind every address and serve.
@@ -237,10 +231,10 @@ class GrpcServers:
             raise SiteError(
                 f"run_dir {run_dir} cannot be made: {error.strerror}", remedy="Choose another --run-dir."
             ) from None
-        _bind_unix(self._devices.server, self._config.inference_socket, 0o660, _group(service, "inference_group"))
-        _bind_unix(self._reviewers.server, self._config.review_socket, 0o660, _group(service, "review_group"))
+        _bind_unix(self._devices.server, self._config.inference_socket, 0o660, _group_id(service, "inference_group"))
+        _bind_unix(self._reviewers.server, self._config.review_socket, 0o660, _group_id(service, "review_group"))
         admin_mode = 0o660 if service.admin_group else 0o600
-        _bind_unix(self._operator.server, self._config.admin_socket, admin_mode, _group(service, "admin_group"))
+        _bind_unix(self._operator.server, self._config.admin_socket, admin_mode, _group_id(service, "admin_group"))
         if service.tcp_address:
             _bind_tcp(self._network.server, service.tcp_address, self._tls.credentials() if self._tls else None)
         for listener in (self._devices, self._network, self._reviewers, self._operator):
@@ -272,7 +266,7 @@ class GrpcServers:
         """Give running calls of devices `seconds` to end, and refuse the rest; admission control refuses new ones."""
         self._health.end()
         self._streams.close()
-        await asyncio.gather(*(each.interceptor.running.drain(seconds) for each in (self._devices, self._network)))
+        await asyncio.gather(*(each.running.drain(seconds) for each in (self._devices, self._network)))
 
     async def stop(self) -> bool:
         """Close the listeners and remove the sockets; call it after `drain`, when no more calls come.
@@ -281,9 +275,9 @@ class GrpcServers:
         """
         await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in (self._devices, self._network)))
         await self._deduplicator.stop()
-        operation = self._reviewers, self._operator
-        await asyncio.gather(*(each.interceptor.running.drain(OPERATION_SECONDS) for each in operation))
-        await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in operation))
+        staff_listeners = self._reviewers, self._operator
+        await asyncio.gather(*(each.running.drain(OPERATION_SECONDS) for each in staff_listeners))
+        await asyncio.gather(*(each.server.stop(REFUSAL_SECONDS) for each in staff_listeners))
         await self._changes.stop()
         self.refusals.close()
         closed = await self._audit.close()
@@ -292,22 +286,15 @@ class GrpcServers:
         return closed
 
 
-class _Listener(NamedTuple):
-    """A server and its interceptor."""
-
-    server: grpc.aio.Server
-    interceptor: ServerInterceptor
-
-
 def _add_admin(
-    interceptor: ServerInterceptor, admin: admin_pb2_grpc.AdminServiceServicer, listed: tuple[str, ...]
+    listener: ServerInterceptor, admin: admin_pb2_grpc.AdminServiceServicer, listed: tuple[str, ...]
 ) -> None:
-    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, interceptor)
-    shown = oip_tensors.pool_with(
+    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, listener)
+    pool = oip_tensors.pool_with(
         *(each.DESCRIPTOR for each in (inference_pb2, feedback_pb2, admin_pb2, pb, reflection_pb2))
     )
-    reflecting = reflection_aio.ReflectionServicer(listed, pool=shown)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, interceptor)
+    reflection_servicer = reflection_aio.ReflectionServicer(listed, pool=pool)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection_servicer, listener)
 
 
 def _common_options(config: Config) -> Options:
@@ -354,7 +341,7 @@ def _network_options(config: Config) -> Options:
     )
 
 
-def _group(config: ServiceConfig, key: str) -> int | None:
+def _group_id(config: ServiceConfig, key: str) -> int | None:
     name = getattr(config, key)
     try:
         return grp.getgrnam(name).gr_gid if name else None
@@ -398,12 +385,12 @@ def _require_unused(path: Path) -> None:
 
 
 def _bind_tcp(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> None:
-    written = join_host_port(*split_host_port(address))  # gRPC takes ::1:9443 for an address without a port
+    normalized = join_host_port(*split_host_port(address))  # gRPC takes ::1:9443 for an address without a port
     try:
-        bound = server.add_secure_port(written, credentials) if credentials else server.add_insecure_port(written)
+        port = server.add_secure_port(normalized, credentials) if credentials else server.add_insecure_port(normalized)
     except RuntimeError:
-        bound = 0
-    if not bound:
+        port = 0
+    if not port:
         raise SocketInUse(
             f"cannot listen on {address}: it is in use, or not an address of this machine", address=address
         )

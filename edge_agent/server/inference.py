@@ -29,7 +29,7 @@ from edge_agent.errors import (
 from edge_agent.metrics.metric_catalogue import UNKNOWN_TASK, AnswerCounts
 from edge_agent.routing import policy
 from edge_agent.server import decide_questions, finished_answers, messages
-from edge_agent.server.decide_questions import WantedQuestions
+from edge_agent.server.decide_questions import RequestedQuestions
 from edge_agent.server.error_status import to_input_error
 from edge_agent.server.finished_answers import FinishedAnswer
 from edge_agent.server.model_router import ModelRouter, RoutedInput
@@ -72,7 +72,7 @@ class _BatchMethod(Generic[Response]):
     """Returns the message of a result that the next answer is written into."""
     fill: Callable[[Any, FinishedAnswer], float | None]
     """Writes an answer into that message; returns its confidence, if it has one."""
-    captured: Callable[[FinishedAnswer, Any], CapturedAnswer] | None = None
+    build_example: Callable[[FinishedAnswer, Any], CapturedAnswer] | None = None
     """Builds the example of an answer from it and its message, if its task is collected."""
     low_confidence: LowConfidencePolicy | None = None
     """How the caller wants an unconfident answer; None = answers of this kind have no confidence."""
@@ -119,7 +119,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
         method = _BatchMethod(
             *("classify", pb.ClassifyResponse, attrgetter("classification"), fill),
-            captured=finished_answers.captured_label,
+            build_example=finished_answers.captured_label,
             low_confidence=_low_confidence_policy(request.on_low_confidence),
         )
         return await self._answer_once(request, context, method)
@@ -129,7 +129,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         method = _BatchMethod(
             *("decide", pb.DecideResponse, lambda result: result.decision.answers.add()),
             finished_answers.fill_decision,
-            captured=finished_answers.captured_label,
+            build_example=finished_answers.captured_label,
             low_confidence=_low_confidence_policy(request.on_low_confidence),
         )
         return await self._answer_once(request, context, method)
@@ -138,7 +138,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         """Find typed values in each input."""
         method = _BatchMethod(
             *("extract", pb.ExtractResponse, attrgetter("extraction"), finished_answers.fill_extraction),
-            captured=finished_answers.captured_extraction,
+            build_example=finished_answers.captured_extraction,
             low_confidence=_low_confidence_policy(request.on_low_confidence),
         )
         return await self._answer_once(request, context, method)
@@ -155,14 +155,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def generate(self, request: pb.GenerateRequest, context: CallContext, write: WriteChunk) -> None:
         """Likewise, and hand each chunk to `write`."""
         with self._counting(request.task):
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             bundle = self._require_bundle(request.task, "generate")
-            run, deadline = _generation(request, bundle), self._deadline(context)
+            job, deadline = _generation_job(request, bundle), self._deadline(context)
             client = current_caller.get().account
             item = RoutedInput(request.text, bundle, deadline)
             chunks: list[str] = []
             with self._admission.call(client):
-                text = contextlib.aclosing(self._stream_text(item, run, request.escalate, client))
+                text = contextlib.aclosing(self._stream_text(item, job, request.escalate, client))
                 async with _expires(deadline), text as events:
                     async for event in events:
                         message = pb.GenerateResponse()
@@ -170,7 +170,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                             message.text = event
                             chunks.append(event)
                         else:
-                            finished = event._replace(seconds=time.perf_counter() - began)
+                            finished = event._replace(seconds=time.perf_counter() - started_at)
                             finished_answers.fill_finish(message.finish, finished)
                             finished_answers.record_answer(self._counts, finished)
                             if request.task in self._capture.collected:
@@ -178,22 +178,22 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         await write(message)
 
     async def _stream_text(
-        self, item: RoutedInput, run: JobRequest, escalate: bool, client: str
+        self, item: RoutedInput, job: JobRequest, escalate: bool, client: str
     ) -> AsyncGenerator[str | FinishedAnswer, None]:
         """Yield a text chunk by chunk, then its end; from the large model if the policy decides so."""
         context = self._router.context(item.bundle.manifest, "escalate" if escalate else "as_mode", item.deadline)
-        decision, begun = policy.decide_ungraded(context), False
+        decision, has_begun = policy.decide_ungraded(context), False
         if decision.route == "upstream":
             try:
                 async with contextlib.aclosing(self._router.stream_text(item)) as pieces:
                     async for piece in pieces:
-                        begun = True
+                        has_begun = True
                         if isinstance(piece, str):
                             yield piece
                         else:
                             yield finished_answers.without_local_answer(item.text, item.bundle, decision, piece)
             except EdgeAgentError as error:
-                if begun:
+                if has_begun:
                     raise StreamBroken(f"the large model's answer broke off: {error.message}") from None
                 decision = policy.decide_ungraded(policy.with_blocker(context))
             else:
@@ -201,26 +201,26 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if decision.route == "abstained":
             yield finished_answers.without_local_answer(item.text, item.bundle, decision, None)
             return
-        async with contextlib.aclosing(self._engines.events(run, item.deadline, self._priority, client)) as events:
+        async with contextlib.aclosing(self._engines.events(job, item.deadline, self._priority, client)) as events:
             async for event in events:
                 if isinstance(event, TextChunk):
                     yield event.text
                 else:
-                    yield FinishedAnswer(item.text, event, item.bundle, run.job_id, decision=decision)
+                    yield FinishedAnswer(item.text, event, item.bundle, job.job_id, decision=decision)
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: CallContext) -> pb.ListTasksResponse:
         """List the installed tasks, by name."""
         names = sorted(self._activation.serving)
-        shown, token = messages.page_slice(request.page_size, request.page_token, len(names))
-        return pb.ListTasksResponse(tasks=[self._describe(name) for name in names[shown]], next_page_token=token)
+        page, token = messages.page_slice(request.page_size, request.page_token, len(names))
+        return pb.ListTasksResponse(tasks=[self._task_message(name) for name in names[page]], next_page_token=token)
 
     async def GetTask(self, request: pb.GetTaskRequest, context: CallContext) -> pb.GetTaskResponse:
         """Show one installed task."""
-        task = self._describe(request.task)
+        task = self._task_message(request.task)
         schema = messages.record_schema(self._activation.bundle_of(request.task))
         return pb.GetTaskResponse(task=task, record_schema=schema)
 
-    def _describe(self, task: str) -> task_pb2.Task:
+    def _task_message(self, task: str) -> task_pb2.Task:
         bundle = self._activation.bundle_of(task)
         mode = self._router.mode(bundle.manifest)
         ready, variance = self._engines.ready(bundle.digest), self._engines.score_variance(bundle.digest)
@@ -228,7 +228,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     def _require_bundle(self, task: str, kind: str) -> InstalledBundle:
         """Return the bundle that answers a task of that kind. Raises UnknownTask, WrongTaskKind, or its problem."""
-        bundle = self._activation.serving.get(task) or self._activation.bundle_of(task)  # the second raises why not
+        bundle = self._activation.serving.get(task) or self._activation.bundle_of(task)  # the second raises the reason
         problem = self._activation.problems.get(task)
         if problem is not None and not self._engines.ready(bundle.digest):
             raise problem
@@ -272,51 +272,51 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         with self._counting(request.task):
             bundle = self._require_bundle(request.task, method.kind)
             _check_count(len(request.texts), bundle.manifest.task.limits.inputs_max)
-            own = bundle.manifest.task.questions_asked  # none for a record or a text
-            asked = WantedQuestions(own, own)
+            task_questions = bundle.manifest.task.questions_asked  # none for a record or a text
+            questions = RequestedQuestions(task_questions, task_questions)
             if isinstance(request, pb.DecideRequest):
-                asked = decide_questions.wanted_questions(request, bundle.manifest)
-            common = RoutedInput("", bundle, self._deadline(context), asked.wanted)
+                questions = decide_questions.requested_questions(request, bundle.manifest)
+            template = RoutedInput("", bundle, self._deadline(context), questions.requested)
             client = current_caller.get().account
             with self._admission.call(client):
-                outcomes = await self._outcomes(request.texts, common, asked, method.low_confidence)
+                outcomes = await self._outcomes(request.texts, template, questions, method.low_confidence)
             response = method.response()
-            captured = method.captured if request.task in self._capture.collected else None
+            build_example = method.build_example if request.task in self._capture.collected else None
             for outcome in outcomes:
                 result = response.results.add()
                 if isinstance(outcome, EdgeAgentError):
                     result.error.CopyFrom(to_input_error(outcome))
                     finished_answers.record_error(self._counts, request.task, outcome)
                     continue
-                for place, finished in enumerate(outcome):
+                for index, finished in enumerate(outcome):
                     message = method.message(result)
                     confidence = method.fill(message, finished)
-                    finished_answers.record_answer(self._counts, finished, confidence, first=place == 0)
-                    if captured:
-                        self._capture.queue_answer(captured(finished, message))
+                    finished_answers.record_answer(self._counts, finished, confidence, first=index == 0)
+                    if build_example:
+                        self._capture.queue_answer(build_example(finished, message))
             return response
 
     async def _outcomes(
         self,
         texts: Sequence[str],
-        common: RoutedInput,
-        asked: WantedQuestions,
+        template: RoutedInput,
+        questions: RequestedQuestions,
         low_confidence: LowConfidencePolicy | None,
     ) -> list[list[FinishedAnswer] | EdgeAgentError]:
         """Compute all inputs, each with the answers to its questions. The error of a single input is raised.
 
-        `common` is every input without its text.
+        `template` is every input without its text.
         """
         if len(texts) == 1:
-            return [await self._answer_input(common._replace(text=texts[0]), asked, low_confidence)]
+            return [await self._answer_input(template._replace(text=texts[0]), questions, low_confidence)]
 
         async def answer_or_error(text: str) -> list[FinishedAnswer] | EdgeAgentError:
             try:
-                return await self._answer_input(common._replace(text=text), asked, low_confidence, reservation)
+                return await self._answer_input(template._replace(text=text), questions, low_confidence, reservation)
             except EdgeAgentError as error:
                 return error
 
-        with self._reserve(common.bundle, low_confidence, len(texts)) as reservation:
+        with self._reserve(template.bundle, low_confidence, len(texts)) as reservation:
             return await _gather(answer_or_error(text) for text in texts)
 
     def _reserve(
@@ -330,29 +330,29 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def _answer_input(
         self,
         item: RoutedInput,
-        asked: WantedQuestions,
+        questions: RequestedQuestions,
         low_confidence: LowConfidencePolicy | None,
         reservation: Reservation | None = None,
     ) -> list[FinishedAnswer]:
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         text, bundle, deadline, _ = item
         _check_text(text)
 
         async def compute() -> list[FinishedAnswer]:
-            run = JobRequest(
-                job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text, questions=asked.job
+            job = JobRequest(
+                job_id=finished_answers.new_prediction_id(), digest=bundle.digest, text=text, questions=questions.job
             )
             client = current_caller.get().account
-            answer = await self._engines.answer(run, deadline, self._priority, client, reservation)
-            finished = FinishedAnswer(text, answer, bundle, run.job_id)
-            return finished_answers.split_by_question(finished, asked.computed, asked.wanted)
+            answer = await self._engines.answer(job, deadline, self._priority, client, reservation)
+            finished = FinishedAnswer(text, answer, bundle, job.job_id)
+            return finished_answers.split_by_question(finished, questions.computed, questions.requested)
 
         if low_confidence is None:
             answers = [finished_answers.with_gate_result(each) for each in await compute()]
         else:
             context = self._router.context(bundle.manifest, low_confidence, deadline)
             answers = await self._router.answer(item, context, compute)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started_at
         return [each._replace(seconds=seconds) for each in answers]
 
 
@@ -370,8 +370,8 @@ async def _gather(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(each) for each in work]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
@@ -386,10 +386,10 @@ async def _expires(deadline: float) -> AsyncIterator[None]:
 
 
 def _low_confidence_policy(on_low_confidence: int) -> LowConfidencePolicy:
-    found = messages.LOW_CONFIDENCE_POLICIES.get(on_low_confidence)
-    if found is None:
+    low_confidence = messages.LOW_CONFIDENCE_POLICIES.get(on_low_confidence)
+    if low_confidence is None:
         raise InvalidRequest(f"on_low_confidence is {on_low_confidence}, which this version does not support")
-    return found
+    return low_confidence
 
 
 def _check_count(inputs: int, limit: int) -> None:
@@ -404,7 +404,7 @@ def _check_text(text: str) -> None:
         raise EmptyInput("the input has no text")
 
 
-def _generation(request: pb.GenerateRequest, bundle: InstalledBundle) -> JobRequest:
+def _generation_job(request: pb.GenerateRequest, bundle: InstalledBundle) -> JobRequest:
     """Check a generation and fill in the bundle's values."""
     _check_text(request.text)
     task = bundle.manifest.task

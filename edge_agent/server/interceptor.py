@@ -68,7 +68,7 @@ class ServerInterceptor:
         refusals: RefusalLog,
     ) -> None:
         """Add services to `server`, whose callers `identify` tells apart."""
-        self._server, self._identify, self._rates = server, identify, rates
+        self.server, self._identify, self._rates = server, identify, rates
         self._audit, self._changes, self._refusals = audit, changes, refusals
         self.running = RunningCalls()
         """All calls but operators' changes, which a stop does not cut off."""
@@ -79,18 +79,18 @@ class ServerInterceptor:
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         """Add the handlers of a service."""
         intercepted = {name: self._intercept(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, intercepted),))
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, intercepted),))
 
     def _intercept(self, method: str, handler: Any) -> Any:
         admit = functools.partial(self._admit, method.rpartition("/")[2], METHODS.get(method), call_treatment(method))
         if handler.stream_stream:
-            behaviour: Behaviour = self._streamed(method, admit, handler)
+            behaviour: Behaviour = self._stream_behaviour(method, admit, handler)
             return grpc.stream_stream_rpc_method_handler(behaviour, None, handler.response_serializer)
         make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.unary_unary_rpc_method_handler
-        intercept = self._change if call_treatment(method) == "change" else self._unary
+        intercept = self._change_behaviour if call_treatment(method) == "change" else self._unary_behaviour
         return make(intercept(method, admit, handler), None, handler.response_serializer)
 
-    def _unary(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
+    def _unary_behaviour(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
         handle, parse = handler.unary_stream or handler.unary_unary, handler.request_deserializer
 
         async def answer_call(data: bytes, context: Any) -> Any:
@@ -100,14 +100,14 @@ class ServerInterceptor:
                 return await handle(parse_request(parse, data), context)
             except asyncio.CancelledError:
                 if refusal := self.running.take_refusal(task):
-                    await self._end(method, refusal, context)
+                    await self._end_call(method, refusal, context)
                 raise
             except Exception as error:  # noqa: BLE001 - the edge of the daemon
-                await self._end(method, error, context)
+                await self._end_call(method, error, context)
 
         return answer_call
 
-    def _change(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
+    def _change_behaviour(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
         """Return a behaviour that makes a change to its end whether or not its caller waits."""
         make_change, parse = handler.unary_stream or handler.unary_unary, handler.request_deserializer
 
@@ -121,11 +121,11 @@ class ServerInterceptor:
                     return await self._changes.run_with_progress(change, act, context.write)
                 return await self._changes.run(change, functools.partial(act, context))
             except Exception as error:  # noqa: BLE001 - the edge of the daemon
-                await self._end(method, error, context)
+                await self._end_call(method, error, context)
 
         return answer_change
 
-    def _streamed(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
+    def _stream_behaviour(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
         async def answer_stream(requests: Any, context: Any) -> None:
             task = self.running.begin()
             try:
@@ -133,10 +133,10 @@ class ServerInterceptor:
                 await converse(requests, context)
             except asyncio.CancelledError:
                 if refusal := self.running.take_refusal(task):
-                    await self._end(method, refusal, context)
+                    await self._end_call(method, refusal, context)
                 raise
             except Exception as error:  # noqa: BLE001 - the edge of the daemon
-                await self._end(method, error, context)
+                await self._end_call(method, error, context)
 
         async def converse(requests: Any, context: Any) -> None:
             async with contextlib.aclosing(read(requests)) as parsed:
@@ -154,7 +154,7 @@ class ServerInterceptor:
 
         return answer_stream
 
-    async def _end(self, method: str, error: Exception, context: Any) -> None:
+    async def _end_call(self, method: str, error: Exception, context: Any) -> None:
         """End a call with the status of an error, and record it if it is a refusal; always raises."""
         if isinstance(error, EdgeAgentError):
             self._refusals.record(GRPC, current_caller.get().name, error.reason, call=method.rpartition("/")[2])
@@ -175,9 +175,9 @@ class ServerInterceptor:
         elif treatment == "work" and self._rates.limited:
             seconds = self._rates.take(caller.account, time.monotonic())
             if seconds:
-                who = caller.name
-                message = f"{who} calls more often than this site allows one client; wait {seconds:.2g} s"
-                raise RateExceeded(message, retry_seconds=seconds, client=who)
+                client = caller.name
+                message = f"{client} calls more often than this site allows one client; wait {seconds:.2g} s"
+                raise RateExceeded(message, retry_seconds=seconds, client=client)
 
 
 class RunningCalls:
@@ -191,19 +191,19 @@ class RunningCalls:
     def __init__(self) -> None:
         """Begin with none."""
         self._running: set[asyncio.Task[Any]] = set()
-        self._refused: dict[asyncio.Task[Any], Draining] = {}
+        self._refusals: dict[asyncio.Task[Any], Draining] = {}
 
     def begin(self) -> asyncio.Task[Any]:
         """Count the call of this task until its end has been sent, which is when the task ends."""
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._remove)
         return task
 
     def take_refusal(self, task: asyncio.Task[Any]) -> Draining | None:
         """Return the error of a call that `drain` cancelled; None = its caller did."""
-        refusal = self._refused.pop(task, None)
+        refusal = self._refusals.pop(task, None)
         if refusal is not None:
             task.uncancel()
         return refusal
@@ -212,23 +212,23 @@ class RunningCalls:
         """Return when callers have read the ends of their calls; refuse what runs for longer than `seconds`."""
         if not self._running:
             return
-        await self._until_none(seconds)
+        await self._wait_until_none(seconds)
         message = f"the daemon is stopping, and the call has not ended within the {seconds:g} s for running calls"
         for task in self._running:
-            self._refused[task] = Draining(message, retry_seconds=RETRY_SECONDS)
+            self._refusals[task] = Draining(message, retry_seconds=RETRY_SECONDS)
             task.cancel()
-        await self._until_none(REFUSAL_SECONDS)
+        await self._wait_until_none(REFUSAL_SECONDS)
         await asyncio.sleep(READING_SECONDS)
 
-    async def _until_none(self, seconds: float) -> None:
+    async def _wait_until_none(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while self._running and loop.time() < until:
-            await asyncio.wait(self._running, timeout=until - loop.time())
+        deadline = loop.time() + seconds
+        while self._running and loop.time() < deadline:
+            await asyncio.wait(self._running, timeout=deadline - loop.time())
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _remove(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        self._refused.pop(task, None)
+        self._refusals.pop(task, None)
 
 
 def parse_request(parse: Callable[[bytes], Any], data: bytes) -> Any:

@@ -80,7 +80,7 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
         mode=MODES[mode],
         confidence_blocker=score_variance,
         gate=manifest.gate_name,
-        questions=[_question(each, manifest.confidence_of(each.name)) for each in manifest.task.questions],
+        questions=[_question_message(each, manifest.confidence_of(each.name)) for each in manifest.task.questions],
         open_questions=manifest.task.open_questions,
     )
     if isinstance(manifest.confidence, Threshold):
@@ -88,7 +88,7 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
     return message
 
 
-def _question(question: QuestionSpec, calibration: Confidence) -> task_pb2.Question:
+def _question_message(question: QuestionSpec, calibration: Confidence) -> task_pb2.Question:
     descriptions = question.descriptions or ("",) * len(question.outputs)
     options = zip(question.outputs, descriptions, strict=True)
     message = task_pb2.Question(
@@ -115,11 +115,11 @@ def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> pb.R
         proved_rules=queue.bound.rules if queue.bound else "",
     )
     if audit is not None:
-        message.audit.CopyFrom(_audit_message(audit))
+        message.audit.CopyFrom(_redaction_audit(audit))
     return message
 
 
-def _audit_message(audit: AuditFigures) -> pb.RedactionAudit:
+def _redaction_audit(audit: AuditFigures) -> pb.RedactionAudit:
     return pb.RedactionAudit(
         waiting=audit.waiting,
         texts=audit.texts,
@@ -205,10 +205,10 @@ def engine_message(status: EngineStatus, serving: Mapping[str, InstalledBundle])
 
 def counts_messages(counts: AnswerCounts) -> list[pb.TaskCounts]:
     """Describe the results of inputs, by task."""
-    found = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
-    for lost, number in counts.errors.items():
-        found.setdefault(lost.task, pb.TaskCounts(task=lost.task)).errors[lost.reason] = number
-    return list(found.values())
+    messages = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
+    for failure, number in counts.errors.items():
+        messages.setdefault(failure.task, pb.TaskCounts(task=failure.task)).errors[failure.reason] = number
+    return list(messages.values())
 
 
 def _counts_message(task: str, counts: TaskCounters) -> pb.TaskCounts:
@@ -244,11 +244,11 @@ def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> pb.Ex
         collect={task: consent for task, consent in collect.items() if consent != "off"},
         review_waiting=status.review_waiting,
         loss_seconds=status.loss_seconds,
-        audit=_audit(status),
+        audit=_review_audit(status),
     )
 
 
-def _audit(status: CaptureStatus) -> pb.ReviewAudit:
+def _review_audit(status: CaptureStatus) -> pb.ReviewAudit:
     drawn, reviewed = status.counters.get("audit_drawn", 0), status.counters.get("audit_reviewed", 0)
     waiting = status.review_waiting.get("audit", 0)
     lost = max(0, drawn - reviewed - waiting)
@@ -264,12 +264,12 @@ def large_model_message(
     status.waiting.update(examples.questions)
     status.waiting_seconds = examples.question_seconds
     status.opinions = examples.counters.get("opinions", 0)
-    given_up = {why: examples.counters.get(f"questions_{why}", 0) for why in GIVEN_UP}
-    status.given_up.update({why: number for why, number in given_up.items() if number})
+    given_up = {cause: examples.counters.get(f"questions_{cause}", 0) for cause in GIVEN_UP}
+    status.given_up.update({cause: number for cause, number in given_up.items() if number})
     return status
 
 
-def updates_message(activation: Activation, overview: UpdateOverview, copied: CopyProgress) -> pb.UpdatesStatus:
+def updates_message(activation: Activation, overview: UpdateOverview, progress: CopyProgress) -> pb.UpdatesStatus:
     """Describe the state of the site's updates, and how far a bundle has been copied."""
     tasks = sorted(activation.serving.keys() | overview.rows.keys())
     return pb.UpdatesStatus(
@@ -277,15 +277,15 @@ def updates_message(activation: Activation, overview: UpdateOverview, copied: Co
         plan_version=overview.plan_version,
         problem=f"{overview.problem.message}. {overview.problem.remedy}" if overview.problem else "",
         tasks=[task_update_message(task, activation, overview.rows.get(task)) for task in tasks],
-        copying=copied.name,
-        copied_bytes=copied.bytes,
-        total_bytes=copied.bytes_total,
+        copying=progress.name,
+        copied_bytes=progress.bytes,
+        total_bytes=progress.bytes_total,
     )
 
 
-def import_message(copied: CopyProgress) -> pb.ImportUpdateResponse:
+def import_message(progress: CopyProgress) -> pb.ImportUpdateResponse:
     """Describe the progress of a copy."""
-    return pb.ImportUpdateResponse(copying=copied.name, copied_bytes=copied.bytes, total_bytes=copied.bytes_total)
+    return pb.ImportUpdateResponse(copying=progress.name, copied_bytes=progress.bytes, total_bytes=progress.bytes_total)
 
 
 def task_update_message(task: str, activation: Activation, row: UpdateProgress | None) -> pb.TaskUpdate:
@@ -294,8 +294,8 @@ def task_update_message(task: str, activation: Activation, row: UpdateProgress |
     if active := activation.serving.get(task):
         message.active.CopyFrom(bundle_ref(active))
     if digest := activation.inventory.rollbacks.get(task):
-        known = (bundle.manifest.version for bundle in activation.inventory.bundles if bundle.digest == digest)
-        message.previous.CopyFrom(task_pb2.BundleRef(task=task, version=next(known, ""), digest=digest))
+        versions = (bundle.manifest.version for bundle in activation.inventory.bundles if bundle.digest == digest)
+        message.previous.CopyFrom(task_pb2.BundleRef(task=task, version=next(versions, ""), digest=digest))
     if row is not None:
         message.candidate.CopyFrom(task_pb2.BundleRef(task=task, version=row.version, digest=row.candidate))
         message.state = UPDATE_STATES[row.state]
@@ -320,11 +320,11 @@ def page_slice(page_size: int, page_token: str, total: int) -> tuple[slice, str]
     return slice(start, end), str(end) if end < total else ""
 
 
-def clamp_page_size(asked: int) -> int:
+def clamp_page_size(page_size: int) -> int:
     """Return the requested page size within bounds (AIP-158). Raises InvalidRequest."""
-    if asked < 0:
-        raise InvalidRequest(f"page_size is {asked}; it must not be negative")
-    return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+    if page_size < 0:
+        raise InvalidRequest(f"page_size is {page_size}; it must not be negative")
+    return min(page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
 def privacy_report(report: PrivacyReport) -> pb.GetPrivacyReportResponse:
@@ -332,7 +332,7 @@ def privacy_report(report: PrivacyReport) -> pb.GetPrivacyReportResponse:
     return pb.GetPrivacyReportResponse(
         counts=[pb.PrivacyCount(**vars(each)) for each in report.counts],
         held=[pb.HeldExamples(**vars(each)) for each in report.held],
-        erasures=map(_erasure, report.erasures),
+        erasures=map(_erasure_message, report.erasures),
         digests=report.digests,
         digests_max=report.digests_max,
         digest_days=report.digest_days,
@@ -340,7 +340,7 @@ def privacy_report(report: PrivacyReport) -> pb.GetPrivacyReportResponse:
     )
 
 
-def _erasure(each: Erasure) -> pb.Erasure:
-    message = pb.Erasure(number=each.number, erased=each.erased, told=each.told, confirmed=each.confirmed)
-    message.erase_time.FromMilliseconds(int(each.at * 1000))
+def _erasure_message(erasure: Erasure) -> pb.Erasure:
+    message = pb.Erasure(number=erasure.number, erased=erasure.erased, told=erasure.told, confirmed=erasure.confirmed)
+    message.erase_time.FromMilliseconds(int(erasure.at * 1000))
     return message

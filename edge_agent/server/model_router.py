@@ -132,9 +132,9 @@ class ModelRouter:
         if policy.decide_before_local_answer(context) is not None:
             return await self._answer_with_both(item, context, compute)
         computed = [_with_decision(each, context) for each in await compute()]
-        asking = [each for each in computed if each.decision.route == "upstream"]
-        replies = await self._ask(item, asking) if asking else {}
-        return [self._settle(each, replies.get(_name(each)), context) for each in computed]
+        escalated = [each for each in computed if each.decision.route == "upstream"]
+        replies = await self._ask(item, escalated) if escalated else {}
+        return [self._settle(each, replies.get(_question_name(each)), context) for each in computed]
 
     def _settle(
         self, finished: FinishedAnswer, reply: LargeModelAnswer | RouteReason | None, context: EscalationContext
@@ -142,8 +142,8 @@ class ModelRouter:
         """Return an answer with the large model's reply; None = it was not asked."""
         if reply is None:
             # Drawn for every returned answer, so that load and connection do not bias the sample.
-            drawn = policy.is_drawn_for_audit(finished.decision, context, self._audit_share, self._draw())
-            return finished._replace(audited=drawn)
+            is_drawn = policy.is_drawn_for_audit(finished.decision, context, self._audit_share, self._draw())
+            return finished._replace(audited=is_drawn)
         if isinstance(reply, RouteReason):
             return _with_decision(finished, policy.with_blocker(context, reply))
         return finished._replace(large_model=reply)
@@ -160,12 +160,14 @@ class ModelRouter:
                     yield piece
 
     async def _pieces(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
-        began, task = time.monotonic(), item.bundle.manifest.task.name
+        started_at, task = time.monotonic(), item.bundle.manifest.task.name
         redaction = await self._capture.text_redaction.start(task, item.text, _seconds_left(item))
         question = build_question(item.bundle.manifest, redaction.text(item.text))
         seconds, pending, parts = _seconds_left(item), "", list[str]()
-        begins = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
-        async with contextlib.aclosing(_require_start(self._uplink.ask(question, seconds), begins)) as events:
+        start_seconds_max = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
+        async with contextlib.aclosing(
+            _require_start(self._uplink.ask(question, seconds), start_seconds_max)
+        ) as events:
             async for event in events:
                 if isinstance(event, tuple):  # typed answers, for which nobody asked
                     continue
@@ -177,61 +179,63 @@ class ModelRouter:
                     parts.append(redaction.restore(text))
                     yield parts[-1]
                 if isinstance(event, LargeModelFinish):
-                    took_ms = 1000 * (time.monotonic() - began)
+                    took_ms = 1000 * (time.monotonic() - started_at)
                     yield LargeModelAnswer("".join(parts), event.model, took_ms, event.complete)
 
     async def _answer_remotely(self, item: RoutedInput, context: EscalationContext) -> list[FinishedAnswer]:
         """Return the large model's answers, for a task without a local model, or abstain."""
         decision = policy.decide_before_local_answer(context)
         assert decision is not None, "bootstrap is decided before a model is asked"
-        unanswered = _unanswered(item, decision)
+        blanks = _blank_answers(item, decision)
         if decision.route != "upstream":
-            return unanswered
-        replies, settled = await self._ask(item, unanswered), []
-        for each in unanswered:
-            reply = replies[_name(each)]
+            return blanks
+        replies, answers = await self._ask(item, blanks), []
+        for blank in blanks:
+            reply = replies[_question_name(blank)]
             if isinstance(reply, RouteReason):
-                blocked = policy.decide_before_local_answer(policy.with_blocker(context, reply))
-                settled.append(each._replace(decision=blocked or decision))
+                blocked_decision = policy.decide_before_local_answer(policy.with_blocker(context, reply))
+                answers.append(blank._replace(decision=blocked_decision or decision))
             else:
-                settled.append(each._replace(large_model=reply))
-        return settled
+                answers.append(blank._replace(large_model=reply))
+        return answers
 
     async def _answer_with_both(
         self, item: RoutedInput, context: EscalationContext, compute: Compute
     ) -> list[FinishedAnswer]:
         """Ask both models for comparison, and return the large model's answers."""
-        unanswered = _unanswered(item, RouteDecision("upstream", RouteReason.MODE_SHADOW))
+        blanks = _blank_answers(item, RouteDecision("upstream", RouteReason.MODE_SHADOW))
         try:
             async with asyncio.TaskGroup() as group:
-                computing = group.create_task(_answer_or_error(compute))
-                replies = await self._ask(item, unanswered)
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        computed = computing.result()
+                computation = group.create_task(_answer_or_error(compute))
+                replies = await self._ask(item, blanks)
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        computed = computation.result()
         if isinstance(computed, EdgeAgentError):
-            return _remote_alone(unanswered, replies, computed)
-        return [_shadowed(each, replies[_name(each)], context) for each in computed]
+            return _large_model_answers(blanks, replies, computed)
+        return [_shadow_answer(each, replies[_question_name(each)], context) for each in computed]
 
     async def _ask(self, item: RoutedInput, answers: Sequence[FinishedAnswer]) -> Replies:
         """Ask the large model, in one call, about the questions of these answers.
 
         A failure costs only the large model's answer: there may be a local one.
         """
-        manifest, began, names = item.bundle.manifest, time.monotonic(), [_name(each) for each in answers]
+        manifest, started_at, names = item.bundle.manifest, time.monotonic(), [_question_name(each) for each in answers]
         try:
             with _contain_failures(item):
                 redaction = await self._capture.text_redaction.start(manifest.task.name, item.text, _seconds_left(item))
-                asked = [each.question for each in answers if each.question is not None]
-                question = build_question(manifest, redaction.text(item.text), asked)
+                questions = [each.question for each in answers if each.question is not None]
+                question = build_question(manifest, redaction.text(item.text), questions)
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
                 reply, finish = await conversation.answer(lambda: _seconds_left(item))
-                replied = reply.answers or {names[0]: reply}
-                took_ms, restored = 1000 * (time.monotonic() - began), dict[str, LargeModelAnswer]()
-                for name, each in replied.items():
+                replies = reply.answers or {names[0]: reply}
+                took_ms, restored_answers = 1000 * (time.monotonic() - started_at), dict[str, LargeModelAnswer]()
+                for name, each in replies.items():
                     value = _restore(each.value, manifest, redaction)
-                    restored[name] = LargeModelAnswer(value, finish.model, took_ms, probabilities=each.probabilities)
-                return {name: restored.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
+                    restored_answers[name] = LargeModelAnswer(
+                        value, finish.model, took_ms, probabilities=each.probabilities
+                    )
+                return {name: restored_answers.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
         except UpstreamBusy:
             return dict.fromkeys(names, RouteReason.UPSTREAM_BUSY)
         except EdgeAgentError as error:
@@ -266,10 +270,10 @@ class LargeModelConversation:
                 reply = parse_reply(self._task, text, questions)
             else:
                 reply = parse_typed_reply(self._task, questions, typed)
-            last, problem = typed is not None or attempt == TRIES_MAX, reply.problem
-            if not problem or (last and reply.answers):
+            is_last, problem = typed is not None or attempt == TRIES_MAX, reply.problem
+            if not problem or (is_last and reply.answers):
                 return reply, finish
-            if last:
+            if is_last:
                 break
             self._question = self._question.repaired(text, problem)
         raise UpstreamFailed(f"the large model's answer cannot be used: {problem}")
@@ -288,29 +292,29 @@ class LargeModelConversation:
         raise UpstreamFailed("the large model gave no whole answer")
 
 
-def _name(finished: FinishedAnswer) -> str:
+def _question_name(finished: FinishedAnswer) -> str:
     """Return the name of an answer's question; empty where there are no questions."""
     return finished.question.name if finished.question else ""
 
 
-def _unanswered(item: RoutedInput, decision: RouteDecision) -> list[FinishedAnswer]:
+def _blank_answers(item: RoutedInput, decision: RouteDecision) -> list[FinishedAnswer]:
     """Return an answer without content for each question of an input, or the only one."""
     blank = functools.partial(finished_answers.without_local_answer, item.text, item.bundle, decision, None)
     return [blank(question) for question in item.questions or (None,)]
 
 
-def _remote_alone(unanswered: list[FinishedAnswer], replies: Replies, error: EdgeAgentError) -> list[FinishedAnswer]:
+def _large_model_answers(blanks: list[FinishedAnswer], replies: Replies, error: EdgeAgentError) -> list[FinishedAnswer]:
     """Return the large model's answers after the local model failed. Raises its error if one of them is missing."""
-    decision, settled = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(error.reason,)), []
-    for each in unanswered:
-        reply = replies[_name(each)]
+    decision, answers = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(error.reason,)), []
+    for blank in blanks:
+        reply = replies[_question_name(blank)]
         if isinstance(reply, RouteReason):
             raise error
-        settled.append(each._replace(decision=decision, large_model=reply))
-    return settled
+        answers.append(blank._replace(decision=decision, large_model=reply))
+    return answers
 
 
-def _shadowed(
+def _shadow_answer(
     finished: FinishedAnswer, reply: LargeModelAnswer | RouteReason, context: EscalationContext
 ) -> FinishedAnswer:
     """Return the large model's answer with the local one for comparison; if it is missing, the local one."""
@@ -408,18 +412,18 @@ class DeferredEscalations:
         """Ask through `uplink` about inputs of the tasks whose inputs may leave the site."""
         self._uplink, self._capture, self._activation, self._router = uplink, capture, activation, router
         self._tasks, self._seconds_max = config.tasks, float(config.seconds_max)
-        self._refused_in_a_row = 0
+        self._refusals_in_a_row = 0
 
     async def run(self) -> None:
         """Ask whenever a question waits, until cancelled."""
         while True:
             try:
-                asked = await self.ask_one()
+                may_continue = await self.ask_one()
             except EdgeAgentError as error:  # the disk
                 log.warning("questions_not_asked", reason=error.reason, message=error.message)
-                asked = False
-            if not asked:
-                await asyncio.sleep(backoff_seconds(self._refused_in_a_row + 1, LOOK_SECONDS, PAUSE_SECONDS_MAX))
+                may_continue = False
+            if not may_continue:
+                await asyncio.sleep(backoff_seconds(self._refusals_in_a_row + 1, LOOK_SECONDS, PAUSE_SECONDS_MAX))
 
     async def ask_one(self) -> bool:
         """Ask a question if one waits that may be asked; tell whether the next may follow at once.
@@ -429,11 +433,11 @@ class DeferredEscalations:
         """
         if not self._uplink.spare or not self._capture.questions.waiting:
             return False
-        asking = {task: manifest for task in self._tasks if (manifest := self._askable(task))}
-        waiting = await self._capture.questions.next(tuple(asking)) if asking else None
-        if waiting is None:
+        manifests = {task: manifest for task in self._tasks if (manifest := self._askable(task))}
+        question = await self._capture.questions.next(tuple(manifests)) if manifests else None
+        if question is None:
             return False
-        return await self._ask(waiting, asking[task_of_key(waiting.task)])
+        return await self._ask(question, manifests[task_of_key(question.task)])
 
     def _askable(self, task: str) -> Manifest | None:
         """Return the manifest of a task, if the large model may be asked about it now."""
@@ -442,45 +446,45 @@ class DeferredEscalations:
             return None
         return None if self._router.mode(bundle.manifest) == "local" else bundle.manifest
 
-    async def _ask(self, waiting: TeacherQuestion, manifest: Manifest) -> bool:
+    async def _ask(self, question: TeacherQuestion, manifest: Manifest) -> bool:
         conversation = None
         try:
-            conversation = LargeModelConversation(self._uplink, manifest.task, _question(waiting, manifest))
+            conversation = LargeModelConversation(self._uplink, manifest.task, _build_question(question, manifest))
             reply, finish = await conversation.answer(lambda: self._seconds_max)
         except EdgeAgentError as error:
-            await self._unanswered(waiting, error, answers=conversation.answers if conversation else 0)
+            await self._release_unanswered(question, error, answers=conversation.answers if conversation else 0)
             return False
-        self._refused_in_a_row = 0
+        self._refusals_in_a_row = 0
         model = finish.model or self._uplink.model
         reply = next(iter(reply.answers.values()), reply)  # of a decide task: the answer to the only question asked
         try:
-            await self._capture.questions.store_label(waiting, reply.value, model, manifest, reply.probabilities)
+            await self._capture.questions.store_label(question, reply.value, model, manifest, reply.probabilities)
         except RedactionHeld as error:
-            await self._unanswered(waiting, error, answers=conversation.answers)
+            await self._release_unanswered(question, error, answers=conversation.answers)
         return True
 
-    async def _unanswered(self, waiting: TeacherQuestion, error: EdgeAgentError, answers: int) -> None:
+    async def _release_unanswered(self, question: TeacherQuestion, error: EdgeAgentError, answers: int) -> None:
         # A first try that was refused has cost nothing; a refused second one follows work on the first.
         again = isinstance(error, (UpstreamBusy, SiteError)) and not answers
         if again:
-            self._refused_in_a_row += 1
+            self._refusals_in_a_row += 1
         else:
-            log.info("question_unanswered", task=waiting.task, reason=error.reason, message=error.message)
-        await self._capture.questions.release(waiting, again=again)
+            log.info("question_unanswered", task=question.task, reason=error.reason, message=error.message)
+        await self._capture.questions.release(question, again=again)
 
 
-def _question(waiting: TeacherQuestion, manifest: Manifest) -> large_model_questions.LargeModelQuestion:
+def _build_question(teacher_question: TeacherQuestion, manifest: Manifest) -> large_model_questions.LargeModelQuestion:
     """Build the question about a stored input, with the labels or the schema of today.
 
     Raises:
         RecordInvalid: the record is damaged.
         UpstreamFailed: the task has changed its kind, or no longer has the question.
     """
-    prediction = parse_stored(waiting.record)
+    prediction = parse_stored(teacher_question.record)
     if prediction["kind"] != manifest.task.kind:
-        raise UpstreamFailed(f"task {waiting.task!r} has another kind than when the input came")
+        raise UpstreamFailed(f"task {teacher_question.task!r} has another kind than when the input came")
     name = prediction.get("question")
-    asked = [each for each in manifest.task.questions_asked if name in (None, each.name)]
-    if name is not None and not asked:
-        raise UpstreamFailed(f"task {waiting.task!r} no longer has the question {name!r}")
-    return replace(large_model_questions.build_question(manifest, prediction["input"], asked), waited_for=False)
+    questions = [each for each in manifest.task.questions_asked if name in (None, each.name)]
+    if name is not None and not questions:
+        raise UpstreamFailed(f"task {teacher_question.task!r} no longer has the question {name!r}")
+    return replace(large_model_questions.build_question(manifest, prediction["input"], questions), waited_for=False)

@@ -48,9 +48,11 @@ def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
     return message
 
 
-def money_message(spent: DailySpend) -> pb.FieldMoney:
+def money_message(spending: DailySpend) -> pb.FieldMoney:
     """Describe the spending on a task on a day."""
-    return pb.FieldMoney(task=spent.task, day=_date(spent.day), questions=spent.questions, cost_micros=spent.micros)
+    return pb.FieldMoney(
+        task=spending.task, day=_date(spending.day), questions=spending.questions, cost_micros=spending.micros
+    )
 
 
 def series_message(
@@ -86,8 +88,8 @@ def series_message(
 
 def share_message(hits: int, rows: int) -> pb.Share:
     """Describe a share with its interval."""
-    found = statistics.share(hits, rows)
-    return pb.Share(hits=hits, rows=rows, value=found.value if rows else 0.0, low=found.low, high=found.high)
+    interval = statistics.share(hits, rows)
+    return pb.Share(hits=hits, rows=rows, value=interval.value if rows else 0.0, low=interval.low, high=interval.high)
 
 
 def _days(series: BundleSeries) -> Iterator[pb.FieldDay]:
@@ -108,7 +110,7 @@ def _date(day: int) -> str:
 
 def _agreement(rows: Sequence[AgreementCount]) -> list[pb.FieldAgreement]:
     since = max((row.day for row in rows), default=0) - RECENT_DAYS
-    found, recent = _by_label(rows), _by_label([row for row in rows if row.day > since])
+    totals, recent = _sum_by_label(rows), _sum_by_label([row for row in rows if row.day > since])
     return [
         pb.FieldAgreement(
             source=source,
@@ -116,11 +118,11 @@ def _agreement(rows: Sequence[AgreementCount]) -> list[pb.FieldAgreement]:
             agreed=share_message(*agreed),
             recent=share_message(*recent.get((source, label), (0, 0))),
         )
-        for (source, label), agreed in sorted(found.items())
+        for (source, label), agreed in sorted(totals.items())
     ]
 
 
-def _by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int, int]]:
+def _sum_by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int, int]]:
     """Sum agreements and pairs by source and label, and by source alone."""
     pairs, agreed = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     for row in rows:
@@ -133,16 +135,16 @@ def _by_label(rows: Iterable[AgreementCount]) -> dict[tuple[str, str], tuple[int
 def _tests(guarantee: RiskGuarantee | None, evidence: Mapping[str, RiskEvidence]) -> Iterator[pb.FieldTest]:
     if guarantee is None:
         return
-    for judge, found in evidence.items():
+    for judge, judge_evidence in evidence.items():
         yield pb.FieldTest(
             judge=judge,
-            wrong=share_message(found.wrong, found.judged),
-            target=found.held_to(guarantee),
+            wrong=share_message(judge_evidence.wrong, judge_evidence.judged),
+            target=judge_evidence.held_to(guarantee),
             delta=guarantee.delta,
-            evidence=found.peak,
+            evidence=judge_evidence.peak,
             evidence_max=guarantee.limit,
-            refuted=found.rejects(guarantee),
-            unjudged=found.unjudged,
+            refuted=judge_evidence.rejects(guarantee),
+            unjudged=judge_evidence.unjudged,
         )
 
 
@@ -165,7 +167,7 @@ def _stream(what: str, stream: DriftStream) -> pb.FieldStream:
 
 def _confidences(rows: Iterable[ConfidenceCount]) -> Iterator[pb.FieldConfidence]:
     highest_first = sorted(rows, key=lambda row: -row.hundredths)
-    every = sum(row.answers for row in highest_first)
+    total = sum(row.answers for row in highest_first)
     answers = pairs = agreed = reviewed = reviewed_agreed = right = 0
     for row in highest_first:
         answers, pairs, agreed = answers + row.answers, pairs + row.pairs, agreed + row.agreed
@@ -173,18 +175,21 @@ def _confidences(rows: Iterable[ConfidenceCount]) -> Iterator[pb.FieldConfidence
         reviewed_agreed += row.reviewed_agreed
         yield pb.FieldConfidence(
             confidence=row.hundredths / 100,
-            answers=share_message(answers, every),
+            answers=share_message(answers, total),
             agreed=share_message(agreed, pairs),
             reviewed=share_message(right, reviewed),
             reviewed_agreed=reviewed_agreed,
         )
 
 
-def _disagreement(found: ModelDisagreement) -> pb.FieldDisagreement:
+def _disagreement(disagreement: ModelDisagreement) -> pb.FieldDisagreement:
     message = pb.FieldDisagreement(
-        prediction_id=found.prediction_id, source=found.source, ours=found.ours, theirs=found.theirs
+        prediction_id=disagreement.prediction_id,
+        source=disagreement.source,
+        ours=disagreement.ours,
+        theirs=disagreement.theirs,
     )
-    message.answer_time.FromMilliseconds(int(found.at * 1000))
-    if found.confidence >= 0:
-        message.confidence = found.confidence
+    message.answer_time.FromMilliseconds(int(disagreement.at * 1000))
+    if disagreement.confidence >= 0:
+        message.confidence = disagreement.confidence
     return message

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
+from edge_agent.engine.child_process import loop_time
 from edge_agent.errors import (
     BY_REASON,
     CallerError,
@@ -53,7 +54,7 @@ class DeduplicationLimits:
 
 
 class _RunningRequest(NamedTuple):
-    content: bytes
+    digest: bytes
     response: DetachedTask[Any]
 
 
@@ -61,8 +62,8 @@ class _RunningRequest(NamedTuple):
 class _StoredResponse:
     """A response in its serialized form: only bytes can be counted."""
 
-    content: bytes
-    at: float
+    digest: bytes
+    stored_at: float
     kind: type[Message]
     data: bytes
 
@@ -86,7 +87,9 @@ class RequestDeduplicator:
         """The bytes counted for stored and running requests."""
         return self._stored_bytes + ENTRY_BYTES * len(self._running)
 
-    async def run(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Response]]) -> Response:
+    async def run(
+        self, key: _RequestKey, content: bytes, compute: Callable[[], Coroutine[Any, Any, Response]]
+    ) -> Response:
         """Return the stored response to a request, or compute it.
 
         A computation continues when its callers leave, because one of them may try again.
@@ -106,27 +109,27 @@ class RequestDeduplicator:
             raise InvalidRequest(f"request_id has {len(request_id)} characters; the limit is {REQUEST_ID_CHARS_MAX}")
         digest = hashlib.sha256(content).digest()
         while True:
-            known = self._find(key, digest)
-            if isinstance(known, _StoredResponse):
-                return known.kind.FromString(known.data)  # type: ignore[return-value]  # the key names the method
+            entry = self._find(key, digest)
+            if isinstance(entry, _StoredResponse):
+                return entry.kind.FromString(entry.data)  # type: ignore[return-value]  # the key names the method
             try:
-                response: Response = await (known or self._start(key, digest, compute)).response.result()
+                response: Response = await (entry or self._start(key, digest, compute)).response.result()
             except DeadlineExpired:
-                if known is None:
+                if entry is None:
                     raise
             else:
-                if known is None or DeadlineExpired.reason not in _failures(response):
+                if entry is None or DeadlineExpired.reason not in _failures(response):
                     return response
 
-    def _find(self, key: _RequestKey, content: bytes) -> _StoredResponse | _RunningRequest | None:
+    def _find(self, key: _RequestKey, digest: bytes) -> _StoredResponse | _RunningRequest | None:
         """Return the request of that key, stored or running. Raises InvalidRequest if it has another content."""
         self._drop_expired()
-        known = self._stored.get(key) or self._running.get(key)
-        if known is not None and known.content != content:
+        entry = self._stored.get(key) or self._running.get(key)
+        if entry is not None and entry.digest != digest:
             raise InvalidRequest(
                 "this request_id was used for another request", remedy="Use a new UUID4 for each request."
             )
-        return known
+        return entry
 
     async def stop(self) -> None:
         """Cancel running requests and wait for their end; call it when no more calls can come."""
@@ -135,13 +138,15 @@ class RequestDeduplicator:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, key: _RequestKey, content: bytes, compute: Callable[[], Awaitable[Message]]) -> _RunningRequest:
-        running = _RunningRequest(content, DetachedTask(key[1], _await(compute), lambda: self._ended(key)))
+    def _start(
+        self, key: _RequestKey, digest: bytes, compute: Callable[[], Coroutine[Any, Any, Message]]
+    ) -> _RunningRequest:
+        running = _RunningRequest(digest, DetachedTask(key[1], compute(), lambda: self._store_result(key)))
         self._running[key] = running
         self._evict()
         return running
 
-    def _ended(self, key: _RequestKey) -> None:
+    def _store_result(self, key: _RequestKey) -> None:
         running = self._running.pop(key)
         task = running.response.task
         if task.cancelled() or task.exception() is not None:
@@ -149,7 +154,7 @@ class RequestDeduplicator:
         message = task.result()
         if not _is_final(message):
             return
-        stored = _StoredResponse(running.content, _now(), type(message), message.SerializeToString())
+        stored = _StoredResponse(running.digest, loop_time(), type(message), message.SerializeToString())
         if stored.size <= self._limits.bytes_max:
             self._stored[key] = stored
             self._stored_bytes += stored.size
@@ -161,8 +166,8 @@ class RequestDeduplicator:
             self._drop_oldest()
 
     def _drop_expired(self) -> None:
-        limit = _now() - self._limits.seconds_max
-        while self._stored and next(iter(self._stored.values())).at <= limit:
+        limit = loop_time() - self._limits.seconds_max
+        while self._stored and next(iter(self._stored.values())).stored_at <= limit:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
@@ -178,11 +183,3 @@ def _is_final(response: Message) -> bool:
 def _failures(response: Message) -> set[str]:
     """Return the reasons of the inputs that have failed."""
     return {each.error.reason for each in getattr(response, "results", ()) if each.HasField("error")}
-
-
-async def _await(compute: Callable[[], Awaitable[Message]]) -> Message:
-    return await compute()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -98,21 +98,21 @@ def certificate_roles(certificate: Certificate, configured: Mapping[str, Iterabl
 
     URIs are compared only with URIs, so an authority that issues DNS names cannot be tricked into granting a role.
     """
-    own = {role for role in ROLES if f"{ROLE_URI}{role}" in certificate.uris}
-    given = {
+    own_roles = {role for role in ROLES if f"{ROLE_URI}{role}" in certificate.uris}
+    granted_roles = {
         role
         for pattern, granted in configured.items()
-        if any(_fits(name, pattern) for name in _comparable(certificate, pattern))
+        if any(_matches(name, pattern) for name in _comparable_names(certificate, pattern))
         for role in granted
     }
-    return frozenset(own | given)
+    return frozenset(own_roles | granted_roles)
 
 
-def _comparable(certificate: Certificate, pattern: str) -> Iterable[str]:
+def _comparable_names(certificate: Certificate, pattern: str) -> Iterable[str]:
     return certificate.uris if "://" in pattern else set(certificate.names) - set(certificate.uris)
 
 
-def _fits(name: str, pattern: str) -> bool:
+def _matches(name: str, pattern: str) -> bool:
     if pattern.startswith("*"):
         return name.endswith(pattern[1:])
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
@@ -184,25 +184,25 @@ class AccountTable:
         """Offer `accounts_max` accounts."""
         self._accounts_max = accounts_max
         self._now = now
-        self._held: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._accounts: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def account_of(self, name: str) -> int:
         """Return the number of a name's account; 0 = all are taken, so it counts with the unnamed callers."""
         now = self._now()
-        held = self._held.get(name)
-        number = held[0] if held else self._free(now)
+        account = self._accounts.get(name)
+        number = account[0] if account else self._take_account(now)
         if number:
-            self._held[name] = (number, now)
-            self._held.move_to_end(name)
+            self._accounts[name] = (number, now)
+            self._accounts.move_to_end(name)
         return number
 
-    def _free(self, now: float) -> int:
-        if len(self._held) < self._accounts_max:
-            return len(self._held) + 1
-        if not self._held:
+    def _take_account(self, now: float) -> int:
+        if len(self._accounts) < self._accounts_max:
+            return len(self._accounts) + 1
+        if not self._accounts:
             return 0
-        name, (number, at) = next(iter(self._held.items()))
-        if now - at < ACCOUNT_SECONDS:
+        name, (number, last_call_at) = next(iter(self._accounts.items()))
+        if now - last_call_at < ACCOUNT_SECONDS:
             return 0
-        del self._held[name]
+        del self._accounts[name]
         return number

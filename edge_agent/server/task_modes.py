@@ -47,26 +47,28 @@ class TaskModes:
         """Read the modes and demotions in the store; agent.yaml has the modes that are not there."""
         self._configured, self._table, self._demotions = config.escalation.modes, store.modes, store.demotions
         self._activation = activation
-        self._known, self._demoted = self._table.read(), self._demotions.read()
+        self._stored_modes, self._stored_demotions = self._table.read(), self._demotions.read()
 
     def mode_of(self, task: str) -> Mode:
         """Return the mode of a task."""
-        if self._demoted and self.demotion(task):
+        if self._stored_demotions and self.demotion(task):
             return "shadow"
-        known = self._known
-        return known.said.get(task) or known.planned.get(task) or self._configured.get(task, "local")
+        modes = self._stored_modes
+        return modes.said.get(task) or modes.planned.get(task) or self._configured.get(task, "local")
 
-    def set_by(self, task: str) -> ModeBy:
+    def mode_by(self, task: str) -> ModeBy:
         """Return what put a task into its mode."""
         if self.demotion(task):
             return "alarm"
-        return "operator" if task in self._known.said else "plan" if task in self._known.planned else "configuration"
+        if task in self._stored_modes.said:
+            return "operator"
+        return "plan" if task in self._stored_modes.planned else "configuration"
 
     def demotion(self, task: str) -> Demotion | None:
         """Return the demotion of a task that is in force, if there is one."""
-        found = self._demoted.get(task)
-        holds = found and found.holds(self._answering(task), self._known.planned.get(task, ""))
-        return found if holds else None
+        demotion = self._stored_demotions.get(task)
+        is_in_force = demotion and demotion.holds(self._active_digest(task), self._stored_modes.planned.get(task, ""))
+        return demotion if is_in_force else None
 
     def apply_plan(self, task_plans: Mapping[str, TaskPlan]) -> None:
         """Store the plan's modes of all tasks, and which alarms may put them into shadow."""
@@ -85,29 +87,34 @@ class TaskModes:
 
         This applies only to tasks that the local model answers now, and that may ask the large one.
         """
-        demoted = False
+        any_demoted = False
         for task in {task_of_key(alarm.task) for alarm in alarms}:
-            digest, before = self._answering(task), self._demoted.get(task, Demotion())
+            digest, previous = self._active_digest(task), self._stored_demotions.get(task, Demotion())
             current = [each.alarm for each in alarms if (task_of_key(each.task), each.digest) == (task, digest)]
-            due = before.due(digest, current)
-            if due and self.mode_of(task) in DEMOTABLE and uplink.can_ask(task):
-                demoted = True
-                against = self._known.planned.get(task, "")
+            due_alarm = previous.due(digest, current)
+            if due_alarm and self.mode_of(task) in DEMOTABLE and uplink.can_ask(task):
+                any_demoted = True
+                planned_mode = self._stored_modes.planned.get(task, "")
                 demotion = replace(
-                    before, digest=digest, alarm=due, seen=frozenset(current), at=time.time(), against=against
+                    previous,
+                    digest=digest,
+                    alarm=due_alarm,
+                    seen=frozenset(current),
+                    at=time.time(),
+                    against=planned_mode,
                 )
                 self._demotions.demote(task, demotion)
-                log.warning("task_demoted", task=task, digest=digest, reason=due)
+                log.warning("task_demoted", task=task, digest=digest, reason=due_alarm)
         self._read()
-        return demoted
+        return any_demoted
 
-    def _answering(self, task: str) -> str:
+    def _active_digest(self, task: str) -> str:
         """Return the digest of the bundle that answers a task; empty without one."""
         bundle = self._activation.serving.get(task)
         return bundle.digest if bundle else ""
 
     def _read(self) -> None:
-        self._known, self._demoted = self._table.read(), self._demotions.read()
+        self._stored_modes, self._stored_demotions = self._table.read(), self._demotions.read()
 
 
 class MonitoringAlarms:
@@ -126,7 +133,7 @@ class MonitoringAlarms:
         self.reconsider()
 
     def apply_plan(self, task_plans: Mapping[str, TaskPlan]) -> None:
-        """Store what the plan says of the tasks; called on the store's thread."""
+        """Store the plan's settings of the tasks; called on the store's thread."""
         self._modes.apply_plan(task_plans)
         self.reconsider()
 
@@ -157,13 +164,13 @@ class MonitoringAlarms:
             for alarm, demoted in self.alarms_of(task)[:TASK_ALARMS_MAX]
         )
 
-    async def run(self, uplink: UplinkClient, changed: Callable[[], None]) -> None:
-        """Demote tasks whenever alarms, bundles or the plan change, until cancelled; call `changed` after each."""
+    async def run(self, uplink: UplinkClient, on_change: Callable[[], None]) -> None:
+        """Demote tasks whenever alarms, bundles or the plan change, until cancelled; call `on_change` after each."""
         self._loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
             if await self._store_thread.run(self._modes.demote, self._alarms, uplink):
-                changed()
+                on_change()
             await self._changed.wait()
 
 

@@ -60,17 +60,17 @@ class TlsFiles:
         self._paths = tuple(Path(path) for path in (access.certificate_file, access.key_file, access.client_ca_file))
         self._now = now
         self._lock = threading.Lock()
-        self._examined = self._signature()
+        self._last_signature = self._signature()
         self._material = self._read()  # even if it has expired: the sockets serve, and the clock may be wrong
-        self._handed = self._material
+        self._grpc_material = self._material
         self.problem = ""
         """Why changed files are not used; empty otherwise."""
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials of a listener, which require a certificate of the client authorities."""
         return grpc.dynamic_ssl_server_credentials(
-            self._handed.configuration(),
-            self._changed,  # type: ignore[arg-type]  # None = nothing new, which the stubs do not know
+            self._grpc_material.configuration(),
+            self._new_configuration,  # type: ignore[arg-type]  # None = nothing new, which the stubs do not know
             require_client_authentication=True,
         )
 
@@ -78,7 +78,7 @@ class TlsFiles:
         """Return what an operator should know about the files, a sentence each."""
         self._reload()
         material, now = self._material, self._now()
-        ends = (
+        expiries = (
             (
                 "The server's certificate",
                 material.expires_at,
@@ -90,36 +90,36 @@ class TlsFiles:
                 "Make a new one, and issue all certificates again: 'edge-agent help certificate'.",
             ),
         )
-        near = [
+        warnings = [
             f"{what} {'ended' if at <= now else 'ends'} at {format_timestamp(at)}: {remedy}"
-            for what, at, remedy in ends
+            for what, at, remedy in expiries
             if at - now < SOON_SECONDS
         ]
-        return (
-            [f"New TLS files are not used: {self.problem}. The old ones stay in use.", *near] if self.problem else near
-        )
+        if self.problem:
+            warnings.insert(0, f"New TLS files are not used: {self.problem}. The old ones stay in use.")
+        return warnings
 
-    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+    def _new_configuration(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the newest files if gRPC does not have them yet; its threads call this at every handshake."""
         self._reload()
         with self._lock:
-            if self._handed is self._material:
+            if self._grpc_material is self._material:
                 return None
-            self._handed = self._material
-            return self._handed.configuration()
+            self._grpc_material = self._material
+            return self._grpc_material.configuration()
 
     def _reload(self) -> None:
         """Reload the files if one has changed since the last attempt."""
         with self._lock:
-            found = self._signature()
-            if found == self._examined:
+            signature = self._signature()
+            if signature == self._last_signature:
                 return
-            self._examined = found
+            self._last_signature = signature
             try:
-                read = self._read()
-                if read.expires_at <= self._now():
-                    raise CertificateUnusable(f"{self._paths[0]} ended at {format_timestamp(read.expires_at)}")
-                self._material, self.problem = read, ""
+                material = self._read()
+                if material.expires_at <= self._now():
+                    raise CertificateUnusable(f"{self._paths[0]} ended at {format_timestamp(material.expires_at)}")
+                self._material, self.problem = material, ""
                 log.info("tls_files_changed", expires_at=format_timestamp(self._material.expires_at))
             except CertificateUnusable as error:
                 self.problem = error.message
@@ -129,23 +129,23 @@ class TlsFiles:
         return tuple(map(_stamp, self._paths))
 
     def _read(self) -> TlsMaterial:
-        chain, key, authorities = map(_content, self._paths)
+        chain, key, authorities = map(_read_file, self._paths)
         certificate, _, authority = self._paths
         check_key_matches(chain, key, str(certificate))
-        own = parse_certificates(chain, str(certificate))[0]
-        issuers = parse_certificates(authorities, str(authority))
-        return TlsMaterial(chain, key, authorities, own.expires_at, min(each.expires_at for each in issuers))
+        server_certificate = parse_certificates(chain, str(certificate))[0]
+        authorities_expire_at = min(each.expires_at for each in parse_certificates(authorities, str(authority)))
+        return TlsMaterial(chain, key, authorities, server_certificate.expires_at, authorities_expire_at)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _content(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
@@ -156,7 +156,7 @@ def _content(path: Path) -> bytes:
     return content
 
 
-KNOWN_MAX = 1024
+CALLERS_MAX = 1024
 """Cached certificates, so that a call does not parse its own again."""
 
 
@@ -167,16 +167,16 @@ class CertificateIdentifier:
         """Add the `configured` roles to those in the certificates."""
         self._configured = configured
         self._now = now
-        self._known: OrderedDict[bytes, Caller] = OrderedDict()
+        self._callers: OrderedDict[bytes, Caller] = OrderedDict()
 
     def __call__(self, context: Any) -> Caller:
         """Return the caller. Raises CertificateExpired: a connection can outlast its certificate."""
         [pem] = context.auth_context()["x509_pem_cert"]
-        caller = self._known.get(pem) or self._read(pem)
+        caller = self._callers.get(pem) or self._read(pem)
         if caller.expires_at <= self._now():
-            ended = format_timestamp(caller.expires_at)
+            end_time = format_timestamp(caller.expires_at)
             current_caller.set(caller)
-            raise CertificateExpired(f"the certificate of {caller.name} ended at {ended}", client=caller.name)
+            raise CertificateExpired(f"the certificate of {caller.name} ended at {end_time}", client=caller.name)
         return caller
 
     def _read(self, pem: bytes) -> Caller:
@@ -184,7 +184,7 @@ class CertificateIdentifier:
         name = certificate.name or certificate.fingerprint[:16]
         roles = certificate_roles(certificate, self._configured)
         caller = Caller(f"tls {name}", roles, certificate.fingerprint, certificate.expires_at)
-        if len(self._known) >= KNOWN_MAX:
-            self._known.popitem(last=False)
-        self._known[pem] = caller
+        if len(self._callers) >= CALLERS_MAX:
+            self._callers.popitem(last=False)
+        self._callers[pem] = caller
         return caller

@@ -47,8 +47,8 @@ SILENT_REASON = "UPLINK_SILENT"
 _STATES = messages.words_of(admin_pb2.LinkState)
 _COUNT_MAX = 2**62
 """The limit of numbers in the message; those in the file have none."""
-_START = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
-_RIGHTS = "Give this daemon's user, edge-agent, the right to read the folder 'uplink' in the state directory."
+_START_REMEDY = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
+_RIGHTS_REMEDY = "Give this daemon's user, edge-agent, the right to read the folder 'uplink' in the state directory."
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def uplink_message(config: Config) -> admin_pb2.UplinkStatus | None:
     configured = bool(config.uplink.url or config.uplink.updates_url)
     if report.state is None and not configured and not os.path.lexists(path):
         return None
-    message = _described(report.state) if report.state else admin_pb2.UplinkStatus()
+    message = _status_message(report.state) if report.state else admin_pb2.UplinkStatus()
     message.age_seconds = report.age_seconds
     if report.silence:
         message.state = admin_pb2.LINK_STATE_SILENT
@@ -99,31 +99,35 @@ def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
         raw = read_regular(path, uplink_state.STATE_BYTES_MAX)
         state = uplink_state.parse(raw)
     except FileNotFoundError:
-        return UplinkReport(None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START)
+        return UplinkReport(
+            None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START_REMEDY
+        )
     except OSError as error:
         return UplinkReport(
-            None, silence=f"the uplink's report cannot be read: {path}: {error.strerror}", remedy=_RIGHTS
+            None, silence=f"the uplink's report cannot be read: {path}: {error.strerror}", remedy=_RIGHTS_REMEDY
         )
     except DocumentInvalid as error:
-        return UplinkReport(None, silence=f"the uplink's report is not valid: {error.message}", remedy=_START)
+        return UplinkReport(None, silence=f"the uplink's report is not valid: {error.message}", remedy=_START_REMEDY)
     age = running_seconds - state.running_seconds
     if age < 0:
-        return UplinkReport(state, silence="the uplink has not reported since this machine was started", remedy=_START)
+        return UplinkReport(
+            state, silence="the uplink has not reported since this machine was started", remedy=_START_REMEDY
+        )
     if age > uplink_state.FRESH_SECONDS:
         silence = (
             f"the uplink has not reported for {age / 60:.0f} min; it does so every minute: it was stopped, or hangs"
         )
-        return UplinkReport(state, age, silence, _START)
+        return UplinkReport(state, age, silence, _START_REMEDY)
     return UplinkReport(state, age)
 
 
-def _described(state: uplink_state.UplinkState) -> admin_pb2.UplinkStatus:
+def _status_message(state: uplink_state.UplinkState) -> admin_pb2.UplinkStatus:
     return admin_pb2.UplinkStatus(
         state=_STATES[state.state],
         upstream=_printable(state.upstream),
-        since_time=_moment(state.since),
-        contact_time=_moment(state.last_contact),
-        retry_time=_moment(state.retry_at),
+        since_time=_timestamp(state.since),
+        contact_time=_timestamp(state.last_contact),
+        retry_time=_timestamp(state.retry_at),
         failures=min(state.failures, _COUNT_MAX),
         waiting_segments=min(state.waiting_segments, _COUNT_MAX),
         waiting_bytes=min(state.waiting_bytes, _COUNT_MAX),
@@ -142,9 +146,9 @@ def _downloads(progress: uplink_state.DownloadProgress | None) -> admin_pb2.Upli
     return admin_pb2.UplinkDownloads(
         state=_STATES[progress.state],
         repository=_printable(progress.repository),
-        since_time=_moment(progress.since),
-        retry_time=_moment(progress.retry_at),
-        refresh_time=_moment(progress.refreshed_at),
+        since_time=_timestamp(progress.since),
+        retry_time=_timestamp(progress.retry_at),
+        refresh_time=_timestamp(progress.refreshed_at),
         waiting_blobs=min(progress.waiting_blobs, _COUNT_MAX),
         waiting_bytes=min(progress.waiting_bytes, _COUNT_MAX),
         fetched_blobs=min(progress.fetched_blobs, _COUNT_MAX),
@@ -157,7 +161,7 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _moment(at: str | None) -> Timestamp | None:
+def _timestamp(at: str | None) -> Timestamp | None:
     if at is None:
         return None
     moment = Timestamp()
@@ -183,8 +187,8 @@ _CHANNEL = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-_SHOWN = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms")
-_SPENT = ("day_micros", "month_micros", "day_micros_max", "month_micros_max")
+_STATE_FIELDS = ("online", "affordable", "model", "problem_reason", "problem", "usual_ms")
+_COST_FIELDS = ("day_micros", "month_micros", "day_micros_max", "month_micros_max")
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,8 @@ class UplinkClient:
     def __init__(self, config: Config, capture: ExampleCapture | None = None) -> None:
         """Prepare; `run` watches the uplink. `capture` records the price of each answered question."""
         self._tasks = frozenset(config.escalation.tasks)
-        self._configured = bool(config.escalation.url)
+        self.configured = bool(config.escalation.url)
+        """Whether the site has a large model."""
         self._address = f"unix:{config.escalation_socket}"
         self._capture = capture
         self._state = pb.WatchResponse()
@@ -220,11 +225,6 @@ class UplinkClient:
         return self._state.model
 
     @property
-    def configured(self) -> bool:
-        """Whether the site has a large model."""
-        return self._configured
-
-    @property
     def spare(self) -> bool:
         """Whether the uplink has capacity for a question that no caller waits for."""
         return self._state.spare
@@ -233,7 +233,7 @@ class UplinkClient:
         """Return whether the large model can be asked about a task."""
         state = self._state
         return LargeModelAvailability(
-            configured=self._configured,
+            configured=self.configured,
             allowed=task in self._tasks,
             online=state.online,
             affordable=state.affordable,
@@ -243,15 +243,15 @@ class UplinkClient:
 
     def can_ask(self, task: str) -> bool:
         """Tell whether a task may ask the large model at all."""
-        return self._configured and task in self._tasks
+        return self.configured and task in self._tasks
 
     def message(self) -> admin_pb2.EscalationStatus | None:
         """Describe the large model; None if the site has none."""
-        if not self._configured:
+        if not self.configured:
             return None
         state = self._state
         status = admin_pb2.EscalationStatus(tasks=sorted(self._tasks))
-        for name in (*_SHOWN, *_SPENT):
+        for name in (*_STATE_FIELDS, *_COST_FIELDS):
             setattr(status, name, getattr(state, name))
         if not state.tasks and not state.model:
             status.problem_reason, status.problem = SILENT_REASON, f"{_LOST}: it listens on {self._address}"
@@ -269,11 +269,11 @@ class UplinkClient:
 
     async def _watch(self, stub: escalation_pb2_grpc.EscalationServiceStub) -> None:
         while True:
-            watching = stub.Watch(pb.WatchRequest())
-            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError), _cancelling(watching):
+            call = stub.Watch(pb.WatchRequest())
+            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError), _cancelling(call):
                 while True:
                     async with asyncio.timeout(SILENT_SECONDS):
-                        state = await watching.read()
+                        state = await call.read()
                     if not state:
                         break
                     self._update(state)
@@ -289,7 +289,7 @@ class UplinkClient:
         if self._stub is None:
             raise UpstreamUnreachable(_LOST)
         deadline = asyncio.get_running_loop().time() + seconds
-        call = self._stub.Ask(_request(question), timeout=seconds)
+        call = self._stub.Ask(_ask_request(question), timeout=seconds)
         with _cancelling(call):
             while response := await _next_response(call, deadline):
                 if response.HasField("finish"):
@@ -342,7 +342,7 @@ def _cancelling(call: grpc.aio.Call) -> Iterator[None]:
         call.cancel()
 
 
-def _request(question: LargeModelQuestion) -> pb.AskRequest:
+def _ask_request(question: LargeModelQuestion) -> pb.AskRequest:
     request = pb.AskRequest(
         task=question.task,
         turns=[pb.Turn(role=role, text=text) for role, text in question.turns],
@@ -351,10 +351,10 @@ def _request(question: LargeModelQuestion) -> pb.AskRequest:
         background=not question.waited_for,
         input=question.text if question.questions else "",
     )
-    for each in question.questions:
-        asked = request.questions.add(name=each.name, type=each.type, instructions=each.instructions)
-        for value, description in zip_longest(each.options, each.descriptions, fillvalue=""):
-            asked.options.add(value=value, description=description)
+    for item in question.questions:
+        message = request.questions.add(name=item.name, type=item.type, instructions=item.instructions)
+        for value, description in zip_longest(item.options, item.descriptions, fillvalue=""):
+            message.options.add(value=value, description=description)
     return request
 
 

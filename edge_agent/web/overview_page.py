@@ -277,7 +277,7 @@ def draw_tasks(monitoring: MonitoringSnapshot, task: str = "") -> list[TaskDrawi
 def _draw_task(figures: TaskFigures, html_id: str, *, whole: bool) -> TaskDrawing:
     judged = judge_task(figures)
     every = charts.task_charts(judged, html_id)
-    chosen = [each for each in every if whole or each.said.title in AT_A_GLANCE]
+    chosen = [each for each in every if whole or each.text.title in AT_A_GLANCE]
     confidence = confidence_chart(figures, f"{html_id}-confidence")
     return TaskDrawing(
         name=figures.subject,

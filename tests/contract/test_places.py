@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from convert.publish import media_writer
-from convert.publish.repository_storage import CHUNK_BYTES, FolderStorage, RepositoryStorage, open_place
+from convert.publish.repository_storage import CHUNK_BYTES, FolderStorage, RepositoryStorage, open_storage
 from edge_agent.errors import InvalidRequest, UpstreamFailed
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import CentralTeam
@@ -29,10 +29,10 @@ LONG_BYTES = 11 * CHUNK_BYTES + 1
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RepositoryStorage]:
     """Return an empty place of each kind."""
     if request.param == "folder":
-        yield open_place(str(tmp_path / "place"), {})
+        yield open_storage(str(tmp_path / "place"), {})
     else:
         with stored(request.param, request) as served:
-            yield open_place(served.url, served.options)
+            yield open_storage(served.url, served.options)
 
 
 def test_what_was_written_is_read(place: RepositoryStorage):
@@ -94,7 +94,7 @@ def test_an_interrupted_write_leaves_nothing(place: RepositoryStorage):
 def test_an_address_that_no_store_knows_is_refused(written: str):
     """The error says what would do."""
     with pytest.raises(InvalidRequest) as caught:
-        open_place(written, {"no_such_option": "x"})
+        open_storage(written, {"no_such_option": "x"})
     assert caught.value.remedy
 
 
@@ -102,7 +102,7 @@ def test_an_address_that_no_store_knows_is_refused(written: str):
 def test_a_store_that_does_not_answer_is_tried_again_later():
     """The message names the object, dumps no internals, and says how to go on."""
     options = {"endpoint": "http://127.0.0.1:9", "allow_http": "true", "region": "us-east-1", "skip_signature": "true"}
-    place = open_place("s3://fleet/updates", {**options, "access_key_id": "x", "secret_access_key": "x"})
+    place = open_storage("s3://fleet/updates", {**options, "access_key_id": "x", "secret_access_key": "x"})
     with pytest.raises(UpstreamFailed, match=r"metadata/timestamp\.json") as caught:
         place.size("metadata/timestamp.json")
     assert "Debug" not in caught.value.message
@@ -121,8 +121,8 @@ def test_a_folder_follows_no_links(tmp_path: Path):
 def test_a_drive_is_not_written_over_the_repository(tmp_path: Path):
     """A folder knows itself, by whatever path; an object store is no folder."""
     (tmp_path / "link").symlink_to(tmp_path)
-    assert open_place(str(tmp_path), {}).is_at(tmp_path / "link")
-    assert not open_place("s3://fleet/updates", {"region": "us-east-1"}).is_at(tmp_path)
+    assert open_storage(str(tmp_path), {}).is_at(tmp_path / "link")
+    assert not open_storage("s3://fleet/updates", {"region": "us-east-1"}).is_at(tmp_path)
     central = CentralTeam(tmp_path)
     central.plan(central.offering(central.publish(echo_bundle(tmp_path / "bundle"))))
     with pytest.raises(InvalidRequest, match="the repository itself"):
@@ -141,4 +141,4 @@ def test_a_damaged_blob_does_not_get_onto_a_drive(tmp_path: Path):
         central.drive(tmp_path / "drive")
     assert "Publish its bundle again" in caught.value.remedy
     assert not (tmp_path / "drive" / "blobs" / damaged.name).exists()
-    assert media_writer.wanted(central.held.plan, [], "") == {digest}
+    assert media_writer.required_bundles(central.held.plan, [], "") == {digest}

@@ -48,7 +48,7 @@ def convert(tmp_path: Path) -> Run:
 @pytest.mark.slow
 def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
     """Classified, corrected, sealed, collected: the corrected label is in the messages and in the preference pair."""
-    public, drive = central_keys.public(tmp_path / "keys"), tmp_path / "drive"
+    public, drive = central_keys.read_public(tmp_path / "keys"), tmp_path / "drive"
     drive.mkdir()
     site = {"id": "shop-1", "recipients": [public.recipient], "receipt_keys": [public.receipts]}
     collect = ("collect", drive, "--keys", tmp_path / "keys", "--out", tmp_path / "collected")

@@ -44,7 +44,7 @@ def clinic(tmp_path: Path) -> Iterator[RunningDaemon]:
     """A site with rules for names and streets, and a redaction model that finds digits."""
     with open_umask():
         runner(factory.app)("keys", "create", tmp_path / "keys")
-        public = central_keys.public(tmp_path / "keys")
+        public = central_keys.read_public(tmp_path / "keys")
         settings = {
             "site": {"id": "clinic-1", "recipients": [public.recipient], "receipt_keys": [public.receipts]},
             "redaction": {"task": "pii"},

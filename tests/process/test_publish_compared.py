@@ -34,10 +34,10 @@ def test_a_bundle_that_is_confident_less_often_is_not_signed(tmp_path: Path):
     assert (1, True) == (result.exit_code, "is worse than pos-intent 1.0.0" in said)
     assert "confident answers; it was not signed" in said
     assert "| confident answers |" in said
-    assert 1 == len(central.publisher.held().bundles())
+    assert 1 == len(central.publisher.read_state().bundles())
     result = CliRunner().invoke(app, ["publish", str(worse), *place, "--accept-worse"], catch_exceptions=False)
     assert 0 == result.exit_code, result.output
-    assert ["1.0.0", "1.1.0"] == [each.version for each in central.publisher.held().bundles().values()]
+    assert ["1.0.0", "1.1.0"] == [each.version for each in central.publisher.read_state().bundles().values()]
 
 
 def test_the_first_version_of_a_task_has_nothing_to_be_compared_with(tmp_path: Path):
@@ -48,7 +48,7 @@ def test_the_first_version_of_a_task_has_nothing_to_be_compared_with(tmp_path: P
     place = ["--to", str(central.folder), "--keys", str(central.keys), "--compare-on", str(rows)]
     result = CliRunner().invoke(app, ["publish", str(bundle), *place], catch_exceptions=False)
     assert "No other version of pos-intent is signed, so there is nothing to compare with." in result.output
-    assert 1 == len(central.publisher.held().bundles())
+    assert 1 == len(central.publisher.read_state().bundles())
 
 
 def test_rows_that_do_not_exist_are_refused_before_anything_is_signed(tmp_path: Path):
@@ -59,4 +59,4 @@ def test_rows_that_do_not_exist_are_refused_before_anything_is_signed(tmp_path: 
         place = ["--to", str(central.folder), "--keys", str(central.keys), "--compare-on", str(tmp_path / name)]
         result = CliRunner().invoke(app, ["publish", str(bundle), *place])
         assert said in "".join(result.output.split("\n")), result.output
-    assert not central.publisher.held().bundles()
+    assert not central.publisher.read_state().bundles()

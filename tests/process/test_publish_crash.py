@@ -40,9 +40,9 @@ publisher = Publisher(FolderStorage(place / "repository"), keys)
 publisher.create()
 publisher.publish(place / "bundle")
 text = "channels: {stable: {tasks: {pos-intent: {offers: [{version: 1.1.0}]}}}}"
-publisher.set_plan(plan_text.read(text, publisher.held().bundles()))
+publisher.set_plan(plan_text.read(text, publisher.read_state().bundles()))
 new = next(named for named in keys.keys if named.name == "online-2")
-there = key_rotation.keyids(publisher.held(), "online")
+there = key_rotation.keyids(publisher.read_state(), "online")
 if new.key.keyid not in there:
     key_rotation.rotate(publisher, KeyRotation("online", (new,), tuple(there)))
 media_writer.write(publisher, media_writer.MediaOrder(place / "drive", 30))

@@ -17,7 +17,7 @@ from edge_agent.errors import EdgeAgentError, EngineCrashed, MemoryShort, ModelL
 from edge_agent.formats.golden_cases import GoldenAnswer, GoldenCase
 from edge_agent.formats.manifest import Manifest, PromptTemplate, TaskSpec, encode
 from edge_agent.process_resources import resident_bytes
-from edge_agent.server.engine_access import LoadableBundle, SandboxedBundle, open_sandbox
+from edge_agent.server.engine_access import SandboxedBundle, open_sandbox
 from edge_agent.update.selftest import BundleUnderTest, SelfTest, run_selftest
 from edge_agent.update.update_state_machine import StepOutcome, classify_error
 from tests.support.eventually import eventually
@@ -34,9 +34,9 @@ def manifest(template: str = "{input}", kind: str = "classify", version: str = "
     return Manifest(task=task, version=version, runtime="echo")
 
 
-def loadable(made: Manifest) -> LoadableBundle:
-    """Return it as an engine wants it."""
-    return LoadableBundle(made, encode(made), {})
+def loadable(made: Manifest) -> tuple[Manifest, bytes, dict[str, Path]]:
+    """Return it as an engine loads it: the manifest, its bytes, and the paths of its files."""
+    return made, encode(made), {}
 
 
 def subject(asked: SandboxedBundle) -> BundleUnderTest:
@@ -58,7 +58,7 @@ async def pool() -> AsyncIterator[EnginePool]:
 
 async def golden(pool: EnginePool, kind: str = "classify") -> tuple[GoldenCase, ...]:
     """Return what a good bundle says, as its maker would write it down."""
-    async with open_sandbox(pool, "made", loadable(manifest(kind=kind)), 20) as asked:
+    async with open_sandbox(pool, "made", *loadable(manifest(kind=kind)), 20) as asked:
         said = [(await asked.answer(text, 10))[0] for text in TEXTS]
     return tuple(GoldenCase(input=t, answer=s.answer, scores=s.scores) for t, s in zip(TEXTS, said, strict=True))
 
@@ -68,7 +68,7 @@ async def outcome(pool: EnginePool, made: Manifest, cases: tuple[GoldenCase, ...
     exam = SelfTest(cases, made.task.kind == "embed", 200, SECONDS)
     old = SandboxedBundle(pool, "old", manifest()) if made.task.kind == "classify" else None
     try:
-        async with open_sandbox(pool, "new", loadable(made), SECONDS) as asked:
+        async with open_sandbox(pool, "new", *loadable(made), SECONDS) as asked:
             return await run_selftest(exam, subject(asked), subject(old) if old else None)
     except EdgeAgentError as error:
         return classify_error(error)
@@ -115,9 +115,9 @@ async def test_a_bundle_that_answers_wrong_fails(pool: EnginePool):
 
 async def test_a_bundle_that_does_not_load_fails(pool: EnginePool, tmp_path: Path):
     """At the first try: the child of a trial is not started again."""
-    missing = LoadableBundle(manifest(), encode(manifest()), {"weights": tmp_path / "none"})
+    missing = {"weights": tmp_path / "none"}
     with pytest.raises(ModelLoadFailed):
-        async with open_sandbox(pool, "new", missing, 20):
+        async with open_sandbox(pool, "new", manifest(), encode(manifest()), missing, 20):
             raise AssertionError("it does not load")
 
 
@@ -140,7 +140,7 @@ async def test_the_child_ends_with_the_block_whatever_happens(pool: EnginePool):
     pids: list[int] = []
 
     async def hanging() -> None:
-        async with open_sandbox(pool, "new", loadable(manifest("!slow 60000 {input}")), 60) as asked:
+        async with open_sandbox(pool, "new", *loadable(manifest("!slow 60000 {input}")), 60) as asked:
             assert pool._sandbox is not None
             pids.extend(child.pid for child in pool._sandbox.children)
             await asked.answer("x", 60)
@@ -157,7 +157,7 @@ async def test_the_child_ends_with_the_block_whatever_happens(pool: EnginePool):
 async def test_a_crash_in_a_trial_is_forgotten(pool: EnginePool):
     """The input is not quarantined: the bundle is to blame, not the text."""
     for _ in range(2):
-        async with open_sandbox(pool, "new", loadable(manifest("!crash {input}")), 20) as asked:
+        async with open_sandbox(pool, "new", *loadable(manifest("!crash {input}")), 20) as asked:
             with pytest.raises(EngineCrashed):
                 await asked.answer(TEXTS[0], 10)
     said, _ = await SandboxedBundle(pool, "old", manifest()).answer(TEXTS[0], 10)

@@ -73,7 +73,7 @@ class CentralTeam:
     @property
     def held(self) -> RepositoryState:
         """What the repository holds now."""
-        return self.publisher.held()
+        return self.publisher.read_state()
 
     def publish(self, bundle: Path) -> str:
         """Sign a bundle, and return its digest."""
@@ -98,7 +98,7 @@ class CentralTeam:
         """Replace the first key of a role (root, targets, plan, online) by a new one, which is returned."""
         number = len(self.publisher.keys.keys)
         named = keyring.make(self.keys, f"{role}-new-{number}", role)
-        self.publisher.keys.learn(named)
+        self.publisher.keys.add_key(named)
         old = key_rotation.keyids(self.held, role)[0]
         key_rotation.rotate(self.publisher, KeyRotation(role, (named,), (old,), **more))
         return named
@@ -114,7 +114,7 @@ class CentralTeam:
     def expire(self, *roles: str, seconds: float = 1.0) -> None:
         """Sign again so that these roles' metadata expire in so many seconds; negative = they have expired."""
         short = dict.fromkeys(roles or ("timestamp",), seconds / 86_400)
-        publisher = Publisher(self.publisher.place, self.publisher.keys, self.now, {**layout.DAYS, **short})
+        publisher = Publisher(self.publisher.storage, self.publisher.keys, self.now, {**layout.DAYS, **short})
         publisher.renew(*roles)
 
     def drive(self, path: Path, *sites: str, channel: str = "", days: float = 30) -> Path:

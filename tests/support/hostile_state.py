@@ -212,4 +212,4 @@ def _forge(case: Spoilt, hostile: Hostile) -> None:
 
 def _described(path: Path) -> MetaFile:
     raw = path.read_bytes()
-    return layout.described(Metadata.from_bytes(raw), raw)
+    return layout.meta_file(Metadata.from_bytes(raw), raw)

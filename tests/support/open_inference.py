@@ -80,7 +80,7 @@ def hints(models: Sequence[str]) -> dict[str, list[str]]:
     tensors = [({"name": "text", "datatype": "BYTES", "shape": shape}) for shape in ([1], [1, 1], [1], [2], [0])]
     options = ("on_low_confidence", "request_id", "output_tokens_max", "priority")
     parameters: list[dict[str, Any]] = [{name: {"string_param": "abstain"}} for name in options]
-    parameters += [{oip_requests.FINAL_WANTED: {"bool_param": True}}] * 4
+    parameters += [{oip_requests.EMPTY_FINAL_RESPONSE: {"bool_param": True}}] * 4
     parameters += [{"output_tokens_max": {"int64_param": 3}}, {"escalate": {"bool_param": True}}]
     outputs = ["route", "prediction_id", "degraded", "label", "text", "logits"]
     return {

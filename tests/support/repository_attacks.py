@@ -332,7 +332,7 @@ ATTACKS: dict[str, Attack] = {
 
 def _described(path: Path) -> MetaFile:
     metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
-    return layout.described(metadata, path.read_bytes())
+    return layout.meta_file(metadata, path.read_bytes())
 
 
 def _fill(path: Path, content: bytes) -> None:

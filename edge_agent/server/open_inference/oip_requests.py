@@ -17,7 +17,7 @@ INPUT = "text"
 SHOWN_CHARS_MAX = 64
 LENGTH_BYTES = 4
 LOW_CONFIDENCE_POLICIES = ("abstain", "answer", "escalate")
-FINAL_WANTED = "triton_enable_empty_final_response"
+EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 """Sent by Triton's clients in streams; ignored, because the last response is always marked."""
 RAW_BYTES = "binary_data_size"
 """Sent by KServe's client with a raw input: the number of its bytes."""
@@ -34,7 +34,7 @@ class RequestParameter(NamedTuple):
 def _low_confidence_policy(value: str) -> int:
     if value.lower() not in LOW_CONFIDENCE_POLICIES:
         known = ", ".join(LOW_CONFIDENCE_POLICIES)
-        raise InvalidRequest(f"parameter 'on_low_confidence' is {_shown(value)}; it must be one of {known}")
+        raise InvalidRequest(f"parameter 'on_low_confidence' is {_quote(value)}; it must be one of {known}")
     return next(number for number, policy in messages.LOW_CONFIDENCE_POLICIES.items() if policy == value.lower())
 
 
@@ -71,15 +71,15 @@ REMEDIES = {
 def parse_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Read a request's parameters: the fields of our own request, with their values. Raises InvalidRequest."""
     known = PARAMETERS[kind]
-    return dict(_option(name, parameters[name], known) for name in parameters if name != FINAL_WANTED)
+    return dict(_parse_parameter(name, parameters[name], known) for name in parameters if name != EMPTY_FINAL_RESPONSE)
 
 
-def _option(name: str, parameter: Any, known: Mapping[str, RequestParameter]) -> tuple[str, Any]:
+def _parse_parameter(name: str, parameter: Any, known: Mapping[str, RequestParameter]) -> tuple[str, Any]:
     option = known.get(name)
     if option is None:
-        raise _unknown(f"parameter {_shown(name)}", "for a task of this kind", name, known)
-    chosen = parameter.WhichOneof("parameter_choice")
-    value = getattr(parameter, chosen) if chosen else None
+        raise _unknown_error(f"parameter {_quote(name)}", "for a task of this kind", name, known)
+    choice = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, choice) if choice else None
     if type(value) not in option.types:
         allowed = " or ".join(_TYPE_NAMES[each] for each in option.types)
         raise InvalidRequest(f"parameter {name!r} must be {allowed}; it is {_TYPE_NAMES.get(type(value), 'not set')}")
@@ -89,11 +89,13 @@ def _option(name: str, parameter: Any, known: Mapping[str, RequestParameter]) ->
 _TYPE_NAMES: dict[type, str] = {bool: "a bool", int: "a whole number", float: "a number", str: "a string"}
 
 
-def _unknown(what: str, where: str, name: str, known: Mapping[str, object]) -> InvalidRequest:
-    listed = f"known are: {', '.join(known)}" if known else "none is known"
-    instead = REMEDIES.get(name, "")  # also in the message: tritonclient shows nothing else
-    remedy = instead or "Leave it out, or correct its name; docs/open-inference-protocol.md has them all."
-    message = f"{what} is unknown {where}; {listed}" + (f". {instead.removesuffix('.')}" if instead else "")
+def _unknown_error(what: str, where: str, name: str, known: Mapping[str, object]) -> InvalidRequest:
+    known_names = f"known are: {', '.join(known)}" if known else "none is known"
+    replacement = REMEDIES.get(name, "")  # also in the message: tritonclient shows nothing else
+    remedy = replacement or "Leave it out, or correct its name; docs/open-inference-protocol.md has them all."
+    message = f"{what} is unknown {where}; {known_names}" + (
+        f". {replacement.removesuffix('.')}" if replacement else ""
+    )
     return InvalidRequest(message, remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
 
 
@@ -102,12 +104,12 @@ def parse_version(requested: str) -> int | None:
     if not requested:
         return None
     if not re.fullmatch("[0-9]{1,19}", requested, re.ASCII) or not int(requested):
-        message = f"the version is {_shown(requested)}; it must be a whole number above 0, or empty for the active one"
+        message = f"the version is {_quote(requested)}; it must be a whole number above 0, or empty for the active one"
         raise InvalidRequest(message)
     return int(requested)
 
 
-def requested_outputs(request: Any, known: Mapping[str, object], usual: Iterable[str]) -> list[str]:
+def requested_outputs(request: Any, known: Mapping[str, object], defaults: Iterable[str]) -> list[str]:
     """Return the names of the outputs that a request wants, in its order; the usual ones if it names none.
 
     Raises:
@@ -115,65 +117,65 @@ def requested_outputs(request: Any, known: Mapping[str, object], usual: Iterable
     """
     for output in request.outputs:
         if output.name not in known:
-            raise _unknown(f"output {_shown(output.name)}", "for this model", output.name, known)
-        _refuse(output.parameters, f"output {output.name!r}")
+            raise _unknown_error(f"output {_quote(output.name)}", "for this model", output.name, known)
+        _refuse_parameters(output.parameters, f"output {output.name!r}")
     names = [output.name for output in request.outputs]
     if len(set(names)) < len(names):
         raise InvalidRequest("an output is asked for twice", remedy="Name each output once.")
-    return names or list(usual)
+    return names or list(defaults)
 
 
-def _refuse(parameters: Iterable[str], whose: str) -> None:
+def _refuse_parameters(parameters: Iterable[str], whose: str) -> None:
     for name in sorted(parameters):
-        raise _unknown(f"parameter {_shown(name)}", f"for {whose}", name, {})
+        raise _unknown_error(f"parameter {_quote(name)}", f"for {whose}", name, {})
 
 
 def parse_texts(request: Any) -> list[str]:
     """Read the texts of a request. Raises InvalidRequest."""
-    tensor = _only(request.inputs)
+    tensor = _only_input(request.inputs)
     if tensor.datatype != "BYTES":
-        raise InvalidRequest(f"input {INPUT!r} is of type BYTES; the request says {_shown(tensor.datatype)}")
+        raise InvalidRequest(f"input {INPUT!r} is of type BYTES; the request says {_quote(tensor.datatype)}")
     if tensor.parameters:
         _check_parameters(tensor.parameters, sum(map(len, request.raw_input_contents)))
-    return _decoded(_elements(request, tensor, _count(list(tensor.shape))))
+    return _decode(_elements(request, tensor, _text_count(list(tensor.shape))))
 
 
-def _only(inputs: Sequence[Any]) -> Any:
+def _only_input(inputs: Sequence[Any]) -> Any:
     if len(inputs) != 1 or inputs[0].name != INPUT:
-        given = ", ".join(_shown(tensor.name) for tensor in inputs[:4]) or "none"
-        raise InvalidRequest(f"a model here has one input, {INPUT!r}; the request has: {given}")
+        names = ", ".join(_quote(tensor.name) for tensor in inputs[:4]) or "none"
+        raise InvalidRequest(f"a model here has one input, {INPUT!r}; the request has: {names}")
     return inputs[0]
 
 
 def _check_parameters(parameters: Mapping[str, Any], raw_bytes: int) -> None:
-    _refuse(set(parameters) - {RAW_BYTES}, f"input {INPUT!r}")
+    _refuse_parameters(set(parameters) - {RAW_BYTES}, f"input {INPUT!r}")
     size = parameters[RAW_BYTES].int64_param if RAW_BYTES in parameters else raw_bytes
     if size != raw_bytes:
         raise InvalidRequest(f"parameter {RAW_BYTES!r} of input {INPUT!r} is {size}; its raw contents have {raw_bytes}")
 
 
-def _count(shape: list[int]) -> int:
+def _text_count(shape: list[int]) -> int:
     """Return how many texts a shape has room for: [N] or [N, 1]."""
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]) or shape[0] < 0:
-        given = ", ".join(map(str, shape[:8]))
-        raise InvalidRequest(f"input {INPUT!r} has shape [{given}]; it must be [N, 1] or [N]")
+        dimensions = ", ".join(map(str, shape[:8]))
+        raise InvalidRequest(f"input {INPUT!r} has shape [{dimensions}]; it must be [N, 1] or [N]")
     return shape[0]
 
 
 def _elements(request: Any, tensor: Any, count: int) -> list[bytes]:
     raw = request.raw_input_contents
     if raw and (len(raw) != 1 or tensor.HasField("contents")):
-        also = "and the tensor has contents, too" if tensor.HasField("contents") else "and the request one input"
+        why = "and the tensor has contents, too" if tensor.HasField("contents") else "and the request one input"
         raise InvalidRequest(
-            f"raw_input_contents has {len(raw)} entries, {also}; it must have one entry for each input, and no contents"
+            f"raw_input_contents has {len(raw)} entries, {why}; it must have one entry for each input, and no contents"
         )
-    found = split_raw_strings(raw[0], count) if raw else list(_typed(tensor))
-    if len(found) != count:
-        raise InvalidRequest(f"input {INPUT!r} has {len(found)} elements; by its shape it must have {count}")
-    return found
+    elements = split_raw_strings(raw[0], count) if raw else list(_typed_elements(tensor))
+    if len(elements) != count:
+        raise InvalidRequest(f"input {INPUT!r} has {len(elements)} elements; by its shape it must have {count}")
+    return elements
 
 
-def _typed(tensor: Any) -> Any:
+def _typed_elements(tensor: Any) -> Any:
     for field, _ in tensor.contents.ListFields():
         if field.name != "bytes_contents":
             raise InvalidRequest(f"input {INPUT!r} is of type BYTES; its elements are in {field.name}")
@@ -185,26 +187,26 @@ def split_raw_strings(raw: bytes, count: int) -> list[bytes]:
 
     Stops one element after `count`, which is enough to refuse the tensor. Raises InvalidRequest.
     """
-    found: list[bytes] = []
-    at, size = 0, len(raw)
-    while at < size and len(found) <= count:
-        begin = at + LENGTH_BYTES
-        length = int.from_bytes(raw[at:begin], "little")
-        at = begin + length
-        if at > size:
+    elements: list[bytes] = []
+    position, size = 0, len(raw)
+    while position < size and len(elements) <= count:
+        begin = position + LENGTH_BYTES
+        length = int.from_bytes(raw[position:begin], "little")
+        position = begin + length
+        if position > size:
             left = max(size - begin, 0)
-            message = f"element {len(found) + 1} of input {INPUT!r} has a length of {length} bytes; {left} are left"
+            message = f"element {len(elements) + 1} of input {INPUT!r} has a length of {length} bytes; {left} are left"
             raise InvalidRequest(message, remedy="Write the length of each text before it: four bytes, little-endian.")
-        found.append(raw[begin:at])
-    return found
+        elements.append(raw[begin:position])
+    return elements
 
 
-def _decoded(elements: list[bytes]) -> list[str]:
+def _decode(elements: list[bytes]) -> list[str]:
     try:
         return [element.decode() for element in elements]
     except UnicodeDecodeError:
         raise InvalidRequest(f"an element of input {INPUT!r} is not UTF-8 text") from None
 
 
-def _shown(text: str) -> str:
+def _quote(text: str) -> str:
     return repr(text[:SHOWN_CHARS_MAX])

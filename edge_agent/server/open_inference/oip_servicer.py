@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edge_agent.server.interceptor import CallContext
     from edge_agent.store.state_database import InstalledBundle
 
-STATUSES_WANTED = ("triton_grpc_error", "true")
+WITH_STATUSES = ("triton_grpc_error", "true")
 """Metadata of a stream that its first error ends with a status, as with Triton."""
 FINAL = "triton_final_response"
 REASON = "reason"
@@ -59,15 +59,15 @@ class OpenInferenceServicer:
     """See the module."""
 
     def __init__(
-        self, dependencies: InferenceDependencies, answering: InferenceServicer, streams: StreamLimiter
+        self, dependencies: InferenceDependencies, servicer: InferenceServicer, streams: StreamLimiter
     ) -> None:
-        """Answer by `answering`, the servicer of the same role; `streams` limits all roles together."""
+        """Answer by `servicer`, that of the same role; `streams` limits all roles together."""
         self._activation = dependencies.activation
         self._engines = dependencies.engines
         self._admission = dependencies.admission
         self._counts = dependencies.counts
         self._router = dependencies.router
-        self._answering = answering
+        self._servicer = servicer
         self._streams = streams
 
     async def ServerLive(self, request: Any, context: CallContext) -> Any:
@@ -102,8 +102,8 @@ class OpenInferenceServicer:
 
     async def ModelStatistics(self, request: Any, context: CallContext) -> Any:
         """Return the counts of answers."""
-        served = self._activation.serving
-        askable = [name for name in sorted(served) if served[name].manifest.task.kind in oip_tensors.OUTPUTS]
+        serving = self._activation.serving
+        askable = [name for name in sorted(serving) if serving[name].manifest.task.kind in oip_tensors.OUTPUTS]
         names = [request.name] if request.name else askable
         bundles = [self._bundle(name, request.version if request.name else "") for name in names]
         return pb.ModelStatisticsResponse(
@@ -114,26 +114,26 @@ class OpenInferenceServicer:
         """Answer a request; a generation when all of it is written."""
         bundle = self._bundle(request.model_name, request.model_version)
         if bundle.manifest.task.kind in oip_tensors.BATCHED:
-            return await self._batch(request, bundle, context)
+            return await self._answer_batch(request, bundle, context)
         pieces: list[oip_tensors.GeneratedText] = []
 
         async def take(piece: oip_tensors.GeneratedText) -> None:
             pieces.append(piece)
 
-        names = await self._generation(request, bundle, context, take)
+        names = await self._generate(request, bundle, context, take)
         whole = pieces[-1]._replace(text="".join(piece.text for piece in pieces))
         return _response(request, bundle, names, [whole])
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: CallContext) -> None:
         """Answer one request after the other; report failures in the stream, unless the caller wants statuses."""
-        statuses_wanted = STATUSES_WANTED in tuple(context.invocation_metadata() or ())
-        with self._streams.place(roles.current_caller.get().account):
-            async with contextlib.aclosing(self._streams.each(requests)) as each:
-                async for request in each:
+        wants_statuses = WITH_STATUSES in tuple(context.invocation_metadata() or ())
+        with self._streams.slot(roles.current_caller.get().account):
+            async with contextlib.aclosing(self._streams.iterate(requests)) as limited_requests:
+                async for request in limited_requests:
                     try:
                         await self._answer(request, context)
                     except EdgeAgentError as error:
-                        if statuses_wanted:
+                        if wants_statuses:
                             raise
                         await self._write(_failure(request, error), context)
 
@@ -141,32 +141,32 @@ class OpenInferenceServicer:
         bundle = self._bundle(request.model_name, request.model_version)
         kind = bundle.manifest.task.kind
         if kind in oip_tensors.BATCHED:
-            await self._write(_marked(await self._batch(request, bundle, context), final=True), context)
+            await self._write(_stream_response(await self._answer_batch(request, bundle, context), final=True), context)
             return
-        names = _wanted(request, bundle)
-        early = [name for name in names if name in oip_tensors.EACH_PIECE]
+        names = _output_names(request, bundle)
+        early_names = [name for name in names if name in oip_tensors.EACH_PIECE]
 
         async def take(piece: oip_tensors.GeneratedText) -> None:
-            final = piece.provenance is not None
-            if final or early:
-                response = _response(request, bundle, names if final else early, [piece])
-                await context.write(_marked(response, final=final))
+            is_final = piece.provenance is not None
+            if is_final or early_names:
+                response = _response(request, bundle, names if is_final else early_names, [piece])
+                await context.write(_stream_response(response, final=is_final))
 
-        await self._generation(request, bundle, context, take)
+        await self._generate(request, bundle, context, take)
 
-    async def _batch(self, request: Any, bundle: InstalledBundle, context: CallContext) -> Any:
+    async def _answer_batch(self, request: Any, bundle: InstalledBundle, context: CallContext) -> Any:
         task, kind = bundle.manifest.task, _KINDS[bundle.manifest.task.kind]
         with finished_answers.UnansweredCallCounter(self._counts, task.name):
-            names = _wanted(request, bundle)
+            names = _output_names(request, bundle)
             texts, options = (
                 oip_requests.parse_texts(request),
                 oip_requests.parse_parameters(request.parameters, task.kind),
             )
-        asked = kind.request(task=task.name, texts=texts, **options)
-        answered = await kind.method(self._answering, asked, context)
-        return _response(request, bundle, names, _all(answered.results, kind.answer))
+        own_request = kind.request(task=task.name, texts=texts, **options)
+        own_response = await kind.method(self._servicer, own_request, context)
+        return _response(request, bundle, names, _require_answers(own_response.results, kind.answer))
 
-    async def _generation(
+    async def _generate(
         self,
         request: Any,
         bundle: InstalledBundle,
@@ -176,23 +176,25 @@ class OpenInferenceServicer:
         """Generate a text and hand each piece to `take`; return the names of the requested outputs."""
         task = bundle.manifest.task
         with finished_answers.UnansweredCallCounter(self._counts, task.name):
-            names, texts = _wanted(request, bundle), oip_requests.parse_texts(request)
+            names, texts = _output_names(request, bundle), oip_requests.parse_texts(request)
             if len(texts) != 1:
                 raise InvalidRequest(f"a generation has one input; the request has {len(texts)}")
-            asked = _generate_request(task.name, texts[0], oip_requests.parse_parameters(request.parameters, task.kind))
+            own_request = _generate_request(
+                task.name, texts[0], oip_requests.parse_parameters(request.parameters, task.kind)
+            )
 
         async def write(message: inference_pb2.GenerateResponse) -> None:
-            end = message.finish
-            done = message.HasField("finish")
-            await take(oip_tensors.GeneratedText(message.text, end.provenance if done else None, end.reason))
+            finish = message.finish
+            is_final = message.HasField("finish")
+            await take(oip_tensors.GeneratedText(message.text, finish.provenance if is_final else None, finish.reason))
 
-        await self._answering.generate(asked, context, write)
+        await self._servicer.generate(own_request, context, write)
         return names
 
     async def _write(self, response: Any, context: CallContext) -> None:
         """Write to a caller that may not read."""
         try:
-            async with asyncio.timeout(self._answering.seconds_left(context)):
+            async with asyncio.timeout(self._servicer.seconds_left(context)):
                 await context.write(response)
         except TimeoutError:
             raise DeadlineExpired("the deadline passed before the stream was read") from None
@@ -206,10 +208,12 @@ class OpenInferenceServicer:
             finished_answers.record_error(self._counts, UNKNOWN_TASK, error)
             message = f"Request for unknown model: {error.message}"  # Triton's own tools look for this beginning
             raise UnknownTask(message, remedy=error.remedy, **error.metadata) from None
-        answers = oip_tensors.version_number(bundle.manifest.version)
-        if requested not in (None, answers):
-            message = f"Request for unknown model: {task!r} has no version {requested} that answers; {answers} does"
-            raise UnknownBundle(message, remedy="Leave the version empty.", task=task, version=answers)
+        active_version = oip_tensors.version_number(bundle.manifest.version)
+        if requested not in (None, active_version):
+            message = (
+                f"Request for unknown model: {task!r} has no version {requested} that answers; {active_version} does"
+            )
+            raise UnknownBundle(message, remedy="Leave the version empty.", task=task, version=active_version)
         if (kind := bundle.manifest.task.kind) not in oip_tensors.OUTPUTS:
             message = f"task {task!r} is of kind {kind}, for which this protocol has no tensors"
             raise WrongTaskKind(message, remedy="Name another task.", task=task, kind=kind)
@@ -220,13 +224,13 @@ class OpenInferenceServicer:
         return bundle is not None and self._engines.ready(bundle.digest)
 
 
-def _all(results: Any, answer: str) -> list[Any]:
+def _require_answers(results: Any, answer: str) -> list[Any]:
     """Return the answers. Raises the first error among them, with the number of its input."""
-    for place, result in enumerate(results, 1):
+    for number, result in enumerate(results, 1):
         if result.HasField("error"):
             error = result.error
-            metadata = {**error.metadata, "input": str(place)}
-            message = f"input {place} of {len(results)}: {error.message}"
+            metadata = {**error.metadata, "input": str(number)}
+            message = f"input {number} of {len(results)}: {error.message}"
             raise from_wire(error.reason, message, metadata.pop("remedy", ""), metadata)
     return [getattr(result, answer) for result in results]
 
@@ -251,14 +255,14 @@ def _response(request: Any, bundle: InstalledBundle, names: list[str], results: 
     return response
 
 
-def _wanted(request: Any, bundle: InstalledBundle) -> list[str]:
+def _output_names(request: Any, bundle: InstalledBundle) -> list[str]:
     manifest = bundle.manifest
     return oip_requests.requested_outputs(
         request, oip_tensors.OUTPUTS[manifest.task.kind], oip_tensors.outputs_of(manifest)
     )
 
 
-def _marked(response: Any, *, final: bool) -> Any:
+def _stream_response(response: Any, *, final: bool) -> Any:
     response.parameters[FINAL].bool_param = final
     return pb.ModelStreamInferResponse(infer_response=response)
 
@@ -266,9 +270,9 @@ def _marked(response: Any, *, final: bool) -> Any:
 def _failure(request: Any, error: EdgeAgentError) -> Any:
     response = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
     response.parameters[REASON].string_param = error.reason
-    failed = _marked(response, final=True)
-    failed.error_message = f"{error.message}. {error.remedy}" if error.remedy else error.message
-    return failed
+    stream_response = _stream_response(response, final=True)
+    stream_response.error_message = f"{error.message}. {error.remedy}" if error.remedy else error.message
+    return stream_response
 
 
 SILENT_SECONDS_MAX = 600.0
@@ -285,16 +289,16 @@ class StreamLimiter:
 
     def __init__(self, client_streams_max: int, silent_seconds_max: float = SILENT_SECONDS_MAX) -> None:
         """Allow each client `client_streams_max` open streams; end one without a request for `silent_seconds_max`."""
-        self._open = AdmissionControl(STREAMS_MAX, client_streams_max, "streams of requests")
+        self._slots = AdmissionControl(STREAMS_MAX, client_streams_max, "streams of requests")
         self._silent_seconds_max = silent_seconds_max
-        self._waiting: set[asyncio.Timeout] = set()
+        self._timeouts: set[asyncio.Timeout] = set()
         self._closed = False
 
-    def place(self, client: str) -> CallSlot:
+    def slot(self, client: str) -> CallSlot:
         """Count a stream until the end of the `with` block. Raises QueueFull, ShareExceeded."""
-        return self._open.call(client)
+        return self._slots.call(client)
 
-    async def each(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    async def iterate(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         """Yield the requests of a stream.
 
         Raises:
@@ -311,22 +315,22 @@ class StreamLimiter:
     def close(self) -> None:
         """End the streams that wait for a request now, and the others after the one that they answer."""
         self._closed = True
-        for waiting in self._waiting:
-            if not waiting.expired():  # otherwise its silence ends at this moment
-                waiting.reschedule(0.0)
+        for timeout in self._timeouts:
+            if not timeout.expired():  # otherwise its silence ends at this moment
+                timeout.reschedule(0.0)
 
     async def _next(self, requests: AsyncIterator[Any]) -> Any:
         self._require_open()
         try:
-            async with asyncio.timeout(self._silent_seconds_max) as waiting:
-                self._waiting.add(waiting)
+            async with asyncio.timeout(self._silent_seconds_max) as timeout:
+                self._timeouts.add(timeout)
                 return await anext(requests)
         except TimeoutError:
             self._require_open()
             message = f"no request came on this stream for {self._silent_seconds_max:g} s"
             raise DeadlineExpired(message, remedy="Open a stream when there is something to ask.") from None
         finally:
-            self._waiting.discard(waiting)
+            self._timeouts.discard(timeout)
 
     def _require_open(self) -> None:
         if self._closed:

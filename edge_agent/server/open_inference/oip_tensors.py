@@ -57,22 +57,22 @@ def handlers(servicer: object) -> dict[str, Any]:
 
 def _handler(servicer: object, method: Any) -> Any:
     make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
-    asked, answer = (message_factory.GetMessageClass(each) for each in (method.input_type, method.output_type))
-    return make(getattr(servicer, method.name), asked.FromString, answer.SerializeToString)
+    request, response = (message_factory.GetMessageClass(each) for each in (method.input_type, method.output_type))
+    return make(getattr(servicer, method.name), request.FromString, response.SerializeToString)
 
 
 def pool_with(*files: FileDescriptor) -> DescriptorPool:
     """Return a pool with this protocol and copies of other files, for reflection, which shows only one pool."""
     pool = DescriptorPool()
-    for serialized in dict.fromkeys([_FILE.SerializeToString(), *_whole(files)]):
+    for serialized in dict.fromkeys([_FILE.SerializeToString(), *_with_imports(files)]):
         pool.AddSerializedFile(serialized)
     return pool
 
 
-def _whole(files: tuple[FileDescriptor, ...]) -> Iterator[bytes]:
+def _with_imports(files: tuple[FileDescriptor, ...]) -> Iterator[bytes]:
     """Yield the files that each file imports, and then the file."""
     for file in files:
-        yield from _whole(tuple(file.dependencies))
+        yield from _with_imports(tuple(file.dependencies))
         yield file.serialized_pb
 
 
@@ -81,13 +81,13 @@ Results = Sequence[Any]
 """The results of one request: Classifications, Extractions or Embeddings, or one GeneratedText."""
 ANY, EACH_LABEL = -1, -2
 FRAMES_MAX = 256
-_ONE = struct.Struct("<f").pack
+_PACK_FLOAT = struct.Struct("<f").pack
 _ROUTES = {number: name.upper() for name, number in messages.ROUTES.items()}
 _FINISHES = {number: name for name, number in messages.FINISHES.items()}
 
 
 class GeneratedText(NamedTuple):
-    """A piece of a generation, or all of it; `provenance` and `finish` are None before its end."""
+    """A piece of a generation, or all of it; before its end `provenance` is None and `finish` 0."""
 
     text: str
     provenance: Any = None
@@ -112,15 +112,15 @@ def encode_strings(values: Iterable[str]) -> bytes:
 
 def encode_floats(values: Sequence[float]) -> bytes:
     """Encode numbers as float32."""
-    return _ONE(values[0]) if len(values) == 1 else struct.pack(f"<{len(values)}f", *values)
+    return _PACK_FLOAT(values[0]) if len(values) == 1 else struct.pack(f"<{len(values)}f", *values)
 
 
-def _text(of: Callable[[Any], str]) -> OutputTensor:
-    return OutputTensor("BYTES", lambda results, _: encode_strings([of(result) for result in results]))
+def _text_output(read: Callable[[Any], str]) -> OutputTensor:
+    return OutputTensor("BYTES", lambda results, _: encode_strings([read(result) for result in results]))
 
 
-def _number(of: Callable[[Any], float]) -> OutputTensor:
-    return OutputTensor("FP32", lambda results, _: encode_floats([of(result) for result in results]))
+def _number_output(read: Callable[[Any], float]) -> OutputTensor:
+    return OutputTensor("FP32", lambda results, _: encode_floats([read(result) for result in results]))
 
 
 def _degraded(result: Any) -> str:
@@ -140,8 +140,8 @@ def _scores(results: Results, labels: Sequence[str]) -> bytes:
     """Encode a row for each result, in the order of the labels; without a local answer it is NaN."""
     rows: list[float] = []
     for result in results:
-        found = {pair.label: pair.score for pair in result.scores}
-        rows += [found.get(label, math.nan) for label in labels]
+        scores = {pair.label: pair.score for pair in result.scores}
+        rows += [scores.get(label, math.nan) for label in labels]
     return encode_floats(rows)
 
 
@@ -159,36 +159,36 @@ def _vectors(results: Results, _: Sequence[str]) -> bytes:
 
 
 _PROVENANCE = {
-    "route": _text(lambda result: _ROUTES[result.provenance.route]),
-    "degraded": _text(_degraded),
-    "prediction_id": _text(attrgetter("provenance.prediction_id")),
+    "route": _text_output(lambda result: _ROUTES[result.provenance.route]),
+    "degraded": _text_output(_degraded),
+    "prediction_id": _text_output(attrgetter("provenance.prediction_id")),
 }
-_GATE = {"p_value": _number(_p_value)}
+_GATE = {"p_value": _number_output(_p_value)}
 _GRADED = {
-    "confidence": _number(_confidence),
+    "confidence": _number_output(_confidence),
     "below_threshold": OutputTensor("BOOL", lambda results, _: bytes(r.confidence.below_threshold for r in results)),
 }
 OUTPUTS: Mapping[str, Mapping[str, OutputTensor]] = {
     "classify": {
-        "label": _text(attrgetter("label")),
+        "label": _text_output(attrgetter("label")),
         **_GRADED,
         "scores": OutputTensor("FP32", _scores, EACH_LABEL),
-        "label_mass": _number(attrgetter("label_mass")),
+        "label_mass": _number_output(attrgetter("label_mass")),
         **_PROVENANCE,
         **_GATE,
     },
     "extract": {
-        "record": _text(attrgetter("json")),
+        "record": _text_output(attrgetter("json")),
         **_GRADED,
-        "entities": _text(_entities),
-        "fields": _text(_fields),
+        "entities": _text_output(_entities),
+        "fields": _text_output(_fields),
         **_PROVENANCE,
         **_GATE,
     },
     "embed": {"embedding": OutputTensor("FP32", _vectors, ANY), **_PROVENANCE, **_GATE},
     "generate": {
-        "text": _text(attrgetter("text")),
-        "finish_reason": _text(lambda result: _FINISHES.get(result.finish, "")),
+        "text": _text_output(attrgetter("text")),
+        "finish_reason": _text_output(lambda result: _FINISHES.get(result.finish, "")),
         **_PROVENANCE,
     },
 }
@@ -221,23 +221,23 @@ def outputs_response(task: TaskSpec, names: Sequence[str], results: Results) -> 
     known, labels = OUTPUTS[task.kind], task.labels
     raw = [known[name].write(results, labels) for name in names]
     elements = len(results[0].values) if task.kind == "embed" else ANY
-    made = pb.ModelInferResponse()
-    made.CopyFrom(_frame(task.kind, tuple(names), len(labels), len(results), elements))
-    made.raw_output_contents.extend(raw)
-    return made
+    response = pb.ModelInferResponse()
+    response.CopyFrom(_frame(task.kind, tuple(names), len(labels), len(results), elements))
+    response.raw_output_contents.extend(raw)
+    return response
 
 
 @functools.lru_cache(FRAMES_MAX)
 def _frame(kind: str, names: tuple[str, ...], labels: int, batch: int, elements: int) -> Any:
     """Return a response without contents; cached, because building it costs more than filling it."""
-    made = pb.ModelInferResponse()
+    frame = pb.ModelInferResponse()
     for name in names:
         output = OUTPUTS[kind][name]
         dimensions = tensor_shape(output, kind, labels, batch)
         if dimensions[-1] == ANY:
             dimensions[-1] = elements
-        made.outputs.add(name=name, datatype=output.datatype, shape=dimensions)
-    return made
+        frame.outputs.add(name=name, datatype=output.datatype, shape=dimensions)
+    return frame
 
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
@@ -289,12 +289,12 @@ def model_configuration(bundle: InstalledBundle, mode: Mode) -> Any:
 
 def _parameters(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
     manifest = bundle.manifest
-    found = {"kind": manifest.task.kind, "version": manifest.version, "digest": bundle.digest, "mode": mode}
+    parameters = {"kind": manifest.task.kind, "version": manifest.version, "digest": bundle.digest, "mode": mode}
     if manifest.task.kind == "classify":
-        found["labels"] = json.dumps(manifest.task.labels, ensure_ascii=False)
+        parameters["labels"] = json.dumps(manifest.task.labels, ensure_ascii=False)
     if isinstance(manifest.confidence, Threshold):
-        found["threshold"] = str(manifest.confidence.confidence_min)
-    return found | {"gate": manifest.gate_name}
+        parameters["threshold"] = str(manifest.confidence.confidence_min)
+    return parameters | {"gate": manifest.gate_name}
 
 
 def model_statistics(bundle: InstalledBundle, counts: AnswerCounts) -> Any:
@@ -302,17 +302,17 @@ def model_statistics(bundle: InstalledBundle, counts: AnswerCounts) -> Any:
     task = bundle.manifest.task.name
     message = pb.ModelStatistics(name=task, version=str(version_number(bundle.manifest.version)))
     stats = message.inference_stats
-    stats.fail.count = sum(number for lost, number in list(counts.errors.items()) if lost.task == task)
-    if of := counts.tasks.get(task):
-        message.inference_count = message.execution_count = sum(of.answers.values())
-        _copy(stats.success, of.total)
-        _copy(stats.queue, of.queue)
-        _copy(stats.compute_infer, of.compute)
+    stats.fail.count = sum(number for failure, number in list(counts.errors.items()) if failure.task == task)
+    if task_counts := counts.tasks.get(task):
+        message.inference_count = message.execution_count = sum(task_counts.answers.values())
+        _fill_duration(stats.success, task_counts.total)
+        _fill_duration(stats.queue, task_counts.queue)
+        _fill_duration(stats.compute_infer, task_counts.compute)
         stats.compute_input.count = stats.compute_output.count = stats.compute_infer.count
     return message
 
 
-def _copy(message: Any, histogram: Histogram) -> None:
+def _fill_duration(message: Any, histogram: Histogram) -> None:
     message.count, message.ns = sum(histogram.counts), int(histogram.total * 1e9)
 
 

@@ -1,4 +1,4 @@
-"""The rules of redaction, against a labelled set of texts, and against texts made to be slow."""
+"""The rules of redaction on a labelled set of texts and on texts that are designed to be slow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROWTH_MAX = 4 * PART  # a pattern that backtracks takes PART times PART as long
 
 
 def measured() -> dict[str, tuple[int, int, int]]:
-    """Return found, labelled and false positives of each rule over the labelled set."""
+    """Return the found, labelled and falsely found values of each rule on the labelled set."""
     found, labelled, wrong = Counter(), Counter(), Counter()
     redactor = Redactor()
     for line in DATA.read_text(encoding="utf-8").splitlines():
@@ -38,21 +38,21 @@ def measured() -> dict[str, tuple[int, int, int]]:
     return {rule.name: (found[rule.name], labelled[rule.name], wrong[rule.name]) for rule in RULES}
 
 
-def test_the_table_in_the_document_is_what_the_rules_do():
-    """Recall and false positives of each rule, as docs/redaction.md states them."""
+def test_document_has_the_measured_recall_of_each_rule():
+    """docs/redaction.md has the measured recall and false positives of each rule."""
     rows = [f"| `{name}` | {found} of {labelled} | {wrong} |" for name, (found, labelled, wrong) in measured().items()]
     assert [] == [row for row in rows if row not in DOCUMENT.read_text(encoding="utf-8")]
 
 
-def test_no_rule_finds_less_than_it_should():
-    """Each rule finds two thirds of its hard set at the least, cards and IBANs nine tenths."""
+def test_every_rule_has_a_minimum_recall():
+    """Each rule finds at least 66% of its hard set, the rules for cards and IBANs at least 90%."""
     for name, (found, labelled, _) in measured().items():
         assert found / labelled >= (0.9 if name in ("card", "iban") else 0.66), name
 
 
 @pytest.mark.parametrize("zero", ["\u0660", "\u09e6", "\uff10"])
-def test_digits_of_other_scripts_are_digits(zero: str):
-    """Numbers in Arabic, Bengali or wide digits are found as the same ones in Western digits; none stops the rules."""
+def test_digits_of_other_scripts_are_recognized(zero: str):
+    """Numbers in Arabic, Bengali or fullwidth digits are found like those in Western digits, and no text raises."""
     for line in DATA.read_text(encoding="utf-8").splitlines():
         text = json.loads(line)["text"]
         written = text.translate({ord(digit): chr(ord(zero) + int(digit)) for digit in "0123456789"})
@@ -61,8 +61,8 @@ def test_digits_of_other_scripts_are_digits(zero: str):
     assert [(5, 24, "card", "CARD")] == Redactor().start().found(f"card {shifted}")
 
 
-def test_only_the_text_around_a_number_matters():
-    """Far from any digit, more text changes nothing of what is found: rules look only around what passes their gate."""
+def test_distant_text_does_not_change_what_is_found():
+    """Text far from any digit does not change what is found, because a rule searches only around hits of its gate."""
     far, redaction = "so it was on that long day, " * 10, Redactor().start()
     for line in DATA.read_text(encoding="utf-8").splitlines():
         text = json.loads(line)["text"]
@@ -108,7 +108,7 @@ SAMPLE = ("4111 ", "a@", "1 mai ")
 
 
 def spent(redactor: Redactor, text: str) -> float:
-    """Return the processor time that a text takes, the shortest of three: what else runs only adds to it."""
+    """Return the processor time for a text, the shortest of three runs."""
     tries = []
     for _ in range(3):
         redaction, started = redactor.start(), time.process_time()
@@ -120,14 +120,14 @@ def spent(redactor: Redactor, text: str) -> float:
 @pytest.mark.parametrize(
     "unit", [unit if unit in SAMPLE else pytest.param(unit, marks=pytest.mark.slow) for unit in SLOW]
 )
-def test_no_text_makes_the_rules_slow(unit):
-    """The longest text that is captured costs what its length does, whatever it repeats."""
+def test_time_of_the_rules_is_linear_in_the_length(unit):
+    """The longest captured text takes time in proportion to its length, whatever it repeats."""
     text = (unit * CHARACTERS)[:CHARACTERS]
     assert spent(Redactor(), text) < GROWTH_MAX * spent(Redactor(), text[: CHARACTERS // PART])
 
 
-def test_no_pattern_of_the_site_is_slow():
-    """What hangs a backtracking engine for years costs what the length of the text does."""
+def test_time_of_site_patterns_is_linear_in_the_length():
+    """Site patterns on which a backtracking engine would hang take time in proportion to the length of the text."""
     rules = compile_site_rules(
         {"nested": "(a+)+$", "twice": "(a|aa)+$", "wide": "(.*)(.*)(.*)[0-9]x", "many": "(a?){200}a{200}"}
     )
@@ -147,15 +147,15 @@ def test_no_pattern_of_the_site_is_slow():
         ("the limit is", "a" * 1001),
     ],
 )
-def test_a_pattern_that_cannot_be_bounded_is_refused_at_the_start(said, pattern):
-    """The error names the rule, and what can be done."""
+def test_unsupported_site_pattern_is_refused_at_the_start(said, pattern):
+    """The error names the rule and a remedy."""
     with pytest.raises(ConfigInvalid, match=f"examples.site_rules.bad .*{said}") as caught:
         compile_site_rules({"bad": pattern})
     assert said == "the limit is" or caught.value.remedy
 
 
-def test_a_rule_of_the_site_comes_first():
-    """A loyalty number that looks like a telephone number is what the site says it is."""
+def test_site_rule_takes_precedence():
+    """A loyalty number that looks like a telephone number is redacted by the site's rule."""
     redaction = Redactor(compile_site_rules({"loyalty": "0171[0-9]{7}"})).start()
     assert "für [LOYALTY_1], nicht [PHONE_1]" == redaction.text("für 01711234567, nicht 0301234567")
     assert {"loyalty": 1, "phone": 1} == redaction.counts
@@ -179,6 +179,6 @@ def test_a_rule_of_the_site_comes_first():
     ],
 )
 def test_check_digits(check, good, bad):
-    """The published example of each number passes; with one digit changed it does not."""
+    """The published example of each number passes its check; with one digit changed it fails."""
     assert check(good)
     assert not check(bad)

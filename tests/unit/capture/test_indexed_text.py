@@ -1,4 +1,4 @@
-"""Words and numbers of a text are looked up once; what is found that way is what the patterns find by themselves."""
+"""The index of words and numbers of a text: searching with it finds what each pattern finds alone."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ PATTERNS = {
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_a_pattern_finds_what_it_finds_at_every_place_of_a_text(name: str) -> None:
-    """No match is missed because it was tried at some words alone: texts as they are, and in other cases."""
+def test_indexed_search_finds_the_matches_of_the_plain_pattern(name: str) -> None:
+    """Trying a pattern only at indexed words misses no match, in texts as they are and in upper case."""
     pattern = PATTERNS[name]
     for text in TEXTS + [text.upper() for text in TEXTS] + [" ".join(pair) for pair in pairwise(TEXTS)]:
         expected = [match.span() for match in pattern.pattern.finditer(text)]
@@ -58,8 +58,8 @@ def test_a_pattern_finds_what_it_finds_at_every_place_of_a_text(name: str) -> No
 @pytest.mark.parametrize("name", PATTERNS)
 @settings(max_examples=20, suppress_health_check=list(HealthCheck), deadline=None)
 @given(data=st.data())
-def test_each_word_of_a_pattern_is_known_by_its_beginning(name: str, data: st.DataObject) -> None:
-    """Whatever an alternative matches, in any case, is found where it stands at the beginning of a text."""
+def test_every_alternative_is_found_by_its_first_letters(name: str, data: st.DataObject) -> None:
+    """Whatever an alternative of a pattern matches, in any case, is found at the beginning of a text."""
     pattern = PATTERNS[name]
     for alternative in alternatives(pattern.words):
         drawn = alternative.partition("(?=")[0]  # what has to follow the word is not drawn
@@ -71,8 +71,8 @@ def test_each_word_of_a_pattern_is_known_by_its_beginning(name: str, data: st.Da
 @given(
     st.lists(st.one_of(st.sampled_from(PIECES), st.text("0123456789 .-/()aZ+:\n\u0663\u00e9", max_size=12)), max_size=8)
 )
-def test_a_rule_finds_behind_its_gate_what_it_finds_in_the_whole_text(pieces: list[str]) -> None:
-    """A number is found by looking around digits as by looking at every character."""
+def test_gate_hides_no_match(pieces: list[str]) -> None:
+    """A rule finds the same values in the windows of its gate as in the whole text."""
     text = IndexedText("".join(pieces))
     for rule in (each for each in RULES if each.gate):
         windows = rule.gate.windows(text)
@@ -81,7 +81,8 @@ def test_a_rule_finds_behind_its_gate_what_it_finds_in_the_whole_text(pieces: li
 
 
 def test_beginnings() -> None:
-    """Four characters, or a short word that ends there; what may be missing, and one of several, count both."""
+    """The beginnings of a pattern have four characters or end with a short word; optional letters and alternatives are
+    included."""
     assert {"num ", "núm ", "dob ", "do b", "d ob", "d o "} == beginnings(r"n[uú]m|d\.?o\.?b")
     assert {"full", "name"} == beginnings("(?:full )?name")
     assert {"acco", "acct"} == beginnings("acc(?:oun)?t")
@@ -94,8 +95,8 @@ def test_beginnings() -> None:
         beginnings("[^a]b")
 
 
-def test_the_case_of_a_letter_changes_no_place() -> None:
-    """A capital I with a dot is two characters in lower case; the places behind it stay those of the text."""
+def test_lower_case_keeps_positions() -> None:
+    """Positions stay those of the text although a capital I with a dot has two characters in lower case."""
     text = IndexedText("\u0130zmir, pa\u017f\u017fword")
     assert "izmir, password" == text.lowered
     assert [7] == text.starts(beginnings("password"))
@@ -103,8 +104,8 @@ def test_the_case_of_a_letter_changes_no_place() -> None:
     assert not stands_before(re.compile(r"\bpassword: \Z"), "mypassword: ", 12, 10)
 
 
-def test_the_first_text_of_a_process_is_read_like_any_other() -> None:
-    """Words of patterns that are compiled late are known when the first text is looked up."""
+def test_first_text_of_a_process_is_searched_completely() -> None:
+    """The words of all patterns are indexed before the first text of a process is searched."""
     program = "from edge_agent.capture.redact.redactor import Redactor; print(Redactor().start().text('BSN 123456789'))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "[RECORD_1]" in done.stdout

@@ -1,4 +1,4 @@
-"""A million queued examples: memory stays flat, and what is due is found without reading them all."""
+"""A spool of a million examples: memory stays constant, and due rows are found without reading all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from tests.support.site_cases import ASite, answered
 
 
 @pytest.mark.release
-def test_a_million_waiting_examples_cost_no_memory(tmp_path: Path):
-    """From the twenty thousandth to the last, and while a segment is sealed and the queue is looked at; nor does that
-    take more steps of the database.
-    """
+def test_memory_is_constant_for_a_million_examples(tmp_path: Path):
+    """Between 20,000 and a million examples neither memory nor the number of database steps grows, also while a segment
+    is sealed and the queue is read."""
     filled = fill(tmp_path, 1_000_000)
     assert 1_000_000 == filled.kept
     assert filled.growth_mib < GROWTH_MIB_MAX
@@ -23,7 +22,7 @@ def test_a_million_waiting_examples_cost_no_memory(tmp_path: Path):
 
 
 def test_no_step_of_a_segment_reads_every_example(tmp_path: Path):
-    """Chosen, sealed, received, lost: its examples are found by an index."""
+    """Choosing, sealing, receiving and losing a segment find its examples by an index."""
     site = ASite(tmp_path, segment_bytes_max=2**16)
     worker, database = site.worker, site.worker.spool.db
     made = worker.recorder.build_prediction(answered(0, text=TEXT), 0.0)
@@ -45,7 +44,7 @@ def test_no_step_of_a_segment_reads_every_example(tmp_path: Path):
 
 
 def test_idle_housekeeping_does_not_read_every_digest(tmp_path: Path):
-    """It looks for what is due every few seconds, also where nothing happens; the oldest digest tells."""
+    """Idle housekeeping finds due digests by the oldest one, without reading all."""
     site, steps = ASite(tmp_path), list[int]()
     for number in (100, 20_000):
         with site.worker.spool.transaction():

@@ -1,4 +1,4 @@
-"""What a redaction model found: the texts that it reads, the windows of a long one, and the union with the rules."""
+"""Findings of a redaction model: the texts that it reads, the windows of a long one, and the union with the rules."""
 
 from __future__ import annotations
 
@@ -35,49 +35,49 @@ def session(
     return Redactor().start(findings=ModelFindings({text: spans, **(more or {})}, "pii@1.0.0"))
 
 
-def test_rules_and_model_are_united():
-    """Either finds a value; each is counted under its own name."""
+def test_findings_of_rules_and_model_are_united():
+    """Values that either finds are replaced, each counted under its own name."""
     text = f"Anna pays with {CARD}"
     made = session(text, ("Anna", "GIVEN_NAME"))
     assert "[GIVEN_NAME_1] pays with [CARD_1]" == made.text(text)
     assert {"model:given_name": 1, "card": 1} == made.counts
 
 
-def test_what_overlaps_is_replaced_whole():
-    """Where a rule and the model find different parts of a value, no character of either part stays."""
+def test_overlapping_findings_are_replaced_completely():
+    """If a rule and the model find different parts of a value, no character of either part remains."""
     assert "[CARD_1], thanks" == redacted(f"no {CARD}, thanks", (f"no {CARD[:9]}", "BANK_ACCOUNT"))
     assert "[STREET_NAME_1]" == redacted("mail a@b.example now", ("mail a@b.example now", "STREET_NAME"))
 
 
 def test_a_label_becomes_a_word_of_a_placeholder():
-    """Types of another model, whatever they are called, make placeholders that can be restored."""
+    """An entity type of any name makes a placeholder that can be restored."""
     made = session("Zoë", ("Zoë", "prénom d'usage"))
     assert "[PR_NOM_D_USAGE_1]" == made.text("Zoë")
     assert "Zoë" == made.restore("[PR_NOM_D_USAGE_1]")
 
 
 def test_a_value_found_in_one_text_is_replaced_in_the_others():
-    """A name that the model found in the input and missed in the answer does not stay there; parts of words do."""
+    """A name that the model found in the input is replaced in the answer, but not inside longer words."""
     made = session("Anna Meyer asks", ("Anna Meyer", "NAME"), more={"Ask Anna Meyer, not Anna Meyers": ()})
     assert "Ask [NAME_1], not Anna Meyers" == made.text("Ask Anna Meyer, not Anna Meyers")
 
 
 def test_a_short_number_is_replaced_only_where_it_was_found():
-    """A house number does not take the same digits out of prices elsewhere in the example."""
+    """A house number does not replace the same digits elsewhere in the example."""
     made = session("at 12 it", ("12", "BUILDING_NUMBER"), more={"12 kettles": ()})
     assert "12 kettles" == made.text("12 kettles")
 
 
 def test_a_text_that_the_model_has_not_read_is_held():
-    """Nothing passes unread: another text than those of the findings is an error, a blank one is not."""
+    """A text that the model has not read raises RedactionHeld; a blank one does not."""
     made = session("Anna", ("Anna", "NAME"))
     assert " " == made.text(" ")
     with pytest.raises(RedactionHeld):
         made.text("Berta")
 
 
-def test_an_imitated_placeholder_is_left_alone_and_not_given_again():
-    """A model that finds [NAME_1] personal changes nothing: it stays, and the real name gets another number."""
+def test_placeholder_in_the_input_is_kept_and_not_reused():
+    """A literal [NAME_1] in the input stays even if the model finds it, and the real name gets another number."""
     text = "is [NAME_1] Anna?"
     made = session(text, ("[NAME_1]", "NAME"), ("Anna", "NAME"))
     assert "is [NAME_1] [NAME_2]?" == made.text(text)
@@ -85,7 +85,7 @@ def test_an_imitated_placeholder_is_left_alone_and_not_given_again():
 
 
 def test_a_record_is_read_key_by_key():
-    """Values are read behind their keys, keys alone, numbers as digits: all that the session then asks about."""
+    """The model reads values after their keys, and keys alone; numbers are read as digits."""
     record = {"visit": {"patient_name": ["Anna"], "room": 12, "note": None, "Berta": True}}
     texts = ["visit", "patient_name", "patient name: Anna", "room", "room: 12", "note", "Berta"]
     assert texts == list(texts_of_value(record))
@@ -99,8 +99,8 @@ def test_a_record_is_read_key_by_key():
     assert json.dumps(expected) == json.dumps(made)
 
 
-def test_a_trace_names_the_source_of_each_value():
-    """Each replaced value shows whether rules, the model or both found it, and how probable the model finds it."""
+def test_trace_has_the_source_of_each_value():
+    """The trace of each replaced value has whether rules, the model or both found it, and the model's probability."""
     text = f"Anna {CARD}"
     found = (FoundValue(0, 4, "NAME", 0.9), FoundValue(5, 9, "BANK", 0.4))
     after, values = Redactor().start(findings=ModelFindings({text: found})).trace(text)
@@ -110,8 +110,9 @@ def test_a_trace_names_the_source_of_each_value():
 
 
 @given(st.text("ab \n1é\u0301👩\u200d", max_size=400), st.integers(8, 120))
-def test_windows_cover_a_text_and_share_enough(text: str, most: int):
-    """Every window fits, every character is in one, and a value up to the overlap is whole in one of two neighbours."""
+def test_windows_cover_a_text_and_overlap(text: str, most: int):
+    """Every window fits, every character is in one, and a value up to the overlap is complete in one of two
+    neighbours."""
     found = windows(text, most)
     assert (0, len(text)) == (found[0][0], found[-1][1])
     assert all(end - start <= most for start, end in found)
@@ -119,13 +120,14 @@ def test_windows_cover_a_text_and_share_enough(text: str, most: int):
 
 
 def test_a_megabyte_has_a_bounded_number_of_windows():
-    """A text of 1 MB without a gap is divided all the same; one with gaps is divided between words."""
+    """1 MB of text without spaces is divided into a bounded number of windows; with spaces it is divided between
+    words."""
     assert len(windows("x" * 2**20)) < 2 * 2**20 / (640 // 2)
     words = "seven words or so " * 1000
     assert all(words[start - 1].isspace() for start, _ in windows(words)[1:])
 
 
-def test_halves_of_a_value_from_two_windows_are_one():
-    """What two windows saw of one value is joined; neighbours that only touch stay apart."""
+def test_parts_of_a_value_from_two_windows_are_joined():
+    """Overlapping findings of two windows are joined; adjacent ones stay separate."""
     halves = [FoundValue(10, 20, "NAME", 0.9), FoundValue(10, 24, "STREET", 0.8), FoundValue(24, 30, "NAME", 0.7)]
     assert (FoundValue(10, 24, "STREET", 0.9), FoundValue(24, 30, "NAME", 0.7)) == join_windows(halves)

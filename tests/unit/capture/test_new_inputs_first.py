@@ -1,4 +1,4 @@
-"""While an alarm `new_inputs` stands, the answers that it is about come first in the stream of new inputs."""
+"""While the alarm `new_inputs` is active, the answers that it is about come first in the stream of new inputs."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def gated() -> Manifest:
 
 
 def asked(number: int, place: int, **changes):
-    """Return an answer whose p-value is that of the place-th strangest of the held-out rows."""
+    """Return an answer whose p-value is that of the place-th most unusual held-out row."""
     p_value = place / (ROWS + 1)
     held_up = "OUT_OF_DISTRIBUTION" if p_value <= 0.03 else ""
     reasons = (held_up,) if held_up else ("SURE",)
@@ -32,7 +32,7 @@ def asked(number: int, place: int, **changes):
 
 
 def walk(site: ASite, wanted: ReviewFilter = NEW_ALONE, page: int = 100) -> list[str]:
-    """Return the ids of the whole queue, fetched page by page."""
+    """Return the ids of the whole queue, page by page."""
     found, place = [], ReviewCursor()
     while rows := site.worker.review_page(wanted, place, page):
         place = rows[-1][0]
@@ -46,7 +46,7 @@ def ids(*numbers: int) -> list[str]:
 
 @pytest.fixture
 def site(tmp_path):
-    """A site whose audit draws nothing: ordinary answers on the first day, and 40 strange ones on the second."""
+    """A site without an audit, with ordinary answers on the first day and 40 unusual ones on the second."""
     site = ASite(tmp_path)
     site.keep(*(asked(each, 1 + each * 37 % (ROWS + 1)) for each in range(ROWS)))
     site.clock.wall += DAY
@@ -54,7 +54,7 @@ def site(tmp_path):
 
 
 def begin(site: ASite, count: int = 40, **changes) -> None:
-    """Let a topic begin: strange answers, the later the stranger, and then an ordinary one and two near the gate."""
+    """Start a new topic: increasingly unusual answers, then an ordinary one and two close to the gate."""
     site.keep(*(asked(1000 + each, 1 + (count - each) // 10, **changes) for each in range(count)))
     site.keep(asked(1100, 300, **changes), asked(1101, 40, **changes), asked(1102, 20, **changes))
 
@@ -62,22 +62,23 @@ def begin(site: ASite, count: int = 40, **changes) -> None:
 OLDER = [each for each in range(ROWS) if 1 + each * 37 % (ROWS + 1) <= 12]
 
 
-def test_without_an_alarm_the_oldest_comes_first(site):
-    """Strange answers that chance explains are shown in the order in which they were given."""
+def test_without_an_alarm_the_oldest_answer_comes_first(site):
+    """Without an alarm, unusual answers are listed in the order in which they were given."""
     site.keep(asked(900, 1))
     assert ids(*OLDER, 900) == walk(site)
 
 
 @pytest.mark.parametrize("page", [1, 7, 100])
-def test_what_the_alarm_is_about_comes_first_and_the_strangest_of_it(site, page: int):
-    """By p-value, then the oldest; answers that passed the gate narrowly follow, and then what was held up before."""
+def test_most_unusual_answers_of_an_alarm_come_first(site, page: int):
+    """Answers of the alarm come first, by p-value and then age, then those that passed the gate narrowly, then older
+    ones."""
     begin(site)
     first = sorted(range(1000, 1040), key=lambda each: (1 + (1040 - each) // 10, each))
     assert ids(*first, 1102, 1101, *OLDER) == walk(site, page=page)
 
 
 def test_a_row_has_one_place_in_the_queue(site):
-    """What the alarm brings forward is not shown in another stream, too, and is shown as new."""
+    """An answer that the alarm brings forward is not listed in another stream as well, and is marked as new."""
     begin(site)
     every = walk(site, ReviewFilter(), 10)
     assert len(every) == len(set(every)) == ROWS + 43
@@ -86,8 +87,8 @@ def test_a_row_has_one_place_in_the_queue(site):
     assert not {*ids(1101, 1102)} & {*walk(site, ReviewFilter(stream="uncertain"))}
 
 
-def test_what_is_judged_leaves_the_queue_and_the_next_walk_begins_with_the_strangest(site):
-    """Nothing but a judgement takes a row away: one that was skipped comes first again."""
+def test_reviewed_answer_leaves_the_queue(site):
+    """Only a review removes an answer; a skipped one is the first of the next pass."""
     begin(site)
     first = walk(site)[0]
     site.judge(judgement(int(first.removeprefix("p-"))))
@@ -96,16 +97,17 @@ def test_what_is_judged_leaves_the_queue_and_the_next_walk_begins_with_the_stran
     assert first == walk(site, ReviewFilter(stream="new", include_reviewed=True))[0]
 
 
-def test_when_the_alarm_has_ended_the_oldest_comes_first_again(site):
-    """Answers that had been brought forward are where they would have been."""
+def test_after_the_alarm_the_oldest_answer_comes_first(site):
+    """After the alarm, answers that were brought forward return to their place."""
     begin(site)
     site.keep(*(asked(2000 + each, 1 + each * 37 % (ROWS + 1)) for each in range(1200)))
     assert () == site.worker.monitoring.shifted_inputs()
     assert ids(*OLDER, *range(1000, 1040)) == walk(site)[: len(OLDER) + 40]
 
 
-def test_the_alarm_of_a_bundle_that_no_longer_answers_brings_nothing_forward(site):
-    """Its standing alarm stays in the figures; the bundle that was trained since has a gate of its own."""
+def test_alarm_of_a_replaced_bundle_brings_nothing_forward(site):
+    """The alarm of a replaced bundle stays in the figures and does not change the order, because the new bundle has its
+    own gate."""
     begin(site)
     site.keep(asked(3000, 300, digest="c" * 64))
     assert ["new_inputs"] == [each.alarm for each in site.worker.monitoring.active_alarms()]
@@ -113,7 +115,7 @@ def test_the_alarm_of_a_bundle_that_no_longer_answers_brings_nothing_forward(sit
 
 
 def test_another_task_keeps_its_order(site):
-    """An alarm is about one task, and a walk through one task sees that of its own alone."""
+    """An alarm changes the order of its own task only."""
     talk = gated().model_copy(update={"task": gated().task.model_copy(update={"name": "talk"})})
     site.keep(asked(4000, 2, manifest=talk), asked(4001, 1, manifest=talk))
     begin(site)
@@ -121,16 +123,16 @@ def test_another_task_keeps_its_order(site):
     assert ids(*OLDER, 4000, 4001) == walk(site)[-len(OLDER) - 2 :]
 
 
-def test_the_audit_is_not_brought_forward(site):
-    """What the random audit draws stays in its stream and its order, whatever its p-value."""
+def test_audit_stream_keeps_its_order(site):
+    """Answers of the random audit stay in their stream and order, whatever their p-value."""
     site.clock.draws = 0.0
     begin(site)
     assert ids(*OLDER) == walk(site)
     assert 43 == len(walk(site, ReviewFilter(stream="audit")))
 
 
-def test_an_index_serves_what_comes_first(site):
-    """A page reads as many rows as it shows, and no sorting of the others."""
+def test_order_by_p_value_uses_an_index(site):
+    """A page reads as many rows as it shows and sorts no others."""
     begin(site)
     seen: list[str] = []
     site.worker.spool.db._db.set_trace_callback(seen.append)

@@ -1,4 +1,4 @@
-"""Sealing, receipts, and every way in which a file can be missing, changed, invented or from another time."""
+"""Sealing and receipts, and files that are missing, changed, forged or of another time."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def site(tmp_path) -> ASite:
     return ASite(tmp_path)
 
 
-def test_what_waits_is_sealed_in_a_chain(site):
-    """Records leave in numbered segments; later feedback is a record of its own."""
+def test_waiting_records_are_sealed_in_a_chain(site):
+    """Records are sealed into numbered segments; later feedback is a record of its own."""
     site.keep(answered(1))
     site.worker.seal_all()
     site.judge(judgement(1))
@@ -42,8 +42,8 @@ def test_what_waits_is_sealed_in_a_chain(site):
     }
 
 
-def test_a_machine_that_runs_for_half_an_hour_at_a_time_seals_too(site):
-    """The time until records are sealed, an hour, is one of running: it goes on where the daemon was stopped."""
+def test_time_until_sealing_continues_over_restarts(site):
+    """The hour until records are sealed is counted in seconds of running, over restarts."""
     for number in range(4):
         site.keep(answered(number))
         site.clock.running += 1700
@@ -52,14 +52,14 @@ def test_a_machine_that_runs_for_half_an_hour_at_a_time_seals_too(site):
     assert {1: 3} == {sequence: len(records) for sequence, records in site.segments().items()}
 
 
-def test_nothing_is_sealed_twice_or_from_nothing(site):
-    """An empty segment does not exist."""
+def test_no_record_is_sealed_twice(site):
+    """Sealing again, or without records, makes no segment."""
     site.keep(answered(1))
     assert (1, 0, 0) == (site.worker.seal_all(), site.worker.seal_all(), site.reopen().seal_all())
 
 
-def test_an_outbox_that_may_not_be_listed_is_an_error_with_a_remedy(site):
-    """Somebody's mistake with a folder: housekeeping reports it and continues, and no component dies of it."""
+def test_unreadable_outbox_raises_an_error_with_a_remedy(site):
+    """An outbox folder that was replaced by a file raises StateDirUnwritable."""
     shutil.rmtree(site.config.outbox / "segments")
     (site.config.outbox / "segments").write_text("")
     with pytest.raises(StateDirUnwritable, match=r"cannot use .*segments") as refused:
@@ -67,8 +67,8 @@ def test_an_outbox_that_may_not_be_listed_is_an_error_with_a_remedy(site):
     assert "edge-agent doctor" in refused.value.remedy
 
 
-def test_what_stays_at_home_is_never_sealed(tmp_path):
-    """Consent 'local' holds for predictions and for the feedback on them."""
+def test_local_consent_is_never_sealed(tmp_path):
+    """With consent 'local' neither predictions nor their feedback are sealed."""
     site = ASite(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1))
     site.judge(judgement(1))
@@ -76,8 +76,9 @@ def test_what_stays_at_home_is_never_sealed(tmp_path):
     assert [] == site.files()
 
 
-def test_routine_answers_are_sampled_and_say_so(tmp_path):
-    """The share is met, the record carries it, and what was passed over leaves all the same once it is corrected."""
+def test_routine_answers_are_sampled(tmp_path):
+    """The configured share of routine answers is sealed with that share in the record; others are sealed once they are
+    corrected."""
     site = ASite(tmp_path, routine_share=0.25)
     site.keep(*(answered(n, **SURE) for n in range(400)))
     site.worker.seal_all()
@@ -90,8 +91,8 @@ def test_routine_answers_are_sampled_and_say_so(tmp_path):
     assert ("reviewed", 1.0) == tuple(vars(site.records()[f"prediction:p-{missing}"].kept).values())
 
 
-def test_segments_have_a_size(tmp_path):
-    """Many records are many segments, none much larger than the limit."""
+def test_segment_size_is_limited(tmp_path):
+    """Many records make many segments, none much larger than the limit."""
     site = ASite(tmp_path, segment_bytes_max=2**16)
     site.keep(*(answered(n, text="refund " * 100) for n in range(300)))
     assert site.worker.seal_all() > 4
@@ -99,7 +100,7 @@ def test_segments_have_a_size(tmp_path):
 
 
 def test_records_wait_until_they_are_old_or_many(tmp_path):
-    """Sealing comes by itself: after the time, or with enough bytes."""
+    """Records are sealed automatically after an hour or with enough bytes."""
     site = ASite(tmp_path, segment_bytes_max=2**16)
     site.keep(answered(1))
     site.clock.running += 60
@@ -115,7 +116,7 @@ def test_records_wait_until_they_are_old_or_many(tmp_path):
 
 
 def test_a_full_outbox_makes_records_wait(tmp_path):
-    """Nothing sealed is ever dropped for room; the spool's own order of sacrifice decides."""
+    """If the outbox is full, sealing raises DiskFull and no sealed segment is deleted."""
     site = ASite(tmp_path, outbox_bytes_max=2**20, segment_bytes_max=2**20)
     (site.config.outbox / "segments" / f"{'0' * 16}-0000000001.age").write_bytes(bytes(2**20))
     site.keep(answered(1))
@@ -126,7 +127,7 @@ def test_a_full_outbox_makes_records_wait(tmp_path):
 
 
 def test_a_receipt_deletes_what_it_covers(site):
-    """Files go, manifests first; what came later stays."""
+    """A receipt deletes the segments that it covers; later ones stay."""
     for number in (1, 2, 3):
         site.keep(answered(number))
         site.worker.seal_all()
@@ -137,7 +138,7 @@ def test_a_receipt_deletes_what_it_covers(site):
 
 
 def test_forged_receipts_delete_nothing(site):
-    """Signed by another key, for another site, for another epoch, or over a manifest that is not ours."""
+    """A receipt that is signed by another key, or is for another site, epoch or manifest, deletes nothing."""
     site.keep(answered(1))
     site.worker.seal_all()
     raw = (site.config.outbox / "segments" / f"{segment.name_of(site.worker.spool.incarnation, 1)}.json").read_bytes()
@@ -158,8 +159,8 @@ def test_forged_receipts_delete_nothing(site):
 
 
 @pytest.mark.parametrize("harm", ["delete both", "delete manifest", "truncate", "flip"])
-def test_a_segment_that_an_uplink_harms_is_sealed_again(site, harm):
-    """Corrections are not lost: they are still in the spool, and leave under a new number, which says why."""
+def test_damaged_segment_is_sealed_again(site, harm):
+    """Corrections of a segment that was damaged are sealed again under a new number, with the reason."""
     site.keep(answered(1))
     site.judge(judgement(1))
     site.worker.seal_all()
@@ -184,8 +185,8 @@ def test_a_segment_that_an_uplink_harms_is_sealed_again(site, harm):
     assert ({site.worker.spool.incarnation: 2}, {site.worker.spool.incarnation: (1,)}) == (said.highest, said.missing)
 
 
-def test_a_segment_that_the_central_team_refuses_is_sealed_again(site):
-    """The refusal is signed, and names the very manifest."""
+def test_refused_segment_is_sealed_again(site):
+    """The records of a segment that the central team refuses by a signed receipt are sealed again."""
     site.keep(answered(1))
     site.judge(judgement(1))
     site.worker.seal_all()
@@ -198,8 +199,9 @@ def test_a_segment_that_the_central_team_refuses_is_sealed_again(site):
     assert {"prediction:p-1", "feedback:f-1"} == set(site.records())
 
 
-def test_what_was_sealed_and_erased_leaves_a_tombstone(site):
-    """Also for a prediction that the site does not know any more; the tombstone stays until the central team has it."""
+def test_erasing_a_sealed_record_leaves_a_tombstone(site):
+    """Erasing a record that may have left makes a tombstone, also if the site no longer has it; it stays until its
+    receipt."""
     site.keep(answered(1))
     site.worker.seal_all()
     spool, recorder = site.worker.spool, site.worker.recorder
@@ -213,8 +215,8 @@ def test_what_was_sealed_and_erased_leaves_a_tombstone(site):
     assert [] == spool.db.rows("SELECT * FROM tombstones")
 
 
-def test_a_spool_that_was_put_back_begins_a_new_epoch(site, tmp_path):
-    """An old copy of spool.db would use numbers again that have other content: it takes a new name instead."""
+def test_restored_spool_starts_a_new_epoch(site, tmp_path):
+    """A restored copy of spool.db would reuse numbers with other content, so it starts a new epoch."""
     site.keep(answered(1))
     site.worker.seal_all()
     site.worker.close()
@@ -236,7 +238,7 @@ def test_a_spool_that_was_put_back_begins_a_new_epoch(site, tmp_path):
 
 
 def test_receipts_for_an_earlier_epoch_delete_its_files(site):
-    """The ledger of that life is gone; the files themselves say what they are."""
+    """A receipt for an earlier epoch deletes its files, although the ledger of that epoch is lost."""
     site.keep(answered(1))
     site.worker.seal_all()
     site.keep(answered(2))
@@ -256,8 +258,8 @@ def test_receipts_for_an_earlier_epoch_delete_its_files(site):
     assert [] == site.files()
 
 
-def test_the_status_names_what_the_central_team_should_have(site):
-    """Signed by the site's key; highest sequence, counters, retained bytes."""
+def test_status_object_has_the_highest_sequence(site):
+    """The status object is signed by the site's key and has the highest sequence, counters and retained bytes."""
     site.keep(answered(1))
     site.worker.seal_all()
     signed = status_object.verify((site.config.outbox / "status.json").read_bytes(), None)
@@ -266,8 +268,8 @@ def test_the_status_names_what_the_central_team_should_have(site):
     assert signed.body.retained_bytes > 0
 
 
-def test_the_site_keeps_its_key(tmp_path):
-    """The same key after a restart, readable by nobody else; a damaged one is not replaced silently."""
+def test_site_key_is_stored_and_private(tmp_path):
+    """The site key is the same after a restart and has mode 0600; a damaged one is not replaced."""
     path = tmp_path / "site.key"
     made = load_site_key(path)
     assert made.private_bytes_raw() == load_site_key(path).private_bytes_raw()
@@ -281,16 +283,16 @@ def test_the_site_keeps_its_key(tmp_path):
 @pytest.mark.parametrize(
     "der", ["302e020100300506032b657b04220420" + "00" * 32, "302e020100300506032b656f04220420" + "11" * 32]
 )
-def test_a_key_of_another_kind_is_none(tmp_path, der):
-    """A key of a kind that is unknown, or no Ed25519, is named like one that is damaged."""
+def test_site_key_of_another_type_is_refused(tmp_path, der):
+    """A key that is not Ed25519 raises the same error as a damaged one."""
     pem = base64.b64encode(bytes.fromhex(der)).decode()
     (tmp_path / "site.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{pem}\n-----END PRIVATE KEY-----\n")
     with pytest.raises(StoreDamaged, match="contains no Ed25519 key"):
         load_site_key(tmp_path / "site.key")
 
 
-def test_a_segment_whose_commit_fails_stays_as_it_was_published(site):
-    """The uplink may have sent it: under its name there is never other content, and each record counts once."""
+def test_published_segment_is_unchanged_after_a_failed_commit(site):
+    """The uplink may have sent the segment, so its name never gets other content and each record counts once."""
     site.keep(answered(1))
     database = site.worker.spool.db
     database.execute("CREATE TRIGGER full BEFORE UPDATE ON segments BEGIN SELECT RAISE(ABORT, 'full'); END")
@@ -307,14 +309,14 @@ def test_a_segment_whose_commit_fails_stays_as_it_was_published(site):
 
 
 @pytest.mark.parametrize("place", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_receipts_that_are_no_regular_file_are_not_there(site, place):
-    """The uplink, which is not trusted, writes that folder: a pipe stops nothing."""
+def test_receipts_that_are_not_a_regular_file_are_ignored(site, place):
+    """A pipe or folder in place of the receipts, which the untrusted uplink could make, is ignored."""
     place(site.config.receipts / segment.RECEIPTS_FILE_NAME)
     assert 0 == site.worker.read_receipts()
 
 
-def test_a_change_of_updates_is_told_at_once(site):
-    """A failure is not news of a quarter of an hour ago; what stays the same is not written again."""
+def test_status_object_is_written_when_updates_change(site):
+    """A change of the updates is written into the status object at once; an unchanged state is not written again."""
     revision = 0
     around = replace(
         site.clock.around(), updates=lambda: SiteUpdates(channel="beta", plan_version=4), revision=lambda: revision

@@ -1,6 +1,6 @@
-"""Keyed digests of values: found however people write them, and only with the key of the site.
+"""Keyed digests of personal values, which are found in any spelling and only with the key of the site.
 
-Erasing what concerns a person, retention by task, and the figures of the privacy report.
+Erasing the data of a person, retention by task, and the figures of the privacy report.
 """
 
 from __future__ import annotations
@@ -54,32 +54,33 @@ ONE, OTHER = ValueDigester(b"k" * KEY_BYTES), ValueDigester(b"o" * KEY_BYTES)
         ("\u0661\u0662\u0663", "123"),
     ],
 )
-def test_a_value_is_found_however_it_is_written(kept: str, asked: str):
-    """Case, blanks, punctuation, the order of names, the country code and the script of digits do not matter."""
+def test_value_is_found_in_any_spelling(kept: str, asked: str):
+    """Case, blanks, punctuation, order of names, country code and script of digits do not matter."""
     assert ONE.digests([kept]) & ONE.digests([asked])
 
 
 @pytest.mark.parametrize(("kept", "other"), [("Anna Müller", "Anna"), ("12345678", "2345678"), ("a", "b")])
 def test_another_value_is_not_found(kept: str, other: str):
-    """A part of a value is another value."""
+    """A part of a value is another value and is not found."""
     assert not ONE.digests([kept]) & ONE.digests([other])
 
 
-def test_the_key_decides():
-    """The same value has another digest at another site; each has the same length."""
+def test_digests_depend_on_the_key():
+    """The same value has another digest at another site; all digests have the same length."""
     assert not ONE.digests(["Anna"]) & OTHER.digests(["Anna"])
     assert {DIGEST_BYTES} == {len(each) for each in ONE.digests(["Anna Müller", "0171 1234567"])}
 
 
 @pytest.mark.parametrize("value", ["", "  ", "…!", "\ud800"])
-def test_a_value_without_letters_and_digits_has_no_form(value: str):
-    """So nothing is found by it; a lone surrogate does not stop the capture either."""
+def test_value_without_letters_and_digits_has_no_digest(value: str):
+    """Such a value has no digest, and a lone surrogate raises nothing."""
     assert frozenset() == forms_of(value)
     assert frozenset() == ONE.digests([value])
 
 
 def test_a_value_is_found_in_a_text_however_it_is_spaced():
-    """It begins and ends at the border of a word; values of one or two characters are not searched for."""
+    """A value is found between word boundaries with any spacing; values of one or two characters are not searched
+    for."""
     pattern = text_pattern("0171 1234567")
     assert pattern is not None
     assert [True, True, False, False] == [
@@ -89,16 +90,16 @@ def test_a_value_is_found_in_a_text_however_it_is_spaced():
     assert text_pattern("ab") is None
 
 
-def test_the_key_is_made_once_and_is_private(tmp_path: Path):
-    """The second start reads it; nobody else can."""
+def test_digest_key_is_created_once_with_mode_0600(tmp_path: Path):
+    """The second start reads the key of the first."""
     path = tmp_path / "value.key"
     key = load_digest_key(path)
     assert (KEY_BYTES, 0o600) == (len(key), stat.S_IMODE(path.stat().st_mode))
     assert key == load_digest_key(path)
 
 
-def test_a_damaged_key_is_left_alone(tmp_path: Path):
-    """The error names the file: stored digests need the key that was in it."""
+def test_damaged_digest_key_is_not_replaced(tmp_path: Path):
+    """The error names the file; stored digests need the key that it had."""
     (tmp_path / "value.key").write_bytes(b"short")
     with pytest.raises(StoreDamaged, match=r"value\.key has 5 bytes"):
         load_digest_key(tmp_path / "value.key")
@@ -116,7 +117,7 @@ def site(tmp_path: Path) -> ASite:
 
 
 def found(site: ASite, *values: str) -> FoundRecords:
-    """Search as a call does, piece by piece."""
+    """Search in steps, as a call does."""
     search, place = site.worker.erasure.search(values), ScanPlace()
     by_digest, by_text = search.find_digests(site.worker.spool), frozenset[str]()
     while place is not None:
@@ -135,8 +136,8 @@ def tables(site: ASite) -> list[str]:
     return [row[0] for row in site.worker.spool.db.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
 
 
-def test_a_replaced_value_finds_its_records(site: ASite):
-    """By any way of writing it, in the input, an answer or feedback; other people's records stay."""
+def test_records_of_a_redacted_value_are_found(site: ASite):
+    """A redacted value is found in any spelling in input, answer and feedback; records of other people stay."""
     site.keep(
         answered(1, text=f"write to {MAIL}"),
         answered(2, text="write to bert@praxis-nord.de"),
@@ -153,14 +154,14 @@ def test_a_replaced_value_finds_its_records(site: ASite):
 
 
 def test_a_value_that_no_rule_replaced_is_found_in_the_text(site: ASite):
-    """Names, for instance; part of another word is none."""
+    """A value that no rule redacts, such as a name, is found in the text as a whole word."""
     site.keep(answered(1, text="Here Anna Grün waits"), answered(2, text="Hanna Grünwald waits"))
     assert (frozenset(), {"p-1"}) == (found(site, "anna grün").by_digest, found(site, "anna grün").by_text)
     assert 1 == erased(site, "Anna Grün").erased
 
 
-def test_what_has_left_is_erased_at_the_central_team_too(site: ASite):
-    """A tombstone follows, also for a record that expired here; the receipt confirms the erasure."""
+def test_erasure_reaches_records_that_were_sent(site: ASite):
+    """A tombstone is sent also for a record that expired here, and its receipt confirms the erasure."""
     site.keep(answered(1, text=f"write to {MAIL}"), answered(2, text=f"ask {MAIL}"))
     site.worker.seal_all()
     site.receipt(1)
@@ -181,7 +182,7 @@ def test_what_has_left_is_erased_at_the_central_team_too(site: ASite):
 
 
 def test_no_value_is_stored(site: ASite):
-    """Neither in the database nor beside it: only digests, whose key is a file of its own."""
+    """No value is stored in or beside the database: only digests, whose key is in a file of its own."""
     site.keep(answered(1, text=f"write to {MAIL}"))
     erased(site, "somebody@else.org")
     site.worker.close()
@@ -192,8 +193,8 @@ def test_no_value_is_stored(site: ASite):
     assert 0o600 == stat.S_IMODE((state / "value.key").stat().st_mode)
 
 
-def test_a_record_that_never_left_takes_its_digests_along(tmp_path: Path):
-    """What stays here, and expires, leaves nothing that could be found."""
+def test_digests_expire_with_a_local_record(tmp_path: Path):
+    """When a record that was never sent expires, its digests are deleted."""
     site = ASite(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1, text=f"write to {MAIL}"))
     assert 1 == len(site.worker.spool.db.rows("SELECT 1 FROM value_digests"))
@@ -202,8 +203,8 @@ def test_a_record_that_never_left_takes_its_digests_along(tmp_path: Path):
     assert [] == site.worker.spool.db.rows("SELECT 1 FROM value_digests")
 
 
-def test_digests_have_limits(tmp_path: Path):
-    """The oldest go first beyond the number, and all after their time; what went is counted."""
+def test_digests_are_limited_in_number_and_time(tmp_path: Path):
+    """The oldest digests are deleted beyond the limit, and all after their time; deletions are counted."""
     site = ASite(tmp_path, value_digests_max=2, value_digest_days=3)
     site.keep(*(answered(n, text=f"write to person{n}@praxis-nord.de") for n in range(4)))
     site.clock.running += 20
@@ -219,14 +220,14 @@ def test_digests_have_limits(tmp_path: Path):
 
 @pytest.mark.parametrize("values", [[], ["…"], ["x" * 1001], ["x"] * 101], ids=["none", "empty", "long", "many"])
 def test_values_that_cannot_be_searched_for_are_refused(site: ASite, values: list[str]):
-    """The message says what is wrong without the value."""
+    """The error says what is wrong without the value."""
     with pytest.raises(InvalidRequest) as caught:
         site.worker.erasure.search(values)
     assert not values or values[0] not in caught.value.message
 
 
 def test_a_dry_run_changes_nothing(site: ASite):
-    """It counts what is here, by task, and what has left."""
+    """A dry run counts what is stored, by task, and what was sent."""
     site.keep(answered(1, text=f"write to {MAIL}"))
     site.worker.seal_all()
     site.keep(answered(2, text=f"ask {MAIL}"))
@@ -258,8 +259,8 @@ def _restore_an_earlier_spool(site: ASite) -> None:
 
 
 @pytest.mark.parametrize("lose", [_lose_the_segment, _restore_an_earlier_spool])
-def test_what_waits_to_be_sealed_again_is_erased_at_the_central_team_too(site: ASite, lose: Callable[[ASite], None]):
-    """Its segment was lost or is of an earlier state of the spool, and can have been received all the same."""
+def test_erasure_reaches_records_of_a_lost_segment(site: ASite, lose: Callable[[ASite], None]):
+    """The segment of a lost or earlier state may have been received, so a tombstone is sent."""
     site.keep(answered(1, text=f"write to {MAIL}"))
     lose(site)
     assert [(None,)] == site.worker.spool.db.rows("SELECT segment FROM predictions")
@@ -272,8 +273,8 @@ def test_what_waits_to_be_sealed_again_is_erased_at_the_central_team_too(site: A
         assert not site.worker.erasure.erase_answer("p-2").tombstoned
 
 
-def test_what_an_earlier_incarnation_has_sent_is_still_found_after_it_expired_here(site: ASite):
-    """The spool was put back to an earlier state and has begun a new incarnation; the central team has the record."""
+def test_records_of_an_earlier_incarnation_are_found(site: ASite):
+    """After the spool starts a new incarnation, expired records that the central team has are still found."""
     site.keep(answered(1, text=f"write to {MAIL}"), answered(2))
     site.worker.seal_all()
     site.receipt(1)
@@ -288,8 +289,8 @@ def test_what_an_earlier_incarnation_has_sent_is_still_found_after_it_expired_he
     assert (1, 0, 1) == ((done := erased(site, MAIL)).found, done.erased, done.told)
 
 
-def test_a_question_for_the_large_model_is_found_by_its_text_after_the_answer_expired(tmp_path: Path):
-    """It copies the input, and is asked for up to a week; erased, it is gone, and the central team is told."""
+def test_waiting_question_is_found_and_erased_by_its_text(tmp_path: Path):
+    """A question copies its input and is found after the answer expired; it is erased and a tombstone sent."""
     ask = {"url": "https://models.example/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
     site = ASite(tmp_path, escalation=ask, retention_days={"pos-intent": 30})
     site.keep(answered(1, text="tell Zyta that it is ready", later="deferred"))
@@ -304,7 +305,7 @@ def test_a_question_for_the_large_model_is_found_by_its_text_after_the_answer_ex
 
 @contextlib.asynccontextmanager
 async def reading(folder: Path, *answers: CapturedAnswer) -> AsyncIterator[tuple[ExampleCapture, asyncio.Event]]:
-    """Open a capture whose redaction model has these answers at hand, and reads when the event is set."""
+    """Open a capture whose redaction model holds these answers until the event is set."""
     answer = asyncio.Event()
 
     async def find(texts: Iterable[str], _: float) -> ModelFindings:
@@ -326,8 +327,8 @@ async def reading(folder: Path, *answers: CapturedAnswer) -> AsyncIterator[tuple
         await asyncio.to_thread(capture.stop)
 
 
-async def test_an_answer_that_is_redacted_while_it_is_searched_for_is_erased(tmp_path: Path):
-    """It was in no database when the search began, and its text has a placeholder when the texts are searched."""
+async def test_answer_that_is_redacted_during_a_search_is_erased(tmp_path: Path):
+    """An answer that enters the database, with placeholders, while a search runs is erased."""
     loop, stored = asyncio.get_running_loop(), threading.Event()
     async with reading(tmp_path, answered(1, text=f"write to {MAIL}")) as (capture, answer):
 
@@ -346,8 +347,8 @@ async def test_an_answer_that_is_redacted_while_it_is_searched_for_is_erased(tmp
         assert (1, 1) == (done.found, done.erased)
 
 
-async def test_all_questions_of_a_text_that_waits_for_the_redaction_model_are_erased(tmp_path: Path):
-    """Without `all_questions` the answer alone is, and the others that hold its text are named."""
+async def test_all_questions_of_a_held_text_are_erased(tmp_path: Path):
+    """With `all_questions` all answers with a held text are erased, otherwise one; the others are named."""
     answers = [of_question(number, text=f"write to {MAIL}") for number in (1, 2, 3, 4)]
     async with reading(tmp_path, *answers, of_question(5, text="write to nobody")) as (capture, answer):
         one = await capture.erasure.erase_answer("p-1")
@@ -367,8 +368,8 @@ def kept(site: ASite) -> list[str]:
     return [row[0] for row in site.worker.spool.db.rows("SELECT prediction_id FROM predictions ORDER BY row")]
 
 
-def test_a_task_keeps_its_answers_for_its_days(tmp_path: Path):
-    """Sent or not, with their feedback; another task keeps its own; both are counted."""
+def test_retention_days_of_a_task(tmp_path: Path):
+    """Answers and feedback are deleted after the retention days of their task, sent or not, and counted."""
     site = ASite(tmp_path, retention_days={"pos-intent": 30}, window_seconds=300 * DAY)
     site.keep(answered(1), answered(2, **TALK, local_answer="hi"))
     site.judge(judgement(1))
@@ -385,8 +386,8 @@ def test_a_task_keeps_its_answers_for_its_days(tmp_path: Path):
     ]
 
 
-def test_days_without_a_running_daemon_count(tmp_path: Path):
-    """Retention counts by the calendar; a clock that jumps by years counts as a week."""
+def test_retention_counts_calendar_days(tmp_path: Path):
+    """Days on which the daemon does not run count; a jump of the clock by years counts as a week."""
     site = ASite(tmp_path, retention_days={"pos-intent": 5}, window_seconds=300 * DAY)
     site.keep(answered(1))
     site.clock.wall += 4 * DAY
@@ -404,8 +405,8 @@ def test_days_without_a_running_daemon_count(tmp_path: Path):
     assert [] == kept(site)
 
 
-def test_what_was_kept_before_the_retention_counts_from_its_start(tmp_path: Path):
-    """A new setting deletes nothing at once."""
+def test_new_retention_setting_counts_from_its_start(tmp_path: Path):
+    """A new retention setting deletes nothing at once: its days count from the first start with it."""
     site = ASite(tmp_path, window_seconds=300 * DAY)
     site.keep(answered(1))
     site.worker.close()
@@ -419,9 +420,8 @@ def test_what_was_kept_before_the_retention_counts_from_its_start(tmp_path: Path
 
 
 @pytest.mark.parametrize("labelled", [False, True])
-def test_a_question_for_the_large_model_stays_no_longer_than_its_answer_may(tmp_path: Path, labelled: bool):
-    """It copies the input. The answer has left the site and its window is over; the retention of the task still ends
-    for the question, and for the label that takes its place."""
+def test_retention_of_a_task_applies_to_its_questions(tmp_path: Path, labelled: bool):
+    """The task's retention also deletes a waiting question, or its teacher label, after the answer was sent."""
     ask = {"url": "https://models.example/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
     site = ASite(tmp_path, retention_days={"pos-intent": 3}, window_seconds=DAY, escalation=ask)
     site.keep(answered(1, later="deferred"))
@@ -442,8 +442,8 @@ def test_a_question_for_the_large_model_stays_no_longer_than_its_answer_may(tmp_
     assert 0 == spool.counters["retention_expired"]
 
 
-def test_the_report_counts_by_task_and_rule(site: ASite):
-    """Captured, replaced by rule, sealed and erased; what is kept, and what of it waits."""
+def test_privacy_report_counts_by_task_and_rule(site: ASite):
+    """The report has the captured, redacted (by rule), sealed and erased numbers, what is stored and what waits."""
     site.keep(answered(1, text=f"write to {MAIL} or {PHONE}"), answered(2, text="hello"))
     site.worker.seal_all()
     site.keep(answered(3))
@@ -458,8 +458,8 @@ def test_the_report_counts_by_task_and_rule(site: ASite):
 
 
 @pytest.mark.parametrize("harm", ["lost", "earlier state"])
-def test_what_is_sealed_again_counts_as_sent_once(site: ASite, harm: str):
-    """Until then it waits, and does not count; a segment that the central team has, stays counted."""
+def test_record_that_is_sealed_again_counts_as_sent_once(site: ASite, harm: str):
+    """A record of a lost segment does not count as sent until it is sealed again."""
 
     def sent() -> int:
         return sum(each.number for each in site.worker.privacy_report().counts if each.what == "sent")
@@ -481,8 +481,8 @@ def test_what_is_sealed_again_counts_as_sent_once(site: ASite, harm: str):
     assert 3 == sent()
 
 
-def test_a_spool_of_an_earlier_agent_gets_the_tables(tmp_path: Path):
-    """Nothing in it changes."""
+def test_spool_of_an_earlier_agent_gets_the_privacy_tables(tmp_path: Path):
+    """Opening the spool of an earlier agent adds the tables and changes no record."""
     site = ASite(tmp_path)
     site.keep(answered(1))
     for table in ("value_digests", "retention_dates", "privacy_counts", "erasures", "erased_predictions"):

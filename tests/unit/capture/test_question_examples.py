@@ -1,4 +1,4 @@
-"""Answers to the questions of a decide task are examples of their own: stored, reviewed, counted and sealed apart."""
+"""Answers to the questions of a decide task are separate examples: stored, reviewed, counted and sealed separately."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def site(tmp_path: Path) -> ASite:
     return ASite(tmp_path)
 
 
-def test_each_question_is_an_example_of_its_own(site: ASite) -> None:
-    """Its record names the question, is judged and sealed, and the figures are kept under TASK/QUESTION."""
+def test_each_question_is_a_separate_example(site: ASite) -> None:
+    """The record names its question, is reviewed and sealed, and its figures are kept under TASK/QUESTION."""
     site.clock.draws = 0.0  # the audit draws every answer
     site.keep(of_question(1), of_question(2, **URGENT))
     series = {each.task: each for each in site.worker.monitoring.report("pos-intent")}
@@ -67,8 +67,8 @@ def test_each_question_is_an_example_of_its_own(site: ASite) -> None:
     ]
 
 
-def test_a_reviewer_asks_for_a_task_or_for_one_of_its_questions(site: ASite) -> None:
-    """The name of the task stands for all of its questions."""
+def test_review_queue_of_a_task_or_one_question(site: ASite) -> None:
+    """The name of a task selects all its questions, TASK/QUESTION one of them."""
     site.keep(of_question(1), of_question(2, **URGENT), of_question(3, **URGENT))
 
     def listed(name: str) -> int:
@@ -77,8 +77,8 @@ def test_a_reviewer_asks_for_a_task_or_for_one_of_its_questions(site: ASite) -> 
     assert (3, 1, 2, 0) == tuple(map(listed, ("pos-intent", "pos-intent/intent", "pos-intent/urgent", "pos")))
 
 
-def test_a_judgement_counts_for_its_question_alone(site: ASite) -> None:
-    """The risk guarantee of one question is tested by the judged answers to that question."""
+def test_review_counts_only_for_its_question(site: ASite) -> None:
+    """The risk guarantee of a question is tested with the reviewed answers to that question."""
     site.clock.draws = 0.0
     site.keep(of_question(1), of_question(2, **URGENT))
     found = site.worker.spool.find_prediction("p-2")
@@ -91,8 +91,8 @@ def test_a_judgement_counts_for_its_question_alone(site: ASite) -> None:
     assert 1 == figures["pos-intent/urgent"].evidence["people"].wrong
 
 
-def test_erasing_one_answer_names_those_that_hold_the_same_text(site: ASite) -> None:
-    """They stay, with the text, unless all questions are erased; another text or another time is another call."""
+def test_erasing_one_answer_names_others_with_the_same_text(site: ASite) -> None:
+    """Answers of the same call with the same text stay unless all questions are erased, and are named."""
     site.keep(
         *(of_question(1, text="I want it back"), of_question(2, text="I want it back", **URGENT)),
         *(of_question(3, text="I want it"), of_question(4, text='"I want it back"')),
@@ -111,8 +111,8 @@ def test_erasing_one_answer_names_those_that_hold_the_same_text(site: ASite) -> 
         assert AnswerErasure(True, False) == site.worker.erasure.erase_answer("p-3", all_questions=True)
 
 
-def test_an_answer_of_a_task_without_questions_has_no_other_answers(site: ASite) -> None:
-    """The same text in two calls: each answer is erased for itself."""
+def test_same_text_in_two_calls_is_erased_separately(site: ASite) -> None:
+    """For a task without questions each answer is erased alone."""
     site.keep(answered(1, text="refund"), answered(2, text="refund"))
     with site.worker.spool.transaction():
         assert AnswerErasure(True, False) == site.worker.erasure.erase_answer("p-1", all_questions=True)
@@ -120,8 +120,8 @@ def test_an_answer_of_a_task_without_questions_has_no_other_answers(site: ASite)
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_the_retention_of_a_task_ends_for_all_of_its_questions(tmp_path: Path, before: bool) -> None:
-    """Whether the answers came before the setting or after it; the report counts them by question."""
+def test_retention_of_a_task_deletes_all_its_questions(tmp_path: Path, before: bool) -> None:
+    """The retention of a task applies to all its questions, and the report counts them by question."""
     days, window = {"pos-intent": 2}, 300 * 86_400.0
     site = ASite(tmp_path, window_seconds=window, **({} if before else {"retention_days": days}))
     site.keep(of_question(1), of_question(2, **URGENT))

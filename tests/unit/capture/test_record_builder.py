@@ -1,4 +1,4 @@
-"""Records: what a site writes is what the formats read, and nothing personal is in it."""
+"""Records as the formats read them, without personal data."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def read(record: bytes) -> example_records.ExamplePrediction:
         {"route": "abstained", "reasons": ("UPSTREAM_NOT_CONFIGURED",), "text": "\u00e9\U0001f600\n\x00"},
     ],
 )
-def test_what_a_site_writes_is_a_record(tmp_path, changes):
-    """Every kind of answer is read back by the model of the format."""
+def test_record_of_every_kind_can_be_parsed(tmp_path, changes):
+    """The record of every kind of answer is parsed by the format's model."""
     kept = recorder(tmp_path).build_prediction(answered(7, **changes), NOW)
     record = read(kept.record)
     assert ("prediction:p-7", "site-1", "p-7") == (record.record_id, record.site, record.prediction_id)
@@ -63,22 +63,22 @@ def test_what_a_site_writes_is_a_record(tmp_path, changes):
         ((ESCALATED, 0.75), {"route": "deferred", "sure": True}),
     ],
 )
-def test_classes_say_who_is_given_up_first(tmp_path, expected, changes):
-    """Unsure means below a threshold; a kind without confidence is routine; what a large model saw is escalated."""
+def test_class_of_a_record_decides_the_eviction_order(tmp_path, expected, changes):
+    """A record is unsure below a threshold, routine without a confidence, and escalated if a large model answered."""
     kept = recorder(tmp_path).build_prediction(answered(1, **changes), NOW)
     assert expected == (kept.class_, kept.rank)
     assert kept.class_ < REVIEWED
 
 
-def test_consent_is_that_of_the_task(tmp_path):
-    """A task that is collected for the site only never waits for a segment."""
+def test_consent_is_set_for_each_task(tmp_path):
+    """A task that is collected locally never waits for a segment."""
     writes = recorder(tmp_path, collect={"pos-intent": "local", "talk": "upstream"})
     assert LOCAL == writes.build_prediction(answered(1), NOW).consent
     assert UPSTREAM == writes.build_prediction(answered(1, manifest=manifest("talk")), NOW).consent
 
 
-def test_inputs_and_texts_are_redacted_together(tmp_path):
-    """A card in the input and in the answer is the same placeholder, and the record says which rules ran."""
+def test_input_and_answer_share_placeholders(tmp_path):
+    """A card in input and answer gets the same placeholder, and the record has the rules that ran."""
     said = answered(
         1, manifest=manifest("talk"), text=f"pay {CARD}", local_answer=f"charged {CARD}", confidence=None, scores=()
     )
@@ -88,8 +88,9 @@ def test_inputs_and_texts_are_redacted_together(tmp_path):
     assert {"card", "iban", "phone"} < set(record.redaction.rules)
 
 
-def test_fields_that_the_bundle_marks_are_hidden_unless_the_site_keeps_them(tmp_path):
-    """Names have no form; the schema knows where they are."""
+def test_marked_fields_are_redacted_unless_the_site_keeps_them(tmp_path):
+    """Values of the fields that the bundle's schema marks, such as names, are redacted unless the site keeps the
+    field."""
     said = answered(
         1,
         manifest=manifest("visit"),
@@ -103,8 +104,9 @@ def test_fields_that_the_bundle_marks_are_hidden_unless_the_site_keeps_them(tmp_
     assert ("Anna Meyer takes ibuprofen", '{"PATIENT":["Anna Meyer"]}') == (kept.input, kept.output)
 
 
-def test_what_the_inputs_words_tell_is_replaced_in_the_answer(tmp_path):
-    """The answer repeats a name and a date without the words before them; a field that the site keeps stays."""
+def test_value_found_in_the_input_is_redacted_in_the_answer(tmp_path):
+    """A name or date that is recognized by the words before it in the input is redacted in the answer; a field that the
+    site keeps stays."""
     text = "my name is Anna Meyer, date of birth 14.03.2024"
     talk = answered(1, manifest=manifest("talk"), text=text, local_answer="Anna Meyer is here", scores=())
     record = read(recorder(tmp_path).build_prediction(talk, NOW).record)
@@ -124,7 +126,7 @@ def test_what_the_inputs_words_tell_is_replaced_in_the_answer(tmp_path):
 
 
 def test_numbers_of_a_record_are_redacted(tmp_path):
-    """A telephone number that a model writes as a number is not stored, in the record nor in the input."""
+    """A telephone number that the model wrote as a JSON number is redacted in record and input."""
     said = answered(
         1,
         manifest=manifest("visit"),
@@ -136,8 +138,8 @@ def test_numbers_of_a_record_are_redacted(tmp_path):
     assert ("reach me at [PHONE_1]", '{"phone":"[PHONE_1]"}') == (kept.input, kept.output)
 
 
-def test_feedback_is_redacted_without_reusing_numbers(tmp_path):
-    """A reviewer who types a card gets a placeholder that the prediction does not have."""
+def test_feedback_does_not_reuse_placeholders(tmp_path):
+    """A card that a reviewer types gets a placeholder that the prediction does not have."""
     writes = recorder(tmp_path)
     known = {"kind": "generate", "task": "talk", "input": "pay [CARD_1]", "output": "ok"}
     said = judgement(1, value=f"charged [CARD_1], not {CARD}")
@@ -149,15 +151,15 @@ def test_feedback_is_redacted_without_reusing_numbers(tmp_path):
     assert {"PATIENT": ["[PATIENT_1]"], "DRUG": ["x"]} == json.loads(record.value)
 
 
-def test_a_label_is_kept_as_it_is(tmp_path):
-    """Labels are the task's words, even where they look like personal data."""
+def test_label_is_not_redacted(tmp_path):
+    """A label is stored unchanged even if it looks like personal data."""
     record = recorder(tmp_path).build_feedback(
         judgement(1, value=CARD), {"kind": "classify", "task": "pos-intent", "input": "", "output": ""}, None, NOW
     )
     assert CARD == example_records.parse(record.record).value
 
 
-def test_a_tombstone_is_a_record(tmp_path):
+def test_tombstone_names_only_its_prediction(tmp_path):
     """The wish to forget names nothing but the prediction."""
     assert "p-1" == example_records.parse(recorder(tmp_path).build_tombstone("p-1", NOW)).prediction_id
 
@@ -165,8 +167,8 @@ def test_a_tombstone_is_a_record(tmp_path):
 SHADOW = {"route": "upstream", "model": "large-1", "reasons": ("MODE_SHADOW",), "confidence": 0.95, "sure": True}
 
 
-def test_the_local_confidence_never_stands_beside_the_large_models_answer(tmp_path):
-    """A shadow record has the large model's output without any grade, and the local answer with its own."""
+def test_confidence_is_stored_with_the_local_answer_only(tmp_path):
+    """A shadow record has the large model's output without a confidence, and the local answer with its own."""
     kept = recorder(tmp_path).build_prediction(answered(1, teacher_answer="price", **SHADOW), NOW)
     plain = json.loads(kept.record)
     assert ("price", None, None, False, []) == tuple(
@@ -183,8 +185,8 @@ def test_the_local_confidence_never_stands_beside_the_large_models_answer(tmp_pa
     assert 0.95 == kept.rank
 
 
-def test_both_records_are_redacted_alike(tmp_path):
-    """The same person gets the same placeholder in either, and the large model's fields stand in the local order."""
+def test_local_and_teacher_records_share_placeholders(tmp_path):
+    """The same person gets the same placeholder in both records, and the teacher's fields are in the local order."""
     both = answered(
         1,
         manifest=manifest("visit"),
@@ -208,8 +210,9 @@ def test_both_records_are_redacted_alike(tmp_path):
         ({"route": "abstained", "output": "", "scores": [], "confidence": None}, None),
     ],
 )
-def test_records_of_version_0_1_mean_what_they_meant(changes, local):
-    """Where it escalated, the best of the kept scores was the local answer; without scores that is unknown."""
+def test_records_of_version_0_1_are_interpreted_correctly(changes, local):
+    """In an escalated record of version 0.1 the best of its scores is the local answer; without scores the local answer
+    is unknown."""
     now = json.loads(example_records.encode(prediction(output="price")))
     old = {name: value for name, value in now.items() if name != "local"} | {"output": "price", **changes}
     record = example_records.parse(json.dumps(old).encode())
@@ -230,8 +233,8 @@ def test_records_of_version_0_1_mean_what_they_meant(changes, local):
     ("task", "value", "expected"),
     [("talk", "Zyta will call", "[NAME_1] will call"), ("visit", '{"DRUG":["Zyta"]}', '{"DRUG":["[NAME_1]"]}')],
 )
-def test_what_only_the_reason_of_a_review_tells_is_replaced_in_its_value(tmp_path, task, value, expected):
-    """A name is found by the words before it; alone in the corrected answer it is the same name."""
+def test_value_found_in_a_reason_is_redacted_in_the_correction(tmp_path, task, value, expected):
+    """A name that is recognized in the reason of a review is redacted in the corrected answer too."""
     known = {"input": "write", "output": "", "kind": manifest(task).task.kind, "task": task}
     said = judgement(1, value=value, reason="my name is Zyta")
     record = recorder(tmp_path).build_feedback(said, known, manifest(task), NOW).record

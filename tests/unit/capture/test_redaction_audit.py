@@ -1,4 +1,4 @@
-"""The random audit of redaction: what is drawn and kept, what a person says of it, and how long the original stays."""
+"""The random audit of redaction: which texts are drawn and stored, their review, and how long the original is kept."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ BOUND = MissedBound(target=0.02, delta=0.1, n=300, families=300, values=600, val
 
 @pytest.fixture
 def site(tmp_path: Path) -> ASite:
-    """A site that audits every text that the model has read, five at most."""
+    """A site that audits every text that the model reads, with at most five stored."""
     return audited(ASite(tmp_path), audit_examples_max=5)
 
 
@@ -34,25 +34,26 @@ def audited(site: ASite, **settings: object) -> ASite:
 
 
 def keep(site: ASite, prediction_id: str, text: str = TEXT) -> None:
-    """Keep an answer in which the model found Anna."""
+    """Capture an answer in which the model found Anna."""
     start = text.index("Anna")
     findings = ModelFindings({text: (FoundValue(start, start + 4, "NAME"),)}, "pii@1.0.0")
     site.keep(answered(0, prediction_id=prediction_id, text=text, findings=findings))
 
 
 def judge(site: ASite, prediction_id: str, *missed: MarkedSpan, wrong: tuple[int, ...] = ()) -> None:
-    """Judge a drawn text in a transaction."""
+    """Review a drawn text in a transaction."""
     with site.worker.spool.transaction():
         site.worker.redaction_audit.judge(prediction_id, missed, wrong)
 
 
 def waiting(site: ASite, *, judged: bool = False) -> list[str]:
-    """Return the predictions whose texts are kept."""
+    """Return the predictions whose texts are stored."""
     return [each.prediction_id for each in site.worker.redaction_audit.page(0, 100, judged=judged)]
 
 
-def test_a_drawn_text_is_kept_with_its_original_and_counted_when_it_is_judged(site):
-    """The record itself has placeholders; with a missed value the text stays for training, without one it goes."""
+def test_drawn_text_is_stored_with_its_original(site):
+    """The record has placeholders and the audit the original; after a review the text stays for training only if a
+    value was missed."""
     keep(site, "p-1")
     keep(site, "p-2")
     first = site.worker.redaction_audit.page(0, 1, judged=False)[0]
@@ -69,8 +70,9 @@ def test_a_drawn_text_is_kept_with_its_original_and_counted_when_it_is_judged(si
     assert not figures.is_exceeded
 
 
-def test_the_alarm_rises_when_certainly_more_remains_than_is_promised(site):
-    """Text after text with a missed value refutes 2%; another bundle begins anew, and no promise gives no alarm."""
+def test_alarm_is_raised_when_the_promised_miss_rate_is_refuted(site):
+    """Missed values in text after text refute a promised 2%; another bundle starts anew, and without a promise there is
+    no alarm."""
     for number in range(12):
         keep(site, f"p-{number}")
         judge(site, f"p-{number}", MarkedSpan(22, 26, "NAME"))
@@ -87,8 +89,8 @@ def test_the_alarm_rises_when_certainly_more_remains_than_is_promised(site):
     )
 
 
-def test_what_is_not_personal_is_no_value(site):
-    """A replaced value that the reviewer takes back does not make the missed share smaller."""
+def test_value_that_is_not_personal_is_not_counted(site):
+    """A redaction that the reviewer marks as wrong does not lower the missed share."""
     keep(site, "p-1")
     judge(site, "p-1", MarkedSpan(22, 26, "NAME"), wrong=(0,))
     figures = site.worker.redaction_audit.figures("pii@1.0.0", None)
@@ -106,24 +108,25 @@ def test_what_is_not_personal_is_no_value(site):
         ([], (1,)),
     ],
 )
-def test_marks_that_no_reviewer_can_have_made_are_refused(site, missed, wrong):
-    """Outside of the text, empty, overlapping, without a type, inside of what was replaced, an unknown place."""
+def test_invalid_marks_are_refused(site, missed, wrong):
+    """Marks outside the text, empty, overlapping, without a type, inside a redacted value or at an unknown position are
+    refused."""
     keep(site, "p-1")
     with pytest.raises(InvalidRequest):
         judge(site, "p-1", *missed, wrong=wrong)
     assert ["p-1"] == waiting(site)
 
 
-def test_a_text_that_does_not_wait_is_unknown(site):
-    """A text is judged once."""
+def test_text_can_be_reviewed_once(site):
+    """A second review of a text raises PredictionUnknown."""
     keep(site, "p-1")
     judge(site, "p-1")
     with pytest.raises(PredictionUnknown):
         judge(site, "p-1")
 
 
-def test_the_originals_are_bounded_in_number_and_days(site):
-    """While five wait no other is drawn; after 30 days of the calendar they are deleted."""
+def test_originals_are_limited_in_number_and_days(site):
+    """While five originals wait no other is drawn, and after 30 calendar days they are deleted."""
     for number in range(7):
         keep(site, f"p-{number}")
     assert [f"p-{number}" for number in range(5)] == waiting(site)
@@ -134,8 +137,8 @@ def test_the_originals_are_bounded_in_number_and_days(site):
     assert [] == waiting(site)
 
 
-def test_a_shorter_retention_of_the_task_counts_for_the_original(tmp_path):
-    """A task that keeps answers for a day keeps no original for longer."""
+def test_shorter_retention_of_the_task_applies_to_the_original(tmp_path):
+    """An original is deleted with the retention of its task if that is shorter."""
     site = audited(ASite(tmp_path, retention_days={"pos-intent": 1}))
     keep(site, "p-1")
     site.clock.wall += 2 * 86_400
@@ -145,7 +148,7 @@ def test_a_shorter_retention_of_the_task_counts_for_the_original(tmp_path):
 
 
 def test_erasing_reaches_the_original(site):
-    """By prediction, and by a value of the text, whether redaction had missed or replaced it in the record."""
+    """Erasing by prediction or by a value deletes the original, whether redaction had missed or replaced the value."""
     keep(site, "p-1")
     keep(site, "p-2", "Anna from Zwickau")
     with site.worker.spool.transaction():
@@ -161,7 +164,7 @@ def test_erasing_reaches_the_original(site):
 
 
 def test_nothing_is_drawn_without_a_share_or_a_model(tmp_path):
-    """The default keeps no original, and a text that only the rules have read is not drawn."""
+    """No original is stored by default, or if only the rules read the text."""
     site = audited(ASite(tmp_path), audit_share=0.0)
     keep(site, "p-1")
     assert [] == waiting(site)
@@ -170,18 +173,16 @@ def test_nothing_is_drawn_without_a_share_or_a_model(tmp_path):
     assert [] == waiting(site)
 
 
-def test_what_travels_has_no_original(site):
-    """The rows of predictions, from which segments are made, hold no value of a drawn text."""
+def test_predictions_hold_no_original(site):
+    """The rows of predictions, from which segments are made, have no value of a drawn text."""
     keep(site, "p-1")
     rows = site.worker.spool.db.rows("SELECT record FROM predictions")
     assert "Anna" not in json.dumps([bytes(each).decode() for (each,) in rows])
 
 
-def test_the_central_team_reads_the_figures_of_the_audit_without_a_text(site):
-    """The signed status document says what was judged, missed and promised; without a redaction model it says nothing.
-
-    A bound that was proved with other rules than the site's is told as such.
-    """
+def test_status_object_has_the_figures_of_the_audit(site):
+    """The signed status object has the reviewed, missed and promised numbers without any text; a bound that was proved
+    with other rules is marked."""
     keep(site, "p-1")
     judge(site, "p-1", MarkedSpan(22, 26, "NAME"))
     site.clock.redactor = "pii@1.0.0", BOUND.model_copy(update={"rules": "1"})

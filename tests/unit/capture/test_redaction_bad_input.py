@@ -1,4 +1,4 @@
-"""Texts that are long, odd or made to get past the rules: what is still found, and what is not."""
+"""Texts that are long, unusual or designed to evade the rules: what is found and what is not."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def redacted(text: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_value_is_found_wherever_it_stands_in_a_megabyte():
-    """At the start, in the middle and at the end of 1 MB, and nothing else is touched."""
+def test_values_are_found_anywhere_in_a_megabyte():
+    """Values at the start, middle and end of 1 MB are found, and nothing else is changed."""
     filler = "so it was on that long day, " * 18_000
     text = f"{IBAN}; {filler}card 4111 1111 1111 1111, {filler}mail a@example.com"
     assert f"[IBAN_1]; {filler}card [CARD_1], {filler}mail [EMAIL_1]" == redacted(text)
@@ -38,7 +38,7 @@ def test_a_value_is_found_wherever_it_stands_in_a_megabyte():
     ],
 )
 def test_emoji_and_combining_characters_move_no_span(expected: str, text: str):
-    """Exactly the value is replaced, also behind characters of several code points."""
+    """Exactly the value is replaced, also after characters of several code points."""
     assert expected == redacted(text)
 
 
@@ -50,13 +50,14 @@ def test_emoji_and_combining_characters_move_no_span(expected: str, text: str):
         ("\u202b[EMAIL_1]\u202c", "\u202bdana@example.co.il\u202c"),
     ],
 )
-def test_values_in_text_from_right_to_left(expected: str, text: str):
-    """Direction is a matter of the screen: numbers and addresses are found in the order of the characters."""
+def test_values_in_right_to_left_text_are_found(expected: str, text: str):
+    """Numbers and addresses are found in right-to-left text."""
     assert expected == redacted(text)
 
 
-def test_a_text_that_imitates_placeholders_gets_nobody_s_value():
-    """Forged, nested and broken placeholders stay what they are; the real value gets a number that they lack."""
+def test_imitated_placeholders_are_never_restored():
+    """Forged, nested and broken placeholders stay unchanged; the real value gets a number that the text does not
+    use."""
     redaction = Redactor().start()
     text = "[CARD_1] [CARD_2][IBAN_1 [[CARD_3]] 4111 1111 1111 1111 [CARD_0004]"
     stored = redaction.text(text)
@@ -81,15 +82,16 @@ def test_a_text_that_imitates_placeholders_gets_nobody_s_value():
     ],
 )
 def test_a_disguised_card_number_is_found(disguised: str):
-    """Spaced out, with unusual separators, over a line end, with invisible characters or letters for digits."""
+    """A card number with spaces, unusual separators, line breaks, invisible characters or letters for digits is
+    found."""
     assert "x [CARD_1] x" == redacted(f"x {disguised} x")
 
 
 @pytest.mark.parametrize(
     "disguised", ["DE89 37O4 OO44 O532 O13O OO", "DE89 3704 0044\n0532 0130 00", "D E 8 9 3 7 0 4 0 0 4 4"]
 )
-def test_a_disguised_iban_is_found_while_its_country_stands_together(disguised: str):
-    """Letters for digits and line ends are read; a country code that is spaced out is not."""
+def test_disguised_iban_is_found_if_its_country_code_is_whole(disguised: str):
+    """Letters for digits and line breaks are read; an IBAN with a spaced country code is not found."""
     assert ("D E" in disguised) == (disguised in redacted(f"x {disguised} x"))
 
 
@@ -102,25 +104,27 @@ def test_a_disguised_iban_is_found_while_its_country_stands_together(disguised: 
         "a n n a at e x a m p l e dot c o m",
     ],
 )
-def test_what_an_adversary_gets_past_the_rules(disguised: str):
-    """Numbers in words, words between groups, mostly letters, spelled addresses: docs/redaction.md states it."""
+def test_known_evasions_are_not_found(disguised: str):
+    """Numbers in words, words between groups, mostly letters and spelled addresses are not found, as docs/redaction.md
+    states."""
     assert disguised == redacted(disguised)
 
 
-def test_a_number_without_a_prefix_belongs_to_the_regions_of_the_site():
-    """Spanish numbers are found at a site in Spain, grouped or behind a word, and article numbers are not."""
+def test_telephone_number_without_prefix_needs_the_region():
+    """Spanish numbers are found at a site with the region ES, grouped or after an announcing word; article numbers are
+    not."""
     spain = Redactor(phone_regions=("ES",))
     assert "al [PHONE_1], artículo 612345678" == spain.start().text("al 61 23 45 678, artículo 612345678")
     assert "al 61 23 45 678" == Redactor(phone_regions=("GB",)).start().text("al 61 23 45 678")
 
 
-def test_what_overlaps_is_joined():
-    """Of a value that two rules find in part nothing is left, and the longer match names it."""
+def test_overlapping_matches_of_two_rules_are_joined():
+    """If two rules find parts of a value, all of it is replaced, named by the longer match."""
     assert "mobile [PHONE_1]" == redacted("mobile +1 415 555 2671")
 
 
 def test_a_region_without_a_numbering_plan_is_refused():
-    """The error names the key and the region; the regions of the site reach the rules."""
+    """The error names the key and the region; supported regions reach the rules."""
     with pytest.raises(ConfigInvalid, match=r"examples\.phone_regions: there is no telephone numbering plan of ZZ"):
         build_redactor(Config(examples=ExamplesConfig(phone_regions=("ZZ",))))
     spain = build_redactor(Config(examples=ExamplesConfig(phone_regions=("ES",))))

@@ -1,4 +1,4 @@
-"""What each rule takes and leaves, case by case: where a value ends, what stands beside it, who comes first."""
+"""What each rule replaces and leaves, case by case."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ IBAN = "DE89370400440532013000"
         ("\u0664\u0661\u0661\u0661 no digits of ours", "\u0664\u0661\u0661\u0661 no digits of ours"),
     ],
 )
-def test_what_is_taken_and_what_is_left(expected, text):
+def test_exactly_the_value_is_replaced(expected, text):
     """Exactly the value is replaced, and everything else stays."""
     assert expected == Redactor().start().text(text)
 
@@ -87,8 +87,8 @@ def test_what_is_taken_and_what_is_left(expected, text):
         ("url_credentials", "https://a:b@example.com/?mail=c@d.de"),
     ],
 )
-def test_the_rule_with_more_proof_comes_first(rule, text):
-    """A number that has a check digit is what it says, not a telephone number."""
+def test_rule_with_a_check_digit_takes_precedence(rule, text):
+    """A number with a valid check digit is not redacted as a telephone number."""
     redaction = Redactor().start()
     redaction.text(text)
     assert {rule: 1} == redaction.counts

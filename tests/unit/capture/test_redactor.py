@@ -1,7 +1,4 @@
-"""Made-up names in place of real ones: consistent, never in the text already, and put back whole.
-
-Placeholders: typed, numbered, the same for the same value, and never confused with what stood in the text.
-"""
+"""Placeholders and made-up names: typed, consistent, absent from the text, and restored completely."""
 
 from __future__ import annotations
 
@@ -21,18 +18,18 @@ from edge_agent.errors import ConfigInvalid
 
 
 def first(_: int) -> int:
-    """Draw the first that is free."""
+    """Draw the first free name."""
     return 0
 
 
 def session(text: str, *found: tuple[str, str]) -> RedactionSession:
-    """Start to redact a text in which the model found these values, with made-up names."""
+    """Start a redaction with made-up names, for a text in which the model found these values."""
     spans = tuple(FoundValue(text.index(value), text.index(value) + len(value), label) for value, label in found)
     return Redactor().start(findings=ModelFindings({text: spans}), draw=first)
 
 
-def test_names_and_places_are_made_up_and_put_back():
-    """The same name gets the same made-up one, in the case of the real one; an answer has the real ones again."""
+def test_made_up_names_are_restored():
+    """A name gets the same made-up name everywhere, in its case, and an answer gets the real ones back."""
     text = "Anna MEYER from York asks. Thank Anna!"
     made = session(text, ("Anna", "GIVEN_NAME"), ("MEYER", "SURNAME"), ("York", "CITY"))
     assert "Maria FISCHER from Marburg asks. Thank Maria!" == made.text(text)
@@ -41,21 +38,22 @@ def test_names_and_places_are_made_up_and_put_back():
 
 
 def test_numbers_keep_their_placeholders():
-    """A number that is reformatted would come back made up, so none is; nor is a type that no list has."""
+    """Numbers, and types without a list of names, keep placeholders, because a reformatted number could not be
+    restored."""
     text = "Anna, 020 7946 0958, card 4111 1111 1111 1111, Ltd"
     made = session(text, ("Anna", "GIVEN_NAME"), ("020 7946 0958", "PHONE"), ("Ltd", "COMPANY"))
     assert "Maria, [PHONE_1], card [CARD_1], [COMPANY_1]" == made.text(text)
 
 
-def test_a_name_that_the_text_has_is_not_made_up():
-    """A text that imitates a made-up name gets nobody's real name put there."""
+def test_name_in_the_text_is_not_used_as_a_made_up_name():
+    """A made-up name that already occurs in the text is not used."""
     text = "Anna and maria"
     made = session(text, ("Anna", "GIVEN_NAME"))
     assert "Jonas and maria" == made.text(text)
     assert "Anna and Maria" == made.restore("Jonas and Maria")
 
 
-def test_more_names_than_there_are_keep_placeholders():
+def test_placeholders_are_used_when_made_up_names_run_out():
     """Where every made-up name is in use, a placeholder stands for the next one."""
     names = [f"Name{chr(97 + number)}" for number in range(26)]
     text = " ".join(names)
@@ -64,14 +62,14 @@ def test_more_names_than_there_are_keep_placeholders():
     assert text == made.restore(made.text(text))
 
 
-def test_a_full_name_stays_one():
+def test_full_name_is_replaced_by_a_full_name():
     """A name of two words is replaced by one of two words."""
     assert "Maria Fischer" == made_up("Anna Meyer", "NAME", "", (), first)
     assert "" == made_up("Anna 2", "NAME", "", (), first)
 
 
-def test_an_answer_in_pieces_is_held_back_only_where_it_must_be():
-    """What may become a made-up name or a placeholder waits for the next piece."""
+def test_stream_is_held_back_only_at_a_possible_placeholder():
+    """Only an end that may become a made-up name or placeholder waits for the next piece."""
     text = "ask Anna"
     made = session(text, ("Anna", "GIVEN_NAME"))
     made.text(text)
@@ -86,7 +84,7 @@ CARD, OTHER = "4111 1111 1111 1111", "5500 0000 0000 0004"
 
 
 def test_values_become_typed_numbered_placeholders():
-    """Each value has a number within its type, and a repeated one keeps it."""
+    """Each value gets a number within its type, and a repeated value keeps it."""
     redaction = Redactor().start()
     text = f"{CARD} or {OTHER}, not {CARD}; mail a@example.com"
     assert "[CARD_1] or [CARD_2], not [CARD_1]; mail [EMAIL_1]" == redaction.text(text)
@@ -94,22 +92,22 @@ def test_values_become_typed_numbered_placeholders():
 
 
 def test_an_answer_shares_the_placeholders_of_its_input():
-    """The texts of one example speak of the same card by the same name."""
+    """The same card has the same placeholder in input and answer."""
     redaction = Redactor().start()
     redaction.text(f"refund {CARD}")
     assert "[CARD_2] and [CARD_1]" == redaction.text(f"{OTHER} and {CARD}")
 
 
-def test_what_one_text_tells_is_replaced_in_the_next():
-    """A value that needs words before it to be found is found without them in a later text, as a whole word."""
+def test_value_found_in_one_text_is_replaced_in_the_next():
+    """A value that was recognized by the words before it is replaced in later texts as a whole word."""
     redaction = Redactor().start()
     assert "my name is [NAME_1], born [DATE_1]" == redaction.text("my name is Anna, born 14.03.2024")
     assert "for [NAME_1], Annabel, [DATE_1]: 2" == redaction.text("for Anna, Annabel, 14.03.2024: 2")
     assert {"announced_name": 2, "birth_date": 2} == redaction.counts
 
 
-def test_a_redacted_answer_is_read_again_when_its_input_has_told_more():
-    """Strings, numbers and keys, and no placeholder that is there already; what was replaced is counted once more."""
+def test_answer_is_redacted_again_with_later_findings():
+    """Strings, numbers and keys are redacted again with values found later; existing placeholders stay."""
     redaction = Redactor().start()
     answer = redaction.value({"Anna": ["for Anna", 87654321], "card": CARD, "paid": True, "open": None})
     assert "Anna" in answer
@@ -119,8 +117,8 @@ def test_a_redacted_answer_is_read_again_when_its_input_has_told_more():
     assert {"card": 1, "announced_name": 3, "announced_number": 2} == redaction.counts
 
 
-def test_an_answer_that_comes_back_is_restored():
-    """What a large model says about placeholders becomes the real values, in memory."""
+def test_placeholders_in_an_answer_are_restored():
+    """Placeholders in a large model's answer become the real values; an unknown one stays."""
     redaction = Redactor().start()
     redaction.text(f"refund {CARD} to a@example.com")
     assert f"I refund {CARD}; told a@example.com; [CARD_9]" == redaction.restore(
@@ -128,8 +126,8 @@ def test_an_answer_that_comes_back_is_restored():
     )
 
 
-def test_a_placeholder_in_the_text_is_not_given_again():
-    """A device that writes [CARD_1] itself does not get somebody's card number put there."""
+def test_placeholder_in_the_text_is_not_reused():
+    """A device that writes [CARD_1] itself does not get somebody's card number."""
     redaction = Redactor().start()
     redacted = redaction.text(f"is [CARD_1] the same as {CARD}?")
     assert "is [CARD_1] the same as [CARD_2]?" == redacted
@@ -137,7 +135,7 @@ def test_a_placeholder_in_the_text_is_not_given_again():
 
 
 def test_marked_fields_of_a_record_are_replaced_in_record_and_input():
-    """A field that the schema marks as personal is hidden wherever its value stands; others stay."""
+    """The value of a marked field is redacted in record and input; other fields stay."""
     redaction = Redactor().start()
     record = redaction.fields(
         {"patient": ["Anna Meyer"], "age": 41, "drug": "ibuprofen", "none": None}, ["patient", "age"]
@@ -147,8 +145,8 @@ def test_marked_fields_of_a_record_are_replaced_in_record_and_input():
     assert {"schema_field": 4} == redaction.counts
 
 
-def test_numbers_nested_values_and_keys_of_a_record_run_through_the_rules():
-    """A number becomes a placeholder, a key tells what its digits are, and what was found so is found in the input."""
+def test_numbers_nested_values_and_keys_are_redacted():
+    """JSON numbers, nested values and keys are redacted, with the key as context, and found again in the input."""
     redaction = Redactor().start()
     record = {
         "phone": 491712345678,
@@ -167,8 +165,8 @@ def test_numbers_nested_values_and_keys_of_a_record_run_through_the_rules():
     assert "of [PHONE_1]" == redaction.text("of 491712345678")
 
 
-def test_a_site_rule_that_reads_the_whole_text_reads_a_value_alone():
-    """The key before it takes nothing from what is found without it, and what begins in the key ends in the value."""
+def test_site_rule_reads_a_value_with_and_without_its_key():
+    """A value is searched alone and after its key; a match that begins in the key ends in the value."""
     rules = [
         RedactionRule("ticket", "TICKET", lambda text: (match.span() for match in re.finditer(r"^T\d{4}$", text))),
         RedactionRule("bed", "BED", lambda text: (match.span() for match in re.finditer(r"bed: \d+", text))),
@@ -178,20 +176,20 @@ def test_a_site_rule_that_reads_the_whole_text_reads_a_value_alone():
 
 
 def test_a_known_value_inside_a_larger_one_is_named_by_the_larger_one():
-    """What a field holds is found again in the text; more around it is a rule's."""
+    """If a known value is part of a larger match, the larger match gives the placeholder its name."""
     redaction = Redactor().start()
     redaction.fields({"code": "1111"}, ["code"])
     assert "[CODE_1] and [CARD_1]" == redaction.text("1111 and 4111 1111 1111 1111")
 
 
 @given(st.text(alphabet="0123456789 .-+@[]_/ABCDEabcdecomDE:\u00e9", max_size=200))
-def test_redaction_can_be_undone_and_repeated(text):
-    """Whatever the text, restoring gives it back."""
+def test_restore_undoes_redaction(text):
+    """Restoring the redacted text gives any text back."""
     redaction = Redactor().start()
     assert text == redaction.restore(redaction.text(text))
 
 
-def test_presidio_that_is_not_there_is_an_error_of_the_configuration(tmp_path: Path):
+def test_missing_presidio_or_pipeline_is_a_configuration_error(tmp_path: Path):
     """The message says what is missing: the package, or the pipeline."""
     with pytest.raises(ConfigInvalid, match=r"examples\.presidio_pipeline") as caught:
         name_detector(tmp_path / "none")
@@ -202,7 +200,7 @@ def test_presidio_that_is_not_there_is_an_error_of_the_configuration(tmp_path: P
 @pytest.mark.skipif(not find_spec("presidio_analyzer"), reason="not installed: pip install '.[presidio]', 250 MB")
 @pytest.mark.filterwarnings("ignore")
 def test_presidio_finds_names_without_a_network(tmp_path: Path):
-    """A pipeline from disk, here one that knows a list of names; no address is resolved, nothing is connected to."""
+    """A pipeline from disk finds names without any network access."""
     asked: list[str] = []
     sys.addaudithook(lambda event, _: asked.append(event) if event in NETWORK else None)
     spacy = pytest.importorskip("spacy")

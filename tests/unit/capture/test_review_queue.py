@@ -1,4 +1,5 @@
-"""The streams of the review queue: who is drawn, in which order they come, and what becomes of the random sample."""
+"""The streams of the review queue: which answers are drawn, in which order they are listed, and the outcome of the
+random sample."""
 
 import random
 import sqlite3
@@ -18,7 +19,7 @@ WIDE = Manifest.model_validate(
 
 
 def drawing(tmp_path, *draws: float, **settings) -> ASite:
-    """Return a site whose audit draws these numbers, one for each answer, the last one again and again."""
+    """Return a site whose audit draws these numbers, one for each answer; the last one repeats."""
     site = ASite(tmp_path, **settings)
     left = list(draws)
     site.worker.spool.streams._drawn = lambda: left.pop(0) if len(left) > 1 else left[0]
@@ -35,7 +36,7 @@ def streams(site: ASite) -> dict[str, str]:
 
 
 def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -> list[tuple[str, str]]:  # noqa: B008
-    """Return stream and id of the whole queue, fetched page by page."""
+    """Return stream and id of the whole queue, page by page."""
     found, place = [], ReviewCursor()
     while rows := site.worker.spool.review_page(wanted, place, page):
         place = rows[-1][0]
@@ -44,8 +45,8 @@ def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
-def test_the_audit_draws_whatever_the_answer_is(tmp_path, seed: int):
-    """Of sure and unsure, local and escalated answers about the same share is drawn: the one of agent.yaml."""
+def test_audit_draws_every_kind_of_answer_equally(tmp_path, seed: int):
+    """Confident, unsure and escalated answers are drawn with the configured share."""
     site = drawing(tmp_path, 0.0, review_shares={"pos-intent": 0.2})
     site.worker.spool.streams._drawn = random.Random(seed).random
     kinds = {
@@ -63,8 +64,8 @@ def test_the_audit_draws_whatever_the_answer_is(tmp_path, seed: int):
     assert drawn.total() == site.worker.spool.counters["audit_drawn"]
 
 
-def test_what_is_outside_the_gate_is_new_unless_the_audit_draws_it(tmp_path):
-    """An answer that the gate holds up goes to people as new; the audit draws before anything else is asked."""
+def test_out_of_distribution_answer_is_in_the_new_stream(tmp_path):
+    """An answer that the gate holds up is in the stream of new inputs unless the audit draws it."""
     site = drawing(tmp_path, 0.9, 0.1, 0.9)
     outside = {"held_up": "OUT_OF_DISTRIBUTION", "p_value": 0.001, "reasons": ("OUT_OF_DISTRIBUTION",)}
     with_share = drawing(tmp_path / "all", 0.1, review_share=0.5)
@@ -76,8 +77,8 @@ def test_what_is_outside_the_gate_is_new_unless_the_audit_draws_it(tmp_path):
     assert [("new", "p-1")] == queue(site, ReviewFilter(stream="new"))
 
 
-def test_a_task_has_its_own_share(tmp_path):
-    """`review_shares` goes before `review_share`; the probability is kept with the row."""
+def test_audit_share_of_a_task(tmp_path):
+    """`review_shares` takes precedence over `review_share`, and the probability is stored with the row."""
     site = drawing(tmp_path, 0.3, review_share=0.1, review_shares={"talk": 0.5})
     site.keep(answered(1), answered(2, manifest=manifest("talk"), scores=(), confidence=None))
     assert ["uncertain", "audit"] == [stream.replace("diverse", "uncertain") for stream in streams(site).values()]
@@ -87,8 +88,8 @@ def test_a_task_has_its_own_share(tmp_path):
     )
 
 
-def test_a_share_of_nothing_draws_nothing_and_one_of_all_draws_all(tmp_path):
-    """0 and 1 are shares, too."""
+def test_audit_shares_of_zero_and_one(tmp_path):
+    """A share of 0 draws nothing, a share of 1 everything."""
     site = drawing(tmp_path, 0.0, review_share=0.0, review_shares={"talk": 1.0})
     site.keep(answered(1), answered(2, manifest=manifest("talk"), scores=(), confidence=None))
     assert "audit" not in streams(site)["p-1"]
@@ -96,7 +97,8 @@ def test_a_share_of_nothing_draws_nothing_and_one_of_all_draws_all(tmp_path):
 
 
 def test_the_diverse_stream_has_the_first_second_fourth_and_eighth_of_each_label(tmp_path):
-    """A rare label is not drowned by a frequent one, and each bundle begins anew."""
+    """The diverse stream gets the 1st, 2nd, 4th and 8th answer of each label, so rare labels are included; each bundle
+    starts anew."""
     site = drawing(tmp_path, 1.0)
     site.keep(*(labelled(number) for number in range(1, 10)), labelled(10, "b"), labelled(11, "b"))
     site.keep(labelled(12, digest="c" * 64))
@@ -105,7 +107,7 @@ def test_the_diverse_stream_has_the_first_second_fourth_and_eighth_of_each_label
 
 
 def test_answers_without_labels_are_diverse_by_length(tmp_path):
-    """A text twice as long is another stratum."""
+    """Without labels, texts are grouped by length."""
     site = drawing(tmp_path, 1.0)
     talk = {"manifest": manifest("talk"), "scores": (), "confidence": None}
     site.keep(*(answered(number, text="x" * (number % 2 * 90 + 10), **talk) for number in range(6)))
@@ -114,7 +116,7 @@ def test_answers_without_labels_are_diverse_by_length(tmp_path):
 
 @pytest.mark.parametrize("page", [1, 2, 3, 100])
 def test_every_second_row_of_the_queue_is_of_the_audit(tmp_path, page: int):
-    """Streams take turns: audit and diverse the oldest first, uncertain the least confident first; each row once."""
+    """Streams alternate: audit and diverse oldest first, uncertain least confident first; each row is listed once."""
     draws = [1.0] * 4 + [0.0] * 3 + [1.0] * 3
     site = drawing(tmp_path, *draws)
     site.keep(*(labelled(number, confidence=0.9 - number / 20) for number in range(10)))
@@ -133,8 +135,8 @@ def test_every_second_row_of_the_queue_is_of_the_audit(tmp_path, page: int):
     assert 2 * TURNS.count("audit") == len(TURNS)
 
 
-def test_what_was_skipped_comes_first_again(tmp_path):
-    """Judged rows leave the audit; a skipped one stays the oldest, so that what is hard is not left out."""
+def test_skipped_row_comes_first_again(tmp_path):
+    """Reviewed rows leave the audit; a skipped one stays first, so difficult ones are not left out."""
     site = drawing(tmp_path, 0.0)
     site.keep(*map(labelled, range(4)))
     site.judge(judgement(1), judgement(2))
@@ -143,8 +145,8 @@ def test_what_was_skipped_comes_first_again(tmp_path):
     assert ["p-0", "p-1", "p-2", "p-3"] == [name for _, name in queue(site, seen)]
 
 
-def test_a_filter_by_confidence_leaves_the_audit_out(tmp_path):
-    """Who chooses among its rows by confidence makes them no random sample any more."""
+def test_filter_by_confidence_excludes_the_audit(tmp_path):
+    """Rows of the audit are not filtered by confidence, because the result would not be a random sample."""
     site = drawing(tmp_path, 0.0, 1.0)
     site.keep(*(labelled(number, confidence=0.1) for number in range(4)))
     assert {"uncertain", "diverse"} == {stream for stream, _ in queue(site, ReviewFilter(confidence_max=0.5))}
@@ -152,8 +154,8 @@ def test_a_filter_by_confidence_leaves_the_audit_out(tmp_path):
 
 
 @pytest.mark.parametrize("stream", ["audit", "uncertain", "diverse", "new"])
-def test_one_stream_can_be_asked_for(tmp_path, stream: str):
-    """Also the one of new inputs, which nothing is put into yet."""
+def test_one_stream_can_be_requested(tmp_path, stream: str):
+    """Each stream, including that of new inputs, can be requested alone."""
     site = drawing(tmp_path, 0.0, 1.0)
     site.keep(*map(labelled, range(4)))
     with site.worker.spool.transaction():
@@ -162,8 +164,8 @@ def test_one_stream_can_be_asked_for(tmp_path, stream: str):
     assert [stream] == [name for name, _ in found]
 
 
-def test_rows_of_the_audit_are_always_sealed_with_their_probability(tmp_path):
-    """The share of routine answers thins out the others: a record says with which chance it is here, and as what."""
+def test_audit_rows_are_always_sealed(tmp_path):
+    """The share of routine answers does not apply to the audit; a record has its stream and sampling probability."""
     site = drawing(tmp_path, 0.0, 1.0, routine_share=0.0, review_share=0.125)
     sure = {"sure": True, "confidence": 0.99}
     site.keep(labelled(1, **sure), labelled(2, **sure), labelled(3))
@@ -176,8 +178,8 @@ def test_rows_of_the_audit_are_always_sealed_with_their_probability(tmp_path):
     assert other.review_stream in ("uncertain", "diverse")
 
 
-def test_the_audit_is_given_up_last_and_by_age(tmp_path):
-    """Without room unsure and escalated answers go before it, and of it the oldest, whatever they are."""
+def test_audit_rows_are_evicted_last_and_oldest_first(tmp_path):
+    """Without space unsure and escalated answers are evicted before the audit, and of the audit the oldest."""
     site = drawing(tmp_path, 0.0, 0.0, 1.0)
     site.keep(labelled(1, route="upstream"), labelled(2, sure=True), labelled(3), labelled(4, route="upstream"))
     spool = site.worker.spool
@@ -190,8 +192,8 @@ def test_the_audit_is_given_up_last_and_by_age(tmp_path):
     assert (["p-2"], 1) == (list(streams(site)), spool.counters["sacrificed_audit"])
 
 
-def test_what_becomes_of_the_audit_is_known(tmp_path):
-    """Drawn, judged, waiting: what is missing was lost, by age or erased, and leaves its id nowhere."""
+def test_outcome_of_every_audit_row_is_recorded(tmp_path):
+    """Rows of the audit are counted as drawn, reviewed or waiting; a lost or erased one keeps no id."""
     site = drawing(tmp_path, 0.0)
     site.keep(*map(labelled, range(4)))
     site.judge(judgement(3))
@@ -212,7 +214,7 @@ OLD = (
 
 
 def as_version_0_1(path) -> None:
-    """Make of a spool what version 0.1 had left there."""
+    """Turn a spool into one of version 0.1."""
     with sqlite3.connect(path) as database:
         rows = database.execute(
             "SELECT row, prediction_id, task, rank, class, consent, reviewed, spare, kept_at, size, segment, record"
@@ -228,7 +230,7 @@ def as_version_0_1(path) -> None:
 
 
 def test_a_spool_of_version_0_1_is_read(tmp_path):
-    """Its answers are of no audit, and wait for a review as before; new ones are drawn."""
+    """Answers in a spool of version 0.1 are not part of the audit and wait for a review; new ones are drawn."""
     site = drawing(tmp_path, 1.0)
     site.keep(labelled(1), labelled(2))
     site.worker.close()
@@ -241,8 +243,8 @@ def test_a_spool_of_version_0_1_is_read(tmp_path):
     assert {None, 0.02} == {record.sampling_probability for record in site.records().values()}
 
 
-def test_an_agent_of_version_0_1_goes_on_with_the_spool(tmp_path):
-    """After a return to it its answers are of no audit; one that it lets go, or judges, is not waited for."""
+def test_agent_of_version_0_1_can_use_the_spool(tmp_path):
+    """After a downgrade new answers are not part of the audit, and rows that it deletes or reviews do not stay open."""
     site = drawing(tmp_path, 0.0)
     site.keep(labelled(1), labelled(2))
     spool = site.worker.spool

@@ -1,4 +1,4 @@
-"""Which records go into which segment: order, size, samples, and what happens to them afterwards."""
+"""Which records a segment gets: order, size and sample, and what happens to them afterwards."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def choose(site: ASite, bytes_max: int) -> list[str]:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
-def test_the_sample_has_the_size_of_its_share(share):
-    """Drawn by the id alone: the same answer is always in or always out."""
+def test_sample_has_the_size_of_its_share(share):
+    """The sample is drawn by the id alone, so the same answer is always in or always out."""
     drawn = [number for number in range(10_000) if is_in_routine_sample(f"p-{number}", share)]
     assert abs(len(drawn) - 10_000 * share) < 200
     assert drawn == [number for number in range(10_000) if is_in_routine_sample(f"p-{number}", share)]
 
 
-def test_a_larger_share_holds_the_smaller_one():
-    """Raising the share takes nothing out of the sample."""
+def test_larger_share_contains_the_smaller_one():
+    """Raising the share removes nothing from the sample."""
     small = {number for number in range(1000) if is_in_routine_sample(f"p-{number}", 0.1)}
     assert small <= {number for number in range(1000) if is_in_routine_sample(f"p-{number}", 0.3)}
 
 
 def test_feedback_goes_before_everything_else(site):
-    """With room for one record, it is the correction, however late it came."""
+    """With space for one record, a correction is sealed first, however late it came."""
     site.keep(*(answered(n) for n in range(5)))
     site.worker.seal_all()
     site.keep(*(answered(n) for n in range(5, 50)))
@@ -47,16 +47,16 @@ def test_feedback_goes_before_everything_else(site):
     assert ["feedback:f-2"] == choose(site, 1)
 
 
-def test_the_oldest_answers_go_first(site):
-    """A segment takes what it has room for, in the order in which it came."""
+def test_oldest_answers_are_sealed_first(site):
+    """A segment gets as many answers as fit, in order of age."""
     site.keep(*(answered(n) for n in range(50)))
     first = choose(site, 5000)
     assert [f"prediction:p-{n}" for n in range(len(first))] == first
     assert 1 < len(first) < 50
 
 
-def test_damage_that_is_found_while_sealing_is_an_error_with_a_remedy(site):
-    """Also where it is found by counting what waits, or by reading what a segment gets, and not by a change."""
+def test_damage_found_while_sealing_raises_store_damaged(site):
+    """Damage that is found by counting or reading records raises StoreDamaged with the file."""
     ledger, db = site.worker.outbox.ledger, site.worker.spool.db
     site.keep(answered(1))
     with site.worker.spool.transaction():
@@ -67,8 +67,8 @@ def test_damage_that_is_found_while_sealing_is_an_error_with_a_remedy(site):
             read()
 
 
-def test_a_segment_of_nothing_but_passed_over_answers_takes_no_number(tmp_path):
-    """Numbers have no gap, also when the sample is empty."""
+def test_empty_sample_uses_no_segment_number(tmp_path):
+    """If the sample is empty, no segment number is used, so numbers have no gap."""
     site = ASite(tmp_path, routine_share=0.0)
     site.keep(*(answered(n, **SURE) for n in range(20)))
     assert [] == choose(site, 10**6)
@@ -76,8 +76,9 @@ def test_a_segment_of_nothing_but_passed_over_answers_takes_no_number(tmp_path):
     assert 20 == site.worker.spool.counters["passed_over"]
 
 
-def test_a_number_whose_records_were_all_erased_is_given_back(site):
-    """A crash between choosing and writing, and an erasure before the next start: no empty segment, no gap."""
+def test_segment_number_of_erased_records_is_reused(site):
+    """If all records of a chosen segment are erased before it is written, its number is reused: no empty segment, no
+    gap."""
     site.keep(answered(1))
     assert ["prediction:p-1"] == choose(site, 10**6)
     site.worker.spool.db.execute("DELETE FROM predictions")

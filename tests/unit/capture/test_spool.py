@@ -1,4 +1,4 @@
-"""The spool: what is kept, for how long, who is given up first, and what survives a restart."""
+"""The spool: what is stored and for how long, the eviction order, and what survives a restart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def site(tmp_path) -> ASite:
 
 
 def kept(site: ASite, *numbers: int) -> list[int]:
-    """Return which of these predictions are still there."""
+    """Return which of these predictions are still stored."""
     found = []
     for number in numbers:
         try:
@@ -36,9 +36,9 @@ def kept(site: ASite, *numbers: int) -> list[int]:
     return found
 
 
-def test_a_disk_that_lacks_a_little_costs_few_examples(tmp_path):
-    """What was evicted is returned to the disk only in time, and deleting takes space at first: neither is a reason to
-    evict again with each commit, until nothing is left."""
+def test_slightly_full_disk_evicts_few_examples(tmp_path):
+    """Evicted rows free disk space late, and deleting needs space at first; neither may evict again at each commit
+    until nothing is left."""
     with tmpfs(tmp_path / "disk", "size=16m") as disk:
         site = ASite(disk)
         site.keep(*(answered(number, text="refund " * 100) for number in range(1000)))
@@ -54,7 +54,7 @@ def test_a_disk_that_lacks_a_little_costs_few_examples(tmp_path):
 
 
 def test_a_prediction_is_found_until_its_window_ends(tmp_path):
-    """The window is counted in seconds of running: a jump of the wall clock ends nothing."""
+    """The window is counted in seconds of running, so a jump of the clock ends nothing."""
     site = ASite(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1))
     site.clock.wall += 3650 * DAY
@@ -67,8 +67,8 @@ def test_a_prediction_is_found_until_its_window_ends(tmp_path):
     assert 0 == site.worker.spool.used_bytes
 
 
-def test_the_clock_of_the_spool_goes_on_after_a_restart(tmp_path):
-    """A process that starts anew, with a monotonic clock at zero, does not make everything young again."""
+def test_clock_of_the_spool_continues_after_a_restart(tmp_path):
+    """Ages continue after a restart, although the monotonic clock starts at zero."""
     site = ASite(tmp_path, collect={"pos-intent": "local"})
     site.clock.running = DAY / 2
     site.keep(answered(1))
@@ -83,8 +83,8 @@ def test_the_clock_of_the_spool_goes_on_after_a_restart(tmp_path):
     assert [] == kept(site, 1)
 
 
-def test_what_waits_for_a_segment_outlives_its_window(site):
-    """A prediction that is to leave stays until it is sealed."""
+def test_unsealed_prediction_outlives_its_window(site):
+    """A prediction that is to be sent stays until it is sealed."""
     site.keep(answered(1))
     site.clock.running += 2 * DAY
     with site.worker.spool.transaction():
@@ -93,7 +93,7 @@ def test_what_waits_for_a_segment_outlives_its_window(site):
 
 
 def test_corrections_stay_until_the_central_team_has_them(site):
-    """Sealed is not enough: only a receipt, for the prediction and for all its feedback, ends the wait."""
+    """A prediction with feedback stays until receipts cover it and all its feedback."""
     site.keep(answered(1))
     site.worker.seal_all()
     site.judge(judgement(1))
@@ -111,8 +111,8 @@ def test_corrections_stay_until_the_central_team_has_them(site):
     assert 0 == site.worker.spool.used_bytes
 
 
-def test_the_order_of_sacrifice(site):
-    """Spare first, then routine, unsure, escalated; with feedback never."""
+def test_eviction_order(site):
+    """Spare rows are evicted first, then routine, unsure and escalated ones; rows with feedback never."""
     site.keep(*(answered(n, **SURE) for n in (1, 2)), answered(3), answered(4, route="upstream"), answered(5, **SURE))
     site.judge(judgement(5))
     spool, order = site.worker.spool, []
@@ -132,8 +132,8 @@ def test_the_order_of_sacrifice(site):
 
 
 @pytest.mark.slow
-def test_new_answers_push_older_routine_out_of_a_full_spool(tmp_path):
-    """Within the limit at all times; the limit is in bytes."""
+def test_new_answers_evict_older_routine_ones(tmp_path):
+    """The spool stays within its limit in bytes at all times."""
     site = ASite(tmp_path, spool_bytes_max=2**20)
     text = "refund " * 2000
     for number in range(200):
@@ -144,8 +144,9 @@ def test_new_answers_push_older_routine_out_of_a_full_spool(tmp_path):
     assert site.worker.spool.counters["sacrificed_routine"] > 100
 
 
-def test_when_examples_were_lost_last_is_kept(tmp_path):
-    """By kind, in seconds of running, and also by the next daemon; a counter of something else is no loss."""
+def test_time_of_the_last_loss_is_stored(tmp_path):
+    """The time since the last loss is kept by kind, in seconds of running, over restarts; other counters are not
+    losses."""
     site = ASite(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1))
     assert {} == site.worker.spool.loss_seconds()
@@ -159,15 +160,16 @@ def test_when_examples_were_lost_last_is_kept(tmp_path):
     assert {"lost": 135.0, "evicted": 35.0} == site.worker.spool.loss_seconds()
 
 
-def test_feedback_needs_its_prediction(site):
-    """Feedback on what is not kept is refused: nobody could learn from it."""
+def test_feedback_without_its_prediction_is_refused(site):
+    """Feedback on a prediction that is not stored raises PredictionUnknown."""
     with pytest.raises(PredictionUnknown):
         site.judge(judgement(1))
     assert {"feedback": 0} == site.worker.spool.count_retained()
 
 
-def test_a_repeated_request_changes_nothing_also_after_a_restart(site):
-    """The same request_id with the same content is one piece of feedback; with another content it is refused."""
+def test_repeated_feedback_request_changes_nothing(site):
+    """The same request_id with the same content is one piece of feedback, also after a restart; with other content it
+    is refused."""
     site.keep(answered(1))
     site.judge(judgement(1))
     site.judge(judgement(1, feedback_id="another"))
@@ -179,15 +181,16 @@ def test_a_repeated_request_changes_nothing_also_after_a_restart(site):
     assert 1 == site.worker.spool.counters["feedback"]
 
 
-def test_reviewers_may_disagree(site):
-    """Two requests are two pieces of feedback."""
+def test_feedback_of_two_reviewers_is_stored(site):
+    """Two requests make two pieces of feedback."""
     site.keep(answered(1))
     site.judge(judgement(1), judgement(2, prediction_id="p-1", reviewer="ben", value="refund"))
     assert 2 == len(site.worker.spool.find_prediction("p-1").feedback)
 
 
-def test_the_review_queue_is_sorted_and_paged(site):
-    """Uncertain: least confident first, kinds without confidence last, what has feedback only on request."""
+def test_review_queue_is_sorted_and_paged(site):
+    """The uncertain stream lists the least confident first and kinds without a confidence last; reviewed rows only on
+    request."""
     site.keep(
         *(answered(n, confidence=n / 10) for n in (5, 1, 3)), answered(9, manifest=manifest("talk"), confidence=None)
     )
@@ -208,7 +211,7 @@ def test_the_review_queue_is_sorted_and_paged(site):
 
 
 def test_erasing_leaves_no_byte_of_the_input(site):
-    """The text is gone from the database and from its log, and nothing that stays at home gets a tombstone."""
+    """An erased text is in neither the database nor its log, and a local prediction gets no tombstone."""
     site.keep(answered(1, text="SECRETWORD in a text"))
     with site.worker.spool.transaction():
         assert (True, False) == site.worker.spool.erase("p-1", b"{}")
@@ -219,7 +222,7 @@ def test_erasing_leaves_no_byte_of_the_input(site):
 
 
 def test_a_failed_transaction_changes_no_counter(site):
-    """Counters say what is on the disk."""
+    """Counters change only with a committed transaction."""
     spool = site.worker.spool
     record = site.worker.recorder.build_prediction(answered(1), 0)
     with pytest.raises(AttributeError), spool.transaction():
@@ -228,22 +231,22 @@ def test_a_failed_transaction_changes_no_counter(site):
 
 
 def test_counters_and_bytes_survive_a_restart(site):
-    """Totals go on."""
+    """Counters, bytes and incarnation are the same after a restart."""
     site.keep(answered(1), answered(2))
     before = (dict(site.worker.spool.counters), site.worker.spool.used_bytes, site.worker.spool.incarnation)
     site.reopen()
     assert before == (dict(site.worker.spool.counters), site.worker.spool.used_bytes, site.worker.spool.incarnation)
 
 
-def test_a_prediction_is_kept_once(site):
-    """The same id again, after a crash before the queue knew, stays as it was."""
+def test_prediction_is_stored_once(site):
+    """A second prediction with the same id, as after a crash, does not change the first."""
     site.keep(answered(1), answered(1, text="other"))
     assert 1 == site.worker.spool.counters["captured"]
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_damaged_spool_says_so_and_is_left_alone(tmp_path, content):
-    """The remedy tells that unsealed feedback is in it."""
+def test_damaged_spool_is_reported_and_not_changed(tmp_path, content):
+    """The remedy says that unsealed feedback is in the file."""
     (tmp_path / "spool.db").write_bytes(content)
     with pytest.raises(StoreDamaged) as caught:
         Spool(tmp_path / "spool.db", lambda: 0.0)
@@ -252,8 +255,8 @@ def test_a_damaged_spool_says_so_and_is_left_alone(tmp_path, content):
 
 
 @pytest.mark.parametrize("spoilt", [b"{", b"[]", b"\xff", b'{"type": "prediction"}', b"[" * 100_000])
-def test_a_damaged_record_is_named(site, spoilt):
-    """Bytes of a record that a disk has changed are an error with a remedy, not one without a name."""
+def test_damaged_record_raises_store_damaged(site, spoilt):
+    """A record whose bytes the disk has changed raises StoreDamaged."""
     site.keep(answered(1))
     with site.worker.spool.transaction():
         site.worker.spool.db.execute("UPDATE predictions SET record = ?", (spoilt,))
@@ -261,8 +264,8 @@ def test_a_damaged_record_is_named(site, spoilt):
         parse_review_item(site.worker.spool.find_prediction("p-1"))
 
 
-def test_a_larger_class_is_never_given_up_for_a_smaller_one(site):
-    """New routine answers do not push out unsure ones that came before them."""
+def test_unsure_answers_are_not_evicted_for_routine_ones(site):
+    """New routine answers do not evict unsure ones."""
     site.keep(answered(1), answered(2, **SURE))
     with site.worker.spool.transaction():
         site.worker.spool.evict(site.worker.spool.used_bytes - 1, 100)

@@ -1,7 +1,7 @@
-"""A site and its central team in random order of events, against a model that only remembers what was promised.
+"""A site and its central team under random events, compared with a model of what was promised.
 
-Whatever happens in whatever order (restarts, lost segments, receipts, full spools, erasure, a clock that jumps), no
-acknowledged correction is lost, nothing that was erased comes back, and the central team can name every gap.
+Under any order of restarts, lost segments, receipts, full spools, erasures and clock jumps, no acknowledged correction
+is lost, nothing erased returns, and the central team can name every gap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WINDOW_SECONDS = 100.0
 
 
 class SiteAndCentralTeam(RuleBasedStateMachine):
-    """One site, and a central team that collects now and then."""
+    """One site, and a central team that collects at times."""
 
     @initialize()
     def begin(self) -> None:

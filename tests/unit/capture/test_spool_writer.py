@@ -1,4 +1,4 @@
-"""The writer's thread: groups, bounds, jobs that wait for the disk, and disks that fail."""
+"""The writer's thread: groups, limits, jobs that wait for the disk, and failing disks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIMITS = CaptureLimits(examples_max=1000, bytes_max=10**6, group_max=256, group_
 
 
 class FailingSpoolWorker(SpoolWorker):
-    """A worker whose disk fails when it is told to."""
+    """A worker whose disk fails when a test says so."""
 
     error: Exception | None = None
     times = 0
@@ -46,12 +46,12 @@ class FailingSpoolWorker(SpoolWorker):
 
 
 def house_class() -> type[FailingSpoolWorker]:
-    """Return a class of its own for each test, since it holds what fails."""
+    """Return a class for each test, since the class holds what fails."""
     return type("SpoolWorker", (FailingSpoolWorker,), {})
 
 
 def blocking_class() -> type[SpoolWorker]:
-    """Return a worker whose disk takes no answer until `works` is set."""
+    """Return a worker whose disk accepts no answer until `works` is set."""
 
     class Blocking(SpoolWorker):
         entered, works, closed = threading.Event(), threading.Event(), threading.Event()
@@ -85,8 +85,8 @@ def result(future: Future):
     return future.result(WAIT_SECONDS)
 
 
-def test_a_job_sees_every_answer_that_came_before_it(writer):
-    """The queue is in order: an answer is found by the call right behind it."""
+def test_job_sees_every_earlier_answer(writer):
+    """The queue is in order: a job finds an answer that was queued before it."""
     for number in range(50):
         writer.queue_answer(answered(number))
         assert (
@@ -94,8 +94,8 @@ def test_a_job_sees_every_answer_that_came_before_it(writer):
         )
 
 
-def test_answers_gather_into_one_commit(tmp_path):
-    """A group is committed once, whatever its size; never an answer alone while others wait."""
+def test_answers_are_committed_in_groups(tmp_path):
+    """Waiting answers are committed together, whatever their number."""
     cls = house_class()
     running = SpoolWriter(opener(tmp_path, cls), CaptureLimits(1000, 10**6, 1000, 0.2, 1000))
     running.start()
@@ -106,7 +106,7 @@ def test_answers_gather_into_one_commit(tmp_path):
     assert cls.commits <= 3
 
 
-def test_what_waits_is_written_at_the_end(tmp_path):
+def test_stop_writes_all_queued_answers(tmp_path):
     """Stopping loses nothing of the queue."""
     running = SpoolWriter(opener(tmp_path), CaptureLimits(1000, 10**6, 64, 60.0, 1000))
     running.start()
@@ -119,7 +119,7 @@ def test_what_waits_is_written_at_the_end(tmp_path):
 
 
 def test_the_queue_is_bounded_in_number_and_bytes(tmp_path):
-    """What does not fit, with what a model wrote, is dropped and counted; nobody waits."""
+    """Answers beyond the limits of number or bytes are dropped and counted without waiting."""
     for limits, kept in ((CaptureLimits(10, 10**6, 64, 60.0, 1000), 10), (CaptureLimits(1000, 500, 64, 60.0, 1000), 5)):
         running = SpoolWriter(opener(tmp_path / str(kept)), limits)
         (tmp_path / str(kept)).mkdir()
@@ -132,8 +132,8 @@ def test_the_queue_is_bounded_in_number_and_bytes(tmp_path):
         running.stop()
 
 
-def test_a_flood_does_not_thin_out_a_random_sample(tmp_path):
-    """Answers that were drawn to be checked have twice the room; that is bounded, too."""
+def test_audit_answers_have_twice_the_queue(tmp_path):
+    """Answers that were drawn for the audit have twice the space, which is limited too."""
     tmp_path.joinpath("site").mkdir()
     running = SpoolWriter(opener(tmp_path / "site"), CaptureLimits(10, 10**6, 64, 60.0, 1000))
     for number in range(20):
@@ -147,8 +147,8 @@ def test_a_flood_does_not_thin_out_a_random_sample(tmp_path):
     running.stop()
 
 
-def test_an_answer_that_is_too_long_is_not_kept(writer):
-    """Counted under its own name."""
+def test_answer_over_the_length_limit_is_dropped(writer):
+    """It is counted as dropped_too_long."""
     writer.queue_answer(answered(1, text="x" * 1001))
     writer.queue_answer(answered(2, text="x" * 1000))
     counters = result(writer.submit(lambda worker: dict(worker.spool.counters)))
@@ -156,16 +156,16 @@ def test_an_answer_that_is_too_long_is_not_kept(writer):
     assert 1 == counters["dropped_too_long"]
 
 
-def test_one_answer_that_cannot_be_written_stops_no_other(writer):
-    """An extraction whose output is no JSON, as a faulty runtime might give it."""
+def test_unwritable_answer_stops_no_other(writer):
+    """An extraction whose output is not JSON is dropped and counted, and other answers are stored."""
     writer.queue_answer(answered(1, manifest=manifest("visit"), local_answer="{broken", scores=()))
     writer.queue_answer(answered(2))
     assert result(writer.submit(lambda worker: worker.spool.find_prediction("p-2"))).task == "pos-intent"
     assert 1 == result(writer.submit(lambda worker: worker.spool.counters["dropped_failed"]))
 
 
-def test_what_a_job_refuses_is_its_own(writer):
-    """A mistake of one caller fails that caller, and the others of the group go through."""
+def test_error_of_one_job_fails_only_its_caller(writer):
+    """A job that raises fails only its caller; the others of its group are done."""
     writer.queue_answer(answered(1))
     futures = [writer.submit(lambda worker, n=n: worker.spool.find_prediction(f"p-{n}")) for n in (9, 1)]
     with pytest.raises(PredictionUnknown):
@@ -178,8 +178,8 @@ def judged(worker: SpoolWorker, number: int) -> None:
     worker.spool.add_feedback(worker.recorder.build_feedback(judgement(number), known, manifest(), 0.0))
 
 
-def test_on_a_full_disk_answers_are_given_up_before_feedback(tmp_path):
-    """The group is tried again without its answers; the correction is acknowledged, and on the disk."""
+def test_full_disk_drops_answers_before_feedback(tmp_path):
+    """On a full disk the group is retried without its answers, so the correction is stored and acknowledged."""
     cls = house_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
@@ -196,7 +196,7 @@ def test_on_a_full_disk_answers_are_given_up_before_feedback(tmp_path):
 
 @pytest.mark.parametrize("error", [DiskFull("full"), StoreDamaged("input/output error")])
 def test_feedback_that_is_not_on_the_disk_is_not_acknowledged(tmp_path, error):
-    """The reviewer gets the disk's error, and may try again once the disk works."""
+    """The reviewer gets the disk's error and can submit again once the disk works."""
     cls = house_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
@@ -211,8 +211,8 @@ def test_feedback_that_is_not_on_the_disk_is_not_acknowledged(tmp_path, error):
     running.stop()
 
 
-def test_a_caller_who_is_cancelled_while_its_job_waits_ends_nothing(tmp_path):
-    """The job is dropped before it begins; those before and behind it are done, and answers are kept."""
+def test_cancelled_waiting_job_is_dropped_alone(tmp_path):
+    """A job that is cancelled before it starts is dropped; the others are done and answers stored."""
     cls, done = blocking_class(), []
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
@@ -226,8 +226,9 @@ def test_a_caller_who_is_cancelled_while_its_job_waits_ends_nothing(tmp_path):
     assert running.stop()
 
 
-def test_a_caller_who_is_cancelled_at_any_moment_ends_nothing(writer):
-    """Jobs are cancelled while they wait, run and end: each is done whole or not at all, and the next one is done."""
+def test_job_cancelled_at_any_moment_is_done_whole_or_not_at_all(writer):
+    """Jobs that are cancelled while they wait, run or end are done completely or not at all, and the next one is
+    done."""
     done: list[int] = []
     for number in range(300):
         jobs = [writer.submit(lambda _, n=number: done.append(n), alone=bool(k % 2)) for k in range(3)]
@@ -241,8 +242,8 @@ def broken_job(worker: SpoolWorker) -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_mistake_in_one_job_is_its_callers_alone(writer, alone):
-    """An exception of no error tree ends that job, whatever it had written is not kept, and all others are done."""
+def test_unexpected_error_in_a_job_fails_only_its_caller(writer, alone):
+    """An unexpected exception ends that job, its writes are rolled back, and all others are done."""
     writer.queue_answer(answered(1))
     futures = [writer.submit(count), writer.submit(broken_job, alone=alone), writer.submit(count)]
     with pytest.raises(KeyError):
@@ -252,11 +253,9 @@ def test_a_mistake_in_one_job_is_its_callers_alone(writer, alone):
     assert result(writer.submit(lambda worker: worker.spool.find_prediction("p-2"))).task == "pos-intent"
 
 
-def test_an_answer_that_cannot_be_stored_takes_no_other_with_it(tmp_path):
-    """A confidence that is no number, as a child that was taken over might give it: it alone is dropped, and counted.
-
-    The answers in its group, be they of other tasks, are kept.
-    """
+def test_answer_with_an_invalid_confidence_is_dropped_alone(tmp_path):
+    """A confidence that is not a probability, as a compromised child could return, drops only that answer; the others
+    of its group are stored."""
     running = SpoolWriter(opener(tmp_path), CaptureLimits(1000, 10**6, 64, 60.0, 1000))
     running.start()
     strange = {5: float("nan"), 17: 1e308, 18: float("nan")}
@@ -271,8 +270,8 @@ def test_an_answer_that_cannot_be_stored_takes_no_other_with_it(tmp_path):
     database.close()
 
 
-def test_a_mistake_in_keeping_an_answer_costs_that_answer(tmp_path):
-    """It is counted as dropped, the jobs beside it are done, and the next group is kept."""
+def test_unexpected_error_drops_only_its_answer(tmp_path):
+    """The answer is counted as dropped, jobs beside it are done, and the next group is stored."""
     cls = house_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
@@ -286,8 +285,9 @@ def test_a_mistake_in_keeping_an_answer_costs_that_answer(tmp_path):
     running.stop()
 
 
-def test_a_disk_that_stands_is_seen_and_bounds_what_waits(tmp_path):
-    """It is said for how long; jobs beyond a limit are refused; an end does not wait; what waits is written later."""
+def test_stalled_disk_is_reported_and_limits_the_queue(tmp_path):
+    """The stall is reported with its seconds, jobs beyond a limit are refused, the stop does not wait, and queued
+    answers are written later."""
     cls = blocking_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
@@ -306,8 +306,8 @@ def test_a_disk_that_stands_is_seen_and_bounds_what_waits(tmp_path):
     eventually_sync(cls.closed.is_set, WAIT_SECONDS)
 
 
-def test_gathering_a_group_is_no_stall(tmp_path):
-    """An idle writer, and one that waits for more answers, say that nothing stands."""
+def test_collecting_a_group_is_not_a_stall(tmp_path):
+    """An idle writer, and one that waits for more answers, report no stall."""
     running = SpoolWriter(opener(tmp_path), CaptureLimits(1000, 10**6, 64, 60.0, 1000))
     running.start()
     result(running.submit(count))
@@ -317,8 +317,8 @@ def test_gathering_a_group_is_no_stall(tmp_path):
     assert running.stop()
 
 
-def test_a_spool_that_does_not_open_drops_and_says_why(tmp_path):
-    """Answers are counted, jobs get the reason, and it is tried again."""
+def test_spool_that_does_not_open_is_tried_again(tmp_path):
+    """While the spool does not open, answers are counted as dropped, jobs get the reason, and opening is repeated."""
     tries = threading.Semaphore(0)
     works = threading.Event()
     real = opener(tmp_path)
@@ -342,8 +342,8 @@ def test_a_spool_that_does_not_open_drops_and_says_why(tmp_path):
     running.stop()
 
 
-async def test_a_site_that_collects_nothing_makes_no_files(tmp_path):
-    """No thread, no database; every question is answered with what to do."""
+async def test_site_that_collects_nothing_creates_no_files(tmp_path):
+    """Without consent there is no thread and no database, and feedback is refused with a remedy."""
     collection = ExampleCapture(config_of(tmp_path, collect={}), SpoolWorkerDependencies(lambda: (), "0.1.0"))
     collection.start()
     assert ("off", None) == (collection.consent("pos-intent"), await collection.status())
@@ -353,8 +353,8 @@ async def test_a_site_that_collects_nothing_makes_no_files(tmp_path):
     assert [] == list(tmp_path.iterdir())
 
 
-async def test_a_site_that_is_updated_says_how_it_went(tmp_path):
-    """It has a root of trust and a central team: the status object is written although nothing is collected."""
+async def test_updated_site_writes_its_status_without_collecting(tmp_path):
+    """A site with a root of trust writes the status object although it collects nothing."""
     config = config_of(tmp_path, collect={}).model_copy(update={"update": UpdateConfig(root_file="/etc/root.json")})
     collection = ExampleCapture(config, SpoolWorkerDependencies(lambda: (), "0.1.0"))
     collection.start()
@@ -363,8 +363,8 @@ async def test_a_site_that_is_updated_says_how_it_went(tmp_path):
     assert (config.outbox / "status.json").exists()
 
 
-async def test_a_site_that_stopped_collecting_still_serves_what_it_has(tmp_path):
-    """Late feedback finds its input also after consent was taken back."""
+async def test_feedback_is_accepted_after_collecting_was_disabled(tmp_path):
+    """Feedback on a stored answer is accepted after the consent was withdrawn."""
     first = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"))
     first.start()
     first.queue_answer(answered(1))
@@ -384,7 +384,7 @@ async def test_a_site_that_stopped_collecting_still_serves_what_it_has(tmp_path)
 
 
 async def test_a_broken_spool_is_in_the_status(tmp_path):
-    """An operator reads why nothing is kept, and what to do."""
+    """Status says why nothing is captured and what to do."""
     tmp_path.joinpath("spool.db").write_bytes(b"garbage" * 1000)
     collection = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"))
     collection.start()
@@ -394,8 +394,9 @@ async def test_a_broken_spool_is_in_the_status(tmp_path):
     assert "Stop the daemon, move" in status.problems[0]
 
 
-async def test_while_the_disk_stands_nobody_waits_for_it(tmp_path):
-    """Status says so without its figures; feedback is refused with a time to come back; then all goes on."""
+async def test_no_call_waits_for_a_stalled_disk(tmp_path):
+    """While the disk is stalled, status says so without figures and feedback is refused with a delay; afterwards both
+    work."""
     cls, clock = blocking_class(), [0.0]
     collection = ExampleCapture(
         config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), worker=cls, monotonic=lambda: clock[0]
@@ -418,8 +419,8 @@ async def test_while_the_disk_stands_nobody_waits_for_it(tmp_path):
     assert collection.stop()
 
 
-async def test_housekeeping_goes_on_after_what_it_raises(tmp_path):
-    """`run` ends with a mistake of ours, for its owner to see; started again it keeps worker."""
+async def test_housekeeping_can_be_restarted_after_an_error(tmp_path):
+    """`run` ends with an unexpected exception for its owner; started again, it keeps its worker."""
     cls, turns = house_class(), asyncio.Semaphore(0)
     cls.mistaken = True
     collection = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), worker=cls)

@@ -1,4 +1,5 @@
-"""Questions for later and opinions in the spool: asked once, bounded, forgotten with their input by any agent."""
+"""Deferred questions and teacher labels in the spool: asked once, limited, and deleted with their input by any version
+of the agent."""
 
 from __future__ import annotations
 
@@ -24,19 +25,19 @@ def site(tmp_path) -> ASite:
 
 
 def keep(site: ASite, *numbers: int, later: str = "deferred", **more: Any) -> None:
-    """Keep answers that the large model is to be asked about."""
+    """Capture answers about which the large model is to be asked."""
     site.keep(*(answered(number, later=later, **more) for number in numbers))
 
 
 def take(site: ASite) -> TeacherQuestion:
-    """Take the question whose turn it is."""
+    """Take the next question."""
     found = site.worker.next_question(TASKS)
     assert found is not None
     return found
 
 
 def opine(site: ASite, said: str = "price", task: str = "pos-intent") -> bool:
-    """Take a question, and let the large model say that."""
+    """Take a question and store the large model's answer."""
     question = take(site)
     with site.worker.spool.transaction():
         return site.worker.store_teacher_label(question, said, "oracle-1", manifest(task))
@@ -53,12 +54,12 @@ def given_up(site: ASite) -> dict[str, int]:
 
 
 def opinions(site: ASite) -> list[str]:
-    """Return the predictions that have an opinion in the spool."""
+    """Return the predictions that have a teacher label in the spool."""
     return [row[0] for row in site.worker.spool.db.rows("SELECT prediction_id FROM opinions ORDER BY row")]
 
 
-def test_a_question_is_kept_with_its_answer_and_asked_once(site):
-    """Where there is one, it holds the record of the answer; who took it has it alone."""
+def test_question_is_stored_with_its_answer_and_taken_once(site):
+    """The question has the record of its answer, and is taken by one caller only."""
     keep(site, 1)
     site.keep(answered(2))
     assert {"deferred": 1} == waiting(site)
@@ -68,16 +69,16 @@ def test_a_question_is_kept_with_its_answer_and_asked_once(site):
     assert site.worker.next_question(TASKS) is None
 
 
-def test_only_what_may_be_asked_is_taken(site):
-    """A task whose inputs may not leave, or are not asked about now, waits."""
+def test_only_questions_of_permitted_tasks_are_taken(site):
+    """A task whose inputs may not leave, or are not asked about at present, waits."""
     keep(site, 1)
     assert site.worker.next_question(("visit",)) is None
     assert site.worker.next_question(()) is None
     assert "p-1" == take(site).prediction_id
 
 
-def test_an_opinion_takes_the_place_of_its_question(site):
-    """It is sealed like everything else that was said of an answer, and goes when the central team has it."""
+def test_teacher_label_replaces_its_question(site):
+    """A teacher label is sealed like feedback and deleted with its receipt."""
     keep(site, 1)
     assert opine(site)
     assert ({}, ["p-1"], 1) == (waiting(site), opinions(site), site.worker.spool.counters["opinions"])
@@ -89,8 +90,8 @@ def test_an_opinion_takes_the_place_of_its_question(site):
     assert [] == opinions(site)
 
 
-def test_an_opinion_alone_is_enough_for_a_segment(site):
-    """It comes days after its prediction, and leaves all the same."""
+def test_teacher_label_alone_makes_a_segment(site):
+    """A teacher label that comes days after its prediction is sealed in a segment of its own."""
     keep(site, 1)
     site.worker.seal_all()
     opine(site)
@@ -99,8 +100,8 @@ def test_an_opinion_alone_is_enough_for_a_segment(site):
     assert ["opinion"] == [record.type for record in site.segments()[2]]
 
 
-def test_whoever_was_killed_while_asking_does_not_ask_again(site):
-    """What was marked, and has no answer, is given up at the next start, and counted."""
+def test_question_interrupted_by_a_kill_is_dropped(site):
+    """A question that was taken and has no answer is dropped at the next start, and counted."""
     keep(site, 1, 2)
     take(site)
     site.reopen()
@@ -108,8 +109,8 @@ def test_whoever_was_killed_while_asking_does_not_ask_again(site):
     assert "p-2" == take(site).prediction_id
 
 
-def test_what_nobody_worked_on_waits_again(site):
-    """A question that was refused at the door has its turn again; one without a usable answer has not."""
+def test_refused_question_waits_again(site):
+    """A question that was refused unprocessed is taken again; one without a usable answer is not."""
     keep(site, 1)
     for done in (site.worker.questions.put_back, site.worker.questions.give_up):
         question = take(site)
@@ -119,8 +120,8 @@ def test_what_nobody_worked_on_waits_again(site):
     assert site.worker.next_question(TASKS) is None
 
 
-def test_random_ones_go_first_and_are_not_crowded_out(tmp_path):
-    """However many are put off in a night without a connection, those to audit stay; the oldest of a kind go."""
+def test_audit_questions_come_first_and_are_not_evicted(tmp_path):
+    """However many questions are deferred offline, those of the audit stay; the oldest deferred ones are dropped."""
     site = ASite(tmp_path, escalation={"later_questions_max": 3})
     keep(site, 1, 2, later="audit", sure=True)
     keep(site, *range(10, 20))
@@ -128,8 +129,8 @@ def test_random_ones_go_first_and_are_not_crowded_out(tmp_path):
     assert ["p-1", "p-2", "p-17", "p-18", "p-19"] == [take(site).prediction_id for _ in range(5)]
 
 
-def test_what_is_under_way_is_not_crowded_out(tmp_path):
-    """The bound is on what waits: an answer that is on its way is not thrown away."""
+def test_question_in_progress_is_not_evicted(tmp_path):
+    """The limit applies to waiting questions, not to one that is being asked."""
     site = ASite(tmp_path, escalation={"later_questions_max": 1})
     keep(site, 1)
     take(site)
@@ -137,8 +138,8 @@ def test_what_is_under_way_is_not_crowded_out(tmp_path):
     assert {"deferred": 1, "crowded": 1} == waiting(site) | given_up(site)
 
 
-def test_questions_and_opinions_are_bounded_in_bytes(tmp_path):
-    """By the same limit, each; what is given up is counted under its own name."""
+def test_questions_and_teacher_labels_are_limited_in_bytes(tmp_path):
+    """Each has the same limit in bytes, and evictions are counted separately."""
     site = ASite(tmp_path, escalation={"later_bytes_max": 2**16})
     keep(site, *range(10), text="refund " * 2000)
     assert {"deferred": 4} == waiting(site)
@@ -148,7 +149,7 @@ def test_questions_and_opinions_are_bounded_in_bytes(tmp_path):
 
 
 def test_an_old_question_is_not_asked(tmp_path):
-    """Its age counts in seconds of running, so no clock that jumps ends it."""
+    """A question expires after its seconds of running, so a jump of the clock does not expire it."""
     site = ASite(tmp_path, escalation={"later_seconds_max": 1000.0})
     keep(site, 1)
     site.clock.wall += 10**8
@@ -161,8 +162,9 @@ def test_an_old_question_is_not_asked(tmp_path):
     assert ({}, {"expired": 1}, 0.0) == (waiting(site), given_up(site), site.worker.questions.queued().oldest_seconds)
 
 
-def test_an_answer_with_a_question_is_sealed_in_any_case(tmp_path):
-    """An audit of an answer that the sample passed over would be of no use to anybody."""
+def test_answer_with_a_question_is_always_sealed(tmp_path):
+    """An answer that is audited is sealed although the routine sample excludes it, because the audit would be useless
+    without it."""
     site = ASite(tmp_path, routine_share=0.0)
     keep(site, 1, later="audit", sure=True, confidence=0.99)
     site.keep(answered(2, sure=True, confidence=0.99))
@@ -179,8 +181,9 @@ def erase(site: ASite, prediction_id: str) -> tuple[bool, bool]:
         return site.worker.spool.erase(prediction_id, site.worker.recorder.build_tombstone(prediction_id, 0.0))
 
 
-def test_who_is_forgotten_is_not_asked_about(site):
-    """Erasing takes the question and the opinion along; an answer that comes after it is dropped."""
+def test_erasing_deletes_question_and_teacher_label(site):
+    """Erasing deletes the question and the teacher label; an answer of the large model that arrives later is
+    dropped."""
     keep(site, 1, 2, 3)
     opine(site)
     under_way = take(site)
@@ -192,8 +195,8 @@ def test_who_is_forgotten_is_not_asked_about(site):
     assert [] == opinions(site)
 
 
-def test_an_opinion_that_has_left_is_recalled(site):
-    """Where nothing but the opinion may have left, the central team is told to forget it."""
+def test_erasing_a_sent_teacher_label_makes_a_tombstone(site):
+    """If only the teacher label may have been sent, erasing its prediction still makes a tombstone."""
     keep(site, 1)
     opine(site)
     with site.worker.spool.transaction():
@@ -202,8 +205,9 @@ def test_an_opinion_that_has_left_is_recalled(site):
     assert (True, True) == erase(site, "p-1")
 
 
-def test_a_question_does_not_outlive_its_answer_for_nothing(tmp_path):
-    """When the prediction is given up before the central team has it, nothing could be done with an opinion."""
+def test_question_expires_with_an_answer_that_was_never_sent(tmp_path):
+    """If the prediction expires before the central team has it, its question and teacher label are deleted as
+    useless."""
     site = ASite(tmp_path, collect={"pos-intent": "local"}, window_seconds=100)
     keep(site, 1, 2)
     opine(site)
@@ -212,8 +216,8 @@ def test_a_question_does_not_outlive_its_answer_for_nothing(tmp_path):
     assert ({}, []) == (waiting(site), opinions(site))
 
 
-def test_a_question_outlives_an_answer_that_the_central_team_has(tmp_path):
-    """After a week without a connection to the large model, the opinions are still worth something there."""
+def test_question_outlives_an_answer_that_was_sent(tmp_path):
+    """A question stays after its sent answer expired, because the central team can still use the teacher label."""
     site = ASite(tmp_path, window_seconds=100)
     keep(site, 1)
     site.worker.seal_all()
@@ -224,8 +228,8 @@ def test_a_question_outlives_an_answer_that_the_central_team_has(tmp_path):
     assert opine(site)
 
 
-def test_opinions_follow_their_segment(site):
-    """What was in a segment that is lost waits again, under a new number; so does what was never written."""
+def test_teacher_labels_follow_their_segment(site):
+    """A teacher label of a lost or unwritten segment is sealed again under a new number."""
     keep(site, 1)
     opine(site)
     site.worker.seal_all()
@@ -250,8 +254,8 @@ def test_opinions_follow_their_segment(site):
         ),
     ],
 )
-def test_an_opinion_is_redacted(site, task, record, said, kept):
-    """Placeholders stay what they are, values get new ones, and fields stand as in the answer."""
+def test_teacher_label_is_redacted(site, task, record, said, kept):
+    """Placeholders stay, new values get new ones, and fields are in the order of the answer."""
     keep(site, 1, manifest=manifest(task), text="from anna@example.org", local_answer=record, scores=())
     opine(site, said, task)
     ((written,),) = site.worker.spool.db.rows("SELECT record FROM opinions")
@@ -263,7 +267,7 @@ def test_an_opinion_is_redacted(site, task, record, said, kept):
 
 @contextmanager
 def older(site: ASite) -> Iterator[Database]:
-    """Open the file as an agent does that knows nothing of questions, for one transaction."""
+    """Open the file for one transaction as an agent that does not know questions."""
     site.worker.close()
     database = Database(site.config.state_dir / "spool.db", DatabaseSchema(spool.SCHEMA_VERSION, (), "", checked=False))
     with database.transaction():
@@ -271,8 +275,8 @@ def older(site: ASite) -> Iterator[Database]:
     database.close()
 
 
-def test_an_older_agent_can_use_the_file_and_forgets_all_the_same(site):
-    """The version of the file is the same; what the older one erases, seals and loses is so for opinions, too."""
+def test_older_agent_can_use_the_file(site):
+    """The file has the same version; what an older agent erases, seals or loses applies to teacher labels as well."""
     keep(site, 1, 2, 3)
     opine(site)
     site.worker.seal_all()
@@ -286,8 +290,8 @@ def test_an_older_agent_can_use_the_file_and_forgets_all_the_same(site):
     assert [("p-1", None), ("p-2", None)] == site.worker.spool.db.rows("SELECT prediction_id, segment FROM opinions")
 
 
-def test_a_file_of_an_older_agent_gets_the_tables(tmp_path):
-    """What it holds stays, and questions can be kept in it."""
+def test_file_of_an_older_agent_gets_the_tables(tmp_path):
+    """The records of an older file stay, and questions can be stored in it."""
     site = ASite(tmp_path)
     site.keep(answered(1))
     site.judge(judgement(1))

@@ -1,4 +1,4 @@
-"""Answers that wait for the redaction model: read, held, passed by the rules, or dropped and counted."""
+"""Answers that wait for the redaction model: read, held, passed by rules alone, or dropped and counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RULES = RedactionConfig(task="pii", without_model={"pos-intent": "rules"})
 
 
 class Finder:
-    """Finds "Anna", unless it is broken, or not to answer about a text."""
+    """Finds "Anna", unless a test makes it fail or wait."""
 
     def __init__(self) -> None:
         self.model, self.broken, self.gate = "pii@1.0.0", "", asyncio.Event()
@@ -43,7 +43,7 @@ class Finder:
 
 
 class Queue(RedactionQueue):
-    """A queue that runs, with what it has stored."""
+    """A running queue, with the answers that it stored."""
 
     def __init__(self, finder: Finder, config: RedactionConfig = HOLD, **limits: int) -> None:
         self.stored: list[CapturedAnswer] = []
@@ -64,7 +64,7 @@ class Queue(RedactionQueue):
 
 
 async def test_an_answer_is_stored_with_its_findings():
-    """The model reads the text of an answer; it is then redacted by both."""
+    """The model reads the text of an answer, which is then redacted by both rules and model."""
     queue = Queue(Finder())
     queue.put(answered(1, text="Anna wants a refund"))
     await queue.until(1)
@@ -74,8 +74,8 @@ async def test_an_answer_is_stored_with_its_findings():
     assert {"read_by_model": 1} == queue.counts
 
 
-async def test_the_texts_of_an_answer_are_read_too():
-    """A text that a model wrote, and every value and key of a record, are read besides the input."""
+async def test_model_reads_generated_texts_and_records():
+    """The model reads the input, a generated text, and every value and key of a record."""
     finder = Finder()
     queue = Queue(finder)
     queue.put(answered(1, manifest=manifest("talk"), local_answer="Dear Anna", text="write", scores=()))
@@ -84,8 +84,9 @@ async def test_the_texts_of_an_answer_are_read_too():
     assert {"write", "Dear Anna", "see", "DRUG", "DRUG: x"} == set(finder.asked)
 
 
-async def test_an_answer_waits_while_the_model_is_gone():
-    """Nothing is stored until the model answers again; the operator is told; then the answer is stored once."""
+async def test_answer_is_held_while_the_model_is_unavailable():
+    """Nothing is stored until the model answers again, the operator sees the problem, and the answer is then stored
+    once."""
     finder = Finder()
     finder.broken = "gone"
     queue = Queue(finder)
@@ -100,8 +101,8 @@ async def test_an_answer_waits_while_the_model_is_gone():
     running.cancel()
 
 
-async def test_where_rules_suffice_an_answer_passes_by_the_rules():
-    """The policy of the task lets it pass, counted; a record builder takes it for that alone."""
+async def test_answer_passes_by_rules_if_the_site_allows_it():
+    """If the policy of its task allows that, an answer is redacted by rules alone and counted."""
     finder = Finder()
     finder.broken = "gone"
     queue = Queue(finder, RULES)
@@ -112,15 +113,15 @@ async def test_where_rules_suffice_an_answer_passes_by_the_rules():
     assert b"Anna, [EMAIL_1]" in builder.build_prediction(queue.stored[0], 0.0).record
 
 
-def test_a_record_is_not_built_from_texts_that_nobody_read():
-    """Where the site has a redaction model, an answer without findings is no record, however it came there."""
+def test_record_is_not_built_without_findings():
+    """At a site with a redaction model, building a record from an answer without findings raises RedactionHeld."""
     builder = RecordBuilder(config_of(Path()).examples, "site-1", Redactor(), HOLD)
     with pytest.raises(RedactionHeld):
         builder.build_prediction(answered(1), 0.0)
 
 
 async def test_an_answer_that_the_model_cannot_read_is_dropped():
-    """A text on which the model fails again and again does not stop the others; it is counted."""
+    """A text on which the model fails repeatedly is dropped and counted, and the other answers are stored."""
     queue = Queue(Finder())
     queue.put(answered(1, text="poison"))
     queue.put(answered(2, text="hi"))
@@ -131,7 +132,7 @@ async def test_an_answer_that_the_model_cannot_read_is_dropped():
 
 
 async def test_a_full_queue_drops_and_counts():
-    """What does not fit in number or bytes is dropped; the audit has twice the room."""
+    """Answers beyond the limits of number or bytes are dropped and counted; those of the audit have twice the space."""
     queue = Queue(Finder(), queue_examples_max=2)
     for number in range(3):
         queue.put(answered(number))
@@ -144,8 +145,8 @@ async def test_a_full_queue_drops_and_counts():
     assert (2, {"dropped_unredacted": 1}) == (large.waiting, large.counts)
 
 
-def test_what_a_model_wrote_takes_room_in_the_queue_too():
-    """The local answer and the large model's count like the input; an input that is too long is one by itself."""
+def test_generated_text_counts_in_the_size_of_the_queue():
+    """Local and teacher answers count like the input; an answer over the limit is accepted only into an empty queue."""
     queue = Queue(Finder(), queue_bytes_max=2**16)
     talk = {"manifest": manifest("talk"), "text": "write", "scores": ()}
     queue.put(answered(1, **talk, local_answer="x" * 40_000))
@@ -157,7 +158,7 @@ def test_what_a_model_wrote_takes_room_in_the_queue_too():
 
 
 async def test_a_cancelled_worker_puts_its_answer_back():
-    """A component that restarts loses no answer: what was under way waits again, and is read once."""
+    """When a component restarts, the answer in progress waits again and is read once."""
     finder = Finder()
     finder.gate.clear()
     queue = Queue(finder)
@@ -172,8 +173,9 @@ async def test_a_cancelled_worker_puts_its_answer_back():
     assert 1 == len(queue.stored)
 
 
-async def test_at_the_end_what_can_be_read_is_stored():
-    """A daemon that stops lets the model read what waits; what it cannot read is dropped and counted."""
+async def test_stop_stores_what_the_model_can_read():
+    """A daemon that stops lets the model read the waiting answers within a time limit; the rest are dropped and
+    counted."""
     queue = Queue(Finder())
     queue.put(answered(1))
     await queue.finish()
@@ -186,7 +188,7 @@ async def test_at_the_end_what_can_be_read_is_stored():
 
 
 async def test_a_slow_model_is_reported():
-    """An answer that has waited for half a minute is reported, with the time."""
+    """An answer that has waited for more than 30 s is reported with its time."""
     finder = Finder()
     finder.gate.clear()
     queue = Queue(finder)
@@ -196,8 +198,8 @@ async def test_a_slow_model_is_reported():
     assert "the oldest has waited 31 s" in queue.problem
 
 
-async def test_what_waits_can_be_erased_also_while_the_model_is_asked():
-    """Answers that concern somebody are dropped from the queue and from the workers' hands; the others are stored."""
+async def test_held_answers_can_be_erased():
+    """Matching answers are removed from the queue and from the workers; the others are stored."""
     finder = Finder()
     finder.broken = "gone"
     queue = Queue(finder)

@@ -119,7 +119,7 @@ def test_task_shows_labels_limits_and_threshold(client):
 
 def test_an_enumeration_value_of_a_newer_daemon_is_kept_as_digits():
     """A number this client does not know does not break it."""
-    assert ("LOCAL", "99") == tuple(translation.word(task_pb2.Route, number, "ROUTE_") for number in (1, 99))
+    assert ("LOCAL", "99") == tuple(translation.enum_word(task_pb2.Route.DESCRIPTOR, number) for number in (1, 99))
 
 
 def test_a_failed_call_carries_reason_remedy_and_metadata(client):

@@ -14,7 +14,7 @@ from tests.support.report_figures import BEGUN, HYBRID, LITTLE, SHADOW, confiden
 
 def drawn(task, title):
     """Return one chart of a task."""
-    (found,) = [each for each in task_charts(judge_task(task, CostAssumptions("EUR")), "t") if each.said.title == title]
+    (found,) = [each for each in task_charts(judge_task(task, CostAssumptions("EUR")), "t") if each.text.title == title]
     return found
 
 
@@ -39,7 +39,7 @@ def places(picture, tag, kind, name):
 )
 def test_only_what_there_are_figures_for_is_drawn(task, titles):
     """No chart is empty: what is not known yet has none."""
-    assert titles == [each.said.title for each in task_charts(judge_task(task), "t")]
+    assert titles == [each.text.title for each in task_charts(judge_task(task), "t")]
 
 
 @pytest.mark.parametrize(("examples", "part"), [(0, 0.0), (50, 1 / 6), (100, 1 / 3), (750, 5 / 6), (5000, 1.0)])
@@ -67,25 +67,25 @@ def test_a_bar_tells_its_number_when_it_is_pointed_at():
 
 def test_money_is_added_up():
     """The last row of the table is the sum that the page names as spent, and spent with saved."""
-    money, chart = judge_task(HYBRID).money, drawn(HYBRID, "Cumulative cost")
-    assert ("2026-11-25", "2.91 EUR", "15.37 EUR") == chart.said.rows[-1]
+    money, chart = judge_task(HYBRID).costs, drawn(HYBRID, "Cumulative cost")
+    assert ("2026-11-25", "2.91 EUR", "15.37 EUR") == chart.text.rows[-1]
     assert 15.37 == round((money.spent_micros + money.saved_micros) / 1e6, 2)
-    assert "nothing was saved yet" in drawn(SHADOW, "Cumulative cost").said.sentence
+    assert "nothing was saved yet" in drawn(SHADOW, "Cumulative cost").text.sentence
 
 
 def test_what_it_could_take_is_marked():
     """The line stands at the share of inputs that the model here could take; without one there is none."""
     chart = drawn(SHADOW, "What the local model could answer")
     (x,) = places(chart.picture, "line", "mark", "x1")
-    assert DrawingArea(left=50, right=22).x(judge_task(SHADOW).takes.share.value) == pytest.approx(x, abs=0.06)
+    assert DrawingArea(left=50, right=22).x(judge_task(SHADOW).coverage.share.value) == pytest.approx(x, abs=0.06)
     nothing = drawn(figures(confident=confident((0.5, 100, 50))), "What the local model could answer")
     assert [] == places(nothing.picture, "line", "mark", "x1")
-    assert "the model has to improve" in nothing.said.sentence
+    assert "the model has to improve" in nothing.text.sentence
 
 
 def test_the_walk_is_in_the_table():
     """Every threshold has its row: how much is above it, how often it differs, what is proved, and whether it holds."""
-    rows = drawn(SHADOW, "What the local model could answer").said.rows
+    rows = drawn(SHADOW, "What the local model could answer").text.rows
     assert 12 == len(rows)
     assert ("0.95", "34%", "675", "0", "1%", "3%", "yes") == rows[0]
     assert "no" == rows[-1][-1]
@@ -122,15 +122,15 @@ def test_the_most_frequent_labels_are_drawn_and_all_are_in_the_table():
     """A task with many labels has a chart that can be read."""
     many = tuple(LabelFigures(f"a-rather-long-label-{at:02}", 100 - at, 20, ComparisonCount(10, 9)) for at in range(30))
     chart = drawn(figures(labels=many), "Agreement by label")
-    assert (LABELS_DRAWN_MAX, 30) == (len(places(chart.picture, "circle", "a", "cx")), len(chart.said.rows))
-    assert "The 12 most frequent of 30 labels are drawn." in chart.said.sentence
+    assert (LABELS_DRAWN_MAX, 30) == (len(places(chart.picture, "circle", "a", "cx")), len(chart.text.rows))
+    assert "The 12 most frequent of 30 labels are drawn." in chart.text.sentence
     assert ">a-rather-long-l…<" in chart.picture
 
 
 def test_a_label_s_last_week_stands_beside_all_of_it():
     """Whoever looks sees whether a label has become worse."""
     worse = LabelFigures("refund", 100, 20, ComparisonCount(100, 90), ComparisonCount(10, 4))
-    (row,) = drawn(figures(labels=(worse,)), "Agreement by label").said.rows
+    (row,) = drawn(figures(labels=(worse,)), "Agreement by label").text.rows
     assert ("refund", "20", "100", "90%", "82% to 95%", "40%", "12% to 74%") == row
 
 

@@ -14,7 +14,7 @@ ASKED = {"answers": {"upstream": 100}}
 
 def verdict(said, about, wish=None):
     """Return a verdict."""
-    (found,) = [each for each in judge_task(said, wish or CostAssumptions()).framework if each.about == about]
+    (found,) = [each for each in judge_task(said, wish or CostAssumptions()).suitability if each.about == about]
     return found.verdict
 
 
@@ -78,7 +78,7 @@ def test_a_model_pays_within_a_year(months, wanted):
         mode="hybrid",
         days=(day(answers={"local": 900, "upstream": 100}, priced=100, cost_micros=100_000),),
     )
-    a_month = judge_task(said).money.year_gain_micros / 12
+    a_month = judge_task(said).costs.year_gain_micros / 12
     assert wanted == verdict(said, "economics", CostAssumptions("", round(a_month * months)))
 
 

@@ -62,7 +62,7 @@ ADVICE = {
 
 def answer(judged, about):
     """Return the answer to one of the four questions."""
-    (found,) = [each for each in judged.framework if each.about == about]
+    (found,) = [each for each in judged.suitability if each.about == about]
     return found
 
 
@@ -148,9 +148,9 @@ def test_without_anything_nothing_is_claimed():
     """A task that nobody has asked yet: every number is unknown or none, and the interval of a share is all of it."""
     judged = judge_task(BEGUN)
     assert (None, 0.0, 1.0) == (judged.agreement.value, judged.agreement.low, judged.agreement.high)
-    assert (None, None) == (judged.takes.above, judged.money.saved_micros)
-    assert ["unknown", "no", "unknown", "unknown"] == [each.verdict for each in judged.framework]
-    assert 110 == judged.takes.more
+    assert (None, None) == (judged.coverage.above, judged.costs.saved_micros)
+    assert ["unknown", "no", "unknown", "unknown"] == [each.verdict for each in judged.suitability]
+    assert 110 == judged.coverage.more
     assert "nothing comes in at present" in judged.advice.then
 
 
@@ -175,20 +175,20 @@ def test_one_comparison_says_nearly_nothing():
         figures(confident=confident((0.99, 1, 1)), days=(day(examples=1, compared=ComparisonCount(1, 1)),))
     )
     assert (1.0, 0.025, 1.0) == (judged.agreement.value, round(judged.agreement.low, 6), judged.agreement.high)
-    assert (None, 109) == (judged.takes.above, judged.takes.more)
+    assert (None, 109) == (judged.coverage.above, judged.coverage.more)
 
 
 def test_complete_agreement_is_proved_as_far_as_its_number_bears():
     """110 answers without a difference prove 5% with 90% certainty at any of eight confidences, 109 do not."""
-    assert None is judge_task(figures(confident=confident((0.0, 109, 109)))).takes.above
-    takes = judge_task(figures(confident=confident((0.0, 110, 110)))).takes
+    assert None is judge_task(figures(confident=confident((0.0, 109, 109)))).coverage.above
+    takes = judge_task(figures(confident=confident((0.0, 110, 110)))).coverage
     assert (0.0, 0.0, 1.0) == (takes.above, takes.risk, takes.share.value)
 
 
 def test_what_it_could_take_ends_where_the_risk_does():
     """The walk goes down as long as the wanted risk is proved, and no further, whatever comes below."""
     rows = ((0.2, 200, 200), (0.5, 200, 120), (0.8, 200, 196), (0.9, 200, 200))
-    takes = judge_task(figures(confident=confident(*rows))).takes
+    takes = judge_task(figures(confident=confident(*rows))).coverage
     assert (0.8, 0.01, 0.5) == (takes.above, takes.risk, takes.share.value)
     assert [True, True, False, False] == [level.holds for level in takes.levels]
 
@@ -206,8 +206,8 @@ def reviewed(right: int) -> TaskFigures:
 def test_people_have_the_last_word_on_what_it_could_take(right, differ, why, above):
     """Where the large model contradicted a right answer, and a person has said so, that is no error any more."""
     judged = judge_task(reviewed(right))
-    assert (100, 8, differ) == (judged.takes.levels[0].rows, judged.takes.levels[0].reviewed, differ_at(judged))
-    assert (why, above) == (judged.advice.why, judged.takes.above)
+    assert (100, 8, differ) == (judged.coverage.levels[0].rows, judged.coverage.levels[0].reviewed, differ_at(judged))
+    assert (why, above) == (judged.advice.why, judged.coverage.above)
     assert (132, 200) == (judged.agreement.hits, judged.agreement.rows), "that is what both say, right or not"
 
 
@@ -221,28 +221,28 @@ def test_people_s_word_may_take_it_away():
     """An answer on which both erred alike is an error once a person has said so."""
     both = ConfidenceBand(0.9, 100, ComparisonCount(100, 100), ComparisonCount(20, 12), 20)
     judged = judge_task(figures(threshold=0.9, confident=(both,)))
-    assert (8, None) == (differ_at(judged), judged.takes.above)
+    assert (8, None) == (differ_at(judged), judged.coverage.above)
     assert "People or the large model disagree with 8% of its 100 confident answers" in judged.advice.because
 
 
 def test_an_audit_says_nothing_of_what_it_does_not_look_at():
     """An audit compares confident answers only: nothing is claimed of those below the threshold."""
     audited = (ConfidenceBand(0.2, 300, ComparisonCount()), ConfidenceBand(0.9, 100, ComparisonCount(80, 80)))
-    assert 0.25 == judge_task(figures(confident=audited, threshold=0.9)).takes.share.value
+    assert 0.25 == judge_task(figures(confident=audited, threshold=0.9)).coverage.share.value
 
 
 def test_audits_on_top_of_shadow_do_not_make_the_rest_look_better():
     """Sure answers that are compared more often than others count below the threshold as often as others only."""
     shadow = (ConfidenceBand(0.2, 100, ComparisonCount(100, 90)), ConfidenceBand(0.9, 100, ComparisonCount(100, 100)))
     more = (ConfidenceBand(0.2, 100, ComparisonCount(50, 45)), ConfidenceBand(0.9, 100, ComparisonCount(100, 100)))
-    levels = [judge_task(figures(confident=each, threshold=0.9)).takes.levels[-1] for each in (shadow, more)]
+    levels = [judge_task(figures(confident=each, threshold=0.9)).coverage.levels[-1] for each in (shadow, more)]
     assert [(200, 10), (100, 5)] == [(level.rows, level.differ) for level in levels]
 
 
 def test_a_model_that_is_no_good_is_told_apart_from_too_little_data():
     """Where every second answer differs, no number of comparisons helps; where a few do, some number does."""
-    assert None is judge_task(figures(confident=confident((0.0, 400, 200)))).takes.more
-    assert 1 <= judge_task(figures(confident=confident((0.0, 60, 59)))).takes.more <= 700
+    assert None is judge_task(figures(confident=confident((0.0, 400, 200)))).coverage.more
+    assert 1 <= judge_task(figures(confident=confident((0.0, 60, 59)))).coverage.more <= 700
 
 
 def test_the_large_model_is_still_told_of_when_the_bundle_has_a_lower_threshold():
@@ -258,7 +258,7 @@ def test_saved_is_calls_here_times_the_usual_price():
         day("2026-11-24", answers={"local": 60, "upstream": 40}, priced=40, cost_micros=40_000),
         day("2026-11-25", answers={"local": 100}),
     )
-    money = judge_task(figures(mode="hybrid", days=days)).money
+    money = judge_task(figures(mode="hybrid", days=days)).costs
     assert (1000, 160_000, 40_000, 100.0) == (
         money.price_micros,
         money.saved_micros,
@@ -283,7 +283,7 @@ def test_saved_is_calls_here_times_the_usual_price():
 def test_without_a_price_nothing_is_saved(priced, cost, says):
     """No price, or too few questions for one: saved is not known, and the report says what is wanting."""
     judged = judge_task(figures(days=(day(answers={"local": 500}, priced=priced, cost_micros=cost),)))
-    assert (None, "unknown") == (judged.money.saved_micros, answer(judged, "economics").verdict)
+    assert (None, "unknown") == (judged.costs.saved_micros, answer(judged, "economics").verdict)
     assert says in answer(judged, "economics").because
 
 
@@ -291,13 +291,13 @@ def test_only_the_last_days_count_as_money():
     """Money and traffic are told of the window; examples of all days."""
     days = tuple(day(f"2026-10-{at + 1:02}", answers={"local": 10}, examples=1) for at in range(31))
     judged = judge_task(figures(days=days, window=30))
-    assert (300, 31) == (judged.money.calls, judged.figures.examples)
+    assert (300, 31) == (judged.costs.calls, judged.figures.examples)
 
 
 def test_tasks_are_added_up():
     """All tasks together: what is not known of one is left out of what was saved."""
     every = sum_costs(map(judge_task, (HYBRID, LITTLE, BEGUN)))
-    saved = [judge_task(each).money.saved_micros for each in (HYBRID, LITTLE)]
+    saved = [judge_task(each).costs.saved_micros for each in (HYBRID, LITTLE)]
     assert (sum(saved), HYBRID.calls + LITTLE.calls) == (every.saved_micros, every.calls)
     assert None is sum_costs([judge_task(BEGUN)]).saved_micros
 
@@ -410,5 +410,5 @@ def test_calls_that_nobody_answered_are_no_saving():
     """While the large model was offline nothing was paid: without a model here that proves nothing."""
     busy = day(answers={"upstream": 900, "abstained": 100}, priced=900, cost_micros=900 * 260)
     judged = judge_task(figures(mode="bootstrap", has_model=False, days=(busy,)), CostAssumptions("EUR", 1_000_000))
-    assert (0, "unknown") == (judged.money.year_gain_micros, answer(judged, "economics").verdict)
+    assert (0, "unknown") == (judged.costs.year_gain_micros, answer(judged, "economics").verdict)
     assert "Nothing is proved yet." in answer(judged, "economics").because

@@ -83,11 +83,11 @@ def tasks(draw) -> TaskFigures:
 
 def checked(judged: TaskJudgement) -> None:
     """Hold a judgement against what must be so, whatever the figures."""
-    takes, advice, figures = judged.takes, judged.advice, judged.figures
+    takes, advice, figures = judged.coverage, judged.advice, judged.figures
     assert isinstance(advice.why, RecommendationReason)
     assert advice.because.endswith(".")
-    assert 4 == len(judged.framework)
-    assert {answer.verdict for answer in judged.framework} <= VERDICTS.keys()
+    assert 4 == len(judged.suitability)
+    assert {answer.verdict for answer in judged.suitability} <= VERDICTS.keys()
     assert (takes.above is None) is (not any(level.holds for level in takes.levels))
     assert_sequences_begin_where_they_may(judged)
     for level in takes.levels:
@@ -102,7 +102,7 @@ def checked(judged: TaskJudgement) -> None:
 
 def assert_sequences_begin_where_they_may(judged: TaskJudgement) -> None:
     """A level holds because a stricter one does, or because a sequence begins at it that was fixed before."""
-    takes, figures = judged.takes, judged.figures
+    takes, figures = judged.coverage, judged.figures
     held = [level.holds for level in takes.levels]
     starts = [0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, *([] if figures.threshold is None else [figures.threshold])]
     below = [*(level.above for level in takes.levels[1:]), -1.0]
@@ -119,7 +119,7 @@ def test_any_figures_give_a_judgement_a_page_and_json(task, currency, cost):
     checked(judged)
     assert 1 == Outline(render_page([judged], ABOUT)).count("h2")
     json.dumps(report_json([judged], ABOUT), allow_nan=False)
-    assert sum_costs([judged]).calls == judged.money.calls
+    assert sum_costs([judged]).calls == judged.costs.calls
 
 
 def shadowed(chance: random.Random, rows: int) -> tuple[tuple[ConfidenceBand, ...], dict[float, float]]:
@@ -150,7 +150,7 @@ def test_what_it_could_take_keeps_the_wanted_risk():
     chance, broken, proved = random.Random(8), 0, 0
     for _ in range(TRIALS):
         seen, _ = shadowed(chance, 1200)
-        takes = judge_task(figures(confident=seen, target=TARGET, delta=DELTA)).takes
+        takes = judge_task(figures(confident=seen, target=TARGET, delta=DELTA)).coverage
         if takes.above is not None:
             proved += 1
             again, _ = shadowed(chance, 4000)
@@ -186,7 +186,8 @@ def test_a_looser_risk_takes_no_less():
     """Who accepts more errors gets no smaller share."""
     chance = random.Random(3)
     seen, _ = shadowed(chance, 2000)
-    shares = [judge_task(figures(confident=seen, target=target)).takes.share.value for target in (0.05, 0.1, 0.2, 0.3)]
+    targets = (0.05, 0.1, 0.2, 0.3)
+    shares = [judge_task(figures(confident=seen, target=target)).coverage.share.value for target in targets]
     assert sorted(shares) == shares
     assert shares[-1] > 0.5
 

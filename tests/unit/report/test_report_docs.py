@@ -88,13 +88,15 @@ def test_the_sample_is_what_the_command_prints():
     said = re.sub(r"\s+", " ", PAGE)
     for wanted in (judged.advice.because, judged.advice.then):
         assert re.sub(r"\s+", " ", wanted) in said
-    answers = {answer.about: answer for answer in judged.framework}
+    answers = {answer.about: answer for answer in judged.suitability}
     assert set(answers) == set(re.findall(r"^  (specificity|data|economics|constraints) ", PAGE, re.MULTILINE))
 
 
 def test_economics_of_the_busy_task_are_told_in_a_sentence():
     """A task at work: what it saves, and when that has paid for making the model."""
     (found,) = [
-        each for each in judge_task(HYBRID, CostAssumptions("EUR", 100_000_000)).framework if each.about == "economics"
+        each
+        for each in judge_task(HYBRID, CostAssumptions("EUR", 100_000_000)).suitability
+        if each.about == "economics"
     ]
     assert "a year. The model pays for itself after 9 months." in found.because

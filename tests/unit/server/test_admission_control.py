@@ -1,4 +1,4 @@
-"""How many inference calls are taken at a time, of all clients and of each."""
+"""Limits on inference calls in progress, in total and for each client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_agent.server.admission_control import QUIET_SECONDS, QUIET_SECONDS_MAX
 
 
 def test_calls_over_the_limit_are_refused_with_a_delay() -> None:
-    """The second of two nested calls does not fit a limit of one; after the first it does."""
+    """A call beyond the limit is refused with a delay, and accepted once another has ended."""
     admission = AdmissionControl(calls_max=1)
     with (
         admission.call("a"),
@@ -26,8 +26,8 @@ def test_calls_over_the_limit_are_refused_with_a_delay() -> None:
         pass
 
 
-def test_a_failed_call_gives_its_place_back() -> None:
-    """However the block ends; and nothing is remembered of a client without calls."""
+def test_failed_call_releases_its_place() -> None:
+    """A call that raises releases its place, and no entry remains of a client without calls."""
     admission = AdmissionControl(calls_max=1)
     with pytest.raises(ZeroDivisionError), admission.call("a"):
         raise ZeroDivisionError
@@ -36,8 +36,9 @@ def test_a_failed_call_gives_its_place_back() -> None:
     assert not admission._by_client
 
 
-def test_nothing_is_taken_while_draining() -> None:
-    """The delay is that of any refusal: an idle daemon is back long before its drain time is over."""
+def test_calls_are_refused_while_draining() -> None:
+    """A draining daemon refuses calls with the usual delay, because an idle daemon restarts long before its drain time
+    ends."""
     admission = AdmissionControl(calls_max=1)
     admission.draining = True
     with pytest.raises(Draining) as caught, admission.call("a"):
@@ -45,11 +46,11 @@ def test_nothing_is_taken_while_draining() -> None:
     assert RETRY_SECONDS == caught.value.retry_seconds
 
 
-async def test_a_drain_waits_until_callers_have_been_told() -> None:
-    """While calls come it waits, and not for ever: one that keeps calling does not hold up the stop."""
+async def test_drain_waits_until_refused_callers_are_quiet() -> None:
+    """A drain waits while refused calls arrive, but a client that keeps calling does not delay the stop for ever."""
     admission, refused, over = AdmissionControl(calls_max=1), 0, False
     admission.draining = True
-    await admission.until_quiet()
+    await admission.wait_until_quiet()
 
     def call_on() -> None:
         nonlocal refused
@@ -60,13 +61,13 @@ async def test_a_drain_waits_until_callers_have_been_told() -> None:
             asyncio.get_running_loop().call_soon(call_on)
 
     call_on()
-    await admission.until_quiet()
+    await admission.wait_until_quiet()
     over = True
     assert refused > QUIET_SECONDS_MAX / QUIET_SECONDS
 
 
-def test_another_client_finds_a_place() -> None:
-    """One has all it may have; the next is taken, and of both the one with less."""
+def test_another_client_gets_a_place_beside_a_busy_one() -> None:
+    """If one client uses all places, a call of another is accepted, and the next call of the busy one refused."""
     admission = AdmissionControl(calls_max=12)
     with ExitStack() as stack:
         for _ in range(12):
@@ -77,8 +78,8 @@ def test_another_client_finds_a_place() -> None:
         assert caught.value.retry_seconds > 0
 
 
-def test_a_client_may_have_a_limit_of_its_own() -> None:
-    """Though there is room: its name and the number are in the refusal."""
+def test_limit_for_each_client_is_enforced() -> None:
+    """A client at its own limit is refused although there are free places; the error has its name and the number."""
     admission = AdmissionControl(calls_max=12, client_calls_max=2)
     with admission.call("a"), admission.call("a"), admission.call("b"):
         with pytest.raises(ShareExceeded, match="2 calls of a are in progress; the limit is 2"), admission.call("a"):
@@ -89,7 +90,7 @@ def test_a_client_may_have_a_limit_of_its_own() -> None:
 
 @pytest.mark.parametrize("calls_max", [64, 256])
 def test_all_accounts_of_a_socket_leave_places_to_others(calls_max: int) -> None:
-    """Whatever names a program gives on a socket: when no account of it gets another place, a new client still does."""
+    """Whatever names a program gives on a socket, a new client still gets a place when none of those accounts does."""
     accounts = ["inference.sock", *(f"inference.sock #{number}" for number in range(1, 17))]
     admission = AdmissionControl(calls_max)
     with ExitStack() as stack:

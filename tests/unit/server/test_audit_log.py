@@ -1,4 +1,4 @@
-"""The audit log: caller, action, result; bounded, without repetitions, and off the event loop."""
+"""The audit log has caller, action and result; it is bounded, counts repetitions, and does not block the event loop."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ def audit(
     folder: Path,
     bytes_max: int = 2**20,
     waiting_lines_max: int = WAITING_LINES_MAX,
-    patience: AuditTimeouts = AUDIT_TIMEOUTS,
+    timeouts: AuditTimeouts = AUDIT_TIMEOUTS,
 ) -> AuditLog:
-    return AuditLog(folder, bytes_max, lambda: 1_795_629_600.0, waiting_lines_max, patience)
+    return AuditLog(folder, bytes_max, lambda: 1_795_629_600.0, waiting_lines_max, timeouts)
 
 
 def lines(folder: Path, name: str = FILE_NAME) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
-async def test_a_change_says_who_did_what(tmp_path: Path) -> None:
-    """With the fields that say what it was; the file is for the daemon's user alone."""
+async def test_change_is_logged_with_its_caller_and_result(tmp_path: Path) -> None:
+    """A change is logged with caller, certificate, roles, call, outcome and its identifying fields, in a file with mode
+    0600."""
     request = admin_pb2.InstallBundleRequest(path="/media/drive/bundle")
     await audit(tmp_path).record_change(BOSS, "InstallBundle", "OK", request)
     expected = {
@@ -60,22 +61,22 @@ async def test_a_change_says_who_did_what(tmp_path: Path) -> None:
     assert 0o600 == stat.S_IMODE((tmp_path / FILE_NAME).stat().st_mode)
 
 
-async def test_nothing_of_inputs_and_outputs_is_written(tmp_path: Path) -> None:
-    """Neither a correction nor a reason; and what a caller writes cannot make a second line."""
+async def test_inputs_and_outputs_are_not_logged(tmp_path: Path) -> None:
+    """Corrections and reasons are not logged, and a line break in a field does not start a second line."""
     request = feedback_pb2.SubmitFeedbackRequest(prediction_id="p\n{}", corrected_text="secret", reject_reason="secret")
     await audit(tmp_path).record_change(BOSS, "X", "OK", request)
     assert "secret" not in (tmp_path / FILE_NAME).read_text()
     assert ["p\n{}"] == [line["prediction_id"] for line in lines(tmp_path)]
 
 
-async def test_a_long_value_is_cut(tmp_path: Path) -> None:
-    """A path of any length is one short line."""
+async def test_long_value_is_truncated(tmp_path: Path) -> None:
+    """A path of 20,000 characters makes a line below 1,000 bytes."""
     await audit(tmp_path).record_change(BOSS, "InstallBundle", "OK", admin_pb2.InstallBundleRequest(path="/x" * 10_000))
     assert (tmp_path / FILE_NAME).stat().st_size < 1000
 
 
-async def test_denials_that_repeat_are_counted(tmp_path: Path) -> None:
-    """A thousand from one client are two lines; each client and call has its own. Metrics count all of them."""
+async def test_repeated_denials_are_counted(tmp_path: Path) -> None:
+    """A thousand denials of one client and call make two lines, the second with a count; metrics count all."""
     log = audit(tmp_path)
     for _ in range(1000):
         log.note(TILL, "Drain", "ROLE_MISSING")
@@ -92,23 +93,23 @@ async def test_denials_that_repeat_are_counted(tmp_path: Path) -> None:
     ] == found
 
 
-async def test_changes_are_never_counted_together(tmp_path: Path) -> None:
-    """Each has its line."""
+async def test_every_change_has_its_own_line(tmp_path: Path) -> None:
+    """Repeated changes are logged in a line each."""
     log = audit(tmp_path)
     for _ in range(5):
         await log.record_change(BOSS, "Drain", "OK", DRAIN)
     assert 5 == len(lines(tmp_path))
 
 
-async def test_the_log_goes_on_after_a_restart(tmp_path: Path) -> None:
-    """What was there stays."""
+async def test_log_is_continued_after_a_restart(tmp_path: Path) -> None:
+    """A restarted daemon appends to the log."""
     await audit(tmp_path).record_change(BOSS, "Drain", "OK", DRAIN)
     await audit(tmp_path).record_change(BOSS, "Drain", "DRAINING", DRAIN)
     assert ["OK", "DRAINING"] == [line["outcome"] for line in lines(tmp_path)]
 
 
 async def test_the_log_is_bounded(tmp_path: Path) -> None:
-    """Both files together stay below the limit, and hold the newest lines without a gap."""
+    """Both files of the log together stay below the limit and have the newest lines without a gap."""
     log, bytes_max = audit(tmp_path, 10_000), 10_000
     for number in range(500):
         await log.record_change(BOSS, "RemoveBundle", "OK", admin_pb2.RemoveBundleRequest(task=str(number)))
@@ -118,7 +119,7 @@ async def test_the_log_is_bounded(tmp_path: Path) -> None:
     assert len(numbers) > 20
 
 
-async def test_a_disk_that_fails_stops_nothing(tmp_path: Path) -> None:
+async def test_failing_disk_does_not_block_changes(tmp_path: Path) -> None:
     """The call continues, and status shows the problem until the log works again."""
     (tmp_path / FILE_NAME).symlink_to("/etc/passwd")
     log = audit(tmp_path)
@@ -133,7 +134,7 @@ async def test_a_disk_that_fails_stops_nothing(tmp_path: Path) -> None:
 
 
 class SlowDisk:
-    """The file is a pipe: nothing can be written before somebody reads."""
+    """A pipe as the log file: a write waits until somebody reads."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
@@ -150,8 +151,8 @@ class SlowDisk:
         return await asyncio.to_thread(taken)
 
 
-async def test_a_slow_disk_stops_the_change_and_nothing_else(tmp_path: Path) -> None:
-    """A change waits for its line, the event loop for none; lines are written in the order in which they came."""
+async def test_slow_disk_delays_only_the_change(tmp_path: Path) -> None:
+    """A change waits for its line and the event loop does not; lines are written in order."""
     disk, log = SlowDisk(tmp_path), audit(tmp_path)
     log.note(BOSS, "GetStatus", "OK")
     change = asyncio.create_task(log.record_change(BOSS, "Drain", "OK", DRAIN))
@@ -163,8 +164,8 @@ async def test_a_slow_disk_stops_the_change_and_nothing_else(tmp_path: Path) -> 
     await log.close()
 
 
-async def test_a_line_is_written_whoever_waits_for_it(tmp_path: Path) -> None:
-    """Also where the one who does is cancelled while it stands in the queue."""
+async def test_line_is_written_although_its_change_is_cancelled(tmp_path: Path) -> None:
+    """The line of a change that is cancelled while it is queued is still written."""
     disk, log = SlowDisk(tmp_path), audit(tmp_path)
     log.note(BOSS, "GetStatus", "OK")
     change = asyncio.create_task(log.record_change(BOSS, "Drain", "OK", DRAIN))
@@ -176,8 +177,9 @@ async def test_a_line_is_written_whoever_waits_for_it(tmp_path: Path) -> None:
     await log.close()
 
 
-async def test_the_lines_that_wait_are_bounded(tmp_path: Path) -> None:
-    """Of what is only seen, what comes while too many wait is not written, and status says so; a change always is."""
+async def test_queue_of_lines_is_bounded(tmp_path: Path) -> None:
+    """If too many lines wait, those of calls that only read are dropped and status reports it; those of changes are
+    always written."""
     disk, log = SlowDisk(tmp_path), audit(tmp_path, waiting_lines_max=2)
     with structlog.testing.capture_logs() as logged:
         for call in ("GetStatus", "ListBundles", "GetFieldReport"):
@@ -191,9 +193,10 @@ async def test_the_lines_that_wait_are_bounded(tmp_path: Path) -> None:
     await log.close()
 
 
-async def test_a_disk_that_hangs_holds_up_neither_a_change_nor_a_stop(tmp_path: Path) -> None:
-    """Each waits its time, and status says what is missing; the line is written when the disk comes back."""
-    disk, log = SlowDisk(tmp_path), audit(tmp_path, patience=AuditTimeouts(0.05, 0.05))
+async def test_hanging_disk_blocks_neither_a_change_nor_the_stop(tmp_path: Path) -> None:
+    """A change and the stop each wait up to their timeout, status reports it, and the line is written when the disk
+    responds."""
+    disk, log = SlowDisk(tmp_path), audit(tmp_path, timeouts=AuditTimeouts(0.05, 0.05))
     await log.record_change(BOSS, "Drain", "OK", DRAIN)
     assert "the disk has not taken a line for 0.05 s" in log.problem
     with structlog.testing.capture_logs() as logged:
@@ -202,8 +205,8 @@ async def test_a_disk_that_hangs_holds_up_neither_a_change_nor_a_stop(tmp_path: 
     assert ["Drain"] == await disk.read(1)
 
 
-async def test_a_log_that_is_written_is_closed(tmp_path: Path) -> None:
-    """A disk that works takes all lines."""
+async def test_close_waits_for_all_lines(tmp_path: Path) -> None:
+    """With a working disk, `close` returns after all lines are written."""
     log = audit(tmp_path)
     log.note(BOSS, "GetStatus", "OK")
     assert await log.close()

@@ -1,4 +1,4 @@
-"""The tools of the cancellation sweep: leaving a call at one exact await, and seeing what is held."""
+"""The tools of the cancellation sweep: cancelling a call at a chosen await, and listing what it still holds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def points() -> AsyncIterator[Points]:
 
 
 async def _handle_exceptions(steps: list[str], futures: list[asyncio.Future[None]]) -> None:
-    """Stand for what gRPC runs a call in: it goes by this name."""
+    """Stand in for the gRPC coroutine of this name, which runs a call."""
     for number, future in enumerate(futures, 1):
         try:
             await future
@@ -57,21 +57,21 @@ async def _run(points: Points, at: Point | None) -> list[str]:
         ("wire", ["passed 1", "left", "passed 2", "passed 3"]),
     ],
 )
-async def test_a_call_is_left_at_the_await_that_was_chosen(points: Points, how: How, expected: list[str]):
-    """It is cancelled while it waits there, when that is over and it has not gone on, or by its client."""
+async def test_call_is_cancelled_at_the_chosen_await(points: Points, how: How, expected: list[str]):
+    """The call is cancelled while it waits there, after the await before it continues, or by its client."""
     assert expected == await _run(points, Point("own", how, 2))
     assert points.reached.is_set()
 
 
-async def test_a_point_that_is_not_there_leaves_nobody(points: Points):
-    """A call that passes through three awaits is not cancelled at its fourth; the awaits are counted."""
+async def test_point_beyond_the_last_await_cancels_nothing(points: Points):
+    """A call with three awaits is not cancelled at a fourth, and its awaits are counted."""
     assert ["passed 1", "passed 2", "passed 3"] == await _run(points, Point("own", "waiting", 4))
     assert not points.reached.is_set()
     assert {"own": 3, "begun": 0} == points.passed
 
 
-async def test_awaits_of_what_a_call_begins_are_points_too(points: Points):
-    """A call is cancelled when a task that it began waits for the second time; that task goes on if it is shielded."""
+async def test_awaits_of_started_tasks_are_points(points: Points):
+    """A call can be cancelled at the second await of a task that it started; a shielded task continues."""
     steps: list[str] = []
     waits = [asyncio.get_running_loop().create_future() for _ in range(2)]
 
@@ -96,8 +96,8 @@ async def test_awaits_of_what_a_call_begins_are_points_too(points: Points):
     assert {"own": 1, "begun": 2} == points.passed
 
 
-async def test_what_is_held_is_seen(tmp_path: Path):
-    """A place that was not given back, a task, a lock, a descriptor and a file are each named."""
+async def test_held_resources_are_listed(tmp_path: Path):
+    """A place that was not released, a task, a lock, a descriptor and a file are each listed."""
     admission = AdmissionControl(4, 1.0)
     admission.lock = asyncio.Lock()
     before = held(admission, tmp_path)
@@ -119,7 +119,7 @@ async def test_what_is_held_is_seen(tmp_path: Path):
     assert place is not None
 
 
-def test_what_is_gone_is_seen():
-    """A task that should be there, and a file, are missed."""
+def test_missing_resources_are_listed():
+    """A child and a file that should exist but do not are listed."""
     before = Held(files=frozenset({"blobs/1"}), children=1)
     assert ["0 children; before 1", "a file is gone: blobs/1"] == Held().beyond(before)

@@ -1,4 +1,4 @@
-"""From kept records to what reviewers see, and from answers to what is kept."""
+"""Conversion of stored records to what reviewers see, and of answers to what is captured."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def plain(record) -> dict:
     return json.loads(example_records.encode(record))
 
 
-def test_a_kept_classification_is_shown_whole():
-    """Input, answer, confidence with its threshold, scores, the labels to choose from, and when."""
+def test_captured_classification_is_shown_completely():
+    """A reviewer sees input, answer, confidence with its threshold, scores, the labels to choose from, and the time."""
     message = feedback.prediction_message(ReviewItem(plain(prediction()), reviewed=False), manifest())
     assert ("p-1", "refund number 1", "refund") == (message.prediction_id, message.input, message.output)
     assert (0.75, 0.8, True) == (
@@ -48,16 +48,16 @@ def test_a_kept_classification_is_shown_whole():
     assert datetime(2026, 9, 21, 14, 13, 21, tzinfo=UTC) == message.answer_time.ToDatetime(UTC)
 
 
-def test_what_is_not_there_is_not_invented():
-    """A generation has no confidence, and a task that was removed has no labels."""
+def test_missing_fields_stay_unset():
+    """A generation has no confidence, and a task that was removed no labels."""
     record = prediction(kind="generate", scores=[], confidence=None, threshold=None, label_mass=None)
     message = feedback.prediction_message(ReviewItem(plain(record), reviewed=False), None)
     assert not message.HasField("confidence")
     assert [] == list(message.labels)
 
 
-def test_an_extraction_offers_its_fields():
-    """The entity types behind the tags, not the tags."""
+def test_extraction_lists_its_entity_types():
+    """The labels of an extraction are its entity types without the BIO prefixes."""
     message = feedback.prediction_message(
         ReviewItem(plain(prediction(kind="extract", scores=[])), reviewed=True), manifest("visit")
     )
@@ -75,7 +75,7 @@ def test_an_extraction_offers_its_fields():
     ],
 )
 def test_feedback_is_shown_as_it_was_given(field, kind, changes):
-    """The verdict has the field of the request that made it."""
+    """Feedback is shown in the field of the request that submitted it."""
     said = plain(feedback_record(**changes))
     message = feedback.prediction_message(ReviewItem(plain(prediction(kind=kind)), True, (said,)), manifest())
     assert field == message.feedback[0].WhichOneof("verdict")
@@ -83,8 +83,9 @@ def test_feedback_is_shown_as_it_was_given(field, kind, changes):
 
 
 @pytest.mark.parametrize("letter", ["\0", "\n", "\r", "\x1b", "\x7f", "\u2028", "\u202e"])
-async def test_a_name_that_writes_lines_of_its_own_is_refused(letter):
-    """It stands in tables, logs and files of the central team; a name in any script is one."""
+async def test_reviewer_name_with_control_characters_is_refused(letter):
+    """A reviewer's name with a line break or control character is refused, because it appears in tables and logs; names
+    in any script are accepted."""
     servicer = feedback.FeedbackServicer(None, None)
     request = feedback_pb2.SubmitFeedbackRequest(prediction_id="not one!", reviewer=f"Anna{letter}Berg", accept=True)
     with pytest.raises(InvalidRequest, match="reviewer holds"):
@@ -99,13 +100,13 @@ ROWS = st.integers(0, 2**62)
 
 
 @given(st.builds(ReviewCursor, st.integers(0, 5), ROWS, ROWS, ROWS, st.floats(0, 2), ROWS, st.floats(0, 1), ROWS))
-def test_a_place_comes_back_from_its_token(place):
-    """Paging goes on exactly behind the last answer shown of each stream."""
+def test_page_token_restores_its_position(place):
+    """A page token restores the position after the last answer shown of each stream."""
     assert place == feedback.parse_page_token(feedback.make_page_token(place))
 
 
-def test_the_stream_is_shown_with_its_probability():
-    """An answer of the audit has one; any other has none."""
+def test_audit_stream_has_a_sampling_probability():
+    """An answer of the audit stream has its sampling probability; others have none."""
     record = plain(prediction())
     drawn = feedback.prediction_message(
         ReviewItem(record, reviewed=False, stream="audit", probability=0.25), manifest()
@@ -118,16 +119,16 @@ def test_the_stream_is_shown_with_its_probability():
     )
 
 
-def test_a_stream_that_is_none_is_refused():
-    """All streams are asked for by naming none."""
+def test_unknown_review_stream_is_refused():
+    """An unspecified stream requests all streams; an unknown one is refused."""
     assert feedback.parse_review_stream(feedback_pb2.REVIEW_STREAM_UNSPECIFIED) is None
     with pytest.raises(InvalidRequest, match="stream 99 is not supported"):
         feedback.parse_review_stream(99)
 
 
 @given(st.text(max_size=40))
-def test_a_token_that_was_made_up_is_refused_or_harmless(token):
-    """Nothing else than REQUEST_INVALID comes out, whatever a caller sends."""
+def test_forged_page_token_is_refused_or_harmless(token):
+    """A page token that a caller invented raises only InvalidRequest."""
     try:
         found = feedback.parse_page_token(token)
     except InvalidRequest:
@@ -141,8 +142,8 @@ def finished(task: str, done: JobResult, text: str = "Anna takes ibuprofen") -> 
 
 
 @pytest.mark.parametrize(("wish", "route"), [("answer", "local"), ("abstain", "abstained")])
-def test_a_classification_is_kept_with_its_best_label(wish, route):
-    """Also where the label was withheld from the device: it is what a reviewer corrects."""
+def test_captured_classification_has_the_best_label(wish, route):
+    """The best label is captured even if it was withheld, because a reviewer corrects it."""
     done = finished("pos-intent", JobResult(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     result = pb.ClassifyResult()
     done = done._replace(decision=finished_answers.decide_on_local_answer(done, EscalationContext(low_confidence=wish)))
@@ -152,8 +153,8 @@ def test_a_classification_is_kept_with_its_best_label(wish, route):
     assert (0.75, None, False, 0.5, route) == (said.confidence, said.threshold, said.sure, said.label_mass, said.route)
 
 
-def test_an_extraction_is_kept_as_its_record():
-    """With the places of nothing: the record is what is corrected."""
+def test_captured_extraction_has_the_record():
+    """An extraction is captured as its record, without the positions of entities."""
     found = [EntitySpan(label="PATIENT", start=0, end=4, score=0.9)]
     done = finished("visit", JobResult(job_id="p-1", entities=found, confidence=0.9))
     result = pb.ExtractResult()
@@ -164,14 +165,15 @@ def test_an_extraction_is_kept_as_its_record():
     assert (0.9, "local", ()) == (said.confidence, said.route, said.scores)
 
 
-def test_a_generation_is_kept_as_its_text():
-    """It has no confidence."""
+def test_captured_generation_has_the_text():
+    """A generation is captured as its text, without a confidence."""
     said = finished_answers.captured_generation(finished("talk", JobResult(job_id="p-1")), "Hello")
     assert ("Hello", None, False) == (said.output, said.confidence, said.sure)
 
 
-def test_both_answers_are_kept_apart():
-    """In shadow the large model's answer is given: the scores and the confidence stay with the local one."""
+def test_local_and_teacher_answers_are_captured_separately():
+    """In mode shadow the large model's answer is captured as teacher answer; scores and confidence are those of the
+    local one."""
     done = finished("pos-intent", JobResult(job_id="p-1", scores=[0.25, 0.75], label_mass=0.5))
     done = done._replace(
         decision=RouteDecision("upstream", RouteReason.MODE_SHADOW),
@@ -189,8 +191,8 @@ def test_both_answers_are_kept_apart():
     assert "refund" == said.output
 
 
-def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
-    """A withheld record is the local answer; a record of the large model alone has none beside it."""
+def test_withheld_extraction_is_captured_as_local_answer():
+    """A withheld record is captured as the local answer; if only the large model answered, there is no local answer."""
     withheld = finished("visit", JobResult(job_id="p-1", confidence=0.1))
     withheld = withheld._replace(
         decision=finished_answers.decide_on_local_answer(withheld, EscalationContext(low_confidence="abstain"))
@@ -211,8 +213,9 @@ def test_an_extraction_that_nobody_gave_is_kept_where_it_was_made():
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_a_reviewer_sees_both_answers(old):
-    """What was given is judged; the confidence belongs to the local answer, whichever version kept the record."""
+def test_reviewer_sees_local_and_teacher_answers(old):
+    """The returned answer is reviewed; confidence and scores are those of the local answer, also in a record of version
+    0.1."""
     record = plain(prediction(route="upstream", model="large-1", output="price"))
     if old:  # as version 0.1 wrote it: the local model's grades beside the large model's output
         local = record.pop("local")
@@ -227,8 +230,8 @@ def test_a_reviewer_sees_both_answers(old):
     assert (0.75, 0.8, "refund") == (message.confidence.value, message.confidence.threshold, message.scores[0].label)
 
 
-def test_nothing_is_shown_of_a_local_answer_that_was_not_kept():
-    """Version 0.1 kept the confidence of a record that it escalated, and not the record: there is neither."""
+def test_local_answer_that_was_not_captured_is_not_shown():
+    """Version 0.1 captured the confidence of an escalated record without the record: neither is shown."""
     record = plain(prediction(kind="extract", route="upstream", model="large-1", output="{}", scores=[]))
     message = feedback.prediction_message(ReviewItem(record, reviewed=False), manifest("visit"))
     assert ("{}", False, False) == (
@@ -239,7 +242,7 @@ def test_nothing_is_shown_of_a_local_answer_that_was_not_kept():
 
 
 class _OneAnswer:
-    """What capture has: one answer of a task that is not installed any more, and the feedback on it."""
+    """A capture with one answer of a task that is no longer installed, and the feedback on it."""
 
     def __init__(self, kind: str) -> None:
         self.stored: list[HumanFeedback] = []
@@ -256,8 +259,8 @@ class _OneAnswer:
 
 
 @pytest.mark.parametrize("value", ['{"a": NaN}', '{"a": 1e999}', '{"a": "\\ud83d"}', '{"a": 1, "a": 2}', "[", "[]"])
-async def test_a_corrected_record_that_no_strict_reader_takes_is_refused(value):
-    """It is refused where a person can still correct it, and not at the central team."""
+async def test_corrected_record_that_is_not_strict_json_is_refused(value):
+    """A corrected record that the central team could not read is refused while the reviewer can still correct it."""
     kept = _OneAnswer("extract")
     request = feedback_pb2.SubmitFeedbackRequest(prediction_id="p-1", reviewer="anna", corrected_json=value)
     with pytest.raises(InvalidRequest, match="corrected_json is not"):
@@ -266,7 +269,7 @@ async def test_a_corrected_record_that_no_strict_reader_takes_is_refused(value):
 
 
 async def test_a_corrected_record_is_stored_as_it_was_sent():
-    """Escapes of whole characters included."""
+    """A corrected record is stored byte for byte, including escaped characters."""
     kept, value = _OneAnswer("extract"), '{"a": "\\ud83d\\ude00", "b": 2.50}'
     request = feedback_pb2.SubmitFeedbackRequest(prediction_id="p-1", reviewer="anna", corrected_json=value)
     await feedback.FeedbackServicer(kept, kept).SubmitFeedback(request, None)

@@ -1,4 +1,4 @@
-"""Which questions a Decide call asks: what is refused, and what the engine is told."""
+"""Questions of a Decide call: which are refused, and which the engine computes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.errors import InvalidRequest, UnknownQuestion
 from edge_agent.formats.manifest import Manifest
-from edge_agent.server.decide_questions import WantedQuestions, wanted_questions
+from edge_agent.server.decide_questions import RequestedQuestions, requested_questions
 from edge_agent.v1 import task_pb2
 from edge_agent.v1.inference_pb2 import DecideRequest
 from tests.support.bundles import QUESTIONS
@@ -43,9 +43,9 @@ def question(name: str = "colour", type_: int = CHOICE, says: str = "Which?", *l
     return task_pb2.Question(name=name, type=type_, instructions=says, options=options)
 
 
-def asked(*names: str, of: Manifest | None = None, opened: Any = ()) -> WantedQuestions:
+def asked(*names: str, of: Manifest | None = None, opened: Any = ()) -> RequestedQuestions:
     request = DecideRequest(task="front-desk", questions=names, open_questions=opened)
-    return wanted_questions(request, of or manifest())
+    return requested_questions(request, of or manifest())
 
 
 def refusal(*opened: Any, names: tuple[str, ...] = (), **task: Any) -> str:
@@ -55,53 +55,54 @@ def refusal(*opened: Any, names: tuple[str, ...] = (), **task: Any) -> str:
 
 
 def test_without_names_all_questions_are_asked():
-    """The engine needs no list of them."""
+    """A call without names gets an answer to each question of the task, and the engine no list."""
     found = asked()
-    assert ["intent", "urgent", "severity"] == [each.name for each in found.wanted]
-    assert (found.wanted, ()) == (found.computed, found.job)
+    assert ["intent", "urgent", "severity"] == [each.name for each in found.requested]
+    assert (found.requested, ()) == (found.computed, found.job)
 
 
-def test_some_questions_are_asked_in_the_task_s_order():
-    """A runtime that answers each question for itself computes these alone, at their temperatures."""
+def test_named_questions_are_computed_in_the_order_of_the_task():
+    """A runtime that answers each question separately computes only the named ones, at their temperatures."""
     found = asked("severity", "urgent")
-    assert ["urgent", "severity"] == [each.name for each in found.wanted]
+    assert ["urgent", "severity"] == [each.name for each in found.requested]
     assert [("urgent", 2.0), ("severity", 1.0)] == [(each.name, each.temperature) for each in found.job]
 
 
-def test_an_encoder_computes_all_and_some_are_returned():
-    """Its graph answers them in one run anyway."""
+def test_encoder_computes_all_questions_and_returns_the_named_ones():
+    """An encoder answers all questions in one run, of which the named ones are returned."""
     found = asked("urgent", of=manifest("onnx"))
-    assert (["urgent"], 3, ()) == ([each.name for each in found.wanted], len(found.computed), found.job)
+    assert (["urgent"], 3, ()) == ([each.name for each in found.requested], len(found.computed), found.job)
 
 
-def test_an_unknown_question_is_refused_with_those_of_the_task():
-    """The message lists them."""
+def test_unknown_question_is_refused():
+    """The error lists the questions of the task."""
     with pytest.raises(UnknownQuestion) as caught:
         asked("colour")
     said = "task 'front-desk' has no question 'colour'; its questions are: intent, urgent, severity"
     assert said == caught.value.message
 
 
-def test_a_task_with_fixed_questions_takes_none_from_the_call():
-    """The message lists its own."""
+def test_task_with_fixed_questions_refuses_open_questions():
+    """The error lists the task's own questions."""
     with pytest.raises(UnknownQuestion, match="takes no questions from the call; its questions are: intent, urgent"):
         asked(opened=[question("colour", CHOICE, "Which?", "red", "blue")])
 
 
-def test_questions_of_the_call_are_told_to_the_engine():
-    """In the order of the call; one that names a question of the task is that question, calibrated as it is."""
+def test_open_questions_are_passed_to_the_engine():
+    """Open questions are computed in the order of the call; one that names a question of the task is that question,
+    with its temperature."""
     mine = question("colour", CHOICE, "Which colour?", "red", "blue", description="A colour.")
     found = asked(of=manifest(open_questions=True), opened=[mine, task_pb2.Question(name="urgent")])
-    assert ["colour", "urgent"] == [each.name for each in found.wanted]
+    assert ["colour", "urgent"] == [each.name for each in found.requested]
     assert [(("red", "blue"), 1.0), (("no", "yes"), 2.0)] == [(each.outputs, each.temperature) for each in found.job]
-    assert ("A colour.", "A colour.") == found.wanted[0].descriptions
+    assert ("A colour.", "A colour.") == found.requested[0].descriptions
 
 
 def test_a_predicate_may_describe_its_answers():
-    """No and yes, in this order, or neither."""
+    """A predicate may describe its answers 'no' and 'yes', in this order."""
     described = question("angry", PREDICATE, "The customer is angry.", "no", "yes", description="So.")
     found = asked(of=manifest(open_questions=True), opened=[described])
-    assert (("no", "yes"), ("So.", "So.")) == (found.wanted[0].outputs, found.wanted[0].descriptions)
+    assert (("no", "yes"), ("So.", "So.")) == (found.requested[0].outputs, found.requested[0].descriptions)
 
 
 OWN = question("urgent", PREDICATE, "Something else.")
@@ -126,21 +127,21 @@ MANY = tuple(str(place) for place in range(256))
         ([OWN], "question 'urgent' is defined by the task, and the request defines it differently"),
     ],
 )
-def test_a_question_of_the_call_that_breaks_its_rule_is_refused(opened: list[Any], said: str):
-    """The message has the count and the limit."""
+def test_invalid_open_question_is_refused(opened: list[Any], said: str):
+    """The error has the count and the limit."""
     assert said in refusal(*opened)
 
 
-def test_both_kinds_of_questions_are_refused():
-    """Names alone do in the list of the call's questions."""
+def test_names_and_open_questions_together_are_refused():
+    """A request with both `questions` and `open_questions` is refused."""
     assert "both 'questions' and 'open_questions'" in refusal(OWN, names=("urgent",))
 
 
-def test_no_question_at_all_is_refused():
-    """A task that takes its questions from the call alone needs one."""
+def test_request_without_any_question_is_refused():
+    """A task that has no questions of its own requires one in the request."""
     assert "has no questions of its own, and the request has none" in refusal(questions=[])
 
 
 def test_duplicate_names_are_refused():
-    """Each question is answered once."""
+    """A request that names a question twice is refused."""
     assert "the request has duplicate questions: urgent" in refusal(names=("urgent", "urgent"))

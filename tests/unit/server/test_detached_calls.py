@@ -1,4 +1,4 @@
-"""Operators' changes complete even if the caller leaves, and the audit log has the result."""
+"""An operator's change completes although the caller leaves, and the audit log has its result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSTALL = OperatorChange(BOSS, "InstallBundle", admin_pb2.InstallBundleRequest(p
 
 
 class Act:
-    """A change that has begun, and ends when it may: with an answer, or the error that it is given."""
+    """A change that has started and ends when the test allows it, with an answer or a given error."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.began, self.may_end, self.done = asyncio.Event(), asyncio.Event(), False
@@ -54,8 +54,8 @@ def outcomes(folder: Path) -> list[tuple[str, str]]:
     return [(line["call"], line["outcome"]) for line in found]
 
 
-async def test_the_line_is_there_before_the_answer(changes: ChangeRunner, tmp_path: Path) -> None:
-    """Of a change that was made, and of one that was refused."""
+async def test_audit_line_is_written_before_the_answer(changes: ChangeRunner, tmp_path: Path) -> None:
+    """The audit line of a successful or refused change is written before its caller gets the answer."""
     act = Act()
     act.may_end.set()
     assert "answer" == await changes.run(INSTALL, act)
@@ -75,10 +75,10 @@ async def test_the_line_is_there_before_the_answer(changes: ChangeRunner, tmp_pa
         (KeyError("bug"), "INTERNAL", ["unattended_call_broke"]),
     ],
 )
-async def test_the_line_says_what_came_of_the_change(
+async def test_audit_line_has_the_result_after_the_caller_left(
     changes: ChangeRunner, tmp_path: Path, error: Exception | None, outcome: str, logged: list[str]
 ) -> None:
-    """And not that its caller has left: the change goes on, and what it fails with is in the log."""
+    """The audit line has the result of the change and not that its caller left; an error is logged."""
     act = Act(error)
     call = asyncio.create_task(changes.run(INSTALL, act))
     await act.began.wait()
@@ -93,7 +93,8 @@ async def test_the_line_says_what_came_of_the_change(
 
 
 async def test_changes_without_callers_are_bounded(changes: ChangeRunner) -> None:
-    """A client that begins changes and leaves them is refused; another one still finds a place; all end."""
+    """A client that starts changes and leaves is refused at the limit, another still gets a place, and all changes
+    end."""
     act = Act()
     for _ in range(CHANGES_MAX):
         call = asyncio.create_task(changes.run(INSTALL, act))
@@ -111,8 +112,8 @@ async def test_changes_without_callers_are_bounded(changes: ChangeRunner) -> Non
     assert "answer" == await changes.run(INSTALL, act)
 
 
-async def test_a_caller_that_does_not_read_holds_nothing_up(changes: ChangeRunner, tmp_path: Path) -> None:
-    """What is told of the progress meanwhile is given up but for the newest, which it gets when it reads."""
+async def test_caller_that_does_not_read_does_not_block_a_change(changes: ChangeRunner, tmp_path: Path) -> None:
+    """If the caller does not read, older progress messages are dropped and it gets the newest when it reads."""
     written: list[str] = []
     reads = asyncio.Event()
 
@@ -132,8 +133,8 @@ async def test_a_caller_that_does_not_read_holds_nothing_up(changes: ChangeRunne
     assert ["first", "third"] == written
 
 
-async def test_the_error_comes_after_the_progress(changes: ChangeRunner) -> None:
-    """A caller that reads gets the newest message, and then what the change failed with; the log is not told of it."""
+async def test_error_is_raised_after_the_last_progress(changes: ChangeRunner) -> None:
+    """A caller gets the newest progress message and then the error of the change, which is not logged."""
     written: list[str] = []
 
     async def write(message: str) -> None:
@@ -148,8 +149,8 @@ async def test_the_error_comes_after_the_progress(changes: ChangeRunner) -> None
     assert (["half"], []) == (written, logged)
 
 
-async def test_who_leaves_while_told_leaves_the_change(changes: ChangeRunner, tmp_path: Path) -> None:
-    """As without progress."""
+async def test_change_continues_if_the_caller_leaves_during_progress(changes: ChangeRunner, tmp_path: Path) -> None:
+    """A change continues if its caller leaves while progress is being sent."""
     began, may_end = asyncio.Event(), asyncio.Event()
 
     async def write(_: str) -> None:
@@ -170,8 +171,9 @@ async def test_who_leaves_while_told_leaves_the_change(changes: ChangeRunner, tm
     assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
-async def test_a_change_can_see_that_its_caller_has_left(changes: ChangeRunner, tmp_path: Path) -> None:
-    """One that looks is given up as a whole, and has its line; no change sees the callers of others."""
+async def test_change_can_detect_that_its_caller_left(changes: ChangeRunner, tmp_path: Path) -> None:
+    """A change that watches its caller can abandon its work and still has its audit line; it does not see other
+    callers."""
     left = asyncio.Event()
 
     async def act() -> None:

@@ -1,6 +1,6 @@
-"""What a machine has, read from proc.
+"""The capabilities of a machine, read from proc, and the site's redaction model, which is asked through its engine.
 
-The site's redaction model, asked through its engine: windows of long texts, one error for all that goes wrong.
+A long text is read in windows, and every failure is one type of error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ARM = "processor\t: 0\nBogoMIPS\t: 48.00\nFeatures\t: fp asimd asimddp\n\n"
 
 
 def lay(root: Path, cpuinfo: str) -> Path:
-    """Lay out a proc."""
+    """Create a proc file system."""
     (root / "proc").mkdir()
     (root / "proc/cpuinfo").write_text(cpuinfo)
     (root / "proc/meminfo").write_text("MemTotal:        4096000 kB\nMemFree:  12 kB\n")
@@ -52,18 +52,21 @@ def lay(root: Path, cpuinfo: str) -> Path:
         ("", ("cpu",), MachineCapabilities(4096000 * 1024)),
     ],
 )
-def test_a_machine_is_read(tmp_path: Path, cpuinfo: str, devices: tuple[str, ...], expected: MachineCapabilities):
-    """Memory in bytes, the devices that the engines may use, and the features of a core, by either name."""
+def test_machine_capabilities_are_read(
+    tmp_path: Path, cpuinfo: str, devices: tuple[str, ...], expected: MachineCapabilities
+):
+    """Memory in bytes, the devices that the engines may use, and the features of a core under either name are read."""
     assert expected == engine_access.read_machine(frozenset(devices), lay(tmp_path, cpuinfo))
 
 
-def test_a_machine_that_says_nothing_has_a_processor(tmp_path: Path):
-    """Conditions of a plan then do not hold, and nothing else is wrong."""
+def test_machine_without_proc_files_has_no_capabilities(tmp_path: Path):
+    """Without proc files the machine has 0 bytes of memory, so the conditions of a plan do not hold, and nothing
+    fails."""
     assert MachineCapabilities(0) == engine_access.read_machine(root=tmp_path)
 
 
-def test_this_machine_has_memory():
-    """The real files."""
+def test_capabilities_of_this_machine_are_read():
+    """The real files of this machine are read."""
     here = engine_access.read_machine()
     assert here.memory_bytes > 2**28
     assert here.cpu_features
@@ -73,7 +76,7 @@ TASK = {"name": "pii", "kind": "redact", "labels": ["O", "B-NAME", "I-NAME"]}
 
 
 class Engines:
-    """Finds words that begin with a capital letter, in texts of at most so many characters."""
+    """Engines that find capitalized words in texts up to a number of characters."""
 
     def __init__(self, most: int = 10_000, error: Exception | None = None) -> None:
         self.most, self.error, self.asked = most, error, list[JobRequest]()
@@ -92,7 +95,7 @@ class Engines:
 
 
 def redactor(engines: Engines, **task: Any) -> ModelRedactor:
-    """Return what asks these engines; `task` changes the bundle that answers, None = none does."""
+    """Return a redactor with these engines; `task` changes the active bundle, None = there is none."""
     plain = {"task": {**TASK, **task}, "version": "1.2.0", "runtime": "echo"}
     bundle = SimpleNamespace(manifest=Manifest.model_validate(plain), digest="0" * 64)
     activation: Any = SimpleNamespace(serving={"pii": bundle})
@@ -100,7 +103,7 @@ def redactor(engines: Engines, **task: Any) -> ModelRedactor:
 
 
 async def test_each_text_is_read_once():
-    """A text that an example has twice is one question, and a blank one is none."""
+    """A text that occurs twice in an example is read once, and a blank one never."""
     engines = Engines()
     found = await redactor(engines).find(["hi Anna", "hi Anna", " "], 5.0)
     assert (("hi Anna",), "pii@1.2.0") == (tuple(each.text for each in engines.asked), found.model)
@@ -108,7 +111,7 @@ async def test_each_text_is_read_once():
 
 
 async def test_a_long_text_is_read_in_windows():
-    """Every name of 1 MB is found at its place, and no question is longer than a window."""
+    """Every name in 1 MB of text is found at its position, and no request is longer than a window."""
     text = "the word and Anna-Lena again " * 36_000
     engines = Engines()
     values = (await redactor(engines).find([text], 60.0)).values[text]
@@ -117,7 +120,7 @@ async def test_a_long_text_is_read_in_windows():
 
 
 async def test_a_window_of_many_tokens_is_divided_again():
-    """A text with more tokens than the model takes is read in smaller windows; what fits at no size is held."""
+    """A window with more tokens than the model accepts is divided; a text that fits at no size is held permanently."""
     text = "é " * 100 + "Anna" + " é" * 100
     found = await redactor(Engines(most=40)).find([text], 5.0)
     assert ["Anna"] == [text[each.start : each.end] for each in found.values[text]]
@@ -130,23 +133,24 @@ async def test_a_window_of_many_tokens_is_divided_again():
     ("error", "permanent"),
     [(QueueFull("full"), None), (EngineNotReady("loading"), None), (InputQuarantined("it killed 3"), "True")],
 )
-async def test_whatever_goes_wrong_is_one_error(error, permanent):
-    """A full queue, an engine that restarts, a text that kills the engine: the caller decides whether it waits."""
+async def test_every_failure_of_the_model_raises_one_error(error, permanent):
+    """A full queue, a restarting engine and a text that kills the engine raise RedactionHeld, which says whether it is
+    permanent."""
     with pytest.raises(RedactionHeld) as caught:
         await redactor(Engines(error=error)).find(["hi"], 5.0)
     assert (permanent, error.reason) == (caught.value.metadata.get("permanent"), caught.value.metadata["cause"])
 
 
-async def test_another_kind_of_bundle_reads_nothing():
-    """A task of kind classify under this name redacts nothing, and says so."""
+async def test_bundle_of_another_kind_does_not_redact():
+    """A classify task under the redaction model's name raises RedactionHeld."""
     asked = redactor(Engines(), kind="classify", labels=["a", "b"])
     with pytest.raises(RedactionHeld, match="its bundle is of kind classify"):
         await asked.find(["hi"], 5.0)
     assert "" == asked.model
 
 
-async def test_time_ends():
-    """A model that does not answer in time is no model."""
+async def test_model_that_exceeds_its_time_raises():
+    """A model that does not answer in time raises RedactionHeld."""
 
     class Silent(Engines):
         async def answer(self, *_: Any) -> EngineAnswer:
@@ -157,8 +161,8 @@ async def test_time_ends():
         await redactor(Silent()).find(["hi"], 0.01)
 
 
-async def test_a_bundle_with_other_labels_redacts_with_its_own():
-    """An update to a model with other types changes the words of placeholders, and nothing else."""
+async def test_model_with_other_labels_redacts_with_them():
+    """An update to a model with other entity types changes only the words of the placeholders."""
     engines = Engines()
     asked = redactor(engines, labels=["O", "B-personne physique"])
     found = await asked.find(["hi Anna"], 5.0)

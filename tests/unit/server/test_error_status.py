@@ -1,4 +1,4 @@
-"""Errors as gRPC statuses: the right code, the right details, never too large."""
+"""Errors as gRPC statuses: the right code and details, within the size limits."""
 
 import grpc
 import pytest
@@ -62,20 +62,20 @@ def trailers_bytes(error: EdgeAgentError) -> int:
 
 @pytest.mark.parametrize("reason", BY_REASON)
 def test_every_error_has_its_code(reason):
-    """Every leaf of the tree has the code of its family, or the one in the list of exceptions."""
+    """Every error has the code of its family or the one in the list of exceptions."""
     cls = BY_REASON[reason]
     expected = EXCEPTIONS.get(reason) or next(code for family, code in FAMILIES.items() if issubclass(cls, family))
     assert expected == error_status.code_of(cls("x"))
     assert expected.value[0] == error_status.to_status(cls("x")).code
 
 
-def test_the_root_is_internal():
+def test_error_outside_every_family_is_internal():
     """An error outside every family is INTERNAL."""
     assert Code.INTERNAL == error_status.code_of(EdgeAgentError("x"))
 
 
 @pytest.mark.parametrize("reason", BY_REASON)
-def test_every_error_names_itself(reason):
+def test_status_has_reason_values_and_remedy(reason):
     """ErrorInfo has our domain, the reason, the values and the remedy; the message is the sentence."""
     error = BY_REASON[reason]("it broke", tokens=7, remedy="Mend it.")
     written = error_status.to_status(error)
@@ -85,13 +85,13 @@ def test_every_error_names_itself(reason):
     assert "it broke" == written.message
 
 
-def test_without_a_remedy_there_is_none():
+def test_status_without_a_remedy_has_no_such_entry():
     """An error without a remedy has no such entry."""
     assert {} == dict(info_of(error_status.to_status(EdgeAgentError("x"))).metadata)
 
 
 @pytest.mark.parametrize("reason", BY_REASON)
-def test_what_can_be_tried_again_says_when(reason):
+def test_only_capacity_errors_carry_retry_info(reason):
     """Capacity errors carry RetryInfo, and no others do."""
     details = error_status.to_status(BY_REASON[reason]("x")).details
     kinds = [detail.TypeName() for detail in details[1:]]
@@ -100,8 +100,8 @@ def test_what_can_be_tried_again_says_when(reason):
 
 
 @pytest.mark.parametrize(("seconds", "milliseconds"), [(0.0, 1), (0.0004, 1), (0.25, 250), (1.0, 1000), (90.5, 90_500)])
-def test_the_delay_is_the_error_s(seconds, milliseconds):
-    """RetryInfo has the error's delay in milliseconds, and never none at all."""
+def test_retry_delay_is_that_of_the_error(seconds, milliseconds):
+    """RetryInfo has the error's delay in milliseconds, at least 1 ms."""
     written = error_status.to_status(QueueFull("x", retry_seconds=seconds))
     delay = unpacked(written.details[1], error_details_pb2.RetryInfo()).retry_delay
     assert milliseconds == delay.ToMilliseconds()
@@ -109,15 +109,15 @@ def test_the_delay_is_the_error_s(seconds, milliseconds):
 
 @pytest.mark.parametrize("text", ["x" * 5000, "é" * 5000, "漢" * 5000, "😀" * 5000, "x" + "😀" * 5000])
 def test_a_long_text_is_cut_between_characters(text):
-    """A message over the limit is cut in bytes, at a whole character, and shows that it was."""
+    """A message over the limit in bytes is truncated at a whole character and ends with an ellipsis."""
     message = error_status.to_status(InvalidRequest(text)).message
     assert message.endswith("…")
     assert text.startswith(message[:-1])
     assert 990 <= len(message.encode()) <= error_status.MESSAGE_BYTES_MAX
 
 
-def test_a_text_of_the_limit_is_whole():
-    """A message of just the limit is not cut."""
+def test_message_at_the_limit_is_not_truncated():
+    """A message of exactly the limit is complete."""
     text = "x" * error_status.MESSAGE_BYTES_MAX
     assert text == error_status.to_status(InvalidRequest(text)).message
 
@@ -132,12 +132,12 @@ def test_a_text_of_the_limit_is_whole():
     ),
 )
 def test_a_status_fits_into_the_trailers(message, metadata):
-    """Whatever an error holds, its status stays below the 8 kB that gRPC takes."""
+    """The status of any error stays below the 8 kB that gRPC accepts."""
     assert trailers_bytes(QueueFull(message, remedy=message, **metadata)) < TRAILERS_BYTES_MAX
 
 
-def test_many_values_are_cut_and_the_remedy_stays():
-    """Of a hundred values the first are kept as far as there is room, and the remedy always."""
+def test_remedy_is_kept_among_many_values():
+    """Of a hundred values the first that fit are sent, and the remedy always."""
     error = InvalidRequest("x", remedy="Mend it.", **{f"value_{i:03}": "y" * 100 for i in range(100)})
     metadata = info_of(error_status.to_status(error)).metadata
     assert "Mend it." == metadata["remedy"]
@@ -145,14 +145,14 @@ def test_many_values_are_cut_and_the_remedy_stays():
     assert 10 < len(metadata) < 30
 
 
-def test_a_file_name_that_is_no_text_is_escaped():
-    """Bytes of a file name that are no UTF-8 are shown escaped instead of breaking the status."""
+def test_file_name_that_is_not_utf8_is_escaped():
+    """Bytes of a file name that are not UTF-8 are escaped in message and metadata."""
     written = error_status.to_status(PathUnsafe("bad name a\udcffb", path="a\udcffb"))
     assert "bad name a\\udcffb" == written.message
     assert "a\\udcffb" == info_of(written).metadata["path"]
 
 
-def test_an_input_s_error_says_the_same():
+def test_error_of_one_input_matches_the_status_of_a_call():
     """The error of one input of a batch has the same reason, message and values as the status of a call."""
     error = QueueFull("漢" * 1000, waiting=3)
     written, whole = error_status.to_input_error(error), error_status.to_status(error)
@@ -162,7 +162,7 @@ def test_an_input_s_error_says_the_same():
 
 
 def test_a_call_status_carries_the_details():
-    """What the server aborts with has the code, the message and the details in the standard trailer."""
+    """The status with which the server aborts has the code, the message, and the details in the standard trailer."""
     written = error_status.to_call_status(QueueFull("full", waiting=3))
     assert (Code.RESOURCE_EXHAUSTED, "full") == (written.code, written.details)
     ((key, value),) = written.trailing_metadata

@@ -1,4 +1,4 @@
-"""From what an engine computed to the answer a device gets."""
+"""Conversion of what an engine computed to the answer for a device."""
 
 import json
 import struct
@@ -78,8 +78,8 @@ def ranking(answer: pb.Classification) -> list[tuple[str, float]]:
     return [(pair.label, pair.score) for pair in answer.scores]
 
 
-def test_the_likeliest_label_wins():
-    """The label with the highest score is the answer, and all are ranked by score."""
+def test_label_with_the_highest_score_is_the_answer():
+    """The label with the highest score is the answer, and all labels are sorted by score."""
     answer = classification(finished("classify", scores=(0.05, 0.8, 0.15), label_mass=0.9), "answer", 0)
     assert "price" == answer.label
     assert [("price", 0.8), ("stock", 0.15), ("refund", 0.05)] == ranking(answer)
@@ -89,14 +89,14 @@ def test_the_likeliest_label_wins():
 
 
 def test_equal_scores_keep_the_model_s_order():
-    """Of labels with the same score the model's first one wins."""
+    """Among labels with the same score, the model's first is the answer."""
     answer = classification(finished("classify", scores=(0.25, 0.375, 0.375)), "answer", 0)
     assert ["price", "stock", "refund"] == [label for label, _ in ranking(answer)]
 
 
 @pytest.mark.parametrize(("top_k", "shown"), [(0, 3), (1, 1), (2, 2), (3, 3), (2**32 - 1, 3)])
-def test_top_k_cuts_the_ranking(top_k, shown):
-    """As many scores are shown as asked for, the best first; 0 shows all."""
+def test_top_k_limits_the_number_of_scores(top_k, shown):
+    """The best `top_k` scores are returned; 0 returns all."""
     done = finished("classify", scores=(0.05, 0.8, 0.15))
     whole = ranking(classification(done, "answer", 0))
     assert whole[:shown] == ranking(classification(done, "answer", top_k))
@@ -110,16 +110,17 @@ def test_top_k_cuts_the_ranking(top_k, shown):
         ("escalate", "price", task_pb2.ROUTE_LOCAL, ["UPSTREAM_NOT_CONFIGURED"]),
     ],
 )
-def test_an_unsure_label_follows_the_wish(wish, label, route, degraded):
-    """Below the threshold the label is given and marked, withheld, or given with the reason; the scores are shown."""
+def test_label_below_the_threshold_follows_the_request(wish, label, route, degraded):
+    """Below the threshold the label is returned and marked, withheld, or returned with the blocker, as the caller
+    requested."""
     answer = classification(finished("classify", scores=(0.3, 0.6, 0.1)), wish, 0)
     assert (label, route, degraded) == (answer.label, answer.provenance.route, list(answer.provenance.degraded))
     assert task_pb2.Confidence(value=0.6, threshold=0.75, below_threshold=True) == answer.confidence
     assert ("price", 0.6) == ranking(answer)[0]
 
 
-def test_without_calibration_nothing_is_sure():
-    """A bundle without a threshold has it unset, and every answer counts as below."""
+def test_answer_of_an_uncalibrated_bundle_is_below_threshold():
+    """Without a threshold the field is unset, and every answer counts as below it."""
     unsure = finished("classify", calibration=None, scores=(1.0, 0.0, 0.0))
     answer = classification(unsure, "answer", 0)
     why = task_pb2.NO_THRESHOLD_REASON_NOT_CALIBRATED
@@ -138,15 +139,15 @@ GATE = {"score": "label_mass", "held_up_max": 0.25, "scores": [0.5, 1.0, 1.5]}
         ({"policy": "always_escalate", "temperature": 1.4}, task_pb2.NO_THRESHOLD_REASON_NONE_PROVED),
     ],
 )
-def test_an_answer_says_why_it_has_no_threshold(calibration, reason):
-    """Calibrated in vain is not the same as not calibrated."""
+def test_answer_has_the_reason_for_a_missing_threshold(calibration, reason):
+    """The reason tells a bundle that was never calibrated from one whose calibration proved no threshold."""
     done = finished("classify", calibration=calibration, scores=(0.2, 0.5, 0.3))
     assert reason == classification(done, "answer", 0).confidence.no_threshold_reason
 
 
 @pytest.mark.parametrize(("label_mass", "p_value", "below"), [(1.0, 1.0, False), (0.3, 0.5, False), (0.1, 0.25, True)])
-def test_the_label_mass_of_a_decoder_is_the_score_of_its_gate(label_mass, p_value, below):
-    """Its negative logarithm: the less of it, the stranger; the answer carries the p-value."""
+def test_label_mass_is_the_gate_score_of_a_decoder(label_mass, p_value, below):
+    """The gate's score of a decoder is the negative logarithm of the label mass; the answer carries the p-value."""
     done = finished("classify", calibration=AT_75 | {"gate": GATE}, scores=(0.9, 0.1, 0.0), label_mass=label_mass)
     answer = classification(done, "abstain", 0)
     assert (p_value, below) == (answer.provenance.p_value, answer.confidence.below_threshold)
@@ -155,14 +156,15 @@ def test_the_label_mass_of_a_decoder_is_the_score_of_its_gate(label_mass, p_valu
 
 
 def test_without_a_gate_there_is_no_p_value():
-    """The field is unset, in answers with a confidence and in vectors."""
+    """Without a gate the p-value is unset, in classifications and in embeddings."""
     label = classification(finished("classify", scores=(0.9, 0.1, 0.0)), "answer", 0)
     vector = embedding(finished_answers.with_gate_result(finished("embed", vector=bytes(8))))
     assert [False, False] == [each.provenance.HasField("p_value") for each in (label, vector)]
 
 
 def test_a_floor_above_the_threshold_is_the_threshold_of_an_answer():
-    """Whoever compares confidence and threshold gets the same as `below_threshold`."""
+    """If the floor exceeds the threshold, the answer carries the floor as its threshold, so that comparing it with the
+    confidence gives `below_threshold`."""
     done = finished("classify", calibration=AT_75 | {"floor": 0.85}, scores=(0.8, 0.2, 0.0))
     answer = classification(done, "answer", 0)
     assert task_pb2.Confidence(value=0.8, threshold=0.85, below_threshold=True) == answer.confidence
@@ -170,7 +172,7 @@ def test_a_floor_above_the_threshold_is_the_threshold_of_an_answer():
 
 
 def test_an_unusual_input_is_marked():
-    """Label mass and length outside of what the bundle knows as usual are among the reasons of the answer."""
+    """A label mass or input length outside the usual limits of the bundle is among the reasons of the answer."""
     usual = {"label_mass_min": 0.5, "input_tokens_min": 3, "input_tokens_max": 9}
     calibration = AT_75 | {"novelty": usual}
     label = finished("classify", calibration=calibration, scores=(0.9, 0.1, 0.0), label_mass=0.4, input_tokens=10)
@@ -181,13 +183,13 @@ def test_an_unusual_input_is_marked():
     assert ["INPUT_LENGTH_UNUSUAL"] == list(extraction(record, "answer").provenance.degraded)
 
 
-def test_scores_must_fit_the_labels():
-    """A model with another number of scores than labels gets no answer through."""
+def test_wrong_number_of_scores_raises():
+    """A model with another number of scores than labels raises ValueError."""
     with pytest.raises(ValueError, match="zip"):
         classification(finished("classify", scores=(0.5, 0.5)), "answer", 0)
 
 
-def test_the_record_has_every_type():
+def test_record_has_every_entity_type():
     """The record lists what was found for each entity type, in order, and an empty list for the others."""
     text = "two lamps and one lamp"
     found = (EntitySpan("product", 4, 9, 0.9), EntitySpan("product", 18, 22, 0.8))
@@ -208,7 +210,7 @@ def test_the_record_has_every_type():
         ("👩\u200d🔧 tool", 0, 3, "👩\u200d🔧"),
     ],
 )
-def test_places_count_code_points(text, start, end, found):
+def test_entity_positions_count_code_points(text, start, end, found):
     """Start and end count Unicode code points, whatever their width in bytes or on the screen."""
     answer = extraction(finished("extract", text, entities=(EntitySpan("product", start, end, 1.0),)), "answer")
     (entity,) = answer.entities
@@ -216,20 +218,21 @@ def test_places_count_code_points(text, start, end, found):
     assert {"product": [found], "price": []} == json.loads(answer.json)
 
 
-def test_the_record_is_readable():
-    """The record keeps letters beyond ASCII as they are."""
+def test_record_keeps_non_ascii_letters():
+    """The JSON record has letters beyond ASCII unescaped."""
     answer = extraction(finished("extract", "漢字", entities=(EntitySpan("product", 0, 2, 1.0),)), "answer")
     assert '{"product": ["漢字"], "price": []}' == answer.json
 
 
-def test_a_type_beyond_the_manifest_is_shown():
-    """An entity of a type that the labels do not name is in the record all the same."""
+def test_entity_type_beyond_the_labels_is_in_the_record():
+    """An entity of a type that is not among the labels is in the record."""
     answer = extraction(finished("extract", "7", entities=(EntitySpan("size", 0, 1, 1.0),)), "answer")
     assert {"product": [], "price": [], "size": ["7"]} == json.loads(answer.json)
 
 
-def test_a_written_record_is_handed_on():
-    """A record that the model wrote comes as it is, with its fields' confidences in order, and withheld with them."""
+def test_record_of_a_decoder_is_returned_unchanged():
+    """A record that a decoder wrote is returned unchanged with the confidences of its fields, and withheld together
+    with them."""
     done = finished("extract", "7 lamps", record='{"b": "ö", "a": 7}', fields={"b": 0.5, "a": 0.75}, confidence=0.375)
     answer = extraction(done, "answer")
     assert '{"b": "ö", "a": 7}' == answer.json
@@ -243,8 +246,9 @@ def test_a_written_record_is_handed_on():
     ("confidence", "wish", "withheld"),
     [(0.75, "abstain", False), (0.74, "abstain", True), (0.74, "answer", False), (0.74, "escalate", False)],
 )
-def test_an_unsure_record_follows_the_wish(confidence, wish, withheld):
-    """Below the threshold the record is withheld only when the caller asked to abstain; the confidence is shown."""
+def test_record_below_the_threshold_follows_the_request(confidence, wish, withheld):
+    """Below the threshold the record is withheld only if the caller requested to abstain; the confidence is always
+    returned."""
     entities = (EntitySpan("product", 0, 4, 0.9),)
     answer = extraction(finished("extract", "lamp", entities=entities, confidence=confidence), wish)
     assert withheld == (answer.json == "")
@@ -254,7 +258,7 @@ def test_an_unsure_record_follows_the_wish(confidence, wish, withheld):
 
 
 @pytest.mark.parametrize("values", [(), (0.5,), (1.0, -0.25, 3.0e38, 1.0e-40)])
-def test_a_vector_arrives_as_it_was(values):
+def test_vector_is_returned_unchanged(values):
     """The vector has the same numbers as the engine's bytes."""
     packed = struct.pack(f"<{len(values)}f", *values)
     answer = embedding(finished("embed", vector=packed))
@@ -263,12 +267,12 @@ def test_a_vector_arrives_as_it_was(values):
 
 
 @pytest.mark.parametrize(("word", "reason"), [("stop", pb.FINISH_REASON_STOP), ("length", pb.FINISH_REASON_LENGTH)])
-def test_the_end_says_why(word, reason):
+def test_generation_ends_with_its_reason(word, reason):
     """The end of a generation has its reason."""
     assert reason == finish(finished("generate", finish=word)).reason
 
 
-def test_every_answer_says_where_it_comes_from():
+def test_answer_has_its_provenance():
     """An answer has its id, bundle, device, tokens and times."""
     done = finished("generate", finish="stop", input_tokens=9, output_tokens=4, prefill_ms=2.5, decode_ms=40.0)
     expected = task_pb2.Provenance(
@@ -287,8 +291,8 @@ def test_every_answer_says_where_it_comes_from():
 SHADOW = RouteDecision("upstream", RouteReason.MODE_SHADOW, 0.75, below_threshold=False)
 
 
-def test_the_large_model_s_label_stands_beside_the_scores():
-    """Where the large model answered, its label is given, with what the one here thought, and who it was."""
+def test_label_of_the_large_model_is_returned_with_local_scores():
+    """If the large model answered, its label is returned with the local scores, the model's name and its latency."""
     message = pb.Classification()
     done = finished("classify", scores=(0.05, 0.8, 0.15))._replace(
         decision=SHADOW, large_model=LargeModelAnswer("stock", "big-1", 250.0)
@@ -301,8 +305,8 @@ def test_the_large_model_s_label_stands_beside_the_scores():
 
 
 @pytest.mark.parametrize(("said", "label"), [(LargeModelAnswer("stock", "big-1", 1.0), "stock"), (None, "")])
-def test_where_no_local_model_was_asked_there_are_no_scores(said, label):
-    """In bootstrap an answer has the large model's label, or none, and no confidence."""
+def test_answer_without_a_local_model_has_no_scores(said, label):
+    """In mode bootstrap an answer has the large model's label or none, and no confidence."""
     bundle = finished("classify").bundle
     route = "upstream" if said else "abstained"
     message = pb.Classification()
@@ -323,7 +327,7 @@ def test_where_no_local_model_was_asked_there_are_no_scores(said, label):
 
 
 class Incomparable(QuestionSpec):
-    """A question that is not to be compared with another."""
+    """A question that raises when it is compared with another."""
 
     def __eq__(self, other: object) -> bool:
         pytest.fail("a question is compared")
@@ -331,8 +335,9 @@ class Incomparable(QuestionSpec):
     __hash__ = None
 
 
-def test_answers_are_divided_by_the_names_of_questions():
-    """Questions of a call are many: to compare each with all others took the event loop a third of a second."""
+def test_answers_are_split_by_question_names():
+    """Answers are assigned by question name: comparing whole questions with each other blocked the event loop for a
+    third of a second."""
     questions = [
         Incomparable.model_validate({"name": f"q{number}", "type": "predicate", "instructions": "Is it?"})
         for number in range(5)

@@ -1,4 +1,4 @@
-"""Health: the status of the daemon and its tasks, by role, and the limit of watchers."""
+"""The health service: the status of the daemon and its tasks for each role, and the limit of watches."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SOCKET = Caller("inference.sock", frozenset())
 
 
 class Ended(grpc.aio.AbortError):
-    """As gRPC ends a handler that aborts."""
+    """The error with which gRPC ends a handler that aborts."""
 
 
 class Context:
-    """One call, as gRPC shows it to a handler; `reads` is cleared where the caller does not read."""
+    """One call as gRPC presents it to a handler; clearing `reads` makes a caller that does not read."""
 
     def __init__(self) -> None:
         self.written: list[int] = []
@@ -46,7 +46,7 @@ class Context:
 
 
 class Watch:
-    """A watch that has begun."""
+    """A watch in progress."""
 
     def __init__(self, servicer: HealthServicer, service: str, caller: Caller, *, reads: bool = True) -> None:
         self.context = Context()
@@ -96,12 +96,13 @@ async def listener() -> AsyncIterator[Listener]:
 
 
 async def until(watch: Watch, *statuses: int) -> None:
-    """Wait until the caller was told that, and no more."""
+    """Wait until the caller received exactly these statuses."""
     await eventually(lambda: list(statuses) == watch.context.written)
 
 
-async def test_check_says_what_is_there_now(listener: Listener) -> None:
-    """Of the daemon, of a task that is ready or not, and of one that is not there, or not any more."""
+async def test_check_returns_the_present_status(listener: Listener) -> None:
+    """Check returns the status of the daemon and of a ready or unready task, and NOT_FOUND for an unknown or removed
+    one."""
     listener.health.update({"intent": True, "fields": False, "gone": True}, serving=True)
     listener.health.update({"intent": True, "fields": False}, serving=True)
     said = [await listener.check(name) for name in ("", "intent", "fields", "gone")]
@@ -110,8 +111,8 @@ async def test_check_says_what_is_there_now(listener: Listener) -> None:
     assert [NOT_SERVING, NOT_SERVING] == [await listener.check(name) for name in ("", "intent")]
 
 
-async def test_a_watch_is_told_of_every_change_of_its_own(listener: Listener) -> None:
-    """And of nothing else: not of other tasks, and not twice."""
+async def test_watch_receives_every_change_of_its_task(listener: Listener) -> None:
+    """A watch receives each change of its own task once, and none of others."""
     watch = listener.watch("intent")
     await until(watch, SERVICE_UNKNOWN)
     for ready in (True, True, False):
@@ -121,8 +122,8 @@ async def test_a_watch_is_told_of_every_change_of_its_own(listener: Listener) ->
     await until(watch, SERVICE_UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN)
 
 
-async def test_a_watch_that_leaves_takes_nothing_from_the_others(listener: Listener) -> None:
-    """The others of the same task are told of what changes after it has gone."""
+async def test_watch_that_ends_does_not_affect_others(listener: Listener) -> None:
+    """A watch of the same task receives changes after another has ended."""
     first, second = listener.watch("intent"), listener.watch("intent")
     await until(first, SERVICE_UNKNOWN)
     await until(second, SERVICE_UNKNOWN)
@@ -131,8 +132,8 @@ async def test_a_watch_that_leaves_takes_nothing_from_the_others(listener: Liste
     await until(second, SERVICE_UNKNOWN, SERVING)
 
 
-async def test_a_watch_that_does_not_read_holds_nobody_up(listener: Listener) -> None:
-    """Changes are noted and told to the others; it is told the newest when it reads."""
+async def test_watch_that_does_not_read_blocks_no_other(listener: Listener) -> None:
+    """Other watches receive changes at once; the one that did not read receives the newest status when it reads."""
     silent, other = listener.watch("intent", reads=False), listener.watch("intent")
     await until(silent, SERVICE_UNKNOWN)
     await until(other, SERVICE_UNKNOWN)
@@ -145,7 +146,8 @@ async def test_a_watch_that_does_not_read_holds_nobody_up(listener: Listener) ->
 
 
 async def test_watches_end_with_the_daemon(listener: Listener) -> None:
-    """Each is told that nothing is served any more, and then ended with a reason; what is told later counts no more."""
+    """When the daemon stops, each watch receives NOT_SERVING and ends with UNAVAILABLE; later changes have no
+    effect."""
     watch = listener.watch("intent")
     listener.health.update({"intent": True}, serving=True)
     await eventually(lambda: SERVING in watch.context.written)
@@ -157,8 +159,8 @@ async def test_watches_end_with_the_daemon(listener: Listener) -> None:
     assert NOT_SERVING == await listener.check("intent")
 
 
-async def test_who_holds_all_watches_leaves_some_to_others(listener: Listener) -> None:
-    """One client has as many as there are and no more; another one of the same listener still finds some."""
+async def test_client_with_all_watches_leaves_places_to_others(listener: Listener) -> None:
+    """One client can have WATCHES_MAX watches; another client of the same listener still gets one."""
     noisy = [listener.watch() for _ in range(2 * WATCHES_MAX)]
     await eventually(lambda: WATCHES_MAX == sum(watch.task.done() for watch in noisy))
     open_ones = [watch for watch in noisy if not watch.task.done()]
@@ -172,8 +174,8 @@ async def test_who_holds_all_watches_leaves_some_to_others(listener: Listener) -
     await until(quiet, SERVING, NOT_SERVING)
 
 
-async def test_a_place_is_given_back_whatever_ends_a_watch(listener: Listener) -> None:
-    """Its caller leaves while it waits, or while it is told."""
+async def test_watch_releases_its_place_however_it_ends(listener: Listener) -> None:
+    """A watch releases its place whether its caller leaves while it waits or while it is written to."""
     for reads in (True, False):
         for _ in range(2 * WATCHES_MAX):
             watch = listener.watch(reads=reads)
@@ -182,7 +184,7 @@ async def test_a_place_is_given_back_whatever_ends_a_watch(listener: Listener) -
 
 
 async def test_each_listener_has_watches_of_its_own(listener: Listener) -> None:
-    """What is taken on one socket is taken from no other, whatever names its callers give themselves."""
+    """Watches on one socket take no place from another socket, whatever names their callers use."""
     for number in range(4 * WATCHES_MAX):
         name = f"inference.sock #{number % 16}"
         listener.watch(caller=Caller(name, frozenset(), socket_account=name))

@@ -1,4 +1,4 @@
-"""Calls of inference whose caller goes away, at each moment in which they wait: nothing of them is left."""
+"""Inference calls that are cancelled at each turn of the event loop leave nothing behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GOOD = LargeModelAvailability(configured=True, allowed=True, online=True, afford
 
 
 async def steps() -> None:
-    """Take a while, and a moment more to clean up when cancelled."""
+    """Wait for some turns of the event loop, and one more to clean up when cancelled."""
     try:
         await turns(STEPS)
     except asyncio.CancelledError:
@@ -42,7 +42,7 @@ async def steps() -> None:
 
 
 class Open:
-    """Counts what is under way."""
+    """Counts the work in progress."""
 
     def __init__(self) -> None:
         self.now = self.ever = 0
@@ -56,7 +56,7 @@ class Open:
 
 
 class Engines:
-    """An engine that answers in steps; the inputs "bug" meet one."""
+    """Engines that answer in steps and raise KeyError for the input "bug"."""
 
     def __init__(self) -> None:
         self.open, self.queue = Open(), JobQueue(QUEUE_MAX)
@@ -107,7 +107,7 @@ class Large:
 
 
 class Serving:
-    """What answers: one bundle of a kind."""
+    """An activation that serves one bundle of a kind."""
 
     problems: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
@@ -119,7 +119,7 @@ class Serving:
 
 
 class Nothing:
-    """A site that keeps nothing."""
+    """A site that captures nothing."""
 
     collected: frozenset[str] = frozenset()
 
@@ -149,7 +149,7 @@ class Modes:
 
 
 class Context:
-    """A caller who reads, slowly, and has time."""
+    """A caller who reads slowly and has no deadline."""
 
     def __init__(self) -> None:
         self.written: list[str] = []
@@ -163,7 +163,7 @@ class Context:
 
 
 class Site:
-    """A servicer over all of these, and what is still under way of its calls."""
+    """A servicer over these fakes, and the work of its calls that is still in progress."""
 
     def __init__(self, kind: str, mode: Any) -> None:
         self.engines, self.large, self.admission = Engines(), Large(), AdmissionControl(256)
@@ -207,7 +207,7 @@ def generate(*, escalate: bool) -> Call:
 
 
 async def cancelled_after(call: Awaitable[Any], count: int) -> bool:
-    """Cancel a call after so many turns of the event loop; return whether it had ended before."""
+    """Cancel a call after `count` turns of the event loop; return whether it had ended before."""
     task = asyncio.ensure_future(call)
     await turns(count)
     if task.done():
@@ -230,8 +230,9 @@ async def cancelled_after(call: Awaitable[Any], count: int) -> bool:
     ],
     ids=["one", "batch", "generate", "escalated"],
 )
-async def test_a_call_that_is_cancelled_leaves_nothing(kind: str, call: Call, mode: str) -> None:
-    """In whichever turn of the event loop: no place is taken, no engine or model works for it, no task is left."""
+async def test_cancelled_call_leaves_nothing_behind(kind: str, call: Call, mode: str) -> None:
+    """In whichever turn a call is cancelled, no place is taken, no engine or model computes for it, and no task is
+    left."""
     count = 0
     while not await cancelled_after(call(site := Site(kind, mode)), count):
         assert (0, 0, 0, 0) == site.under_way, f"cancelled after {count} turns"
@@ -241,8 +242,9 @@ async def test_a_call_that_is_cancelled_leaves_nothing(kind: str, call: Call, mo
     assert site.engines.open.ever + site.large.open.ever > 0
 
 
-async def test_a_call_with_a_request_id_goes_on_and_gives_everything_back() -> None:
-    """Whenever its caller leaves, the retry gets the one answer that was computed; the end of the daemon ends all."""
+async def test_call_with_a_request_id_continues_after_its_caller_left() -> None:
+    """Whenever its caller leaves, a retry gets the one answer that was computed, and nothing is left; stopping the
+    daemon cancels all."""
     call, count = classify(2, "r-1"), 0
     while not await cancelled_after(call(site := Site("classify", "local")), count):
         again = await call(site)
@@ -258,8 +260,8 @@ async def test_a_call_with_a_request_id_goes_on_and_gives_everything_back() -> N
     assert (0, 0, 0, 0) == site.under_way
 
 
-async def test_a_bug_on_one_input_leaves_nothing_of_the_others() -> None:
-    """The call fails with it when the others have ended: none computes on for nobody, without a place."""
+async def test_exception_on_one_input_ends_the_others() -> None:
+    """The call fails with the exception after the other inputs have ended."""
     site = Site("classify", "local")
     request = pb.ClassifyRequest(task="till", texts=["hi", "bug", "hi"])
     with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""edge_agent/server/interceptor.py, with a real client of a real server on a Unix socket."""
+"""edge_agent/server/interceptor.py, with a real client and server on a Unix socket."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ LISTED = pb.ListTasksResponse(next_page_token="next")
 
 
 class Servicer(inference_pb2_grpc.InferenceServiceServicer):
-    """Does what the test says."""
+    """A servicer whose handlers the test sets."""
 
     def __init__(self) -> None:
         self.list_tasks: Callable[[CallContext], Awaitable[pb.ListTasksResponse]]
@@ -65,14 +65,14 @@ async def stub(servicer: Servicer, tmp_path: Path) -> AsyncIterator[inference_pb
 
 
 async def listing_fails(stub: inference_pb2_grpc.InferenceServiceStub) -> grpc.aio.AioRpcError:
-    """Call the unary method, which must fail."""
+    """Call the unary method and return its error."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ListTasks(pb.ListTasksRequest())
     return caught.value
 
 
 def raising(error: Exception) -> Callable[[CallContext], Awaitable[pb.ListTasksResponse]]:
-    """Return a unary handler that fails."""
+    """Return a unary handler that raises."""
 
     async def handler(context: CallContext) -> pb.ListTasksResponse:
         raise error
@@ -81,7 +81,7 @@ def raising(error: Exception) -> Callable[[CallContext], Awaitable[pb.ListTasksR
 
 
 def streaming(*texts: str, then: Exception | None = None) -> Callable[[], AsyncIterator[pb.GenerateResponse]]:
-    """Return a streaming handler that sends texts, and then fails if it was told to."""
+    """Return a streaming handler that sends texts and then raises `then`, if given."""
 
     async def handler() -> AsyncIterator[pb.GenerateResponse]:
         for text in texts:
@@ -93,7 +93,7 @@ def streaming(*texts: str, then: Exception | None = None) -> Callable[[], AsyncI
 
 
 async def received(stub: inference_pb2_grpc.InferenceServiceStub) -> tuple[list[str], grpc.aio.AioRpcError | None]:
-    """Read a stream to its end; return its texts and how it failed."""
+    """Read a stream to its end; return its texts and its error."""
     texts = []
     try:
         async for response in stub.Generate(pb.GenerateRequest()):
@@ -111,8 +111,8 @@ def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
     return info
 
 
-async def test_an_answer_passes(servicer, stub):
-    """What the handlers answer arrives as it is."""
+async def test_responses_pass_unchanged(servicer, stub):
+    """Unary and streamed responses of the handlers arrive unchanged."""
 
     async def handler(context: CallContext) -> pb.ListTasksResponse:
         return LISTED
@@ -130,8 +130,8 @@ async def test_an_answer_passes(servicer, stub):
         (ModelFailed("the model gave no answer"), grpc.StatusCode.INTERNAL),
     ],
 )
-async def test_our_errors_arrive_whole(servicer, stub, error: EdgeAgentError, code):
-    """An error of the tree arrives with its code, its sentence, its reason, its values and its remedy."""
+async def test_error_arrives_with_all_its_details(servicer, stub, error: EdgeAgentError, code):
+    """An EdgeAgentError arrives with its code, message, reason, metadata and remedy."""
     servicer.list_tasks, servicer.generate = raising(error), streaming("a", then=error)
     texts, broken = await received(stub)
     assert ["a"] == texts
@@ -141,16 +141,16 @@ async def test_our_errors_arrive_whole(servicer, stub, error: EdgeAgentError, co
         assert {**error.metadata, "remedy": error.remedy} == dict(info_of(failed).metadata)
 
 
-async def test_a_huge_error_arrives(servicer, stub):
-    """An error with more text than trailers can hold arrives with its code and its details."""
+async def test_huge_error_arrives_truncated(servicer, stub):
+    """An error with more text than trailers can hold arrives with its code and reason."""
     huge = QueueFull("漢" * 10_000, **{f"value_{i}": "漢" * 10_000 for i in range(100)})
     servicer.list_tasks = raising(huge)
     failed = await listing_fails(stub)
     assert (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL") == (failed.code(), info_of(failed).reason)
 
 
-async def test_an_exception_keeps_its_text(servicer, stub):
-    """An unexpected exception becomes INTERNAL with a fixed text; its own text stays in the log."""
+async def test_text_of_an_unexpected_exception_is_not_sent(servicer, stub):
+    """An unexpected exception becomes INTERNAL with a fixed message; its own text is only in the log."""
     bug = RuntimeError(SECRET)
     servicer.list_tasks, servicer.generate = raising(bug), streaming("a", then=bug)
     with structlog.testing.capture_logs() as logged:
@@ -166,8 +166,8 @@ async def test_an_exception_keeps_its_text(servicer, stub):
     assert all(entry["exc_info"] for entry in logged)
 
 
-async def test_a_refusal_is_logged_once_without_its_text(servicer, stub):
-    """Who, which call and why; the second one is counted."""
+async def test_refused_call_is_logged_once_without_its_message(servicer, stub):
+    """The log line has client, call and reason; a second refusal is only counted."""
     servicer.list_tasks = raising(UnknownTask(f"no task is called {SECRET!r}"))
     with structlog.testing.capture_logs() as logged:
         await listing_fails(stub)
@@ -182,8 +182,8 @@ async def test_a_refusal_is_logged_once_without_its_text(servicer, stub):
     assert SECRET not in repr(line)
 
 
-async def test_a_call_that_its_caller_cancels_is_no_refusal(servicer, stub):
-    """Nothing is logged, and the next refusal is."""
+async def test_cancelled_call_is_not_logged_as_refused(servicer, stub):
+    """A call that its caller cancels is not logged, and the next refusal is."""
     started, ended = asyncio.Event(), asyncio.Event()
 
     async def handler(context: CallContext) -> pb.ListTasksResponse:
@@ -205,8 +205,8 @@ async def test_a_call_that_its_caller_cancels_is_no_refusal(servicer, stub):
     assert ["QUEUE_FULL"] == [line["reason"] for line in logged]
 
 
-async def test_an_abort_passes(servicer, stub):
-    """A handler that aborts by itself keeps its code and text, and is no bug to log."""
+async def test_abort_by_a_handler_passes_unchanged(servicer, stub):
+    """A handler that aborts keeps its code and message, and is not logged as a failure."""
 
     async def handler(context: CallContext) -> pb.ListTasksResponse:
         await context.abort(grpc.StatusCode.DATA_LOSS, "by itself")
@@ -218,8 +218,8 @@ async def test_an_abort_passes(servicer, stub):
     assert [] == logged
 
 
-async def test_the_server_goes_on_after_a_failure(servicer, stub):
-    """A failed call leaves the next one alone."""
+async def test_server_continues_after_a_failed_call(servicer, stub):
+    """A failed call does not affect the next one."""
     servicer.generate = streaming("a", then=RuntimeError(SECRET))
     await received(stub)
     servicer.generate = streaming("b")
@@ -228,7 +228,7 @@ async def test_the_server_goes_on_after_a_failure(servicer, stub):
 
 @pytest.mark.parametrize("endless", [False, True])
 async def test_cancelling_a_stream_reaches_the_handler(servicer, stub, endless):
-    """When the client cancels, the handler ends, whether it waits for the model or for the client to read."""
+    """When the client cancels a stream, its handler ends, whether it waits for the model or for the client to read."""
     ended = asyncio.Event()
 
     async def handler() -> AsyncIterator[pb.GenerateResponse]:
@@ -271,7 +271,7 @@ async def test_cancelling_a_call_reaches_the_handler(servicer, stub):
 
 
 async def test_a_deadline_reaches_the_handler(servicer, stub):
-    """When the client's deadline passes, the handler of the stream ends."""
+    """When the client's deadline passes, the handler of its stream ends."""
     ended = asyncio.Event()
 
     async def handler() -> AsyncIterator[pb.GenerateResponse]:

@@ -1,4 +1,4 @@
-"""Translation between the daemon's words and the messages of edge_agent.v1."""
+"""Translation between the daemon's types and the messages of edge_agent.v1."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -41,7 +41,7 @@ def bundle(kind: str, *labels: str, **more: Any) -> InstalledBundle:
     return InstalledBundle(digest_of(stored), stored, manifest, signed=False, installed_at=1_700_000_000.25)
 
 
-def test_a_task_is_described_whole():
+def test_task_message_has_every_field():
     """A task shows its version, labels in the model's order, limits, readiness, signature and threshold."""
     installed = bundle("classify", "b", "a", confidence={"policy": "threshold", **THRESHOLD})
     expected = task_pb2.Task(
@@ -59,8 +59,8 @@ def test_a_task_is_described_whole():
     assert expected == messages.task_message(installed, "hybrid", ready=True)
 
 
-def test_the_questions_of_a_task_are_described():
-    """Each has its type, its possible answers with what they mean, and its own threshold where it has one."""
+def test_task_message_describes_its_questions():
+    """Each question has its type, its possible answers with their descriptions, and its own threshold if it has one."""
     task = {"name": "desk", "kind": "decide", "questions": QUESTIONS}
     calibrated = {"urgent": {"policy": "threshold", **THRESHOLD}}
     installed = bundle("decide", **{"task": task, "question_confidence": calibrated})
@@ -79,7 +79,7 @@ def test_the_questions_of_a_task_are_described():
 
 
 def test_a_task_without_calibration_has_no_threshold():
-    """Without a threshold the field is unset, which is not 0."""
+    """Without a threshold the field is unset instead of 0."""
     assert not messages.task_message(bundle("embed"), "hybrid", ready=False).HasField("threshold")
 
 
@@ -88,12 +88,12 @@ def test_a_task_without_calibration_has_no_threshold():
     [("generate", (), 50), ("embed", (), 0), ("extract", ("O", "B-x"), 0), ("classify", ("a", "b"), 0)],
 )
 def test_only_generation_has_an_output_limit(kind, labels, limit):
-    """A task that writes tokens shows how many; the others show 0."""
+    """A task that generates tokens has an output limit; the others have 0."""
     assert limit == messages.task_message(bundle(kind, *labels), "hybrid", ready=True).limits.output_tokens_max
 
 
-def test_a_written_record_shows_fields_and_output_limit():
-    """An extract task with a schema has its properties for labels, in the record's order, and an output limit."""
+def test_extract_task_with_a_schema_lists_its_properties():
+    """An extract task with a record schema has its properties as labels, in order, and an output limit."""
     limits = {"input_tokens_max": 100, "output_tokens_max": 50}
     task = {"name": "till", "kind": "extract", "limits": limits, "record_schema": RECORD_SCHEMA}
     weights = {"role": "weights", "path": "w", "sha256": "0" * 64, "size_bytes": 1}
@@ -113,14 +113,14 @@ def test_a_written_record_shows_fields_and_output_limit():
         ((), []),
     ],
 )
-def test_entity_types_stand_behind_tags(tags, types):
-    """The two tags of a type are one type, "O" is none, and the order is the model's."""
+def test_entity_types_are_derived_from_bio_tags(tags, types):
+    """The B and I tags of a type are one type, O is none, and the order is that of the labels."""
     installed = bundle("extract", *tags)
     assert types == installed.manifest.task.record_fields
     assert types == list(messages.task_message(installed, "hybrid", ready=True).labels)
 
 
-def test_a_bundle_is_described_whole():
+def test_bundle_message_has_every_field():
     """A bundle shows what it is, where it stands, its size and when it was installed."""
     installed = bundle("generate")
     expected = admin_pb2.Bundle(
@@ -135,8 +135,8 @@ def test_a_bundle_is_described_whole():
     assert expected == messages.bundle_message(installed, active=True, previous=False)
 
 
-def test_an_engine_is_described_whole():
-    """An engine shows its process, its load, its troubles and the tasks on it."""
+def test_engine_message_has_every_field():
+    """An engine message has its process, load, problem and tasks."""
     status = EngineStatus(
         "echo-1", "echo", EngineState.BACKING_OFF, 77, 2**33, 5, 2, "the process died", "cpu", {}, ("d",), {"a": "b"}
     )
@@ -167,14 +167,14 @@ def test_an_engine_is_described_whole():
         (feedback.STREAMS, get_args(ReviewStream)),
     ],
 )
-def test_every_word_has_its_message(table, words):
-    """Each word of ours has a value of the API, no two have the same, and none has UNSPECIFIED."""
+def test_every_value_has_an_api_value(table, words):
+    """Each internal value has an API value of its own, and none is UNSPECIFIED."""
     assert set(words) == set(table)
     assert len(table) == len({*table.values()} - {0})
 
 
-def test_every_wish_is_understood():
-    """Each value of the API is understood, UNSPECIFIED as ANSWER."""
+def test_every_low_confidence_policy_is_supported():
+    """Each value of OnLowConfidence is supported; UNSPECIFIED means the policy of the mode."""
     assert set(task_pb2.OnLowConfidence.values()) == set(messages.LOW_CONFIDENCE_POLICIES)
     assert set(get_args(LowConfidencePolicy)) == set(messages.LOW_CONFIDENCE_POLICIES.values())
     assert "as_mode" == messages.LOW_CONFIDENCE_POLICIES[task_pb2.ON_LOW_CONFIDENCE_UNSPECIFIED]
@@ -196,29 +196,29 @@ def test_every_wish_is_understood():
         (2**31 - 1, "", 1000, (0, 1000), ""),
     ],
 )
-def test_a_page(size, token, total, shown, following):
-    """A page has its size, 100 when none is asked for and 1000 at most; the last one, or one beyond, has no token."""
+def test_page_size_and_next_token(size, token, total, shown, following):
+    """The page size is 100 by default and 1000 at most; the last page, or one beyond, has no token."""
     assert (slice(*shown), following) == messages.page_slice(size, token, total)
 
 
 @pytest.mark.parametrize("size", [-1, -(2**31)])
-def test_a_negative_page_is_refused(size):
+def test_negative_page_size_is_refused(size):
     """A negative page size is refused with its value."""
     with pytest.raises(InvalidRequest, match=f"page_size is {size}; it must not be negative"):
         messages.page_slice(size, "", 10)
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "1.0", " 1", "1\n", "٣", "²", "1" * 10, "9" * 5000])
-def test_a_foreign_token_is_refused(token):
-    """A token that no answer gave is refused with the way out."""
+def test_foreign_page_token_is_refused(token):
+    """A token that no response contained is refused with a remedy."""
     with pytest.raises(InvalidRequest, match="page_token does not come from this daemon") as caught:
         messages.page_slice(0, token, 10)
     assert "empty page_token" in caught.value.remedy
 
 
 @given(size=st.integers(0, 1200), total=st.integers(0, 3000))
-def test_the_pages_are_the_list(size, total):
-    """The pages one after the other show every item once, in order."""
+def test_pages_together_are_the_list(size, total):
+    """Consecutive pages contain every item once, in order."""
     items, seen, token = list(range(total)), [], ""
     while True:
         shown, token = messages.page_slice(size, token, total)

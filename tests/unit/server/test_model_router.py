@@ -1,4 +1,4 @@
-"""One input between the local model and the large one: redaction, mending, time, and what fails."""
+"""One input between the local and the large model: redaction, correction of answers, time limits and failures."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ SHADOW, HYBRID = EscalationContext("shadow", "as_mode", None), EscalationContext
 
 
 class Says:
-    """A way to a large model that says, to each question, the next of these; an error is raised."""
+    """A connection to a large model that gives these answers in turn, or raises them."""
 
     def __init__(self, *answers) -> None:
         self.answers, self.asked = list(answers), []
@@ -52,7 +52,7 @@ class HybridTasks:
 
 
 class Captures:
-    """Redacts as it is told, and stores inputs if it is told."""
+    """A capture that redacts with the given session, and stores questions if `defers`."""
 
     def __init__(self, redaction, *, defers: bool = False) -> None:
         self._redaction, self._defers = redaction, defers
@@ -70,7 +70,7 @@ def item(done: FinishedAnswer, text: str, seconds: float = 5.0) -> RoutedInput:
 
 
 async def answer(says, done, asked, text="hi", seconds=5.0):
-    """Answer an input whose local answer is `done`, or the error that it fails with."""
+    """Answer an input whose local answer is `done`, or the error that it raises."""
     sample = done if isinstance(done, FinishedAnswer) else finished("classify", scores=(0.2, 0.6, 0.2))
 
     async def local() -> list[FinishedAnswer]:
@@ -86,8 +86,8 @@ async def answer(says, done, asked, text="hi", seconds=5.0):
 UNSURE = finished("classify", scores=(0.2, 0.6, 0.2))
 
 
-async def test_personal_data_comes_back_into_a_record():
-    """What was replaced on the way out is put back into the record's values, quotes and all."""
+async def test_redacted_values_are_restored_in_a_record():
+    """Values that were replaced before the question are restored in the record, with JSON quoting."""
     done = finished("extract", confidence=0.1)
     says = Says('{"product": ["[EMAIL_1]"], "price": ["[EMAIL_1] twice"]}')
     given = await answer(says, done, HYBRID, "write to anna@example.org")
@@ -96,8 +96,8 @@ async def test_personal_data_comes_back_into_a_record():
     assert expected == json.loads(given.large_model.value)
 
 
-async def test_a_placeholder_in_pieces_comes_back_whole():
-    """In a stream a placeholder that was cut in two is put back, and nothing else is held for long."""
+async def test_placeholder_split_over_two_pieces_is_restored():
+    """A placeholder that a stream delivers in two pieces is restored, and other text is not delayed."""
     says = Says(["Dear [EM", "AIL_1], see [1", "] and [", "x"])
     escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start))
     written = escalation.stream_text(item(finished("generate"), "to anna@example.org"))
@@ -115,8 +115,8 @@ async def test_a_placeholder_in_pieces_comes_back_whole():
         (["prose", UpstreamBusy("no")], RouteReason.UPSTREAM_BUSY),
     ],
 )
-async def test_what_fails_leaves_the_local_answer(answers, reason):
-    """After a second bad answer, or an error, the local answer stands with the reason."""
+async def test_failed_escalation_returns_the_local_answer(answers, reason):
+    """After two bad answers or an error, the local answer is returned with the reason."""
     says = Says(*answers)
     given = await answer(says, UNSURE, HYBRID)
     assert ("local", reason, None) == (given.decision.route, given.decision.reason, given.large_model)
@@ -131,9 +131,9 @@ STRANGER = finished(
 )
 
 
-async def test_a_stranger_goes_to_the_large_model():
-    """In hybrid an answer that the gate holds up is escalated, however high its confidence; where that fails the local
-    answer stands, marked."""
+async def test_out_of_distribution_input_is_escalated():
+    """In hybrid an answer that the gate holds up is escalated at any confidence; if that fails the local answer is
+    returned, marked."""
     asked = await answer(Says('{"label": "stock"}'), STRANGER, HYBRID)
     assert ("stock", RouteReason.OUT_OF_DISTRIBUTION, 0.25) == (
         asked.large_model.value,
@@ -145,8 +145,8 @@ async def test_a_stranger_goes_to_the_large_model():
     assert {"OUT_OF_DISTRIBUTION", "UPSTREAM_FAILED"} == set(failed.decision.degraded)
 
 
-async def test_in_shadow_the_gate_is_remembered():
-    """The large model's answer is given and not degraded; what the gate found of the input is kept with it."""
+async def test_gate_result_is_captured_in_shadow():
+    """In shadow the large model's answer is returned without a mark, and the gate's result is captured with it."""
     given = await answer(Says('{"label": "stock"}'), STRANGER, SHADOW)
     decision = given.decision
     assert (RouteReason.MODE_SHADOW, True, (), 0.25) == (
@@ -165,15 +165,16 @@ async def test_in_shadow_the_gate_is_remembered():
     )
 
 
-async def test_who_has_no_time_is_not_sent():
-    """With nothing left but the margin, nobody is asked."""
+async def test_large_model_is_not_asked_without_time():
+    """If only the time margin is left, the large model is not asked."""
     says = Says('{"label": "stock"}')
     given = await answer(says, UNSURE, HYBRID, seconds=0.05)
     assert (RouteReason.UPSTREAM_FAILED, []) == (given.decision.reason, says.asked)
 
 
-async def test_in_shadow_either_may_fail():
-    """The one that is there is given; that the other failed is said. When both fail, the local error is."""
+async def test_in_shadow_one_model_may_fail():
+    """In shadow the answer of the model that did not fail is returned with the failure of the other; if both fail, the
+    local error is raised."""
     lost = await answer(Says('{"label": "stock"}'), EngineNotReady("loading"), SHADOW)
     assert ("stock", NO_LOCAL_ANSWER, ("ENGINE_NOT_READY",)) == (
         lost.large_model.value,
@@ -193,8 +194,9 @@ SURE = finished("classify", scores=(0.01, 0.98, 0.01))
     ("share", "kept", "done", "expected"),
     [(1.0, True, SURE, True), (0.5, True, SURE, False), (1.0, False, SURE, False), (1.0, True, UNSURE, False)],
 )
-async def test_a_sure_answer_is_drawn_to_be_checked(share, kept, done, expected):
-    """Where it can be kept; the caller has it at once, and nobody is asked yet."""
+async def test_confident_answer_is_drawn_for_the_audit(share, kept, done, expected):
+    """A confident answer is drawn if it can be captured; it is returned at once and the large model is not asked
+    yet."""
     says = Says('{"label": "stock"}')
     escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start, defers=kept), share, lambda: 0.7)
 
@@ -207,15 +209,15 @@ async def test_a_sure_answer_is_drawn_to_be_checked(share, kept, done, expected)
     assert bool(says.asked) is (done is UNSURE)
 
 
-async def test_what_could_not_be_asked_is_put_off():
-    """The local answer says so, and that the large model has failed; it is kept to be asked."""
+async def test_failed_question_is_deferred():
+    """If the question can be captured, a failed escalation returns the local answer as deferred, with the reason."""
     given = await answer(Says(UpstreamFailed("no")), UNSURE, replace(HYBRID, deferrable=True))
     decision = given.decision
     assert ("deferred", RouteReason.UPSTREAM_FAILED, True) == (decision.route, decision.reason, decision.later)
 
 
 class Broken:
-    """A redactor of which one thing raises an exception that is no error of ours."""
+    """A redaction session one of whose methods raises an unexpected exception."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -244,8 +246,8 @@ def broken_escalation(says, where: str) -> ModelRouter:
 
 @pytest.mark.parametrize("asked", [HYBRID, SHADOW])
 @pytest.mark.parametrize("where", ["start", "text", "restore"])
-async def test_a_redactor_that_breaks_costs_no_local_answer(asked, where):
-    """The local answer is given with the reason, the log has the exception, and nothing unredacted has left."""
+async def test_redaction_failure_returns_the_local_answer(asked, where):
+    """The local answer is returned with the reason, the exception is logged, and nothing unredacted was sent."""
     done, says = finished("extract", confidence=0.1), Says('{"product": ["x"], "price": []}')
 
     async def local() -> list[FinishedAnswer]:
@@ -260,16 +262,16 @@ async def test_a_redactor_that_breaks_costs_no_local_answer(asked, where):
 
 
 @pytest.mark.parametrize("where", ["start", "text", "restore"])
-async def test_a_text_whose_redaction_breaks_fails_as_the_large_model_does(where):
-    """So that the local model can write it, or the stream ends as a broken one."""
+async def test_redaction_failure_of_a_stream_raises_upstream_failed(where):
+    """A stream whose redaction fails raises UpstreamFailed, so the local model can write the text."""
     writing = broken_escalation(Says("some text"), where).stream_text(item(finished("generate"), "hi"))
     with pytest.raises(UpstreamFailed, match=r"ended with an unexpected error, which the log has$"):
         await anext(writing)
 
 
 @pytest.mark.parametrize("asked", [HYBRID, SHADOW])
-async def test_when_no_answer_can_be_asked_for_the_local_error_is_raised(asked):
-    """Whatever kind of error it is, and whatever became of the large model."""
+async def test_local_error_is_raised_if_the_large_model_cannot_be_asked(asked):
+    """If redaction fails, the error of the local model is raised, of whatever type."""
     for error in (EngineNotReady("loading"), LookupError("a bug")):
 
         async def local(error=error) -> FinishedAnswer:
@@ -279,8 +281,8 @@ async def test_when_no_answer_can_be_asked_for_the_local_error_is_raised(asked):
             await broken_escalation(Says(), "text").answer(item(UNSURE, "hi"), asked, local)
 
 
-async def test_who_goes_away_leaves_nothing_running():
-    """In shadow the local model and the large one have both ended when the cancelled call ends."""
+async def test_cancelled_call_in_shadow_ends_both_models():
+    """In shadow the local and the large model have both ended when a cancelled call ends."""
     begun, ended = asyncio.Event(), []
 
     class Silent(Says):
@@ -310,8 +312,9 @@ async def test_who_goes_away_leaves_nothing_running():
     assert {asyncio.current_task()} == asyncio.all_tasks()
 
 
-async def test_probabilities_of_the_large_model_come_with_its_label():
-    """In the order of the task's labels, with the sum 1; the question was asked in both forms."""
+async def test_label_of_the_large_model_has_probabilities():
+    """The probabilities are in the order of the task's labels and sum to 1; the question has both a typed and a chat
+    form."""
     labels = UNSURE.bundle.manifest.task.labels
     typed = (ModelAnswer("till", tuple(zip(labels, (0.1, 0.2, 0.7005), strict=True))),)
     says = Says([typed])
@@ -324,8 +327,9 @@ async def test_probabilities_of_the_large_model_come_with_its_label():
     assert (labels, "hi") == (asked.questions[0].options, asked.text)
 
 
-async def test_unusable_probabilities_are_no_answer_and_not_asked_for_again():
-    """The local answer stands, with the reason; the same question would get the same answer."""
+async def test_unusable_probabilities_are_not_requested_again():
+    """The local answer is returned with the reason after one question, because the same question would get the same
+    answer."""
     labels = UNSURE.bundle.manifest.task.labels
     typed = (ModelAnswer("till", tuple(zip(labels, (0.1, 0.2, 0.3), strict=True))),)
     says = Says([typed])
@@ -333,8 +337,9 @@ async def test_unusable_probabilities_are_no_answer_and_not_asked_for_again():
     assert (None, RouteReason.UPSTREAM_FAILED, 1) == (given.large_model, given.decision.reason, len(says.asked))
 
 
-async def test_an_input_that_the_redaction_model_has_not_read_is_not_sent():
-    """The large model is not asked; the local answer stands, with the reason."""
+async def test_input_is_not_sent_without_the_redaction_model():
+    """If the redaction model does not answer, the large model is not asked and the local answer is returned with the
+    reason."""
 
     def held() -> None:
         raise RedactionHeld("the redaction model does not answer")
@@ -347,12 +352,12 @@ async def test_an_input_that_the_redaction_model_has_not_read_is_not_sent():
 
 
 async def local(done: FinishedAnswer) -> list[FinishedAnswer]:
-    """Answer as the local model."""
+    """Return the local model's answer."""
     return [done]
 
 
-async def test_what_the_redaction_model_finds_comes_back():
-    """A name that only the model finds does not leave, and stands in the answer that comes back."""
+async def test_values_found_by_the_redaction_model_are_restored():
+    """A name that only the redaction model finds is not sent, and is restored in the answer."""
     text = "write to Anna"
     findings = ModelFindings({text: (FoundValue(9, 13, "NAME"),)})
     says = Says("Dear [NAME_1], and [NAME_2]")
@@ -362,8 +367,8 @@ async def test_what_the_redaction_model_finds_comes_back():
     assert "Dear Anna, and [NAME_2]" == pieces[-1].value
 
 
-async def test_made_up_names_come_back_as_the_real_ones():
-    """The large model reads about Maria; the caller reads about Anna, also where the name came in two pieces."""
+async def test_made_up_names_are_replaced_by_the_real_ones():
+    """The large model reads a made-up name; the caller gets the real one, also if the name came in two pieces."""
     text = "write to Anna"
     findings = ModelFindings({text: (FoundValue(9, 13, "GIVEN_NAME"),)})
     says = Says(["Dear Mar", "ia, come soon"])

@@ -1,4 +1,5 @@
-"""What was put off is asked when there is room: by the labels of today, checked, once, and never at somebody's cost."""
+"""Deferred questions are asked when the large model has capacity: with the present labels, checked, once, and never at
+the cost of a live call."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ PRICE = '{"label": "price"}'
 
 
 class Says:
-    """A way to a large model that says, to each question, the next of these; an error is raised."""
+    """A connection to a large model that gives these answers in turn, or raises them."""
 
     def __init__(self, *answers, model="big-1") -> None:
         self.answers, self.asked, self.spare, self.model = list(answers), [], True, model
@@ -45,7 +46,7 @@ class Says:
 
 
 class Asked:
-    """A site's spool with one question in it, and what asks it."""
+    """A site whose spool has questions, and the loop that asks them."""
 
     def __init__(
         self, folder, says, *, mode="hybrid", bundle: Manifest | None = None, redaction=None, **settings
@@ -71,7 +72,7 @@ async def _no_model(_texts, _seconds):
 
 @contextlib.asynccontextmanager
 async def asking(folder, *answers, numbers=(1,), text=None, changes=None, **more):
-    """Open a spool with a question about each number."""
+    """Open a spool with a question for each number."""
     folder.mkdir(exist_ok=True)
     site = Asked(folder, Says(*answers), **more)
     site.collection.start()
@@ -88,8 +89,9 @@ async def asking(folder, *answers, numbers=(1,), text=None, changes=None, **more
         await asyncio.to_thread(site.collection.stop)
 
 
-async def test_an_answer_becomes_an_opinion(tmp_path):
-    """The question is about the redacted input, with the task's own labels, and says that nobody waits."""
+async def test_answer_is_stored_as_a_teacher_label(tmp_path):
+    """The question has the redacted input and the task's labels, is marked as not waited for, and its answer is stored
+    as a teacher label."""
     async with asking(tmp_path, PRICE, text="ask anna@example.org") as site:
         assert await site.later.ask_one()
         assert (0, {"opinions": 1}) == await site.status()
@@ -100,8 +102,8 @@ async def test_an_answer_becomes_an_opinion(tmp_path):
     assert not asked.waited_for
 
 
-async def test_its_probabilities_are_stored_with_the_opinion(tmp_path):
-    """The record has each label of the task; an older reader ignores them."""
+async def test_probabilities_are_stored_with_the_teacher_label(tmp_path):
+    """The stored record has a probability for each label of the task."""
     typed = (ModelAnswer("pos-intent", (("price", 0.75), ("refund", 0.25))),)
     async with asking(tmp_path, typed) as site:
         assert await site.later.ask_one()
@@ -113,8 +115,8 @@ async def test_its_probabilities_are_stored_with_the_opinion(tmp_path):
 
 
 @pytest.mark.parametrize(("answers", "opinions"), [(["prose", PRICE], 1), (["prose", '{"label": "no such"}'], 0)])
-async def test_an_answer_is_checked_and_mended_once(tmp_path, answers, opinions):
-    """As a live one is; what cannot be used is given up and counted."""
+async def test_invalid_answer_is_corrected_once(tmp_path, answers, opinions):
+    """An invalid answer is asked for once more, as in a live call; an unusable one is dropped and counted."""
     async with asking(tmp_path, *answers) as site:
         assert bool(opinions) is await site.later.ask_one()
         expected = {"opinions": 1} if opinions else {"questions_failed": 1}
@@ -132,8 +134,8 @@ async def test_an_answer_is_checked_and_mended_once(tmp_path, answers, opinions)
         ([UpstreamUnreachable("no")], 0, {"questions_failed": 1}),
     ],
 )
-async def test_only_what_nobody_worked_on_is_asked_again(tmp_path, answers, waiting, counted):
-    """A question that may have been answered is not sent a second time, whatever that costs in training data."""
+async def test_question_is_repeated_only_if_it_was_not_processed(tmp_path, answers, waiting, counted):
+    """A question that the large model may have answered is not sent again, at the cost of a training example."""
     async with asking(tmp_path, *answers) as site:
         assert not await site.later.ask_one()
         assert (waiting, counted) == await site.status()
@@ -141,8 +143,8 @@ async def test_only_what_nobody_worked_on_is_asked_again(tmp_path, answers, wait
         assert bool(waiting) is await site.later.ask_one()
 
 
-async def test_nothing_is_asked_while_there_is_no_room(tmp_path):
-    """Nor is anything marked, so nothing is lost by a long wait."""
+async def test_questions_wait_while_there_is_no_capacity(tmp_path):
+    """Without spare capacity no question is sent or marked as sent."""
     async with asking(tmp_path) as site:
         site.says.spare = False
         assert not await site.later.ask_one()
@@ -151,8 +153,8 @@ async def test_nothing_is_asked_while_there_is_no_room(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"mode": "local"}, {"serving": {}}])
-async def test_a_task_that_may_not_be_asked_about_waits(tmp_path, change):
-    """In mode local nothing is escalated, not later either; a task without a bundle has no labels."""
+async def test_question_of_a_task_that_may_not_escalate_waits(tmp_path, change):
+    """In mode local, or without a bundle, the question of a task waits until that changes."""
     async with asking(tmp_path, PRICE) as site:
         before = {name: getattr(site, name) for name in change}
         vars(site).update(change)
@@ -162,7 +164,7 @@ async def test_a_task_that_may_not_be_asked_about_waits(tmp_path, change):
 
 
 async def test_a_question_of_a_decide_task_is_asked(tmp_path):
-    """It waits under TASK/QUESTION, and the bundle of the task has its words and its answers."""
+    """A question stored under TASK/QUESTION is asked with the wording and answers of the task's bundle."""
     async with asking(tmp_path, '{"urgent": "no"}', bundle=DESK, changes=URGENT) as site:
         assert await site.later.ask_one()
         assert (0, {"opinions": 1}) == await site.status()
@@ -170,24 +172,24 @@ async def test_a_question_of_a_decide_task_is_asked(tmp_path):
     assert "It cannot wait." in str(asked.turns)
 
 
-async def test_rules_suffice_for_the_label_of_a_question_where_they_do_for_its_task(tmp_path):
-    """The redaction model does not answer, and the site lets the task pass by the rules."""
+async def test_rules_alone_are_allowed_for_the_questions_of_a_task(tmp_path):
+    """If a site allows redaction by rules alone for a task, that holds for its questions too."""
     redaction = RedactionConfig(task="redactor", without_model={"pos-intent": "rules"})
     async with asking(tmp_path, '{"urgent": "no"}', bundle=DESK, changes=URGENT, redaction=redaction) as site:
         assert await site.later.ask_one()
         assert (0, {"opinions": 1}) == await site.status()
 
 
-async def test_a_task_that_became_another_is_given_up(tmp_path):
-    """What was classified is not asked about as if it were to be extracted."""
+async def test_question_of_a_task_that_changed_its_kind_is_dropped(tmp_path):
+    """A question about a classification is dropped if the task is now of another kind."""
     async with asking(tmp_path, bundle=manifest("talk")) as site:
         assert not await site.later.ask_one()
         assert (0, {"questions_failed": 1}) == await site.status()
     assert [] == site.says.asked
 
 
-async def test_it_asks_by_itself_one_after_the_other(tmp_path):
-    """As long as some wait, each as soon as the one before is answered."""
+async def test_loop_asks_questions_one_after_the_other(tmp_path):
+    """The loop asks each waiting question as soon as the previous one is answered."""
     async with asking(tmp_path, PRICE, PRICE, PRICE, numbers=(1, 2, 3)) as site:
         running = asyncio.create_task(site.later.run())
         await eventually(lambda: site.collection.questions.waiting == 0)
@@ -205,7 +207,7 @@ async def test_it_asks_by_itself_one_after_the_other(tmp_path):
         ({"url": ""}, "pos-intent", False),
     ],
 )
-def test_what_is_put_off_can_be_kept_and_asked(tmp_path, settings, task, expected):
-    """Only with consent, room for questions, and a place that is not always a caller's."""
+def test_conditions_for_deferring_a_question(tmp_path, settings, task, expected):
+    """A question is deferred only with consent to capture, space for questions, and a route that can be asked later."""
     site = Asked(tmp_path, Says(), **settings)
     assert expected is site.collection.questions.can_defer(task)

@@ -46,8 +46,8 @@ def typed(*elements: bytes, shape: Any = None, **more: Any) -> Any:
         (typed(b"a", b"b", shape=[2, 1]), ["a", "b"]),
     ],
 )
-def test_texts_are_read_raw_and_typed(asked: Any, texts: list[str]) -> None:
-    """Both forms are understood, the first dimension counts, and an empty element is an element."""
+def test_texts_are_parsed_from_raw_and_typed_contents(asked: Any, texts: list[str]) -> None:
+    """Raw and typed contents are supported, the first dimension is the number of texts, and an empty text is kept."""
     assert texts == oip_requests.parse_texts(asked)
 
 
@@ -83,27 +83,27 @@ def two_inputs() -> Any:
         (request(parameters={"shared_memory_region": {"string_param": "x"}}), "'shared_memory_region'"),
     ],
 )
-def test_what_is_no_input_is_refused_with_the_numbers(asked: Any, said: str) -> None:
-    """Names, types, shapes, framing and encoding are checked, and nothing is guessed."""
+def test_invalid_input_is_refused(asked: Any, said: str) -> None:
+    """Names, types, shapes, framing and encoding are checked, and the message has the numbers."""
     with pytest.raises(InvalidRequest, match=said):
         oip_requests.parse_texts(asked)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))
-def test_a_raw_tensor_comes_apart_as_it_was_put_together(elements: list[bytes]) -> None:
-    """Whatever bytes are in the elements."""
+def test_raw_strings_are_split_into_their_elements(elements: list[bytes]) -> None:
+    """A raw tensor of any bytes is split into the elements that it was made of."""
     assert elements == oip_requests.split_raw_strings(framed(*elements), len(elements))
 
 
 @given(st.binary(max_size=60), st.integers(0, 4))
-def test_hostile_framing_is_taken_apart_or_refused(raw: bytes, count: int) -> None:
-    """Nothing else comes of it, and no more than one element too many is looked at."""
+def test_hostile_framing_is_split_or_refused(raw: bytes, count: int) -> None:
+    """Any bytes raise only InvalidRequest, and at most one element too many is read."""
     with contextlib.suppress(InvalidRequest):
         assert len(oip_requests.split_raw_strings(raw, count)) <= count + 1
 
 
-def test_strings_are_written_as_they_are_read() -> None:
-    """The framing of answers is that of requests."""
+def test_responses_use_the_framing_of_requests() -> None:
+    """Strings that are encoded for a response can be split like those of a request."""
     assert [b"a", b"", "ü".encode()] == oip_requests.split_raw_strings(oip_tensors.encode_strings(["a", "", "ü"]), 3)
 
 
@@ -131,11 +131,11 @@ def parameters(**given_: Any) -> Any:
         ("generate", {"output_tokens_max": {"uint64_param": 9}}, {"output_tokens_max": 9}),
         ("generate", {"stop": {"string_param": "\n"}}, {"stops": ["\n"]}),
         ("generate", {"escalate": {"bool_param": True}, "seed": {"int64_param": 3}}, {"escalate": True, "seed": 3}),
-        ("generate", {oip_requests.FINAL_WANTED: {"bool_param": True}}, {}),
+        ("generate", {oip_requests.EMPTY_FINAL_RESPONSE: {"bool_param": True}}, {}),
     ],
 )
-def test_parameters_become_options_of_the_own_api(kind: str, given_: Any, fields: dict[str, Any]) -> None:
-    """Whole numbers of either kind, and whole ones where a number is wanted."""
+def test_parameters_become_options_of_the_inference_api(kind: str, given_: Any, fields: dict[str, Any]) -> None:
+    """Integers of either width are accepted, also where a floating-point number is expected."""
     assert fields == oip_requests.parse_parameters(parameters(**given_), kind)
 
 
@@ -152,15 +152,16 @@ def test_parameters_become_options_of_the_own_api(kind: str, given_: Any, fields
         ("extract", {"on_low_confidence": {"string_param": "as_mode"}}, "one of abstain, answer, escalate", ""),
     ],
 )
-def test_a_parameter_that_is_not_known_is_refused_by_name(kind: str, given_: Any, said: str, remedy: str) -> None:
-    """Also one that other servers know; the remedy says what to do instead."""
+def test_unknown_parameter_is_refused(kind: str, given_: Any, said: str, remedy: str) -> None:
+    """An unknown parameter is refused by name, also one that other servers have, with a remedy."""
     with pytest.raises(InvalidRequest, match=said) as refused:
         oip_requests.parse_parameters(parameters(**given_), kind)
     assert remedy in refused.value.remedy
 
 
-def test_outputs_are_those_that_are_wanted_in_their_order() -> None:
-    """The usual ones where none is named; an unknown one is refused, and one with parameters, too."""
+def test_requested_outputs_are_returned_in_order() -> None:
+    """Without names the default outputs are returned; an unknown or repeated output, or one with parameters, is
+    refused."""
     known = oip_tensors.OUTPUTS["classify"]
     made = pb.ModelInferRequest(outputs=[{"name": "scores"}, {"name": "label"}])
     assert ["scores", "label"] == oip_requests.requested_outputs(made, known, known)
@@ -175,13 +176,13 @@ def test_outputs_are_those_that_are_wanted_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(("said", "number"), [("", None), ("1", 1), ("1002003", 1002003), ("007", 7)])
-def test_versions_are_whole_numbers(said: str, number: int | None) -> None:
-    """Empty is the active one."""
+def test_version_is_a_whole_number(said: str, number: int | None) -> None:
+    """A model version is a whole number; an empty one means the active version."""
     assert number == oip_requests.parse_version(said)
 
 
 @pytest.mark.parametrize("said", ["0", "-1", "1.2.0", "latest", "1" * 20, "१", " 1"])
-def test_what_is_no_version_is_refused(said: str) -> None:
-    """As Triton refuses it."""
+def test_invalid_version_is_refused(said: str) -> None:
+    """A version that is not a whole number above 0 is refused, as Triton does."""
     with pytest.raises(InvalidRequest, match="whole number above 0"):
         oip_requests.parse_version(said)

@@ -1,7 +1,5 @@
-"""The messages of the protocol: their pool, and the numbers that clients rely on.
-
-Answers as tensors, and tasks as models: what clients of the Open Inference Protocol read.
-"""
+"""Messages of the Open Inference Protocol: their descriptor pool, their field numbers, answers as tensors and tasks as
+models."""
 
 from __future__ import annotations
 
@@ -40,14 +38,15 @@ NUMBERS = {
 }
 
 
-def test_nobody_else_sees_the_messages() -> None:
-    """protobuf's default pool does not know them, so another library's of the same names can be loaded beside them."""
+def test_messages_are_not_in_the_default_pool() -> None:
+    """protobuf's default pool does not have the messages, so another library's messages of the same names can be
+    loaded."""
     with pytest.raises(KeyError):
         descriptor_pool.Default().FindMessageTypeByName("inference.ModelInferRequest")
 
 
 def test_another_inference_proto_can_be_loaded_in_the_same_process() -> None:
-    """In either order: what otherwise ends in "duplicate symbol" does not."""
+    """Another library's messages can be loaded before or after ours without a "duplicate symbol" error."""
     foreign = (
         "from google.protobuf import descriptor_pb2, descriptor_pool\n"
         "file = descriptor_pb2.FileDescriptorProto(name='grpc_service.proto', package='inference', syntax='proto3')\n"
@@ -59,24 +58,25 @@ def test_another_inference_proto_can_be_loaded_in_the_same_process() -> None:
         subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_reflection_has_them_beside_our_own() -> None:
-    """One pool shows both, with everything that our own import."""
+def test_reflection_serves_both_apis() -> None:
+    """One pool contains this protocol and edge_agent.v1 with its imports."""
     pool = pool_with(admin_pb2.DESCRIPTOR)
     assert SERVICE.full_name == pool.FindServiceByName(SERVICE.full_name).full_name
     assert "edge_agent.v1.AdminService" == pool.FindServiceByName("edge_agent.v1.AdminService").full_name
 
 
 @pytest.mark.parametrize(("name", "numbers"), NUMBERS.items())
-def test_numbers_are_those_of_the_protocol(name: str, numbers: str) -> None:
-    """Every client has them built in."""
+def test_field_numbers_are_those_of_the_protocol(name: str, numbers: str) -> None:
+    """The field numbers match the ones that every client has built in."""
     cls = pb
     for part in name.split("."):
         cls = getattr(cls, part)
     assert numbers == " ".join(f"{field.name}={field.number}" for field in cls.DESCRIPTOR.fields)
 
 
-def test_the_service_has_the_six_calls_and_what_tools_need() -> None:
-    """One of them streams both ways; each stands in the table of roles."""
+def test_service_has_the_calls_of_the_protocol_and_of_tools() -> None:
+    """The service has the six calls of the protocol and three that tools use, of which one streams; each is in the
+    table of roles."""
     methods = {method.name: method for method in SERVICE.methods}
     assert CORE | {"ModelStreamInfer", "ModelConfig", "ModelStatistics"} == set(methods)
     assert ["ModelStreamInfer"] == [name for name, method in methods.items() if method.client_streaming]
@@ -84,7 +84,7 @@ def test_the_service_has_the_six_calls_and_what_tools_need() -> None:
 
 
 def test_raw_contents_are_bytes() -> None:
-    """They hold any tensor."""
+    """The raw contents of request and response are of type bytes."""
     fields = (pb.ModelInferRequest.DESCRIPTOR.fields[-1], pb.ModelInferResponse.DESCRIPTOR.fields[-1])
     assert [FieldDescriptor.TYPE_BYTES] * 2 == [field.type for field in fields]
 
@@ -94,7 +94,7 @@ PROVENANCE = task_pb2.Provenance(prediction_id="p-1", route=task_pb2.ROUTE_LOCAL
 
 
 def written(folder: Path, kind: str, *results: Any, names: tuple[str, ...] = ()) -> dict[str, tuple[str, Any, bytes]]:
-    """Write results; return type, shape and bytes of each output by its name."""
+    """Convert results to tensors; return type, shape and bytes of each output by name."""
     task = manifest_of(echo_bundle(folder / kind, kind=kind, labels=LABELS if kind == "classify" else None)).task
     response = oip_tensors.outputs_response(task, names or list(oip_tensors.OUTPUTS[kind]), results)
     raws = zip(response.outputs, response.raw_output_contents, strict=True)
@@ -111,8 +111,8 @@ def classification(label: str, **scores: float) -> Any:
     )
 
 
-def test_a_classification_is_eight_tensors(tmp_path: Path) -> None:
-    """A row for each input; scores in the order of the labels, whatever the order of the answer."""
+def test_classification_tensors(tmp_path: Path) -> None:
+    """Each input has a row; scores are in the order of the labels, whatever the order of the answer."""
     both = (classification("price", price=0.75, refund=0.25, other=0.0), classification("", other=0.5, price=0.25))
     found = written(tmp_path, "classify", *both)
     assert ("BYTES", [2, 1], oip_tensors.encode_strings(["price", ""])) == found["label"]
@@ -130,16 +130,16 @@ def test_a_classification_is_eight_tensors(tmp_path: Path) -> None:
     assert (0.25, 0.5) == second[1:]
 
 
-def test_without_a_local_answer_there_is_no_number(tmp_path: Path) -> None:
-    """As in mode bootstrap: NaN says that nobody here was asked, which 0 would not."""
+def test_missing_local_answer_is_nan(tmp_path: Path) -> None:
+    """Without a local answer, as in mode bootstrap, confidence and scores are NaN instead of 0."""
     said = inference_pb2.Classification(label="price", provenance=PROVENANCE)
     found = written(tmp_path, "classify", said)
     assert all(math.isnan(value) for value in struct.unpack("<4f", found["confidence"][2] + found["scores"][2]))
     assert ("BOOL", [1, 1], b"\0") == found["below_threshold"]
 
 
-def test_an_extraction_has_its_record_and_where_it_was_found(tmp_path: Path) -> None:
-    """Each of them JSON."""
+def test_extraction_tensors_are_json(tmp_path: Path) -> None:
+    """Record, entities and field confidences of an extraction are JSON strings."""
     entity = inference_pb2.Entity(label="number", text="12", start=2, end=4, score=1.0)
     field = inference_pb2.Field(name="number", confidence=0.5)
     said = inference_pb2.Extraction(json='{"ü": 1}', entities=[entity], fields=[field], provenance=PROVENANCE)
@@ -154,7 +154,7 @@ def test_an_extraction_has_its_record_and_where_it_was_found(tmp_path: Path) -> 
 
 
 def test_embeddings_are_a_matrix(tmp_path: Path) -> None:
-    """As wide as the vectors are."""
+    """Embeddings are one matrix with a row for each input; requested outputs are in the requested order."""
     rows = [inference_pb2.Embedding(values=values, provenance=PROVENANCE) for values in ([1.0, 2.0], [3.0, 4.0])]
     found = written(tmp_path, "embed", *rows)
     assert ("FP32", [2, 2], struct.pack("<4f", 1, 2, 3, 4)) == found["embedding"]
@@ -162,8 +162,8 @@ def test_embeddings_are_a_matrix(tmp_path: Path) -> None:
     assert (["prediction_id", "embedding"], found["embedding"]) == (list(last), last["embedding"])
 
 
-def test_a_text_has_no_batch_dimension(tmp_path: Path) -> None:
-    """A piece is one output; its end has all of them."""
+def test_generated_text_has_no_batch_dimension(tmp_path: Path) -> None:
+    """A piece of text is one output; the end of a generation has all outputs."""
     piece = written(tmp_path, "generate", GeneratedText("so"), names=oip_tensors.EACH_PIECE)
     assert {"text": ("BYTES", [1], oip_tensors.encode_strings(["so"]))} == piece
     end = written(tmp_path, "generate", GeneratedText("", PROVENANCE, inference_pb2.FINISH_REASON_LENGTH))
@@ -171,8 +171,8 @@ def test_a_text_has_no_batch_dimension(tmp_path: Path) -> None:
     assert ["text", "finish_reason", "route", "degraded", "prediction_id"] == list(end)
 
 
-def test_every_route_and_finish_has_a_name(tmp_path: Path) -> None:
-    """What the API may say, a tensor can."""
+def test_every_route_has_a_name(tmp_path: Path) -> None:
+    """Each route of the API has a name in the tensor."""
     for route in set(task_pb2.Route.values()) - {task_pb2.ROUTE_UNSPECIFIED}:
         said = inference_pb2.Embedding(provenance=task_pb2.Provenance(route=route))
         [name] = oip_requests.split_raw_strings(written(tmp_path, "embed", said)["route"][2], 1)
@@ -183,8 +183,8 @@ def test_every_route_and_finish_has_a_name(tmp_path: Path) -> None:
     ("version", "number"),
     [("1.2.3", 1002003), ("0.1.0", 1000), ("0.0.0", 1), ("2.0.0-rc.1", 2000000), ("9" * 30 + ".0.0", 2**63 - 1)],
 )
-def test_a_version_is_a_whole_number(version: str, number: int) -> None:
-    """Readable, above 0, and no more than 63 bits."""
+def test_bundle_version_becomes_a_whole_number(version: str, number: int) -> None:
+    """A bundle version becomes a readable whole number above 0 of at most 63 bits."""
     assert number == oip_tensors.version_number(version)
 
 
@@ -194,7 +194,8 @@ def installed(folder: Path, **more: Any) -> InstalledBundle:
 
 
 def test_metadata_and_configuration_name_the_same_tensors(tmp_path: Path) -> None:
-    """The one with the batch in its shapes, the other without."""
+    """Model metadata and configuration name the same tensors; only the metadata has the batch dimension in its
+    shapes."""
     bundle = installed(tmp_path / "b", name="intent", labels=LABELS, version="1.2.0")
     described, config = oip_tensors.model_metadata(bundle), oip_tensors.model_configuration(bundle, "hybrid")
     assert ("intent", ["1002000"], "edge_agent_echo") == (described.name, list(described.versions), described.platform)
@@ -210,8 +211,9 @@ def test_metadata_and_configuration_name_the_same_tensors(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["classify", "extract", "embed", "generate"])
-def test_a_bundle_without_a_gate_has_the_outputs_of_before(tmp_path: Path, kind: str) -> None:
-    """A p-value that is not there would be no number, which perf_analyzer cannot write; a gated bundle has it last."""
+def test_only_a_gated_bundle_has_a_p_value_output(tmp_path: Path, kind: str) -> None:
+    """A bundle without a gate has no p-value output, which perf_analyzer could not write as NaN; a gated bundle has it
+    last."""
     outputs = [each.name for each in oip_tensors.model_metadata(installed(tmp_path / "b", kind=kind)).outputs]
     assert "p_value" not in outputs
     gate = {"score": "label_mass", "held_up_max": 0.5, "scores": [0.5]}
@@ -220,8 +222,8 @@ def test_a_bundle_without_a_gate_has_the_outputs_of_before(tmp_path: Path, kind:
         assert [*outputs, "p_value"] == [each.name for each in oip_tensors.model_metadata(gated).outputs]
 
 
-def test_a_generation_is_decoupled_and_has_no_batch(tmp_path: Path) -> None:
-    """Several responses to one text."""
+def test_generation_is_decoupled_without_a_batch(tmp_path: Path) -> None:
+    """A generation returns several responses for one text, so its model is decoupled with a batch size of 0."""
     bundle = installed(tmp_path / "b", kind="generate")
     config = oip_tensors.model_configuration(bundle, "local")
     assert (0, True) == (config.max_batch_size, config.model_transaction_policy.decoupled)
@@ -229,7 +231,7 @@ def test_a_generation_is_decoupled_and_has_no_batch(tmp_path: Path) -> None:
 
 
 def test_statistics_are_the_counts_of_the_daemon(tmp_path: Path) -> None:
-    """Nothing is counted twice for them."""
+    """Model statistics are taken from the daemon's counters."""
     bundle, counts = installed(tmp_path / "b", name="intent"), AnswerCounts()
     assert 0 == oip_tensors.model_statistics(bundle, counts).inference_count
     of = counts.of("intent")

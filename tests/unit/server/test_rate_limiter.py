@@ -1,4 +1,4 @@
-"""How often a client may call: on average and at once, each by itself."""
+"""The rate of calls of each client, on average and in a burst."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GAPS = st.lists(st.floats(0, 10), min_size=1, max_size=200)
 
 
 def taken(rates: RateLimiter, gaps: list[float]) -> list[float]:
-    """Call after each of these pauses; return when calls were taken."""
+    """Call after each of these pauses; return the times of accepted calls."""
     now, at = 0.0, []
     for gap in gaps:
         now += gap
@@ -21,8 +21,8 @@ def taken(rates: RateLimiter, gaps: list[float]) -> list[float]:
 
 
 @given(gaps=GAPS, per_second=st.floats(0.01, 50), burst=st.integers(1, 20))
-def test_no_span_of_time_has_more_than_it_may(gaps: list[float], per_second: float, burst: int) -> None:
-    """In any span of T seconds at most burst + rate x T calls are taken."""
+def test_no_interval_exceeds_burst_and_rate(gaps: list[float], per_second: float, burst: int) -> None:
+    """In any interval of T seconds at most burst + rate x T calls are accepted."""
     at = taken(RateLimiter(per_second, burst), gaps)
     for first in range(len(at)):
         for last in range(first, len(at)):
@@ -30,8 +30,8 @@ def test_no_span_of_time_has_more_than_it_may(gaps: list[float], per_second: flo
 
 
 @given(gaps=GAPS, per_second=st.floats(0.01, 50), burst=st.integers(1, 20))
-def test_the_delay_is_enough_and_not_too_long(gaps: list[float], per_second: float, burst: int) -> None:
-    """Who waits as long as it is told is taken, and who comes well before is not."""
+def test_returned_delay_is_necessary_and_sufficient(gaps: list[float], per_second: float, burst: int) -> None:
+    """A call after the returned delay is accepted; one well before it is not."""
     rates, now = RateLimiter(per_second, burst), 0.0
     for gap in gaps:
         now += gap
@@ -44,29 +44,29 @@ def test_the_delay_is_enough_and_not_too_long(gaps: list[float], per_second: flo
 
 
 @given(gaps=GAPS)
-def test_who_keeps_to_the_rate_is_always_taken(gaps: list[float]) -> None:
-    """One call a second, or less."""
+def test_client_within_the_rate_is_always_accepted(gaps: list[float]) -> None:
+    """A client with at most one call per second is never refused at that rate."""
     rates = RateLimiter(1, 1)
     assert len(gaps) == len(taken(rates, [gap + 1.001 for gap in gaps]))
 
 
-def test_clients_do_not_share() -> None:
-    """One that has used up its calls takes none from another."""
+def test_clients_have_separate_rates() -> None:
+    """A client that has used up its calls does not affect another."""
     rates = RateLimiter(1, 3)
     assert [0, 0, 0] == [rates.take("noisy", 0) for _ in range(3)]
     assert rates.take("noisy", 0) > 0
     assert 0 == rates.take("quiet", 0)
 
 
-def test_without_a_limit_there_is_none() -> None:
-    """And nobody is remembered."""
+def test_rate_of_zero_is_unlimited() -> None:
+    """With a rate of 0 no call is delayed and no client is stored."""
     rates = RateLimiter(0, 1)
     assert {0.0} == {rates.take("noisy", 0) for _ in range(1000)}
     assert not rates._buckets
 
 
 def test_the_table_of_clients_is_bounded() -> None:
-    """Who called longest ago is forgotten when that costs it nothing, and begins anew."""
+    """The client whose last call is the oldest is removed once its bucket is full, and starts with a full one."""
     rates = RateLimiter(1, 1)
     for number in range(CLIENTS_MAX + 100):
         rates.take(str(number), number)
@@ -74,8 +74,9 @@ def test_the_table_of_clients_is_bounded() -> None:
     assert 0 == rates.take("0", CLIENTS_MAX + 100)
 
 
-def test_nobody_is_forgotten_before_its_bucket_is_full() -> None:
-    """While no bucket can be given up, new clients share one; who has used up its calls does not begin anew."""
+def test_client_is_not_removed_before_its_bucket_is_full() -> None:
+    """While no bucket is full, new clients share one, so a client that used up its calls does not start with a full
+    bucket."""
     rates = RateLimiter(0.001, 2)
     for number in range(CLIENTS_MAX):
         rates.take(str(number), 0)

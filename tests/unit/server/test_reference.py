@@ -1,4 +1,4 @@
-"""The reference in docs/ agrees with the code, and the comments of the API have what a caller needs."""
+"""The generated reference pages agree with the code, and the comments of the API have what a caller needs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ UNITS = re.compile(
 LIMITS = re.compile(r"\d|[Aa]s in|at most|[Ee]mpty =|one of the task's|`true`|must not construct|preferably a UUID4")
 
 
-def test_the_pages_are_those_of_the_code():
-    """docs/api.md, docs/errors.md and the table of docs/routing.md."""
+def test_reference_pages_are_up_to_date():
+    """docs/api.md, docs/errors.md and the table of docs/routing.md are those that the code generates."""
     assert [] == [path.name for path, *_ in reference.stale()], "scripts/docs"
 
 
-def test_a_page_that_is_stale_is_shown_and_written(capsys, tmp_path):
-    """With --check the difference and an exit code of 1, otherwise the page as it should be."""
+def test_stale_page_is_shown_or_written(capsys, tmp_path):
+    """With --check a stale page is shown as a diff with exit status 1; without it the page is written."""
     page = tmp_path / "page.md"
     page.write_text("old\n")
     pages = {page: lambda: "new\n"}
@@ -42,15 +42,15 @@ def test_a_page_that_is_stale_is_shown_and_written(capsys, tmp_path):
     assert "-old\n+new\n" in capsys.readouterr().out
 
 
-def test_every_reason_is_in_the_page_of_errors_once():
-    """With its cause, its remedy, and whether trying again helps."""
+def test_errors_page_has_every_reason_once():
+    """docs/errors.md lists each reason with its cause, remedy, and whether a retry helps."""
     tree = errors_page.page().partition("## From the client's side")[0]
     rows = re.findall(r"^\| `([A-Z_]+)` \| [A-Z_]+ \| .+\. \| .+[.?] \| (?:yes|no) \|$", tree, re.MULTILINE)
     assert sorted(BY_REASON) == sorted(rows)
 
 
-def test_every_call_says_how_it_can_end():
-    """Each reason is one, and each call of ours that the daemon serves has a section with its role."""
+def test_api_page_has_the_errors_of_every_call():
+    """Every served call has a section with its role, and the reasons that it names exist."""
     page, ours = api_page.page(), {path for path in METHODS if path.startswith("/edge_agent.v1.")}
     found = api_page.documented()
     assert ours == set(found)
@@ -58,8 +58,8 @@ def test_every_call_says_how_it_can_end():
     assert [] == [path for path in ours if f"- `{path}`: " not in page]
 
 
-def test_a_family_stands_for_its_reasons():
-    """So that a call that installs need not name everything that can be wrong with a bundle."""
+def test_error_family_stands_for_its_reasons():
+    """A comment may name a family of errors instead of each reason."""
     comment = "Does it.\n\nErrors: TASK_UNKNOWN, UpdateError."
     assert {"TASK_UNKNOWN", "PLAN_INVALID", "UPDATE_EXPIRED"} < api_page.reasons(api_page.named(comment))
     assert [] == api_page.named("Does it.\n\nErrors: none specific to this call.")
@@ -68,7 +68,7 @@ def test_a_family_stands_for_its_reasons():
 
 
 def test_every_number_has_a_unit():
-    """In its name or its comment."""
+    """Every number of the API has a unit in its name or comment."""
     suffixes = ("_bytes", "_ms", "_seconds", "_micros", "_tokens")
     without = [
         name
@@ -79,7 +79,7 @@ def test_every_number_has_a_unit():
 
 
 def test_every_text_of_a_request_has_its_limits():
-    """What is accepted, or where that is said."""
+    """The comment of every text field of a request has its limits or says where they are."""
     texts = (FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.TYPE_BYTES)
     without = [
         name

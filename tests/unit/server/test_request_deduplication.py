@@ -1,4 +1,4 @@
-"""Answers remembered by request_id."""
+"""Responses that are stored by request_id, so that a retry is not computed again."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ ERROR = {"reason": "DEADLINE_EXPIRED"}
 
 
 class Work:
-    """Counts its runs; each waits until it may go on, and then fails if it was told to."""
+    """Work that counts its runs, waits until it may end, and then raises `error` if set."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -49,7 +49,7 @@ async def work() -> Work:
 
 
 class Window:
-    """A window of one caller, asked for numbers."""
+    """A window of one caller."""
 
     def __init__(self, limits: DeduplicationLimits) -> None:
         self.inner = RequestDeduplicator(limits)
@@ -64,19 +64,19 @@ def window(entries_max: int = 4, seconds_max: float = 1000.0, bytes_max: int = 2
 
 
 async def test_a_repeated_request_runs_once(work):
-    """The same id with the same content gets the first answer."""
+    """The same id with the same content gets the first response."""
     remembered = window()
     assert [1, 1, 1] == [await remembered.run("id", b"content", work) for _ in range(3)]
 
 
 async def test_another_id_runs_again(work):
-    """Another id is another request, whatever its content."""
+    """Another id is another request, even with the same content."""
     remembered = window()
     assert [1, 2] == [await remembered.run(request_id, b"content", work) for request_id in ("a", "b")]
 
 
 async def test_calls_at_the_same_time_share_one_run(work):
-    """A retry that comes while the first call runs waits for its answer."""
+    """A retry that arrives while the first call runs waits for its response."""
     remembered = window()
     work.may_end.clear()
     calls = [asyncio.create_task(remembered.run("id", b"content", work)) for _ in range(3)]
@@ -86,8 +86,8 @@ async def test_calls_at_the_same_time_share_one_run(work):
 
 
 @pytest.mark.parametrize("ended", [True, False])
-async def test_an_id_belongs_to_one_content(work, ended):
-    """The id of another request is refused, whether that one runs or has its answer; the answer stays."""
+async def test_id_of_another_request_is_refused(work, ended):
+    """An id that another content used is refused, whether that call runs or has ended; the stored response stays."""
     remembered = window()
     work.may_end.clear()
     first = asyncio.create_task(remembered.run("id", b"content", work))
@@ -102,8 +102,8 @@ async def test_an_id_belongs_to_one_content(work, ended):
     assert (1, 1) == (await first, await remembered.run("id", b"content", work))
 
 
-async def test_a_failure_is_not_remembered(work):
-    """The retry of a failed call is a new try."""
+async def test_failed_call_is_not_stored(work):
+    """The retry of a failed call runs again."""
     remembered = window()
     work.error = QueueFull("full")
     with pytest.raises(QueueFull):
@@ -119,8 +119,9 @@ async def test_a_failure_is_not_remembered(work):
         *[("ENGINE_NOT_READY", 2), ("MODEL_FAILED", 2), ("INPUT_QUARANTINED", 1)],
     ],
 )
-async def test_a_response_is_remembered_unless_another_try_could_change_it(reason: str, runs: int) -> None:
-    """An input that failed for its text fails again; one that failed for want of time or of a model is tried again."""
+async def test_response_is_stored_unless_a_retry_could_succeed(reason: str, runs: int) -> None:
+    """A response is stored if its failed inputs would fail again; one with an input that lacked time or a model is
+    computed again."""
     remembered, responses = window(), [ClassifyResponse(results=[{"classification": {"label": "refund"}}])]
     responses.append(ClassifyResponse(results=[{"classification": {"label": "refund"}}, {"error": {"reason": reason}}]))
 
@@ -134,8 +135,8 @@ async def test_a_response_is_remembered_unless_another_try_could_change_it(reaso
     assert (answered[0] == answered[1]) == (runs == 1)
 
 
-async def test_a_call_that_waits_gets_the_answer_that_it_has_waited_for() -> None:
-    """Also where an input has failed in it: the same call many times at once is one run."""
+async def test_waiting_calls_share_a_response_with_failed_inputs() -> None:
+    """Identical calls at the same time share one run, also if its response has a failed input."""
     remembered, may_end, runs = window(), asyncio.Event(), []
 
     async def compute() -> ClassifyResponse:
@@ -151,8 +152,8 @@ async def test_a_call_that_waits_gets_the_answer_that_it_has_waited_for() -> Non
 
 
 @pytest.mark.parametrize("expired", [DeadlineExpired("late"), ClassifyResponse(results=[{"error": ERROR}])])
-async def test_a_retry_does_not_end_with_the_deadline_of_the_call_that_it_waited_for(expired) -> None:
-    """It runs again, with its own: not only where the call failed, also where its inputs did."""
+async def test_retry_runs_again_after_the_first_call_exceeded_its_deadline(expired) -> None:
+    """If the first call or its inputs exceeded their deadline, a waiting retry runs again with its own deadline."""
     remembered, may_end, runs = window(), asyncio.Event(), []
 
     async def compute() -> ClassifyResponse:
@@ -174,8 +175,8 @@ async def test_a_retry_does_not_end_with_the_deadline_of_the_call_that_it_waited
     assert expired == (first.exception() or first.result())
 
 
-async def test_all_that_share_a_failure_see_it(work):
-    """Every call that waited for the run that failed gets its error, and the next is a new try."""
+async def test_waiting_calls_share_a_failure(work):
+    """Every call that waited for a failed run gets its error, and the next call runs again."""
     remembered = window()
     work.may_end.clear()
     work.error = QueueFull("full")
@@ -188,8 +189,8 @@ async def test_all_that_share_a_failure_see_it(work):
     assert [2, 2] == [await remembered.run("id", b"content", work) for _ in range(2)]
 
 
-async def test_the_caller_who_goes_away_leaves_the_run(work):
-    """A cancelled call does not end the run; the retry gets its answer."""
+async def test_run_continues_without_its_caller(work):
+    """A cancelled call does not cancel the run; the retry gets its response."""
     remembered = window()
     work.may_end.clear()
     first = asyncio.create_task(remembered.run("id", b"content", work))
@@ -203,8 +204,8 @@ async def test_the_caller_who_goes_away_leaves_the_run(work):
 @pytest.mark.parametrize(
     ("error", "event"), [(QueueFull("full"), "unattended_call_failed"), (KeyError("bug"), "unattended_call_broke")]
 )
-async def test_a_failure_that_nobody_saw_is_told_and_not_remembered(work, error, event):
-    """A run that fails after its last caller went away has a line in the log, and does not fail the retry."""
+async def test_failure_without_a_caller_is_logged_and_not_stored(work, error, event):
+    """A run that fails after its last caller left is logged, and the retry runs again."""
     remembered = window()
     work.may_end.clear()
     work.error = error
@@ -220,8 +221,8 @@ async def test_a_failure_that_nobody_saw_is_told_and_not_remembered(work, error,
     assert 2 == await remembered.run("id", b"content", work)
 
 
-async def test_a_failure_that_a_caller_saw_is_the_callers(work):
-    """It is raised there and told nowhere else, also where another caller has left."""
+async def test_failure_with_a_caller_is_not_logged(work):
+    """A failure that is raised to one caller is not logged, although another caller left."""
     remembered = window()
     work.may_end.clear()
     work.error = KeyError("bug")
@@ -235,8 +236,8 @@ async def test_a_failure_that_a_caller_saw_is_the_callers(work):
     assert [] == logged
 
 
-async def test_who_leaves_in_the_moment_of_the_failure_hides_nothing(work):
-    """The run has failed, its only caller is cancelled before it could look: the failure is in the log, once."""
+async def test_failure_is_logged_if_the_caller_is_cancelled_at_that_moment(work):
+    """If the only caller is cancelled just as the run fails, the failure is logged once."""
     unhandled: list[dict] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     remembered = window()
@@ -256,8 +257,8 @@ async def test_who_leaves_in_the_moment_of_the_failure_hides_nothing(work):
     assert [] == unhandled
 
 
-async def test_a_run_is_not_pushed_out(work):
-    """While a call runs its retry waits for it, however many answers come meanwhile."""
+async def test_running_call_is_not_evicted(work):
+    """While a call runs its retry waits for it, however many responses are stored meanwhile."""
     remembered, other = window(entries_max=1), Work()
     work.may_end.clear()
     first = asyncio.create_task(remembered.run("id", b"content", work))
@@ -269,8 +270,8 @@ async def test_a_run_is_not_pushed_out(work):
     assert ENTRY_BYTES < remembered.inner.used_bytes < 2 * ENTRY_BYTES
 
 
-async def test_the_end_of_the_daemon_ends_the_runs(work):
-    """Those that nobody waits for any more, too: when `stop` returns none is left."""
+async def test_stop_cancels_all_runs(work):
+    """`stop` cancels every run, also one without a caller, before it returns."""
     remembered = window()
     work.may_end.clear()
     left, waiting = (asyncio.create_task(remembered.run(name, b"content", work)) for name in ("a", "b"))
@@ -283,15 +284,15 @@ async def test_the_end_of_the_daemon_ends_the_runs(work):
     assert 0 == remembered.inner.used_bytes
 
 
-async def test_an_id_belongs_to_one_caller(work):
-    """The same id of another client, or of another call of the same client, is another request."""
+async def test_ids_of_different_callers_are_separate(work):
+    """The same id of another client or another call is another request."""
     remembered = window()
     runs = [await remembered.run("id", b"content", work, caller) for caller in ("till-3", "till-4", "till-3")]
     assert [1, 2, 1] == runs
 
 
 async def answered(remembered: Window, request_id: str, size: int) -> bool:
-    """Ask for an answer of that many bytes; return whether it was computed."""
+    """Request a response of `size` bytes; return whether it was computed."""
     ran = []
 
     async def compute() -> BytesValue:
@@ -304,7 +305,7 @@ async def answered(remembered: Window, request_id: str, size: int) -> bool:
 
 
 async def test_the_window_is_bounded_in_bytes():
-    """Four megabytes, a thousand entries and answers of a megabyte: three are remembered, the oldest are not."""
+    """With 4 MiB and responses of 1 MiB, the newest three are stored and older ones are not."""
     remembered = window(entries_max=1000, bytes_max=4 * 2**20)
     for number in range(40):
         assert await answered(remembered, str(number), 2**20)
@@ -314,8 +315,8 @@ async def test_the_window_is_bounded_in_bytes():
     assert await answered(remembered, "36", 2**20)
 
 
-async def test_what_is_larger_than_the_window_pushes_nothing_out():
-    """Such an answer is given and not remembered: its retry runs again, and the others are still there."""
+async def test_response_larger_than_the_window_evicts_nothing():
+    """A response larger than the window is returned and not stored, and the others stay."""
     remembered = window(bytes_max=10_000)
     assert [True, True] == [await answered(remembered, name, 100) for name in ("a", "b")]
     assert [True, True] == [await answered(remembered, "large", 10_000) for _ in range(2)]
@@ -323,8 +324,8 @@ async def test_what_is_larger_than_the_window_pushes_nothing_out():
 
 
 @given(sizes=st.lists(st.integers(0, 6000), max_size=30), entries_max=st.integers(1, 5))
-async def test_whatever_comes_the_window_keeps_its_limits(sizes: list[int], entries_max: int) -> None:
-    """The newest answers that fit are there, and no more than fit."""
+async def test_window_keeps_its_limits_for_any_sizes(sizes: list[int], entries_max: int) -> None:
+    """The newest responses within the limits are stored, and no more."""
     remembered, kept = window(entries_max, bytes_max=16_384), []
     for number, size in enumerate(sizes):
         await answered(remembered, str(number), size)
@@ -337,8 +338,8 @@ async def test_whatever_comes_the_window_keeps_its_limits(sizes: list[int], entr
 
 
 @pytest.mark.parametrize("entries_max", [1, 3])
-async def test_the_oldest_answers_make_room(work, entries_max):
-    """The window holds just that many answers: a new one pushes out the oldest, asking again pushes out none."""
+async def test_oldest_responses_are_evicted(work, entries_max):
+    """A new response evicts the oldest; requesting a stored one evicts none."""
     remembered = window(entries_max)
     ids = [f"id-{i}" for i in range(entries_max + 1)]
     for request_id in ids:
@@ -350,8 +351,8 @@ async def test_the_oldest_answers_make_room(work, entries_max):
     assert len(ids) + 1 == work.runs
 
 
-async def test_old_answers_are_forgotten(work):
-    """An answer older than the window is computed anew."""
+async def test_expired_response_is_computed_again(work):
+    """A response older than the window is computed again."""
     remembered = window(seconds_max=0)
     assert [1, 2] == [await remembered.run("id", b"content", work) for _ in range(2)]
     assert 3 == await remembered.run("id", b"other", work)
@@ -359,13 +360,13 @@ async def test_old_answers_are_forgotten(work):
 
 @pytest.mark.parametrize(("entries_max", "request_id"), [(0, "id"), (4, "")])
 async def test_without_a_window_or_an_id_every_call_runs(work, entries_max, request_id):
-    """A window of no entries remembers nothing, and a request without an id is never a retry."""
+    """A window of no entries stores nothing, and a request without an id is never a retry."""
     remembered = window(entries_max)
     assert [1, 2] == [await remembered.run(request_id, b"content", work) for _ in range(2)]
 
 
-async def test_an_id_has_a_length(work):
-    """An id over the limit is refused with both numbers, before anything runs."""
+async def test_request_id_over_the_limit_is_refused(work):
+    """A request_id over 64 characters is refused before anything runs."""
     remembered = window()
     assert 1 == await remembered.run("x" * REQUEST_ID_CHARS_MAX, b"content", work)
     with pytest.raises(InvalidRequest, match="request_id has 65 characters; the limit is 64"):

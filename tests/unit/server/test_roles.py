@@ -1,4 +1,4 @@
-"""Permissions: every method has its line, and a caller gets only the methods of its roles."""
+"""Permissions: every method is in the table of roles, and a caller gets only the methods of its roles."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def certificate(*uris: str, names: tuple[str, ...] = ()) -> Certificate:
     return Certificate("till-3", (*uris, *names), uris, False, 0, 1, "")
 
 
-def test_every_method_has_its_line():
-    """A new RPC without a line in the table fails here, and so does a line without an RPC."""
+def test_table_of_roles_has_every_method():
+    """The table of roles has exactly the served methods."""
     assert SERVED == set(roles.METHODS)
 
 
-def test_every_method_is_for_somebody():
+def test_every_method_has_an_existing_role():
     """Each needs a role that exists."""
     assert [] == [method for method, allowed in roles.METHODS.items() if not allowed or allowed - roles.ROLES]
 
 
-def test_only_health_is_for_everyone():
-    """Any other method is for one role."""
+def test_only_health_is_open_to_all_roles():
+    """Every method but health has a single role."""
     shared = {method for method, allowed in roles.METHODS.items() if len(allowed) > 1}
     assert {method for method in SERVED if "Health" in method} == shared
 
 
-def test_a_method_without_a_line_is_for_nobody():
-    """The refusal says that nobody has the role."""
+def test_method_outside_the_table_is_refused():
+    """The error for a method outside the table says that no role permits it."""
     error = roles.role_missing("Wipe", frozenset(), "boss", roles.ROLES)
     assert "Wipe needs a role that nobody has" in error.message
 
 
-def test_each_call_is_of_one_kind():
-    """What devices and reviewers do is counted, what an operator changes is written down, and health is neither."""
+def test_every_call_has_one_treatment():
+    """Calls of devices and reviewers are counted, changes of operators are logged, and health is neither."""
     kinds = {method.rpartition("/")[2]: roles.call_treatment(method) for method in SERVED}
     assert {"Check", "Watch"} == {name for name, kind in kinds.items() if kind == "health"}
     looking = {"GetStatus", "GetFieldReport", "GetPrivacyReport", "ListBundles", "TryRedaction", "ServerReflectionInfo"}
@@ -79,8 +79,8 @@ def test_each_call_is_of_one_kind():
         (frozenset({"infer", "feedback"}), "till-3 has the role feedback and infer; GetStatus needs admin"),
     ],
 )
-def test_the_refusal_names_who_what_and_which(held: frozenset[Role], said: str):
-    """The sentence stands alone, and the remedy says how to get the role."""
+def test_refusal_names_client_call_and_missing_role(held: frozenset[Role], said: str):
+    """The message stands alone, and the remedy says how to get the role."""
     error = roles.role_missing("GetStatus", roles.ADMIN, "till-3", held)
     assert said == error.message
     assert "edge-agent://role/admin" in error.remedy
@@ -89,7 +89,7 @@ def test_the_refusal_names_who_what_and_which(held: frozenset[Role], said: str):
 
 @given(held=st.lists(EACH, unique=True))
 def test_a_certificate_carries_its_roles(held: list[Role]):
-    """What was issued is what is read."""
+    """The roles in an issued certificate are those that are read from it."""
     made = certificate_authority.issue_client_certificate(AUTHORITY, "till-3", held, time.time())
     assert frozenset(held) == roles.certificate_roles(parse_certificates(made.certificate, "it")[0], {})
 
@@ -109,13 +109,13 @@ AUTHORITY = certificate_authority.make_authority("site", time.time())
         "spiffe://edge-agent/role/admin",
     ],
 )
-def test_what_is_no_role_gives_none(uri: str):
-    """A URI counts only when it is exactly that of a role."""
+def test_other_uris_give_no_role(uri: str):
+    """A URI gives a role only if it is exactly that of the role."""
     assert frozenset() == roles.certificate_roles(certificate(uri), {})
 
 
-def test_a_role_among_the_other_names_gives_none():
-    """An authority that issues host names only cannot be talked into issuing a role."""
+def test_role_as_a_dns_name_gives_no_role():
+    """A role URI among the DNS names gives no role, so an authority that issues only host names cannot grant one."""
     assert frozenset() == roles.certificate_roles(certificate(names=("edge-agent://role/admin",)), {})
 
 
@@ -133,19 +133,19 @@ def test_a_role_among_the_other_names_gives_none():
     ],
 )
 def test_roles_are_configured_by_name(pattern: str, fits: bool):
-    """Exactly, or with a '*' at the start or the end."""
+    """A configured pattern matches a name exactly, or with a '*' at its start or end."""
     given_ = certificate("spiffe://shop/till/3", names=("till-3.shop.example",))
     assert (frozenset({"infer"}) if fits else frozenset()) == roles.certificate_roles(given_, {pattern: ("infer",)})
 
 
-def test_a_pattern_for_uris_does_not_fit_other_names():
-    """A host name that looks like a URI is none."""
+def test_uri_pattern_does_not_match_dns_names():
+    """A DNS name that looks like a URI does not match a pattern for URIs."""
     assert frozenset() == roles.certificate_roles(
         certificate(names=("spiffe://shop/till",)), {"spiffe://shop/*": ("admin",)}
     )
 
 
 def test_configured_and_own_roles_add_up():
-    """Neither takes anything away."""
+    """Roles of the certificate and of the configuration are combined."""
     both = certificate("edge-agent://role/infer", "spiffe://shop/boss")
     assert frozenset({"infer", "admin"}) == roles.certificate_roles(both, {"spiffe://shop/boss": ("admin",)})

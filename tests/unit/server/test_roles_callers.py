@@ -1,4 +1,4 @@
-"""Who calls: by socket and the name a caller gives itself, by address, or by certificate."""
+"""The identity of a caller: by socket and its own name, by address, or by certificate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_agent import certificate_authority
 from edge_agent.errors import CertificateExpired, CertificateUnusable
 from edge_agent.server import roles
 from edge_agent.server.roles import ACCOUNT_SECONDS, INFER, AccountTable
-from edge_agent.server.tls import KNOWN_MAX, CertificateIdentifier
+from edge_agent.server.tls import CALLERS_MAX, CertificateIdentifier
 from tests.support.tls_site import DAY
 
 ROOT = certificate_authority.make_authority("site", time.time())
@@ -22,7 +22,7 @@ ROOT = certificate_authority.make_authority("site", time.time())
 
 @dataclass
 class Context:
-    """What gRPC knows of a call."""
+    """What gRPC provides of a call."""
 
     metadata: tuple[tuple[str, Any], ...] = ()
     pem: bytes = b""
@@ -51,8 +51,8 @@ def socket(accounts_max: int = 16) -> roles.CallerIdentifier:
     return roles.socket_caller_identifier("inference.sock", INFER, AccountTable(accounts_max))
 
 
-def test_all_on_a_socket_are_one_client() -> None:
-    """Unless they name themselves; the name gives no role."""
+def test_unnamed_callers_of_a_socket_are_one_client() -> None:
+    """Callers of a socket are one client unless they send a name, which gives no role."""
     identify = socket()
     unnamed = identify(Context((("user-agent", "grpc"),)))
     assert roles.Caller("inference.sock", INFER) == unnamed
@@ -62,7 +62,7 @@ def test_all_on_a_socket_are_one_client() -> None:
 
 
 def test_names_beyond_the_accounts_are_one_client() -> None:
-    """A socket has so many accounts, whatever names come; who has one keeps it, and the name stays as it was given."""
+    """Names beyond the number of accounts share one; a name that has an account keeps it."""
     identify = socket(2)
     names = ["a", "b", *map(str, range(100)), "a", "b"]
     found = [identify(Context((("edge-agent-client", name),))) for name in names]
@@ -72,15 +72,15 @@ def test_names_beyond_the_accounts_are_one_client() -> None:
     assert {"inference.sock"} == set(accounts[2:-2])
 
 
-def test_without_accounts_a_name_is_only_a_name() -> None:
-    """All of the socket are then one client, however they call themselves."""
+def test_names_share_a_client_without_accounts() -> None:
+    """With 0 accounts all callers of a socket are one client, whatever their names."""
     caller = socket(0)(Context((("edge-agent-client", "till-3"),)))
     assert ("inference.sock till-3", "inference.sock") == (caller.name, caller.account)
 
 
 @given(calls=st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 2 * ACCOUNT_SECONDS)), max_size=60))
-def test_an_account_changes_hands_only_when_its_name_is_silent(calls: list[tuple[str, float]]) -> None:
-    """A name that calls within the time keeps its account, and no two names that do have the same one."""
+def test_account_is_reassigned_only_after_its_name_is_idle(calls: list[tuple[str, float]]) -> None:
+    """A name that calls within the time limit keeps its account, and no two such names share one."""
     now = 0.0
     accounts = AccountTable(3, lambda: now)
     held: dict[str, tuple[int, float]] = {}
@@ -100,21 +100,21 @@ def test_an_account_changes_hands_only_when_its_name_is_silent(calls: list[tuple
 
 
 @pytest.mark.parametrize("name", ["", "x" * 65, "two words", "line\nbreak", "é", "\x1b[2J"])
-def test_what_is_no_name_is_not_taken(name: str) -> None:
-    """The caller is then one of all."""
+def test_invalid_name_is_ignored(name: str) -> None:
+    """A caller with an invalid name is treated as unnamed."""
     assert "inference.sock" == socket()(Context((("edge-agent-client", name),))).name
 
 
 @pytest.mark.parametrize(
     ("peer", "name"), [("ipv4:10.0.0.5:40251", "tcp ipv4:10.0.0.5"), ("ipv6:%5B::1%5D:5", "tcp ipv6:%5B::1%5D")]
 )
-def test_in_the_open_the_address_is_the_client(peer: str, name: str) -> None:
-    """Whatever its port; it may infer and nothing else."""
+def test_plain_tcp_caller_is_identified_by_address(peer: str, name: str) -> None:
+    """Without TLS the client is its address without the port, with the role infer only."""
     assert roles.Caller(name, INFER) == roles.identify_by_address(Context(address=peer))
 
 
-def test_a_certificate_says_who_it_is() -> None:
-    """Its name, its roles and those configured for it, its fingerprint and its end."""
+def test_certificate_identifies_its_caller() -> None:
+    """A certificate gives name, roles, configured roles, fingerprint and expiry."""
     certified = CertificateIdentifier({"till-*": ("feedback",), "spiffe://x/*": ("admin",)})
     found = certified(issued("till-3", "infer"))
     assert ("tls till-3", {"infer"}) == (found.name, found.roles), "its name is no alternative name"
@@ -124,15 +124,15 @@ def test_a_certificate_says_who_it_is() -> None:
     assert ("tls till-3.shop", {"feedback"}) == (certified(server).name, certified(server).roles)
 
 
-def test_a_metadata_name_changes_nothing_on_tls() -> None:
-    """Who has a certificate is who it says."""
+def test_name_in_metadata_is_ignored_on_tls() -> None:
+    """The name of a certificate is not replaced by one in the metadata."""
     context = issued("till-3", "infer")
     context.metadata = (("edge-agent-client", "boss"),)
     assert "tls till-3" == CertificateIdentifier({})(context).name
 
 
-def test_a_certificate_ends_under_a_connection() -> None:
-    """Each call looks at the clock, however old the connection is."""
+def test_certificate_expires_during_a_connection() -> None:
+    """Expiry is checked at each call, however old the connection is."""
     clock = [time.time()]
     certified, context = CertificateIdentifier({}, now=lambda: clock[0]), issued("till-3", "infer", days=1)
     assert "tls till-3" == certified(context).name
@@ -142,19 +142,19 @@ def test_a_certificate_ends_under_a_connection() -> None:
 
 
 def test_the_table_of_certificates_is_bounded() -> None:
-    """The oldest is forgotten, and read again when it comes back."""
+    """The oldest certificate is removed from the table, and parsed again at its next call."""
     certified, first = CertificateIdentifier({}), issued("till-0", "infer")
     known = certified(first)
     assert certified(first) is known
     pair = certificate_authority.issue_client_certificate(ROOT, "x", ["infer"], time.time()).certificate
-    for number in range(KNOWN_MAX):
+    for number in range(CALLERS_MAX):
         certified(Context(pem=pair + str(number).encode()))
-    assert KNOWN_MAX == len(certified._known)
+    assert CALLERS_MAX == len(certified._callers)
     assert certified(first) is not known
     assert certified(first) == known
 
 
-def test_a_certificate_that_cannot_be_read_lets_nobody_in() -> None:
-    """gRPC would not hand one over; if it did, the call fails."""
+def test_unreadable_certificate_is_refused() -> None:
+    """A certificate that cannot be parsed raises CertificateUnusable."""
     with pytest.raises(CertificateUnusable):
         CertificateIdentifier({})(Context(pem=b"no certificate"))

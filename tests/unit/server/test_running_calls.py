@@ -1,4 +1,4 @@
-"""edge_agent/server/interceptor.py"""
+"""RunningCalls of edge_agent/server/interceptor.py: how a drain waits for calls in progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.eventually import turns
 
 
 async def call(calls: RunningCalls, ends: asyncio.Event) -> str:
-    """A call that runs until it is told to end."""
+    """A call that runs until `ends` is set."""
     task = calls.begin()
     try:
         await ends.wait()
@@ -23,8 +23,8 @@ async def call(calls: RunningCalls, ends: asyncio.Event) -> str:
     return "answered"
 
 
-async def test_calls_that_end_in_time_are_waited_for() -> None:
-    """Nothing is refused, and those that began meanwhile are waited for too."""
+async def test_drain_waits_for_calls_that_end_in_time() -> None:
+    """A drain waits for running calls and for those that start meanwhile, and refuses none."""
     calls, ends = RunningCalls(), asyncio.Event()
     asked = [asyncio.create_task(call(calls, ends))]
     await turns()
@@ -38,8 +38,8 @@ async def test_calls_that_end_in_time_are_waited_for() -> None:
     assert ["answered"] * 2 == [await each for each in asked]
 
 
-async def test_calls_that_do_not_end_are_refused() -> None:
-    """With an error that tells to try again, and the time that they had."""
+async def test_calls_that_exceed_the_drain_time_are_refused() -> None:
+    """A call that exceeds the drain time fails with an error that suggests a retry and has the time."""
     calls = RunningCalls()
     asked = asyncio.create_task(call(calls, asyncio.Event()))
     await turns()
@@ -48,8 +48,8 @@ async def test_calls_that_do_not_end_are_refused() -> None:
         await asked
 
 
-async def test_a_call_whose_caller_leaves_is_cancelled() -> None:
-    """Whether or not calls are drained: only what `drain` cancels is refused."""
+async def test_cancelled_call_is_not_refused_by_a_drain() -> None:
+    """A call that its caller cancels during a drain is cancelled and not refused."""
     calls = RunningCalls()
     asked = asyncio.create_task(call(calls, asyncio.Event()))
     await turns()
@@ -60,8 +60,8 @@ async def test_a_call_whose_caller_leaves_is_cancelled() -> None:
     assert asked.cancelled()
 
 
-async def test_where_nothing_runs_nothing_is_waited_for() -> None:
-    """An idle listener is drained at once."""
+async def test_drain_of_an_idle_listener_ends_at_once() -> None:
+    """Without calls a drain returns at once."""
     draining = asyncio.create_task(RunningCalls().drain(60.0))
     await turns()
     assert draining.done()

@@ -1,4 +1,4 @@
-"""Open streams of requests: how each ends."""
+"""Streams of requests: how each ends, and how many a caller may have."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ async def some(*requests: str, then_silent: bool = False) -> AsyncIterator[str]:
 
 
 async def test_a_stream_ends_when_its_caller_ends_it() -> None:
-    """Every request was handed on."""
-    assert ["a", "b"] == [request async for request in StreamLimiter(STREAMS).each(some("a", "b"))]
+    """When its caller ends a stream, all its requests have been passed on."""
+    assert ["a", "b"] == [request async for request in StreamLimiter(STREAMS).iterate(some("a", "b"))]
 
 
-async def test_a_silent_caller_is_given_up() -> None:
-    """After the time that is allowed, and not before its requests were handed on."""
-    stream = StreamLimiter(STREAMS, silent_seconds_max=0.01).each(some("a", then_silent=True))
+async def test_silent_stream_is_ended() -> None:
+    """A stream without a request for the allowed time ends, after its earlier requests were passed on."""
+    stream = StreamLimiter(STREAMS, silent_seconds_max=0.01).iterate(some("a", then_silent=True))
     assert "a" == await anext(stream)
     with pytest.raises(DeadlineExpired, match=r"no request came on this stream for 0.01 s"):
         await anext(stream)
 
 
-async def test_a_stop_ends_streams_that_wait() -> None:
-    """At once; otherwise each stop would take as long as it may."""
+async def test_stop_ends_waiting_streams_at_once() -> None:
+    """`close` ends streams that wait for a request, so the stop does not take their full timeout."""
     dialogues, waiting = StreamLimiter(STREAMS), asyncio.Event()
 
     async def read() -> None:
-        async for _ in dialogues.each(some("a", then_silent=True)):
+        async for _ in dialogues.iterate(some("a", then_silent=True)):
             waiting.set()
 
     reading = asyncio.create_task(read())
@@ -48,13 +48,13 @@ async def test_a_stop_ends_streams_that_wait() -> None:
         await reading
 
 
-async def test_a_stop_in_the_moment_in_which_a_silence_ends_is_no_error() -> None:
-    """A stop goes on, whatever its streams do: here the wait of one has ended, and its task has not noticed yet."""
+async def test_stop_at_the_moment_of_a_timeout_raises_nothing() -> None:
+    """`close` raises nothing if the wait of a stream has just ended and its task has not run yet."""
     dialogues, waiting, loop = StreamLimiter(STREAMS), asyncio.Event(), asyncio.get_running_loop()
     stopped: asyncio.Future[None] = loop.create_future()
 
     async def read() -> None:
-        async for _ in dialogues.each(some("a", then_silent=True)):
+        async for _ in dialogues.iterate(some("a", then_silent=True)):
             waiting.set()
 
     def stop() -> None:
@@ -72,12 +72,12 @@ async def test_a_stop_in_the_moment_in_which_a_silence_ends_is_no_error() -> Non
         await reading
 
 
-async def test_a_stop_lets_the_request_at_hand_be_answered() -> None:
-    """The stream ends after it."""
+async def test_stop_lets_the_current_request_be_answered() -> None:
+    """A stream ends after the request that is being answered."""
     dialogues, answered = StreamLimiter(STREAMS), []
 
     async def read() -> None:
-        async for request in dialogues.each(some("a", "b")):
+        async for request in dialogues.iterate(some("a", "b")):
             dialogues.close()
             answered.append(request)
 
@@ -86,14 +86,15 @@ async def test_a_stop_lets_the_request_at_hand_be_answered() -> None:
     assert ["a"] == answered
 
 
-def test_a_caller_holds_so_many_streams_open() -> None:
-    """One more is refused with a time to come back; another caller finds a place, and one that ends makes room."""
+def test_streams_of_a_caller_are_limited() -> None:
+    """A stream beyond the limit of its caller is refused with a delay; another caller still gets one, and an ended
+    stream frees its place."""
     dialogues = StreamLimiter(STREAMS)
-    with dialogues.place("till-1"), dialogues.place("till-2"):
-        with dialogues.place("till-1"):
+    with dialogues.slot("till-1"), dialogues.slot("till-2"):
+        with dialogues.slot("till-1"):
             with pytest.raises(ShareExceeded, match="2 streams of requests of till-1 are in progress; the limit is 2"):
-                dialogues.place("till-1")
-            with dialogues.place("till-2"):
+                dialogues.slot("till-1")
+            with dialogues.slot("till-2"):
                 pass
-        with dialogues.place("till-1"):
+        with dialogues.slot("till-1"):
             pass

@@ -1,4 +1,4 @@
-"""What the operator and the central team hear of a site's updates."""
+"""What the operator and the central team see of a site's updates."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.support.updating_site import TASK, UpdatingSite
 
 
 class CollectsLocally:
-    """A site that collects every task for itself."""
+    """A capture that collects every task locally."""
 
     def consent(self, task: str) -> str:
         return "local"
 
 
 class NoAlarms:
-    """Nothing is wrong."""
+    """Monitoring without alarms."""
 
     def report(self, task: str) -> tuple[()]:
         return ()
@@ -37,7 +37,7 @@ class NoAlarms:
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[UpdatingSite]:
-    """Return a site with 1.0.0, where 2.0.0 has just begun its probation and another task is on its way."""
+    """Return a site that has just switched from 1.0.0 to 2.0.0, and where another task is being updated."""
     site = UpdatingSite(tmp_path)
     await site.install("1.0.0")
     new = site.publish("2.0.0")
@@ -47,8 +47,8 @@ async def site(tmp_path: Path) -> AsyncIterator[UpdatingSite]:
     await site.stop()
 
 
-def test_every_state_has_a_word_in_the_api():
-    """In the order of the enumeration, and none is left out."""
+def test_every_update_state_has_an_api_value():
+    """Every update state has an API value, in the order of the enumeration."""
     states = get_args(UpdateState)
     assert [f"UPDATE_STATE_{state.upper()}" for state in states] == [
         admin_pb2.UpdateState.Name(messages.UPDATE_STATES[state]) for state in states
@@ -56,8 +56,8 @@ def test_every_state_has_a_word_in_the_api():
     assert len(states) == len(admin_pb2.UpdateState.keys()) - 1
 
 
-async def test_the_operator_sees_what_runs_what_ran_and_what_is_wanted(site: UpdatingSite):
-    """By task, with versions and digests."""
+async def test_operator_sees_previous_active_and_candidate_bundles(site: UpdatingSite):
+    """For each task the message has the previous, active and candidate bundles with versions and digests."""
     old, new = site.activation.inventory.rollbacks[TASK], site.active()
     said = messages.updates_message(site.activation, site.updater.overview, site.updater.copy_progress)
     (task,) = said.tasks
@@ -68,8 +68,8 @@ async def test_the_operator_sees_what_runs_what_ran_and_what_is_wanted(site: Upd
     assert (admin_pb2.UPDATE_STATE_PROBATION, int(NOW)) == (task.state, task.since_time.seconds)
 
 
-async def test_the_operator_sees_how_far_a_bundle_has_been_copied(site: UpdatingSite):
-    """Its name and its bytes while it is copied into the store; nothing afterwards."""
+async def test_operator_sees_the_progress_of_a_copy(site: UpdatingSite):
+    """While a bundle is copied into the store, the message has its name and bytes; afterwards they are empty."""
     copied = CopyProgress("pos 3.0.0", 40, 100)
     said = messages.updates_message(site.activation, site.updater.overview, copied)
     assert ("pos 3.0.0", 40, 100) == (said.copying, said.copied_bytes, said.total_bytes)
@@ -77,8 +77,8 @@ async def test_the_operator_sees_how_far_a_bundle_has_been_copied(site: Updating
     assert ("", 0, 0) == (after.copying, after.copied_bytes, after.total_bytes)
 
 
-async def test_the_operator_sees_what_is_not_believed_and_what_to_do(site: UpdatingSite):
-    """The plan that was believed last stays shown."""
+async def test_operator_sees_why_a_repository_is_refused(site: UpdatingSite):
+    """The message has the problem with its remedy, and the version of the plan that was verified last."""
     site.published.problem = UpdateExpired("it expired yesterday")
     await site.updater.check()
     said = messages.updates_message(site.activation, site.updater.overview, site.updater.copy_progress)
@@ -87,7 +87,7 @@ async def test_the_operator_sees_what_is_not_believed_and_what_to_do(site: Updat
 
 
 async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
-    """It is listed all the same."""
+    """A task that the plan does not name is listed without a candidate."""
     site.plan({}, 2)
     site.seen.clear()
     await site.activation.rollback(TASK)
@@ -98,8 +98,8 @@ async def test_a_task_without_plan_has_no_candidate(site: UpdatingSite):
     assert admin_pb2.UPDATE_STATE_UNSPECIFIED == task.state
 
 
-async def test_the_central_team_hears_the_same(site: UpdatingSite):
-    """In the words of the status object, with the site's consent."""
+async def test_status_object_has_the_same_facts(site: UpdatingSite):
+    """The status object has the same facts, and the site's consent."""
     engines = EnginePool(EngineConfig(), lambda: None)
     (said,) = task_modes.task_statuses(engines, site.activation, site.updater.overview, CollectsLocally(), NoAlarms())
     row = site.row()
@@ -118,8 +118,9 @@ async def test_the_central_team_hears_the_same(site: UpdatingSite):
     )
 
 
-async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
-    """And why what came last is not trusted, cut to what the format holds."""
+async def test_status_object_lists_tasks_without_a_bundle(site: UpdatingSite):
+    """The status object has the state of tasks without an active bundle, and why the newest repository is refused,
+    truncated to its limit."""
     await site.activation.remove(TASK, "")
     site.published.problem = UpdateExpired("x" * 2000)
     await site.updater.check()
@@ -127,8 +128,8 @@ async def test_tasks_that_nothing_answers_yet_are_told_of(site: UpdatingSite):
     assert ({TASK: "held"}, "x" * 1000) == ({t: each.state for t, each in said.arriving.items()}, said.update_problem)
 
 
-def test_a_long_sentence_is_cut():
-    """What failed may be told at length; the status object has its limit."""
+def test_long_message_is_truncated_in_the_status_object():
+    """A message of 5,000 characters is truncated to 1,000 in the status object."""
     row = UpdateProgress(TASK, "1e" * 32, "2.0.0", "w", 3, "", "failed", NOW, "GOLDEN_DIFFERS", "y" * 5000, 1)
     expected = UpdateStatus(
         candidate="1e" * 32,

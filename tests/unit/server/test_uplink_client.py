@@ -1,4 +1,4 @@
-"""What the daemon says of the uplink beside it: fresh, silent, unreadable, hostile; never an exception."""
+"""What the daemon reports of the uplink: fresh, silent, unreadable or hostile, and never an exception."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BOOT_SECONDS = 1000.0
 
 
 def said(**changes: object) -> uplink_state.UplinkState:
-    """Return what an uplink says that is online."""
+    """Return the state of an uplink that is online."""
     plain = {
         "pid": 1,
         "version": "0.1.0",
@@ -64,7 +64,7 @@ def said(**changes: object) -> uplink_state.UplinkState:
 
 
 def message(folder: Path, raw: bytes | None, url: str = URL) -> pb.UplinkStatus | None:
-    """Lay down what an uplink wrote, and describe it."""
+    """Write the uplink's file and describe it."""
     config = Config.model_validate({"state_dir": folder, "uplink": {"url": url}})
     if raw is not None:
         config.uplink_notes.mkdir()
@@ -73,20 +73,20 @@ def message(folder: Path, raw: bytes | None, url: str = URL) -> pb.UplinkStatus 
 
 
 def fresh(**changes: object) -> bytes:
-    """Return a file that was written just now."""
+    """Return a state file that was written just now."""
     return uplink_state.encode(said(running_seconds=time.clock_gettime(time.CLOCK_BOOTTIME), **changes))
 
 
 def silence(found: pb.UplinkStatus | None) -> str:
-    """Return why it counts as silent."""
+    """Return why the uplink counts as silent."""
     assert found is not None
     assert ("UPLINK_SILENT", pb.LINK_STATE_SILENT) == (found.problems[0].reason, found.state)
     assert found.problems[0].remedy
     return found.problems[0].message
 
 
-def test_what_a_real_uplink_wrote_is_shown(tmp_path: Path):
-    """From its own file: where to, that it was heard of, and nothing that waits."""
+def test_state_of_a_real_uplink_is_shown(tmp_path: Path):
+    """The file of a real uplink gives its state, its last contact and its counts."""
     (tmp_path / "upstream").mkdir()
     case = UplinkCase(tmp_path, str(tmp_path / "upstream"))
     case.seal(2)
@@ -99,8 +99,8 @@ def test_what_a_real_uplink_wrote_is_shown(tmp_path: Path):
     assert 0 <= found.age_seconds <= uplink_state.FRESH_SECONDS
 
 
-def test_all_of_it_is_carried_over(tmp_path: Path):
-    """Downloads and problems too; a state that is not online says when it is tried again."""
+def test_every_field_of_the_state_is_shown(tmp_path: Path):
+    """Downloads and problems are shown, and the time of the next attempt if the uplink is not online."""
     downloads = {
         "repository": "https://updates.example",
         "state": "probing",
@@ -122,14 +122,14 @@ def test_all_of_it_is_carried_over(tmp_path: Path):
     ]
 
 
-def test_an_uplink_that_never_spoke_is_named_where_one_is_configured(tmp_path: Path):
-    """Silent with what to do; a site without an uplink reads nothing of it."""
+def test_missing_state_file_is_reported_if_an_uplink_is_configured(tmp_path: Path):
+    """A configured uplink without a file is reported as silent; without a configured uplink there is no message."""
     assert "does not exist" in silence(message(tmp_path, None))
     assert message(tmp_path, None, url="") is None
 
 
-def test_a_folder_that_cannot_be_looked_into_breaks_no_status(tmp_path: Path):
-    """A site without an uplink is told nothing of it; one with an uplink why nothing is known."""
+def test_unreadable_folder_does_not_break_status(tmp_path: Path):
+    """If the folder cannot be read, a site without an uplink has no message and one with an uplink the reason."""
     closed = tmp_path / ("x" * 300)  # no system lets anybody in there, root included
     assert uplink_message(Config.model_validate({"uplink": {"notes_dir": str(closed)}})) is None
     found = uplink_message(Config.model_validate({"uplink": {"url": URL, "notes_dir": str(closed)}}))
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_looked_into_breaks_no_status(tmp_path: Path):
 
 
 def test_an_uplink_of_another_configuration_is_shown(tmp_path: Path):
-    """Its file is there, whatever this daemon's configuration says."""
+    """A state file is shown even if this daemon's configuration has no uplink."""
     found = message(tmp_path, fresh(), url="")
     assert found is not None
     assert pb.LINK_STATE_ONLINE == found.state
@@ -150,8 +150,8 @@ def test_an_uplink_of_another_configuration_is_shown(tmp_path: Path):
         (BOOT_SECONDS - 1, "since this machine was started"),
     ],
 )
-def test_what_is_old_does_not_count(tmp_path: Path, running: float, words: str):
-    """By the clock that nobody sets; what it said last is still known."""
+def test_old_state_counts_as_silent(tmp_path: Path, running: float, words: str):
+    """Age is measured by a clock that cannot be set; the last known state is still shown."""
     path = tmp_path / uplink_state.FILE_NAME
     path.write_bytes(uplink_state.encode(said()))
     heard = read_uplink_report(path, running)
@@ -161,21 +161,21 @@ def test_what_is_old_does_not_count(tmp_path: Path, running: float, words: str):
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"\xff", fresh().replace(b"online", b"fine"), b" " * 300_000])
-def test_what_makes_no_sense_is_said_to_be_so(tmp_path: Path, raw: bytes):
+def test_invalid_state_file_is_reported(tmp_path: Path, raw: bytes):
     """Whatever the file holds, status answers."""
     assert "is not valid" in silence(message(tmp_path, raw))
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path):
-    """Nor is a link followed, nor a folder read."""
+def test_pipe_link_or_folder_is_not_read(tmp_path: Path):
+    """A link, a pipe or a folder in place of the state file is reported as unreadable without waiting."""
     (tmp_path / "link").symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe", ""):
         assert "cannot be read" in read_uplink_report(tmp_path / name, BOOT_SECONDS).silence
 
 
-def test_nothing_in_it_moves_a_cursor_or_breaks_the_answer(tmp_path: Path):
-    """Control characters and counts beyond 64 bits come from an uplink that was taken over."""
+def test_hostile_state_file_cannot_break_the_message(tmp_path: Path):
+    """Control characters are replaced and counts beyond 64 bits limited, as a compromised uplink could write them."""
     problem = {"reason": "X", "message": "\x1b[2Jall is well\n"}
     found = message(tmp_path, fresh(upstream="s3://\x1b]0;x\x07", problems=[problem], waiting_bytes=2**70))
     assert found is not None
@@ -207,8 +207,8 @@ DOWNLOADS = {
         ),
     ],
 )
-def test_why_no_files_come_down(tmp_path: Path, changes: dict[str, object], said_of_it: str | None):
-    """What the uplink reports decides whether files are on their way."""
+def test_state_decides_the_download_blocker(tmp_path: Path, changes: dict[str, object], said_of_it: str | None):
+    """The uplink's report decides why no files are being downloaded."""
     config = Config.model_validate({"state_dir": tmp_path, "uplink": {"updates_url": URL}})
     config.uplink_notes.mkdir()
     (config.uplink_notes / uplink_state.FILE_NAME).write_bytes(fresh(**changes))
@@ -217,8 +217,8 @@ def test_why_no_files_come_down(tmp_path: Path, changes: dict[str, object], said
     assert (said_of_it == "the uplink's disk is full") == bool(found and found.disk_full)
 
 
-def test_without_an_uplink_for_updates_nothing_comes_down(tmp_path: Path):
-    """None is configured, or it does not run."""
+def test_missing_uplink_is_a_download_blocker(tmp_path: Path):
+    """Downloads are blocked if no uplink for updates is configured or it does not run."""
     unset = download_blocker(Config.model_validate({"state_dir": tmp_path, "uplink": {"url": URL}}))
     silent = download_blocker(Config.model_validate({"state_dir": tmp_path, "uplink": {"updates_url": URL}}))
     assert ("no uplink for updates is configured", False) == (unset and (unset.message, unset.has_uplink))
@@ -228,7 +228,7 @@ def test_without_an_uplink_for_updates_nothing_comes_down(tmp_path: Path):
 
 
 class _BeginsAnAnswer(EscalationServiceServicer):
-    """An uplink whose large model writes a word, and nothing more."""
+    """An uplink whose large model writes one word and nothing more."""
 
     async def Ask(self, request: Any, context: Any) -> None:
         await context.write(escalation_pb2.AskResponse(text="once"))
@@ -240,7 +240,7 @@ class _BeginsAnAnswer(EscalationServiceServicer):
 
 
 class _Exaggerates(EscalationServiceServicer):
-    """An uplink whose numbers cannot be true."""
+    """An uplink that reports impossible numbers."""
 
     async def Ask(self, request: Any, context: Any) -> None:
         await context.write(escalation_pb2.AskResponse(finish=escalation_pb2.AskFinish(cost_micros=2**64 - 1)))
@@ -277,7 +277,7 @@ async def watched_uplink(
 
 
 async def read_answer(client: UplinkClient, seconds: float, heard: asyncio.Event, pause: float = 0.0) -> None:
-    """Ask, and read to the end, with a pause after each part."""
+    """Ask a question and read its answer to the end, with a pause after each part."""
     loop = asyncio.get_running_loop()
     question = LargeModelQuestion("t", (("user", "hmm"),), "", 10)
     async with aclosing(client.ask(question, seconds)) as parts:
@@ -287,8 +287,9 @@ async def read_answer(client: UplinkClient, seconds: float, heard: asyncio.Event
             await eventually(lambda: loop.time() >= until)  # noqa: B023 - awaited in the same turn
 
 
-async def test_a_connection_that_is_closed_is_an_error_of_the_question_and_no_cancellation():
-    """Who asks has not been cancelled: it can still give the local answer."""
+async def test_closed_connection_raises_an_error_instead_of_cancelling():
+    """If the connection closes, the caller gets UpstreamUnreachable and is not cancelled, so it can return the local
+    answer."""
     heard = asyncio.Event()
     async with watched_uplink() as (client, watching):
         reading = asyncio.create_task(read_answer(client, 60, heard))
@@ -298,15 +299,15 @@ async def test_a_connection_that_is_closed_is_an_error_of_the_question_and_no_ca
             await reading
 
 
-async def test_a_time_limit_that_ends_between_two_parts_does_not_cancel_the_reader():
-    """A caller that reads slowly has the error at its next read; what it awaits meanwhile is left alone."""
+async def test_timeout_between_two_parts_does_not_cancel_the_reader():
+    """A slow reader gets the error at its next read; what it awaits meanwhile is not cancelled."""
     async with watched_uplink() as (client, _):
         with pytest.raises(UpstreamUnreachable, match="in time"):
             await read_answer(client, 0.2, asyncio.Event(), pause=0.5)
 
 
-async def test_a_reader_that_is_cancelled_stays_cancelled():
-    """Its own cancellation is none of the connection's."""
+async def test_cancelled_reader_raises_cancelled_error():
+    """The cancellation of a reader is not turned into an error of the connection."""
     heard = asyncio.Event()
     async with watched_uplink() as (client, _):
         reading = asyncio.create_task(read_answer(client, 60, heard))
@@ -317,8 +318,8 @@ async def test_a_reader_that_is_cancelled_stays_cancelled():
 
 
 @pytest.mark.parametrize("usual_ms", ["inf", "nan", "-1"])
-async def test_numbers_of_the_uplink_that_cannot_be_true_harm_nobody(tmp_path: Path, usual_ms: str):
-    """Its usual time is none, which metrics could not show; its prices can be summed in the database."""
+async def test_impossible_numbers_of_the_uplink_are_limited(tmp_path: Path, usual_ms: str):
+    """An impossible latency counts as unknown, and prices are limited so that they can be summed in the database."""
     servicer, charges = _Exaggerates(), PendingCharges()
     servicer.usual_ms = usual_ms
     async with watched_uplink(servicer, SimpleNamespace(add_charge=charges.add)) as (client, _):

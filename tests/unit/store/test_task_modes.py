@@ -43,7 +43,7 @@ class Site:
         return self.modes.demote(standing, SimpleNamespace(can_ask=lambda _: asks))
 
     def state(self) -> tuple[str, str]:
-        return self.modes.mode_of(TASK), self.modes.set_by(TASK)
+        return self.modes.mode_of(TASK), self.modes.mode_by(TASK)
 
 
 @pytest.fixture

@@ -413,7 +413,7 @@ def test_delegation_by_the_plan_is_not_followed(central, site, tmp_path):
     hostile.forge("plan", handed_on)
     snapshot = hostile.read("snapshot")
     raw = hostile.path("deeper").read_bytes()
-    snapshot.signed.meta["deeper.json"] = layout.described(hostile.read("deeper"), raw)
+    snapshot.signed.meta["deeper.json"] = layout.meta_file(hostile.read("deeper"), raw)
     snapshot.signed.version += 1
     hostile.link("snapshot", hostile.sign("snapshot", snapshot))
     assert (None, 0) == (site.believe(hostile.folder).plan, site.believe(hostile.folder).plan_version)

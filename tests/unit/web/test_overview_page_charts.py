@@ -24,7 +24,7 @@ def test_answers_are_drawn_by_their_confidence():
     """A bar for each level, those below the threshold in another colour, and the share above it in words."""
     chart = confidence_chart(FIGURES, "c")
     assert chart is not None
-    assert "80% of 100 answers were at the threshold of 0.90 or above." == chart.said.sentence
+    assert "80% of 100 answers were at the threshold of 0.90 or above." == chart.text.sentence
     bars = re.findall(r'<rect [^>]*class="(\w)"><title>([^<]+)</title>', chart.picture)
     assert [
         ("b", "0.00 to 0.05: 5 answers"),
@@ -32,14 +32,14 @@ def test_answers_are_drawn_by_their_confidence():
         ("a", "0.90 to 0.95: 80 answers"),
     ] == bars
     wanted = (("0.00", "5", "5%", "25%"), ("0.50", "15", "15%", "-"), ("0.90", "80", "80%", "100%"))
-    assert wanted == chart.said.rows
+    assert wanted == chart.text.rows
 
 
 def test_a_bundle_without_a_threshold_has_no_sure_answers():
     """Of a bundle without a threshold no answer is called sure, and no line is drawn."""
     chart = confidence_chart(replace(FIGURES, threshold=None), "c")
     assert chart is not None
-    assert "has no threshold" in chart.said.sentence
+    assert "has no threshold" in chart.text.sentence
     assert 'class="mark"' not in chart.picture
 
 

@@ -23,7 +23,7 @@ from tests.support.rights import without_root
         pytest.param(task_file.find, id="task"),
         pytest.param(question_calibration.read_questions, id="questions"),
         pytest.param(lambda path: list(keyring.read_folder(path)), id="signing keys"),
-        pytest.param(central_keys.encrypted, id="central keys"),
+        pytest.param(central_keys.is_encrypted, id="central keys"),
     ],
 )
 def test_a_path_that_this_user_may_not_look_at_is_not_called_missing(look: Callable[[Path], object]):

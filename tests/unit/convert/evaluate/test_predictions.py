@@ -151,7 +151,7 @@ def test_the_report_has_a_table_of_questions_and_the_figures_of_each():
 def test_the_quality_that_is_signed_has_each_question():
     """Only numbers and names of questions are copied."""
     report = measure(manifest(), ROWS, SAID)
-    signed = publishable_bundle.taken(
+    signed = publishable_bundle.headline_figures(
         report | {"questions": report["questions"] | {"<b>": report["questions"]["intent"]}}
     )
     assert ["intent", "severity"] == list(signed["questions"])

@@ -56,7 +56,7 @@ def test_a_passphrase_hides_both_private_keys(tmp_path: Path):
         central_keys.unlock(tmp_path / "keys", lambda: "another passphrase")
     opened = central_keys.unlock(tmp_path / "keys", lambda: PASSPHRASE)
     assert public.recipient == str(opened.identities[0].to_public())
-    assert public == central_keys.public(tmp_path / "keys")
+    assert public == central_keys.read_public(tmp_path / "keys")
 
 
 def test_keys_are_never_overwritten(tmp_path: Path):
@@ -64,7 +64,7 @@ def test_keys_are_never_overwritten(tmp_path: Path):
     public = central_keys.create(tmp_path / "keys")
     with pytest.raises(InvalidRequest, match="never overwritten"):
         central_keys.create(tmp_path / "keys")
-    assert public == central_keys.public(tmp_path / "keys")
+    assert public == central_keys.read_public(tmp_path / "keys")
     assert ["keys"] == [path.name for path in tmp_path.iterdir()]
 
 
@@ -84,7 +84,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str):
     """The error says which file is gone and how to go on."""
     central_keys.create(tmp_path / "keys")
     (tmp_path / "keys" / name).unlink()
-    read = central_keys.public if name == "recipient.txt" else lambda folder: central_keys.unlock(folder, nobody)
+    read = central_keys.read_public if name == "recipient.txt" else lambda folder: central_keys.unlock(folder, nobody)
     with pytest.raises(FileMissing) as caught:
         read(tmp_path / "keys")
     assert "keys create" in caught.value.remedy
@@ -125,12 +125,12 @@ def test_the_command_prints_what_sites_need(tmp_path: Path):
     (tmp_path / "phrase").chmod(0o600)
     code, made = invoke("create", tmp_path / "keys", "--passphrase-file", tmp_path / "phrase")
     assert 0 == code
-    public = central_keys.public(tmp_path / "keys")
+    public = central_keys.read_public(tmp_path / "keys")
     assert public.recipient in made
     assert public.receipts in made
     assert (0, made) == invoke("show", tmp_path / "keys")
     code, turned = invoke("rotate", tmp_path / "keys", "--passphrase-file", tmp_path / "phrase")
-    assert (0, central_keys.public(tmp_path / "keys").recipient in turned) == (code, turned != made)
+    assert (0, central_keys.read_public(tmp_path / "keys").recipient in turned) == (code, turned != made)
 
 
 def test_a_passphrase_file_without_an_end_is_refused(tmp_path: Path):

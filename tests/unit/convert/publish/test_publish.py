@@ -282,7 +282,7 @@ def test_lost_keys_are_replaced_by_the_root_keys(central: CentralTeam, client: C
 
 def test_two_publishers_do_not_overwrite_each_other(central: CentralTeam, tmp_path: Path):
     """Who comes second is told, and starts from what is there then."""
-    held = central.publisher.held()
+    held = central.publisher.read_state()
     targets = central.publisher.next_of(held.targets, "targets")
     digest = central.publish(echo_bundle(tmp_path / "bundle"))
     with pytest.raises(InvalidRequest, match="another publisher"):
@@ -301,11 +301,11 @@ class Crossing(FolderStorage):
 
 def test_publishers_that_cross_leave_what_sites_accept(central: CentralTeam, client: Client, tmp_path: Path):
     """Who finds another's bytes under the own name stops before the timestamp, which names what was there before."""
-    central.publisher.place = Crossing(central.folder)
+    central.publisher.storage = Crossing(central.folder)
     with pytest.raises(InvalidRequest, match="is publishing to"):
         central.publish(echo_bundle(tmp_path / "bundle"))
     assert 1 == client.refresh(central.folder).timestamp_version
-    central.publisher.place = FolderStorage(central.folder)
+    central.publisher.storage = FolderStorage(central.folder)
     assert [central.publish(tmp_path / "bundle")] == list(central.held.bundles())
 
 
@@ -321,7 +321,7 @@ class Waiting(FolderStorage):
 
 def test_a_publisher_keeps_others_out_of_a_folder(central: CentralTeam, tmp_path: Path):
     """Two that write at once would both report success, and the second would take the bundle of the first away."""
-    central.publisher.place = waiting = Waiting(central.folder)
+    central.publisher.storage = waiting = Waiting(central.folder)
     digest = central.publish(echo_bundle(tmp_path / "bundle"))
     assert ([digest], False) == (list(central.held.bundles()), waiting.found_alone)
     with (
@@ -335,13 +335,13 @@ def test_a_publisher_keeps_others_out_of_a_folder(central: CentralTeam, tmp_path
 def test_a_drive_is_not_written_while_somebody_publishes(central: CentralTeam, tmp_path: Path):
     """Its timestamp would take the place of the one that names the other publisher's bundle."""
     central.plan(central.offering(central.publish(echo_bundle(tmp_path / "bundle"))))
-    before = central.publisher.held().files[layout.TIMESTAMP_PATH]
+    before = central.publisher.read_state().files[layout.TIMESTAMP_PATH]
     with (
         FolderStorage(central.folder).exclusive(),
         pytest.raises(InvalidRequest, match="another publisher is publishing to"),
     ):
         central.drive(tmp_path / "drive")
-    assert before == central.publisher.held().files[layout.TIMESTAMP_PATH]
+    assert before == central.publisher.read_state().files[layout.TIMESTAMP_PATH]
 
 
 def test_too_few_keys_publish_nothing(central: CentralTeam, tmp_path: Path):

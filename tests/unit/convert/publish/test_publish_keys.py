@@ -184,5 +184,5 @@ def test_a_new_root_takes_the_old_ones_place_in_the_folder(tmp_path: Path):
     central = CentralTeam(tmp_path)
     central.rotate_root()
     assert layout.encode(central.held.root) == (central.keys / "root.json").read_bytes()
-    assert (2, 2) == (root_of(central.keys).version, central.publisher.held().root.signed.version)
+    assert (2, 2) == (root_of(central.keys).version, central.publisher.read_state().root.signed.version)
     central.publisher.renew()

@@ -36,7 +36,7 @@ def test_figures_are_signed_with_the_bundle(tmp_path: Path):
     central = CentralTeam(tmp_path)
     central.publish(reported(tmp_path / "one", "1.9.0"))
     central.publish(reported(tmp_path / "two", "1.10.0", rows=400))
-    held = central.publisher.held().bundles()
+    held = central.publisher.read_state().bundles()
     assert [FIGURES, FIGURES | {"rows": 400}] == sorted(
         (dict(each.quality) for each in held.values()), key=lambda q: q["rows"]
     )
@@ -47,9 +47,9 @@ def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
     """A line for each sentence of the headline, of the new bundle and of the newest that is signed."""
     central = CentralTeam(tmp_path)
     central.publish(reported(tmp_path / "one", "1.0.0"))
-    before = central.publisher.held().targets.signed
+    before = central.publisher.read_state().targets.signed
     central.publish(reported(tmp_path / "two", "1.1.0", rows=400))
-    lines = list(staged_change.describe_targets(before, central.publisher.held().targets.signed, lambda key: key))
+    lines = list(staged_change.describe_targets(before, central.publisher.read_state().targets.signed, lambda key: key))
     said = "It is right on 90.0% (95% interval 85.0% to 94.0%) of"
     assert f"    {said} 400 test rows in 100 families." == lines[1]
     assert f"      {said} 300 test rows in 100 families." in lines
@@ -59,10 +59,10 @@ def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
 
 def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
     """Nothing is signed of it, and nothing said."""
-    with publishable_bundle.opened(echo_bundle(tmp_path / "one")) as bundle:
-        assert {} == publishable_bundle.of_bundle(bundle)
-    with publishable_bundle.opened(echo_bundle(tmp_path / "two", report=b"not JSON")) as bundle:
-        assert {} == publishable_bundle.of_bundle(bundle)
+    with publishable_bundle.open_bundle(echo_bundle(tmp_path / "one")) as bundle:
+        assert {} == publishable_bundle.quality_figures(bundle)
+    with publishable_bundle.open_bundle(echo_bundle(tmp_path / "two", report=b"not JSON")) as bundle:
+        assert {} == publishable_bundle.quality_figures(bundle)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
 )  # fmt: skip
 def test_nothing_but_figures_is_taken_over(spoilt: object):
     """What is no headline is none; the others keep only their numbers."""
-    assert {} == publishable_bundle.taken(spoilt)
-    assert {"rows": 3, "accuracy": SHARE} == publishable_bundle.taken(
+    assert {} == publishable_bundle.headline_figures(spoilt)
+    assert {"rows": 3, "accuracy": SHARE} == publishable_bundle.headline_figures(
         {"rows": 3, "accuracy": SHARE, "families": "\x1b[2J", "sure": 4}
     )
     assert {} == publishable_bundle.decode("{") == publishable_bundle.decode(7)
@@ -86,8 +86,8 @@ def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):
     """Byte for byte; a damaged blob is an error."""
     central, made = CentralTeam(tmp_path), reported(tmp_path / "one", "1.0.0")
     central.publish(made)
-    digest = next(iter(central.publisher.held().bundles()))
-    publishable_bundle.fetch(central.publisher.place, digest, tmp_path / "copy")
+    digest = next(iter(central.publisher.read_state().bundles()))
+    publishable_bundle.fetch(central.publisher.storage, digest, tmp_path / "copy")
     assert {path.name: path.read_bytes() for path in made.iterdir()} == {
         path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir()
     }
@@ -96,4 +96,4 @@ def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):
     )
     blob.write_bytes(b"x")
     with pytest.raises(HashMismatch, match="is damaged"):
-        publishable_bundle.fetch(central.publisher.place, digest, tmp_path / "again")
+        publishable_bundle.fetch(central.publisher.storage, digest, tmp_path / "again")

@@ -43,7 +43,7 @@ class Team:
         def stage(held, draft) -> None:
             staged_change.write(self.folder, held, draft)
 
-        return Publisher(self.central.publisher.place, Keyring(folders, nobody), self.central.now, stage=stage)
+        return Publisher(self.central.publisher.storage, Keyring(folders, nobody), self.central.now, stage=stage)
 
     def sign(self, *folders: Path) -> int:
         """Sign what is staged; returns how many signatures are missing still."""
@@ -69,7 +69,7 @@ def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
     published = team.publisher.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
     assert (True, before) == (team.publisher.staged, team.central.held.files)
     with pytest.raises(InsufficientSignatures, match="targets-1"):
-        staged_change.publish(Publisher(team.publisher.place, team.publisher.keys), team.folder)
+        staged_change.publish(Publisher(team.publisher.storage, team.publisher.keys), team.folder)
     assert 0 == team.sign()
     staged_change.publish(team.publisher, team.folder)
     assert [published.signed.digest] == list(team.central.held.bundles())
@@ -81,7 +81,7 @@ def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
 def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
     """Each signer adds theirs; one who adds nothing is told whose are missing."""
     second = make(team.vault, "targets-2", "targets")
-    team.central.publisher.keys.learn(second)
+    team.central.publisher.keys.add_key(second)
     key_rotation.rotate(team.central.publisher, KeyRotation("targets", (second,), threshold=2))
     (tmp_path / "anna").mkdir()
     for path in (*team.vault.glob("targets-2.*"), team.vault / "root.json"):
@@ -105,20 +105,20 @@ def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
     team.publisher = team.publisher_with(team.office)
     team.publisher.revoke(old)
     keys = Keyring([team.vault], nobody)
-    lines = staged_change.read(team.folder, keys).described(keys)
+    lines = staged_change.read(team.folder, keys).description(keys)
     assert lines[0].startswith("targets, version 2 → 3, valid until ")
     assert [f"  - bundle pos-intent 1.0.0 ({old[:12]}): revoked"] == lines[1:]
-    held = team.publisher.held().targets.signed
+    held = team.publisher.read_state().targets.signed
     revoked = deepcopy(held)
     revoked.targets.clear()
     revoked.unrecognized_fields[layout.REVOKED] = [old]
     assert ", which was revoked" in next(staged_change.describe_targets(revoked, held, str))
     new = make(team.office, "plan-2", "plan")
-    team.publisher.keys.learn(new)
-    there = key_rotation.keyids(team.publisher.held(), "plan")
+    team.publisher.keys.add_key(new)
+    there = key_rotation.keyids(team.publisher.read_state(), "plan")
     key_rotation.rotate(team.publisher, KeyRotation("plan", (new,), tuple(there)))
     change = staged_change.read(team.folder, keys)
-    lines = change.described(keys)
+    lines = change.description(keys)
     assert f"  - key plan-1 of plan ({there[0][:12]})" in lines
     assert f"  + key plan-2 of plan ({new.key.keyid[:12]})" in lines
 
@@ -128,10 +128,10 @@ def test_a_rotation_is_signed_elsewhere(team: Team, tmp_path: Path):
     client = Client(tmp_path / "site", team.central.root_bytes)
     client.refresh(team.central.folder)
     new = make(team.vault, "root-9", "root")
-    there = key_rotation.keyids(team.publisher.held(), "root")
+    there = key_rotation.keyids(team.publisher.read_state(), "root")
     key_rotation.rotate(team.publisher, KeyRotation("root", (new,), (there[0],), threshold=1))
     keys = Keyring([team.vault], nobody)
-    assert "  * root: 1 of 2 must sign; it was 2 of 2" in staged_change.read(team.folder, keys).described(keys)
+    assert "  * root: 1 of 2 must sign; it was 2 of 2" in staged_change.read(team.folder, keys).description(keys)
     assert 0 == team.sign()
     staged_change.publish(team.publisher, team.folder)
     assert 2 == client.refresh(team.central.folder).root_version
@@ -148,7 +148,7 @@ def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
     change = staged_change.read(team.folder, keys)
     assert change.draft.plan is not None
     assert {digest} == change.draft.plan.bundles()
-    assert any("effect: channels.stable.tasks.pos-intent: 1.0.0" in line for line in change.described(keys))
+    assert any("effect: channels.stable.tasks.pos-intent: 1.0.0" in line for line in change.description(keys))
     team.sign()
     staged_change.publish(team.publisher, team.folder)
     assert {digest} == Client(tmp_path / "site", team.central.root_bytes).refresh(team.central.folder).bundles
@@ -180,7 +180,7 @@ def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
 def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp_path: Path):
     """All but the new root is there: the same command brings that, and what was signed by others meanwhile stays."""
     client = Client(tmp_path / "site", team.central.root_bytes)
-    there = key_rotation.keyids(team.publisher.held(), "targets")
+    there = key_rotation.keyids(team.publisher.read_state(), "targets")
     key_rotation.rotate(
         team.publisher, KeyRotation("targets", (make(team.vault, "targets-9", "targets"),), (there[0],))
     )

@@ -47,7 +47,7 @@ def rotating(role: str) -> Callable[[Publisher, Path], None]:
     """Return the change that gives a role another key; its second run finds the key that was made."""
 
     def change(publisher: Publisher, place: Path) -> None:
-        there = key_rotation.keyids(publisher.held(), role)
+        there = key_rotation.keyids(publisher.read_state(), role)
         new = next(named for named in publisher.keys.keys if named.name == f"{role}-new")
         if new.key.keyid not in there:
             key_rotation.rotate(publisher, KeyRotation(role, (new,), (there[0],)))
@@ -58,13 +58,13 @@ def rotating(role: str) -> Callable[[Publisher, Path], None]:
 def revoking(publisher: Publisher, place: Path) -> None:
     """Revoke the bundle that the plan does not name."""
     unwanted = digest_of(place.parent / "unwanted")
-    if unwanted in publisher.held().bundles():
+    if unwanted in publisher.read_state().bundles():
         publisher.revoke(unwanted)
 
 
 CHANGES: dict[str, Callable[[Publisher, Path], object]] = {
     "publish": lambda publisher, place: publisher.publish(place.parent / "bundle"),
-    "plan": lambda publisher, _: publisher.set_plan(publisher.held().plan.model_copy(update={"channels": {}})),
+    "plan": lambda publisher, _: publisher.set_plan(publisher.read_state().plan.model_copy(update={"channels": {}})),
     "renew": lambda publisher, _: publisher.renew("root", "targets", "plan"),
     "revoke": revoking,
     "drive": lambda publisher, place: media_writer.write(publisher, MediaOrder(place / "drive", 30)),
@@ -146,4 +146,4 @@ def test_making_a_repository_may_stop_before_any_write(tmp_path: Path):
             assert not (repository / "metadata" / "timestamp.json").exists()
         Publisher(FolderStorage(repository), Keyring([keys.keys], lambda _: "")).create()
         assert frozenset() == Client(tmp_path / f"site-{writes}", keys.root_bytes).refresh(repository).bundles
-    assert publisher.place.left > 0
+    assert publisher.storage.left > 0

@@ -42,7 +42,7 @@ class Fleet:
 
     def manifest(self) -> Path:
         """Return the manifest of the second bundle."""
-        return self.central.folder / layout.blob(self.digests[1])
+        return self.central.folder / layout.blob_path(self.digests[1])
 
     def check(self, days_later: float = 0, **scope) -> RepositoryFindings:
         """Look at it."""
@@ -147,7 +147,7 @@ def test_a_plan_that_names_what_is_not_signed_is_a_problem(fleet: Fleet):
     del targets.signed.targets[target]
     draft, publisher = ChangeDraft(targets=targets), fleet.central.publisher
     assert [] == sign_draft(publisher.keys, held, draft)
-    commit(publisher.place, publisher.keys, held, draft, publisher.now(), publisher.days)
+    commit(publisher.storage, publisher.keys, held, draft, publisher.now(), publisher.days)
     assert any("is not signed" in problem for problem in fleet.check().problems)
 
 
