@@ -119,7 +119,7 @@ async def _answer(folder: OneShotBundle, text: str) -> tuple[str, JobResult]:
         async with contextlib.aclosing(pool.events(job, deadline)) as events:
             async for event in events:
                 if not isinstance(event, TextChunk):
-                    return "".join(written), event.done
+                    return "".join(written), event.result
                 written.append(event.text)
     finally:
         await pool.stop()

@@ -68,9 +68,9 @@ BY_CPU = ComputeInfo()
 class EngineAnswer(NamedTuple):
     """The end of a job, with the time it waited in this process."""
 
-    done: protocol.JobResult
+    result: protocol.JobResult
     queue_ms: float
-    computed: ComputeInfo = BY_CPU
+    compute: ComputeInfo = BY_CPU
 
 
 class JobEvents:
