@@ -214,7 +214,7 @@ def candidate_devices(setting: str, required: str, support: DeviceSupport) -> tu
 
 @dataclass
 class _DeviceRecord:
-    """What is known against a device."""
+    """Why a device is not used, and its recent failures."""
 
     reason: str = ""
     unused_until: float = 0.0

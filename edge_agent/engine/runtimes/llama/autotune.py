@@ -146,7 +146,7 @@ TRIES, _GROUP_TRIES = 2, 4
 """The shortest of this many times counts: other programs only make it longer."""
 BUSY = "other programs were busy"
 _TEXT, _STEPS, _CUT, _ASIDE = 32, 6, 11, 5
-"""Tokens of the text, steps behind it, where it is cut, and tokens of another text."""
+"""Tokens of the text, steps after it, where it is cut, and tokens of another text."""
 _CELLS, _SEQUENCES = 768, 4
 _PROSE = """The shop opens at nine. A woman wants to know whether the red jacket comes in a larger size, and what it
 costs to have it sent to her sister. The man behind her has lost his receipt; he bought a kettle three weeks ago and it
@@ -398,13 +398,13 @@ class _TuningBench:
         self.context.drop(0)
 
     def text_logits(self) -> Logits:
-        """Return the logits behind the text."""
+        """Return the logits after the text."""
         logits = self._read(0, _TEXT)
         self.context.drop(0)
         return logits
 
     def last_digests(self, text: list[int], rows: int, count: int, beside: int = 0) -> list[bytes]:
-        """Return digests of the logits behind each of a text's last `count` tokens, computed in steps of `rows` rows.
+        """Return digests of the logits after each of a text's last `count` tokens, computed in steps of `rows` rows.
 
         In each step are `beside` rows of another text.
         """
@@ -422,7 +422,7 @@ class _TuningBench:
         return digests
 
     def digests(self) -> list[bytes]:
-        """Return digests of the logits behind a text, behind one more token, and behind a bulk step."""
+        """Return digests of the logits after a text, after one more token, and after a bulk step."""
         samples = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
         self.context.drop(0)
         samples.append(self._read(0, min(ROWS)))

@@ -6,7 +6,7 @@ tree of its outputs (`token_probabilities.py`). So every step is filled with row
 is as many bounded steps as it takes, between which others move.
 
 A group has as many questions as there are sequences for, QUESTIONS_MAX at most, and as fit into the cells of one
-request behind the input: a job with 400 questions takes no more memory than one that writes.
+request after the input: a job with 400 questions takes no more memory than one that writes.
 """
 
 from __future__ import annotations

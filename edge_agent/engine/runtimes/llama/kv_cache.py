@@ -147,7 +147,7 @@ class KvCache:
     ) -> tuple[SequenceSlot, int] | None:
         """Return a slot for a job, and how many of its first tokens it holds already; None = there is no room now.
 
-        `suffix` are the tokens behind the prompt, `outputs` the most tokens that may be written behind those, `spare`
+        `suffix` are the tokens after the prompt, `outputs` the most tokens that may be written after those, `spare`
         the number of slots that stay free, each with cells for `fill`. Raises ModelFailed.
         """
         self.tidy()
@@ -231,7 +231,7 @@ class KvCache:
             self._store_range(slot.sequence, (start, start + len(suffix)), prompt, suffix)
 
     def forget(self, prompt: PromptPrefix) -> None:
-        """Drop what is stored behind a prompt that no job uses. The stored prompt itself stays until it is evicted."""
+        """Drop what is stored after a prompt that no job uses. The stored prompt itself stays until it is evicted."""
         self.tidy()
         self._pinned_prefixes.forget(prompt)
         self._stored.drop(prompt)
@@ -278,7 +278,7 @@ class KvCache:
         return self._stored.longest(prompt.root, prompt.tokens)[1] == len(prompt.tokens)
 
     def fill(self, prompt: PromptPrefix, tokens: Sequence[int], adapter: Any) -> None:
-        """Compute a prompt and tokens behind it at once, and store the prompt.
+        """Compute a prompt and tokens after it at once, and store the prompt.
 
         Raises:
             ModelFailed: llama.cpp refused, the logits are not numbers, or there is no room to store the prompt.
@@ -410,12 +410,12 @@ class KvCache:
         return self._pinned_prefixes.free_cells(rows)
 
     def _pin(self, prompt: PromptPrefix) -> PinnedPrefix | None:
-        """Return a prefix in the buffer for one more job, whose sequence can grow behind it now; None = not stored."""
+        """Return a prefix in the buffer for one more job, whose sequence can grow after it now; None = not stored."""
         stored = self._stored.longest(prompt.root, prompt.tokens)  # each time, so that it counts as recently used
         return self._pinned_prefixes.pin(prompt, *stored, in_order=self._in_order(prompt))
 
     def _restore_known(self, slot: SequenceSlot, suffix: Sequence[int]) -> int:
-        """Put a pinned prefix and the stored tokens behind it into a new slot; return their number."""
+        """Put a pinned prefix and the stored tokens after it into a new slot; return their number."""
         start = len(slot.prompt.tokens)
         entry, shared = self._stored.longest(slot.prompt, suffix[:-1])  # the last token must be computed for its logits
         if entry and shared >= KEPT_TOKENS_MIN and self._pinned_prefixes.free_cells(len(entry.tokens)):

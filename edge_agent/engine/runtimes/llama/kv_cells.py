@@ -258,7 +258,7 @@ class PinnedPrefix:
 
 @dataclass(eq=False)
 class QuestionSequence:
-    """The sequence of a question behind a job's input; it shares the input's cells."""
+    """The sequence of a question after a job's input; it shares the input's cells."""
 
     sequence: int
     cells: list[int] = field(default_factory=list)
@@ -274,7 +274,7 @@ class SequenceSlot:
     pinned: PinnedPrefix | None = None
     """The prefix whose cells hold the prompt; None = the prompt is in the job's own cells."""
     cells: list[int] = field(default_factory=list)
-    """Those of the tokens behind the pinned prefix, in their order."""
+    """Those of the tokens after the pinned prefix, in their order."""
     packed: int = 0
     """How many of the first of these lie side by side; the others lie among those of other streams."""
     reserved: int = 0
@@ -282,7 +282,7 @@ class SequenceSlot:
     lost: bool = False
     """Its keys and values were saved, and could not be restored."""
     questions: list[QuestionSequence] = field(default_factory=list)
-    """Sequences of the questions that are being read behind it."""
+    """Sequences of the questions that are being read after it."""
 
     @property
     def shared(self) -> int:
@@ -466,7 +466,7 @@ class QuestionSequences:
         return list(zip(states, counts, strict=True))
 
     def put_back(self, slot: SequenceSlot, states: Iterable[tuple[bytes, int]]) -> None:
-        """Restore the saved questions behind the job's tokens, whose cells may have changed. Raises ModelFailed."""
+        """Restore the saved questions after the job's tokens, whose cells may have changed. Raises ModelFailed."""
         for question, (state, count) in zip(slot.questions, states, strict=True):
             if count:
                 self._context.restore(question.sequence, state)

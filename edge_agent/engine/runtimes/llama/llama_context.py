@@ -277,10 +277,6 @@ class LlamaContext:
         """Give an empty sequence the tokens of another."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
-    def length(self, sequence: int) -> int:
-        """Return how many tokens a sequence has."""
-        return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
-
     def drop(self, sequence: int, start: int = 0, end: int = -1) -> None:
         """Empty a sequence, or remove its tokens [start, end)."""
         llama.llama_memory_seq_rm(self._memory, sequence, start, end)
@@ -359,7 +355,7 @@ def probe_lone_rows(context: LlamaContext, cells: int, sequences: Sequence[int],
 
 
 def _is_same_beside(context: LlamaContext, row: int, padding: int, tokens: list[int]) -> bool:
-    """Tell whether the row behind these tokens has the same logits alone and beside a padding row."""
+    """Tell whether the row after these tokens has the same logits alone and beside a padding row."""
     probe = TokenRows(row, len(tokens), tokens[-1:], logits=1)
     results: list[Logits] = []
     for padding_rows in ([], [TokenRows(padding, 0, [PADDING_TOKEN], logits=0)]):

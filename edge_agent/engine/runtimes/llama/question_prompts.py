@@ -9,7 +9,7 @@ have tokens that begin with a blank. Control tokens are recognised in the templa
 "<|im_end|>" is ten characters. A begin token is added if the vocabulary says so and the template does not write it.
 
     trunk, shared by all questions of an input        each question
-    [begin] before | input | between                  question text | behind, such as "\\nAnswer:" | outputs
+    [begin] before | input | between                  question text | after, such as "\\nAnswer:" | outputs
 
 A template has `{question}` once, behind `{input}`. The parts are tokenized one by one, as above: the
 tokens of a question are the same whatever the input is. Nothing in a question's text becomes a control token.
@@ -121,10 +121,10 @@ class QuestionTokens:
 
     name: str
     tokens: tuple[int, ...]
-    """The tokens behind the input, up to the outputs; at least one."""
+    """The tokens after the input, up to the outputs; at least one."""
     tree: LabelTree
     depth: int
-    """The most rows of one output behind these tokens."""
+    """The most rows of one output after these tokens."""
 
     @property
     def rows(self) -> int:
@@ -140,16 +140,16 @@ class QuestionTemplate:
     """Behind the input."""
     blanks: str
     """Spaces that are tokenized together with the question."""
-    behind: str
+    after: str
 
 
 def question_template(parts: PromptParts, task: str) -> QuestionTemplate:
-    """Split the text behind the input around the question. Raises ModelLoadFailed."""
+    """Split the text after the input around the question. Raises ModelLoadFailed."""
     if QUESTION in parts.before or parts.after.count(QUESTION) != 1:
         raise ModelLoadFailed(f"the prompt of task {task!r} must hold {QUESTION} once, behind {{input}}")
-    between, behind = parts.after.split(QUESTION)
+    between, after = parts.after.split(QUESTION)
     bare = between.rstrip(" ")
-    return QuestionTemplate(bare, between[len(bare) :], behind)
+    return QuestionTemplate(bare, between[len(bare) :], after)
 
 
 def question_text(question: AskedQuestion) -> str:
@@ -172,7 +172,7 @@ class QuestionTokenizer:
     def __init__(self, template: QuestionTemplate, label_prefix: str, tokenize: Tokenizer, tokens_max: int) -> None:
         """Take the texts around a question and before an output, and the most tokens of a question."""
         self._blanks, self._label_prefix, self._tokenize = template.blanks, label_prefix, tokenize
-        self._behind = tokenize(template.behind, True)
+        self._after = tokenize(template.after, True)
         self.tokens_max = tokens_max
         self._cache: OrderedDict[AskedQuestion, QuestionTokens] = OrderedDict()
         self._cached_rows = 0
@@ -211,7 +211,7 @@ class QuestionTokenizer:
         if len(text) > limit * TOKEN_CHARACTERS_MAX:
             limit_text = f"more than {TOKEN_CHARACTERS_MAX} for each of {limit} tokens"
             raise InvalidRequest(f"question {question.name!r} has {len(text)} characters, {limit_text}")
-        tokens = [*self._tokenize(self._blanks + text, False), *self._behind]
+        tokens = [*self._tokenize(self._blanks + text, False), *self._after]
         paths = [tuple(self._tokenize(self._label_prefix + output, False)) for output in question.outputs]
         try:
             tree = LabelTree(question.outputs, paths)

@@ -11,7 +11,7 @@ drafted while the record has the engine to itself (`record_grammar.py`).
 
 A token's probability is its share among the allowed tokens; a forced token is certain. A record's confidence is the
 product over all its tokens. A field's confidence is the product over the tokens that hold a character of its value or
-the character behind it, because that character decides whether a number continues.
+the character after it, because that character decides whether a number continues.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class SequenceJob:
 
     @property
     def suffix(self) -> list[int]:
-        """What stands behind the prefix in the prompt."""
+        """What stands after the prefix in the prompt."""
         return self.tokens[len(self.bundle.prompt.tokens) : self.input_tokens]
 
     @property
@@ -142,7 +142,7 @@ class SequenceJob:
         rows_ahead: int = 0,
         logits: bool = False,
     ) -> WorkItem:
-        """Return what could be computed now: `rows_min` to `rows` rows, and `rows_ahead` more behind them."""
+        """Return what could be computed now: `rows_min` to `rows` rows, and `rows_ahead` more after them."""
         request, group, exact = self.request, self.bundle.group, self.exact and not bulk_safe
         timing = (request.priority, self.arrived_at, self.deadline, rows_ahead, logits)
         return WorkItem(request.job_id, group, rows, rows_min, decoding, exact, bulk_safe, self.computed, *timing)

@@ -99,7 +99,7 @@ class StepCostModel:
         return max(seconds - spent, spent)
 
     def affordable(self, seconds: float, depth: int, weight: float = 1.0) -> int:
-        """Return how many rows of one work item, behind `depth` tokens, these seconds add to a step.
+        """Return how many rows of one work item, after `depth` tokens, these seconds add to a step.
 
         Each counts for `weight` rows.
         """
@@ -175,7 +175,7 @@ def padded_rows(rows: int, groups: int) -> int:
 
 
 def attention_pairs(rows: int, depth: int) -> float:
-    """Return how many pairs that many new tokens behind `depth` others are."""
+    """Return how many pairs that many new tokens after `depth` others are."""
     return rows * (depth + rows / 2)
 
 

@@ -1,8 +1,8 @@
 """From logits to probabilities: of labels, each shared beginning computed once, and of the next token. Pure.
 
-The first token of every label is read from the prompt's last row. A longer label needs the model again, behind each of
+The first token of every label is read from the prompt's last row. A longer label needs the model again, after each of
 its tokens but the last. Those beginnings are the nodes of a tree, whose root is the prompt itself. A node is one row of
-a batch, however many labels go on behind it.
+a batch, however many labels continue after it.
 
 A *branch* is the way from the prompt to a leaf of that tree. While the tree is computed every branch has a sequence
 forked from the prompt's, and the row of a node belongs to the sequences of all branches through it. Branches are in
@@ -65,10 +65,10 @@ class TreeChunk(NamedTuple):
     branches: int
     """How many sequences the chunk needs."""
     next: int
-    """The branch of the tree behind the chunk."""
+    """The branch of the tree after the chunk."""
     tokens: tuple[int, ...]
     depths: tuple[int, ...]
-    """Positions behind the prompt, from 0."""
+    """Positions after the prompt, from 0."""
     first: tuple[int, ...]
     last: tuple[int, ...]
     known: int
@@ -105,13 +105,13 @@ class LabelTree:
         """By node; ROOT is the first."""
         self._token: list[int] = []
         self._span: list[tuple[int, int]] = []
-        """Of each node, the branches through it: first, and the one behind the last."""
+        """Of each node, the branches through it: first, and the one after the last."""
         self._paths: list[Tokens] = []
         """Of each branch, its nodes."""
         self._chunks: dict[tuple[int, int], TreeChunk] = {}
         self._add(root, -1, ())
         self._shared = [0, *map(_common_length, self._paths, self._paths[1:]), 0]
-        """Of each branch, how many nodes it has in common with the one before; and 0 behind the last."""
+        """Of each branch, how many nodes it has in common with the one before; and 0 after the last."""
         fresh = [len(path) - shared for path, shared in zip(self._paths, self._shared, strict=False)]
         self._fresh_before = [0, *accumulate(fresh)]
         self.branches: tuple[Tokens, ...] = tuple(tuple(self._token[node] for node in path) for path in self._paths)
@@ -128,14 +128,14 @@ class LabelTree:
         self.edges.append(NO_EDGES)
         if path and not node.inner:
             self._paths.append(path)
-        nodes = [self._add(child, behind, path) for behind, child in node.inner.items()]
+        nodes = [self._add(child, child_token, path) for child_token, child in node.inner.items()]
         self._span[number] = branch, len(self._paths)
         parts = ([*node.inner, *node.ends], nodes, list(node.ends.values()))
         self.edges[number] = NodeEdges(*(np.array(part, np.intp) for part in parts))
         return number
 
     def rows(self, branch: int) -> int:
-        """Return the rows that the tree needs from a branch on, in one step; none behind the last branch."""
+        """Return the rows that the tree needs from a branch on, in one step; none after the last branch."""
         return self._fresh_before[-1] - self._fresh_before[branch] + self._shared[branch]
 
     def rows_min(self, branch: int) -> int:
@@ -200,7 +200,7 @@ def _common_length(one: Tokens, other: Tokens) -> int:
 # The sum is not divided by the number of tokens, and the end of the answer is not scored: a label that is the beginning
 # of another ("return", "return goods") scores at least as high as that one. Labels of a task should not be built so.
 #
-# `LabelTree` arranges what the model computes behind the prompt; here the logits become scores.
+# `LabelTree` arranges what the model computes after the prompt; here the logits become scores.
 Logits = NDArray[np.float32]
 LogProbs = NDArray[np.float64]
 
@@ -236,16 +236,16 @@ class LabelScorer:
         self.joint: LogProbs = np.full(tree.size, -np.inf)
 
     def add_prompt(self, logits: Logits) -> None:
-        """Take the logits behind the prompt: they settle the first token of every label."""
+        """Take the logits after the prompt: they settle the first token of every label."""
         self._settle(ROOT, logits)
 
     def add_chunk(self, chunk: TreeChunk, rows: Iterable[Logits]) -> None:
-        """Take the logits behind the wanted rows of a chunk, in their order; chunks come in the order of the tree."""
+        """Take the logits after the wanted rows of a chunk, in their order; chunks come in the order of the tree."""
         for node, logits in zip(chunk.nodes, rows, strict=True):
             self._settle(node, logits)
 
     def add_branch(self, branch: Tokens, rows: Iterable[Logits]) -> None:
-        """Take the logits behind each token of a branch, computed on its own."""
+        """Take the logits after each token of a branch, computed on its own."""
         for node, logits in zip(self._tree.nodes_of[branch], rows, strict=True):
             self._settle(node, logits)
 
