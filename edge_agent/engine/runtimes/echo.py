@@ -101,12 +101,10 @@ class EchoRuntime:
 
     def score_variance(self, digest: str) -> str:
         """Return why scores depend on what else is computed, for a bundle of `!vary`."""
-        varies = (
-            self._scores_vary(_orders(self._bundles[digest], 0)) and self._bundles[digest].task.kind in SCORED_KINDS
-        )
+        varies = self._varies(_orders(self._bundles[digest], 0)) and self._bundles[digest].task.kind in SCORED_KINDS
         return "the echo model was told to let scores depend on the batch" if varies else ""
 
-    def _scores_vary(self, orders: list[str]) -> bool:
+    def _varies(self, orders: list[str]) -> bool:
         return self._weights_vary or _VARY in orders
 
     def detach(self, digest: str) -> list[Event]:
@@ -169,7 +167,7 @@ class EchoRuntime:
         result = JobResult(job_id=job.request.job_id, input_tokens=len(job.words))
         if manifest.task.kind in LABEL_KINDS:
             questions = job.request.questions or own_questions(manifest)
-            divisor = batch if self._scores_vary(job.orders) else 1
+            divisor = batch if self._varies(job.orders) else 1
             scores = tuple(_scores(job.request.text, question, manifest.task.name, divisor) for question in questions)
             if manifest.task.kind == "classify":
                 (result.scores,) = scores
@@ -206,17 +204,15 @@ def _obey(words: list[str]) -> None:
 
 
 def _generate(job: _EchoJob) -> list[Event]:
-    limit = job.request.output_tokens_max
-    if job.next_word >= min(len(job.words), limit):
+    request = job.request
+    if job.next_word >= min(len(job.words), request.output_tokens_max):
         finish = "stop" if job.next_word == len(job.words) else "length"
         return [
-            JobResult(
-                job_id=job.request.job_id, finish=finish, input_tokens=len(job.words), output_tokens=job.next_word
-            )
+            JobResult(job_id=request.job_id, finish=finish, input_tokens=len(job.words), output_tokens=job.next_word)
         ]
     text = ("" if job.next_word == 0 else " ") + job.words[job.next_word]
     job.next_word += 1
-    return [TextChunk(job_id=job.request.job_id, text=text)]
+    return [TextChunk(job_id=request.job_id, text=text)]
 
 
 def _fraction(*parts: str) -> float:

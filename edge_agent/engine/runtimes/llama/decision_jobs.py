@@ -202,10 +202,8 @@ class DecisionJob(SequenceJob):
         if any(question.pending or question.branch_rows for question in self._open):
             return []
         for question in self._open:
-            temperature = self._questions[question.index].temperature
-            self._scores[question.index], self._masses[question.index] = label_scores(
-                question.scorer.joint, temperature
-            )
+            index, temperature = question.index, self._questions[question.index].temperature
+            self._scores[index], self._masses[index] = label_scores(question.scorer.joint, temperature)
         self._open, self.waits_since = [], time.perf_counter()
         return [] if self._next < len(self._questions) else [self._done()]
 

@@ -266,10 +266,8 @@ class GenerationJob(SequenceJob):
         token_text = self._model.token_text(token)
         if token_text.ends:
             return self._end("stop")
-        if self.request.logprobs is not None:
-            self._tokens_written.append(
-                self._with_logprobs(context.logits(row + rows - 1), token, self.request.logprobs)
-            )
+        if (count := self.request.logprobs) is not None:
+            self._tokens_written.append(self._with_logprobs(context.logits(row + rows - 1), token, count))
         self._written_count += 1
         self.tokens.append(token)
         self._pending_text += self._text.feed(token_text.piece, token_text.text)
@@ -421,9 +419,8 @@ class ExtractionJob(SequenceJob):
         self.computed -= len(draft)
         row += rows - 1 - len(draft)
         while not self._matcher.complete and not self.pending:
-            token, log_prob = choose(
-                context.unchecked_logits(row), self._matcher.allowed_tokens(), self.bundle.temperature
-            )
+            allowed = self._matcher.allowed_tokens()
+            token, log_prob = choose(context.unchecked_logits(row), allowed, self.bundle.temperature)
             if math.isnan(log_prob):
                 raise ModelFailed(NOT_NUMBERS)
             self._matcher.take(token)

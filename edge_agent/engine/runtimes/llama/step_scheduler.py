@@ -106,6 +106,9 @@ class WorkItem(NamedTuple):
     """All its rows have logits; otherwise only the last one has."""
 
 
+WorkItems = Sequence[WorkItem]
+
+
 def turn_time(since: float, priority: int) -> float:
     """Return the sort key of a job that waits since then: the smallest goes first."""
     return since + priority * PRIORITY_SECONDS
@@ -132,7 +135,7 @@ class TurnOrder:
         self._served: dict[str, float] = {}
         """Computed rows of each work item that reads, by `weight`."""
 
-    def arrive(self, items: Sequence[WorkItem], now: float) -> None:
+    def arrive(self, items: WorkItems, now: float) -> None:
         """Note since when each work item waits; those of the last step wait since now."""
         now = max(now, self.now + _TICK)
         keys = {item.key for item in items}
@@ -159,11 +162,10 @@ class TurnOrder:
     @property
     def ended_before_large(self) -> float:
         """Rows of the smallest job that ended with the last step, if only large ones are left; otherwise 0."""
-        return (
-            self._ended_rows if min(self._sizes.values(), default=0) > LARGE * max(self._ended_rows, ROWS_MIN) else 0.0
-        )
+        smallest = min(self._sizes.values(), default=0)
+        return self._ended_rows if smallest > LARGE * max(self._ended_rows, ROWS_MIN) else 0.0
 
-    def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
+    def _line_up(self, reading: WorkItems, seconds: float) -> None:
         """Place large work items behind smaller ones, by at most `seconds`."""
         self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
         sizes = self._sizes = {
@@ -206,7 +208,7 @@ class StepScheduler:
         self._changed = False
         self._change_seconds = 0.0
 
-    def plan(self, items: Sequence[WorkItem], now: float) -> StepPlan:
+    def plan(self, items: WorkItems, now: float) -> StepPlan:
         """Return work items of one group with their rows, `rows_min` to `rows` each; empty only without work items."""
         if not items:
             return []
@@ -242,7 +244,7 @@ class StepScheduler:
         """Return the seconds that the rows of a work item would take if it were the only one."""
         return self.costs.lone_seconds(item.rows, item.depth, self._chunk(item, ALONE_SECONDS))
 
-    def unattainable(self, items: Sequence[WorkItem], now: float) -> list[tuple[WorkItem, float]]:
+    def unattainable(self, items: WorkItems, now: float) -> list[tuple[WorkItem, float]]:
         """Return the work items that could not meet their deadline even if each were the only one.
 
         Each comes with the seconds after which it is worth another try.
@@ -265,7 +267,7 @@ class StepScheduler:
         """Return the rows of the step of at most `seconds` that would be planned for a work item alone."""
         return _rows_of(self._plan_reading([], [item], seconds))
 
-    def _choose_group(self, items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    def _choose_group(self, items: WorkItems) -> WorkItems:
         """Return the work items of the group that computes now."""
         members = [item for item in items if item.group == self._group]
         self._changed = False
@@ -274,17 +276,15 @@ class StepScheduler:
             return members
         if not members or self.order.now >= self._group_until or self._group_steps > QUANTUM_STEPS:
             group = min(items, key=self.order.turn).group
-            seconds_min, seconds_max = QUANTUM_SECONDS
-            self._group_until = self.order.now + min(
-                max(self._change_seconds / CHANGES_SHARE, seconds_min), seconds_max
-            )
+            shortest, longest = QUANTUM_SECONDS
+            self._group_until = self.order.now + min(max(self._change_seconds / CHANGES_SHARE, shortest), longest)
             self._group_steps = 1
             if group != self._group:
                 self._group, self._changed, self._was_bulk = group, True, False
                 members = [item for item in items if item.group == group]
         return members
 
-    def _plan_group(self, items: Sequence[WorkItem], *, lone: bool) -> StepPlan:
+    def _plan_group(self, items: WorkItems, *, lone: bool) -> StepPlan:
         """Return the step of one group. `lone`: there is only one work item in all groups."""
         streams = [item for item in items if item.decoding]
         if len(streams) == len(items):
@@ -294,7 +294,7 @@ class StepScheduler:
             return self._plan_small(streams, prompts, 0.0)
         return self._plan_reading(streams, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
 
-    def _plan_reading(self, streams: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
+    def _plan_reading(self, streams: WorkItems, prompts: WorkItems, seconds: float) -> StepPlan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
         if ended := self.order.ended_before_large:
             seconds = min(seconds, self.costs.small.cost(ended, 0.0))
@@ -309,24 +309,15 @@ class StepScheduler:
             prompts = [item for item in prompts if item not in long]
         return self._plan_small(streams, prompts, seconds)
 
-    def _plan_small(self, streams: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
-        return self._fill_plan(
-            self._oldest(streams, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds
-        )
+    def _plan_small(self, streams: WorkItems, prompts: WorkItems, seconds: float) -> StepPlan:
+        return self._fill(self._oldest(streams, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
 
-    def _plan_bulk(
-        self, streams: Sequence[WorkItem], prompts: Sequence[WorkItem], rows_max: int, seconds: float
-    ) -> StepPlan:
+    def _plan_bulk(self, streams: WorkItems, prompts: WorkItems, rows_max: int, seconds: float) -> StepPlan:
         riders = self._oldest(_inexact(streams), WRITING_ROWS_MAX)
-        return self._fill_plan(riders, _inexact(prompts), self.costs.bulk, rows_max, seconds)
+        return self._fill(riders, _inexact(prompts), self.costs.bulk, rows_max, seconds)
 
-    def _fill_plan(
-        self,
-        streams: Sequence[WorkItem],
-        prompts: Iterable[WorkItem],
-        model: StepCostModel,
-        rows_max: int,
-        seconds: float,
+    def _fill(
+        self, streams: WorkItems, prompts: WorkItems, model: StepCostModel, rows_max: int, seconds: float
     ) -> StepPlan:
         """Return a step: one row for each stream; the prompts share the remaining rows and time, in order.
 
@@ -357,7 +348,7 @@ class StepScheduler:
             seconds, plan_seconds = seconds - spent, plan_seconds + spent
         return plan
 
-    def _worth_bulk(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    def _worth_bulk(self, prompts: WorkItems) -> WorkItems:
         """Return the prompts that are worth a bulk step: long ones, and those that make a bulk batch."""
         return [
             item
@@ -365,7 +356,7 @@ class StepScheduler:
             if not item.exact and (item.bulk_safe or self._is_long(item)) and self._affords_bulk(item)
         ]
 
-    def _with_bulk_batch(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    def _with_bulk_batch(self, prompts: WorkItems) -> WorkItems:
         """Return the prompts, with the bulk-safe ones marked inexact if they make a bulk batch, otherwise exact."""
         bulk = [item.rows for item in prompts if item.bulk_safe]
         if not bulk:
@@ -381,7 +372,7 @@ class StepScheduler:
         bulk = self.costs.bulk
         return bulk.affordable(bulk.seconds_left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
 
-    def _bulk_is_due(self, items: Sequence[WorkItem], long: Sequence[WorkItem]) -> bool:
+    def _bulk_is_due(self, items: WorkItems, long: WorkItems) -> bool:
         """Tell whether the next step may be too large for exact work items."""
         exact = [item for item in items if item.exact]
         if not long or not exact:
@@ -390,7 +381,7 @@ class StepScheduler:
             return False
         return self.order.turn(long[0]) < min(map(self.order.turn, exact))
 
-    def _oldest(self, items: Sequence[WorkItem], count_max: int) -> Sequence[WorkItem]:
+    def _oldest(self, items: WorkItems, count_max: int) -> WorkItems:
         return items if len(items) <= count_max else sorted(items, key=self.order.turn)[:count_max]
 
 
@@ -411,7 +402,7 @@ def _rows_of(plan: StepPlan) -> int:
     return sum(rows for _, rows in plan)
 
 
-def _inexact(items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+def _inexact(items: WorkItems) -> WorkItems:
     return [item for item in items if not item.exact]
 
 
