@@ -196,7 +196,7 @@ class Daemon:
             version=__version__,
             updates=lambda: task_modes.site_updates(self._activation, self._updater.overview),
             revision=lambda: self._update_revision,
-            alarmed=self._alarms.replace_alarms,
+            replace_alarms=self._alarms.replace_alarms,
             redactor=lambda: (redactor.model(), redactor.bound()),
         )
 

@@ -145,7 +145,7 @@ def _status(sources: SupportSources, rules: RedactionRules) -> bytes:
 def _config(sources: SupportSources, rules: RedactionRules) -> bytes:
     if sources.files is None:
         raise _PartMissing("it cannot be read, so secrets could not be removed from it")
-    files = (sources.files.agent, *sources.files.beneath)
+    files = (sources.files.agent, *sources.files.lower_files)
     return _encode_json({str(path): redact_settings(plain, rules) for path, plain in files}, rules)
 
 
@@ -212,7 +212,7 @@ def _updates(sources: SupportSources, rules: RedactionRules) -> bytes:
     stored = sources.case.stored
     if isinstance(stored, ProbeFailure):
         raise _PartMissing(stored.why)
-    return _encode_json({"journal": list(stored.journal.values()), "newest_signed": stored.signed}, rules)
+    return _encode_json({"journal": list(stored.journal.values()), "newest_signed": stored.signed_at}, rules)
 
 
 def _uplink(sources: SupportSources, rules: RedactionRules) -> bytes:
@@ -238,7 +238,7 @@ def _folders(sources: SupportSources, rules: RedactionRules) -> bytes:
         lines.append(f"== {folder}")
         for root, _, names in os.walk(folder):
             files = (stat_file(Path(root) / name) for name in sorted(names))
-            lines += [f"{file.shown} {file.size:>12} {file.path}" for file in files]
+            lines += [f"{file.owner_and_mode} {file.size:>12} {file.path}" for file in files]
             if len(lines) > ENTRIES_MAX:
                 break
     return redact_text("\n".join(lines[:ENTRIES_MAX]), rules).encode(errors=_ESCAPED)

@@ -58,7 +58,7 @@ def union(first: TimedSpans, second: TimedSpans) -> TimedSpans:
 def rule_finder(**settings: Any) -> Callable[[str], Spans]:
     """Return the built-in rules."""
     redactor = Redactor(**settings)
-    return lambda text: [(start, end) for start, end, *_ in redactor.start().found(text)]
+    return lambda text: [(start, end) for start, end, *_ in redactor.start().find_values(text)]
 
 
 class RampartModel:

@@ -339,7 +339,7 @@ class SurrogateSource:
 
     def _redacts_to(self, value: str, before: str = "") -> str | None:
         """Return the word that redaction puts in place of a value; empty = it finds nothing, None = a part of it."""
-        found = self._redaction.found(before + value)
+        found = self._redaction.find_values(before + value)
         if len(found) == 1 and found[0][:2] == (len(before), len(before) + len(value)):
             return found[0][3]
         return None if found else ""

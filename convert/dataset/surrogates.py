@@ -195,7 +195,7 @@ class PlaceholderFiller:
     def _lost(self, text: str, values: Mapping[str, str]) -> set[str]:
         """Return the placeholders whose value the rules do not detect correctly in the text."""
         filled = PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
-        found = self._redaction.found(filled)
+        found = self._redaction.find_values(filled)
         lost = set()
         for edit in _edits(text, values):
             wanted = word_of(self._kind(_word(edit.placeholder)))
@@ -283,7 +283,7 @@ class RowRedactor:
         session = self._start(texts)
         if session is None:
             return None
-        first = session.found(row.text) if row.spans else []
+        first = session.find_values(row.text) if row.spans else []
         redacted = [session.text(text) for text in texts]
         redacted[1:] = [_without(text, session.replaced) for text in redacted[1:]]
         if not session.counts:

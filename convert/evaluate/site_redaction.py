@@ -54,7 +54,7 @@ def redact_as_site(
         if values is None:
             found.append(None)
         else:
-            spans = redactor.start(findings=ModelFindings({text: values})).found(text)
+            spans = redactor.start(findings=ModelFindings({text: values})).find_values(text)
             found.append([FoundEntity(start, end, rule) for start, end, rule, _ in spans])
     return found
 

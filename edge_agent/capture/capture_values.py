@@ -86,10 +86,10 @@ class HumanFeedback:
     request_id: str = ""
 
 
-def texts_to_read(answered: CapturedAnswer) -> list[str]:
+def texts_to_read(answer: CapturedAnswer) -> list[str]:
     """Return every text of an answer that is redacted, for the redaction model to read."""
-    answers = [each for each in (answered.local_answer, answered.teacher_answer) if each]
-    return [answered.text, *(text for each in answers for text in answer_texts(answered.manifest.task.kind, each))]
+    outputs = [output for output in (answer.local_answer, answer.teacher_answer) if output]
+    return [answer.text, *(text for output in outputs for text in answer_texts(answer.manifest.task.kind, output))]
 
 
 def answer_texts(kind: str, answer: str) -> list[str]:
@@ -158,11 +158,18 @@ class SpooledPrediction:
     """Probability with which the audit drew it; None = the audit did not draw it."""
 
 
-def parse_review_item(found: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
+def parse_review_item(prediction: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
     """Parse the stored records of a prediction. Raises StoreDamaged."""
     try:
-        said = tuple(map(parse_stored, found.feedback))
-        return ReviewItem(parse_stored(found.record), found.reviewed, said, place, found.stream, found.probability)
+        feedback = tuple(map(parse_stored, prediction.feedback))
+        return ReviewItem(
+            parse_stored(prediction.record),
+            prediction.reviewed,
+            feedback,
+            place,
+            prediction.stream,
+            prediction.probability,
+        )
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None
@@ -188,7 +195,7 @@ class SpoolWorkerDependencies:
     """Changes whenever the central team should get a new status at once."""
     redactor: Callable[[], tuple[str, MissedBound | None]] = lambda: ("", None)
     """Returns the bundle that redacts, task@version, empty = none; and its bound on missed values."""
-    drawn: Callable[[], float] = random.SystemRandom().random
+    draw: Callable[[], float] = random.SystemRandom().random
     """Returns a random number, 0 to below 1, for the random audit."""
-    alarmed: Callable[[tuple[AlarmState, ...]], None] = lambda _: None
+    replace_alarms: Callable[[tuple[AlarmState, ...]], None] = lambda _: None
     """Called on this thread with the active alarms, at the start and after each change."""

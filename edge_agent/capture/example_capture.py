@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from edge_agent.capture.person_erasure import AnswerErasure, PersonErasure, ScanPlace, ValueSearch
     from edge_agent.capture.redaction_audit import AuditedText, AuditFigures, MarkedSpan
     from edge_agent.capture.spool_worker import PrivacyReport, SpoolWorker
-    from edge_agent.capture.spool_writer import SpoolWriter
     from edge_agent.capture.teacher_questions import TeacherQuestion
-    from edge_agent.capture.text_redaction import RedactionQueue, TextRedaction
     from edge_agent.config import EscalationConfig
     from edge_agent.formats.example_records import Consent
     from edge_agent.formats.manifest import Manifest
@@ -71,7 +69,8 @@ class ExampleCapture:
         examples = config.examples
         self.collected = frozenset(task for task, consent in examples.collect.items() if consent != "off")
         """The tasks whose answers are captured."""
-        self._enabled = bool(self.collected) or _has_spool(config)
+        self.is_enabled = bool(self.collected) or _has_spool(config)
+        """Whether this site collects examples, or ever did."""
         limits = CaptureLimits(
             examples.queue_examples_max,
             examples.queue_bytes_max,
@@ -87,9 +86,9 @@ class ExampleCapture:
             self.redaction = RedactionQueue(reader, config.redaction, examples, self._writer.queue_answer)
         self.text_redaction = TextRedaction(config, reader if config.redaction.task else None, self.redaction)
         """Redacts texts while a caller waits."""
-        if self._enabled or _redacts(config):
+        if self.is_enabled or _needs_rules(config):
             _ = self.text_redaction.rules
-        self.calls = SpoolCalls(self._writer, is_enabled=self._enabled)
+        self.calls = SpoolCalls(self._writer, is_enabled=self.is_enabled)
         self.questions = DeferredQuestions(config.escalation, self.calls, self.text_redaction, self.collected)
         self.erasure = ExampleErasure(self.calls, self.redaction)
 
@@ -101,17 +100,12 @@ class ExampleCapture:
 
     def start(self) -> None:
         """Open the spool and begin to write, unless this site never collected anything."""
-        if self._enabled:
+        if self.is_enabled:
             self._writer.start()
 
     def stop(self) -> bool:
         """Write the queued answers and close; return whether the disk finished in time."""
-        return self._writer.stop() if self._enabled else True
-
-    @property
-    def is_enabled(self) -> bool:
-        """Whether this site collects examples, or ever did."""
-        return self._enabled
+        return self._writer.stop() if self.is_enabled else True
 
     async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Run the housekeeping periodically, until cancelled."""
@@ -128,13 +122,13 @@ class ExampleCapture:
         if self.redaction is not None:
             await self.redaction.finish()
 
-    def queue_answer(self, answered: CapturedAnswer) -> None:
+    def queue_answer(self, answer: CapturedAnswer) -> None:
         """Queue an answer of a collected task. Never waits, never fails."""
-        (self.redaction.put if self.redaction is not None else self._writer.queue_answer)(answered)
+        (self.redaction.put if self.redaction is not None else self._writer.queue_answer)(answer)
 
     def add_charge(self, task: str, micros: int) -> None:
         """Count a paid question about a task. Never waits, never fails."""
-        if self._enabled:
+        if self.is_enabled:
             self._writer.charges.add(task, micros)
 
     async def find_prediction(self, prediction_id: str) -> ReviewItem:
@@ -144,7 +138,7 @@ class ExampleCapture:
     async def review_page(self, review_filter: ReviewFilter, after: ReviewCursor, count: int) -> list[ReviewItem]:
         """Return kept predictions after a cursor, the streams in turns. Raises StoreDamaged."""
         rows = await self.calls.run(lambda worker: worker.review_page(review_filter, after, count))
-        return [parse_review_item(found, place) for place, found in rows]
+        return [parse_review_item(prediction, place) for place, prediction in rows]
 
     async def store_feedback(
         self, feedback: HumanFeedback, prediction: dict[str, Any], manifest: Manifest | None
@@ -172,7 +166,7 @@ class ExampleCapture:
 
     async def status(self) -> CaptureStatus | None:
         """Return counters and sizes, or within 2 s why there are none; None where nothing is collected."""
-        if not self._enabled:
+        if not self.is_enabled:
             return None
         if self._writer.problem:
             return broken_status(self._writer.problem)
@@ -180,14 +174,13 @@ class ExampleCapture:
             return stalled_status(self._config, self._writer)
         try:
             # Outside the writer's transaction: a poll of the status each second must not cause a write each second.
-            look = self.calls.run(self._look, alone=True, seconds_max=STATUS_SECONDS_MAX)
-            return await look
+            return await self.calls.run(self._read_status, alone=True, seconds_max=STATUS_SECONDS_MAX)
         except SpoolStalled:
             return stalled_status(self._config, self._writer)
         except EdgeAgentError as error:
             return broken_status(error)
 
-    def _look(self, worker: SpoolWorker) -> CaptureStatus:
+    def _read_status(self, worker: SpoolWorker) -> CaptureStatus:
         status = read_status(worker)
         if self.redaction is None:
             return status
@@ -208,7 +201,7 @@ class ExampleCapture:
 
     async def monitoring_report(self, task: str) -> tuple[tuple[BundleSeries, ...], tuple[DailySpend, ...]]:
         """Return the production monitoring of a task's bundles, or of all tasks, and the spend."""
-        if not self._enabled:
+        if not self.is_enabled:
             return (), ()
         return await self.calls.run(
             lambda worker: (worker.monitoring.report(task), worker.monitoring.daily_spend(task)), alone=True
@@ -218,15 +211,15 @@ class ExampleCapture:
 def _has_spool(config: Config) -> bool:
     """Return whether the site ever collected anything, or reports its updates, which it does through the spool."""
     site = config.site
-    reports = bool(config.update.root_file and site.id and site.recipients)
-    return reports or (config.state_dir / "spool.db").exists()
+    reports_updates = bool(config.update.root_file and site.id and site.recipients)
+    return reports_updates or (config.state_dir / "spool.db").exists()
 
 
-def _redacts(config: Config) -> bool:
+def _needs_rules(config: Config) -> bool:
     """Return whether texts may leave the site, or the site has rules of its own, which are checked at the start."""
     examples = config.examples
-    own = examples.site_rules or examples.presidio_pipeline or examples.phone_regions
-    return bool(own or config.escalation.url or config.redaction.task)
+    own_rules = examples.site_rules or examples.presidio_pipeline or examples.phone_regions
+    return bool(own_rules or config.escalation.url or config.redaction.task)
 
 
 STATUS_SECONDS_MAX = 2.0
@@ -270,7 +263,7 @@ class CaptureStatus:
 
 def read_status(worker: SpoolWorker) -> CaptureStatus:
     """Read the status of spool and outbox; call it on the thread of the spool."""
-    outbox, waits = worker.outbox, worker.questions.queued()
+    outbox, questions = worker.outbox, worker.questions.queued()
     return CaptureStatus(
         counters=dict(worker.spool.counters),
         retained=worker.spool.count_retained(),
@@ -282,8 +275,8 @@ def read_status(worker: SpoolWorker) -> CaptureStatus:
         unsealed_seconds=outbox.ledger.oldest_seconds() if outbox else 0.0,
         outbox_seconds=outbox.oldest_seconds(worker.now()) if outbox else 0.0,
         field=worker.monitoring.summaries(),
-        questions=waits.counts,
-        question_seconds=waits.oldest_seconds,
+        questions=questions.counts,
+        question_seconds=questions.oldest_seconds,
         review_waiting=worker.spool.streams.count_waiting(),
         loss_seconds=worker.spool.loss_seconds(),
     )
@@ -302,8 +295,8 @@ def stalled_status(config: Config, writer: SpoolWriter) -> CaptureStatus:
 
 def broken_status(error: EdgeAgentError) -> CaptureStatus:
     """Return the status if the spool cannot be used."""
-    said = f"No examples are kept: {error.message}. {error.remedy}"
-    return CaptureStatus({}, {}, 0, 0, 0, "", (said,), is_off=True)
+    message = f"No examples are kept: {error.message}. {error.remedy}"
+    return CaptureStatus({}, {}, 0, 0, 0, "", (message,), is_off=True)
 
 
 Result = TypeVar("Result")
@@ -349,14 +342,14 @@ class SpoolCalls:
                 remedy="Set 'collect' under 'examples' in agent.yaml for the tasks that may be collected.",
             )
         if self.is_stalled:
-            raise _stalled(self.writer.stalled_seconds)
-        doing: asyncio.Future[Result] = asyncio.wrap_future(self.writer.submit(work, alone=alone))
+            raise _stall_error(self.writer.stalled_seconds)
+        future: asyncio.Future[Result] = asyncio.wrap_future(self.writer.submit(work, alone=alone))
         try:
             async with asyncio.timeout(seconds_max):
-                return await doing
+                return await future
         except TimeoutError:
             assert seconds_max is not None, "only a limit ends the wait"
-            raise _stalled(seconds_max) from None
+            raise _stall_error(seconds_max) from None
 
 
 class DeferredQuestions:
@@ -368,11 +361,11 @@ class DeferredQuestions:
         """Defer questions about the `collected` tasks, if the site asks a large model at all."""
         self._calls, self._text_redaction, self._collected = calls, text_redaction, collected
         # One of the concurrent calls is reserved for waiting callers, so deferred questions need a second one.
-        self._later = bool(config.url and config.later_questions_max and config.calls_max > 1)
+        self._is_configured = bool(config.url and config.later_questions_max and config.calls_max > 1)
 
     def can_defer(self, task: str) -> bool:
         """Return whether the large model can be asked later about an input of this task."""
-        return self._later and self._calls.is_writable and task in self._collected
+        return self._is_configured and self._calls.is_writable and task in self._collected
 
     @property
     def waiting(self) -> int:
@@ -385,7 +378,7 @@ class DeferredQuestions:
 
     async def store_label(
         self,
-        asked: TeacherQuestion,
+        question: TeacherQuestion,
         answer: str,
         model: str,
         manifest: Manifest,
@@ -399,14 +392,14 @@ class DeferredQuestions:
         """
         findings = await self._text_redaction.find(manifest.task.name, answer_texts(manifest.task.kind, answer))
         await self._calls.run(
-            lambda worker: worker.store_teacher_label(asked, answer, model, manifest, findings, scores)
+            lambda worker: worker.store_teacher_label(question, answer, model, manifest, findings, scores)
         )
 
-    async def release(self, asked: TeacherQuestion, *, again: bool) -> None:
+    async def release(self, question: TeacherQuestion, *, again: bool) -> None:
         """Drop a question; with `again`, requeue it, because certainly no large model received it. Raises SiteError."""
 
         def work(worker: SpoolWorker) -> None:
-            (worker.questions.put_back if again else worker.questions.give_up)(asked)
+            (worker.questions.put_back if again else worker.questions.give_up)(question)
 
         await self._calls.run(work)
 
@@ -420,29 +413,30 @@ class ExampleErasure:
 
     async def erase_answer(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
         """Erase a prediction, or all answers to questions about its text; durable when this returns."""
-        held, same_text = self._erase_held(prediction_id, all_questions=all_questions)
+        was_waiting, same_text = self._erase_waiting(prediction_id, all_questions=all_questions)
 
         def work(worker: SpoolWorker) -> AnswerErasure:
             with worker.spool.transaction():
-                done = worker.erasure.erase_answer(prediction_id, all_questions=all_questions)
+                erasure = worker.erasure.erase_answer(prediction_id, all_questions=all_questions)
             # Until then, deleted data is still in the database's log.
             worker.spool.shrink()
-            return done
+            return erasure
 
-        done = await self._calls.run(work, alone=True, seconds_max=None)
-        return replace(done, was_kept=done.was_kept or held, same_text_ids=(*done.same_text_ids, *same_text))
+        erasure = await self._calls.run(work, alone=True, seconds_max=None)
+        was_kept = erasure.was_kept or was_waiting
+        return replace(erasure, was_kept=was_kept, same_text_ids=(*erasure.same_text_ids, *same_text))
 
-    def _erase_held(self, prediction_id: str, *, all_questions: bool) -> tuple[bool, list[str]]:
+    def _erase_waiting(self, prediction_id: str, *, all_questions: bool) -> tuple[bool, list[str]]:
         """Drop an answer from the redaction model's queue; return whether it was there, and answers with its text."""
         if self._redaction is None:
             return False, []
-        held = {each.prediction_id: each for each in self._redaction.held}
-        it = held.pop(prediction_id, None)
-        text = (it.manifest.task.name, it.text) if it and it.question else None
-        same_text = [name for name, each in held.items() if (each.manifest.task.name, each.text) == text]
-        is_erased = {prediction_id, *(same_text if all_questions else ())}
-        self._redaction.erase(lambda answered: answered.prediction_id in is_erased)
-        return it is not None, same_text
+        waiting = {answer.prediction_id: answer for answer in self._redaction.held}
+        target = waiting.pop(prediction_id, None)
+        text = (target.manifest.task.name, target.text) if target and target.question else None
+        same_text = [name for name, answer in waiting.items() if (answer.manifest.task.name, answer.text) == text]
+        erased_ids = {prediction_id, *(same_text if all_questions else ())}
+        self._redaction.erase(lambda answer: answer.prediction_id in erased_ids)
+        return target is not None, same_text
 
     async def erase_values(self, values: Sequence[str], *, dry_run: bool) -> PersonErasure:
         """Find the records with some values, and erase them unless `dry_run`; durable when this returns.
@@ -453,9 +447,9 @@ class ExampleErasure:
         from edge_agent.capture.person_erasure import FoundRecords, ScanPlace, describe  # noqa: PLC0415
 
         search = await self._calls.run(lambda worker: worker.erasure.search(values), alone=True, seconds_max=None)
-        held = 0
+        waiting_count = 0
         if self._redaction is not None:
-            held = self._redaction.erase(lambda answered: search.is_in_text(_texts_of(answered)), dry_run=dry_run)
+            waiting_count = self._redaction.erase(lambda answer: search.is_in_text(_texts_of(answer)), dry_run=dry_run)
         # After the answers that the model has read until now: their texts have placeholders, which a text search
         # misses.
         by_digest = await self._calls.run(
@@ -464,33 +458,35 @@ class ExampleErasure:
         by_text: frozenset[str] = frozenset()
         place: ScanPlace | None = ScanPlace()
         while place is not None:
-            found, place = await self._calls.run(functools.partial(_scan, search, place), alone=True, seconds_max=None)
-            by_text |= found
+            matches, place = await self._calls.run(
+                functools.partial(_scan, search, place), alone=True, seconds_max=None
+            )
+            by_text |= matches
         records = FoundRecords(by_digest, by_text)
 
-        def end(worker: SpoolWorker) -> PersonErasure:
+        def finish(worker: SpoolWorker) -> PersonErasure:
             if dry_run:
                 return describe(worker.spool, records)
             with worker.spool.transaction():
-                done = worker.erasure.erase_found(records)
+                erasure = worker.erasure.erase_found(records)
             # Until then, deleted data is still in the database's log.
             worker.spool.shrink()
-            return done
+            return erasure
 
-        done = await self._calls.run(end, alone=True, seconds_max=None)
-        return done.with_held(held, dry_run=dry_run)
+        erasure = await self._calls.run(finish, alone=True, seconds_max=None)
+        return erasure.with_waiting(waiting_count, dry_run=dry_run)
 
 
-def _texts_of(answered: CapturedAnswer) -> str:
+def _texts_of(answer: CapturedAnswer) -> str:
     """Return all texts of an answer that waits for the redaction model."""
-    return "\n".join((answered.text, answered.local_answer or "", answered.teacher_answer or ""))
+    return "\n".join((answer.text, answer.local_answer or "", answer.teacher_answer or ""))
 
 
 def _scan(search: ValueSearch, place: ScanPlace, worker: SpoolWorker) -> tuple[frozenset[str], ScanPlace | None]:
     return search.scan(worker.spool, place)
 
 
-def _stalled(seconds: float) -> SpoolStalled:
+def _stall_error(seconds: float) -> SpoolStalled:
     return SpoolStalled(
         f"the disk has not finished its work on the examples for {seconds:.0f} s", retry_seconds=5.0, seconds=seconds
     )

@@ -50,18 +50,18 @@ class Outbox:
     """Seals the records of one site. Used only on the thread of the spool."""
 
     def __init__(
-        self, spool: Spool, places: ExchangeFolders, configs: tuple[ExamplesConfig, SiteConfig], key: Ed25519PrivateKey
+        self, spool: Spool, folders: ExchangeFolders, configs: tuple[ExamplesConfig, SiteConfig], key: Ed25519PrivateKey
     ):
         """Make the directories, and finish the work that a crash interrupted.
 
         Raises:
             DiskFull, StateDirUnwritable, StoreDamaged: the directories cannot be used.
         """
-        self._spool, self._places, self._key = spool, places, key
+        self._spool, self._folders, self._key = spool, folders, key
         self._config, self._site = configs
         self.ledger = SegmentLedger(spool, self._config.routine_share)
-        self._receipts_seen = ""
-        for folder in (places.outbox, places.segments, places.receipts):
+        self._receipts_sha256 = ""
+        for folder in (folders.outbox, folders.segments, folders.receipts):
             with disk_errors(folder):
                 folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
                 sync_directory(folder.parent)
@@ -69,9 +69,9 @@ class Outbox:
 
     def is_due(self) -> bool:
         """Return whether the waiting records are old enough, or large enough together, to be sealed."""
-        waiting = self.ledger.waiting_bytes(self._config.segment_bytes_max)
-        old = self._spool.clock - self._spool.sealed_at >= self._config.seal_seconds
-        return waiting >= self._config.segment_bytes_max or (old and waiting > 0)
+        waiting_bytes = self.ledger.waiting_bytes(self._config.segment_bytes_max)
+        is_old = self._spool.clock - self._spool.sealed_at >= self._config.seal_seconds
+        return waiting_bytes >= self._config.segment_bytes_max or (is_old and waiting_bytes > 0)
 
     def seal_segment(self, at: float) -> int:
         """Seal one segment of waiting records; return its sequence, 0 = nothing waits.
@@ -80,7 +80,7 @@ class Outbox:
             DiskFull: the outbox is full, or its disk is.
             StateDirUnwritable, StoreDamaged: its disk failed. Unsealed records keep waiting.
         """
-        self._check_room()
+        self._require_space()
         sequence = self.ledger.building_sequence()
         if sequence and self._adopt(sequence):
             return sequence
@@ -96,12 +96,12 @@ class Outbox:
 
     def used_bytes(self) -> int:
         """Return the bytes of all segments in the outbox, those of earlier epochs included."""
-        with disk_errors(self._places.segments):
+        with disk_errors(self._folders.segments):
             return sum(path.stat().st_size for path in self._files())
 
     def oldest_seconds(self, at: float) -> float:
         """Return the age of the oldest segment in the outbox at that time, in seconds; 0 = it is empty."""
-        with disk_errors(self._places.segments):
+        with disk_errors(self._folders.segments):
             return max((at - path.stat().st_mtime for path in self._files()), default=0.0)
 
     def read_receipts(self) -> int:
@@ -109,12 +109,11 @@ class Outbox:
 
         Raises:
             DocumentInvalid, SignatureInvalid: the receipts are not valid, or not signed by the central team; nothing
-            was
-                deleted.
+                was deleted.
             DiskFull, StateDirUnwritable, StoreDamaged: a disk failed.
         """
-        raw = self._read(self._places.receipts / segment.RECEIPTS_FILE_NAME)
-        if not raw or hashlib.sha256(raw).hexdigest() == self._receipts_seen:
+        raw = self._read(self._folders.receipts / segment.RECEIPTS_FILE_NAME)
+        if not raw or hashlib.sha256(raw).hexdigest() == self._receipts_sha256:
             return 0
         signed = segment.verify_receipts(raw, self._site.receipt_keys)
         if signed.body.site != self._site.id:
@@ -127,7 +126,7 @@ class Outbox:
                 if epoch.epoch == self._spool.incarnation
                 else self._delete_old_incarnation(epoch)
             )
-        self._receipts_seen = signed.sha256
+        self._receipts_sha256 = signed.sha256
         return count
 
     def find_lost_segments(self, *, thoroughly: bool) -> list[int]:
@@ -136,7 +135,7 @@ class Outbox:
         Their records that are still in the spool wait to be sealed again.
         """
         lost = [
-            each.sequence for each in self.ledger.sealed_segments() if not self._intact(each, thoroughly=thoroughly)
+            each.sequence for each in self.ledger.sealed_segments() if not self._is_intact(each, thoroughly=thoroughly)
         ]
         if lost:
             with self._spool.transaction():
@@ -170,32 +169,31 @@ class Outbox:
             tasks=tuple(tasks),
             redaction=redaction,
         )
-        write_durably(self._places.outbox / status_object.FILE_NAME, sign(body, self._key), FILE_MODE)
+        write_durably(self._folders.outbox / status_object.FILE_NAME, sign(body, self._key), FILE_MODE)
 
     def _recover(self) -> None:
-        ours = [found[1] for path in self._files() if (found := _named(path)) and found[0] == self._spool.incarnation]
-        if max(ours, default=0) >= self.ledger.next_sequence():
+        incarnation = self._spool.incarnation
+        own_sequences = {sequence for epoch, sequence in self._names() if epoch == incarnation}
+        if max(own_sequences, default=0) >= self.ledger.next_sequence():
             # The spool was restored to an earlier state: its next numbers are in use.
             with self._spool.transaction():
                 self.ledger.begin_incarnation()
         sequence = self.ledger.building_sequence()
         if sequence and not self._adopt(sequence):
             self._remove(self._spool.incarnation, sequence)
-        received = {
-            each.sequence for each in self.ledger.segments_between(1, max(ours, default=0)) if each.state == "received"
-        }
-        for number in received & set(ours):
-            self._remove(self._spool.incarnation, number)
+        for entry in self.ledger.segments_between(1, max(own_sequences, default=0)):
+            if entry.state == "received" and entry.sequence in own_sequences:
+                self._remove(self._spool.incarnation, entry.sequence)
 
     def _adopt(self, sequence: int) -> bool:
         """Mark a segment as sealed if its files in the outbox are complete: it can have been uploaded."""
-        finished = self._adoptable(sequence)
-        if finished:
+        files = self._complete_files(sequence)
+        if files:
             with self._spool.transaction():
-                self.ledger.mark_sealed(sequence, finished)
-        return finished is not None
+                self.ledger.mark_sealed(sequence, files)
+        return files is not None
 
-    def _adoptable(self, sequence: int) -> SealedFiles | None:
+    def _complete_files(self, sequence: int) -> SealedFiles | None:
         stem = segment.name_of(self._spool.incarnation, sequence)
         raw = self._read(self._file(stem, segment.MANIFEST_SUFFIX))
         try:
@@ -231,13 +229,13 @@ class Outbox:
         stem = segment.name_of(self._spool.incarnation, sequence)
         write_durably(self._file(stem, segment.SEALED_SUFFIX), sealed, FILE_MODE)
         write_durably(self._file(stem, segment.MANIFEST_SUFFIX), signed, FILE_MODE)
-        sha256 = hashlib.sha256(signed).hexdigest()
+        manifest_sha256 = hashlib.sha256(signed).hexdigest()
         with self._spool.transaction():
-            files = SealedFiles(len(sealed), manifest.sha256, sha256, manifest.reseals, len(lines))
+            files = SealedFiles(len(sealed), manifest.sha256, manifest_sha256, manifest.reseals, len(lines))
             self.ledger.mark_sealed(sequence, files)
         return True
 
-    def _check_room(self) -> None:
+    def _require_space(self) -> None:
         used = self.used_bytes()
         if used >= self._config.outbox_bytes_max:
             raise DiskFull(
@@ -248,24 +246,23 @@ class Outbox:
 
     def _apply_receipts(self, epoch: segment.EpochReceipts) -> int:
         """Apply receipts; a range counts only if it ends with a manifest of this site."""
-        received = [each for span in epoch.received for each in self._covered(span)]
+        received = [sequence for span in epoch.received for sequence in self._covered_sequences(span)]
         refused = [each.sequence for each in epoch.refused if self._is_ours(each.sequence, each.manifest_sha256)]
         with self._spool.transaction():
-            self.ledger.mark_received([each.sequence for each in received])
+            self.ledger.mark_received(received)
             for sequence in set(refused):
                 self.ledger.mark_lost(sequence)
-        for sequence in (*(each.sequence for each in received), *refused):
+        for sequence in (*received, *refused):
             self._remove(self._spool.incarnation, sequence)
         return len(received)
 
-    def _covered(self, span: segment.ReceiptRange) -> list[LedgerSegment]:
+    def _covered_sequences(self, span: segment.ReceiptRange) -> list[int]:
         if not any(
             each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.segments_between(span.last, span.last)
         ):
             return []
-        return [
-            each for each in self.ledger.segments_between(span.first, span.last) if each.state in ("sealed", "lost")
-        ]
+        entries = self.ledger.segments_between(span.first, span.last)
+        return [entry.sequence for entry in entries if entry.state in ("sealed", "lost")]
 
     def _is_ours(self, sequence: int, manifest_sha256: str) -> bool:
         return any(
@@ -273,52 +270,55 @@ class Outbox:
             for each in self.ledger.segments_between(sequence, sequence)
         )
 
-    def _delete_old_incarnation(self, epoch: segment.EpochReceipts) -> int:
+    def _delete_old_incarnation(self, receipts: segment.EpochReceipts) -> int:
         """Delete segments of an earlier incarnation by their files, because its ledger no longer exists."""
-        gone = 0
-        for span in epoch.received:
-            last = self._file(segment.name_of(epoch.epoch, span.last), segment.MANIFEST_SUFFIX)
+        deleted = 0
+        for span in receipts.received:
+            last = self._file(segment.name_of(receipts.epoch, span.last), segment.MANIFEST_SUFFIX)
             if hashlib.sha256(self._read(last)).hexdigest() == span.manifest_sha256:
-                named = {found for path in self._files() if (found := _named(path)) and found[0] == epoch.epoch}
-                numbers = [number for _, number in named if span.first <= number <= span.last]
-                gone += sum(self._remove(epoch.epoch, number) for number in numbers)
-        return gone
+                for epoch, sequence in self._names():
+                    if epoch == receipts.epoch and span.first <= sequence <= span.last:
+                        deleted += self._remove(epoch, sequence)
+        return deleted
 
-    def _intact(self, known: LedgerSegment, *, thoroughly: bool) -> bool:
-        path = self._file(segment.name_of(self._spool.incarnation, known.sequence), segment.SEALED_SUFFIX)
+    def _is_intact(self, entry: LedgerSegment, *, thoroughly: bool) -> bool:
+        path = self._file(segment.name_of(self._spool.incarnation, entry.sequence), segment.SEALED_SUFFIX)
         try:
-            whole = path.stat().st_size == known.size and path.with_suffix(segment.MANIFEST_SUFFIX).exists()
-            if not thoroughly or not whole:
-                return whole
+            is_complete = path.stat().st_size == entry.size and path.with_suffix(segment.MANIFEST_SUFFIX).exists()
+            if not thoroughly or not is_complete:
+                return is_complete
             with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == known.sha256
+                return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
         except OSError:
             return False
 
     def _highest(self) -> dict[str, int]:
         highest = {self._spool.incarnation: self.ledger.next_sequence() - 1 - bool(self.ledger.building_sequence())}
-        for path in self._files():
-            named = _named(path)
-            if named and named[0] != self._spool.incarnation:
-                highest[named[0]] = max(named[1], highest.get(named[0], 0))
+        for epoch, sequence in self._names():
+            if epoch != self._spool.incarnation:
+                highest[epoch] = max(sequence, highest.get(epoch, 0))
         return highest
 
     def _remove(self, epoch: str, sequence: int) -> int:
-        stem, gone = segment.name_of(epoch, sequence), 0
+        stem, existed = segment.name_of(epoch, sequence), 0
         # The manifest first: a sealed file without a manifest does not count as a segment.
         for suffix in (segment.MANIFEST_SUFFIX, segment.SEALED_SUFFIX):
             path = self._file(stem, suffix)
             with disk_errors(path):
-                gone = int(path.exists())
+                existed = int(path.exists())
                 path.unlink(missing_ok=True)
-        return gone
+        return existed
 
     def _file(self, stem: str, suffix: str) -> Path:
-        return self._places.segments / f"{stem}{suffix}"
+        return self._folders.segments / f"{stem}{suffix}"
 
     def _files(self) -> list[Path]:
-        with disk_errors(self._places.segments):
-            return [path for path in self._places.segments.iterdir() if _named(path)]
+        with disk_errors(self._folders.segments):
+            return [path for path in self._folders.segments.iterdir() if _segment_name(path)]
+
+    def _names(self) -> set[tuple[str, int]]:
+        """Return epoch and sequence of each segment that has a file in the outbox."""
+        return {name for path in self._files() if (name := _segment_name(path))}
 
     def _read(self, path: Path) -> bytes:
         """Return the bytes of a regular file, at most those of a sealed segment; empty without such a file."""
@@ -345,15 +345,15 @@ def load_site_key(path: Path) -> Ed25519PrivateKey:
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_durably(path, pem)
     try:
-        read = load_pem_private_key(pem, password=None)
+        site_key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # TypeError: it is encrypted
-        read = None
-    if not isinstance(read, Ed25519PrivateKey):
+        site_key = None
+    if not isinstance(site_key, Ed25519PrivateKey):
         remedy = "Restore the file from a copy; or move it away, and have the central team accept the new key."
         raise StoreDamaged(f"{path} contains no Ed25519 key", remedy=remedy, path=path)
-    return read
+    return site_key
 
 
-def _named(path: Path) -> tuple[str, int] | None:
-    known = path.suffix in (segment.SEALED_SUFFIX, segment.MANIFEST_SUFFIX)
-    return segment.parse_name(path.stem) if known else None
+def _segment_name(path: Path) -> tuple[str, int] | None:
+    is_segment_file = path.suffix in (segment.SEALED_SUFFIX, segment.MANIFEST_SUFFIX)
+    return segment.parse_name(path.stem) if is_segment_file else None

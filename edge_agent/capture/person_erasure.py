@@ -50,12 +50,12 @@ def forms_of(value: str) -> frozenset[str]:
     compact = "".join(words)
     if not compact:
         return frozenset()
-    found = {f"whole:{compact}"}
+    forms = {f"whole:{compact}"}
     if len(words) > 1 and any(char.isalpha() for char in compact):
-        found.add(f"words:{' '.join(sorted(words))}")
+        forms.add(f"words:{' '.join(sorted(words))}")
     if compact.isdecimal() and len(compact) >= _TAIL_DIGITS:
-        found.add(f"tail:{compact[-_TAIL_DIGITS:]}")
-    return frozenset(found)
+        forms.add(f"tail:{compact[-_TAIL_DIGITS:]}")
+    return frozenset(forms)
 
 
 def text_pattern(value: str) -> re.Pattern[str] | None:
@@ -163,14 +163,14 @@ class PersonErasure:
     erasure: int = 0
     """Number of the erasure in the privacy report; 0 = nothing was erased."""
 
-    def with_held(self, held: int, *, dry_run: bool) -> PersonErasure:
+    def with_waiting(self, waiting: int, *, dry_run: bool) -> PersonErasure:
         """Add answers that wait in memory for the redaction model and are not in the database yet."""
         return replace(
             self,
-            found=self.found + held,
-            found_by_text=self.found_by_text + held,
-            kept_here=self.kept_here + held,
-            erased=self.erased + (0 if dry_run else held),
+            found=self.found + waiting,
+            found_by_text=self.found_by_text + waiting,
+            kept_here=self.kept_here + waiting,
+            erased=self.erased + (0 if dry_run else waiting),
         )
 
 
@@ -187,15 +187,15 @@ class AnswerErasure:
 
 
 class ValueSearch:
-    """One search."""
+    """A search for the records that contain some values."""
 
     def __init__(self, values: Sequence[str], digester: ValueDigester) -> None:
         """Prepare it. Raises InvalidRequest, without the value in its message, for one that cannot be searched for."""
         if not 0 < len(values) <= VALUES_MAX:
             raise InvalidRequest(f"1 to {VALUES_MAX} values can be searched for; this is {len(values)}")
-        for place, value in enumerate(values, 1):
+        for number, value in enumerate(values, 1):
             if len(value) > VALUE_CHARS_MAX or not forms_of(value):
-                message = f"value {place} must have a letter or a digit, and {VALUE_CHARS_MAX} characters at most"
+                message = f"value {number} must have a letter or a digit, and {VALUE_CHARS_MAX} characters at most"
                 raise InvalidRequest(message, remedy="Send one name, address or number as one value.")
         self._digests = digester.digests(values)
         self._patterns = [pattern for pattern in map(text_pattern, values) if pattern]
@@ -209,11 +209,11 @@ class ValueSearch:
         if not self._patterns:
             return frozenset(), None
         rows = spool.records_after(place.table, place.row, ROWS_AT_ONCE)
-        found = frozenset(prediction_id for _, prediction_id, record in rows if self.is_in_text(_text(record)))
+        matches = frozenset(prediction_id for _, prediction_id, record in rows if self.is_in_text(_text(record)))
         if len(rows) == ROWS_AT_ONCE:
-            return found, ScanPlace(place.table, rows[-1][0])
-        following = TABLES[TABLES.index(place.table) + 1 :]
-        return found, ScanPlace(following[0]) if following else None
+            return matches, ScanPlace(place.table, rows[-1][0])
+        next_tables = TABLES[TABLES.index(place.table) + 1 :]
+        return matches, ScanPlace(next_tables[0]) if next_tables else None
 
     def is_in_text(self, text: str) -> bool:
         """Return whether a text contains one of the values."""
@@ -221,20 +221,20 @@ class ValueSearch:
         return any(pattern.search(folded) for pattern in self._patterns)
 
 
-def describe(spool: Spool, found: FoundRecords) -> PersonErasure:
+def describe(spool: Spool, records: FoundRecords) -> PersonErasure:
     """Return what was found; writes nothing."""
-    ids = found.prediction_ids
-    tasks = Counter(task for each in ids for (task,) in spool.db.rows(_KEPT, (each,)))
+    ids = records.prediction_ids
+    tasks = Counter(task for each in ids for (task,) in spool.db.rows(_TASK_QUERY, (each,)))
     sent = sum(map(spool.can_have_left, ids))
     return PersonErasure(
-        len(ids), len(found.by_digest), len(found.by_text - found.by_digest), tasks.total(), sent, dict(tasks)
+        len(ids), len(records.by_digest), len(records.by_text - records.by_digest), tasks.total(), sent, dict(tasks)
     )
 
 
-_KEPT = "SELECT task FROM predictions WHERE prediction_id = ?"
+_TASK_QUERY = "SELECT task FROM predictions WHERE prediction_id = ?"
 
 
 def _text(record: bytes) -> str:
-    plain = json.loads(record)
-    texts = [plain[name] for name in _TEXTS if isinstance(plain.get(name), str)]
-    return "\n".join([*texts, str((plain.get("local") or {}).get("answer", ""))])
+    fields = json.loads(record)
+    texts = [fields[name] for name in _TEXTS if isinstance(fields.get(name), str)]
+    return "\n".join([*texts, str((fields.get("local") or {}).get("answer", ""))])

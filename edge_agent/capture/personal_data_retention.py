@@ -24,7 +24,7 @@ ERASURES_MAX = 10_000
 CLOCK_STEP_SECONDS_MAX = 7 * 86_400.0
 """Largest advance of the calendar while no daemon ran: a clock that jumps by years must not end every retention."""
 _DAY = 86_400.0
-_AT_ONCE = 500
+_ROWS_AT_ONCE = 500
 _SURPLUS = "kept_at < ? OR row <= (SELECT coalesce(max(row), 0) FROM value_digests) - ?"
 """Condition for digests over the limits (`_bounds`)."""
 _STATEMENTS = (
@@ -96,16 +96,18 @@ class PrivacyCount:
 class PersonalDataTables:
     """The tables of one spool. Methods that change something run inside the spool's transaction."""
 
-    def __init__(self, database: Database, limits: PersonalLimits, now: Callable[[], float], since: float) -> None:
+    def __init__(
+        self, database: Database, limits: PersonalLimits, now: Callable[[], float], start_clock: float
+    ) -> None:
         """Add the tables; inside a transaction.
 
-        `now` returns seconds since 1970 by a clock that may be wrong; `since` is how many seconds daemons have run
-        here.
+        `now` returns seconds since 1970 by a clock that may be wrong; `start_clock` is how many seconds daemons have
+        run here.
         """
         self._db, self._limits, self._now = database, limits, now
         for statement in _STATEMENTS:
             database.execute(statement)
-        self._calendar, self._since = self._advanced_calendar(), since
+        self._calendar, self._start_clock = self._advanced_calendar(), start_clock
         # Predictions from before the task had a retention, or from an agent without these tables, count from now on.
         for task in limits.retention_days:
             database.execute(
@@ -116,7 +118,7 @@ class PersonalDataTables:
 
     def calendar(self, clock: float) -> float:
         """Return the calendar of the retention periods, in seconds, for a `clock` of seconds that daemons have run."""
-        return self._calendar + max(0.0, clock - self._since)
+        return self._calendar + max(0.0, clock - self._start_clock)
 
     def save_calendar(self, clock: float) -> None:
         """Store the calendar, and the current time of the system clock."""
@@ -125,9 +127,13 @@ class PersonalDataTables:
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
             )
 
-    def add(self, replaced: Iterable[tuple[str, Iterable[bytes]]], clock: float) -> None:
+    def add_digests(self, digests_by_prediction: Iterable[tuple[str, Iterable[bytes]]], clock: float) -> None:
         """Store the digests of replaced values, by the id of their prediction."""
-        rows = [(digest, prediction_id, clock) for prediction_id, digests in replaced for digest in sorted(digests)]
+        rows = [
+            (digest, prediction_id, clock)
+            for prediction_id, digests in digests_by_prediction
+            for digest in sorted(digests)
+        ]
         self._db.executemany(
             "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
         )
@@ -152,10 +158,10 @@ class PersonalDataTables:
     def due(self, clock: float) -> list[str]:
         """Return some predictions that are older than the retention of their task."""
         query = "SELECT prediction_id FROM retention_dates WHERE task = ? AND kept_at < ? LIMIT ?"
-        now, found = self.calendar(clock), list[str]()
+        now, prediction_ids = self.calendar(clock), list[str]()
         for task, days in self._limits.retention_days.items():
-            found += [row[0] for row in self._db.rows(query, (task, now - days * _DAY, _AT_ONCE))]
-        return found
+            prediction_ids += [row[0] for row in self._db.rows(query, (task, now - days * _DAY, _ROWS_AT_ONCE))]
+        return prediction_ids
 
     def can_trim(self, clock: float) -> bool:
         """Return whether `trim` would delete digests; writes nothing. Checks the first row, which is the oldest."""
@@ -180,12 +186,12 @@ class PersonalDataTables:
             {"task": task, "what": what, "name": name, "number": number},
         )
 
-    def count_captured(self, new: Iterable[tuple[str, Mapping[str, int]]]) -> None:
+    def count_captured(self, predictions: Iterable[tuple[str, Mapping[str, int]]]) -> None:
         """Count stored predictions, each with its task and its replacements by rule."""
         totals: Counter[tuple[str, str, str]] = Counter()
-        for task, replaced in new:
+        for task, replacements in predictions:
             totals[task, CAPTURED, ""] += 1
-            for rule, number in replaced.items():
+            for rule, number in replacements.items():
                 totals[task, REPLACED, rule] += number
         for (task, what, name), number in totals.items():
             self.count(task, what, number, name)
@@ -194,15 +200,15 @@ class PersonalDataTables:
         """Return all totals."""
         return [PrivacyCount(*row) for row in self._db.rows("SELECT * FROM privacy_counts ORDER BY task, what, name")]
 
-    def record_erasure(self, at: float, erased: int, told: Iterable[str]) -> int:
-        """Record an erasure, with the predictions that have a tombstone (`told`); return its number."""
-        ids = list(told)
+    def record_erasure(self, at: float, erased: int, tombstoned: Iterable[str]) -> int:
+        """Record an erasure, with the predictions that have a tombstone; return its number."""
+        ids = list(tombstoned)
         cursor = self._db.execute("INSERT INTO erasures (at, erased, told) VALUES (?, ?, ?)", (at, erased, len(ids)))
         number = int(cursor.lastrowid or 0)
         self._db.executemany(
             "INSERT INTO erased_predictions VALUES (?, ?) ON CONFLICT (prediction_id)"
             " DO UPDATE SET erasure = excluded.erasure",
-            [(each, number) for each in ids],
+            [(prediction_id, number) for prediction_id in ids],
         )
         self._db.execute("DELETE FROM erasures WHERE row <= ?", (number - ERASURES_MAX,))
         return number
@@ -220,6 +226,6 @@ class PersonalDataTables:
         saved = dict(
             self._db.rows("SELECT name, value FROM meta WHERE name IN ('retention_calendar', 'retention_clock')")
         )
-        before = float(saved.get("retention_calendar", 0.0))
-        away = self._now() - float(saved.get("retention_clock", self._now()))
-        return before + min(max(away, 0.0), CLOCK_STEP_SECONDS_MAX)
+        saved_calendar = float(saved.get("retention_calendar", 0.0))
+        elapsed = self._now() - float(saved.get("retention_clock", self._now()))
+        return saved_calendar + min(max(elapsed, 0.0), CLOCK_STEP_SECONDS_MAX)

@@ -29,7 +29,7 @@ from edge_agent.errors import RedactionHeld
 from edge_agent.formats.example_records import SCHEMA, UNGRADED, example_key, task_of_key
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.monitoring.answer_observations import AnswerObservation, ModelPair, Source, same
+from edge_agent.monitoring.answer_observations import AnswerObservation, ModelPair, Source, is_same_answer
 from edge_agent.monitoring.monitoring_store import UNUSUAL
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 CONSENTS = {"local": LOCAL, "upstream": UPSTREAM}
 SCORES_KEPT = 20
 _draw = random.SystemRandom().random
-_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class RecordBuilder:
@@ -53,70 +53,70 @@ class RecordBuilder:
         redactor: Redactor,
         model: RedactionConfig | None = None,
         digester: ValueDigester | None = None,
-        drawn: Callable[[], float] = _draw,
+        draw: Callable[[], float] = _draw,
     ) -> None:
         """Redact with these rules, and with the findings of a redaction model if the site has one.
 
-        Without a `digester` no values can be searched for later. `drawn` returns a random number from 0 to below 1,
+        Without a `digester` no values can be searched for later. `draw` returns a random number from 0 to below 1,
         for the audit of redaction.
         """
-        self._drawn = drawn
+        self._draw = draw
         self._config, self._site, self._redactor, self._digester = config, site, redactor, digester
         self._model = model or RedactionConfig()
 
-    def build_prediction(self, answered: CapturedAnswer, seconds: float) -> PredictionRecord:
+    def build_prediction(self, answer: CapturedAnswer, seconds: float) -> PredictionRecord:
         """Write a prediction that was answered at `seconds` since 1970."""
-        task = answered.manifest.task
-        self._require_findings(answered.findings, answered.rules_suffice)
-        redaction = self._redactor.start(findings=answered.findings)
-        answers = self._answers(redaction, answered)
-        stored, audited = self._read_input(redaction, answered)
-        answers = self._redact_answers_again(redaction, answered.manifest, answers)
+        task = answer.manifest.task
+        self._require_findings(answer.findings, answer.rules_suffice)
+        redaction = self._redactor.start(findings=answer.findings)
+        answers = self._redact_answers(redaction, answer)
+        redacted_input, drawn_text = self._redact_input(redaction, answer)
+        answers = self._redact_answers_again(redaction, answer.manifest, answers)
         record = {
-            **self._head("prediction", answered.prediction_id, seconds),
-            "prediction_id": answered.prediction_id,
+            **self._head("prediction", answer.prediction_id, seconds),
+            "prediction_id": answer.prediction_id,
             "task": task.name,
             "kind": task.kind,
-            "bundle": {"version": answered.manifest.version, "digest": answered.digest},
-            "input": stored,
+            "bundle": {"version": answer.manifest.version, "digest": answer.digest},
+            "input": redacted_input,
             **answers,
-            "route": answered.route,
-            "reason": " ".join(answered.reasons)[:200],
+            "route": answer.route,
+            "reason": " ".join(answer.reasons)[:200],
             "redaction": {
                 "version": self._redactor.version,
                 "rules": self._redactor.rule_names,
                 "counts": redaction.counts,
-                **({"model": answered.findings.model} if answered.findings else {}),
+                **({"model": answer.findings.model} if answer.findings else {}),
             },
         }
-        if answered.p_value is not None:
-            record["p_value"] = answered.p_value
-        if answered.question:
-            record["question"] = answered.question
-        rank = UNRANKED if answered.confidence is None else answered.confidence
+        if answer.p_value is not None:
+            record["p_value"] = answer.p_value
+        if answer.question:
+            record["question"] = answer.question
+        rank = UNRANKED if answer.confidence is None else answer.confidence
         consent = CONSENTS[self._config.collect[task.name]]
-        raw, seen = _write(record).encode(), observe_answer(answered, seconds)
+        raw, observation = _dumps(record).encode(), observe_answer(answer, seconds)
         return PredictionRecord(
-            answered.prediction_id,
+            answer.prediction_id,
             example_key(record),
             rank,
-            _class(answered),
+            _eviction_class(answer),
             consent,
             raw,
-            seen,
-            answered.later,
+            observation,
+            answer.later,
             dict(redaction.counts),
             self._digests(redaction),
-            audited,
+            drawn_text,
         )
 
-    def _read_input(self, redaction: RedactionSession, answered: CapturedAnswer) -> tuple[str, DrawnText | None]:
+    def _redact_input(self, redaction: RedactionSession, answer: CapturedAnswer) -> tuple[str, DrawnText | None]:
         """Redact the input; also return the text for the audit of redaction, if that has drawn it."""
-        share, findings = self._model.audit_share, answered.findings
-        if findings is None or not share or self._drawn() >= share:
-            return redaction.text(answered.text), None
-        redacted, replaced = redaction.trace(answered.text)
-        return redacted, DrawnText(findings.model, answered.text, redacted, tuple(replaced))
+        share, findings = self._model.audit_share, answer.findings
+        if findings is None or not share or self._draw() >= share:
+            return redaction.text(answer.text), None
+        redacted, replaced = redaction.trace(answer.text)
+        return redacted, DrawnText(findings.model, answer.text, redacted, tuple(replaced))
 
     def build_feedback(
         self,
@@ -133,7 +133,7 @@ class RecordBuilder:
         """
         self._require_findings(findings, not self._model.holds(prediction["task"]))
         redaction = self._redactor.start(_texts_of(prediction), findings)
-        value = self._answer(redaction, prediction["kind"], manifest, feedback.value)
+        value = self._redact_answer(redaction, prediction["kind"], manifest, feedback.value)
         reason = redaction.text(feedback.reason)
         record = {
             **self._head("feedback", feedback.feedback_id, at),
@@ -142,18 +142,18 @@ class RecordBuilder:
             "task": prediction["task"],
             "reviewer": feedback.reviewer,
             "verdict": feedback.verdict,
-            "value": self._answer_again(redaction, prediction["kind"], prediction["task"], value),
+            "value": self._redact_answer_again(redaction, prediction["kind"], prediction["task"], value),
             "reason": reason,
         }
-        content = _write([feedback.prediction_id, feedback.reviewer, feedback.verdict, feedback.value, feedback.reason])
-        raw, digests = _write(record).encode(), self._digests(redaction)
+        content = _dumps([feedback.prediction_id, feedback.reviewer, feedback.verdict, feedback.value, feedback.reason])
+        raw, digests = _dumps(record).encode(), self._digests(redaction)
         return FeedbackRecord(
             feedback.feedback_id, feedback.prediction_id, feedback.request_id, raw, content.encode(), digests
         )
 
     def build_teacher_label(
         self,
-        asked: TeacherQuestion,
+        question: TeacherQuestion,
         answer: str,
         model: str,
         manifest: Manifest,
@@ -162,26 +162,26 @@ class RecordBuilder:
         scores: Sequence[tuple[str, float]],
     ) -> bytes:
         """Write the large model's label for a stored prediction, redacted like feedback."""
-        prediction = json.loads(asked.record)
+        prediction = json.loads(question.record)
         self._require_findings(findings, not self._model.holds(prediction["task"]))
         redaction = self._redactor.start(_texts_of(prediction), findings)
         if prediction["kind"] == "extract":
             answer = _in_field_order(answer, prediction["output"])
         record: dict[str, Any] = {
-            **self._head("opinion", asked.prediction_id, at),
-            "prediction_id": asked.prediction_id,
-            "task": task_of_key(asked.task),
+            **self._head("opinion", question.prediction_id, at),
+            "prediction_id": question.prediction_id,
+            "task": task_of_key(question.task),
             "model": model[:200],
-            "why": asked.why,
-            "value": self._answer(redaction, prediction["kind"], manifest, answer),
+            "why": question.why,
+            "value": self._redact_answer(redaction, prediction["kind"], manifest, answer),
         }
         if scores:
             record["scores"] = scores
-        return _write(record).encode()
+        return _dumps(record).encode()
 
     def build_tombstone(self, prediction_id: str, at: float) -> bytes:
         """Write the tombstone of an erased prediction."""
-        return _write({**self._head("tombstone", prediction_id, at), "prediction_id": prediction_id}).encode()
+        return _dumps({**self._head("tombstone", prediction_id, at), "prediction_id": prediction_id}).encode()
 
     def _head(self, kind: str, name: str, at: float) -> dict[str, Any]:
         """Return the first keys of every record."""
@@ -201,90 +201,92 @@ class RecordBuilder:
         if self._model.task and findings is None and not rules_suffice:
             raise RedactionHeld("the redaction model has not read the texts of this example")
 
-    def _answers(self, redaction: RedactionSession, answered: CapturedAnswer) -> dict[str, Any]:
+    def _redact_answers(self, redaction: RedactionSession, answer: CapturedAnswer) -> dict[str, Any]:
         """Write the answer that the caller got, and beside the large model's the local one, which has the scores."""
         grades = {
-            "scores": answered.scores[:SCORES_KEPT],
-            "confidence": answered.confidence,
-            "threshold": answered.threshold,
-            "sure": answered.sure,
-            "label_mass": answered.label_mass,
+            "scores": answer.scores[:SCORES_KEPT],
+            "confidence": answer.confidence,
+            "threshold": answer.threshold,
+            "sure": answer.sure,
+            "label_mass": answer.label_mass,
         }
-        kind, manifest = answered.manifest.task.kind, answered.manifest
-        output = self._answer(redaction, kind, manifest, answered.output)
-        if answered.teacher_answer is None:
+        kind, manifest = answer.manifest.task.kind, answer.manifest
+        output = self._redact_answer(redaction, kind, manifest, answer.output)
+        if answer.teacher_answer is None:
             return {"output": output, **grades}
-        given = {**UNGRADED, "model": answered.model}
-        if answered.teacher_scores:
-            given["teacher_scores"] = answered.teacher_scores
-        if answered.local_answer is None:
-            return {"output": output, **given}
-        local = self._answer(redaction, kind, manifest, answered.local_answer)
+        teacher_fields = {**UNGRADED, "model": answer.model}
+        if answer.teacher_scores:
+            teacher_fields["teacher_scores"] = answer.teacher_scores
+        if answer.local_answer is None:
+            return {"output": output, **teacher_fields}
+        local = self._redact_answer(redaction, kind, manifest, answer.local_answer)
         if kind == "extract":
             output = _in_field_order(output, local)
-        return {"output": output, **given, "local": {"answer": local, **grades}}
+        return {"output": output, **teacher_fields, "local": {"answer": local, **grades}}
 
     def _redact_answers_again(
         self, redaction: RedactionSession, manifest: Manifest, answers: dict[str, Any]
     ) -> dict[str, Any]:
         """Replace values in answers that only the input identifies: "Anna" after the input "my name is Anna"."""
         kind, task = manifest.task.kind, manifest.task.name
-        again: dict[str, Any] = {"output": self._answer_again(redaction, kind, task, answers["output"])}
+        redacted: dict[str, Any] = {"output": self._redact_answer_again(redaction, kind, task, answers["output"])}
         if "local" in answers:
             local = answers["local"]
-            again["local"] = {**local, "answer": self._answer_again(redaction, kind, task, local["answer"])}
-        return {**answers, **again}
+            redacted["local"] = {**local, "answer": self._redact_answer_again(redaction, kind, task, local["answer"])}
+        return {**answers, **redacted}
 
-    def _answer_again(self, redaction: RedactionSession, kind: str, task: str, answer: str) -> str:
+    def _redact_answer_again(self, redaction: RedactionSession, kind: str, task: str, answer: str) -> str:
         if not redaction.replaced or kind not in ("extract", "generate") or not answer:
             return answer
         if kind == "generate":
             return str(redaction.again(answer))
-        record, kept = json.loads(answer), self._config.keep_fields.get(task, ())
-        return _write({name: each if name in kept else redaction.again(each) for name, each in record.items()})
+        record, kept_fields = json.loads(answer), self._config.keep_fields.get(task, ())
+        return _dumps(
+            {name: value if name in kept_fields else redaction.again(value) for name, value in record.items()}
+        )
 
-    def _answer(self, redaction: RedactionSession, kind: str, manifest: Manifest | None, answer: str) -> str:
+    def _redact_answer(self, redaction: RedactionSession, kind: str, manifest: Manifest | None, answer: str) -> str:
         """Redact an answer: a text, or a record with the fields that its task marks. A label is unchanged."""
         if kind == "generate":
             return redaction.text(answer)
         if kind != "extract" or not answer:
             return answer
-        kept = self._config.keep_fields.get(manifest.task.name, ()) if manifest else ()
-        marked = [name for name in manifest.task.pii_fields if name not in kept] if manifest else []
-        return _write(redaction.value(redaction.fields(json.loads(answer), marked)))
+        kept_fields = self._config.keep_fields.get(manifest.task.name, ()) if manifest else ()
+        pii_fields = [name for name in manifest.task.pii_fields if name not in kept_fields] if manifest else []
+        return _dumps(redaction.value(redaction.fields(json.loads(answer), pii_fields)))
 
 
-def observe_answer(answered: CapturedAnswer, seconds: float) -> AnswerObservation:
+def observe_answer(answer: CapturedAnswer, seconds: float) -> AnswerObservation:
     """Return what production monitoring counts of an answer: of its text only the length."""
-    pair = _pair(answered)
+    pair = _pair(answer)
     return AnswerObservation(
-        answered.prediction_id,
-        answered.manifest,
-        answered.digest,
+        answer.prediction_id,
+        answer.manifest,
+        answer.digest,
         seconds,
-        len(answered.text),
-        answered.route,
-        answered.reasons[0] if answered.reasons else "",
-        answered.local_answer,
-        answered.confidence,
-        answered.sure,
-        any(word in answered.reasons for word in UNUSUAL),
-        answered.held_up,
+        len(answer.text),
+        answer.route,
+        answer.reasons[0] if answer.reasons else "",
+        answer.local_answer,
+        answer.confidence,
+        answer.sure,
+        any(word in answer.reasons for word in UNUSUAL),
+        answer.held_up,
         pair,
-        answered.output if answered.manifest.task.kind in LABEL_KINDS else "",
-        answered.p_value,
-        answered.question,
+        answer.output if answer.manifest.task.kind in LABEL_KINDS else "",
+        answer.p_value,
+        answer.question,
     )
 
 
-def _pair(answered: CapturedAnswer) -> ModelPair | None:
+def _pair(answer: CapturedAnswer) -> ModelPair | None:
     """Return how the answers of both models compare; None = one of them was not asked."""
-    kind, ours, theirs = answered.manifest.task.kind, answered.local_answer, answered.teacher_answer
-    if ours is None or theirs is None or kind not in {*LABEL_KINDS, "extract"}:
+    kind, local, teacher = answer.manifest.task.kind, answer.local_answer, answer.teacher_answer
+    if local is None or teacher is None or kind not in {*LABEL_KINDS, "extract"}:
         return None
-    source: Source = "shadow" if "MODE_SHADOW" in answered.reasons else "escalated"
-    names = (ours, theirs) if kind in LABEL_KINDS else ("", "")
-    return ModelPair(source, same(kind, ours, theirs), *names)
+    source: Source = "shadow" if "MODE_SHADOW" in answer.reasons else "escalated"
+    names = (local, teacher) if kind in LABEL_KINDS else ("", "")
+    return ModelPair(source, is_same_answer(kind, local, teacher), *names)
 
 
 def _texts_of(prediction: Mapping[str, Any]) -> str:
@@ -293,13 +295,13 @@ def _texts_of(prediction: Mapping[str, Any]) -> str:
     return "\n".join([prediction["input"], prediction["output"], *([local["answer"]] if local else [])])
 
 
-def _in_field_order(answer: str, output: str) -> str:
+def _in_field_order(answer: str, reference: str) -> str:
     """Write a record with its fields in the order of another record, so that equal records are the same text."""
-    record, first = json.loads(answer), json.loads(output or "{}")
-    return _write({name: record[name] for name in (*first, *record) if name in record})
+    record, reference_record = json.loads(answer), json.loads(reference or "{}")
+    return _dumps({name: record[name] for name in (*reference_record, *record) if name in record})
 
 
-def _class(answered: CapturedAnswer) -> int:
-    if answered.later or answered.route in ("upstream", "deferred"):
+def _eviction_class(answer: CapturedAnswer) -> int:
+    if answer.later or answer.route in ("upstream", "deferred"):
         return ESCALATED
-    return UNSURE if answered.confidence is not None and not answered.sure else ROUTINE
+    return UNSURE if answer.confidence is not None and not answer.sure else ROUTINE

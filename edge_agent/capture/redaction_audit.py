@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -139,8 +140,8 @@ class RedactionAudit:
 
     def add(self, prediction_id: str, task: str, drawn: DrawnText) -> bool:
         """Store a drawn text; return whether it was stored: not with `texts_max` already there."""
-        ((there,),) = self._db.rows("SELECT count(*) FROM redaction_audit")
-        if there >= self._limits.texts_max:
+        ((text_count,),) = self._db.rows("SELECT count(*) FROM redaction_audit")
+        if text_count >= self._limits.texts_max:
             return False
         until = self._calendar() + self._limits.seconds(task)
         row = (prediction_id, until, _encode(task, drawn))
@@ -169,15 +170,15 @@ class RedactionAudit:
                 remedy="It was judged or erased, or it expired; 'edge-agent redact --audit' shows what waits.",
             )
         text = _decode(*rows[0])
-        spans, places = sorted(set(missed)), sorted(set(wrong))
-        _check(text.drawn, spans, places)
-        found = len(text.drawn.replaced) - len(places)
+        spans, wrong_indices = sorted(set(missed)), sorted(set(wrong))
+        _check_marks(text.drawn, spans, wrong_indices)
+        found = len(text.drawn.replaced) - len(wrong_indices)
         if spans:
-            record = _encode(text.task, text.drawn, spans, places)
+            record = _encode(text.task, text.drawn, spans, wrong_indices)
             self._db.execute("UPDATE redaction_audit SET judged = 1, record = ? WHERE row = ?", (record, text.row))
         else:
             self._db.execute("DELETE FROM redaction_audit WHERE row = ?", (text.row,))
-        self._count(text.drawn.model, min(found, VALUES_COUNTED_MAX), min(len(spans), VALUES_COUNTED_MAX))
+        self._count_outcome(text.drawn.model, min(found, VALUES_COUNTED_MAX), min(len(spans), VALUES_COUNTED_MAX))
 
     def erase(self, prediction_id: str) -> None:
         """Delete the text of a prediction; its counts remain."""
@@ -198,10 +199,9 @@ class RedactionAudit:
         values_max = bound.values_max if bound else VALUES_MAX
         key = (tuple(sorted(rows)), values_max)
         if self._interval is None or self._interval[0] != key:
-            counted = [(_counted(found + missed, missed, values_max), texts) for found, missed, texts in rows]
-            outcomes: dict[MissedValues, float] = {}
-            for each, texts in counted:
-                outcomes[each] = outcomes.get(each, 0) + texts
+            outcomes: Counter[MissedValues] = Counter()
+            for found, missed, texts in rows:
+                outcomes[_scaled_outcome(found + missed, missed, values_max)] += texts
             self._interval = key, missed_interval(outcomes, values_max)
         return AuditFigures(
             model=model,
@@ -213,7 +213,7 @@ class RedactionAudit:
             target=bound.target if bound else None,
         )
 
-    def _count(self, model: str, found: int, missed: int) -> None:
+    def _count_outcome(self, model: str, found: int, missed: int) -> None:
         self._db.execute(
             "INSERT INTO redaction_outcomes (model, found, missed, texts) VALUES (?, ?, ?, 1)"
             " ON CONFLICT (model, found, missed) DO UPDATE SET texts = texts + 1",
@@ -226,24 +226,24 @@ class RedactionAudit:
         )
 
 
-def _counted(values: int, missed: int, values_max: int) -> MissedValues:
+def _scaled_outcome(values: int, missed: int, values_max: int) -> MissedValues:
     """Return a text's outcome, scaled down to at most `values_max` values."""
-    counts = min(values, values_max)
-    return MissedValues(float(counts), missed * counts / values if values else 0.0)
+    capped = min(values, values_max)
+    return MissedValues(float(capped), missed * capped / values if values else 0.0)
 
 
-def _check(drawn: DrawnText, missed: list[MarkedSpan], wrong: list[int]) -> None:
+def _check_marks(drawn: DrawnText, missed: list[MarkedSpan], wrong: list[int]) -> None:
     """Raise InvalidRequest for marks that do not fit the text."""
     ends = [0, *(each.end for each in missed)]
-    for span, before in zip(missed, ends, strict=False):
-        if not before <= span.start < span.end <= len(drawn.text) or not drawn.text[span.start : span.end].strip():
+    for span, last_end in zip(missed, ends, strict=False):
+        if not last_end <= span.start < span.end <= len(drawn.text) or not drawn.text[span.start : span.end].strip():
             message = f"a missed value from {span.start} to {span.end} is not within the {len(drawn.text)} characters"
             raise InvalidRequest(message, remedy="Mark spans in the order of the text, without overlap.")
         if not span.label or len(span.label) > LABEL_CHARACTERS_MAX:
             raise InvalidRequest(f"the type of a missed value has 1 to {LABEL_CHARACTERS_MAX} characters")
         if any(each.start <= span.start and span.end <= each.end for each in drawn.replaced):
             raise InvalidRequest(f"the value from {span.start} to {span.end} was replaced, so it was not missed")
-    if any(not 0 <= place < len(drawn.replaced) for place in wrong):
+    if any(not 0 <= index < len(drawn.replaced) for index in wrong):
         raise InvalidRequest(f"the text has {len(drawn.replaced)} replaced values; an index in 'wrong' is out of range")
 
 
@@ -260,8 +260,8 @@ def _encode(task: str, drawn: DrawnText, missed: Iterable[MarkedSpan] = (), wron
 
 
 def _decode(row: int, prediction_id: str, record: bytes) -> AuditedText:
-    plain = json.loads(record)
-    replaced = tuple(ReplacedValue(*each) for each in plain["replaced"])
-    drawn = DrawnText(plain["model"], plain["input"], plain["redacted"], replaced)
-    missed = tuple(MarkedSpan(*each) for each in plain["missed"])
-    return AuditedText(row, prediction_id, plain["task"], drawn, missed, tuple(plain["wrong"]))
+    fields = json.loads(record)
+    replaced = tuple(ReplacedValue(*each) for each in fields["replaced"])
+    drawn = DrawnText(fields["model"], fields["input"], fields["redacted"], replaced)
+    missed = tuple(MarkedSpan(*each) for each in fields["missed"])
+    return AuditedText(row, prediction_id, fields["task"], drawn, missed, tuple(fields["wrong"]))

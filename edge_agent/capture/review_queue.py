@@ -26,7 +26,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from edge_agent.capture.capture_values import ReviewCursor
 from edge_agent.formats.calibration import OUT_OF_DISTRIBUTION
@@ -88,14 +88,6 @@ _SHIFTED = (
 _MATCHES = "(? IS NULL OR rank <= ?) AND (? IN ('', task) OR substr(task, 1, length(?) + 1) = ? || '/')"
 
 
-class StreamAssignment(NamedTuple):
-    """The assignment of an answer to a stream other than `uncertain`."""
-
-    prediction_id: str
-    stream: ReviewStream
-    probability: float | None
-
-
 @dataclass(frozen=True)
 class AuditShares:
     """The share of each task's answers that the audit draws: probabilities, 0 to 1."""
@@ -114,39 +106,40 @@ _draw: Callable[[], float] = random.SystemRandom().random
 class ReviewStreams:
     """The review queue and audit of one spool. Methods that change something run inside the spool's transaction."""
 
-    def __init__(self, database: Database, shares: AuditShares, drawn: Callable[[], float] = _draw) -> None:
-        """Draw with these probabilities; `drawn` returns a random number in [0, 1)."""
-        self._db, self._shares, self._drawn = database, shares, drawn
+    def __init__(self, database: Database, shares: AuditShares, draw: Callable[[], float] = _draw) -> None:
+        """Draw with these probabilities; `draw` returns a random number in [0, 1)."""
+        self._db, self._shares, self._draw = database, shares, draw
 
-    def assign(self, new: Iterable[tuple[str, str, AnswerObservation | None]]) -> int:
+    def assign(self, answers: Iterable[tuple[str, str, AnswerObservation | None]]) -> int:
         """Put newly kept answers into their streams; return how many the audit drew.
 
         Each is a prediction_id, its task or TASK/QUESTION, and its observation.
         """
-        drawn = 0
-        for prediction_id, task, seen in new:
-            share, is_lead = self._shares.of(task_of_key(task)), seen is not None and self._is_lead(task, seen)
-            if share > 0 and self._drawn() < share:
-                drawn += 1
-                self._put(StreamAssignment(prediction_id, AUDIT, share))
-                digest, accepted = (seen.digest, seen.accepted) if seen else ("", False)
+        drawn_count = 0
+        for prediction_id, task, observation in answers:
+            share = self._shares.of(task_of_key(task))
+            is_lead = observation is not None and self._is_lead(task, observation)
+            if share > 0 and self._draw() < share:
+                drawn_count += 1
+                self._store_stream(prediction_id, AUDIT, share)
+                digest, accepted = (observation.digest, observation.accepted) if observation else ("", False)
                 self._db.execute(
                     "INSERT INTO review_audit (prediction_id, task, digest, probability, accepted)"
                     " VALUES (?, ?, ?, ?, ?)",
                     (prediction_id, task, digest, share, accepted),
                 )
                 continue
-            if seen is not None and seen.held_up == OUT_OF_DISTRIBUTION:
-                self._put(StreamAssignment(prediction_id, NEW, None))
+            if observation is not None and observation.held_up == OUT_OF_DISTRIBUTION:
+                self._store_stream(prediction_id, NEW)
             elif is_lead:
-                self._put(StreamAssignment(prediction_id, DIVERSE, None))
-            if seen is not None:
-                self._note_strange(prediction_id, seen)
-        if drawn:
+                self._store_stream(prediction_id, DIVERSE)
+            if observation is not None:
+                self._store_p_value(prediction_id, observation)
+        if drawn_count:
             self._db.execute(
                 "DELETE FROM review_audit WHERE row <= (SELECT max(row) FROM review_audit) - ?", (AUDIT_ROWS_MAX,)
             )
-        return drawn
+        return drawn_count
 
     def is_audited(self, prediction_id: str) -> bool:
         """Return whether the audit drew a kept answer."""
@@ -156,10 +149,8 @@ class ReviewStreams:
     def record_verdict(self, prediction_id: str, wrong: bool | None) -> bool:
         """Record the first judgement of a person on an answer; return whether the audit had drawn it."""
         outcome = UNKNOWN if wrong is None else WRONG if wrong else RIGHT
-        rows = self._db.execute(
-            "UPDATE review_audit SET outcome = ? WHERE prediction_id = ?", (outcome, prediction_id)
-        ).rowcount
-        return bool(rows)
+        query = "UPDATE review_audit SET outcome = ? WHERE prediction_id = ?"
+        return bool(self._db.execute(query, (outcome, prediction_id)).rowcount)
 
     def can_settle(self) -> bool:
         """Return whether `take_settled` would return something; writes nothing."""
@@ -168,18 +159,18 @@ class ReviewStreams:
 
     def take_settled(self) -> dict[tuple[str, str], list[AuditOutcome]]:
         """Remove and return the outcomes before the first open one, in drawing order, by task and digest."""
-        found: dict[tuple[str, str], list[AuditOutcome]] = {}
+        outcomes: dict[tuple[str, str], list[AuditOutcome]] = {}
         for task, digest in self._db.rows("SELECT DISTINCT task, digest FROM review_audit"):
             ((first_open,),) = self._db.rows(
                 "SELECT min(row) FROM review_audit WHERE task = ? AND digest = ? AND outcome = 'open'", (task, digest)
             )
-            behind = (task, digest, first_open, first_open)
+            values = (task, digest, first_open, first_open)
             where = "task = ? AND digest = ? AND (? IS NULL OR row < ?)"
-            rows = self._db.rows(f"SELECT accepted, outcome FROM review_audit WHERE {where} ORDER BY row", behind)  # noqa: S608
+            rows = self._db.rows(f"SELECT accepted, outcome FROM review_audit WHERE {where} ORDER BY row", values)  # noqa: S608
             if rows:
-                found[task, digest] = [AuditOutcome(bool(accepted), outcome) for accepted, outcome in rows]
-                self._db.execute(f"DELETE FROM review_audit WHERE {where}", behind)  # noqa: S608 - our own words
-        return found
+                outcomes[task, digest] = [AuditOutcome(bool(accepted), outcome) for accepted, outcome in rows]
+                self._db.execute(f"DELETE FROM review_audit WHERE {where}", values)  # noqa: S608 - our own words
+        return outcomes
 
     def count_waiting(self) -> dict[str, int]:
         """Count the answers that wait for people, by stream."""
@@ -187,73 +178,80 @@ class ReviewStreams:
         return {NAMES[code]: number for code, number in rows if code in NAMES}
 
     def page(
-        self, shown: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
+        self, review_filter: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
     ) -> list[tuple[ReviewCursor, tuple[Any, ...]]]:
         """Return rows after a cursor, the streams in turn, each with its own cursor; columns are `_PLACE_COLUMNS`.
 
         `shifted`: the inputs of active alarms. The cursor does not contain them, so if an alarm begins or ends during
         a walk through the queue, that walk can miss rows; the next one has them.
         """
-        names = [shown.stream] if shown.stream else list(STREAMS)
-        if shown.confidence_max is not None:
+        names = [review_filter.stream] if review_filter.stream else list(STREAMS)
+        if review_filter.confidence_max is not None:
             names = [name for name in names if name != AUDIT]
-        about = json.dumps([[each.task, each.since] for each in shifted])
-        ahead = {name: self._ahead(name, shown, after, count, about) for name in names}
-        if NEW in ahead and shifted:
-            ahead[NEW] = [*self._strangest(shown, after, count, about), *ahead[NEW]]
+        shifted_json = json.dumps([[each.task, each.since] for each in shifted])
+        queues = {name: self._next_rows(name, review_filter, after, count, shifted_json) for name in names}
+        if NEW in queues and shifted:
+            queues[NEW] = [
+                *self._next_alarm_rows(review_filter, after, count, shifted_json),
+                *queues[NEW],
+            ]
         page: list[tuple[ReviewCursor, tuple[Any, ...]]] = []
-        while len(page) < count and any(ahead.values()):
+        while len(page) < count and any(queues.values()):
             name = TURNS[after.turn % len(TURNS)]
             after = after._replace(turn=(after.turn + 1) % len(TURNS))
-            if ahead.get(name):
-                row = ahead[name].pop(0)
-                after = _behind(after, name, row)
+            if queues.get(name):
+                row = queues[name].pop(0)
+                after = _cursor_after(after, name, row)
                 page.append((after, row[:_PLACE_SIZE]))
         return page
 
-    def _ahead(
-        self, name: ReviewStream, shown: ReviewFilter, after: ReviewCursor, count: int, about: str
+    def _next_rows(
+        self, name: ReviewStream, review_filter: ReviewFilter, after: ReviewCursor, count: int, shifted_json: str
     ) -> list[tuple[Any, ...]]:
         """Return the next rows of one stream, without those of an active alarm."""
         place, order = ("(rank, row) > (?, ?)", "rank, row") if name == UNCERTAIN else ("row > ?", "row")
         values: list[object] = [after.rank, after.row] if name == UNCERTAIN else [getattr(after, name)]
         query = (
-            f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {_seen(shown)} AND {place}"  # noqa: S608
-            f" AND {_MATCHES} AND NOT {_SHIFTED} ORDER BY {order} LIMIT ?"
+            f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {place}"  # noqa: S608
+            f" AND {_reviewed_condition(review_filter)} AND {_MATCHES} AND NOT {_SHIFTED} ORDER BY {order} LIMIT ?"
         )
-        return self._db.rows(query, [*values, *_matched(shown), about, count])
+        return self._db.rows(query, [*values, *_match_values(review_filter), shifted_json, count])
 
-    def _strangest(self, shown: ReviewFilter, after: ReviewCursor, count: int, about: str) -> list[tuple[Any, ...]]:
+    def _next_alarm_rows(
+        self, review_filter: ReviewFilter, after: ReviewCursor, count: int, shifted_json: str
+    ) -> list[tuple[Any, ...]]:
         """Return the next rows of active alarms, with their p-value as an additional last column."""
         columns = _PLACE_COLUMNS.replace("stream", f"{CODES[NEW]} AS stream")
         query = (
-            f"SELECT {columns}, p_value FROM predictions WHERE {_SHIFTED} AND {_seen(shown)}"  # noqa: S608
+            f"SELECT {columns}, p_value FROM predictions WHERE {_SHIFTED} AND {_reviewed_condition(review_filter)}"  # noqa: S608
             f" AND (p_value, row) > (?, ?) AND {_MATCHES} ORDER BY p_value, row LIMIT ?"
         )
-        return self._db.rows(query, [about, after.p_value, after.strange_row, *_matched(shown), count])
-
-    def _put(self, drawn: StreamAssignment) -> None:
-        self._db.execute(
-            "UPDATE predictions SET stream = ?, probability = ? WHERE prediction_id = ?",
-            (CODES[drawn.stream], drawn.probability, drawn.prediction_id),
+        return self._db.rows(
+            query, [shifted_json, after.p_value, after.strange_row, *_match_values(review_filter), count]
         )
 
-    def _note_strange(self, prediction_id: str, seen: AnswerObservation) -> None:
+    def _store_stream(self, prediction_id: str, stream: ReviewStream, probability: float | None = None) -> None:
+        self._db.execute(
+            "UPDATE predictions SET stream = ?, probability = ? WHERE prediction_id = ?",
+            (CODES[stream], probability, prediction_id),
+        )
+
+    def _store_p_value(self, prediction_id: str, observation: AnswerObservation) -> None:
         """Store the p-value that orders an answer during an alarm; not for audit rows, which come in drawing order."""
-        if seen.p_value is None or (seen.p_value > NEAR and seen.held_up != OUT_OF_DISTRIBUTION):
+        if observation.p_value is None or (observation.p_value > NEAR and observation.held_up != OUT_OF_DISTRIBUTION):
             return
         self._db.execute(
             "UPDATE predictions SET p_value = ?, answered_at = ? WHERE prediction_id = ?",
-            (seen.p_value, seen.at, prediction_id),
+            (observation.p_value, observation.at, prediction_id),
         )
 
-    def _is_lead(self, task: str, seen: AnswerObservation) -> bool:
+    def _is_lead(self, task: str, observation: AnswerObservation) -> bool:
         """Count an answer in its stratum; return whether it is the 1st, 2nd, 4th, 8th, ... there."""
-        stratum = seen.label or f"2^{seen.characters.bit_length()} characters"
+        stratum = observation.label or f"2^{observation.characters.bit_length()} characters"
         rows = self._db.execute(
             "INSERT INTO review_strata (task, digest, stratum, answers) VALUES (?, ?, ?, 1)"
             " ON CONFLICT (task, digest, stratum) DO UPDATE SET answers = answers + 1 RETURNING answers",
-            (task, seen.digest, stratum),
+            (task, observation.digest, stratum),
         ).fetchall()
         answers = int(rows[0][0])
         if answers == 1:
@@ -267,35 +265,28 @@ class ReviewStreams:
 
 def prepare(database: Database) -> None:
     """Add missing columns, tables and triggers to a spool, inside its transaction."""
-    there = {name for _, name, *_ in database.rows("PRAGMA table_info(predictions)")}
+    existing_columns = {name for _, name, *_ in database.rows("PRAGMA table_info(predictions)")}
     for column, statement in _COLUMNS.items():
-        if column not in there:
+        if column not in existing_columns:
             database.execute(statement)
     for statement in _STATEMENTS:
         database.execute(statement)
 
 
-def _behind(after: ReviewCursor, name: ReviewStream, row: tuple[Any, ...]) -> ReviewCursor:
-    rank, number = float(row[0]), int(row[1])
+def _cursor_after(after: ReviewCursor, name: ReviewStream, row: tuple[Any, ...]) -> ReviewCursor:
+    number = int(row[1])
     if name == NEW and len(row) > _PLACE_SIZE:
         return after._replace(p_value=float(row[-1]), strange_row=number)
-    if name == AUDIT:
-        return after._replace(audit=number)
-    if name == DIVERSE:
-        return after._replace(diverse=number)
-    return after._replace(new=number) if name == NEW else after._replace(rank=rank, row=number)
+    if name == UNCERTAIN:
+        return after._replace(rank=float(row[0]), row=number)
+    return after._replace(**{str(name): number})
 
 
-def _seen(shown: ReviewFilter) -> str:
-    return "reviewed <= 1" if shown.include_reviewed else "reviewed = 0"
+def _reviewed_condition(review_filter: ReviewFilter) -> str:
+    return "reviewed <= 1" if review_filter.include_reviewed else "reviewed = 0"
 
 
-def _matched(shown: ReviewFilter) -> list[object]:
+def _match_values(review_filter: ReviewFilter) -> list[object]:
     """Return the values of `_MATCHES`."""
-    return [
-        shown.confidence_max,
-        shown.confidence_max,
-        shown.task,
-        shown.task,
-        shown.task,
-    ]
+    confidence_max, task = review_filter.confidence_max, review_filter.task
+    return [confidence_max, confidence_max, task, task, task]

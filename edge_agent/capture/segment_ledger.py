@@ -24,10 +24,10 @@ from edge_agent.capture.spool import (
     Spool,
 )
 
-_CHOOSE_ROWS = 20_000
+_ROWS_AT_ONCE = 20_000
 _RESEALS_MAX = 1000
 # Corrected predictions that waited only for this receipt: the central team has them and all their feedback.
-_DONE = """
+_MARK_SPARE = """
     UPDATE predictions SET spare = 1 WHERE spare = 0 AND prediction_id IN (
         SELECT prediction_id FROM predictions WHERE segment = :sequence AND segment > 0
         UNION SELECT prediction_id FROM feedback WHERE segment = :sequence)
@@ -36,11 +36,11 @@ _DONE = """
         f.segment IS NULL
         OR f.segment > 0 AND f.segment NOT IN (SELECT sequence FROM segments WHERE state = 'received')))
 """
-_OF = "segment = ? AND segment > 0"
+_IN_SEGMENT = "segment = ? AND segment > 0"
 """Of one segment. The second condition lets SQLite use the partial index of predictions."""
 _SEGMENT = "SELECT sequence, state, size, sha256, manifest_sha256 FROM segments"
 _TABLES = ("predictions", "feedback", "tombstones")
-_SEALED = ("predictions", "feedback", "opinions", "tombstones")
+_SEALED_TABLES = ("predictions", "feedback", "opinions", "tombstones")
 """Tables whose records are sealed; triggers update `opinions` with their segment (spool.py)."""
 
 
@@ -104,8 +104,10 @@ class SegmentLedger:
         for table in ("feedback", "opinions"):
             room = self._take(table, "size", f"segment IS NULL AND consent = {UPSTREAM}", sequence, room)
         self._take_predictions(sequence, room)
-        chosen = any(self._db.rows(f"SELECT 1 FROM {table} WHERE {_OF} LIMIT 1", (sequence,)) for table in _SEALED)
-        if not chosen:
+        has_records = any(
+            self._db.rows(f"SELECT 1 FROM {table} WHERE {_IN_SEGMENT} LIMIT 1", (sequence,)) for table in _SEALED_TABLES
+        )
+        if not has_records:
             return 0
         self._db.execute("INSERT INTO segments (sequence, state) VALUES (?, 'building')", (sequence,))
         return sequence
@@ -122,14 +124,14 @@ class SegmentLedger:
 
     def record_lines(self, sequence: int) -> Iterator[bytes]:
         """Yield the records of a segment, each with its newline."""
-        query = f"SELECT record, class, stream, probability FROM predictions WHERE {_OF} ORDER BY row"
+        query = f"SELECT record, class, stream, probability FROM predictions WHERE {_IN_SEGMENT} ORDER BY row"
         for record, class_, stream, probability in self._db.rows(query, (sequence,)):
             share = f"{self._routine_share:g}" if class_ == ROUTINE and probability is None else "1"
-            drawn = "" if probability is None else f',"sampling_probability":{probability!r}'
-            kept = f',"kept":{{"because":"{CLASS_NAMES[class_]}","share":{share}}}'
-            yield record[:-1] + f'{kept},"review_stream":"{NAMES[stream]}"{drawn}}}\n'.encode()
-        for table in _SEALED[1:]:
-            for (record,) in self._db.rows(f"SELECT record FROM {table} WHERE {_OF} ORDER BY row", (sequence,)):
+            probability_field = "" if probability is None else f',"sampling_probability":{probability!r}'
+            kept_field = f',"kept":{{"because":"{CLASS_NAMES[class_]}","share":{share}}}'
+            yield record[:-1] + f'{kept_field},"review_stream":"{NAMES[stream]}"{probability_field}}}\n'.encode()
+        for table in _SEALED_TABLES[1:]:
+            for (record,) in self._db.rows(f"SELECT record FROM {table} WHERE {_IN_SEGMENT} ORDER BY row", (sequence,)):
                 yield record + b"\n"
 
     def previous_manifest_sha256(self, sequence: int) -> str:
@@ -152,13 +154,13 @@ class SegmentLedger:
             "UPDATE segments SET state = 'sealed', size = ?, sha256 = ?, manifest_sha256 = ? WHERE sequence = ?",
             (sealed.size, sealed.sha256, sealed.manifest_sha256, sequence),
         )
-        self._db.execute(f"UPDATE predictions SET spare = 1 WHERE {_OF} AND class < ?", (sequence, REVIEWED))
+        self._db.execute(f"UPDATE predictions SET spare = 1 WHERE {_IN_SEGMENT} AND class < ?", (sequence, REVIEWED))
         self._db.executemany(
             "UPDATE segments SET resealed = ? WHERE sequence = ?", [(sequence, r) for r in sealed.reseals]
         )
         self._spool.counters["segments_sealed"] += 1
         self._spool.counters["records_sealed"] += sealed.records
-        self._count_sent(1, _OF, (sequence,))
+        self._count_sent(1, _IN_SEGMENT, (sequence,))
 
     def release_sequence(self, sequence: int) -> None:
         """Release a segment number whose records were all erased before sealing."""
@@ -178,17 +180,17 @@ class SegmentLedger:
         for sequence in sequences:
             self._db.execute("UPDATE segments SET state = 'received' WHERE sequence = ?", (sequence,))
             self._db.execute("DELETE FROM tombstones WHERE segment = ?", (sequence,))
-            self._db.execute(_DONE, {"sequence": sequence})
+            self._db.execute(_MARK_SPARE, {"sequence": sequence})
         self._spool.counters["segments_received"] += len(sequences)
 
     def mark_lost(self, sequence: int) -> None:
         """Record that a segment is damaged, missing or refused; its records in the spool wait to be sealed again."""
         self._spool.note_departures()
-        self._count_sent(-1, _OF, (sequence,))
+        self._count_sent(-1, _IN_SEGMENT, (sequence,))
         self._db.execute("UPDATE segments SET state = 'lost' WHERE sequence = ?", (sequence,))
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
-            self._db.execute(f"UPDATE {table} SET segment = NULL{spare} WHERE {_OF}", (sequence,))
+            self._db.execute(f"UPDATE {table} SET segment = NULL{spare} WHERE {_IN_SEGMENT}", (sequence,))
         self._spool.counters["segments_lost"] += 1
 
     def begin_incarnation(self) -> None:
@@ -213,38 +215,38 @@ class SegmentLedger:
             self._spool.personal.count(task, SENT, sign * number)
 
     def _take(self, table: str, size: str, where: str, sequence: int, room: int) -> int:
-        taken = []
+        assignments = []
         for row, bytes_ in self._db.rows(
-            f"SELECT row, {size} FROM {table} WHERE {where} ORDER BY row LIMIT ?", (_CHOOSE_ROWS,)
+            f"SELECT row, {size} FROM {table} WHERE {where} ORDER BY row LIMIT ?", (_ROWS_AT_ONCE,)
         ):
             if room <= 0:
                 break
-            taken.append((sequence, row))
+            assignments.append((sequence, row))
             room -= bytes_
-        self._db.executemany(f"UPDATE {table} SET segment = ? WHERE row = ?", taken)
+        self._db.executemany(f"UPDATE {table} SET segment = ? WHERE row = ?", assignments)
         return room
 
     def _take_predictions(self, sequence: int, room: int) -> None:
-        taken, passed = [], []
+        assignments, passed_over = [], []
         query = (
             "SELECT row, size, class, prediction_id, probability FROM predictions WHERE segment IS NULL AND consent = 2"
             " ORDER BY row LIMIT ?"
         )
-        for row, size, class_, prediction_id, probability in self._db.rows(query, (_CHOOSE_ROWS,)):
+        for row, size, class_, prediction_id, probability in self._db.rows(query, (_ROWS_AT_ONCE,)):
             if room <= 0:
                 break
             # The audit is a random sample already; thinning it again would only make it smaller.
             if class_ != ROUTINE or probability is not None or is_in_routine_sample(prediction_id, self._routine_share):
-                taken.append((sequence, row))
+                assignments.append((sequence, row))
                 room -= size
             else:
-                passed.append((row,))
-        self._db.executemany("UPDATE predictions SET segment = ? WHERE row = ?", taken)
-        self._db.executemany(f"UPDATE predictions SET segment = {PASSED_OVER}, spare = 1 WHERE row = ?", passed)
-        self._spool.counters["passed_over"] += len(passed)
+                passed_over.append((row,))
+        self._db.executemany("UPDATE predictions SET segment = ? WHERE row = ?", assignments)
+        self._db.executemany(f"UPDATE predictions SET segment = {PASSED_OVER}, spare = 1 WHERE row = ?", passed_over)
+        self._spool.counters["passed_over"] += len(passed_over)
 
 
 def is_in_routine_sample(prediction_id: str, share: float) -> bool:
     """Return whether a routine prediction is in the sample; deterministic for an id."""
-    drawn = int.from_bytes(hashlib.sha256(prediction_id.encode()).digest()[:4], "big")
-    return drawn < share * 2**32
+    hash_prefix = int.from_bytes(hashlib.sha256(prediction_id.encode()).digest()[:4], "big")
+    return hash_prefix < share * 2**32

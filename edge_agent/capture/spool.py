@@ -142,15 +142,15 @@ class PredictionRecord:
     class_: int
     consent: int
     record: bytes
-    observed: AnswerObservation | None = None
+    observation: AnswerObservation | None = None
     """Its observation for monitoring."""
     later: str = ""
     """Why the large model is asked later (formats/example_records.py); empty = it is not asked."""
-    replaced: Mapping[str, int] = field(default_factory=dict)
+    replacements: Mapping[str, int] = field(default_factory=dict)
     """Replaced values by the rule or model that found them."""
     digests: frozenset[bytes] = frozenset()
     """Keyed digests of these values (person_erasure.py)."""
-    audited: DrawnText | None = None
+    drawn_text: DrawnText | None = None
     """Its text, if the audit of redaction has drawn it."""
 
 
@@ -190,18 +190,18 @@ class Spool:
         self.db = Database(path, _schema_at(path))
         self._monotonic, self._started = monotonic, monotonic()
         self.counters: Counter[str] = Counter(dict(self.db.rows("SELECT name, value FROM counters")))
-        self._saved = self.counters.copy()
+        self._saved_counters = self.counters.copy()
         self.streams = streams(self.db) if streams else ReviewStreams(self.db, AuditShares(0.0, {}))
-        self._clock = float(self._meta("clock", 0.0))
-        self.used_bytes = int(self._meta("used_bytes", 0))
+        self._clock = float(self._read_meta("clock", 0.0))
+        self.used_bytes = int(self._read_meta("used_bytes", 0))
         with self.transaction():
             for statement in _TEACHER_LABEL_STATEMENTS:
                 self.db.execute(statement)
             review_queue.prepare(self.db)
             self.personal = PersonalDataTables(self.db, personal, now, self._clock)
-            self.incarnation = str(self._meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
+            self.incarnation = str(self._read_meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
             # Stored on disk, so that an hour also ends on a machine that runs for half an hour at a time.
-            self.sealed_at = float(self._meta("sealed_at", -1.0))
+            self.sealed_at = float(self._read_meta("sealed_at", -1.0))
             """When the last record was sealed, by `clock`."""
             if self.sealed_at < 0:
                 self.note_sealed()
@@ -214,32 +214,35 @@ class Spool:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit the block with the counters and the clock, or, on an error, none of it."""
-        used, before = self.used_bytes, self.counters.copy()
+        used_bytes, counters = self.used_bytes, self.counters.copy()
         try:
             with self.db.transaction():
                 yield
                 self._save_counters()
         except BaseException:
-            self.used_bytes, self.counters = used, before
+            self.used_bytes, self.counters = used_bytes, counters
             raise
-        self._saved = self.counters.copy()
+        self._saved_counters = self.counters.copy()
 
-    def add_predictions(self, kept: Iterable[PredictionRecord]) -> list[PredictionRecord]:
+    def add_predictions(self, predictions: Iterable[PredictionRecord]) -> list[PredictionRecord]:
         """Store predictions and return the new ones; a prediction with a known id stays unchanged."""
         now, new = self.clock, []
-        for each in kept:
-            size = len(each.record) + ROW_OVERHEAD_BYTES
-            spare = each.consent == LOCAL
-            row = (each.prediction_id, each.task, each.rank, each.class_, each.consent, spare, now, size, each.record)
+        for prediction in predictions:
+            size = len(prediction.record) + ROW_OVERHEAD_BYTES
+            spare = prediction.consent == LOCAL
+            row = (
+                *(prediction.prediction_id, prediction.task, prediction.rank, prediction.class_, prediction.consent),
+                *(spare, now, size, prediction.record),
+            )
             if self.db.execute(_INSERT, row).rowcount:
                 self.used_bytes += size
                 self.counters["captured"] += 1
-                self.personal.begin_retention(each.prediction_id, each.task, now)
-                new.append(each)
-        self.personal.add(((each.prediction_id, each.digests) for each in new), now)
-        self.personal.count_captured((each.task, each.replaced) for each in new)
-        if drawn := self.streams.assign((each.prediction_id, each.task, each.observed) for each in new):
-            self.counters["audit_drawn"] += drawn
+                self.personal.begin_retention(prediction.prediction_id, prediction.task, now)
+                new.append(prediction)
+        self.personal.add_digests(((each.prediction_id, each.digests) for each in new), now)
+        self.personal.count_captured((each.task, each.replacements) for each in new)
+        if drawn_count := self.streams.assign((each.prediction_id, each.task, each.observation) for each in new):
+            self.counters["audit_drawn"] += drawn_count
         return new
 
     def find_prediction(self, prediction_id: str) -> SpooledPrediction:
@@ -249,45 +252,45 @@ class Spool:
             PredictionUnknown: the prediction is not here, or no longer.
         """
         query = "SELECT record, task, reviewed, stream, probability FROM predictions WHERE prediction_id = ?"
-        found = self.db.rows(query, (prediction_id,))
-        if not found:
+        rows = self.db.rows(query, (prediction_id,))
+        if not rows:
             raise PredictionUnknown(f"no answer {prediction_id!r} is kept here", prediction_id=prediction_id)
         feedback = self.db.rows("SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row", (prediction_id,))
-        record, task, reviewed, stream, probability = found[0]
+        record, task, reviewed, stream, probability = rows[0]
         return SpooledPrediction(
             record, task, bool(reviewed), tuple(row[0] for row in feedback), NAMES[stream], probability
         )
 
-    def add_feedback(self, judged: FeedbackRecord) -> int:
+    def add_feedback(self, feedback: FeedbackRecord) -> int:
         """Store feedback; return how many its prediction has now. A repeated request changes nothing and returns 0.
 
         Raises:
             PredictionUnknown: the prediction is not here.
             InvalidRequest: the request_id was used for something else.
         """
-        if self._repeated(judged):
+        if self._is_repeat(feedback):
             return 0
         rows = self.db.rows(
-            "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?", (judged.prediction_id,)
+            "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?", (feedback.prediction_id,)
         )
         if not rows:
-            message = f"no answer {judged.prediction_id!r} is kept here"
-            raise PredictionUnknown(message, prediction_id=judged.prediction_id)
+            message = f"no answer {feedback.prediction_id!r} is kept here"
+            raise PredictionUnknown(message, prediction_id=feedback.prediction_id)
         ((row, consent, segment),) = rows
-        size = len(judged.record) + ROW_OVERHEAD_BYTES
+        size = len(feedback.record) + ROW_OVERHEAD_BYTES
         self.db.execute(
             "INSERT INTO feedback (feedback_id, prediction_id, consent, size, record) VALUES (?, ?, ?, ?, ?)",
-            (judged.feedback_id, judged.prediction_id, consent, size, judged.record),
+            (feedback.feedback_id, feedback.prediction_id, consent, size, feedback.record),
         )
-        waits = None if segment == PASSED_OVER else segment
+        new_segment = None if segment == PASSED_OVER else segment
         self.db.execute(
             "UPDATE predictions SET class = ?, reviewed = 1, spare = 0, segment = ? WHERE row = ?",
-            (REVIEWED, waits, row),
+            (REVIEWED, new_segment, row),
         )
         self.used_bytes += size
         self.counters["feedback"] += 1
-        self.personal.add([(judged.prediction_id, judged.digests)], self.clock)
-        ((number,),) = self.db.rows("SELECT count(*) FROM feedback WHERE prediction_id = ?", (judged.prediction_id,))
+        self.personal.add_digests([(feedback.prediction_id, feedback.digests)], self.clock)
+        ((number,),) = self.db.rows("SELECT count(*) FROM feedback WHERE prediction_id = ?", (feedback.prediction_id,))
         return int(number)
 
     def first_feedback(self, prediction_id: str) -> bytes | None:
@@ -301,8 +304,8 @@ class Spool:
         """Return predictions after a cursor of the review queue, each with its own cursor (review_queue.py)."""
         rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(review_filter, after, count, shifted)
         return [
-            (place, SpooledPrediction(record, task, bool(seen), (), NAMES[stream], probability))
-            for place, (_, _, record, task, seen, stream, probability) in rows
+            (cursor, SpooledPrediction(record, task, bool(reviewed), (), NAMES[stream], probability))
+            for cursor, (_, _, record, task, reviewed, stream, probability) in rows
         ]
 
     def erase(self, prediction_id: str, tombstone: bytes) -> tuple[bool, bool]:
@@ -311,20 +314,20 @@ class Spool:
         If the prediction can have left the site, or is no longer here, the tombstone is kept until the central team has
         it.
         """
-        kept = self.db.rows("SELECT task FROM predictions WHERE prediction_id = ?", (prediction_id,))
-        left = self.can_have_left(prediction_id)
+        rows = self.db.rows("SELECT task FROM predictions WHERE prediction_id = ?", (prediction_id,))
+        may_have_left = self.can_have_left(prediction_id)
         self._delete_feedback([prediction_id])
         self._delete("prediction_id = ?", (prediction_id,), 1)
         self.db.execute("DELETE FROM retention_dates WHERE prediction_id = ?", (prediction_id,))
-        if left:
+        if may_have_left:
             self.db.execute(
                 "INSERT INTO tombstones (prediction_id, record) VALUES (?, ?) ON CONFLICT (prediction_id) DO NOTHING",
                 (prediction_id, tombstone),
             )
-        self.counters["erased"] += bool(kept)
-        if kept or left:
-            self.personal.count(kept[0][0] if kept else "", ERASED)
-        return bool(kept), left
+        self.counters["erased"] += bool(rows)
+        if rows or may_have_left:
+            self.personal.count(rows[0][0] if rows else "", ERASED)
+        return bool(rows), may_have_left
 
     def find_same_text(self, prediction_id: str) -> list[str]:
         """Return the kept answers to other questions about the same text; empty for a task without questions.
@@ -332,13 +335,13 @@ class Spool:
         A call stores its answers in nearby rows at nearly the same time. Redacted texts are compared.
         """
         query = "SELECT row, kept_at, task, record FROM predictions WHERE prediction_id = ?"
-        found = self.db.rows(query, (prediction_id,))
-        if not found or not question_of_key(found[0][2]):
+        rows = self.db.rows(query, (prediction_id,))
+        if not rows or not question_of_key(rows[0][2]):
             return []
-        [(row, at, key, record)] = found
+        [(row, at, key, record)] = rows
         task = f"{task_of_key(key)}/"
         text = json.dumps(json.loads(record)["input"], ensure_ascii=False).encode()
-        near = self.db.rows(
+        neighbours = self.db.rows(
             "SELECT prediction_id FROM predictions WHERE row BETWEEN ? AND ? AND prediction_id <> ?"
             " AND abs(kept_at - ?) <= ? AND substr(task, 1, ?) = ? AND instr(record, ?) > 0 ORDER BY row",
             (
@@ -346,11 +349,11 @@ class Spool:
                 *(len(task), task, b'"input":' + text),
             ),
         )
-        return [each for (each,) in near]
+        return [each for (each,) in neighbours]
 
-    def retire(self, due: Iterable[str]) -> None:
+    def retire(self, prediction_ids: Iterable[str]) -> None:
         """Delete predictions whose retention is over, with their feedback, questions and teacher labels."""
-        for prediction_id in due:
+        for prediction_id in prediction_ids:
             for (task,) in self.db.rows("SELECT task FROM predictions WHERE prediction_id = ?", (prediction_id,)):
                 self.personal.count(task, RETIRED)
             self._delete_feedback([prediction_id])
@@ -366,9 +369,9 @@ class Spool:
 
     def expire(self, window_seconds: float, count: int) -> int:
         """Delete at most `count` spare predictions older than the window; return how many."""
-        gone = self._delete("spare = 1 AND kept_at < ? ORDER BY kept_at", (self.clock - window_seconds,), count)
-        self.counters["expired"] += gone
-        return gone
+        number = self._delete("spare = 1 AND kept_at < ? ORDER BY kept_at", (self.clock - window_seconds,), count)
+        self.counters["expired"] += number
+        return number
 
     def can_expire(self, window_seconds: float) -> bool:
         """Return whether `expire` would delete something; writes nothing."""
@@ -386,23 +389,23 @@ class Spool:
         Returns whether the rest fits.
         """
         for where, counter in _EVICTION_ORDER:
-            step = 1
-            while self.used_bytes > bytes_max and count > 0 and step:
-                about = 1 + (self.used_bytes - bytes_max) // _ROW_BYTES
-                step = self._delete(where, (), min(count, about))
-                self.counters[counter] += step
-                count -= step
+            evicted = 1
+            while self.used_bytes > bytes_max and count > 0 and evicted:
+                estimate = 1 + (self.used_bytes - bytes_max) // _ROW_BYTES
+                evicted = self._delete(where, (), min(count, estimate))
+                self.counters[counter] += evicted
+                count -= evicted
         return self.used_bytes <= bytes_max
 
     def can_have_left(self, prediction_id: str) -> bool:
         """Return whether any record of a prediction can have left the site."""
-        kept = self.db.rows("SELECT segment, kept_at FROM predictions WHERE prediction_id = ?", (prediction_id,))
-        departed_until = float(self._meta("departed_until", -1.0))
-        if not kept:
+        predictions = self.db.rows("SELECT segment, kept_at FROM predictions WHERE prediction_id = ?", (prediction_id,))
+        departed_until = float(self._read_meta("departed_until", -1.0))
+        if not predictions:
             return departed_until >= 0 or bool(self.db.rows("SELECT 1 FROM segments LIMIT 1"))
         feedback = self.db.rows("SELECT segment FROM feedback WHERE prediction_id = ?", (prediction_id,))
-        thought = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
-        return kept[0][1] <= departed_until or any(row[0] for row in (*kept, *feedback, *thought))
+        labels = self.db.rows("SELECT segment FROM opinions WHERE prediction_id = ?", (prediction_id,))
+        return predictions[0][1] <= departed_until or any(row[0] for row in (*predictions, *feedback, *labels))
 
     def note_sealed(self) -> None:
         """Record that no record waits to be sealed any more."""
@@ -415,9 +418,9 @@ class Spool:
     def count_retained(self) -> dict[str, int]:
         """Count predictions by class, and feedback."""
         rows = self.db.rows("SELECT class, count(*) FROM predictions GROUP BY class")
-        counted = {CLASS_NAMES[class_]: number for class_, number in rows}
+        counts = {CLASS_NAMES[class_]: number for class_, number in rows}
         ((feedback,),) = self.db.rows("SELECT count(*) FROM feedback")
-        return {**counted, "feedback": feedback}
+        return {**counts, "feedback": feedback}
 
     def loss_seconds(self) -> dict[str, float]:
         """Return, by kind of LOSSES, the seconds of running since the last one; no key = none yet."""
@@ -441,48 +444,49 @@ class Spool:
         """Close the database."""
         self.db.close()
 
-    def _repeated(self, judged: FeedbackRecord) -> bool:
-        if not judged.request_id:
+    def _is_repeat(self, feedback: FeedbackRecord) -> bool:
+        """Return whether a request is a repeat of a stored one; store it if it is new. Raises InvalidRequest."""
+        if not feedback.request_id:
             return False
-        content = hashlib.sha256(judged.content).digest()
-        known = self.db.rows("SELECT content FROM requests WHERE request_id = ?", (judged.request_id,))
-        if known and known[0][0] != content:
+        content = hashlib.sha256(feedback.content).digest()
+        rows = self.db.rows("SELECT content FROM requests WHERE request_id = ?", (feedback.request_id,))
+        if rows and rows[0][0] != content:
             raise InvalidRequest(
                 "this request_id was used for another request", remedy="Use a new UUID4 for each request."
             )
-        if not known:
-            self.db.execute("INSERT INTO requests (request_id, content) VALUES (?, ?)", (judged.request_id, content))
+        if not rows:
+            self.db.execute("INSERT INTO requests (request_id, content) VALUES (?, ?)", (feedback.request_id, content))
             self.db.execute("DELETE FROM requests WHERE row <= (SELECT max(row) FROM requests) - ?", (REQUESTS_KEPT,))
-        return bool(known)
+        return bool(rows)
 
     def _delete(self, where: str, values: tuple[object, ...], count: int) -> int:
-        gone = self.db.rows(
+        rows = self.db.rows(
             "DELETE FROM predictions WHERE row IN (SELECT row FROM predictions WHERE "
             f"{where} LIMIT ?) RETURNING size, class, prediction_id",
             (*values, count),
         )
-        self.used_bytes -= sum(row[0] for row in gone)
-        self._delete_feedback([row[2] for row in gone if row[1] == REVIEWED])
-        return len(gone)
+        self.used_bytes -= sum(row[0] for row in rows)
+        self._delete_feedback([row[2] for row in rows if row[1] == REVIEWED])
+        return len(rows)
 
     def _delete_feedback(self, prediction_ids: Iterable[str]) -> None:
-        for each in prediction_ids:
-            gone = self.db.rows("DELETE FROM feedback WHERE prediction_id = ? RETURNING size", (each,))
-            self.used_bytes -= sum(row[0] for row in gone)
+        for prediction_id in prediction_ids:
+            rows = self.db.rows("DELETE FROM feedback WHERE prediction_id = ? RETURNING size", (prediction_id,))
+            self.used_bytes -= sum(row[0] for row in rows)
 
     def _save_counters(self) -> None:
-        changed = [(name, value) for name, value in self.counters.items() if value != self._saved[name]]
+        changed = [(name, value) for name, value in self.counters.items() if value != self._saved_counters[name]]
         self.db.executemany(
             "INSERT INTO counters VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", changed
         )
-        for kind, beginnings in LOSSES.items():
-            if any(name.startswith(beginnings) for name, _ in changed):
+        for kind, prefixes in LOSSES.items():
+            if any(name.startswith(prefixes) for name, _ in changed):
                 self.set_meta(f"loss_clock_{kind}", self.clock)
         self.set_meta("clock", self.clock)
         self.personal.save_calendar(self.clock)
         self.set_meta("used_bytes", self.used_bytes)
 
-    def _meta(self, name: str, default: str | float) -> str | float:
+    def _read_meta(self, name: str, default: str | float) -> str | float:
         rows = self.db.rows("SELECT value FROM meta WHERE name = ?", (name,))
         value: str | float = rows[0][0] if rows else default
         return value
@@ -491,5 +495,5 @@ class Spool:
 def _schema_at(path: Path) -> DatabaseSchema:
     remedy = f"Stop the daemon, move {path}* away and start it again; feedback that was not sealed yet is in them."
     # secure_delete overwrites erased data. No integrity check: reading a gigabyte at every start takes too long.
-    first = ("PRAGMA auto_vacuum = INCREMENTAL", "PRAGMA secure_delete = ON")
-    return DatabaseSchema(SCHEMA_VERSION, _STATEMENTS, remedy, first, checked=False)
+    pragmas = ("PRAGMA auto_vacuum = INCREMENTAL", "PRAGMA secure_delete = ON")
+    return DatabaseSchema(SCHEMA_VERSION, _STATEMENTS, remedy, pragmas, checked=False)

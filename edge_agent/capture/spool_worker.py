@@ -34,7 +34,7 @@ from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestio
 from edge_agent.durable.atomic_files import Ballast
 from edge_agent.errors import DiskFull, EdgeAgentError, ExchangeError
 from edge_agent.formats.status_object import RedactionReport
-from edge_agent.monitoring.answer_observations import verdict
+from edge_agent.monitoring.answer_observations import is_local_answer_wrong
 from edge_agent.monitoring.monitoring_store import Charge, HumanLabel, MonitoringStore, TeacherLabel
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from edge_agent.capture.outbox import Outbox
     from edge_agent.capture.redact.model_findings import ModelFindings
-    from edge_agent.config import Config, ExamplesConfig
+    from edge_agent.config import Config
     from edge_agent.formats.manifest import Manifest
     from edge_agent.monitoring.answer_observations import AlarmState
 
@@ -57,11 +57,6 @@ CLOCK_SECONDS, STATUS_SECONDS = 600.0, 900.0
 ROWS_AT_ONCE = 5000
 LOCAL_SITE = "local"
 """Site name in the records of an unnamed site, which sends nothing."""
-
-
-def personal_limits(examples: ExamplesConfig) -> PersonalLimits:
-    """Return how long a site keeps data about people."""
-    return PersonalLimits(examples.value_digests_max, examples.value_digest_days * 86_400, examples.retention_days)
 
 
 @dataclass(frozen=True)
@@ -112,26 +107,26 @@ class SpoolErasure:
         `all_questions` also erases the answers to other questions about the same text.
         """
         same_text = self._spool.find_same_text(prediction_id)
-        here, told = self._erase(prediction_id)
+        was_here, is_told = self._erase(prediction_id)
         others = {each: self._erase(each)[1] for each in same_text} if all_questions else {}
-        all_told = [each for each, is_told in {prediction_id: told, **others}.items() if is_told]
-        if here or told:
-            self._spool.personal.record_erasure(self._now(), here + len(others), all_told)
-        return AnswerErasure(here, bool(all_told), tuple(same_text))
+        tombstoned = [each for each, told in {prediction_id: is_told, **others}.items() if told]
+        if was_here or is_told:
+            self._spool.personal.record_erasure(self._now(), was_here + len(others), tombstoned)
+        return AnswerErasure(was_here, bool(tombstoned), tuple(same_text))
 
     def search(self, values: Sequence[str]) -> ValueSearch:
         """Prepare a search for records about a person. Raises InvalidRequest."""
         return ValueSearch(values, self._digester)
 
-    def erase_found(self, found: FoundRecords) -> PersonErasure:
+    def erase_found(self, records: FoundRecords) -> PersonErasure:
         """Erase the found records, and record the erasure; inside the spool's transaction."""
-        description, told, here = describe(self._spool, found), list[str](), 0
-        for prediction_id in found.prediction_ids:
+        description, tombstoned, erased = describe(self._spool, records), list[str](), 0
+        for prediction_id in records.prediction_ids:
             was_here, is_told = self._erase(prediction_id)
-            here += was_here
-            told += [prediction_id] if is_told else []
-        number = self._spool.personal.record_erasure(self._now(), here, told) if found.prediction_ids else 0
-        return replace(description, erased=here, told=len(told), erasure=number)
+            erased += was_here
+            tombstoned += [prediction_id] if is_told else []
+        number = self._spool.personal.record_erasure(self._now(), erased, tombstoned) if records.prediction_ids else 0
+        return replace(description, erased=erased, told=len(tombstoned), erasure=number)
 
     def _erase(self, prediction_id: str) -> tuple[bool, bool]:
         self._monitoring.delete_input(prediction_id)
@@ -151,25 +146,28 @@ class SpoolWorker:
         self._config, self._dependencies = config, dependencies
         digester = ValueDigester(load_digest_key(config.state_dir / "value.key"))
         site = config.site.id or LOCAL_SITE
-        self.recorder = RecordBuilder(config.examples, site, redactor, config.redaction, digester, dependencies.drawn)
+        self.recorder = RecordBuilder(config.examples, site, redactor, config.redaction, digester, dependencies.draw)
         self._ballast = Ballast(config.state_dir / "spool.ballast")
-        shares = AuditShares(config.examples.review_share, config.examples.review_shares)
+        examples = config.examples
+        shares = AuditShares(examples.review_share, examples.review_shares)
+        digest_seconds = examples.value_digest_days * 86_400
+        personal_limits = PersonalLimits(examples.value_digests_max, digest_seconds, examples.retention_days)
         self.spool = self._ballast.run(
             lambda: Spool(
                 config.state_dir / "spool.db",
                 dependencies.monotonic,
-                lambda db: ReviewStreams(db, shares, dependencies.drawn),
-                personal_limits(config.examples),
+                lambda db: ReviewStreams(db, shares, dependencies.draw),
+                personal_limits,
                 dependencies.now,
             )
         )
-        redaction, days = config.redaction, config.examples.retention_days
-        limits = AuditLimits(redaction.audit_examples_max, redaction.audit_days, days)
+        redaction = config.redaction
+        audit_limits = AuditLimits(redaction.audit_examples_max, redaction.audit_days, examples.retention_days)
         with self.spool.transaction():
             self.redaction_audit = RedactionAudit(
-                self.spool.db, limits, lambda: self.spool.personal.calendar(self.spool.clock)
+                self.spool.db, audit_limits, lambda: self.spool.personal.calendar(self.spool.clock)
             )
-        self.monitoring = MonitoringStore(self.spool.db, config.examples.new_inputs_level)
+        self.monitoring = MonitoringStore(self.spool.db, examples.new_inputs_level)
         self.questions = TeacherQuestionQueue(self.spool, config.escalation)
         self.erasure = SpoolErasure(
             self.spool, self.monitoring, self.redaction_audit, self.recorder, digester, dependencies.now
@@ -188,9 +186,9 @@ class SpoolWorker:
             from edge_agent.capture.outbox import ExchangeFolders, Outbox, load_site_key  # noqa: PLC0415
 
             try:
-                places = ExchangeFolders(config.outbox, config.receipts)
+                folders = ExchangeFolders(config.outbox, config.receipts)
                 key = load_site_key(config.state_dir / "site.key")
-                self.outbox = Outbox(self.spool, places, (config.examples, config.site), key)
+                self.outbox = Outbox(self.spool, folders, (config.examples, config.site), key)
                 self._check_segments(thoroughly=True)
             except EdgeAgentError:
                 self.spool.close()
@@ -201,13 +199,13 @@ class SpoolWorker:
         """Return seconds since 1970 by the wall clock, which may be wrong."""
         return self._dependencies.now()
 
-    def store_predictions(self, kept: list[PredictionRecord]) -> None:
+    def store_predictions(self, predictions: list[PredictionRecord]) -> None:
         """Store and count predictions, and evict down to the size limit; inside the spool's transaction."""
-        new = self.spool.add_predictions(kept)
-        self.monitoring.count_answers(each.observed for each in new if each.observed)
-        self.questions.add_questions(new)
-        for each in new:
-            if each.audited and self.redaction_audit.add(each.prediction_id, each.task, each.audited):
+        new_predictions = self.spool.add_predictions(predictions)
+        self.monitoring.count_answers(each.observation for each in new_predictions if each.observation)
+        self.questions.add_questions(new_predictions)
+        for each in new_predictions:
+            if each.drawn_text and self.redaction_audit.add(each.prediction_id, each.task, each.drawn_text):
                 self.spool.counters["redaction_audit_drawn"] += 1
         self.commits += 1
         if not self.spool.evict(self._bytes_max(), ROWS_AT_ONCE):
@@ -215,23 +213,24 @@ class SpoolWorker:
 
     def store_feedback(
         self,
-        said: HumanFeedback,
+        feedback: HumanFeedback,
         prediction: dict[str, Any],
         manifest: Manifest | None,
         findings: ModelFindings | None = None,
     ) -> None:
         """Store feedback and count it; inside the spool's transaction. Raises PredictionUnknown, InvalidRequest."""
         at = self.now()
-        judged = self.recorder.build_feedback(said, prediction, manifest, at, findings)
-        number = self.spool.add_feedback(judged)
+        feedback_record = self.recorder.build_feedback(feedback, prediction, manifest, at, findings)
+        number = self.spool.add_feedback(feedback_record)
         self._alarms_at_commit = -1
         if number:
-            feedback = json.loads(judged.record)
-            wrong = verdict(prediction, feedback)
-            drawn = number == 1 and self.spool.streams.record_verdict(said.prediction_id, wrong)
-            audited = self.questions.audit_label(said.prediction_id)
-            self.monitoring.count_human_label(prediction, HumanLabel(feedback, number == 1, audited, drawn), at)
-            if drawn:
+            judgement = json.loads(feedback_record.record)
+            wrong = is_local_answer_wrong(prediction, judgement)
+            in_audit = number == 1 and self.spool.streams.record_verdict(feedback.prediction_id, wrong)
+            audit_label = self.questions.audit_label(feedback.prediction_id)
+            label = HumanLabel(judgement, number == 1, audit_label, in_audit)
+            self.monitoring.count_human_label(prediction, label, at)
+            if in_audit:
                 self.spool.counters["audit_reviewed"] += 1
                 self._test_audit(at)
 
@@ -241,10 +240,10 @@ class SpoolWorker:
         """Return predictions after a cursor of the review queue, those of an active alarm first."""
         return self.spool.review_page(review_filter, after, count, self.monitoring.shifted_inputs())
 
-    def store_charges(self, paid: list[Charge]) -> None:
+    def store_charges(self, charges: list[Charge]) -> None:
         """Store the cost of questions to the large model, in a transaction of its own."""
         with self.spool.transaction():
-            self.monitoring.count_charges(paid)
+            self.monitoring.count_charges(charges)
 
     def privacy_report(self) -> PrivacyReport:
         """Return counts of captured, replaced, sent, erased and kept data, without texts or values."""
@@ -268,15 +267,15 @@ class SpoolWorker:
 
         It reads before it writes, because it is called often on an idle site.
         """
-        found = self.questions.next_question(tasks)
-        if found:
+        question = self.questions.next_question(tasks)
+        if question:
             with self.spool.transaction():
-                self.questions.mark_asked(found)
-        return found
+                self.questions.mark_asked(question)
+        return question
 
     def store_teacher_label(
         self,
-        asked: TeacherQuestion,
+        question: TeacherQuestion,
         answer: str,
         model: str,
         manifest: Manifest,
@@ -288,14 +287,14 @@ class SpoolWorker:
         Returns False if the input was erased in the meantime.
         """
         at = self.now()
-        record = self.recorder.build_teacher_label(asked, answer, model, manifest, at, findings, scores)
-        if not self.questions.store_label(asked, record):
+        record = self.recorder.build_teacher_label(question, answer, model, manifest, at, findings, scores)
+        if not self.questions.store_label(question, record):
             return False
         self._alarms_at_commit = -1
-        drawn = self.spool.streams.is_audited(asked.prediction_id)
-        before = self.spool.first_feedback(asked.prediction_id) if drawn else None
-        thought = TeacherLabel(json.loads(record)["value"], asked.why, json.loads(before) if before else None)
-        self.monitoring.count_teacher_label(json.loads(asked.record), thought, at)
+        in_audit = self.spool.streams.is_audited(question.prediction_id)
+        judgement = self.spool.first_feedback(question.prediction_id) if in_audit else None
+        label = TeacherLabel(json.loads(record)["value"], question.why, json.loads(judgement) if judgement else None)
+        self.monitoring.count_teacher_label(json.loads(question.record), label, at)
         return True
 
     def do_housekeeping(self) -> None:
@@ -305,27 +304,27 @@ class SpoolWorker:
         if self._alarms_at_commit != self.commits:
             self._alarms_at_commit = self.commits
             self.report_alarms()
-        self._when_due("expire", EXPIRE_SECONDS, self._expire)
-        self._when_due("clock", CLOCK_SECONDS, self.spool.save_clock)
+        self._run_if_due("expire", EXPIRE_SECONDS, self._expire)
+        self._run_if_due("clock", CLOCK_SECONDS, self.spool.save_clock)
         if self.outbox:
-            self._when_due("receipts", RECEIPTS_SECONDS, self.read_receipts)
-            self._when_due("seal", SEAL_SECONDS, self._seal_if_due)
-            self._when_due(
+            self._run_if_due("receipts", RECEIPTS_SECONDS, self.read_receipts)
+            self._run_if_due("seal", SEAL_SECONDS, self._seal_if_due)
+            self._run_if_due(
                 "status",
                 STATUS_SECONDS if self._reported_revision == self._dependencies.revision() else 0,
                 self.write_status,
             )
-        self._when_due("shrink", SHRINK_SECONDS, self.spool.shrink)
+        self._run_if_due("shrink", SHRINK_SECONDS, self.spool.shrink)
 
     def report_alarms(self) -> None:
         """Report the active alarms to the daemon and the central team, if they changed."""
-        standing = self.monitoring.active_alarms()
-        if standing != self._alarms:
-            first, before, self._alarms = self._alarms is None, set(self._alarms or ()), standing
-            for alarm in sorted(set(standing) - before, key=lambda each: (each.task, each.alarm)):
-                log.warning("field_alarm", task=alarm.task, reason=alarm.alarm, digest=alarm.digest, why=alarm.said)
-            self._dependencies.alarmed(standing)
-            if not first:
+        alarms = self.monitoring.active_alarms()
+        if alarms != self._alarms:
+            is_first, previous, self._alarms = self._alarms is None, set(self._alarms or ()), alarms
+            for alarm in sorted(set(alarms) - previous, key=lambda each: (each.task, each.alarm)):
+                log.warning("field_alarm", task=alarm.task, reason=alarm.alarm, digest=alarm.digest, why=alarm.message)
+            self._dependencies.replace_alarms(alarms)
+            if not is_first:
                 self._last_run.pop("status", None)
 
     def seal_all(self) -> int:
@@ -442,7 +441,7 @@ class SpoolWorker:
         if lost:
             log.error("segments_lost", sequences=lost)
 
-    def _when_due(self, name: str, seconds: float, work: Callable[[], object]) -> None:
+    def _run_if_due(self, name: str, seconds: float, work: Callable[[], object]) -> None:
         now = self._dependencies.monotonic()
         if now - self._last_run.get(name, -seconds) >= seconds:
             self._last_run[name] = now

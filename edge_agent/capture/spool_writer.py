@@ -67,7 +67,7 @@ class _SpoolJob:
     error: Exception | None = None
 
     @property
-    def left(self) -> bool:
+    def is_abandoned(self) -> bool:
         """Whether its caller was cancelled before the job began."""
         return self.future is not None and self.future.cancelled()
 
@@ -96,16 +96,16 @@ class PendingCharges:
 
     def settle(self, write: Callable[[list[Charge]], None]) -> None:
         """Write the pending charges; after a failure they stay pending."""
-        paid = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if not paid:
+        charges = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not charges:
             return
         # Only the thread of the spool loads what it writes to.
         from edge_agent.monitoring.monitoring_store import Charge  # noqa: PLC0415
 
         try:
-            write([Charge(*each) for each in paid])
+            write([Charge(*each) for each in charges])
         except BaseException:
-            self._waiting.extendleft(reversed(paid))
+            self._waiting.extendleft(reversed(charges))
             raise
 
 
@@ -117,7 +117,7 @@ class SpoolQueue:
         self._limits = limits
         self._items: deque[_QueuedAnswer | _SpoolJob] = deque()
         # Each counter is written by one thread only.
-        self._put, self._put_bytes, self._taken, self._taken_bytes = 0, 0, 0, 0
+        self._answers_put, self._bytes_put, self._answers_taken, self._bytes_taken = 0, 0, 0, 0
         self._jobs_put, self._jobs_taken = 0, 0
         self.dropped: Counter[str] = Counter()
         """Answers that were not queued, by the name of their counter in the spool."""
@@ -129,21 +129,21 @@ class SpoolQueue:
     @property
     def answers(self) -> int:
         """Number of answers that are not written yet."""
-        return self._put - self._taken
+        return self._answers_put - self._answers_taken
 
-    def put_answer(self, answered: CapturedAnswer) -> bool:
+    def put_answer(self, answer: CapturedAnswer) -> bool:
         """Queue an answer if it fits; return whether it did. The audit has twice the room, so load does not bias it."""
-        size, room = answered.size, 2 if answered.later == "audit" else 1
-        if len(answered.text) > self._limits.characters_max:
+        size, room = answer.size, 2 if answer.later == "audit" else 1
+        if len(answer.text) > self._limits.characters_max:
             self.dropped["dropped_too_long"] += 1
             return False
-        waiting = self._put_bytes + size - self._taken_bytes
+        waiting = self._bytes_put + size - self._bytes_taken
         if self.answers >= room * self._limits.examples_max or waiting > room * self._limits.bytes_max:
             self.dropped["dropped_queue_full"] += 1
             return False
-        self._put += 1
-        self._put_bytes += size
-        self._items.append((answered, time.time()))
+        self._answers_put += 1
+        self._bytes_put += size
+        self._items.append((answer, time.time()))
         return True
 
     def put_job(self, job: _SpoolJob) -> None:
@@ -162,8 +162,8 @@ class SpoolQueue:
     def record_written(self, answers: list[_QueuedAnswer], jobs: list[_SpoolJob]) -> None:
         """Free the room of a group, whether it was written or not."""
         self._jobs_taken += len(jobs)
-        self._taken += len(answers)
-        self._taken_bytes += sum(answered.size for answered, _ in answers)
+        self._answers_taken += len(answers)
+        self._bytes_taken += sum(answer.size for answer, _ in answers)
 
 
 class GroupCommit:
@@ -172,17 +172,17 @@ class GroupCommit:
     A group is one transaction. If it fails, answers are lost before jobs are; a job that raises affects no other one.
     """
 
-    def __init__(self, open_worker: Callable[[], SpoolWorker], dropped: Counter[str]) -> None:
-        """Prepare; `dropped` counts the answers that were not queued, which the spool's counters include."""
-        self._open_worker, self._dropped = open_worker, dropped
-        self._failed: Counter[str] = Counter()
-        self._counted: Counter[str] = Counter()
+    def __init__(self, open_worker: Callable[[], SpoolWorker], queue_drops: Counter[str]) -> None:
+        """Prepare; `queue_drops` counts the answers that were not queued, which the spool's counters include."""
+        self._open_worker, self._queue_drops = open_worker, queue_drops
+        self._failed_drops: Counter[str] = Counter()
+        self._counted_drops: Counter[str] = Counter()
         self.worker: SpoolWorker | None = None
         """None before the first opening and after a failure of the disk."""
         self.problem: EdgeAgentError | None = None
         """Why nothing can be stored now; None = storing works."""
 
-    def opened(self) -> SpoolWorker | None:
+    def ensure_worker(self) -> SpoolWorker | None:
         """Return the worker, opened if necessary; None = it cannot be opened now, see `problem`."""
         if self.worker is None:
             try:
@@ -196,14 +196,14 @@ class GroupCommit:
 
     def count_drops(self, worker: SpoolWorker) -> None:
         """Add the drops since the last call to the spool's counters; the next commit writes them."""
-        total = Counter(self._dropped) + self._failed
-        worker.spool.counters.update(total - self._counted)
-        self._counted = total
+        total = Counter(self._queue_drops) + self._failed_drops
+        worker.spool.counters.update(total - self._counted_drops)
+        self._counted_drops = total
 
     def write(self, answers: list[_QueuedAnswer], jobs: list[_SpoolJob]) -> None:
         """Write a group. Whatever is raised, each of its jobs is done afterwards."""
         try:
-            self._write(answers, [job for job in jobs if not job.left])
+            self._write(answers, [job for job in jobs if not job.is_abandoned])
         except Exception as error:
             log.exception("examples_group_failed", error=type(error).__name__)
             for job in jobs:
@@ -216,73 +216,73 @@ class GroupCommit:
             self.worker.close()
 
     def _write(self, answers: list[_QueuedAnswer], jobs: list[_SpoolJob]) -> None:
-        worker = self.opened()
+        worker = self.ensure_worker()
         if worker is None:
             self._give_up(jobs, answers, self.problem)
             return
-        kept = self._records(worker, answers)
+        records = self._build_records(worker, answers)
         self.count_drops(worker)
-        self._commit(worker, kept, [job for job in jobs if not job.alone])
+        self._commit(worker, records, [job for job in jobs if not job.alone])
         for job in jobs:
             if job.alone:
                 _end_jobs([(job, _outcome(job, worker))])
 
-    def _records(self, worker: SpoolWorker, answers: list[_QueuedAnswer]) -> list[PredictionRecord]:
-        kept = []
-        for answered, seconds in answers:
+    def _build_records(self, worker: SpoolWorker, answers: list[_QueuedAnswer]) -> list[PredictionRecord]:
+        records = []
+        for answer, seconds in answers:
             try:
-                kept.append(worker.recorder.build_prediction(answered, seconds))
+                records.append(worker.recorder.build_prediction(answer, seconds))
             except Exception as error:  # noqa: BLE001 - one example must not stop all others
-                log.error("example_dropped", error=type(error).__name__, task=answered.manifest.task.name)
-                self._failed["dropped_failed"] += 1
-        return kept
+                log.error("example_dropped", error=type(error).__name__, task=answer.manifest.task.name)
+                self._failed_drops["dropped_failed"] += 1
+        return records
 
-    def _commit(self, worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
+    def _commit(self, worker: SpoolWorker, records: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
         """Commit a group; if the disk fails, try again without the answers; if that fails, fail the jobs."""
-        if not kept and not jobs:
+        if not records and not jobs:
             return
         try:
-            _commit_together(worker, kept, jobs)
+            _commit_together(worker, records, jobs)
         except EdgeAgentError as error:
-            self._failed["dropped_disk"] += len(kept)
+            self._failed_drops["dropped_disk"] += len(records)
             self._after_failure(worker, error)
             self._retry_jobs(worker, jobs, error)
         except Exception as error:
             log.exception("examples_group_failed", error=type(error).__name__)
-            self._commit_apart(worker, kept, jobs)
+            self._commit_separately(worker, records, jobs)
 
-    def _commit_apart(self, worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
+    def _commit_separately(self, worker: SpoolWorker, records: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
         """Commit the answers and each job separately, so that only what raises again is lost."""
-        self._commit_answers(worker, kept)
+        self._commit_answers(worker, records)
         for job in jobs:
             try:
                 _commit_together(worker, [], [job])
             except Exception as error:  # noqa: BLE001 - its caller is told
                 job.end(error=error)
 
-    def _commit_answers(self, worker: SpoolWorker, kept: list[PredictionRecord]) -> None:
+    def _commit_answers(self, worker: SpoolWorker, records: list[PredictionRecord]) -> None:
         """Commit answers; on an error, halve them recursively, so that only those that raise are lost."""
         try:
-            _commit_together(worker, kept, [])
+            _commit_together(worker, records, [])
         except EdgeAgentError:
-            self._failed["dropped_disk"] += len(kept)
+            self._failed_drops["dropped_disk"] += len(records)
         except Exception:  # noqa: BLE001 - logged the first time
-            if len(kept) <= 1:
-                self._failed["dropped_failed"] += len(kept)
+            if len(records) <= 1:
+                self._failed_drops["dropped_failed"] += len(records)
                 return
-            self._commit_answers(worker, kept[: len(kept) // 2])
-            self._commit_answers(worker, kept[len(kept) // 2 :])
+            self._commit_answers(worker, records[: len(records) // 2])
+            self._commit_answers(worker, records[len(records) // 2 :])
 
     def _retry_jobs(self, worker: SpoolWorker, jobs: list[_SpoolJob], error: EdgeAgentError) -> None:
-        worker = self.opened() or worker
+        worker = self.ensure_worker() or worker
         if self.worker is None:
             self._give_up(jobs, [], error)
         elif jobs:
             try:
                 _commit_together(worker, [], jobs)
-            except EdgeAgentError as again:
-                self._after_failure(worker, again)
-                self._give_up(jobs, [], again)
+            except EdgeAgentError as retry_error:
+                self._after_failure(worker, retry_error)
+                self._give_up(jobs, [], retry_error)
 
     def _after_failure(self, worker: SpoolWorker, error: EdgeAgentError) -> None:
         log.error("examples_not_written", reason=error.reason, message=error.message)
@@ -294,13 +294,13 @@ class GroupCommit:
             _log_site_errors(worker.close)
 
     def _give_up(self, jobs: list[_SpoolJob], answers: list[_QueuedAnswer], error: EdgeAgentError | None) -> None:
-        self._failed["dropped_disk"] += len(answers)
+        self._failed_drops["dropped_disk"] += len(answers)
         _end_jobs([(job, error or EdgeAgentError("examples are not kept here")) for job in jobs])
 
 
-def _commit_together(worker: SpoolWorker, kept: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
+def _commit_together(worker: SpoolWorker, records: list[PredictionRecord], jobs: list[_SpoolJob]) -> None:
     with worker.spool.transaction():
-        worker.store_predictions(kept)
+        worker.store_predictions(records)
         outcomes = [(job, _outcome(job, worker)) for job in jobs]
     _end_jobs(outcomes)
 
@@ -354,15 +354,15 @@ class SpoolWriter:
             return True
         self._wake.set()
         thread.submit(self._close).add_done_callback(_log_failure)
-        ended = thread.stop(seconds_max)
-        if not ended:
+        in_time = thread.stop(seconds_max)
+        if not in_time:
             log.error("examples_not_closed", seconds=seconds_max, answers=self.queued_answers)
-        return ended
+        return in_time
 
-    def queue_answer(self, answered: CapturedAnswer) -> None:
+    def queue_answer(self, answer: CapturedAnswer) -> None:
         """Queue an answer; only one thread calls this. Never waits, never fails."""
         # Checked after queueing, so that an answer that the ending round misses starts the next one.
-        if self._queue.put_answer(answered) and not self._gathering and self._thread is not None:
+        if self._queue.put_answer(answer) and not self._gathering and self._thread is not None:
             self._gathering = True
             self._submit_unawaited(self._gather)
 
@@ -378,7 +378,7 @@ class SpoolWriter:
         job = _SpoolJob(work, alone)
         self._queue.put_job(job)
         self._wake.set()
-        job.future = self._thread.submit(self._finished, job)
+        job.future = self._thread.submit(self._finish_job, job)
         return job.future
 
     @property
@@ -434,7 +434,7 @@ class SpoolWriter:
             left -= self._write_next()
         self._submit_unawaited(self._do_housekeeping)
 
-    def _finished(self, job: _SpoolJob) -> Any:
+    def _finish_job(self, job: _SpoolJob) -> Any:
         """Write the queue up to a job, unless that has happened; return or raise its outcome."""
         while not job.done and self._write_next():
             pass
@@ -454,7 +454,7 @@ class SpoolWriter:
 
     def _do_housekeeping(self) -> None:
         """Do what is due between groups. Errors other than EdgeAgentError are raised: they are bugs."""
-        worker = self._groups.opened()
+        worker = self._groups.ensure_worker()
         if worker:
             self._groups.count_drops(worker)
             _log_site_errors(lambda: self.charges.settle(worker.store_charges))
@@ -476,7 +476,7 @@ def _log_site_errors(work: Callable[[], None]) -> None:
         log.error("examples_housekeeping_failed", reason=error.reason, message=error.message)
 
 
-def _log_failure(done: Future[None]) -> None:
+def _log_failure(future: Future[None]) -> None:
     """Log an exception that no caller awaits."""
-    if not done.cancelled() and (error := done.exception()) is not None:
+    if not future.cancelled() and (error := future.exception()) is not None:
         log.error("examples_housekeeping_failed", error=type(error).__name__, exc_info=error)

@@ -20,7 +20,7 @@ from edge_agent.formats.example_records import Why
 
 QUESTION_ORDER: tuple[Why, ...] = ("audit", "deferred")
 """The order of asking: random ones first, since they are few."""
-_OLDEST = (
+_DELETE_OLDEST = (
     "DELETE FROM questions WHERE row IN"
     " (SELECT row FROM questions WHERE why = ? AND asked = 0 ORDER BY row LIMIT ?) RETURNING size"
 )
@@ -57,25 +57,28 @@ class TeacherQuestionQueue:
         self._spool, self._db, self._config = spool, spool.db, config
         if self._db.rows("SELECT 1 FROM questions WHERE asked = 1 LIMIT 1"):
             with spool.transaction():
-                lost = self._db.rows("DELETE FROM questions WHERE asked = 1 RETURNING row")
-                spool.counters["questions_lost"] += len(lost)
+                lost_rows = self._db.rows("DELETE FROM questions WHERE asked = 1 RETURNING row")
+                spool.counters["questions_lost"] += len(lost_rows)
         self.count = sum(self.queued().counts.values())
         """Approximate number of questions, for other threads."""
 
-    def add_questions(self, kept: Iterable[PredictionRecord]) -> None:
+    def add_questions(self, predictions: Iterable[PredictionRecord]) -> None:
         """Store the question of each prediction that has one, and drop the oldest beyond the bounds."""
-        questions = [each for each in kept if each.later]
-        for each in questions:
-            size = len(each.record) + ROW_OVERHEAD_BYTES
-            row = (each.prediction_id, each.task, each.later, each.consent, self._spool.clock, size, each.record)
+        with_question = [prediction for prediction in predictions if prediction.later]
+        for prediction in with_question:
+            size = len(prediction.record) + ROW_OVERHEAD_BYTES
+            row = (
+                *(prediction.prediction_id, prediction.task, prediction.later, prediction.consent),
+                *(self._spool.clock, size, prediction.record),
+            )
             self._db.execute(
                 "INSERT INTO questions (prediction_id, task, why, consent, kept_at, size, record)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING",
                 row,
             )
-            self._spool.counters[f"questions_{each.later}"] += 1
-        if questions:
-            self._bound()
+            self._spool.counters[f"questions_{prediction.later}"] += 1
+        if with_question:
+            self._drop_surplus_questions()
 
     def next_question(self, tasks: Collection[str]) -> TeacherQuestion | None:
         """Return the next question of these tasks; None = none waits. Writes nothing."""
@@ -85,8 +88,8 @@ class TeacherQuestionQueue:
             f" WHERE why = ? AND asked = 0 AND substr(task, 1, instr(task || '/', '/') - 1) IN ({marks})"
             " ORDER BY row LIMIT 1"
         )
-        turns = (TeacherQuestion(*found) for why in QUESTION_ORDER for found in self._db.rows(query, (why, *tasks)))
-        return next(turns, None)
+        questions = (TeacherQuestion(*row) for why in QUESTION_ORDER for row in self._db.rows(query, (why, *tasks)))
+        return next(questions, None)
 
     def mark_asked(self, question: TeacherQuestion) -> None:
         """Mark a question as asked; once the mark is on the disk, the question is not asked again."""
@@ -98,11 +101,11 @@ class TeacherQuestionQueue:
 
     def give_up(self, question: TeacherQuestion) -> None:
         """Drop a question that got no usable answer."""
-        self._spool.counters["questions_failed"] += self._close(question) is not None
+        self._spool.counters["questions_failed"] += self._delete_question(question) is not None
 
     def store_label(self, question: TeacherQuestion, record: bytes) -> bool:
         """Replace a question by its label; False = the input was erased in the meantime."""
-        consent = self._close(question)
+        consent = self._delete_question(question)
         if consent is None:
             return False
         size = len(record) + ROW_OVERHEAD_BYTES
@@ -112,24 +115,24 @@ class TeacherQuestionQueue:
             (question.prediction_id, consent, size, record),
         )
         self._spool.counters["opinions"] += 1
-        self._bound_opinions()
+        self._drop_surplus_labels()
         return True
 
     def audit_label(self, prediction_id: str) -> str | None:
         """Return the teacher label of a randomly drawn input; None = there is none, or it is no longer here."""
-        found = self._db.rows("SELECT record FROM opinions WHERE prediction_id = ?", (prediction_id,))
-        opinion = json.loads(found[0][0]) if found else {}
-        return str(opinion["value"]) if opinion.get("why") == "audit" else None
+        rows = self._db.rows("SELECT record FROM opinions WHERE prediction_id = ?", (prediction_id,))
+        label = json.loads(rows[0][0]) if rows else {}
+        return str(label["value"]) if label.get("why") == "audit" else None
 
     def can_expire(self) -> bool:
         """Return whether `expire` would drop something; writes nothing."""
-        return bool(self._db.rows("SELECT 1 FROM questions WHERE kept_at < ? AND asked = 0 LIMIT 1", (self._limit,)))
+        return bool(self._db.rows("SELECT 1 FROM questions WHERE kept_at < ? AND asked = 0 LIMIT 1", (self._cutoff,)))
 
     def expire(self) -> None:
         """Drop questions that are too old to be asked."""
-        gone = self._db.rows("DELETE FROM questions WHERE kept_at < ? AND asked = 0 RETURNING row", (self._limit,))
-        self._spool.counters["questions_expired"] += len(gone)
-        self.count -= len(gone)
+        rows = self._db.rows("DELETE FROM questions WHERE kept_at < ? AND asked = 0 RETURNING row", (self._cutoff,))
+        self._spool.counters["questions_expired"] += len(rows)
+        self.count -= len(rows)
 
     def queued(self) -> QueuedQuestions:
         """Count the questions in the queue."""
@@ -138,33 +141,33 @@ class TeacherQuestionQueue:
         return QueuedQuestions({**counts}, 0.0 if oldest is None else max(0.0, self._spool.clock - oldest))
 
     @property
-    def _limit(self) -> float:
+    def _cutoff(self) -> float:
         return self._spool.clock - self._config.later_seconds_max
 
-    def _close(self, question: TeacherQuestion) -> int | None:
+    def _delete_question(self, question: TeacherQuestion) -> int | None:
         """Delete a question; return the consent of its input, None = the question is no longer there."""
-        gone = self._db.rows(
+        rows = self._db.rows(
             "DELETE FROM questions WHERE prediction_id = ? RETURNING consent", (question.prediction_id,)
         )
-        self.count -= len(gone)
-        return gone[0][0] if gone else None
+        self.count -= len(rows)
+        return rows[0][0] if rows else None
 
-    def _bound(self) -> None:
+    def _drop_surplus_questions(self) -> None:
         for why, count, size in self._db.rows(_SUMS):
-            surplus, over = count - self._config.later_questions_max, size - self._config.later_bytes_max
-            while surplus > 0 or over > 0:
-                gone = self._db.rows(_OLDEST, (why, max(1, surplus)))
-                if not gone:  # the rest is under way
+            surplus_rows, surplus_bytes = count - self._config.later_questions_max, size - self._config.later_bytes_max
+            while surplus_rows > 0 or surplus_bytes > 0:
+                rows = self._db.rows(_DELETE_OLDEST, (why, max(1, surplus_rows)))
+                if not rows:  # the rest is under way
                     break
-                self._spool.counters["questions_crowded"] += len(gone)
-                surplus, over = surplus - len(gone), over - sum(row[0] for row in gone)
+                self._spool.counters["questions_crowded"] += len(rows)
+                surplus_rows, surplus_bytes = surplus_rows - len(rows), surplus_bytes - sum(row[0] for row in rows)
         self.count = sum(self.queued().counts.values())
 
-    def _bound_opinions(self) -> None:
+    def _drop_surplus_labels(self) -> None:
         ((size,),) = self._db.rows("SELECT sum(size) FROM opinions")
         while size > self._config.later_bytes_max:
-            ((gone,),) = self._db.rows(
+            ((deleted_size,),) = self._db.rows(
                 "DELETE FROM opinions WHERE row = (SELECT min(row) FROM opinions) RETURNING size"
             )
             self._spool.counters["opinions_crowded"] += 1
-            size -= gone
+            size -= deleted_size

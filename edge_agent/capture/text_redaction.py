@@ -164,8 +164,8 @@ class RedactionQueue:
         self._queue: deque[tuple[CapturedAnswer, float]] = deque()
         self._bytes = self._working = 0
         self._started: dict[int, float] = {}
-        self._read: dict[int, CapturedAnswer] = {}
-        self._erased: set[int] = set()
+        self._being_read: dict[int, CapturedAnswer] = {}
+        self._erased_workers: set[int] = set()
         """Workers whose answer is to be dropped."""
         self._arrived, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
@@ -194,15 +194,15 @@ class RedactionQueue:
     def problem(self) -> str:
         """What an operator should know, as a sentence; empty = no problem."""
         if not self.model:
-            why = self.held_because or f"no bundle of the task '{self.task}' answers"
+            reason = self.held_because or f"no bundle of the task '{self.task}' answers"
         elif self.waiting_seconds >= ALARM_SECONDS:
-            why = (
+            reason = (
                 self.held_because
                 or f"it is slower than answers come; the oldest has waited {self.waiting_seconds:.0f} s"
             )
         else:
             return ""
-        message = f"The redaction model does not read what should be captured or sent: {why}."
+        message = f"The redaction model does not read what should be captured or sent: {reason}."
         return f"{message} Waiting: {counted(self.waiting, 'answer')}."
 
     @property
@@ -213,39 +213,39 @@ class RedactionQueue:
     @property
     def held(self) -> list[CapturedAnswer]:
         """The answers that wait for the model, including those being read and not erased."""
-        reading = [answered for number, answered in self._read.items() if number not in self._erased]
-        return [*reading, *(answered for answered, _ in self._queue)]
+        reading = [answer for number, answer in self._being_read.items() if number not in self._erased_workers]
+        return [*reading, *(answer for answer, _ in self._queue)]
 
     @property
     def waiting_seconds(self) -> float:
         """How long the oldest answer has waited, in seconds; 0 = none waits."""
-        began = [*self._started.values(), *([self._queue[0][1]] if self._queue else [])]
-        return self._monotonic() - min(began) if began else 0.0
+        start_times = [*self._started.values(), *([self._queue[0][1]] if self._queue else [])]
+        return self._monotonic() - min(start_times) if start_times else 0.0
 
-    def put(self, answered: CapturedAnswer) -> None:
+    def put(self, answer: CapturedAnswer) -> None:
         """Queue an answer. Never waits, never fails."""
-        size, is_long = answered.size, len(answered.text) > self._limits.input_characters_max
+        size, is_long = answer.size, len(answer.text) > self._limits.input_characters_max
         # The audit has twice the room, so that load does not bias it.
-        room = 2 if answered.later == "audit" else 1
+        room = 2 if answer.later == "audit" else 1
         full = self.waiting >= room * self._limits.queue_examples_max
         if full or self._bytes + size > room * self._limits.queue_bytes_max or is_long:
             self.counts["dropped_unredacted"] += 1
             return
-        self._queue.append((answered, self._monotonic()))
+        self._queue.append((answer, self._monotonic()))
         self._bytes += size
         self._idle.clear()
         self._arrived.set()
 
     def erase(self, concerns: Callable[[CapturedAnswer], bool], *, dry_run: bool = False) -> int:
         """Drop the waiting answers that `concerns` matches, including those being read; return how many."""
-        reading = [number for number, answered in self._read.items() if concerns(answered)]
-        gone = [waiting for waiting in self._queue if concerns(waiting[0])]
+        reading = [number for number, answer in self._being_read.items() if concerns(answer)]
+        queued = [item for item in self._queue if concerns(item[0])]
         if not dry_run:
-            self._erased.update(reading)
-            self._bytes -= sum(answered.size for answered, _ in gone)
-            self._queue = deque(waiting for waiting in self._queue if not any(waiting is each for each in gone))
-            self.counts["erased_unredacted"] += len(gone) + len(reading)
-        return len(gone) + len(reading)
+            self._erased_workers.update(reading)
+            self._bytes -= sum(answer.size for answer, _ in queued)
+            self._queue = deque(item for item in self._queue if not any(item is each for each in queued))
+            self.counts["erased_unredacted"] += len(queued) + len(reading)
+        return len(queued) + len(reading)
 
     async def run(self) -> None:
         """Work on the queue until cancelled; the answers still in it then stay there."""
@@ -270,48 +270,48 @@ class RedactionQueue:
     async def _work(self, number: int) -> None:
         while True:
             while self._queue:
-                answered, since = self._queue.popleft()
-                with self._counted(number, answered, since):
-                    await self._pass(number, answered)
+                answer, since = self._queue.popleft()
+                with self._tracking(number, answer, since):
+                    await self._process(number, answer)
             if not self.waiting:
                 self._idle.set()
             self._arrived.clear()
             await self._arrived.wait()
 
     @contextlib.contextmanager
-    def _counted(self, number: int, answered: CapturedAnswer, since: float) -> Iterator[None]:
+    def _tracking(self, number: int, answer: CapturedAnswer, since: float) -> Iterator[None]:
         """Count an answer as waiting while a worker has it; a cancelled worker puts it back."""
         self._working += 1
-        self._started[number], self._read[number] = since, answered
+        self._started[number], self._being_read[number] = since, answer
         try:
             yield
         except asyncio.CancelledError:
-            if number not in self._erased:
-                self._queue.appendleft((answered, since))
-                self._bytes += answered.size
+            if number not in self._erased_workers:
+                self._queue.appendleft((answer, since))
+                self._bytes += answer.size
             raise
         finally:
             self._working -= 1
-            self._erased.discard(number)
-            del self._started[number], self._read[number]
-            self._bytes -= answered.size
+            self._erased_workers.discard(number)
+            del self._started[number], self._being_read[number]
+            self._bytes -= answer.size
 
-    async def _pass(self, number: int, answered: CapturedAnswer) -> None:
+    async def _process(self, number: int, answer: CapturedAnswer) -> None:
         """Call the model for an answer until the answer is stored, dropped or erased."""
-        failed, held = 0, self._config.holds(answered.manifest.task.name)
-        while number not in self._erased:
+        failures, must_hold = 0, self._config.holds(answer.manifest.task.name)
+        while number not in self._erased_workers:
             try:
-                findings = await self._reader.find(texts_to_read(answered), self._config.seconds_max)
+                findings = await self._reader.find(texts_to_read(answer), self._config.seconds_max)
             except RedactionHeld as error:
-                if number in self._erased:
+                if number in self._erased_workers:
                     return
-                failed += error.metadata.get("permanent") == "True"
-                if not held:
+                failures += error.metadata.get("permanent") == "True"
+                if not must_hold:
                     self.counts["passed_by_rules"] += 1
-                    self._store(replace(answered, findings=None, rules_suffice=True))
+                    self._store(replace(answer, findings=None, rules_suffice=True))
                     return
-                if failed >= TRIES_MAX:
-                    log.error("example_dropped", task=answered.manifest.task.name, message=error.message)
+                if failures >= TRIES_MAX:
+                    log.error("example_dropped", task=answer.manifest.task.name, message=error.message)
                     self.counts["dropped_unredacted"] += 1
                     return
                 await self._pause(error)
@@ -320,9 +320,9 @@ class RedactionQueue:
                     log.info("redaction_resumed", count=self.waiting)
                 self.held_because, self._failures = "", 0
                 self.counts["read_by_model"] += 1
-                if number in self._erased:
+                if number in self._erased_workers:
                     return
-                self._store(replace(answered, findings=findings))
+                self._store(replace(answer, findings=findings))
                 return
 
     async def _pause(self, error: RedactionHeld) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +41,7 @@ SECRETS = "secrets"
 def install_stand_ins() -> None:
     """Put the stand-ins where the import system finds them."""
     stand_in(PROTOBUF_IN_PYTHON)
-    stand_in(PYDANTIC_PLUGINS, get_plugins=_no_plugins)
+    stand_in(PYDANTIC_PLUGINS, get_plugins=tuple)
     stand_in(SECRETS)
 
 
@@ -58,19 +57,15 @@ def stand_in(name: str, **attributes: object) -> None:
         if sys.modules.get(name) is module:
             del sys.modules[name]
         try:
-            loaded = import_module(name)
+            real_module = import_module(name)
         except ImportError:
             sys.modules[name] = module
             raise
-        return getattr(loaded, attribute)
+        return getattr(real_module, attribute)
 
     # Called for an attribute that the stand-in lacks (PEP 562).
     module.__dict__.update(attributes, __getattr__=load)
     sys.modules[name] = module
-
-
-def _no_plugins() -> Iterable[object]:
-    return ()
 
 
 _EPILOG = (
@@ -167,17 +162,17 @@ COMMANDS = {
 """Every command, in the order of the help; the summary is the first line of the command's own help."""
 
 
-def _renamed(module: str, attribute: str, renamed_to: str) -> CommandEntry:
+def _renamed_entry(module: str, attribute: str, renamed_to: str) -> CommandEntry:
     return CommandEntry(f"edge_agent.cli.{module}", attribute, "", "", renamed_to)
 
 
 OLD_NAMES = {
-    "models": _renamed("bundles", "list_bundles", "bundles list"),
-    "site": _renamed("identity", "show_identity", "identity"),
-    "uplink": _renamed("services", "serve_uplink", "serve uplink"),
-    "web": _renamed("services", "serve_web", "serve web"),
-    "export": _renamed("media", "export_media", "media export"),
-    "import": _renamed("media", "import_media", "media import"),
+    "models": _renamed_entry("bundles", "list_bundles", "bundles list"),
+    "site": _renamed_entry("identity", "show_identity", "identity"),
+    "uplink": _renamed_entry("services", "serve_uplink", "serve uplink"),
+    "web": _renamed_entry("services", "serve_web", "serve web"),
+    "export": _renamed_entry("media", "export_media", "media export"),
+    "import": _renamed_entry("media", "import_media", "media import"),
 }
 """Commands of 0.1 that have a new name. They still run, hidden, with a note on standard error."""
 

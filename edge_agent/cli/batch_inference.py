@@ -18,7 +18,7 @@ from edge_agent.cli.daemon_target import TargetOption, TaskArgument, target_of
 from edge_agent.cli.exits import ExitCode, exit_code
 from edge_agent.cli.inputs import FileOption, Inputs, Texts, answers, as_text
 from edge_agent.cli.output import AsJson, err, no_threshold, out, plain, print_json, print_trimmed
-from edge_agent.cli.terminal import EscapedTable, printable_text, table, write_answer
+from edge_agent.cli.terminal import EscapedTable, draw_bar, printable_text, table, write_answer
 from edge_agent.client import (
     Answer,
     CallFailed,
@@ -84,14 +84,12 @@ class BatchCommand:
     target: TargetOption = ""
     as_json: AsJson = False
 
-    def answer(self, call: Callable[[Client, str, list[str]], list[_A | Failure]], form: ResultColumns[_A]) -> None:
+    def answer(self, call: Callable[[Client, str, list[str]], list[_A | Failure]], layout: ResultColumns[_A]) -> None:
         """Ask, print each result, and end the command with the code of the first input that failed."""
         inputs = Inputs(self.texts, self.file)
         with target_of(self.ctx).client(self.target, inputs.retry) as client:
-            found = answers(
-                client, self.task, inputs, lambda task, batch: call(client, task, batch), as_json=self.as_json
-            )
-            code = print_results(found, form, self.as_json)
+            results = answers(client, self.task, inputs, functools.partial(call, client), as_json=self.as_json)
+            code = print_results(results, layout, self.as_json)
         raise typer.Exit(code)
 
 
@@ -167,22 +165,24 @@ class EmbedCommand(BatchCommand):
         self.answer(_embed, EMBEDDING)
 
 
-def print_results(found: Iterable[tuple[str, _A | Failure]], form: ResultColumns[_A], as_json: bool) -> ExitCode:
+def print_results(results: Iterable[tuple[str, _A | Failure]], layout: ResultColumns[_A], as_json: bool) -> ExitCode:
     """Print every result; return the exit code of the first input that failed, or OK."""
     code = ExitCode.OK
-    made = table("input", *form.columns, "ms", "note", right=(*form.right, "ms"), wrap=("input", "note", *form.columns))
+    listing = table(
+        "input", *layout.columns, "ms", "note", right=(*layout.right, "ms"), wrap=("input", "note", *layout.columns)
+    )
     try:
-        for text, result in found:
+        for text, result in results:
             if isinstance(result, Failure):
                 code = code or exit_code(result.reason)
             if as_json:
-                key = "error" if isinstance(result, Failure) else form.key
+                key = "error" if isinstance(result, Failure) else layout.key
                 print_json({"input": text, key: plain(result)})
             else:
-                made.add_row(Text(shorten(text)), *_result_cells(result, form))
+                listing.add_row(Text(shorten(text)), *_result_cells(result, layout))
     finally:  # Results of the batches before a failed one are printed, too.
-        if made.row_count:
-            print_trimmed(out(), made)
+        if listing.row_count:
+            print_trimmed(out(), listing)
     return code
 
 
@@ -193,33 +193,33 @@ def shorten(text: str) -> str:
     return f"{text[:_INPUT_SHOWN_MAX]}… ({len(text):,} characters)"
 
 
-def _result_cells(result: _A | Failure, form: ResultColumns[_A]) -> list[RenderableType]:
+def _result_cells(result: _A | Failure, layout: ResultColumns[_A]) -> list[RenderableType]:
     if isinstance(result, Failure):
-        return [*("-" for _ in form.columns), "", _failure_cell(result)]
-    return [*form.cells(result), f"{result.timings.total_ms:.0f}", form.note(result)]
+        return [*("-" for _ in layout.columns), "", _failure_cell(result)]
+    return [*layout.cells(result), f"{result.timings.total_ms:.0f}", layout.note(result)]
 
 
 def _failure_cell(failure: Failure) -> RenderableType:
-    said = Text(f"{failure.reason}: {failure.message}", style="red")
-    return Group(said, Text(f"what to do: {failure.remedy}", style="red")) if failure.remedy else said
+    message = Text(f"{failure.reason}: {failure.message}", style="red")
+    return Group(message, Text(f"what to do: {failure.remedy}", style="red")) if failure.remedy else message
 
 
-def _degradation(word: str, result: GradedAnswer) -> str:
+def _degradation_text(reason: str, result: GradedAnswer) -> str:
     """Return why an answer is degraded; with the p-value where that is the reason."""
-    words = word.lower().replace("_", " ")
+    text = reason.lower().replace("_", " ")
     return (
-        f"{words} (p = {result.p_value:.3f})" if word == "OUT_OF_DISTRIBUTION" and result.p_value is not None else words
+        f"{text} (p = {result.p_value:.3f})" if reason == "OUT_OF_DISTRIBUTION" and result.p_value is not None else text
     )
 
 
 def confidence_note(result: GradedAnswer) -> Text:
     """Return the limitations of an answer that has a confidence."""
     notes = [f"by {result.model}"] if result.model else []
-    below = result.threshold and not result.confidence >= result.threshold
-    notes += [f"below the threshold {result.threshold:.2f}"] if below else []
+    is_below = result.threshold and not result.confidence >= result.threshold
+    notes += [f"below the threshold {result.threshold:.2f}"] if is_below else []
     if result.threshold is None and "SCORES_VARY" not in result.degraded:
         notes.append(no_threshold(result.no_threshold_reason))
-    notes += [_degradation(word, result) for word in result.degraded]
+    notes += [_degradation_text(reason, result) for reason in result.degraded]
     return Text(", ".join(notes), style="yellow" if result.below_threshold else "")
 
 
@@ -258,7 +258,7 @@ def _embedding_cells(result: Embedding) -> tuple[str, str]:
 
 
 def _embedding_note(result: Embedding) -> Text:
-    return Text(", ".join(word.lower().replace("_", " ") for word in result.degraded))
+    return Text(", ".join(reason.lower().replace("_", " ") for reason in result.degraded))
 
 
 EMBEDDING = ResultColumns("embedding", ("length", "vector"), _embedding_cells, _embedding_note, right=("length",))
@@ -269,7 +269,6 @@ OPTION_CELLS = 16
 """Width of a possible answer next to its bar; longer ones are cut there, and complete in the column of the answer."""
 SHOWN_MAX = 3
 """Possible answers of a question with their bars; --json has all of them."""
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 QuestionOption = Annotated[
     list[str] | None,
@@ -302,27 +301,26 @@ class DecideCommand(BatchCommand):
                 on_low_confidence=self.on_low_confidence,
                 timeout_seconds=TIMEOUT_SECONDS,
             )
-            found = answers(client, self.task, inputs, ask, as_json=self.as_json)
-            code = print_decisions(found, as_json=self.as_json)
+            results = answers(client, self.task, inputs, ask, as_json=self.as_json)
+            code = print_decisions(results, as_json=self.as_json)
         raise typer.Exit(code)
 
 
-def print_decisions(found: Iterable[tuple[str, Decision | Failure]], *, as_json: bool) -> ExitCode:
+def print_decisions(results: Iterable[tuple[str, Decision | Failure]], *, as_json: bool) -> ExitCode:
     """Print the answers to each input; return the exit code of the first input that failed, or OK."""
     code = ExitCode.OK
-    for place, (text, result) in enumerate(found):
+    for number, (text, result) in enumerate(results):
         if isinstance(result, Failure):
             code = code or exit_code(result.reason)
         if as_json:
             print_json({"input": text, "error" if isinstance(result, Failure) else "decision": plain(result)})
             continue
         console = out()
-        if place:
+        if number:
             console.print()
         console.print(Text(shorten(text), style="bold"), soft_wrap=True)
         if isinstance(result, Failure):
-            console.print(Text(f"{result.reason}: {result.message}", style="red"), soft_wrap=True)
-            console.print(Text(f"what to do: {result.remedy}", style="red"), soft_wrap=True)
+            console.print(_failure_cell(result), soft_wrap=True)
         else:
             print_trimmed(console, decision_table(result))
     return code
@@ -330,11 +328,11 @@ def print_decisions(found: Iterable[tuple[str, Decision | Failure]], *, as_json:
 
 def decision_table(decision: Decision) -> Table:
     """Return the answers to one input: question, answer, the likeliest answers with bars, and what limits each."""
-    made = table("question", "answer", "probability", "note", wrap=("question", "answer", "note"))
+    listing = table("question", "answer", "probability", "note", wrap=("question", "answer", "note"))
     for answer in decision.answers:
         note = Text("confident", "green") if answer.confident else confidence_note(answer)
-        made.add_row(answer.question, _answer_cell(answer), _bars(answer.probabilities), note)
-    return made
+        listing.add_row(answer.question, _answer_cell(answer), _bars(answer.probabilities), note)
+    return listing
 
 
 def _answer_cell(answer: DecisionAnswer) -> Text:
@@ -346,27 +344,25 @@ def _answer_cell(answer: DecisionAnswer) -> Text:
 def _bars(probabilities: Iterable[tuple[str, float]]) -> Group:
     """Return the likeliest answers, each on a line that is never broken."""
     ranked = sorted(probabilities, key=lambda pair: -pair[1])
-    return Group(*(Text.assemble(f"{share:.2f} {bar(share)} ", _cut(label)) for label, share in ranked[:SHOWN_MAX]))
+    return Group(
+        *(
+            Text.assemble(f"{share:.2f} {draw_bar(share, BAR_CELLS)} ", _shorten_label(label))
+            for label, share in ranked[:SHOWN_MAX]
+        )
+    )
 
 
-def _cut(label: str) -> Text:
+def _shorten_label(label: str) -> Text:
     text = printable_text(Text(label))
     text.truncate(OPTION_CELLS, overflow="ellipsis")
     return text
 
 
-def bar(share: float, cells: int = BAR_CELLS) -> str:
-    """Return a bar of block characters for a share from 0 to 1, filled up with spaces."""
-    eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
-    full, rest = divmod(eighths, 8)
-    return (_EIGHTHS[8] * full + (_EIGHTHS[rest] if rest else "")).ljust(cells)
-
-
-_TIMEOUT_SECONDS = 300
+_GENERATE_TIMEOUT_SECONDS = 300
 
 
 @contextmanager
-def _remedies() -> Iterator[None]:
+def _translated_remedies() -> Iterator[None]:
     """Translate a remedy of the daemon that names a request field into the option of this command."""
     try:
         yield
@@ -412,7 +408,7 @@ class GenerateCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        asked = as_text(sys.stdin.buffer.read(), "standard input") if self.text == "-" else self.text
+        prompt = as_text(sys.stdin.buffer.read(), "standard input") if self.text == "-" else self.text
         options: GenerateOptions = {
             "output_tokens_max": self.output_tokens_max,
             "temperature": self.temperature,
@@ -421,8 +417,8 @@ class GenerateCommand:
         }
         with (
             target_of(self.ctx).client(self.target) as client,
-            client.generate(self.task, asked, timeout_seconds=_TIMEOUT_SECONDS, **options) as stream,
-            _remedies(),
+            client.generate(self.task, prompt, timeout_seconds=_GENERATE_TIMEOUT_SECONDS, **options) as stream,
+            _translated_remedies(),
         ):
             for piece in stream:
                 write_answer(piece)
@@ -432,12 +428,12 @@ class GenerateCommand:
         if stream.finish.reason == "LENGTH":
             err().print(Text(f"cut at {stream.finish.output_tokens} tokens", style="dim"))
         if self.logprobs is not None:
-            err().print(_likelihoods(stream.finish))
+            err().print(_token_table(stream.finish))
         if self.escalate:
-            err().print(Text(_written_by(stream.finish), style="dim"))
+            err().print(Text(_author_text(stream.finish), style="dim"))
 
 
-def _likelihoods(finish: Finish) -> Table | Text:
+def _token_table(finish: Finish) -> Table | Text:
     """Return a table of the written tokens, a row each."""
     if not finish.tokens:
         return Text("no probabilities: the model that wrote this returned none", style="dim")
@@ -446,18 +442,18 @@ def _likelihoods(finish: Finish) -> Table | Text:
     table.add_column("probability", justify="right")
     table.add_column("the likeliest in its place", style="dim")
     for token in finish.tokens:
-        others = "  ".join(f"{_shown(piece)} {exp(logprob):.1%}" for piece, logprob in token.alternatives)
-        table.add_row(Text(_shown(token.token)), f"{exp(token.logprob):.1%}", Text(others))
+        others = "  ".join(f"{_quoted_token(piece)} {exp(logprob):.1%}" for piece, logprob in token.alternatives)
+        table.add_row(Text(_quoted_token(token.token)), f"{exp(token.logprob):.1%}", Text(others))
     return table
 
 
-def _shown(piece: bytes) -> str:
+def _quoted_token(piece: bytes) -> str:
     """Return a token in quotes, so that its spaces and line ends are seen."""
     return repr(piece.decode("utf-8", "backslashreplace"))
 
 
-def _written_by(finish: Finish) -> str:
+def _author_text(finish: Finish) -> str:
     if finish.route == "UPSTREAM":
         return f"written by {finish.model or 'the large model'}"
-    who = "nobody" if finish.route == "ABSTAINED" else "the model here"
-    return f"written by {who}: {finish.route_reason}, see docs/routing.md"
+    author = "nobody" if finish.route == "ABSTAINED" else "the model here"
+    return f"written by {author}: {finish.route_reason}, see docs/routing.md"

@@ -54,7 +54,7 @@ def list_bundles(
     Example: [bold]edge-agent bundles list pos-intent[/bold]
     """
     with target_of(ctx).admin() as admin:
-        bundles = _installed(admin, task)
+        bundles = _installed_bundles(admin, task)
         site = "" if bundles or as_json else admin.status().site
     if as_json:
         print_json([plain(bundle) for bundle in bundles], indent=2)
@@ -63,19 +63,19 @@ def list_bundles(
         print_trimmed(out(), advice(f"Nothing is installed. {first_task_remedy(site)}"))
         return
     columns = ("task", "version", "digest", "use", "gate", "signed", "size", "installed")
-    made = table(*columns, right=("size",), wrap=("task",))
+    listing = table(*columns, right=("size",), wrap=("task",))
     for bundle in bundles:
-        made.add_row(
+        listing.add_row(
             bundle.ref.task,
             bundle.ref.version,
             bundle.ref.digest[:DIGEST_LISTED],
-            _use(bundle),
+            _use_cell(bundle),
             bundle.gate or "-",
-            _signed(bundle),
+            _signature_cell(bundle),
             format_bytes(bundle.size_bytes),
             f"{bundle.install_time:%Y-%m-%d}",
         )
-    print_trimmed(out(), made)
+    print_trimmed(out(), listing)
 
 
 @app.command("show")
@@ -85,22 +85,22 @@ def show_bundle(ctx: typer.Context, task: TaskArgument, bundle: BundleArgument =
     Example: [bold]edge-agent bundles show pos-intent 1.2.0[/bold]
     """
     with target_of(ctx).admin() as admin:
-        found = _find(_installed(admin, task), task, bundle)
+        installed = _find(_installed_bundles(admin, task), task, bundle)
     if as_json:
-        print_json(found, indent=2)
+        print_json(installed, indent=2)
         return
     facts: dict[str, str | Text] = {
-        "task": found.ref.task,
-        "version": found.ref.version,
-        "digest": found.ref.digest,
-        "kind": found.kind.lower(),
-        "runtime": found.runtime,
-        "use": _use(found),
-        "signed": _signed(found),
-        "gate": found.gate,
-        "confident answers": f"none: {found.confidence_blocker}" if found.confidence_blocker else "",
-        "size": format_bytes(found.size_bytes),
-        "installed": f"{found.install_time:%Y-%m-%d %H:%M} UTC",
+        "task": installed.ref.task,
+        "version": installed.ref.version,
+        "digest": installed.ref.digest,
+        "kind": installed.kind.lower(),
+        "runtime": installed.runtime,
+        "use": _use_cell(installed),
+        "signed": _signature_cell(installed),
+        "gate": installed.gate,
+        "confident answers": f"none: {installed.confidence_blocker}" if installed.confidence_blocker else "",
+        "size": format_bytes(installed.size_bytes),
+        "installed": f"{installed.install_time:%Y-%m-%d %H:%M} UTC",
     }
     print_facts(out(), facts)
 
@@ -219,11 +219,11 @@ def remove(
     with target_of(ctx).admin() as admin:
         installed = admin.bundles(task)
         if bundle:
-            consequence, way_back = _loss_of_bundle(task, bundle, installed)
+            consequence, recovery = _loss_of_bundle(task, bundle, installed)
         else:
-            consequence, way_back = _loss_of_task(task, installed, admin.status())
+            consequence, recovery = _loss_of_task(task, installed, admin.status())
         confirm(
-            f"Remove {task} {bundle}?" if bundle else f"Remove the task {task}?", f"{consequence} {way_back}", yes=yes
+            f"Remove {task} {bundle}?" if bundle else f"Remove the task {task}?", f"{consequence} {recovery}", yes=yes
         )
         freed = admin.remove(task, bundle)
     if as_json:
@@ -231,7 +231,7 @@ def remove(
         return
     print_done(ctx, f"Removed {f'{task} {bundle}' if bundle else f'the task {task}'}; {format_bytes(freed)} freed.")
     if not bundle:
-        print_done(ctx, f"Nothing answers '{task}' now. {way_back}")
+        print_done(ctx, f"Nothing answers '{task}' now. {recovery}")
 
 
 def allow(ctx: typer.Context, task: TaskArgument, as_json: AsJson = False) -> None:
@@ -258,31 +258,38 @@ app.command("allow")(allow)
 
 def _loss_of_bundle(task: str, name: str, installed: list[Bundle]) -> tuple[str, str]:
     """Return the consequence of removing one bundle, and how to undo it."""
-    found = [each for each in installed if name == each.ref.version or each.ref.digest.startswith(name)]
-    active = next((each for each in installed if each.active), None)
-    answers = f" {task} {active.ref.version} continues to answer." if active and found and active not in found else ""
-    return f"The site loses {task} {name}.{answers}", _way_back(found)
+    matches = [bundle for bundle in installed if _matches(bundle, name)]
+    active = next((bundle for bundle in installed if bundle.active), None)
+    answers = (
+        f" {task} {active.ref.version} continues to answer." if active and matches and active not in matches else ""
+    )
+    return f"The site loses {task} {name}.{answers}", _recovery_text(matches)
 
 
 def _loss_of_task(task: str, installed: list[Bundle], status: Status) -> tuple[str, str]:
     """Return the consequence of removing a whole task, and how to undo it."""
-    active = next((each.ref.version for each in installed if each.active), "")
-    versions, size = ", ".join(each.ref.version for each in installed), sum(each.size_bytes for each in installed)
+    active = next((bundle.ref.version for bundle in installed if bundle.active), "")
+    versions, size = (
+        ", ".join(bundle.ref.version for bundle in installed),
+        sum(bundle.size_bytes for bundle in installed),
+    )
     stops = f"Version {active} stops answering '{task}', and nothing else answers it: calls of the task fail. "
-    lost = f"The site loses {counted(len(installed), 'bundle')} of it ({versions}; {format_bytes(size)})."
-    lost = lost if installed else f"The site loses every bundle of '{task}'; this agent can read none."
-    others = sorted(each.name for each in status.tasks if each.name != task)
-    rest = f" Other tasks continue: {', '.join(others)}." if others else ""
+    loss = f"The site loses {counted(len(installed), 'bundle')} of it ({versions}; {format_bytes(size)})."
+    loss = loss if installed else f"The site loses every bundle of '{task}'; this agent can read none."
+    others = sorted(other.name for other in status.tasks if other.name != task)
+    others_text = f" Other tasks continue: {', '.join(others)}." if others else ""
     on_drive = f", or 'sudo edge-agent bundles allow {task}' with an uplink" if _is_planned(task, status) else ""
-    return f"{stops if active else ''}{lost}{rest}", _way_back(installed, on_drive)
+    return f"{stops if active else ''}{loss}{others_text}", _recovery_text(installed, on_drive)
 
 
 def _is_planned(task: str, status: Status) -> bool:
     """Return whether the central team's plan names a task."""
-    return status.updates is not None and any(each.candidate for each in status.updates.tasks if each.task == task)
+    return status.updates is not None and any(
+        update.candidate for update in status.updates.tasks if update.task == task
+    )
 
 
-def _way_back(bundles: list[Bundle], on_drive: str = "") -> str:
+def _recovery_text(bundles: list[Bundle], on_drive: str = "") -> str:
     """Return how to restore bundles: signed ones from the central team, others from their files."""
     if bundles and all(each.signed for each in bundles):
         return f"The way back: 'sudo edge-agent media import' of the USB drive that brought it{on_drive}."
@@ -295,32 +302,32 @@ def describe_bundle(bundle: Bundle) -> str:
     return f"{bundle.ref.task} {bundle.ref.version} ({bundle.ref.digest[:DIGEST_SHOWN]}{signature})"
 
 
-def _installed(admin: AdminClient, task: str) -> list[Bundle]:
+def _installed_bundles(admin: AdminClient, task: str) -> list[Bundle]:
     """Return the bundles of one task, or of all. Raises UnknownTask when the task has none."""
     bundles = admin.bundles(task)
     if task and not bundles:
-        known = sorted({bundle.ref.task for bundle in admin.bundles()})
-        there = f"installed tasks: {', '.join(known)}" if known else "nothing is installed"
+        tasks = sorted({bundle.ref.task for bundle in admin.bundles()})
+        what_exists = f"installed tasks: {', '.join(tasks)}" if tasks else "nothing is installed"
         remedy = "'edge-agent bundles list' lists every bundle; 'edge-agent install PATH' installs one."
-        raise UnknownTask(f"the task '{task}' has no bundle; {there}", remedy=remedy)
+        raise UnknownTask(f"the task '{task}' has no bundle; {what_exists}", remedy=remedy)
     return bundles
 
 
 def _find(bundles: list[Bundle], task: str, name: str) -> Bundle:
     """Return the bundle of that version or digest; without a name the active one. Raises UnknownBundle."""
-    found = [
-        each
-        for each in bundles
-        if (name in (each.ref.version, each.ref.digest) or (len(name) >= 8 and each.ref.digest.startswith(name)))
-        or (not name and each.active)
-    ]
-    if len(found) == 1:
-        return found[0]
-    what = f"the task '{task}' has {'no' if not found else 'more than one'} bundle {name or 'that is active'}"
-    raise UnknownBundle(what, remedy=f"'edge-agent bundles list {task}' lists them with their digests.")
+    matches = [bundle for bundle in bundles if (_matches(bundle, name) if name else bundle.active)]
+    if len(matches) == 1:
+        return matches[0]
+    message = f"the task '{task}' has {'no' if not matches else 'more than one'} bundle {name or 'that is active'}"
+    raise UnknownBundle(message, remedy=f"'edge-agent bundles list {task}' lists them with their digests.")
 
 
-def _use(bundle: Bundle) -> Text:
+def _matches(bundle: Bundle, name: str) -> bool:
+    """Return whether a version, or a digest or its abbreviation, names a bundle."""
+    return name == bundle.ref.version or (len(name) >= DIGEST_LISTED and bundle.ref.digest.startswith(name))
+
+
+def _use_cell(bundle: Bundle) -> Text:
     if bundle.active:
         return Text("active", "green")
     return Text("previous" if bundle.previous else "-")
@@ -332,7 +339,7 @@ def _warn_of_revoked(ctx: typer.Context, bundle: Bundle) -> None:
         print_done(ctx, Text.assemble(("warning: ", "yellow"), message))
 
 
-def _signed(bundle: Bundle) -> Text:
+def _signature_cell(bundle: Bundle) -> Text:
     if bundle.revoked:
         return Text("revoked", "yellow")
     return Text("yes") if bundle.signed else Text("no", "yellow")
@@ -340,8 +347,8 @@ def _signed(bundle: Bundle) -> Text:
 
 def _unique_name(ref: BundleRef, installed: list[Bundle]) -> str:
     """Return the version, or the start of the digest where another installed bundle has the same version."""
-    same = {other.ref.digest for other in installed if other.ref.version == ref.version}
-    return ref.version if same <= {ref.digest} else ref.digest[:DIGEST_SHOWN]
+    same_version = {other.ref.digest for other in installed if other.ref.version == ref.version}
+    return ref.version if same_version <= {ref.digest} else ref.digest[:DIGEST_SHOWN]
 
 
 def _check_files(manifest: Manifest, members: dict[str, bundle_archive.BundleMember]) -> None:
@@ -359,8 +366,8 @@ def _check_files(manifest: Manifest, members: dict[str, bundle_archive.BundleMem
 
 def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
     task = manifest.task
-    more = len(task.labels) - LABELS_SHOWN
-    labels = ", ".join(task.labels[:LABELS_SHOWN]) + (f", and {more} more" if more > 0 else "")
+    hidden = len(task.labels) - LABELS_SHOWN
+    labels = ", ".join(task.labels[:LABELS_SHOWN]) + (f", and {hidden} more" if hidden > 0 else "")
     return {
         "task": task.name,
         "version": manifest.version,
@@ -370,7 +377,7 @@ def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
         "labels": labels,
         "record fields": ", ".join(task.record_fields) if task.kind == "extract" else "",
         "input limit": f"{task.limits.input_tokens_max} tokens",
-        "threshold": _thresholds(manifest),
+        "threshold": _threshold_lines(manifest),
         "gate": manifest.gate_name,
         "base model": manifest.provenance.base,
         "licence": manifest.provenance.licence,
@@ -380,14 +387,14 @@ def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
     }
 
 
-def _thresholds(manifest: Manifest) -> str:
+def _threshold_lines(manifest: Manifest) -> str:
     if manifest.task.kind == "decide":
-        found = [f"{question.name}: {_threshold(manifest, question.name)}" for question in manifest.task.questions]
-        return "\n".join(found)
-    return _threshold(manifest, manifest.task.name)
+        lines = [f"{question.name}: {_threshold_text(manifest, question.name)}" for question in manifest.task.questions]
+        return "\n".join(lines)
+    return _threshold_text(manifest, manifest.task.name)
 
 
-def _threshold(manifest: Manifest, question: str) -> str:
+def _threshold_text(manifest: Manifest, question: str) -> str:
     confidence = manifest.confidence_of(question)
     if not isinstance(confidence, Threshold):
         return f"none ({no_threshold(manifest.no_threshold_reason(question))}); no answer counts as confident"

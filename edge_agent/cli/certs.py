@@ -62,21 +62,21 @@ def find_authority(config_path: Path | None, environ: Mapping[str, str] = os.env
     The first of these that contains one: the folder of `access.client_ca_file`; `tls` beside agent.yaml; edge-agent/tls
     in the user's data directory; ./edge-agent-tls of version 0.1.
     """
-    configured, beside = _configured_authority(config_path), _beside_agent_yaml(config_path)
-    for folder in filter(None, (configured and configured.parent, beside, _in_data_dir(environ))):
+    ca_file, default_folder = _configured_authority(config_path), _default_folder(config_path)
+    for folder in filter(None, (ca_file and ca_file.parent, default_folder, _data_folder(environ))):
         if _exists(folder / CERTIFICATE):
             return AuthorityFolder(folder)
     if not _exists(OLD_FOLDER / CERTIFICATE):
         return None
     old = OLD_FOLDER.absolute()
-    move = f"'sudo mv {old} {beside}' lets every command find it"
+    move = f"'sudo mv {old} {default_folder}' lets every command find it"
     return AuthorityFolder(old, f"Version 0.1 made this authority here: {old}. {move}; agent.yaml may name it, too.")
 
 
 def find_foreign_authority(config_path: Path | None) -> Path | None:
     """Return the file of `access.client_ca_file` if another authority issues the certificates of this site."""
-    configured = _configured_authority(config_path)
-    return configured if configured and configured.name != CERTIFICATE and _exists(configured) else None
+    ca_file = _configured_authority(config_path)
+    return ca_file if ca_file and ca_file.name != CERTIFICATE and _exists(ca_file) else None
 
 
 def place_new_authority(config_path: Path | None, environ: Mapping[str, str] = os.environ) -> AuthorityFolder:
@@ -85,23 +85,24 @@ def place_new_authority(config_path: Path | None, environ: Mapping[str, str] = o
     Raises:
         CertificateUnusable: this user cannot make one beside agent.yaml.
     """
-    beside = _beside_agent_yaml(config_path)
-    if os.geteuid() == 0 or os.access(beside.parent, os.W_OK, effective_ids=True):
-        return AuthorityFolder(beside)
-    if beside.parent.exists():
+    default_folder = _default_folder(config_path)
+    if os.geteuid() == 0 or os.access(default_folder.parent, os.W_OK, effective_ids=True):
+        return AuthorityFolder(default_folder)
+    if default_folder.parent.exists():
         raise CertificateUnusable(
-            f"this user may not write to {beside.parent}",
+            f"this user may not write to {default_folder.parent}",
             remedy="Run the command with sudo. For a daemon of your own, name a folder of yours: --dir DIR.",
         )
-    note = f"{beside.parent} does not exist, so this is in your data directory, for a daemon that you start yourself."
-    return AuthorityFolder(_in_data_dir(environ), note)
+    place = "in your data directory, for a daemon that you start yourself"
+    note = f"{default_folder.parent} does not exist, so this is {place}."
+    return AuthorityFolder(_data_folder(environ), note)
 
 
-def _beside_agent_yaml(config_path: Path | None) -> Path:
+def _default_folder(config_path: Path | None) -> Path:
     return _agent_yaml(config_path).absolute().parent / FOLDER
 
 
-def _in_data_dir(environ: Mapping[str, str]) -> Path:
+def _data_folder(environ: Mapping[str, str]) -> Path:
     return (
         Path(environ.get("XDG_DATA_HOME") or Path(environ.get("HOME") or "/") / ".local/share") / "edge-agent" / FOLDER
     )
@@ -114,12 +115,12 @@ def _agent_yaml(config_path: Path | None) -> Path:
 def _configured_authority(config_path: Path | None) -> Path | None:
     """Return the authority that the configuration names, also where the rest of the configuration is not valid."""
     try:
-        plain = config_files.read(_agent_yaml(config_path), optional=True).merged()
+        settings = config_files.read(_agent_yaml(config_path), optional=True).merged()
     except ConfigInvalid:
         return None
-    access: Any = plain.get("access")
-    named = access.get("client_ca_file") if isinstance(access, dict) else None
-    return Path(named) if isinstance(named, str) and named else None
+    access: Any = settings.get("access")
+    path = access.get("client_ca_file") if isinstance(access, dict) else None
+    return Path(path) if isinstance(path, str) and path else None
 
 
 def _exists(path: Path) -> bool:
@@ -193,29 +194,29 @@ def init(
     """
     now = time.time()
     _require_clock(now)
-    named = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
+    host_names = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
     if not new_authority:
         _refuse_second_authority(ctx)
-    place = AuthorityFolder(directory) if directory else place_new_authority(_config_path(ctx))
-    folder = place.path.absolute()
+    authority = AuthorityFolder(directory) if directory else place_new_authority(_config_path(ctx))
+    folder = authority.path.absolute()
     _refuse_existing(folder)
-    root = certificate_authority.make_authority(f"Edge Agent authority of {named[0]}", now)
-    server = certificate_authority.issue_server_certificate(root, named, now, days)
+    root = certificate_authority.make_authority(f"Edge Agent authority of {host_names[0]}", now)
+    server = certificate_authority.issue_server_certificate(root, host_names, now, days)
     _make_folder(folder, 0o755)
     certificate_authority.write_pair(root, folder / "ca.crt", folder / "ca.key")
     _write_server(server, folder)
-    _say(*([place.note] if place.note else []), f"Made in {folder}, for {', '.join(named)}:", "")
-    _say_file("ca.crt", f"the authority, {_until(root)}; every client needs a copy")
-    _say_file("ca.key", "its key, which can admit any client. Move it to a USB drive when you are done")
-    _say_file("server.crt", f"the server's certificate, {_until(server)}")
-    _say_file("server.key", "its key, for the daemon")
-    _say("", "Write this into agent.yaml, once; the daemon reads later certificates without a restart:", "")
-    _say_config(folder)
-    _say("")
+    _print_lines(*([authority.note] if authority.note else []), f"Made in {folder}, for {', '.join(host_names)}:", "")
+    _print_file("ca.crt", f"the authority, {_expiry_text(root)}; every client needs a copy")
+    _print_file("ca.key", "its key, which can admit any client. Move it to a USB drive when you are done")
+    _print_file("server.crt", f"the server's certificate, {_expiry_text(server)}")
+    _print_file("server.key", "its key, for the daemon")
+    _print_lines("", "Write this into agent.yaml, once; the daemon reads later certificates without a restart:", "")
+    _print_config_lines(folder)
+    _print_lines("")
     _open_listener(ctx, folder, allow or [], yes=yes)
-    _say("Then give each client a certificate:", "")
+    _print_lines("Then give each client a certificate:", "")
     sudo = "sudo " if folder.is_relative_to(SYSTEM) else ""
-    _say(f"  {sudo}edge-agent certs issue till-3 --role infer{_dir_option(ctx, folder)}")
+    _print_lines(f"  {sudo}edge-agent certs issue till-3 --role infer{_dir_option(ctx, folder)}")
 
 
 @app.command()
@@ -232,28 +233,28 @@ def issue(
 
     Example: [bold]sudo edge-agent certs issue till-3 --role infer[/bold]
     """
-    granted = list(dict.fromkeys(roles))
-    if set(granted) - set(ROLES):
+    client_roles = list(dict.fromkeys(roles))
+    if set(client_roles) - set(ROLES):
         raise typer.BadParameter(f"a role is one of {', '.join(ROLES)}", param_hint="--role")
-    place = _authority(ctx, directory)
+    authority_folder = _authority_folder(ctx, directory)
     now = time.time()
-    root = certificate_authority.load_authority(place / "ca.crt", ca_key or place / "ca.key", now)
-    made = certificate_authority.issue_client_certificate(root, client, granted, now, days)
-    folder = place / "clients" / client
+    root = certificate_authority.load_authority(authority_folder / "ca.crt", ca_key or authority_folder / "ca.key", now)
+    pair = certificate_authority.issue_client_certificate(root, client, client_roles, now, days)
+    folder = authority_folder / "clients" / client
     _make_folder(folder, 0o700)
-    certificate_authority.write_pair(made, folder / "client.crt", folder / "client.key", replace=renew)
+    certificate_authority.write_pair(pair, folder / "client.crt", folder / "client.key", replace=renew)
     write_durably(folder / "ca.crt", root.certificate, 0o644)
-    reached = "" if (folder / REMOTE_FILE).exists() else _reached_by(place)
-    if reached:
-        write_durably(folder / REMOTE_FILE, render_remote(join_host_port(reached, PORT)).encode(), 0o644)
-    _say(f"{client} may {' and '.join(granted)}, {_until(made)}. Bring this folder there:", "")
-    _say(f"  {folder.absolute()}")
-    for name, said in _CLIENT_FILES.items():
-        _say_file(name, said)
-    if reached and not _is_ip_address(reached):
-        said = f"Where it cannot, write an IP address that the server's certificate names into {REMOTE_FILE}."
-        _say("", f"{client} must resolve the name {reached}. {said}")
-    _say("", "There:", "", f"  edge-agent --remote {client}/{REMOTE_FILE} {_try(granted)}")
+    server_name = "" if (folder / REMOTE_FILE).exists() else next(iter(_host_names(authority_folder)), "HOST")
+    if server_name:
+        write_durably(folder / REMOTE_FILE, render_remote(join_host_port(server_name, PORT)).encode(), 0o644)
+    _print_lines(f"{client} may {' and '.join(client_roles)}, {_expiry_text(pair)}. Bring this folder there:", "")
+    _print_lines(f"  {folder.absolute()}")
+    for name, meaning in _CLIENT_FILES.items():
+        _print_file(name, meaning)
+    if server_name and not _is_ip_address(server_name):
+        fallback = f"Where it cannot, write an IP address that the server's certificate names into {REMOTE_FILE}."
+        _print_lines("", f"{client} must resolve the name {server_name}. {fallback}")
+    _print_lines("", "There:", "", f"  edge-agent --remote {client}/{REMOTE_FILE} {_sample_command(client_roles)}")
 
 
 @app.command()
@@ -269,17 +270,19 @@ def server(
 
     Example: [bold]sudo edge-agent certs server --renew[/bold]
     """
-    place = _authority(ctx, directory)
+    authority_folder = _authority_folder(ctx, directory)
     now = time.time()
-    root = certificate_authority.load_authority(place / "ca.crt", ca_key or place / "ca.key", now)
-    before = place / "server.crt"
-    named = names or (_names(before) if before.exists() else [])
-    if not named:
+    root = certificate_authority.load_authority(authority_folder / "ca.crt", ca_key or authority_folder / "ca.key", now)
+    host_names = names or _host_names(authority_folder)
+    if not host_names:
         raise typer.BadParameter("name the host name or IP address that clients use", param_hint="--name")
-    made = certificate_authority.issue_server_certificate(root, named, now, days)
-    _write_server(made, place, replace=renew)
-    _say(f"The server's certificate is for {', '.join(named)}, {_until(made)}: {before.absolute()}")
-    _say("A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure.")
+    pair = certificate_authority.issue_server_certificate(root, host_names, now, days)
+    _write_server(pair, authority_folder, replace=renew)
+    path = (authority_folder / "server.crt").absolute()
+    _print_lines(f"The server's certificate is for {', '.join(host_names)}, {_expiry_text(pair)}: {path}")
+    _print_lines(
+        "A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure."
+    )
 
 
 @app.command()
@@ -294,17 +297,12 @@ def show(
         pem = read_small(file)
     except OSError as error:
         raise CertificateUnusable(f"cannot read {file}: {error.strerror}", remedy="Check the path.") from None
-    found = parse_certificates(pem, str(file))
+    certificates = parse_certificates(pem, str(file))
     if as_json:
-        print_json([_as_document(each) for each in found], indent=2)
+        print_json([_certificate_document(certificate) for certificate in certificates], indent=2)
         return
-    for each in found:
-        _show(each)
-
-
-def _reached_by(directory: Path) -> str:
-    path = directory / "server.crt"
-    return next(iter(_names(path)), "HOST") if path.exists() else "HOST"
+    for certificate in certificates:
+        _print_certificate(certificate)
 
 
 def _is_ip_address(name: str) -> bool:
@@ -315,20 +313,22 @@ def _is_ip_address(name: str) -> bool:
     return True
 
 
-def _names(path: Path) -> list[str]:
-    return list(parse_certificates(read_small(path), str(path))[0].names)
+def _host_names(folder: Path) -> list[str]:
+    """Return the names in the server's certificate; none if it does not exist."""
+    path = folder / "server.crt"
+    return list(parse_certificates(read_small(path), str(path))[0].names) if path.exists() else []
 
 
 def _config_path(ctx: typer.Context) -> Path | None:
     return target_of(ctx).config_path
 
 
-def _authority(ctx: typer.Context, directory: Path | None) -> Path:
+def _authority_folder(ctx: typer.Context, directory: Path | None) -> Path:
     """Return the folder of the authority: the one that is named, or this site's. Raises CertificateUnusable."""
     if directory:
         return directory
-    found = find_authority(_config_path(ctx))
-    if found is None:
+    authority = find_authority(_config_path(ctx))
+    if authority is None:
         if foreign := find_foreign_authority(_config_path(ctx)):
             raise CertificateUnusable(
                 f"another authority issues the certificates of this site: {foreign}",
@@ -338,9 +338,9 @@ def _authority(ctx: typer.Context, directory: Path | None) -> Path:
             "this site has no authority of its own",
             remedy="'sudo edge-agent certs init --name HOST' makes one; '--dir DIR' names the folder of one elsewhere.",
         )
-    if found.note:
-        err().print(f"note: {found.note}", soft_wrap=True)
-    return found.path
+    if authority.note:
+        err().print(f"note: {authority.note}", soft_wrap=True)
+    return authority.path
 
 
 def _require_clock(now: float) -> None:
@@ -354,16 +354,14 @@ def _require_clock(now: float) -> None:
 
 def _refuse_second_authority(ctx: typer.Context) -> None:
     """Raise CertificateUnusable if this site has an authority."""
-    found, foreign = find_authority(_config_path(ctx)), None
-    if found is None:
-        foreign = find_foreign_authority(_config_path(ctx))
-    if found is None and foreign is None:
+    authority = find_authority(_config_path(ctx))
+    existing = authority.path / CERTIFICATE if authority else find_foreign_authority(_config_path(ctx))
+    if existing is None:
         return
-    existing = foreign or (found.path / CERTIFICATE if found else None)
     use = (
-        "Certificates for this site come from that authority; with an enrolment file it is the central team's."
-        if foreign
-        else "'sudo edge-agent certs issue CLIENT --role infer' and 'certs server --renew' use it."
+        "'sudo edge-agent certs issue CLIENT --role infer' and 'certs server --renew' use it."
+        if authority
+        else "Certificates for this site come from that authority; with an enrolment file it is the central team's."
     )
     raise CertificateUnusable(
         f"this site has an authority already: {existing}; nothing was written",
@@ -372,10 +370,10 @@ def _refuse_second_authority(ctx: typer.Context) -> None:
 
 
 def _refuse_existing(directory: Path) -> None:
-    there = [name for name in ("ca.crt", "ca.key", "server.crt", "server.key") if os.path.lexists(directory / name)]
-    if there:
+    existing = [name for name in ("ca.crt", "ca.key", "server.crt", "server.key") if os.path.lexists(directory / name)]
+    if existing:
         raise CertificateUnusable(
-            f"{directory} has {', '.join(there)} already; nothing was written",
+            f"{directory} has {', '.join(existing)} already; nothing was written",
             remedy="'sudo edge-agent certs server --renew' renews the server's certificate; a second authority needs"
             " another folder: --new-authority --dir DIR.",
         )
@@ -396,27 +394,27 @@ def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: b
     etc = SYSTEM
     managed = (etc / UNITS / unit_drop_ins.DAEMON_UNIT).exists()
     if not managed or _config_path(ctx) is not None:
-        _say("Then start the daemon again.", "")
+        _print_lines("Then start the daemon again.", "")
         return
     if is_hidden_from_services(folder):
-        _say(f"The service cannot see {folder}: move the files to /etc/edge-agent/tls.", "")
+        _print_lines(f"The service cannot see {folder}: move the files to /etc/edge-agent/tls.", "")
     listening = Config(service=ServiceConfig(tcp_address=f"0.0.0.0:{PORT}"))
     try:
-        needed = needed_drop_ins(listening, etc, allow)[:1]
+        drop_ins = needed_drop_ins(listening, etc, allow)[:1]
     except ConfigInvalid as error:
-        _say(f"The unit of the daemon accepts connections from this machine only. {error.remedy}", "")
+        _print_lines(f"The unit of the daemon accepts connections from this machine only. {error.remedy}", "")
         return
-    missing = [each for each in needed if not each.is_in_place()]
+    missing = [drop_in for drop_in in drop_ins if not drop_in.is_in_place()]
     if not missing:
-        print_in_place(needed)
+        print_in_place(drop_ins)
     else:
-        _say("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
+        _print_lines("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
         show_drop_ins(missing)
         if yes or (sys.stdin.isatty() and typer.confirm("Write this?", err=True)):
             write_and_reload(missing, etc)
         else:
-            _say("", "Once agent.yaml has the lines above, 'sudo edge-agent drop-ins' writes it.")
-    _say("Then: sudo systemctl restart edge-agent", "")
+            _print_lines("", "Once agent.yaml has the lines above, 'sudo edge-agent drop-ins' writes it.")
+    _print_lines("Then: sudo systemctl restart edge-agent", "")
 
 
 def _write_server(pair: CertificateKeyPair, directory: Path, *, replace: bool = False) -> None:
@@ -427,26 +425,31 @@ def _write_server(pair: CertificateKeyPair, directory: Path, *, replace: bool = 
         os.chown(key, user.pw_uid, user.pw_gid)
 
 
-def _show(certificate: Certificate) -> None:
+def _print_certificate(certificate: Certificate) -> None:
     now = time.time()
     kind = "authority" if certificate.is_authority else "certificate"
-    _say(f"{kind} of {certificate.name or 'nobody in particular'}")
-    message = "from" if now < certificate.starts_at else "ended" if now >= certificate.expires_at else "until"
-    style = "green" if message == "until" else "bold red"
-    at = certificate.starts_at if message == "from" else certificate.expires_at
-    out().print(Text.assemble("  valid     ", (f"{message} {_day(at)}", style)))
-    for label, values in _contents(certificate).items():
+    _print_lines(f"{kind} of {certificate.name or 'nobody in particular'}")
+    state = "from" if now < certificate.starts_at else "ended" if now >= certificate.expires_at else "until"
+    style = "green" if state == "until" else "bold red"
+    at = certificate.starts_at if state == "from" else certificate.expires_at
+    out().print(Text.assemble("  valid     ", (f"{state} {_day(at)}", style)))
+    for label, values in _certificate_values(certificate).items():
         if values:
-            _say(f"  {label:<9} {', '.join(values)}")
+            _print_lines(f"  {label:<9} {', '.join(values)}")
 
 
-def _as_document(certificate: Certificate) -> dict[str, Any]:
+def _certificate_document(certificate: Certificate) -> dict[str, Any]:
     dates = {"starts_at": certificate.starts_at, "expires_at": certificate.expires_at}
     times = {name: datetime.fromtimestamp(at, UTC).isoformat() for name, at in dates.items()}
-    return {"name": certificate.name, "is_authority": certificate.is_authority, **times, **_contents(certificate)}
+    return {
+        "name": certificate.name,
+        "is_authority": certificate.is_authority,
+        **times,
+        **_certificate_values(certificate),
+    }
 
 
-def _contents(certificate: Certificate) -> dict[str, list[str]]:
+def _certificate_values(certificate: Certificate) -> dict[str, list[str]]:
     return {
         "roles": [name.removeprefix(ROLE_URI) for name in certificate.uris if name.startswith(ROLE_URI)],
         "names": [name for name in certificate.names if not name.startswith(ROLE_URI)],
@@ -454,8 +457,8 @@ def _contents(certificate: Certificate) -> dict[str, list[str]]:
     }
 
 
-def _say_config(folder: Path) -> None:
-    lines = {
+def _print_config_lines(folder: Path) -> None:
+    settings = {
         "service": {"tcp_address": f"0.0.0.0:{PORT}"},
         "access": {
             "certificate_file": str(folder / "server.crt"),
@@ -464,19 +467,19 @@ def _say_config(folder: Path) -> None:
         },
     }
     # Without indentation, because indented lines would belong to the section above.
-    _say(*yaml.safe_dump(lines, sort_keys=False).splitlines())
+    _print_lines(*yaml.safe_dump(settings, sort_keys=False).splitlines())
 
 
-def _try(roles: list[str]) -> str:
+def _sample_command(roles: list[str]) -> str:
     return "status" if "admin" in roles else "review" if roles == ["feedback"] else "classify TASK 'some text'"
 
 
 def _dir_option(ctx: typer.Context, folder: Path) -> str:
-    found = find_authority(_config_path(ctx))
-    return "" if found and found.path == folder else f" --dir {folder}"
+    authority = find_authority(_config_path(ctx))
+    return "" if authority and authority.path == folder else f" --dir {folder}"
 
 
-def _until(pair: CertificateKeyPair) -> str:
+def _expiry_text(pair: CertificateKeyPair) -> str:
     return f"until {_day(parse_certificates(pair.certificate, 'it')[0].expires_at)}"
 
 
@@ -484,10 +487,10 @@ def _day(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}"
 
 
-def _say_file(name: str, meaning: str) -> None:
-    _say(f"  {name:<11} {meaning}")
+def _print_file(name: str, meaning: str) -> None:
+    _print_lines(f"  {name:<11} {meaning}")
 
 
-def _say(*lines: str) -> None:
+def _print_lines(*lines: str) -> None:
     for line in lines:
         out().print(line, soft_wrap=True)

@@ -72,9 +72,9 @@ def flush_output() -> None:
 
 
 def _drop_output() -> None:
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, sys.stdout.fileno())
-    os.close(nothing)
+    null_descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_descriptor, sys.stdout.fileno())
+    os.close(null_descriptor)
 
 
 def _report_lost_output(error: OSError) -> NoReturn:
@@ -91,9 +91,9 @@ def disable_color() -> None:
 
 def global_options(ctx: typer.Context) -> GlobalOptions:
     """Return the global options of this invocation, from any position."""
-    found = ctx.find_object(GlobalOptions)
-    assert found is not None, "the root command sets it; this is a bug"
-    return found
+    options = ctx.find_object(GlobalOptions)
+    assert options is not None, "the root command sets it; this is a bug"
+    return options
 
 
 def join_help_lines(command: Any) -> None:
@@ -127,7 +127,7 @@ class LazyCommands(Mapping[str, Any]):
     def __init__(self, entries: Mapping[str, CommandEntry], options: Iterable[Any]) -> None:
         """Take the table, and the global options that each command gets."""
         self._entries = entries
-        self._options = [_inherited(option) for option in options]
+        self._options = [_inherit_option(option) for option in options]
 
     def __getitem__(self, name: str) -> Any:
         """Import the module of a command and build the command."""
@@ -168,7 +168,7 @@ class LazyCommands(Mapping[str, Any]):
         return TyperCommand(name, help=entry.summary, hidden=bool(entry.renamed_to), rich_help_panel=panel)
 
 
-def _inherited(option: Any) -> Any:
+def _inherit_option(option: Any) -> Any:
     """Return a root option for a subcommand: hidden in its help, and stored in the invocation's options."""
     inherited = copy.copy(option)
     inherited.hidden, inherited.expose_value, inherited.is_eager = True, False, True
@@ -216,10 +216,10 @@ class PrintableGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse arguments that are not text, because messages and requests cannot contain them."""
-        for number, given in enumerate(args, 1):
-            shown = given.encode(errors="surrogateescape").decode(errors="backslashreplace")
-            if shown != given:
-                raise UsageError(f"argument {number} is not UTF-8: {shown}", ctx=ctx)
+        for number, argument in enumerate(args, 1):
+            escaped = argument.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            if escaped != argument:
+                raise UsageError(f"argument {number} is not UTF-8: {escaped}", ctx=ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -252,10 +252,10 @@ class LazyGroup(PrintableGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the command that is to run."""
-        name, found, rest = super().resolve_command(ctx, args)
-        if found and name and (renamed_to := self.entries[name].renamed_to):
+        name, command, rest = super().resolve_command(ctx, args)
+        if command and name and (renamed_to := self.entries[name].renamed_to):
             self.note_renaming(name, renamed_to)
-        return name, self.lazy[name] if found and name else None, rest
+        return name, self.lazy[name] if command and name else None, rest
 
     def note_renaming(self, name: str, renamed_to: str) -> None:
         """Tell the caller, on standard error, that a command has a new name."""

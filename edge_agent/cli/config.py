@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from edge_agent.cli.command_group import global_options
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, YesOption, confirm, out, print_done, print_json, print_trimmed
 from edge_agent.cli.terminal import table, write_exactly
-from edge_agent.config import Config, Overrides, config_paths, load, read_files
+from edge_agent.config import Config, config_paths
 from edge_agent.config.config_files import render_sections
 from edge_agent.durable.atomic_files import stat_or_none
 from edge_agent.errors import ConfigInvalid, SystemdFailed
@@ -54,8 +53,8 @@ class MemoryPlan:
     @property
     def memory_max(self) -> int:
         """The limit of all processes of the unit together, which leaves memory for the rest of the machine."""
-        most = max(self.machine - self.reserve, self.machine // 2)
-        return min(most, self.engines + self.reserve + self.daemon) if self.engines else most
+        limit = max(self.machine - self.reserve, self.machine // 2)
+        return min(limit, self.engines + self.reserve + self.daemon) if self.engines else limit
 
 
 def plan_memory(config: Config, machine_bytes: int) -> MemoryPlan:
@@ -80,13 +79,11 @@ def show_config(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: [bold]edge-agent config show --json | jq .engine[/bold]
     """
-    given = global_options(ctx)
-    config = load(given.config, Overrides(given.state_dir, given.run_dir))
-    plain = config.model_dump(mode="json")
+    settings = target_of(ctx).config().model_dump(mode="json")
     if as_json:
-        print_json(plain, indent=2)
+        print_json(settings, indent=2)
     else:
-        write_exactly(render_sections(plain, "").decode(), end="")
+        write_exactly(render_sections(settings, "").decode(), end="")
 
 
 @app.command("validate")
@@ -95,13 +92,13 @@ def validate_config(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: [bold]edge-agent config validate --config ./agent.yaml && sudo cp agent.yaml /etc/edge-agent/[/bold]
     """
-    given = global_options(ctx)
-    load(given.config, Overrides(given.state_dir, given.run_dir))
-    overruled = read_files(given.config).overruled()
+    target = target_of(ctx)
+    target.config()
+    overruled = target.files().overruled_keys()
     if as_json:
         print_json({"valid": True, "overruled": overruled}, indent=2)
         return
-    print_done(ctx, f"{config_paths(given.config)[0]} is valid.")
+    print_done(ctx, f"{config_paths(target.config_path)[0]} is valid.")
     if overruled:
         print_done(ctx, f"agent.yaml overrides the enrolment file in {', '.join(overruled)}.")
 
@@ -114,15 +111,15 @@ def list_config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     files = [
         {"path": str(path), "exists": stat_or_none(path) is not None}
-        for path in config_paths(global_options(ctx).config)
+        for path in config_paths(target_of(ctx).config_path)
     ]
     if as_json:
         print_json(files, indent=2)
         return
-    made = table("file", "exists", wrap=("file",))
+    listing = table("file", "exists", wrap=("file",))
     for file in files:
-        made.add_row(str(file["path"]), Text("yes", "green") if file["exists"] else Text("no", "dim"))
-    print_trimmed(out(), made)
+        listing.add_row(str(file["path"]), Text("yes", "green") if file["exists"] else Text("no", "dim"))
+    print_trimmed(out(), listing)
 
 
 UNIT = "edge-agent.service"
@@ -144,17 +141,17 @@ def show_limits(ctx: typer.Context, apply: Apply = False, as_json: AsJson = Fals
     if as_json:
         print_json({**vars(plan), "memory_max": plan.memory_max}, indent=2)
         return
-    _show_plan(plan)
+    _print_plan(plan)
 
 
-def _show_plan(plan: MemoryPlan) -> None:
-    made = table("what", "memory", right=("memory",))
-    made.add_row("engines", format_bytes(plan.engines) if plan.engines else "no limit")
-    made.add_row("reserve", format_bytes(plan.reserve))
-    made.add_row("daemon", format_bytes(plan.daemon))
-    made.add_row("total (MemoryMax)", format_bytes(plan.memory_max), style="bold")
-    made.add_row("machine", format_bytes(plan.machine))
-    print_trimmed(out(), made)
+def _print_plan(plan: MemoryPlan) -> None:
+    listing = table("what", "memory", right=("memory",))
+    listing.add_row("engines", format_bytes(plan.engines) if plan.engines else "no limit")
+    listing.add_row("reserve", format_bytes(plan.reserve))
+    listing.add_row("daemon", format_bytes(plan.daemon))
+    listing.add_row("total (MemoryMax)", format_bytes(plan.memory_max), style="bold")
+    listing.add_row("machine", format_bytes(plan.machine))
+    print_trimmed(out(), listing)
 
 
 def _apply_limit(memory_max: int) -> None:
@@ -170,11 +167,11 @@ def _is_changed_on_disk() -> bool:
     return _systemctl("show", "--property=NeedDaemonReload", "--value", UNIT) == "yes"
 
 
-def _systemctl(*words: str) -> str:
+def _systemctl(*arguments: str) -> str:
     """Return what systemctl printed. Raises SystemdFailed."""
     try:
-        done = subprocess.run(  # noqa: S603 - no word of it comes from outside
-            ["systemctl", *words],  # noqa: S607 - root's PATH is trusted
+        result = subprocess.run(  # noqa: S603 - no word of it comes from outside
+            ["systemctl", *arguments],  # noqa: S607 - root's PATH is trusted
             capture_output=True,
             text=True,
             check=False,
@@ -182,9 +179,9 @@ def _systemctl(*words: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SystemdFailed(f"systemctl did not run: {error}") from None
-    if done.returncode:
-        raise SystemdFailed(f"'systemctl {' '.join(words)}' failed: {done.stderr.strip()}")
-    return done.stdout.strip()
+    if result.returncode:
+        raise SystemdFailed(f"'systemctl {' '.join(arguments)}' failed: {result.stderr.strip()}")
+    return result.stdout.strip()
 
 
 SYSTEM = Path("/etc")
@@ -230,19 +227,19 @@ class DropInsCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        needed = needed_drop_ins(target_of(self.ctx).config(), self.etc, self.allow or [], self.remove or [])
-        missing = [each for each in needed if not each.is_in_place()]
+        drop_ins = needed_drop_ins(target_of(self.ctx).config(), self.etc, self.allow or [], self.remove or [])
+        missing = [drop_in for drop_in in drop_ins if not drop_in.is_in_place()]
         if not missing:
-            print_in_place(needed)
+            print_in_place(drop_ins)
             return
         show_drop_ins(missing)
         if self.check:
             raise typer.Exit(ExitCode.FAILED)
-        units = " and ".join(each.unit for each in missing)
+        units = " and ".join(drop_in.unit for drop_in in missing)
         confirm("Write this?", f"It changes what {units} may do, from the next start of the unit on.", yes=self.yes)
         write_and_reload(missing, self.etc)
-        changed = " ".join(each.name for each in missing)
-        out().print(f"Next: sudo systemctl restart {changed}", soft_wrap=True)
+        names = " ".join(drop_in.name for drop_in in missing)
+        out().print(f"Next: sudo systemctl restart {names}", soft_wrap=True)
 
 
 def needed_drop_ins(config: Config, etc: Path, allow: Sequence[str], remove: Sequence[str] = ()) -> list[UnitDropIn]:
@@ -263,31 +260,31 @@ def needed_drop_ins(config: Config, etc: Path, allow: Sequence[str], remove: Seq
     return unit_drop_ins.unit_drop_ins(config, units, networks)
 
 
-def print_in_place(needed: Sequence[UnitDropIn]) -> None:
+def print_in_place(drop_ins: Sequence[UnitDropIn]) -> None:
     """Print that nothing is to be done."""
-    present = [str(each.path) for each in needed if each.content]
+    present = [str(drop_in.path) for drop_in in drop_ins if drop_in.content]
     if not present:
         out().print("The units need no drop-in: agent.yaml has no listener on the network, and no folder for examples.")
     for path in present:
         out().print(f"In place: {path}", soft_wrap=True)
 
 
-def show_drop_ins(missing: Sequence[UnitDropIn]) -> None:
+def show_drop_ins(drop_ins: Sequence[UnitDropIn]) -> None:
     """Print the files to be written or removed, with their differences."""
-    for each in missing:
-        out().print(Text(str(each.path), style="bold"), soft_wrap=True)
-        for line in each.changes:
+    for drop_in in drop_ins:
+        out().print(Text(str(drop_in.path), style="bold"), soft_wrap=True)
+        for line in drop_in.changes:
             out().print(f"  {line}", soft_wrap=True, markup=False)
-        if not each.content:
+        if not drop_in.content:
             out().print("  (no longer needed: the file is removed)")
 
 
-def write_and_reload(missing: Sequence[UnitDropIn], etc: Path) -> None:
+def write_and_reload(drop_ins: Sequence[UnitDropIn], etc: Path) -> None:
     """Write drop-ins, and have systemd read them. Raises DiskFull, ConfigInvalid."""
     from edge_agent.enrolment import unit_drop_ins  # noqa: PLC0415
 
-    changed = unit_drop_ins.write_drop_ins(missing)
+    written = unit_drop_ins.write_drop_ins(drop_ins)
     if etc == SYSTEM and unit_drop_ins.is_systemd_running():
         unit_drop_ins.reload_units()
-    for each in changed:
-        out().print(f"{'Wrote' if each.content else 'Removed'} {each.path}", soft_wrap=True)
+    for drop_in in written:
+        out().print(f"{'Wrote' if drop_in.content else 'Removed'} {drop_in.path}", soft_wrap=True)

@@ -53,20 +53,20 @@ class DaemonTarget:
 
     def client(self, address: str = "", retry: Retry | None = None) -> Client:
         """Return a client of the inference socket, or of another address."""
-        kind = functools.partial(client.Client, retry=retry)
+        client_class = functools.partial(client.Client, retry=retry)
         if address:
-            return _open_client(kind, "--target", address)
-        return _open_client(kind, "--remote", *self.way("infer"))
+            return _open_client(client_class, "--target", address)
+        return _open_client(client_class, "--remote", *self.endpoint("infer"))
 
     def admin(self) -> AdminClient:
         """Return a client of the admin socket, or of the daemon over the network."""
-        return _open_client(client.AdminClient, "--remote", *self.way("admin"))
+        return _open_client(client.AdminClient, "--remote", *self.endpoint("admin"))
 
     def reviewer(self) -> ReviewClient:
         """Return a client of the review socket, or of the daemon over the network."""
-        return _open_client(client.ReviewClient, "--remote", *self.way("feedback"))
+        return _open_client(client.ReviewClient, "--remote", *self.endpoint("feedback"))
 
-    def way(self, role: Role) -> tuple[str, Tls | None]:
+    def endpoint(self, role: Role) -> tuple[str, Tls | None]:
         """Return the address for a role, and the client's TLS files. Raises ConfigInvalid, CertificateUnusable."""
         remote = load_remote(self.remote_path)
         if remote is None:
@@ -76,8 +76,8 @@ class DaemonTarget:
 
 def target_of(ctx: typer.Context) -> DaemonTarget:
     """Return the daemon that the global options name."""
-    given = global_options(ctx)
-    return DaemonTarget(given.config, Overrides(given.state_dir, given.run_dir), given.remote)
+    options = global_options(ctx)
+    return DaemonTarget(options.config, Overrides(options.state_dir, options.run_dir), options.remote)
 
 
 def _read_tls(remote: RemoteDaemonConfig) -> Tls:
@@ -85,11 +85,11 @@ def _read_tls(remote: RemoteDaemonConfig) -> Tls:
     # Only a daemon over the network is shown certificates.
     from edge_agent.formats.certificates import check_key_matches, parse_certificates  # noqa: PLC0415
 
-    own = read_small(Path(remote.certificate))
-    check_key_matches(own, read_small(Path(remote.key)), remote.certificate)
+    certificate_pem = read_small(Path(remote.certificate))
+    check_key_matches(certificate_pem, read_small(Path(remote.key)), remote.certificate)
     parse_certificates(read_small(Path(remote.ca)), remote.ca)
-    valid = parse_certificates(own, remote.certificate)[0]
-    doubt = _validity_doubt(valid.starts_at, valid.expires_at, time.time())
+    certificate = parse_certificates(certificate_pem, remote.certificate)[0]
+    doubt = _validity_doubt(certificate.starts_at, certificate.expires_at, time.time())
     return client.Tls(remote.ca, remote.certificate, remote.key, remote.server_name, doubt)
 
 
@@ -101,8 +101,10 @@ def _validity_doubt(starts_at: float, expires_at: float, now: float) -> str:
     return f"{verb} {datetime.fromtimestamp(at, UTC):%Y-%m-%d} (here it is {datetime.fromtimestamp(now, UTC):%Y-%m-%d})"
 
 
-def _open_client(kind: Callable[[str, Tls | None], _C], option: str, address: str, tls: Tls | None = None) -> _C:
+def _open_client(
+    client_class: Callable[[str, Tls | None], _C], option: str, address: str, tls: Tls | None = None
+) -> _C:
     try:
-        return kind(address, tls)
+        return client_class(address, tls)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None

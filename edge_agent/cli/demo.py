@@ -33,7 +33,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
 from edge_agent.formatting import counted, format_bytes
 
 SAMPLES_MAX = 20
-STRANGE = (
+OOD_INPUTS = (
     "Ich möchte mein Geld zurück",
     "is 51 a prime number",
     "asdf jkl qwertz",
@@ -70,24 +70,28 @@ def run(
 
     Example: [bold]edge-agent demo build/pos-intent build/assistant[/bold]
     """
-    shows = [read_demo_bundle(path) for path in bundles]
-    parts = [read_labelled(path) for path in labelled or ()]
+    demo_bundles = [read_demo_bundle(path) for path in bundles]
+    message_sets = [read_labelled(path) for path in labelled or ()]
     console, started = out(), time.monotonic()
     with DemoDaemon() as daemon, daemon.client() as client:
-        _start(console, daemon, client, shows)
-        shown = [show for messages in parts for show in _show_labelled(console, client, shows, messages, rows)]
-        for show in shows:
-            present = _KINDS.get(show.manifest.task.kind)
-            if present and show.samples and show not in shown:
-                present(console, client, show)
-        _heading(console, "edge-agent status")
+        _start_daemon(console, daemon, client, demo_bundles)
+        labelled_bundles = [
+            bundle
+            for messages in message_sets
+            for bundle in _show_labelled(console, client, demo_bundles, messages, rows)
+        ]
+        for bundle in demo_bundles:
+            show_task = _DEMOS.get(bundle.manifest.task.kind)
+            if show_task and bundle.samples and bundle not in labelled_bundles:
+                show_task(console, client, bundle)
+        _print_heading(console, "edge-agent status")
         with daemon.admin() as admin:
             status.show(console, admin.status(), datetime.now(UTC))
         with console.status("Stopping"):
             seconds = daemon.stop()
     console.print()
-    _done(console, f"stopped cleanly in {seconds:.1f} s; nothing of the demo is left on this machine")
-    _done(console, f"done in {time.monotonic() - started:.1f} s", "bold")
+    _print_step(console, f"stopped cleanly in {seconds:.1f} s; nothing of the demo is left on this machine")
+    _print_step(console, f"done in {time.monotonic() - started:.1f} s", "bold")
 
 
 def read_demo_bundle(path: Path) -> DemoBundle:
@@ -111,79 +115,83 @@ def read_demo_bundle(path: Path) -> DemoBundle:
     return DemoBundle(path.absolute(), manifest, samples[:SAMPLES_MAX])
 
 
-def _start(console: Console, daemon: DemoDaemon, client: Client, shows: list[DemoBundle]) -> None:
+def _start_daemon(console: Console, daemon: DemoDaemon, client: Client, bundles: list[DemoBundle]) -> None:
     with console.status("Starting the daemon"):
         seconds = daemon.wait_serving(client)
-    _done(console, f"daemon serves after {seconds:.1f} s")
-    for show in shows:
-        name, size = show.manifest.task.name, format_bytes(show.manifest.size_bytes)
+    _print_step(console, f"daemon serves after {seconds:.1f} s")
+    for bundle in bundles:
+        name, size = bundle.manifest.task.name, format_bytes(bundle.manifest.size_bytes)
         started = time.monotonic()
         with console.status(f"Installing {name} ({size}): verifying, copying, loading the model"):
             with daemon.admin() as admin:
-                admin.install(show.path)
+                admin.install(bundle.path)
             daemon.wait_ready(client, name)
-        kind = f"{show.manifest.task.kind}, {show.manifest.runtime}, {size}"
-        _done(console, f"{name} {show.manifest.version} ({kind}) answers after {time.monotonic() - started:.1f} s")
+        kind = f"{bundle.manifest.task.kind}, {bundle.manifest.runtime}, {size}"
+        _print_step(
+            console, f"{name} {bundle.manifest.version} ({kind}) answers after {time.monotonic() - started:.1f} s"
+        )
 
 
 def _show_labelled(
     console: Console,
     client: Client,
-    shows: list[DemoBundle],
+    bundles: list[DemoBundle],
     messages: tuple[LabelledMessage, ...],
     rows_max: int,
 ) -> list[DemoBundle]:
     """Ask the bundles that can answer labelled messages; return these."""
-    compared = [show for show in shows if demo_questions.has_labels_for(show.manifest, messages)]
-    if compared:
-        _compare(console, client, compared, messages, rows_max)
-    for show in compared:
-        _ask_strange(console, client, show)
-    asked = [show for show in shows if demo_questions.has_questions_for(show.manifest, messages)]
-    for show in asked:
-        _ask_questions(console, client, show, messages, rows_max)
-    return [*compared, *asked]
+    classifiers = [bundle for bundle in bundles if demo_questions.has_labels_for(bundle.manifest, messages)]
+    if classifiers:
+        _compare(console, client, classifiers, messages, rows_max)
+    for bundle in classifiers:
+        _show_ood_inputs(console, client, bundle)
+    deciders = [bundle for bundle in bundles if demo_questions.has_questions_for(bundle.manifest, messages)]
+    for bundle in deciders:
+        _ask_questions(console, client, bundle, messages, rows_max)
+    return [*classifiers, *deciders]
 
 
 def _ask_questions(
-    console: Console, client: Client, show: DemoBundle, messages: tuple[LabelledMessage, ...], rows_max: int
+    console: Console, client: Client, bundle: DemoBundle, messages: tuple[LabelledMessage, ...], rows_max: int
 ) -> None:
     """Ask all questions of a bundle about labelled messages."""
-    rows, name = sample(messages, rows_max), show.manifest.task.name
-    questions = counted(len(show.manifest.task.questions), "question")
-    _heading(console, f"{name}, {questions} in one call: {len(rows)} of {len(messages)} labelled messages")
-    with console.status(f"Asking {name}") as line:
-        answers = demo_questions.decide_rows(client, name, rows, partial(_update, line, name))
-    demo_questions.show_questions(console, show.manifest, answers)
+    rows, name = sample(messages, rows_max), bundle.manifest.task.name
+    questions = counted(len(bundle.manifest.task.questions), "question")
+    _print_heading(console, f"{name}, {questions} in one call: {len(rows)} of {len(messages)} labelled messages")
+    with console.status(f"Asking {name}") as status_line:
+        answers = demo_questions.decide_rows(client, name, rows, partial(_update_progress, status_line, name))
+    demo_questions.show_questions(console, bundle.manifest, answers)
 
 
 def _compare(
     console: Console,
     client: Client,
-    shows: list[DemoBundle],
+    bundles: list[DemoBundle],
     messages: tuple[LabelledMessage, ...],
     rows_max: int,
 ) -> None:
     """Ask every bundle about the same messages."""
     rows = sample(messages, rows_max)
-    asked = "Labelled messages" if len(shows) == 1 else f"The same messages, {len(shows)} models"
-    _heading(console, f"{asked}: {len(rows)} of {len(messages)}")
+    title = "Labelled messages" if len(bundles) == 1 else f"The same messages, {len(bundles)} models"
+    _print_heading(console, f"{title}: {len(rows)} of {len(messages)}")
     answers = []
-    for show in shows:
-        name = show.manifest.task.name
-        with console.status(f"Asking {name}") as line:
-            answers.append(demo_questions.classify_rows(client, name, rows, partial(_update, line, name)))
-    demo_questions.show_comparison(console, [show.manifest for show in shows], rows, answers)
+    for bundle in bundles:
+        name = bundle.manifest.task.name
+        with console.status(f"Asking {name}") as status_line:
+            answers.append(
+                demo_questions.classify_rows(client, name, rows, partial(_update_progress, status_line, name))
+            )
+    demo_questions.show_comparison(console, [bundle.manifest for bundle in bundles], rows, answers)
     console.print("each message one call, one after the other; ± is a 95% interval", style="dim")
 
 
-def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
+def _show_ood_inputs(console: Console, client: Client, bundle: DemoBundle) -> None:
     """Ask a bundle with a gate about inputs that it was not made for, and show the outcome; skip other bundles."""
-    name, gate = show.manifest.task.name, show.manifest.confidence.gate
+    name, gate = bundle.manifest.task.name, bundle.manifest.confidence.gate
     if gate is None:
         return
-    _heading(console, f"{name}: what it was not trained for")
-    made = table(
+    _print_heading(console, f"{name}: what it was not trained for")
+    listing = table(
         "message",
         "nearest label",
         "confidence",
@@ -192,50 +200,50 @@ def _ask_strange(console: Console, client: Client, show: DemoBundle) -> None:
         right=("confidence", "p-value"),
         wrap=("message",),
     )
-    for text in STRANGE:
+    for text in OOD_INPUTS:
         (result,) = client.classify(name, [text], top_k=1)
         if isinstance(result, Failure):
-            made.add_row(Text(text), Text(result.reason, style="red"), "", "", "")
+            listing.add_row(Text(text), Text(result.reason, style="red"), "", "", "")
             continue
-        marked = "OUT_OF_DISTRIBUTION" in result.degraded
-        message = "out of distribution" if marked else "not confident" if result.below_threshold else "confident"
-        style = "red" if message == "confident" else "green"
+        is_ood = "OUT_OF_DISTRIBUTION" in result.degraded
+        verdict = "out of distribution" if is_ood else "not confident" if result.below_threshold else "confident"
+        style = "red" if verdict == "confident" else "green"
         p_value = "-" if result.p_value is None else f"{result.p_value:.3f}"
-        made.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(message, style=style))
-    print_trimmed(console, made)
-    ordinary = f"On average such a gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
-    console.print(f"{ordinary}; how many strange ones it recognizes is not promised.", style="dim")
+        listing.add_row(Text(text), Text(result.label), f"{result.confidence:.2f}", p_value, Text(verdict, style=style))
+    print_trimmed(console, listing)
+    guarantee = f"On average such a gate holds up {gate.held_up_max:.0%} of ordinary messages at most"
+    console.print(f"{guarantee}; how many strange ones it recognizes is not promised.", style="dim")
 
 
-def _update(line: Status, name: str, done: int) -> None:
-    line.update(f"Asking {name}: {done}")
+def _update_progress(status_line: Status, name: str, count: int) -> None:
+    status_line.update(f"Asking {name}: {count}")
 
 
-def _classify(console: Console, client: Client, show: DemoBundle) -> None:
-    task = show.manifest.task
-    _heading(console, f"{task.name}: classify, {len(task.labels)} labels")
-    made = table("input", "label", "confidence", "latency", right=("confidence", "latency"), wrap=("input",))
+def _demo_classify(console: Console, client: Client, bundle: DemoBundle) -> None:
+    task = bundle.manifest.task
+    _print_heading(console, f"{task.name}: classify, {len(task.labels)} labels")
+    listing = table("input", "label", "confidence", "latency", right=("confidence", "latency"), wrap=("input",))
     milliseconds = []
     with console.status("Classifying"):
-        for text in show.samples:
+        for text in bundle.samples:
             started = time.monotonic()
             (result,) = client.classify(task.name, [text], top_k=1)
             milliseconds.append((time.monotonic() - started) * 1000)
             latency = f"{milliseconds[-1]:.0f} ms"
             if isinstance(result, Failure):
-                made.add_row(Text(text), Text(result.reason, style="red"), "", latency)
+                listing.add_row(Text(text), Text(result.reason, style="red"), "", latency)
             else:
-                made.add_row(Text(text), Text(result.label, style="bold"), f"{result.confidence:.2f}", latency)
-    print_trimmed(console, made)
+                listing.add_row(Text(text), Text(result.label, style="bold"), f"{result.confidence:.2f}", latency)
+    print_trimmed(console, listing)
     console.print(f"{len(milliseconds)} calls one after the other, median {median(milliseconds):.0f} ms", style="dim")
-    _honest(console, show.manifest)
+    _print_model_facts(console, bundle.manifest)
 
 
-def _decide(console: Console, client: Client, show: DemoBundle) -> None:
+def _demo_decide(console: Console, client: Client, bundle: DemoBundle) -> None:
     """Ask all questions of a decide task about one input."""
-    task = show.manifest.task
-    _heading(console, f"{task.name}: decide, all questions in one call")
-    text = show.samples[0]
+    task = bundle.manifest.task
+    _print_heading(console, f"{task.name}: decide, all questions in one call")
+    text = bundle.samples[0]
     started = time.monotonic()
     (result,) = client.decide(task.name, [text])
     milliseconds = (time.monotonic() - started) * 1000
@@ -245,39 +253,39 @@ def _decide(console: Console, client: Client, show: DemoBundle) -> None:
         return
     print_trimmed(console, decision_table(result))
     console.print(f"answered in {milliseconds:.0f} ms", style="dim")
-    _honest(console, show.manifest)
+    _print_model_facts(console, bundle.manifest)
 
 
-def _generate(console: Console, client: Client, show: DemoBundle) -> None:
-    name, text = show.manifest.task.name, show.samples[0]
-    _heading(console, f"{name}: generate, streamed")
+def _demo_generate(console: Console, client: Client, bundle: DemoBundle) -> None:
+    name, text = bundle.manifest.task.name, bundle.samples[0]
+    _print_heading(console, f"{name}: generate, streamed")
     console.print(Text.assemble(("you: ", "bold cyan"), text))
     console.print(Text(f"{name}: ", style="bold green"), end="")
     started = time.monotonic()
-    first = 0.0
+    first_text_at = 0.0
     with client.generate(name, text) as stream:
         for piece in stream:
-            first = first or time.monotonic()
+            first_text_at = first_text_at or time.monotonic()
             write_answer(piece)
-        ended = time.monotonic()
+        ended_at = time.monotonic()
     console.print()
-    if stream.finish and first:
+    if stream.finish and first_text_at:
         tokens = stream.finish.output_tokens
-        rate = f", {(tokens - 1) / (ended - first):.0f} tokens/s" if tokens > 1 else ""
-        console.print(f"{tokens} tokens, first text after {(first - started) * 1000:.0f} ms{rate}", style="dim")
-    _honest(console, show.manifest)
+        rate = f", {(tokens - 1) / (ended_at - first_text_at):.0f} tokens/s" if tokens > 1 else ""
+        console.print(f"{tokens} tokens, first text after {(first_text_at - started) * 1000:.0f} ms{rate}", style="dim")
+    _print_model_facts(console, bundle.manifest)
 
 
-def _done(console: Console, message: str, style: str = "") -> None:
+def _print_step(console: Console, message: str, style: str = "") -> None:
     console.print(Text.assemble(("✓ ", "green"), (message, style)))
 
 
-def _heading(console: Console, text: str) -> None:
+def _print_heading(console: Console, text: str) -> None:
     console.print()
     console.rule(Text(text, style="bold"), align="left", style="dim")
 
 
-def _honest(console: Console, manifest: Manifest) -> None:
+def _print_model_facts(console: Console, manifest: Manifest) -> None:
     """Print how reliable the answers are."""
     if manifest.provenance.base:
         console.print(Text(f"model: {manifest.provenance.base}", style="dim"))
@@ -286,10 +294,10 @@ def _honest(console: Console, manifest: Manifest) -> None:
         console.print(f"{reason}: no answer counts as sure", style="dim")
 
 
-_KINDS: dict[str, Callable[[Console, Client, DemoBundle], None]] = {
-    "classify": _classify,
-    "decide": _decide,
-    "generate": _generate,
+_DEMOS: dict[str, Callable[[Console, Client, DemoBundle], None]] = {
+    "classify": _demo_classify,
+    "decide": _demo_decide,
+    "generate": _demo_generate,
 }
 
 
@@ -339,7 +347,7 @@ class DemoDaemon:
     def __exit__(self, *_: object) -> None:
         """End the process, whatever happened, and remove the directory."""
         try:
-            self._end()
+            self._terminate()
         finally:
             self._folder.cleanup()
 
@@ -353,21 +361,21 @@ class DemoDaemon:
 
     def wait_serving(self, client: Client) -> float:
         """Return the seconds until the daemon's health was SERVING. Raises DemoFailed."""
-        return self._wait(lambda: client.serving(timeout_seconds=1), "serving", START_SECONDS_MAX)
+        return self._wait_until(lambda: client.serving(timeout_seconds=1), "serving", START_SECONDS_MAX)
 
     def wait_ready(self, client: Client, task: str) -> float:
         """Return the seconds until the task's engine was ready. Raises DemoFailed."""
-        return self._wait(lambda: client.task(task).ready, f"ready for {task}", READY_SECONDS_MAX)
+        return self._wait_until(lambda: client.task(task).ready, f"ready for {task}", READY_SECONDS_MAX)
 
     def stop(self) -> float:
         """Send SIGTERM and return the seconds until the process had ended with exit code 0. Raises DemoFailed."""
         started = time.monotonic()
-        code = self._end()
+        code = self._terminate()
         if code != 0:
             raise self._failure(f"the daemon ended with exit code {code}, not 0; its log ends so:")
         return time.monotonic() - started
 
-    def _end(self) -> int:
+    def _terminate(self) -> int:
         if self._process.poll() is None:
             self._process.terminate()
         try:
@@ -380,20 +388,20 @@ class DemoDaemon:
                 self._process.kill()
                 self._process.wait()
 
-    def _wait(self, met: Callable[[], bool], what: str, seconds_max: float) -> float:
+    def _wait_until(self, condition: Callable[[], bool], state: str, seconds_max: float) -> float:
         started, pause = time.monotonic(), 0.05
         while time.monotonic() - started < seconds_max:
             if self._process.poll() is not None:
                 raise self._failure("the daemon ended too early; its log ends so:")
             try:
-                if met():
+                if condition():
                     return time.monotonic() - started
             except CallFailed as error:
                 if error.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
                     raise
             time.sleep(pause)
             pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
-        raise self._failure(f"the daemon was not {what} after {seconds_max:.0f} s; its log ends so:")
+        raise self._failure(f"the daemon was not {state} after {seconds_max:.0f} s; its log ends so:")
 
     def _failure(self, message: str) -> DemoFailed:
         failure = DemoFailed(message)

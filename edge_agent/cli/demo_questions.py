@@ -73,26 +73,26 @@ def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
     """Read JSON lines with "text", and "label" or "answers". Raises FileMissing, InvalidRequest."""
     if not is_file(path):
         raise FileMissing(f"{path} {'is not a file' if path.exists() else 'does not exist'}", remedy=_REMEDY)
-    rows = _rows(path.read_bytes())
+    rows = _parse_messages(path.read_bytes())
     if not rows:
         raise InvalidRequest(f"{path} must hold labelled messages", remedy=_REMEDY)
     return rows
 
 
-def _rows(raw: bytes) -> tuple[LabelledMessage, ...]:
+def _parse_messages(raw: bytes) -> tuple[LabelledMessage, ...]:
     """Return the messages; none if a line is not a labelled message or not text."""
     try:
-        return tuple(_labelled(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
+        return tuple(_parse_message(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()
 
 
-def _labelled(plain: dict[str, Any]) -> LabelledMessage:
-    text, family = str(plain["text"]), str(plain.get("family") or "")
+def _parse_message(row: dict[str, Any]) -> LabelledMessage:
+    text, family = str(row["text"]), str(row.get("family") or "")
     text.encode()  # ValueError: half a character
-    if "answers" not in plain:
-        return LabelledMessage(text, str(plain["label"]), family)
-    answers = {str(name): str(answer) for name, answer in plain["answers"].items()}
+    if "answers" not in row:
+        return LabelledMessage(text, str(row["label"]), family)
+    answers = {str(name): str(answer) for name, answer in row["answers"].items()}
     return LabelledMessage(text, family=family, answers=answers)
 
 
@@ -100,22 +100,28 @@ def sample(rows: Sequence[_T], rows_max: int) -> list[_T]:
     """Return at most `rows_max` rows, spread over all of them; always the same ones."""
     if rows_max >= len(rows):
         return list(rows)
-    return [rows[at * len(rows) // rows_max] for at in range(rows_max)]
+    return [rows[index * len(rows) // rows_max] for index in range(rows_max)]
 
 
 def score(rows: Sequence[LabelledMessage], answers: Sequence[DemoAnswer]) -> DemoScore:
     """Count the right answers, and the right ones among the confident answers."""
-    right = [(row, each.label == row.label) for row, each in zip(rows, answers, strict=True)]
-    sure = [pair for pair, each in zip(right, answers, strict=True) if each.sure]
-    return DemoScore(len(right), _share(right), len(sure), _share(sure), median(each.milliseconds for each in answers))
+    graded = [(row, answer.label == row.label) for row, answer in zip(rows, answers, strict=True)]
+    confident = [pair for pair, answer in zip(graded, answers, strict=True) if answer.sure]
+    return DemoScore(
+        len(graded),
+        _share(graded),
+        len(confident),
+        _share(confident),
+        median(answer.milliseconds for answer in answers),
+    )
 
 
-def _share(right: Sequence[tuple[LabelledMessage, bool]]) -> Interval:
+def _share(graded: Sequence[tuple[LabelledMessage, bool]]) -> Interval:
     """Return the share of right answers with its interval, by families of messages."""
     families: dict[str, list[bool]] = {}
-    for row, good in right:
-        families.setdefault(row.family or f"\n{row.text}", []).append(good)
-    return share_of_families([(sum(each), len(each)) for each in families.values()])
+    for row, is_right in graded:
+        families.setdefault(row.family or f"\n{row.text}", []).append(is_right)
+    return share_of_families([(sum(outcomes), len(outcomes)) for outcomes in families.values()])
 
 
 def plus_minus(share: Interval) -> str:
@@ -147,25 +153,25 @@ def has_questions_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bo
     """Return whether a bundle answers every question that the rows have labels for."""
     outputs = {question.name: question.outputs for question in manifest.task.questions}
     labelled = [answer for row in rows for answer in row.answers.items()]
-    known = all(label in outputs.get(name, ()) for name, label in labelled)
-    return manifest.task.kind == "decide" and bool(labelled) and known
+    all_known = all(label in outputs.get(name, ()) for name, label in labelled)
+    return manifest.task.kind == "decide" and bool(labelled) and all_known
 
 
 def decide_rows(
-    client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
+    client: Client, task: str, rows: Sequence[LabelledMessage], report_progress: Callable[[int], None]
 ) -> list[MessageAnswers]:
     """Ask all questions about one message per call, as a device would; a failed call has no answers."""
     ask = functools.partial(client.decide, task, timeout_seconds=CALL_SECONDS_MAX)
-    found = []
-    for row, result, spent in _ask_each(ask, rows, done):
+    results = []
+    for row, result, milliseconds in _ask_about_each(ask, rows, report_progress):
         answers = () if isinstance(result, Failure) else result.answers
-        by_question = {each.question: DemoAnswer(each.label, each.confident, spent) for each in answers}
-        found.append(MessageAnswers(row, by_question, spent))
-    return found
+        by_question = {answer.question: DemoAnswer(answer.label, answer.confident, milliseconds) for answer in answers}
+        results.append(MessageAnswers(row, by_question, milliseconds))
+    return results
 
 
-def _ask_each(
-    ask: Callable[[list[str]], list[_T]], rows: Sequence[LabelledMessage], done: Callable[[int], None]
+def _ask_about_each(
+    ask: Callable[[list[str]], list[_T]], rows: Sequence[LabelledMessage], report_progress: Callable[[int], None]
 ) -> Iterator[tuple[LabelledMessage, _T, float]]:
     """Yield each message with the result of a call about it alone, and its duration in milliseconds."""
     ask([rows[0].text])  # The first call warms the connection up.
@@ -173,38 +179,38 @@ def _ask_each(
         started = time.monotonic()
         (result,) = ask([row.text])
         yield row, result, (time.monotonic() - started) * 1000
-        done(number)
+        report_progress(number)
 
 
-def show_questions(console: Console, manifest: Manifest, answered: Sequence[MessageAnswers]) -> None:
+def show_questions(console: Console, manifest: Manifest, results: Sequence[MessageAnswers]) -> None:
     """Print the answers about a few messages, then how many answers to each question are right."""
     questions = manifest.task.questions
-    for each in sample(answered, SHOWN_MESSAGES):
-        console.print(Text(each.message.text, style="bold"))
-        print_trimmed(console, _answers(questions, each))
+    for result in sample(results, SHOWN_MESSAGES):
+        console.print(Text(result.message.text, style="bold"))
+        print_trimmed(console, _answers_table(questions, result))
         console.print()
     console.print("✓ right, ✗ wrong; ? = not confident: a large model or a person is asked", style="dim")
     console.print()
-    print_trimmed(console, _score_table(manifest, answered))
-    spent = format_milliseconds(median(each.milliseconds for each in answered))
-    summary = f"one call answers all questions about a message, median {spent}; ± is a 95% interval."
+    print_trimmed(console, _score_table(manifest, results))
+    duration = format_milliseconds(median(result.milliseconds for result in results))
+    summary = f"one call answers all questions about a message, median {duration}; ± is a 95% interval."
     if any(confidence.policy != "threshold" for confidence in manifest.question_confidence.values()):
         summary += " A question that always asks had no threshold that could be proved."
     console.print(summary, style="dim")
 
 
-def _answers(questions: Sequence[QuestionSpec], answered: MessageAnswers) -> Table:
+def _answers_table(questions: Sequence[QuestionSpec], result: MessageAnswers) -> Table:
     """Return a table of questions above answers; the column widths are the same for all messages."""
-    made = table()
+    listing = table()
     for question in questions:
-        wide = max(len(question.name), *(len(f"✓ {output}?") for output in question.outputs))
-        made.add_column(Text(question.name, style="dim"), min_width=wide, no_wrap=True, overflow="fold")
-    made.add_row(*(_answer(answered, question.name) for question in questions))
-    return made
+        width = max(len(question.name), *(len(f"✓ {output}?") for output in question.outputs))
+        listing.add_column(Text(question.name, style="dim"), min_width=width, no_wrap=True, overflow="fold")
+    listing.add_row(*(_answer_cell(result, question.name) for question in questions))
+    return listing
 
 
-def _answer(answered: MessageAnswers, question: str) -> Text:
-    answer, expected = answered.answers.get(question), answered.message.answers.get(question)
+def _answer_cell(result: MessageAnswers, question: str) -> Text:
+    answer, expected = result.answers.get(question), result.message.answers.get(question)
     if answer is None:
         return Text("✗ no answer", style="red")
     right = answer.label == expected
@@ -213,25 +219,25 @@ def _answer(answered: MessageAnswers, question: str) -> Text:
     return Text(f"{mark}{answer.label}{'' if answer.sure else '?'}", style=f"{style} bold" if answer.sure else style)
 
 
-def _score_table(manifest: Manifest, answered: Sequence[MessageAnswers]) -> Table:
+def _score_table(manifest: Manifest, results: Sequence[MessageAnswers]) -> Table:
     numbers = ("answers", "right", "confident", "right if confident")
-    made = table("question", *numbers, right=numbers, wrap=("question",))
+    listing = table("question", *numbers, right=numbers, wrap=("question",))
     for question in manifest.task.questions:
-        asked = [each for each in answered if question.name in each.message.answers]
-        rows = [replace(each.message, label=each.message.answers[question.name]) for each in asked]
+        labelled = [result for result in results if question.name in result.message.answers]
+        rows = [replace(result.message, label=result.message.answers[question.name]) for result in labelled]
         confidence = manifest.question_confidence.get(question.name)
         cells = ("-", "-", "-")
-        if asked:
-            found = score(rows, [each.answers.get(question.name, _NO_ANSWER) for each in asked])
-            cells = (plus_minus(found.right), "always asks", "-")
+        if labelled:
+            figures = score(rows, [result.answers.get(question.name, _NO_ANSWER) for result in labelled])
+            cells = (plus_minus(figures.right), "always asks", "-")
             if confidence and confidence.policy == "threshold":
-                cells = (cells[0], f"{found.sure / found.rows:.0%}", plus_minus(found.sure_right))
-        made.add_row(Text(question.name, style="bold"), str(len(question.outputs)), *cells)
-    return made
+                cells = (cells[0], f"{figures.sure / figures.rows:.0%}", plus_minus(figures.sure_right))
+        listing.add_row(Text(question.name, style="bold"), str(len(question.outputs)), *cells)
+    return listing
 
 
 SHOWN_ROWS = 8
-NARROWEST = {"model": len("encoder,"), "right if confident": len("confident"), "median call": len("12.3 ms")}
+COLUMN_WIDTHS_MIN = {"model": len("encoder,"), "right if confident": len("confident"), "median call": len("12.3 ms")}
 """Columns that shrink on a narrow terminal, with their minimum widths."""
 
 
@@ -241,11 +247,13 @@ def has_labels_for(manifest: Manifest, rows: Sequence[LabelledMessage]) -> bool:
 
 
 def classify_rows(
-    client: Client, task: str, rows: Sequence[LabelledMessage], done: Callable[[int], None]
+    client: Client, task: str, rows: Sequence[LabelledMessage], report_progress: Callable[[int], None]
 ) -> list[DemoAnswer]:
     """Classify the rows one call at a time, as a till would; a failure counts as a wrong answer."""
     ask = functools.partial(client.classify, task, top_k=1, timeout_seconds=CALL_SECONDS_MAX)
-    return [_demo_answer(result, spent) for _, result, spent in _ask_each(ask, rows, done)]
+    return [
+        _demo_answer(result, milliseconds) for _, result, milliseconds in _ask_about_each(ask, rows, report_progress)
+    ]
 
 
 def _demo_answer(result: Classification | Failure, milliseconds: float) -> DemoAnswer:
@@ -272,37 +280,41 @@ def _answer_table(
     # The names without their common prefix, unless a name is just that prefix.
     shortest = min((manifest.task.name for manifest in manifests), key=len)
     names = [manifest.task.name.removeprefix(f"{shortest}-") for manifest in manifests]
-    made = table("message", "wants", *names, wrap=("message",))
+    listing = table("message", "wants", *names, wrap=("message",))
     step = max(1, len(rows) // SHOWN_ROWS)
     for row, *answers in list(zip(rows, *by_bundle, strict=True))[::step][:SHOWN_ROWS]:
         marks = [
             Text(f"✓ {each.label}", "green") if each.label == row.label else Text(f"✗ {each.label}", "red")
             for each in answers
         ]
-        made.add_row(Text(row.text), Text(row.label, style="bold"), *marks)
-    return made
+        listing.add_row(Text(row.text), Text(row.label, style="bold"), *marks)
+    return listing
 
 
 def _comparison_table(
     manifests: Sequence[Manifest], rows: Sequence[LabelledMessage], by_bundle: Sequence[list[DemoAnswer]]
 ) -> Table:
     numbers = ("right", "confident", "right if confident", "median call", "own files")
-    made = table("task", "model", *numbers, right=numbers, wrap=tuple(NARROWEST))
-    for column in made.columns:
-        column.min_width = NARROWEST.get(str(column.header))
+    listing = table("task", "model", *numbers, right=numbers, wrap=tuple(COLUMN_WIDTHS_MIN))
+    for column in listing.columns:
+        column.min_width = COLUMN_WIDTHS_MIN.get(str(column.header))
     # Files shared by several bundles are on the disk and in memory only once.
     copies = Counter(artifact.sha256 for manifest in manifests for artifact in manifest.artifacts)
     for manifest, answers in zip(manifests, by_bundle, strict=True):
-        found = score(rows, answers)
+        figures = score(rows, answers)
         name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
-        cells = (plus_minus(found.right), *_confident_cells(manifest, found), format_milliseconds(found.milliseconds))
-        own = sum(artifact.size_bytes for artifact in manifest.artifacts if copies[artifact.sha256] == 1)
-        made.add_row(name, model, *cells, format_bytes(own))
-    return made
+        cells = (
+            plus_minus(figures.right),
+            *_confident_cells(manifest, figures),
+            format_milliseconds(figures.milliseconds),
+        )
+        own_bytes = sum(artifact.size_bytes for artifact in manifest.artifacts if copies[artifact.sha256] == 1)
+        listing.add_row(name, model, *cells, format_bytes(own_bytes))
+    return listing
 
 
-def _confident_cells(manifest: Manifest, found: DemoScore) -> tuple[str, str]:
+def _confident_cells(manifest: Manifest, figures: DemoScore) -> tuple[str, str]:
     """Return the shares of confident answers and of right ones among them; empty without a calibration."""
     if manifest.confidence.policy != "threshold":
         return "-", "-"
-    return f"{found.sure / found.rows:.0%}", plus_minus(found.sure_right)
+    return f"{figures.sure / figures.rows:.0%}", plus_minus(figures.sure_right)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "unseen": "magenta", "fault": "bold red"}
 _MARKS = {"ok": "ok", "note": "note", "warning": "warn", "unseen": "?", "fault": "FAULT"}
-_NAMED = {"note": "note", "warning": "warning", "unseen": "not checked", "fault": "fault"}
-_EXITS: dict[Verdict, ExitCode] = {"fault": ExitCode.FAILED, "unseen": ExitCode.SITE}
+_VERDICT_NAMES = {"note": "note", "warning": "warning", "unseen": "not checked", "fault": "fault"}
+_EXIT_CODES: dict[Verdict, ExitCode] = {"fault": ExitCode.FAILED, "unseen": ExitCode.SITE}
 _INDENT = 7
 
 
@@ -57,29 +57,29 @@ def run(
     Example: [bold]sudo edge-agent doctor[/bold]
     """
     target = target_of(ctx)
-    found = run_checks(place_of(target))
+    findings = run_checks(installation_of(target))
     if as_json:
-        print_json(as_document(found), indent=2)
+        print_json(as_document(findings), indent=2)
     else:
-        show_rights(out(), found, as_root(target))
-        show(out(), found, everything=everything)
-    raise typer.Exit(_EXITS.get(worst(found), ExitCode.OK))
+        show_rights(out(), findings, as_root(target))
+        show(out(), findings, everything=everything)
+    raise typer.Exit(_EXIT_CODES.get(worst(findings), ExitCode.OK))
 
 
 def as_root(target: DaemonTarget) -> str:
     """Return the command that makes every check of this installation."""
-    given = {
+    paths = {
         "--config": target.config_path,
         "--state-dir": target.overrides.state_dir,
         "--run-dir": target.overrides.run_dir,
     }
-    options = [f"{name} {shlex.quote(str(value.absolute()))}" for name, value in given.items() if value]
+    options = [f"{name} {shlex.quote(str(value.absolute()))}" for name, value in paths.items() if value]
     return " ".join(["sudo edge-agent", *options, "doctor"])
 
 
-def show_rights(console: Console, found: list[Finding], command: str) -> None:
+def show_rights(console: Console, findings: list[Finding], command: str) -> None:
     """Print first what this user was not allowed to check, and the command that checks it."""
-    names = unchecked(found)
+    names = unchecked(findings)
     if not names:
         return
     user = current_user().name
@@ -90,19 +90,19 @@ def show_rights(console: Console, found: list[Finding], command: str) -> None:
     console.print()
 
 
-def place_of(site: DaemonTarget) -> Installation:
+def installation_of(target: DaemonTarget) -> Installation:
     """Return the place to examine; an invalid configuration is a finding, and its defaults are examined."""
-    files, by_sudo = config_paths(site.config_path), works_by_sudo(os.environ, os.geteuid())
+    paths, by_sudo = config_paths(target.config_path), works_by_sudo(os.environ, os.geteuid())
     try:
-        found = read_files(site.config_path)
-        config, overruled = validate_files(found, site.overrides), tuple(found.overruled())
-        return Installation(config, sources=files, overruled=overruled, by_sudo=by_sudo)
+        config_files = read_files(target.config_path)
+        config, overruled = validate_files(config_files, target.overrides), tuple(config_files.overruled_keys())
+        return Installation(config, sources=paths, overruled=overruled, by_sudo=by_sudo)
     except EdgeAgentError as error:
-        config = load_without_agent_yaml(site.config_path, site.overrides)
-        return Installation(config, error.message, error.remedy, files, by_sudo=by_sudo)
+        config = load_without_agent_yaml(target.config_path, target.overrides)
+        return Installation(config, error.message, error.remedy, paths, by_sudo=by_sudo)
 
 
-def as_document(found: list[Finding]) -> dict[str, Any]:
+def as_document(findings: list[Finding]) -> dict[str, Any]:
     """Return the findings as --json prints them."""
     return {
         "schema": "edge-agent/doctor/v1",
@@ -110,54 +110,54 @@ def as_document(found: list[Finding]) -> dict[str, Any]:
         "host": platform.node(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "user_id": os.geteuid(),
-        "verdict": worst(found),
-        "counts": {verdict: sum(finding.verdict == verdict for finding in found) for verdict in VERDICTS},
-        "findings": [plain(finding) for finding in found],
+        "verdict": worst(findings),
+        "counts": {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in VERDICTS},
+        "findings": [plain(finding) for finding in findings],
     }
 
 
-def show(console: Console, found: list[Finding], *, everything: bool = False) -> None:
+def show(console: Console, findings: list[Finding], *, everything: bool = False) -> None:
     """Print the findings by area: passed checks in one line, the others with a remedy, and a summary at the end."""
-    for area, group in itertools.groupby(found, key=lambda finding: finding.area):
-        findings = list(group)
+    for area, area_group in itertools.groupby(findings, key=lambda finding: finding.area):
+        area_findings = list(area_group)
         console.print(Text(area, style="bold"))
         if not everything:
-            _show_well(console, findings)
-        shown = [finding for finding in findings if everything or finding.verdict != "ok"]
-        for _, alike in itertools.groupby(
-            shown, key=lambda each: (each.check, each.verdict, each.remedy, each.command)
+            _print_passed(console, area_findings)
+        listed = [finding for finding in area_findings if everything or finding.verdict != "ok"]
+        for _, group in itertools.groupby(
+            listed, key=lambda finding: (finding.check, finding.verdict, finding.remedy, finding.command)
         ):
-            _show_alike(console, list(alike))
+            _print_group(console, list(group))
     console.print()
-    bad = [each.check for each in found if each.verdict in ("fault", "warning")]
-    if bad:
-        console.print(Text(f"'edge-agent help {bad[0]}' explains a check, and what else can be done.", style="dim"))
-    _show_sum(console, found)
+    checks = [finding.check for finding in findings if finding.verdict in ("fault", "warning")]
+    if checks:
+        console.print(Text(f"'edge-agent help {checks[0]}' explains a check, and what else can be done.", style="dim"))
+    _print_summary(console, findings)
 
 
-def _show_well(console: Console, findings: list[Finding]) -> None:
-    poorly = {finding.check for finding in findings if finding.verdict != "ok"}
-    well = list(dict.fromkeys(finding.check for finding in findings if finding.check not in poorly))
-    if well:
-        _block(console, Text(f"{_MARKS['ok']:<5}", style=_STYLES["ok"]), ", ".join(well))
+def _print_passed(console: Console, findings: list[Finding]) -> None:
+    failed = {finding.check for finding in findings if finding.verdict != "ok"}
+    passed = list(dict.fromkeys(finding.check for finding in findings if finding.check not in failed))
+    if passed:
+        _print_block(console, Text(f"{_MARKS['ok']:<5}", style=_STYLES["ok"]), ", ".join(passed))
 
 
-def _show_alike(console: Console, findings: list[Finding]) -> None:
+def _print_group(console: Console, findings: list[Finding]) -> None:
     """Print findings that share a remedy."""
     for finding in findings:
-        about = f" {finding.about}" if finding.about and finding.about not in finding.seen else ""
+        subject = f" {finding.about}" if finding.about and finding.about not in finding.seen else ""
         mark = Text(f"{_MARKS[finding.verdict]:<5}", style=_STYLES[finding.verdict])
-        _block(console, mark, f"{finding.check}{shorten_digests(f'{about}: {finding.seen}')}")
+        _print_block(console, mark, f"{finding.check}{shorten_digests(f'{subject}: {finding.seen}')}")
     if findings[0].verdict == "unseen":
         return  # the first lines show who may look
     if findings[0].remedy:
-        _block(console, Text(" " * 5), findings[0].remedy)
+        _print_block(console, Text(" " * 5), findings[0].remedy)
     for command in filter(None, findings[0].command.split("; ")):
         # Not wrapped: a person copies the command as one line.
         console.print(Text(f"{'':<{_INDENT}}  $ {command}", style="bold"), soft_wrap=True)
 
 
-def _block(console: Console, mark: Text, message: str) -> None:
+def _print_block(console: Console, mark: Text, message: str) -> None:
     """Print a sentence after a mark, its further lines indented like the first."""
     width = prose_width(console) - _INDENT - 1
     for number, line in enumerate(textwrap.wrap(message, width, break_long_words=False, break_on_hyphens=False)):
@@ -165,22 +165,25 @@ def _block(console: Console, mark: Text, message: str) -> None:
         console.print(Text.assemble(start, line), soft_wrap=True)
 
 
-def _show_sum(console: Console, found: list[Finding]) -> None:
-    counts = [(verdict, _count(found, verdict)) for verdict in reversed(VERDICTS[1:])]
-    said = [
-        Text(f"{count} {_NAMED[verdict]}" if verdict == "unseen" else counted(count, _NAMED[verdict]), _STYLES[verdict])
+def _print_summary(console: Console, findings: list[Finding]) -> None:
+    counts = [(verdict, _count_verdict(findings, verdict)) for verdict in reversed(VERDICTS[1:])]
+    parts = [
+        Text(
+            f"{count} {_VERDICT_NAMES[verdict]}" if verdict == "unseen" else counted(count, _VERDICT_NAMES[verdict]),
+            _STYLES[verdict],
+        )
         for verdict, count in counts
         if count
     ]
-    well = sum(finding.verdict == "ok" for finding in found)
-    console.print(Text(", ").join([*said, Text(f"{well} ok", _STYLES["ok"])]))
+    passed = sum(finding.verdict == "ok" for finding in findings)
+    console.print(Text(", ").join([*parts, Text(f"{passed} ok", _STYLES["ok"])]))
 
 
-def _count(found: list[Finding], verdict: Verdict) -> int:
+def _count_verdict(findings: list[Finding], verdict: Verdict) -> int:
     """Return how many findings have a verdict; of checks that were not made, how many checks those are."""
     if verdict != "unseen":
-        return sum(finding.verdict == verdict for finding in found)
-    return len({*unchecked(found), *(finding.check for finding in found if finding.verdict == "unseen")})
+        return sum(finding.verdict == verdict for finding in findings)
+    return len({*unchecked(findings), *(finding.check for finding in findings if finding.verdict == "unseen")})
 
 
 Output = Annotated[
@@ -209,26 +212,26 @@ def support_bundle(
         pack_archive,
     )
 
-    site, at = target_of(ctx), time.time()
-    place = place_of(site)
-    site_name = place.config.site.id or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
-    name = f"edge-support-{site_name}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
-    path = output or Path(f"{name}.tar.gz")
+    target, now = target_of(ctx), time.time()
+    installation = installation_of(target)
+    site_name = installation.config.site.id or re.sub(r"[^a-z0-9-]", "", platform.node().lower()) or "site"
+    archive_name = f"edge-support-{site_name}-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}"
+    path = output or Path(f"{archive_name}.tar.gz")
     if not only_list:
         _check_target(path)
     with err().status("Gathering"):
-        case = query_daemon(place)
-        parts = gather_parts(SupportSources(case, _files(site), as_document(evaluate(case))))
-    content = pack_archive(parts, name, at)
+        context = query_daemon(installation)
+        parts = gather_parts(SupportSources(context, _read_config_files(target), as_document(evaluate(context))))
+    content = pack_archive(parts, archive_name, now)
     show_parts(out(), parts)
     if only_list:
         return
     confirm(f"Write {path} ({format_bytes(len(content))})?", "The list above is what the file holds.", yes=yes)
     try:
         create(path, content, ARCHIVE_MODE)
-        _give_to_person(path)
+        _give_to_sudo_user(path)
     except OSError as error:
-        raise _unwritable(path, error.strerror) from None
+        raise _write_error(path, error.strerror) from None
     print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
 
 
@@ -236,39 +239,39 @@ def _check_target(path: Path) -> None:
     """Refuse a file that cannot be written, before the work. Raises MediaFailed."""
     folder = path.absolute().parent
     if os.path.lexists(path):
-        raise _unwritable(path, os.strerror(errno.EEXIST))
+        raise _write_error(path, os.strerror(errno.EEXIST))
     if not folder.is_dir():
-        raise _unwritable(path, f"there is no folder {folder}")
+        raise _write_error(path, f"there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise _unwritable(path, f"this user may not write in {folder}")
+        raise _write_error(path, f"this user may not write in {folder}")
 
 
-def _unwritable(path: Path, why: str | None) -> MediaFailed:
-    return MediaFailed(f"{path} cannot be written: {why}", remedy="Name another file with --output.")
+def _write_error(path: Path, reason: str | None) -> MediaFailed:
+    return MediaFailed(f"{path} cannot be written: {reason}", remedy="Name another file with --output.")
 
 
-def _give_to_person(path: Path) -> None:
+def _give_to_sudo_user(path: Path) -> None:
     """Make the person who works through sudo the owner: it is for them to send."""
     if works_by_sudo(os.environ, os.geteuid()):
         os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
 
 
-def _files(site: DaemonTarget) -> ConfigFiles | None:
+def _read_config_files(target: DaemonTarget) -> ConfigFiles | None:
     try:
-        return read_files(site.config_path)
+        return read_files(target.config_path)
     except ConfigInvalid:
         return None
 
 
 def show_parts(console: Console, parts: list[SupportPart]) -> None:
     """Print the parts of the file, and those that are missing with the reason."""
-    made = table("file", "size", "what", right=("size",), wrap=("what",))
+    listing = table("file", "size", "what", right=("size",), wrap=("what",))
     for part in parts:
         if part.content:
-            made.add_row(
+            listing.add_row(
                 part.name, format_bytes(len(part.content)), f"{part.what}{f'; {part.why}' if part.why else ''}"
             )
-    print_trimmed(console, made)
+    print_trimmed(console, listing)
     console.print("Not in it: inputs, answers, examples, keys, credentials.")
     for part in parts:
         if not part.content:

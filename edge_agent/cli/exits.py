@@ -67,15 +67,15 @@ _CLIENT_REASONS = {
     "INVALID_ARGUMENT": ExitCode.USAGE,
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_SUDO = "Run the command with sudo, or name a path that this user can use."
-_OF_A_PATH = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM), _SUDO),
+_SUDO_REMEDY = "Run the command with sudo, or name a path that this user can use."
+_PATH_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _SUDO_REMEDY),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR), "Name another path."),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or write to another place."),
     errno.EIO: "Check the disk or drive: 'dmesg' shows its errors.",
 }
 """Errors of a path that the user named, with remedies; any other OSError is a bug."""
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_OPEN_FILE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Errors of reading or writing an open file, which have no path."""
 REMEDIES = {
     ExitCode.FAILED: "The daemon's log says more; 'edge-agent doctor' checks this machine.",
@@ -89,13 +89,13 @@ REMEDIES = {
 
 def exit_code(reason: str) -> ExitCode:
     """Return the exit code for the reason of an error that the daemon or the client sent."""
-    cls = BY_REASON.get(reason)
-    return _CLIENT_REASONS.get(reason, ExitCode.FAILED) if cls is None else exit_code_of(cls)
+    error_class = BY_REASON.get(reason)
+    return _CLIENT_REASONS.get(reason, ExitCode.FAILED) if error_class is None else exit_code_of(error_class)
 
 
-def exit_code_of(error: type[EdgeAgentError]) -> ExitCode:
+def exit_code_of(error_class: type[EdgeAgentError]) -> ExitCode:
     """Return the exit code for a class of errors."""
-    return next((code for family, code in _FAMILIES if issubclass(error, family)), ExitCode.FAILED)
+    return next((code for family, code in _FAMILIES if issubclass(error_class, family)), ExitCode.FAILED)
 
 
 @contextlib.contextmanager
@@ -110,13 +110,13 @@ def reported_errors(ctx: typer.Context) -> Iterator[None]:
         _report(error, ctx)
         raise typer.Exit(exit_code(error.reason)) from error  # type: ignore[attr-defined] # of CallFailed
     except OSError as error:
-        remedy = _OF_A_PATH.get(error.errno or 0)
-        if remedy is None or not (error.filename or error.errno in _OF_A_DISK):
+        remedy = _PATH_REMEDIES.get(error.errno or 0)
+        if remedy is None or not (error.filename or error.errno in _OPEN_FILE_ERRNOS):
             raise
         from edge_agent.cli import terminal  # noqa: PLC0415 - as in `report_error`
 
-        where = error.filename or "an open file, or standard output"
-        terminal.report(f"{where}: {error.strerror}", remedy)
+        subject = error.filename or "an open file, or standard output"
+        terminal.report(f"{subject}: {error.strerror}", remedy)
         raise typer.Exit(ExitCode.SITE) from error
     except KeyboardInterrupt:
         # The command has closed what it opened. Python's own clean-up would wait for ever on a gRPC call that

@@ -50,8 +50,8 @@ def run(
     elif name.upper() in UPDATE_REASONS:
         show_update_reason(out(), name.upper())
     else:
-        near = difflib.get_close_matches(name, [*entries, *BY_REASON, *UPDATE_REASONS], 1, 0.5)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        matches = difflib.get_close_matches(name, [*entries, *BY_REASON, *UPDATE_REASONS], 1, 0.5)
+        hint = f" Did you mean '{matches[0]}'?" if matches else ""
         raise UsageError(f"there is no entry '{name}'.{hint} 'edge-agent help' lists the names.")
 
 
@@ -62,47 +62,47 @@ def show_entry(console: Console, entry: RunbookEntry) -> None:
     for line in re.sub(r"\n(?!\n|- ) *", " ", entry.text).replace("\n\n", "\n").split("\n"):
         part = _PART.match(line)
         if part:
-            _block(console, f"  {part[1]:<6}", part[2])
+            _print_block(console, f"  {part[1]:<6}", part[2])
         elif line:
-            _block(console, "", line.removeprefix("- "))
+            _print_block(console, "", line.removeprefix("- "))
 
 
-def show_reason(console: Console, kind: type[EdgeAgentError]) -> None:
+def show_reason(console: Console, error_class: type[EdgeAgentError]) -> None:
     """Print what a reason means, who acts, and the remedy."""
-    meaning = _CODE.sub(r"\1", (kind.__doc__ or "").split("\n", 1)[0])
-    family = (kind.__mro__[1].__doc__ or "").split("\n", 1)[0]
-    console.print(Text(f"{kind.reason}: {meaning}", style="bold"))
-    _block(console, "  who   ", family)
-    _block(console, "  do    ", kind.remedy_default)
+    meaning = _CODE.sub(r"\1", (error_class.__doc__ or "").split("\n", 1)[0])
+    family = (error_class.__mro__[1].__doc__ or "").split("\n", 1)[0]
+    console.print(Text(f"{error_class.reason}: {meaning}", style="bold"))
+    _print_block(console, "  who   ", family)
+    _print_block(console, "  do    ", error_class.remedy_default)
 
 
 def show_update_reason(console: Console, name: str) -> None:
     """Print what the reason of an update's state means, and what to do."""
     reason = UPDATE_REASONS[name]
     console.print(Text(f"{name}: {reason.meaning}", style="bold"))
-    _block(console, "  state ", reason.states)
-    _block(console, "  do    ", reason.remedy)
+    _print_block(console, "  state ", reason.states)
+    _print_block(console, "  do    ", reason.remedy)
 
 
 def _show_names(console: Console, entries: dict[str, RunbookEntry]) -> None:
     console.print(Text("Checks of doctor", style="bold"))
     for entry in entries.values():
-        _block(console, f"  {entry.name:<20}", entry.title)
+        _print_block(console, f"  {entry.name:<20}", entry.title)
     console.print(Text("Reasons of errors", style="bold"))
-    _block(console, "  ", ", ".join(sorted(BY_REASON)))
+    _print_block(console, "  ", ", ".join(sorted(BY_REASON)))
     console.print(Text("Reasons of an update's state", style="bold"))
-    _block(console, "  ", ", ".join(sorted(UPDATE_REASONS)))
+    _print_block(console, "  ", ", ".join(sorted(UPDATE_REASONS)))
 
 
-def _block(console: Console, mark: str, text: str) -> None:
+def _print_block(console: Console, mark: str, text: str) -> None:
     """Print wrapped text after a mark; text in backquotes is bold and never broken."""
-    kept = _CODE.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    unbroken = _CODE.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
     width = prose_width(console) - len(mark)
-    for number, line in enumerate(textwrap.wrap(kept, width, break_long_words=False, break_on_hyphens=False)):
-        shown = Text(mark if number == 0 else " " * len(mark), style="dim")
-        for at, piece in enumerate(_CODE.split(line)):
-            shown.append(piece.replace("\N{NO-BREAK SPACE}", " "), style="bold" if at % 2 else "")
-        console.print(shown, soft_wrap=True)
+    for number, line in enumerate(textwrap.wrap(unbroken, width, break_long_words=False, break_on_hyphens=False)):
+        styled_line = Text(mark if number == 0 else " " * len(mark), style="dim")
+        for index, piece in enumerate(_CODE.split(line)):
+            styled_line.append(piece.replace("\N{NO-BREAK SPACE}", " "), style="bold" if index % 2 else "")
+        console.print(styled_line, soft_wrap=True)
 
 
 _ENTRY = re.compile(r"^### `(?P<name>[a-z-]+)`: (?P<title>.+)$\n(?P<text>(?:(?!^##).*\n?)*)", re.MULTILINE)
@@ -128,8 +128,8 @@ def read_entries() -> dict[str, RunbookEntry]:
 def parse_entries(text: str) -> list[RunbookEntry]:
     """Parse the run book; links become their text."""
     return [
-        RunbookEntry(found["name"], found["title"], _LINK.sub(r"\1", found["text"]).strip())
-        for found in _ENTRY.finditer(text)
+        RunbookEntry(match["name"], match["title"], _LINK.sub(r"\1", match["text"]).strip())
+        for match in _ENTRY.finditer(text)
     ]
 
 

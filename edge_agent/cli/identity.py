@@ -27,11 +27,11 @@ from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 from edge_agent.formatting import counted
 
 _POLL_SECONDS = 0.2
-_AT_CENTRAL = {
+_CENTRAL_TEXTS = {
     True: "known: it has signed for segments of this key",
     False: "not known yet: no receipt of it names this key",
 }
-_CREDENTIALS = {
+_CREDENTIAL_TEXTS = {
     "none": "none",
     "encrypted": "encrypted to this machine",
     "plain": "unencrypted, readable by root only",
@@ -64,22 +64,22 @@ def show_identity(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: [bold]sudo edge-agent identity[/bold]
     """
-    site = target_of(ctx)
-    config = site.config()
+    target = target_of(ctx)
+    config = target.config()
     if not config.site.id:
         message = "this machine is not a site yet: 'site.id' is not set"
         raise ConfigInvalid(
             message, remedy="Enrol it with the enrolment file of the central team: 'sudo edge-agent enrol FILE'."
         )
-    found = read_identity(config, site_enrolment.load_record(site.files().agent[0].with_name(RECORD_FILE_NAME)))
+    identity = read_identity(config, site_enrolment.load_record(target.files().agent[0].with_name(RECORD_FILE_NAME)))
     if as_json:
-        plain = asdict(found) | {"enrolment": found.enrolment and found.enrolment.model_dump(by_alias=True)}
-        print_json(plain, indent=2)
+        document = asdict(identity) | {"enrolment": identity.enrolment and identity.enrolment.model_dump(by_alias=True)}
+        print_json(document, indent=2)
     else:
-        _show(out(), found, site.files())
+        _print_identity(out(), identity, target.files())
 
 
-def read_identity(config: Config, enrolled: SiteEnrolment | None) -> SiteIdentity:
+def read_identity(config: Config, record: SiteEnrolment | None) -> SiteIdentity:
     """Read the identity from the status object that the daemon signed for the central team.
 
     Raises:
@@ -88,7 +88,7 @@ def read_identity(config: Config, enrolled: SiteEnrolment | None) -> SiteIdentit
     raw = _read(config.outbox / status_object.FILE_NAME)
     signed = status_object.verify(raw, None) if raw else None
     if signed is None or signed.body.site != config.site.id:
-        return SiteIdentity(config.site.id, config.update.channel, "", "", "", False, enrolled)
+        return SiteIdentity(config.site.id, config.update.channel, "", "", "", False, record)
     epoch, key = signed.body.epoch, signed.key
     return SiteIdentity(
         config.site.id,
@@ -97,56 +97,55 @@ def read_identity(config: Config, enrolled: SiteEnrolment | None) -> SiteIdentit
         verification_code(key),
         epoch,
         epoch in _acknowledged_epochs(config),
-        enrolled,
+        record,
     )
 
 
 def show_key(config: Config, seconds_max: float) -> None:
     """Wait until the daemon has made its key, and print the next step."""
-    until = time.monotonic() + seconds_max
-    found = read_identity(config, None)
-    while not found.key and time.monotonic() < until:
+    deadline = time.monotonic() + seconds_max
+    identity = read_identity(config, None)
+    while not identity.key and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        found = read_identity(config, None)
-    _print_key(out(), found)
+        identity = read_identity(config, None)
+    _print_key(out(), identity)
 
 
-def _print_key(console: Console, found: SiteIdentity) -> None:
-    if not found.key:
+def _print_key(console: Console, identity: SiteIdentity) -> None:
+    if not identity.key:
         console.print("The daemon has not made the site's key yet; 'sudo edge-agent identity' shows it later.")
         return
-    console.print(f"Site key: {found.key}")
-    console.print(Text.assemble("Read its code to the central team: ", (found.code, "bold")))
-    console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected FOLDER")
+    console.print(f"Site key: {identity.key}")
+    console.print(Text.assemble("Read its code to the central team: ", (identity.code, "bold")))
+    console.print(f"They run: edge-convert sites accept {identity.site} {identity.code} --collected FOLDER")
 
 
-def _show(console: Console, found: SiteIdentity, files: ConfigFiles) -> None:
+def _print_identity(console: Console, identity: SiteIdentity, files: ConfigFiles) -> None:
     facts = {
-        "site": found.site,
-        "channel": found.channel,
-        "site key": found.key or "not made yet: the daemon makes it when it starts",
-        "code of the key": found.code,
-        "central team": _AT_CENTRAL[found.known_at_centre],
-        **(_enrolled(found.enrolment) if found.enrolment else {"enrolled": "by hand"}),
-        "agent.yaml overrides": ", ".join(files.overruled()),
+        "site": identity.site,
+        "channel": identity.channel,
+        "site key": identity.key or "not made yet: the daemon makes it when it starts",
+        "code of the key": identity.code,
+        "central team": _CENTRAL_TEXTS[identity.known_at_centre],
+        **(_enrolment_facts(identity.enrolment) if identity.enrolment else {"enrolled": "by hand"}),
+        "agent.yaml overrides": ", ".join(files.overruled_keys()),
     }
     print_facts(console, facts)
-    if found.key and not found.known_at_centre:
-        console.print(f"They run: edge-convert sites accept {found.site} {found.code} --collected FOLDER")
+    if identity.key and not identity.known_at_centre:
+        console.print(f"They run: edge-convert sites accept {identity.site} {identity.code} --collected FOLDER")
 
 
-def _enrolled(by: SiteEnrolment) -> dict[str, str]:
-    message = (
-        f"{by.enrolled_at[:10]}, with the enrolment file {verification_code(by.kit_sha256)} of {by.issued_at[:10]}"
-    )
-    return {"enrolled": message, "credentials": _CREDENTIALS[by.secrecy]}
+def _enrolment_facts(record: SiteEnrolment) -> dict[str, str]:
+    code = verification_code(record.kit_sha256)
+    message = f"{record.enrolled_at[:10]}, with the enrolment file {code} of {record.issued_at[:10]}"
+    return {"enrolled": message, "credentials": _CREDENTIAL_TEXTS[record.secrecy]}
 
 
 def _acknowledged_epochs(config: Config) -> set[str]:
     """Return the spool incarnations whose segments the central team has signed for."""
     with contextlib.suppress(ExchangeError):
         signed = segment.verify_receipts(_read(config.receipts / segment.RECEIPTS_FILE_NAME), config.site.receipt_keys)
-        return {each.epoch for each in signed.body.epochs if each.received}
+        return {entry.epoch for entry in signed.body.epochs if entry.received}
     return set()
 
 
@@ -211,9 +210,9 @@ class EnrolCommand:
     def __post_init__(self) -> None:
         """Run the command."""
         self._systemd = self.restart and self.etc == SYSTEM and unit_drop_ins.is_systemd_running()
-        found, sha256, sealed = self._open()
+        enrolment, sha256, is_sealed = self._read_enrolment()
         request = EnrolmentRequest(
-            found,
+            enrolment,
             sha256,
             SystemPaths(self.etc.absolute()),
             time.time(),
@@ -222,31 +221,31 @@ class EnrolCommand:
             unit_drop_ins.read_attached_networks(),
         )
         prepared = site_enrolment.prepare(request)
-        _describe(prepared)
+        _print_contents(prepared)
         self._warn_of_folders(prepared)
         if prepared.kind == "same":
-            out().print(f"This machine is site {found.site} by this file already; nothing was changed.")
+            out().print(f"This machine is site {enrolment.site} by this file already; nothing was changed.")
         elif self.check:
-            _conclude_check(prepared)
+            _print_check_result(prepared)
         else:
-            require_rights(request.places)
-            self._authenticate(found.site, sha256, sealed)
+            require_rights(request.paths)
+            self._authenticate(enrolment.site, sha256, is_sealed)
             self._apply(prepared)
 
     def _warn_of_folders(self, prepared: PreparedEnrolment) -> None:
         """Print why the uplink cannot use a folder that is an object store, and the command that fixes it."""
-        managed = self._systemd or prepared.request.places.uplink_unit.exists()
+        managed = self._systemd or prepared.request.paths.uplink_unit.exists()
         for problem in unit_drop_ins.store_folder_problems(prepared.config, managed=managed):
-            _warn(f"{problem.seen}. {problem.remedy}")
+            _warn(f"{problem.message}. {problem.remedy}")
             for command in problem.command.split("; "):
                 out().print(f"  $ {command}", soft_wrap=True, markup=False)
 
-    def _open(self) -> tuple[EnrolmentFile, str, bool]:
+    def _read_enrolment(self) -> tuple[EnrolmentFile, str, bool]:
         raw = site_enrolment.read_enrolment_file(self.file)
-        sealed = enrolment_file.is_sealed(raw)
-        if sealed:
+        is_sealed = enrolment_file.is_sealed(raw)
+        if is_sealed:
             raw = enrolment_file.unseal(raw, self._passphrase())
-        return *enrolment_file.parse(raw), sealed
+        return *enrolment_file.parse(raw), is_sealed
 
     def _passphrase(self) -> str:
         if self.passphrase_file is not None:
@@ -262,7 +261,7 @@ class EnrolCommand:
         typed: str = typer.prompt("Passphrase of the enrolment file", hide_input=True, err=True)
         return typed
 
-    def _authenticate(self, site: str, sha256: str, sealed: bool) -> None:
+    def _authenticate(self, site: str, sha256: str, is_sealed: bool) -> None:
         """Make sure that the central team made the file, because its author controls the site from now on.
 
         Raises:
@@ -271,14 +270,14 @@ class EnrolCommand:
         """
         if self.code:
             _require_code(self.code, sha256, site)
-        elif not (sealed or self.yes):
+        elif not (is_sealed or self.yes):
             _ask_to_compare(sha256, site)
 
     def _apply(self, prepared: PreparedEnrolment) -> None:
         if prepared.kind == "replacement" and self._systemd:
             unit_drop_ins.stop_services()
-        done = site_enrolment.apply(prepared)
-        _report(prepared, done)
+        completed = site_enrolment.apply(prepared)
+        _print_result(prepared, completed)
         if not self._systemd:
             out().print("Next: restart the daemon and its uplink; then 'sudo edge-agent identity' shows the site key.")
             return
@@ -287,9 +286,9 @@ class EnrolCommand:
         show_key(prepared.config, seconds_max=_KEY_SECONDS_MAX)
 
 
-def _conclude_check(prepared: PreparedEnrolment) -> None:
+def _print_check_result(prepared: PreparedEnrolment) -> None:
     """Print what the same command without --check would do."""
-    does = {
+    effect = {
         "renewal": "takes the changes over",
         "replacement": "makes this machine another site; its data is set aside",
     }.get(prepared.kind, "makes this machine the site")
@@ -297,20 +296,20 @@ def _conclude_check(prepared: PreparedEnrolment) -> None:
     console.print(
         f"The enrolment file of site {prepared.request.enrolment.site} fits this machine; nothing was changed."
     )
-    console.print(f"The same command without --check {does}.")
+    console.print(f"The same command without --check {effect}.")
 
 
 def _warn(message: str) -> None:
     print_trimmed(out(), Text.assemble(("warning: ", "yellow"), message))
 
 
-def _require_code(given: str, sha256: str, site: str) -> None:
-    if not enrolment_file.matches_code(given, sha256):
-        expected, digits = enrolment_file.verification_code(sha256), len(enrolment_file.normalize_code(given))
+def _require_code(code: str, sha256: str, site: str) -> None:
+    if not enrolment_file.matches_code(code, sha256):
+        expected, digits = enrolment_file.verification_code(sha256), len(enrolment_file.normalize_code(code))
         length = len(enrolment_file.normalize_code(expected))
-        counted = f"; it has {digits} characters instead of {length}" if digits != length else ""
+        hint = f"; it has {digits} characters instead of {length}" if digits != length else ""
         raise EnrolmentFileRefused(
-            f"the code {given} does not fit this file of site {site}{counted}; nothing was changed", remedy=_MISTYPED
+            f"the code {code} does not fit this file of site {site}{hint}; nothing was changed", remedy=_MISTYPED
         )
 
 
@@ -341,71 +340,75 @@ def _ask_to_compare(sha256: str, site: str) -> None:
 _DRIVE = "a USB drive"
 
 
-def _describe(prepared: PreparedEnrolment) -> None:
+def _print_contents(prepared: PreparedEnrolment) -> None:
     """Print the contents of the enrolment file, without its secrets."""
-    given = prepared.request.enrolment
+    enrolment = prepared.request.enrolment
+    issued, expires = enrolment.issued_at[:10], enrolment.expires_at[:10]
     facts = {
-        "enrolment file": f"{given.site}, made {given.issued_at[:10]}, to be used until {given.expires_at[:10]}",
+        "enrolment file": f"{enrolment.site}, made {issued}, to be used until {expires}",
         "code": enrolment_file.verification_code(prepared.request.sha256),
-        "channel": given.channel,
-        "examples to": _place(given.examples, _DRIVE),
-        "updates from": _place(given.updates, _DRIVE if prepared.trust else "nowhere"),
-        "trusts": _trusted(prepared),
-        "asks": _large_model(given.escalation) if given.escalation else "",
-        "listens by TLS": "with the certificate of the file" if given.tls.certificate else "",
+        "channel": enrolment.channel,
+        "examples to": _store_text(enrolment.examples, _DRIVE),
+        "updates from": _store_text(enrolment.updates, _DRIVE if prepared.trust else "nowhere"),
+        "trusts": _trust_text(prepared),
+        "asks": _large_model_text(enrolment.escalation) if enrolment.escalation else "",
+        "listens by TLS": "with the certificate of the file" if enrolment.tls.certificate else "",
         "changes": ", ".join(prepared.changes) if prepared.kind == "renewal" else "",
         "agent.yaml overrides": ", ".join(prepared.overruled),
-        **{f"unit {each.name}": " ".join(each.settings) or "drop-in removed" for each in prepared.drop_ins},
+        **{f"unit {drop_in.name}": " ".join(drop_in.settings) or "drop-in removed" for drop_in in prepared.drop_ins},
     }
     print_facts(out(), facts)
 
 
-def _trusted(prepared: PreparedEnrolment) -> str:
-    trust = prepared.trust
-    if trust is None:
+def _trust_text(prepared: PreparedEnrolment) -> str:
+    root = prepared.trust
+    if root is None:
         return "no updates, except by 'install'"
-    return f"root {trust.version} of the fleet: {trust.threshold} of {trust.keys} keys, until {trust.expires:%Y-%m-%d}"
+    return f"root {root.version} of the fleet: {root.threshold} of {root.keys} keys, until {root.expires:%Y-%m-%d}"
 
 
-def _place(place: enrolment_file.StoreLocation, otherwise: str) -> str:
-    return f"{place.url or otherwise}{', with a credential' if place.credential else ''}"
+def _store_text(location: enrolment_file.StoreLocation, fallback: str) -> str:
+    return f"{location.url or fallback}{', with a credential' if location.credential else ''}"
 
 
-def _large_model(large: enrolment_file.LargeModelAccess) -> str:
+def _large_model_text(model: enrolment_file.LargeModelAccess) -> str:
     """Return which large model the site can ask, about which tasks, at what cost."""
-    caps = ((large.day_cost_max, "a day"), (large.month_cost_max, "a month"))
-    spent = " and ".join(f"{cap} {span}" for cap, span in caps if float(cap))
-    about = f"about {', '.join(large.tasks)}" if large.tasks else "about no task: none is named"
-    with_key = ", with a key" if large.key else ""
-    return f"{large.model} at {large.url}{with_key}, {about}; {f'at most {spent}' if spent else 'without a cap'}"
+    caps = ((model.day_cost_max, "a day"), (model.month_cost_max, "a month"))
+    cap_text = " and ".join(f"{cap} {span}" for cap, span in caps if float(cap))
+    tasks = f"about {', '.join(model.tasks)}" if model.tasks else "about no task: none is named"
+    with_key = ", with a key" if model.key else ""
+    return f"{model.model} at {model.url}{with_key}, {tasks}; {f'at most {cap_text}' if cap_text else 'without a cap'}"
 
 
-def _report(prepared: PreparedEnrolment, done: CompletedEnrolment) -> None:
+def _print_result(prepared: PreparedEnrolment, completed: CompletedEnrolment) -> None:
     console = out()
-    console.print(f"This machine is site {done.record.site} now: {prepared.request.places.site_yaml}")
-    if done.record.secrecy == "encrypted":
+    console.print(f"This machine is site {completed.record.site} now: {prepared.request.paths.site_yaml}")
+    if completed.record.secrecy == "encrypted":
         console.print("The uplink's credentials are encrypted to this machine.")
-    if plain := plain_credentials(done.record.files):
-        what = f"{counted(len(plain), 'credential')} of the uplink"
-        _warn(f"systemd-creds did not encrypt {what}, stored unencrypted and readable by root only: {', '.join(plain)}")
-    if done.former:
-        _report_previous(done.former)
-    for each in prepared.drop_ins:
-        console.print(f"{'Wrote' if each.content else 'Removed'} {each.path}", soft_wrap=True)
-    if unit_drop_ins.listens_on_network(prepared.config) and not _lets_in(prepared):
+    if paths := plain_credentials(completed.record.files):
+        credentials = f"{counted(len(paths), 'credential')} of the uplink"
+        _warn(
+            f"systemd-creds did not encrypt {credentials}, stored unencrypted and readable by root only:"
+            f" {', '.join(paths)}"
+        )
+    if completed.previous_site:
+        _print_previous_site(completed.previous_site)
+    for drop_in in prepared.drop_ins:
+        console.print(f"{'Wrote' if drop_in.content else 'Removed'} {drop_in.path}", soft_wrap=True)
+    if unit_drop_ins.listens_on_network(prepared.config) and not _admits_network(prepared):
         _warn("no network is attached, so no client device can connect: 'sudo edge-agent drop-ins --allow NETWORK'")
     console.print("Delete the enrolment file from the medium that carried it: it holds secrets.")
 
 
-def _lets_in(prepared: PreparedEnrolment) -> bool:
+def _admits_network(prepared: PreparedEnrolment) -> bool:
     """Return whether the daemon's unit lets any network in."""
-    units, networks = prepared.request.places.units, prepared.request.networks
+    units, networks = prepared.request.paths.units, prepared.request.networks
     return bool(unit_drop_ins.allowed_networks(prepared.config, units, (), networks))
 
 
-def _report_previous(former: PreviousSite) -> None:
+def _print_previous_site(previous_site: PreviousSite) -> None:
     console = out()
-    console.print(f"The data of the previous site is in {former.state} and {former.outbox}.")
-    if former.segments:
-        console.print(f"Sealed, without a receipt of the central team: {counted(former.segments, 'segment')}.")
-        console.print(f"Copy what is in {former.outbox} to a USB drive, and bring it to them.")
+    console.print(f"The data of the previous site is in {previous_site.state} and {previous_site.outbox}.")
+    if previous_site.segments:
+        console.print(f"Sealed, without a receipt of the central team: {counted(previous_site.segments, 'segment')}.")
+        console.print(f"Copy what is in {previous_site.outbox} to a USB drive, and bring it to them.")

@@ -49,13 +49,13 @@ class Inputs:
 
     def __iter__(self) -> Iterator[str]:
         """Yield them. Raises EmptyInput, InvalidRequest, typer.BadParameter."""
-        nothing = True
-        for text in self._all():
-            nothing = False
+        is_empty = True
+        for text in self._texts():
+            is_empty = False
             yield text
-        if nothing:
-            where = f"'{self.file}'" if self.file else "standard input"
-            raise EmptyInput(f"no input: {where} holds no text", remedy="Give at least one TEXT, or a line with text.")
+        if is_empty:
+            source = f"'{self.file}'" if self.file else "standard input"
+            raise EmptyInput(f"no input: {source} holds no text", remedy="Give at least one TEXT, or a line with text.")
 
     @property
     def retry(self) -> Retry | None:
@@ -66,15 +66,15 @@ class Inputs:
         """Return the number of inputs; None = unknown until they have been read."""
         if self.texts:
             return len(self.texts)
-        return sum(1 for _ in self._all()) if self.file else None
+        return sum(1 for _ in self._texts()) if self.file else None
 
-    def _all(self) -> Iterable[str]:
+    def _texts(self) -> Iterable[str]:
         if self.texts and self.file:
             raise typer.BadParameter("give TEXT or --file, not both", param_hint="--file")
         if self.texts:
             return self.texts
         if self.file:
-            return _file(self.file)
+            return _read_file(self.file)
         if sys.stdin.isatty():
             raise typer.BadParameter("give at least one TEXT, --file, or lines on standard input")
         return lines(sys.stdin.buffer, "standard input")
@@ -94,9 +94,9 @@ def answers(
         CallFailed: the daemon refused a request as a whole.
         EmptyInput, InvalidRequest: there is no input, or a line is not an input.
     """
-    found = client.in_batches(call, task, inputs)
+    results = client.in_batches(call, task, inputs)
     shows_progress = sys.stderr.isatty() and not (as_json and sys.stdout.isatty())
-    yield from with_progress_bar(found, inputs.count()) if shows_progress else found
+    yield from with_progress_bar(results, inputs.count()) if shows_progress else results
 
 
 def with_progress_bar(items: Iterable[_A], count: int | None, console: Console | None = None) -> Iterator[_A]:
@@ -109,12 +109,12 @@ def with_progress_bar(items: Iterable[_A], count: int | None, console: Console |
             yield item
 
 
-def _file(path: Path) -> Iterator[str]:
+def _read_file(path: Path) -> Iterator[str]:
     """Yield the inputs of a file. Raises InvalidRequest, typer.BadParameter."""
     try:
         with path.open("rb") as stream:
-            found = lines(stream, f"'{path}'")
-            yield from map(_text_of, found) if path.suffix == JSON_LINES else found
+            texts = lines(stream, f"'{path}'")
+            yield from map(_text_of, texts) if path.suffix == JSON_LINES else texts
     except OSError as error:
         raise typer.BadParameter(f"cannot read '{path}': {error.strerror}", param_hint="--file") from None
 
@@ -129,20 +129,20 @@ def _text_of(line: str) -> str:
     raise InvalidRequest(message, remedy='Write each line like {"text": "I want my money back"}.')
 
 
-def lines(stream: IO[bytes], what: str) -> Iterator[str]:
+def lines(stream: IO[bytes], source: str) -> Iterator[str]:
     """Yield the lines that are not blank, without white space around them. Raises InvalidRequest."""
     for number, line in enumerate(iter(lambda: stream.readline(MESSAGE_BYTES_MAX + 1), b""), 1):
         if len(line) > MESSAGE_BYTES_MAX:
-            message = f"line {number} of {what} has more than {MESSAGE_BYTES_MAX} bytes, which no daemon accepts"
+            message = f"line {number} of {source} has more than {MESSAGE_BYTES_MAX} bytes, which no daemon accepts"
             raise InvalidRequest(message, remedy="Write one input on each line.")
-        if text := as_text(line, f"line {number} of {what}").strip():
+        if text := as_text(line, f"line {number} of {source}").strip():
             yield text
 
 
-def as_text(raw: bytes, what: str) -> str:
-    """Decode UTF-8. Raises InvalidRequest, naming `what` and the byte."""
+def as_text(raw: bytes, source: str) -> str:
+    """Decode UTF-8. Raises InvalidRequest, naming `source` and the byte."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        message = f"{what} is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}"
+        message = f"{source} is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}"
         raise InvalidRequest(message, remedy="Convert it first, for example with 'iconv -f LATIN1 -t UTF-8'.") from None

@@ -29,7 +29,7 @@ from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.exits import ExitCode
 from edge_agent.cli.output import AsJson, err, out, plain, print_done, print_json, print_trimmed, progress
 from edge_agent.client import AdminClient, CallFailed, ExamplesStatus, ImportProgress, UpdatesStatus
-from edge_agent.durable.atomic_files import stat_or_none, write_durably
+from edge_agent.durable.atomic_files import is_dir, stat_or_none, write_durably
 from edge_agent.errors import BY_REASON, ConfigInvalid, DocumentInvalid, EdgeAgentError, MediaFailed, UpdateIncomplete
 from edge_agent.formatting import counted, format_bytes
 
@@ -37,7 +37,7 @@ DRIVE_FOLDERS = (Path("/media"), Path("/mnt"), Path("/run/media"))
 """Folders below which drives are mounted, by the filesystem hierarchy standard and by desktops."""
 MOUNTS = Path("/proc/self/mountinfo")
 _MOUNT_POINT = 4  # proc_pid_mountinfo(5)
-_LOOK = (
+_FIND_DRIVE = (
     "Plug the drive in, look with 'lsblk' where it is mounted, and name that folder; if it is mounted nowhere,"
     " 'sudo mount /dev/sdX1 /mnt' mounts it"
 )
@@ -72,9 +72,9 @@ class DriveFolder:
         if self.is_unmounted:
             raise self.without_drive("nothing was copied", " '--yes' copies to this folder nevertheless.")
 
-    def without_drive(self, consequence: str, more: str = "") -> MediaFailed:
+    def without_drive(self, consequence: str, hint: str = "") -> MediaFailed:
         """Return the error of a folder for drives without a drive."""
-        return MediaFailed(f"{self.doubt}, so {consequence}", remedy=f"{_LOOK}.{more}", path=self.path)
+        return MediaFailed(f"{self.doubt}, so {consequence}", remedy=f"{_FIND_DRIVE}.{hint}", path=self.path)
 
 
 def look_at_folder(path: Path, *own: Path) -> DriveFolder:
@@ -87,8 +87,8 @@ def look_at_folder(path: Path, *own: Path) -> DriveFolder:
 
 def mount_points(mountinfo: str) -> list[Path]:
     """Return the mount points that /proc/self/mountinfo names; it writes a space as \\040."""
-    named = (line.split(" ")[_MOUNT_POINT] for line in mountinfo.splitlines())
-    return [Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name)) for name in named]
+    names = (line.split(" ")[_MOUNT_POINT] for line in mountinfo.splitlines())
+    return [Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name)) for name in names]
 
 
 def mount_point_of(path: Path, mounts: Sequence[Path]) -> Path:
@@ -96,27 +96,27 @@ def mount_point_of(path: Path, mounts: Sequence[Path]) -> Path:
 
     A mount of a folder of the same disk (mount --bind) is found in `mounts` only; other systems than Linux have none.
     """
-    return next(each for each in (path, *path.parents) if each in mounts or os.path.ismount(each))
+    return next(folder for folder in (path, *path.parents) if folder in mounts or os.path.ismount(folder))
 
 
 def explain_empty_export(examples: ExamplesStatus | None, environ: Mapping[str, str] = os.environ) -> str:
     """Return why nothing could be exported, and what to do; `examples` None = this site captures nothing."""
     if examples is None or not (examples.collect or sum(examples.retained.values())):
         return "No examples are kept here: 'examples.collect' in agent.yaml names no task"
-    leaving = sorted(task for task, consent in examples.collect.items() if consent == "upstream")
-    if not leaving:
+    leaving_tasks = sorted(task for task, consent in examples.collect.items() if consent == "upstream")
+    if not leaving_tasks:
         return (
             f"The examples of {', '.join(sorted(examples.collect))} stay on this machine: set the task to 'upstream' "
             "under 'examples.collect' in agent.yaml to let them leave"
         )
     if waiting := sum(examples.review_waiting.values()):
-        answers = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
+        waiting_text = "1 answer waits" if waiting == 1 else f"{waiting} answers wait"
         return (
-            f"{answers} for review, and none has been reviewed since the last export: "
+            f"{waiting_text} for review, and none has been reviewed since the last export: "
             f"'{'sudo ' * bool(environ.get('SUDO_USER'))}edge-agent review' shows them one by one; then export again"
         )
-    if not sum(number for name, number in examples.retained.items() if name != "feedback"):
-        return f"No answer of {', '.join(leaving)} has been kept yet"
+    if not sum(count for name, count in examples.retained.items() if name != "feedback"):
+        return f"No answer of {', '.join(leaving_tasks)} has been kept yet"
     return "The central team has confirmed all examples that may leave"
 
 
@@ -174,7 +174,7 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
     """
     device = _check_folder(path)
     if not yes:
-        _look(path).require_drive()
+        _drive_folder(path).require_drive()
     with target_of(ctx).admin() as admin, progress(ctx, "Sealing"):
         sealed = admin.seal_examples()
         empty = sealed.site and not any(Path(sealed.outbox_path, "segments").glob("*.json"))
@@ -187,23 +187,23 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             out().print(f"{why_empty}.")
         return
     check_readable(Path(sealed.outbox_path))
-    if doubt := _look(path, Path(sealed.outbox_path)).doubt:
+    if doubt := _drive_folder(path, Path(sealed.outbox_path)).doubt:
         print_trimmed(err(), Text.assemble(("warning: ", "yellow"), doubt))
     columns, console = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()), err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        shown = bar.add_task("Copying files", total=None)
+        copy_task = bar.add_task("Copying files", total=None)
 
-        def show(done: int, total: int) -> None:
-            bar.update(shown, completed=done, total=total)
+        def update_bar(files_done: int, total: int) -> None:
+            bar.update(copy_task, completed=files_done, total=total)
 
-        copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", show, device)
-    new = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)}) copied to {path}"
-    copied = f"{new}, {_were(copying.unchanged)} there already"
+        copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", update_bar, device)
+    copied_text = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)}) copied to {path}"
+    copied = f"{copied_text}, {_count_were(copying.unchanged)} there already"
     if copying.failure is not None:
         reason = getattr(copying.failure, "message", None) or copying.failure
-        missing = f"{_were(len(copying.missing))} not, from {copying.missing[0]} on"
+        missing_text = f"{_count_were(len(copying.missing))} not, from {copying.missing[0]} on"
         raise MediaFailed(
-            f"{copied}; {missing}: {reason}. All of it is still on this machine",
+            f"{copied}; {missing_text}: {reason}. All of it is still on this machine",
             copied=copying.copied,
             missing=len(copying.missing),
         )
@@ -212,9 +212,9 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
     elif why_empty:
         print_done(ctx, f"{copied}: the status of this site, and no examples.", f"{why_empty}.")
     else:
-        what = "these files" if doubt else "the drive"
-        done = f"{copied}. Bring {what} to the central team; 'edge-agent media import' takes their receipts."
-        print_done(ctx, done)
+        cargo = "these files" if doubt else "the drive"
+        message = f"{copied}. Bring {cargo} to the central team; 'edge-agent media import' takes their receipts."
+        print_done(ctx, message)
 
 
 def _export_document(site: str, copying: MediaCopy, no_examples: str, no_drive: str) -> dict[str, str | int]:
@@ -237,22 +237,26 @@ def copy_out(
 
     `show` is called with the number of copied files, and of all; `device` is the drive's st_dev, None = unknown.
     """
-    sealed = sorted((outbox / "segments").glob("*.json"))
-    pairs = [(file, target / "segments" / file.name) for each in sealed for file in (each.with_suffix(".age"), each)]
+    manifests = sorted((outbox / "segments").glob("*.json"))
+    pairs = [
+        (file, target / "segments" / file.name)
+        for manifest in manifests
+        for file in (manifest.with_suffix(".age"), manifest)
+    ]
     pairs += [(outbox / "status.json", target / "status.json")] if stat_or_none(outbox / "status.json") else []
     copying = MediaCopy()
-    for number, (source, goal) in enumerate(pairs):
+    for number, (source, destination) in enumerate(pairs):
         try:
-            written = _copy(source, goal)
+            bytes_written = _copy(source, destination)
             # Desktops and systemd unmount a drive that is pulled out; its mount point is on this machine's disk.
             if device not in (None, target.parent.stat().st_dev):
                 raise MediaFailed(f"the USB drive at {target.parent} was unmounted meanwhile")
         except (EdgeAgentError, OSError) as error:
-            copying.failure, copying.missing = error, [one.name for one, _ in pairs[number:]]
+            copying.failure, copying.missing = error, [path.name for path, _ in pairs[number:]]
             break
-        copying.unchanged += written is None
-        copying.copied += written is not None
-        copying.bytes += written or 0
+        copying.unchanged += bytes_written is None
+        copying.copied += bytes_written is not None
+        copying.bytes += bytes_written or 0
         show(number + 1, len(pairs))
     return copying
 
@@ -269,28 +273,28 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
     _check_folder(path)
     path = path.resolve()
     with _drive_errors(path):
-        has_update = any(_is_folder(path / folder) for folder in ("metadata", "blobs"))
+        has_update = any(is_dir(path / folder) for folder in ("metadata", "blobs"))
         has_receipts = any(path.glob("site=*/receipts.json"))
     with target_of(ctx).admin() as admin:
         admin.status()  # a missing daemon is reported before missing files
         if not (has_update or has_receipts):
-            raise _nothing_found(path)
-        before = _digests(admin)
+            raise _nothing_to_import(path)
+        digests_before = _installed_digests(admin)
         updates = import_update(admin, path) if has_update else None
-        outcomes = _outcomes(updates, before, _digests(admin)) if updates else []
+        outcomes = _outcomes(updates, digests_before, _installed_digests(admin)) if updates else []
         if not as_json:
             _print_outcomes(ctx, updates, outcomes)
-        segments, problem = _import_receipts_beside(admin, path, updates) if has_receipts else (None, "")
+        segments, problem = _import_receipts(admin, path, updates) if has_receipts else (None, "")
     if as_json:
-        bundles = [plain(each) for each in outcomes]
+        bundles = [plain(outcome) for outcome in outcomes]
         report = {"updates": updates and plain(updates), "bundles": bundles}
         print_json({**report, "received": segments, "receipts_problem": problem}, indent=2)
     else:
         _print_receipts(ctx, segments, problem)
-    _end_with_outcome(outcomes, why=as_json or global_options(ctx).quiet)
+    _end_with_outcome(outcomes, with_reason=as_json or global_options(ctx).quiet)
 
 
-def _import_receipts_beside(admin: AdminClient, path: Path, updates: UpdatesStatus | None) -> tuple[int | None, str]:
+def _import_receipts(admin: AdminClient, path: Path, updates: UpdatesStatus | None) -> tuple[int | None, str]:
     """Take the receipts; return the number of segments deleted for them, or why they were refused.
 
     Next to an update refused receipts are a remark. Alone, they are the error: raises CallFailed, DocumentInvalid,
@@ -300,12 +304,10 @@ def _import_receipts_beside(admin: AdminClient, path: Path, updates: UpdatesStat
         sealed = admin.seal_examples()
         source = path / f"site={sealed.site}" / "receipts.json"
         with _drive_errors(path):
-            is_there = stat_or_none(source) is not None
-        if not is_there:
-            said = f"the receipts in {path} are for other sites: {source} does not exist"
-            remedy = "Have 'edge-convert collect' write this site's receipts to the drive first."
-            raise DocumentInvalid(said, remedy=remedy)
-        with _drive_errors(path):
+            if stat_or_none(source) is None:
+                message = f"the receipts in {path} are for other sites: {source} does not exist"
+                remedy = "Have 'edge-convert collect' write this site's receipts to the drive first."
+                raise DocumentInvalid(message, remedy=remedy)
             receipts = _read(source)
         write_durably(Path(sealed.receipts_path) / "receipts.json", receipts, 0o640)
         return admin.read_receipts(), ""
@@ -328,29 +330,23 @@ def _drive_errors(path: Path) -> Iterator[None]:
 
 
 def _check_folder(path: Path) -> int:
-    """Return the st_dev of a folder; refuse what is none: a copy to where a drive is missing would reach nobody."""
+    """Return the st_dev of a folder; refuse anything else: a copy to where a drive is missing would reach nobody."""
     with _drive_errors(path):
-        found = stat_or_none(path)
-    if found is None or not stat.S_ISDIR(found.st_mode):
-        message = f"{path} is not a folder" if found else f"{path} does not exist"
-        raise MediaFailed(message, remedy=f"{_LOOK}.")
-    with _drive_errors(path):
+        status = stat_or_none(path)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            message = f"{path} is not a folder" if status else f"{path} does not exist"
+            raise MediaFailed(message, remedy=f"{_FIND_DRIVE}.")
         os.scandir(path).close()  # an automounter mounts the drive here, not at a stat
         return path.stat().st_dev
 
 
-def _is_folder(path: Path) -> bool:
-    found = stat_or_none(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
-
-
-def _look(path: Path, *own: Path) -> DriveFolder:
+def _drive_folder(path: Path, *own: Path) -> DriveFolder:
     with _drive_errors(path):
         return look_at_folder(path, *own)
 
 
-def _nothing_found(path: Path) -> DocumentInvalid | MediaFailed:
-    message, folder = f"there are no receipts and no update in {path}", _look(path)
+def _nothing_to_import(path: Path) -> DocumentInvalid | MediaFailed:
+    message, folder = f"there are no receipts and no update in {path}", _drive_folder(path)
     if folder.is_unmounted:
         return folder.without_drive("there is nothing to import")
     return DocumentInvalid(f"{message}: {folder.doubt}" if folder.doubt else message, remedy=_NOTHING_REMEDY)
@@ -370,17 +366,19 @@ def import_update(admin: AdminClient, path: Path) -> UpdatesStatus:
     """
     columns, console = (TextColumn("{task.description}"), BarColumn(), DownloadColumn()), err()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        copying = bar.add_task("Checking signatures", total=None)
+        copy_task = bar.add_task("Checking signatures", total=None)
 
-        def show(now: ImportProgress) -> None:
-            if now.copying:
-                doing = f"Copying {now.copying}"
-                bar.update(copying, description=doing, completed=now.copied_bytes, total=now.total_bytes or None)
+        def update_bar(step: ImportProgress) -> None:
+            if step.copying:
+                description = f"Copying {step.copying}"
+                bar.update(
+                    copy_task, description=description, completed=step.copied_bytes, total=step.total_bytes or None
+                )
             else:  # before the copy there is no total; after it the bar stays full
-                bar.update(copying, description="Checking and testing", completed=bar.tasks[0].total or 0)
+                bar.update(copy_task, description="Checking and testing", completed=bar.tasks[0].total or 0)
 
         try:
-            return admin.import_update(path, show)
+            return admin.import_update(path, update_bar)
         except CallFailed as error:
             if error.reason == "UNREACHABLE":
                 error.remedy += " Then run the same command again: nothing is lost."
@@ -406,18 +404,18 @@ class BundleOutcome:
     message: str
 
 
-def _digests(admin: AdminClient) -> Set[str]:
+def _installed_digests(admin: AdminClient) -> Set[str]:
     return {each.ref.digest for each in admin.bundles()}
 
 
-def _outcomes(updates: UpdatesStatus, before: Set[str], installed: Set[str]) -> list[BundleOutcome]:
+def _outcomes(updates: UpdatesStatus, digests_before: Set[str], installed: Set[str]) -> list[BundleOutcome]:
     """Return the outcome for each bundle that the plan names for this site; the sets are digests in the store."""
     return [
         BundleOutcome(
             task.task,
             task.candidate.version,
             task.candidate.digest,
-            taken=task.candidate.digest in installed - before,
+            taken=task.candidate.digest in installed - digests_before,
             installed=task.candidate.digest in installed,
             answers=task.active is not None and task.active.digest == task.candidate.digest,
             first=not any(each and each.digest != task.candidate.digest for each in (task.active, task.previous)),
@@ -433,39 +431,39 @@ def _outcomes(updates: UpdatesStatus, before: Set[str], installed: Set[str]) -> 
 def _print_outcomes(ctx: typer.Context, updates: UpdatesStatus | None, outcomes: list[BundleOutcome]) -> None:
     if updates is None:
         return
-    for each in outcomes:
-        taken = "taken" if each.taken else "already here" if each.installed else "not taken"
-        detail = "" if _blocker(each) else f" {_described(each)}"
-        if each.state == "WAITING" and not each.installed and detail:
+    for outcome in outcomes:
+        result = "taken" if outcome.taken else "already here" if outcome.installed else "not taken"
+        detail = "" if _blocker(outcome) else f" {_outcome_text(outcome)}"
+        if outcome.state == "WAITING" and not outcome.installed and detail:
             detail += "; import the drive again when it is"
-        why = f": {each.message}" if each.message else ""
-        print_done(ctx, f"{taken}: {each.task} {each.version}{detail}{why}")
+        reason = f": {outcome.message}" if outcome.message else ""
+        print_done(ctx, f"{result}: {outcome.task} {outcome.version}{detail}{reason}")
     if not outcomes:
         print_done(ctx, f"Plan {updates.plan_version} is on the drive; it names nothing new for this site.")
 
 
-def _described(outcome: BundleOutcome) -> str:
+def _outcome_text(outcome: BundleOutcome) -> str:
     """Return an outcome as the end of a sentence that begins with the bundle."""
-    words = {**_OUTCOMES, **(_FIRST_OUTCOMES if outcome.first else {})}
-    return words.get(outcome.state, outcome.state.lower())
+    texts = {**_OUTCOMES, **(_FIRST_OUTCOMES if outcome.first else {})}
+    return texts.get(outcome.state, outcome.state.lower())
 
 
-def _end_with_outcome(outcomes: list[BundleOutcome], *, why: bool) -> None:
-    """Return if every bundle is installed or will be; `why`: the error must say why, because no line did.
+def _end_with_outcome(outcomes: list[BundleOutcome], *, with_reason: bool) -> None:
+    """Return if every bundle is installed or will be; `with_reason`: the error names the reason, because no line did.
 
     Raises:
         EdgeAgentError: a bundle is incomplete, or this machine blocks it.
         typer.Exit: a bundle failed here.
     """
-    for each in outcomes:
-        if kind := _blocker(each):
+    for outcome in outcomes:
+        if error_class := _blocker(outcome):
             taken = ", ".join(f"{other.task} {other.version}" for other in outcomes if other.taken)
-            because = f": {each.message}" if why and each.message else ""
-            parts = f"taken from the drive: {taken}" if taken else "nothing was taken from the drive"
-            said = f"{each.task} {each.version} was not installed{because}; {parts}"
-            remedy = f"{_WHO_WRITES} {_CONTINUES}" if issubclass(kind, UpdateIncomplete) else _CONTINUES
-            raise kind(said, remedy=remedy if each.message else "")
-    if any(each.state == "FAILED" for each in outcomes):
+            reason = f": {outcome.message}" if with_reason and outcome.message else ""
+            taken_text = f"taken from the drive: {taken}" if taken else "nothing was taken from the drive"
+            message = f"{outcome.task} {outcome.version} was not installed{reason}; {taken_text}"
+            remedy = f"{_WHO_WRITES} {_CONTINUES}" if issubclass(error_class, UpdateIncomplete) else _CONTINUES
+            raise error_class(message, remedy=remedy if outcome.message else "")
+    if any(outcome.state == "FAILED" for outcome in outcomes):
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -474,13 +472,13 @@ def _blocker(outcome: BundleOutcome) -> type[EdgeAgentError] | None:
     return BY_REASON.get(outcome.reason) if outcome.state in ("WAITING", "FETCHING", "STAGED", "HELD") else None
 
 
-def _copy(source: Path, goal: Path) -> int | None:
+def _copy(source: Path, destination: Path) -> int | None:
     """Return how many bytes were written; None = the drive has the file already."""
     content = _read(source)
-    if goal.exists() and hashlib.sha256(_read(goal)).digest() == hashlib.sha256(content).digest():
+    if destination.exists() and hashlib.sha256(_read(destination)).digest() == hashlib.sha256(content).digest():
         return None
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(goal, content, 0o644)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(destination, content, 0o644)
     return len(content)
 
 
@@ -495,5 +493,5 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _were(count: int) -> str:
+def _count_were(count: int) -> str:
     return f"{count} {'was' if count == 1 else 'were'}"

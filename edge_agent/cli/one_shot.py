@@ -58,21 +58,21 @@ def run(
 
     Example: [bold]edge-agent run build/pos-intent 'I want my money back'[/bold]
     """
-    given = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text
-    folder = read_folder(bundle)
+    input_text = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text
+    opened_bundle = read_folder(bundle)
     logs.configure(LogConfig(level="error"))  # the log of the loading engine would hide the answer
     started = time.monotonic()
-    with progress(ctx, f"Loading {folder.manifest.task.name} {folder.manifest.version}"):
-        written, done = asyncio.run(_answer(folder, given))
-    answer = as_document(folder.manifest, written, done)
+    with progress(ctx, f"Loading {opened_bundle.manifest.task.name} {opened_bundle.manifest.version}"):
+        text_written, result = asyncio.run(_answer(opened_bundle, input_text))
+    answer = as_document(opened_bundle.manifest, text_written, result)
     if as_json:
-        print_json({"input": given, **answer, "total_seconds": round(time.monotonic() - started, 3)}, indent=2)
-    elif folder.manifest.task.kind == "generate":
-        write_answer(f"{written}\n")
-        if done.finish == "length":
-            err().print(Text(f"cut at {done.output_tokens} tokens", style="dim"))
+        print_json({"input": input_text, **answer, "total_seconds": round(time.monotonic() - started, 3)}, indent=2)
+    elif opened_bundle.manifest.task.kind == "generate":
+        write_answer(f"{text_written}\n")
+        if result.finish == "length":
+            err().print(Text(f"cut at {result.output_tokens} tokens", style="dim"))
     else:
-        print_facts(out(), _facts(folder.manifest, answer, given))
+        print_facts(out(), _facts(opened_bundle.manifest, answer, input_text))
 
 
 def read_folder(folder: Path) -> OneShotBundle:
@@ -98,10 +98,10 @@ def read_folder(folder: Path) -> OneShotBundle:
     return OneShotBundle(manifest, raw, {each.role: (folder / each.path).resolve() for each in manifest.artifacts})
 
 
-async def _answer(folder: OneShotBundle, text: str) -> tuple[str, JobResult]:
+async def _answer(bundle: OneShotBundle, text: str) -> tuple[str, JobResult]:
     """Load the bundle, compute one input, and stop the engine. Raises what loading and computing raise."""
     config = EngineConfig(sequences_max=1, load_failures_max=1)
-    digest, task = digest_of(folder.manifest_bytes), folder.manifest.task
+    digest, task = digest_of(bundle.manifest_bytes), bundle.manifest.task
     job = JobRequest(
         job_id="1",
         digest=digest,
@@ -111,43 +111,43 @@ async def _answer(folder: OneShotBundle, text: str) -> tuple[str, JobResult]:
         seed=SEED,
         stops=task.prompt.stops,
     )
-    pool = EnginePool(config, lambda: None, sorted({path.parent for path in folder.paths.values()}))
+    pool = EnginePool(config, lambda: None, sorted({path.parent for path in bundle.paths.values()}))
     try:
-        await pool.attach(digest, folder.manifest, folder.manifest_bytes, folder.paths)
-        written: list[str] = []
+        await pool.attach(digest, bundle.manifest, bundle.manifest_bytes, bundle.paths)
+        parts: list[str] = []
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
         async with contextlib.aclosing(pool.events(job, deadline)) as events:
             async for event in events:
                 if not isinstance(event, TextChunk):
-                    return "".join(written), event.result
-                written.append(event.text)
+                    return "".join(parts), event.result
+                parts.append(event.text)
     finally:
         await pool.stop()
     raise AssertionError("a job ends with an answer or an error")
 
 
-def as_document(manifest: Manifest, written: str, done: JobResult) -> dict[str, Any]:
+def as_document(manifest: Manifest, text: str, result: JobResult) -> dict[str, Any]:
     """Return the answer as --json prints it; a text, a vector and personal data have no confidence."""
     kind = manifest.task.kind
     answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}
     if kind in ("generate", "embed", "redact"):
-        return answer | _ungraded(kind, written, done)
+        return answer | _plain_answer(kind, text, result)
     if kind == "decide":
-        return answer | {"answers": _answers(manifest, done)}
-    probability = max(done.scores) if done.scores else done.confidence
+        return answer | {"answers": _answers(manifest, result)}
+    probability = max(result.scores) if result.scores else result.confidence
     if kind == "classify":
-        scores = sorted(zip(manifest.task.labels, done.scores, strict=True), key=lambda pair: -pair[1])
+        scores = sorted(zip(manifest.task.labels, result.scores, strict=True), key=lambda pair: -pair[1])
         answer |= {"label": scores[0][0], "scores": scores}
     else:
-        entities = [{"label": each.label, "start": each.start, "end": each.end} for each in done.entities]
-        answer |= {"record": json.loads(done.record) if done.record else None, "entities": entities}
-    return answer | _graded(manifest.confidence, probability, manifest.no_threshold_reason(), done)
+        entities = [{"label": entity.label, "start": entity.start, "end": entity.end} for entity in result.entities]
+        answer |= {"record": json.loads(result.record) if result.record else None, "entities": entities}
+    return answer | _confidence_fields(manifest.confidence, probability, manifest.no_threshold_reason(), result)
 
 
-def _answers(manifest: Manifest, done: JobResult) -> list[dict[str, Any]]:
+def _answers(manifest: Manifest, result: JobResult) -> list[dict[str, Any]]:
     """Return the answer to each question."""
-    found = []
-    for question, scores in zip(manifest.task.questions, done.question_scores, strict=True):
+    answers = []
+    for question, scores in zip(manifest.task.questions, result.question_scores, strict=True):
         best = max(scores)
         answer = {
             "question": question.name,
@@ -156,15 +156,17 @@ def _answers(manifest: Manifest, done: JobResult) -> list[dict[str, Any]]:
             "probabilities": list(zip(question.outputs, scores, strict=True)),
             "score": expected_level(scores) if question.type == "score" else None,
         }
-        why = manifest.no_threshold_reason(question.name)
-        found.append(answer | _graded(manifest.confidence_of(question.name), best, why, done))
-    return found
+        reason = manifest.no_threshold_reason(question.name)
+        answers.append(answer | _confidence_fields(manifest.confidence_of(question.name), best, reason, result))
+    return answers
 
 
-def _graded(confidence: Confidence, probability: float, no_threshold_reason: str, done: JobResult) -> dict[str, Any]:
+def _confidence_fields(
+    confidence: Confidence, probability: float, no_threshold_reason: str, result: JobResult
+) -> dict[str, Any]:
     """Return how confident an answer of this probability is."""
     gate = confidence.gate
-    score = gate.score_of(done.ood_score, done.label_mass) if gate else 0.0
+    score = gate.score_of(result.ood_score, result.label_mass) if gate else 0.0
     return {
         "confidence": probability,
         "threshold": confidence.confidence_min if isinstance(confidence, Threshold) else None,
@@ -174,14 +176,19 @@ def _graded(confidence: Confidence, probability: float, no_threshold_reason: str
     }
 
 
-def _ungraded(kind: str, written: str, done: JobResult) -> dict[str, Any]:
+def _plain_answer(kind: str, text: str, result: JobResult) -> dict[str, Any]:
     """Return an answer of a kind without a confidence."""
     if kind == "generate":
-        return {"text": written, "finish": done.finish, "output_tokens": done.output_tokens}
+        return {"text": text, "finish": result.finish, "output_tokens": result.output_tokens}
     if kind == "embed":
-        return {"vector": list(struct.unpack(f"<{len(done.vector) // 4}f", done.vector))}
-    found = done.entities
-    return {"personal": [{"label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 4)} for e in found]}
+        return {"vector": list(struct.unpack(f"<{len(result.vector) // 4}f", result.vector))}
+    entities = result.entities
+    return {
+        "personal": [
+            {"label": entity.label, "start": entity.start, "end": entity.end, "score": round(entity.score, 4)}
+            for entity in entities
+        ]
+    }
 
 
 def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
@@ -196,45 +203,47 @@ def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, s
     elif answer["record"] is not None:
         facts["record"] = json.dumps(answer["record"], ensure_ascii=False)
     else:
-        facts["entities"] = ", ".join(f"{each['label']} {each['start']}-{each['end']}" for each in answer["entities"])
+        facts["entities"] = ", ".join(
+            f"{entity['label']} {entity['start']}-{entity['end']}" for entity in answer["entities"]
+        )
     facts["confidence"] = f"{answer['confidence']:.2f}"
     facts["threshold"] = "-" if answer["threshold"] is None else f"{answer['threshold']:.2f}"
     facts["p-value"] = "" if answer["p_value"] is None else f"{answer['p_value']:.3f}"
-    facts["confident"] = _verdict(manifest, answer)
+    facts["confident"] = _verdict_text(manifest, answer)
     return facts
 
 
 def _ungraded_facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
     """Return an answer without a confidence as facts for people."""
     if answer["kind"] == "redact":
-        found = [f"{each['label']} {text[each['start'] : each['end']]!r}" for each in answer["personal"]]
-        return {"personal": ", ".join(found) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
+        entities = [f"{entity['label']} {text[entity['start'] : entity['end']]!r}" for entity in answer["personal"]]
+        return {"personal": ", ".join(entities) or "nothing", "cut-off": f"{manifest.redaction_rule.cutoff:g}"}
     if answer["kind"] == "decide":
-        return {each["question"]: _decided(manifest, each) for each in answer["answers"]}
-    first = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
-    return {"length": str(len(answer["vector"])), "vector": f"{first} …"}
+        return {each["question"]: _decision_text(manifest, each) for each in answer["answers"]}
+    beginning = " ".join(f"{value:+.3f}" for value in answer["vector"][:SCORES_SHOWN])
+    return {"length": str(len(answer["vector"])), "vector": f"{beginning} …"}
 
 
-def _decided(manifest: Manifest, answer: dict[str, Any]) -> Text:
+def _decision_text(manifest: Manifest, answer: dict[str, Any]) -> Text:
     """Return one answer of a decide task in a line."""
     value = "" if answer["score"] is None else f" ({answer['score']:.2f})"
-    why = _shortfalls(manifest.confidence_of(answer["question"]), answer)
-    verdict = ("confident", "green") if answer["confident"] else (f"not confident: {why}", "yellow")
+    reasons = _shortfalls_text(manifest.confidence_of(answer["question"]), answer)
+    verdict = ("confident", "green") if answer["confident"] else (f"not confident: {reasons}", "yellow")
     return Text.assemble((answer["label"], "bold"), f"{value}, {answer['confidence']:.2f}, ", verdict)
 
 
-def _verdict(manifest: Manifest, answer: dict[str, Any]) -> Text:
+def _verdict_text(manifest: Manifest, answer: dict[str, Any]) -> Text:
     if answer["confident"]:
         return Text("yes", "green")
-    return Text(f"no: {_shortfalls(manifest.confidence, answer)}", "yellow")
+    return Text(f"no: {_shortfalls_text(manifest.confidence, answer)}", "yellow")
 
 
-def _shortfalls(confidence: Confidence, answer: dict[str, Any]) -> str:
+def _shortfalls_text(confidence: Confidence, answer: dict[str, Any]) -> str:
     """Return every reason why an answer is not confident."""
     if answer["threshold"] is None:
         return no_threshold(answer["no_threshold_reason"])
     gate = confidence.gate
-    outside = gate is not None and answer["p_value"] <= gate.held_up_max
-    found = ["the input is out of distribution"] if outside else []
-    found += [f"below the threshold {answer['threshold']:.2f}"] if answer["confidence"] < answer["threshold"] else []
-    return ", ".join(found)
+    is_ood = gate is not None and answer["p_value"] <= gate.held_up_max
+    reasons = ["the input is out of distribution"] if is_ood else []
+    reasons += [f"below the threshold {answer['threshold']:.2f}"] if answer["confidence"] < answer["threshold"] else []
+    return ", ".join(reasons)

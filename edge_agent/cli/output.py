@@ -127,12 +127,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"
 
 
-def large_model_state(large: LargeModel) -> Text:
+def large_model_state(large_model: LargeModel) -> Text:
     """Return whether the large model is available, and how long it takes."""
-    state = Text.assemble(("online", "green") if large.online else ("offline", "red"))
-    if large.usual_ms:
-        state.append(f", usually {large.usual_ms:.0f} ms")
-    if not large.affordable and large.online:
+    state = Text.assemble(("online", "green") if large_model.online else ("offline", "red"))
+    if large_model.usual_ms:
+        state.append(f", usually {large_model.usual_ms:.0f} ms")
+    if not large_model.affordable and large_model.online:
         state.append(", spent up", "yellow")
     return state
 

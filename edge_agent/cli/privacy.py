@@ -53,7 +53,8 @@ from edge_agent.formatting import counted
 app = typer.Typer(no_args_is_help=True, help="Show figures about personal data, without any text.")
 STANDARD_INPUT = "-"
 _ERASURES_SHOWN = 10
-_WHAT = ("captured", "replaced", "sent", "erased", "retention")
+_COUNT_KINDS = ("captured", "replaced", "sent", "erased", "retention")
+_NUMBERS = (*_COUNT_KINDS, "kept", "waiting")
 
 
 def erase(
@@ -105,11 +106,11 @@ def report(ctx: typer.Context, as_json: AsJson = False) -> None:
     Example: [bold]edge-agent privacy report[/bold]
     """
     with target_of(ctx).admin() as admin:
-        found, model = admin.privacy_report(), admin.status().redaction
+        privacy, model = admin.privacy_report(), admin.status().redaction
     if as_json:
-        print_json({**plain(found), "redaction_model": plain(model)}, indent=2)
+        print_json({**plain(privacy), "redaction_model": plain(model)}, indent=2)
         return
-    _show(out(), found)
+    _print_report(out(), privacy)
     if model:
         waiting = f"{counted(model.waiting, 'answer')} held until the redaction model has read them"
         out().print(waiting, style="yellow" if model.waiting else "")
@@ -123,110 +124,112 @@ def _erase_answer(ctx: typer.Context, prediction_id: str, *, all_questions: bool
     )
     confirm("Erase it?", consequence, yes=yes)
     with target_of(ctx).reviewer() as client:
-        done = client.erase_answer(prediction_id, all_questions=all_questions)
+        erasure = client.erase_answer(prediction_id, all_questions=all_questions)
     if as_json:
-        print_json({"prediction_id": prediction_id, "all_questions": all_questions, **plain(done)}, indent=2)
+        print_json({"prediction_id": prediction_id, "all_questions": all_questions, **plain(erasure)}, indent=2)
         return
-    number = len(done.same_text_ids)
+    number = len(erasure.same_text_ids)
     others = f"{counted(number, 'answer')} to other questions about the same text"
-    more = f", with {others}" if all_questions and number else ""
-    here = f"Erased here{more}" if done.was_kept else "It is not stored here, or no longer"
+    addition = f", with {others}" if all_questions and number else ""
+    local_text = f"Erased here{addition}" if erasure.was_kept else "It is not stored here, or no longer"
     central = (
-        "the next segment tells the central side to erase it" if done.tombstoned else "nothing of it has left this site"
+        "the next segment tells the central side to erase it"
+        if erasure.tombstoned
+        else "nothing of it has left this site"
     )
-    print_done(ctx, f"{here}; {central}.")
+    print_done(ctx, f"{local_text}; {central}.")
     if number and not all_questions:
         err().print(
             f"{others} {'is' if number == 1 else 'are'} still here. To erase the text:"
-            f" 'edge-agent erase {done.same_text_ids[0]} --all-questions'.",
+            f" 'edge-agent erase {erasure.same_text_ids[0]} --all-questions'.",
             style="yellow",
         )
 
 
-def _values(given: list[str]) -> list[str]:
+def _values(arguments: list[str]) -> list[str]:
     """Return the values; where one is '-', read them."""
-    plain = [each for each in given if each != STANDARD_INPUT]
-    if STANDARD_INPUT not in given:
-        return plain
+    values = [value for value in arguments if value != STANDARD_INPUT]
+    if STANDARD_INPUT not in arguments:
+        return values
     if sys.stdin.isatty():
-        return [*plain, getpass.getpass("Value (not shown): ", stream=sys.stderr)]
+        return [*values, getpass.getpass("Value (not shown): ", stream=sys.stderr)]
     lines = (line.strip() for line in sys.stdin)
-    return [*plain, *filter(None, lines)]
+    return [*values, *filter(None, lines)]
 
 
 def _erase_values(ctx: typer.Context, values: list[str], *, yes: bool, as_json: bool) -> None:
     with target_of(ctx).admin() as admin:
-        found = admin.erase_values(values, dry_run=True)
-        if not found.found:
-            _tell(ctx, found, as_json=as_json)
+        matches = admin.erase_values(values, dry_run=True)
+        if not matches.found:
+            _print_erasure(ctx, matches, as_json=as_json)
             return
-        confirm(f"Erase {'it' if found.found == 1 else 'them'}?", _consequence(found), yes=yes)
-        _tell(ctx, admin.erase_values(values), as_json=as_json)
-        if not as_json and any(each.confirmed < each.told for each in admin.privacy_report().erasures):
+        confirm(f"Erase {'it' if matches.found == 1 else 'them'}?", _consequence(matches), yes=yes)
+        _print_erasure(ctx, admin.erase_values(values), as_json=as_json)
+        if not as_json and any(erasure.confirmed < erasure.told for erasure in admin.privacy_report().erasures):
             err().print("'edge-agent privacy report' shows when the receipt of the central side is back.", style="dim")
 
 
-def _consequence(found: ErasedValues) -> str:
-    tasks = ", ".join(f"{task} {number}" for task, number in sorted(found.tasks.items()))
-    kept = f"{found.kept_here} are kept here ({tasks})" if found.kept_here else "none is kept here any more"
+def _consequence(matches: ErasedValues) -> str:
+    tasks = ", ".join(f"{task} {number}" for task, number in sorted(matches.tasks.items()))
+    kept_text = f"{matches.kept_here} are kept here ({tasks})" if matches.kept_here else "none is kept here any more"
     return (
-        f"{counted(found.found, 'answer')} found: {found.found_by_digest} by values that redaction replaced,"
-        f" {found.found_by_text} by plain text. {kept}; {found.sent} have left this site, and the central side is told"
-        " to erase them. There is no way back."
+        f"{counted(matches.found, 'answer')} found: {matches.found_by_digest} by values that redaction replaced,"
+        f" {matches.found_by_text} by plain text. {kept_text}; {matches.sent} have left this site, and the central side"
+        " is told to erase them. There is no way back."
     )
 
 
-def _tell(ctx: typer.Context, done: ErasedValues, *, as_json: bool) -> None:
+def _print_erasure(ctx: typer.Context, erasure: ErasedValues, *, as_json: bool) -> None:
     if as_json:
-        print_json(done, indent=2)
-    elif not done.found:
+        print_json(erasure, indent=2)
+    elif not erasure.found:
         out().print(
             "Nothing found. A value that no rule replaced is found only while its text is kept here; 'edge-agent"
             " privacy report' shows for how long replaced values are found."
         )
     else:
         message = (
-            f"the next segment tells the central side to erase {done.told}"
-            if done.told
+            f"the next segment tells the central side to erase {erasure.told}"
+            if erasure.told
             else "nothing has left this site"
         )
-        print_done(ctx, f"{counted(done.erased, 'answer')} erased here; {message}. Erasure {done.erasure}.")
+        print_done(ctx, f"{counted(erasure.erased, 'answer')} erased here; {message}. Erasure {erasure.erasure}.")
 
 
-def _show(console: Console, found: SitePrivacy) -> None:
-    _show_tasks(console, found)
-    _show_rules(console, found)
-    days = sorted(found.retention_days.items())
+def _print_report(console: Console, privacy: SitePrivacy) -> None:
+    _show_tasks(console, privacy)
+    _show_rules(console, privacy)
+    days = sorted(privacy.retention_days.items())
     console.print()
     print_facts(
         console,
         {
             "retention": ", ".join(f"{task} {number:g} days" for task, number in days)
             or "no task has one: see 'retention_days' in agent.yaml",
-            "findable": f"{found.digests} digests of replaced values, of {found.digests_max}, for"
-            f" {found.digest_days:g} days",
+            "findable": f"{privacy.digests} digests of replaced values, of {privacy.digests_max}, for"
+            f" {privacy.digest_days:g} days",
         },
     )
-    _show_erasures(console, found)
+    _show_erasures(console, privacy)
 
 
-def _show_tasks(console: Console, found: SitePrivacy) -> None:
+def _show_tasks(console: Console, privacy: SitePrivacy) -> None:
     totals: Counter[tuple[str, str]] = Counter()
-    for each in found.counts:
-        totals[each.task or "(not known)", each.what] += each.number
-    held = {each.task: (each.kept, each.waiting) for each in found.held}
+    for entry in privacy.counts:
+        totals[entry.task or "(not known)", entry.what] += entry.number
+    kept_and_waiting = {entry.task: (entry.kept, entry.waiting) for entry in privacy.held}
     rows = table("task", *_NUMBERS, right=_NUMBERS, wrap=("task",))
-    for task in sorted({task for task, _ in totals} | set(held)):
-        numbers = [*(totals[task, what] for what in _WHAT), *held.get(task, (0, 0))]
+    for task in sorted({task for task, _ in totals} | set(kept_and_waiting)):
+        numbers = [*(totals[task, kind] for kind in _COUNT_KINDS), *kept_and_waiting.get(task, (0, 0))]
         rows.add_row(task, *map(str, numbers))
     print_trimmed(console, rows)
 
 
-def _show_rules(console: Console, found: SitePrivacy) -> None:
+def _show_rules(console: Console, privacy: SitePrivacy) -> None:
     rules: Counter[str] = Counter()
-    for each in found.counts:
-        if each.what == "replaced":
-            rules[each.name] += each.number
+    for entry in privacy.counts:
+        if entry.what == "replaced":
+            rules[entry.name] += entry.number
     if not rules:
         return
     console.print()
@@ -236,22 +239,23 @@ def _show_rules(console: Console, found: SitePrivacy) -> None:
     print_trimmed(console, rows)
 
 
-_NUMBERS = ("captured", "replaced", "sent", "erased", "retention", "kept", "waiting")
-
-
-def _show_erasures(console: Console, found: SitePrivacy) -> None:
-    if not found.erasures:
+def _show_erasures(console: Console, privacy: SitePrivacy) -> None:
+    if not privacy.erasures:
         return
     console.print()
     rows = table("erasure", "when", "erased here", "told", "receipt", right=("erasure", "erased here", "told"))
-    for each in found.erasures[:_ERASURES_SHOWN]:
-        receipt = f"{each.confirmed} of {each.told} are back" if each.told else "not needed"
+    for erasure in privacy.erasures[:_ERASURES_SHOWN]:
+        receipt = f"{erasure.confirmed} of {erasure.told} are back" if erasure.told else "not needed"
         rows.add_row(
-            str(each.number), f"{each.erase_time:%Y-%m-%d %H:%M} UTC", str(each.erased), str(each.told), receipt
+            str(erasure.number),
+            f"{erasure.erase_time:%Y-%m-%d %H:%M} UTC",
+            str(erasure.erased),
+            str(erasure.told),
+            receipt,
         )
     print_trimmed(console, rows)
-    if len(found.erasures) > _ERASURES_SHOWN:
-        console.print(f"{len(found.erasures) - _ERASURES_SHOWN} earlier ones: --json lists them.")
+    if len(privacy.erasures) > _ERASURES_SHOWN:
+        console.print(f"{len(privacy.erasures) - _ERASURES_SHOWN} earlier ones: --json lists them.")
 
 
 STYLES = {"rules": "black on cyan", "model": "black on magenta", "both": "black on green"}
@@ -259,42 +263,42 @@ SKIP, STOP = "s", "q"
 PAGE_TEXTS = 20
 
 
-def marked(spans: Sequence[ReplacedSpan], text: str) -> Text:
+def highlight_spans(spans: Sequence[ReplacedSpan], text: str) -> Text:
     """Return a text with each replaced value in the colour of its source."""
-    made = Text(text)
+    highlighted = Text(text)
     for span in spans:
-        made.stylize(STYLES[span.source], span.start, span.end)
-    return made
+        highlighted.stylize(STYLES[span.source], span.start, span.end)
+    return highlighted
 
 
 def judge_texts(admin: AdminClient, console: Console) -> None:
     """Show each waiting text, and ask for missed values."""
-    judged, after = 0, 0
-    while texts := admin.redaction_audit(after=after, count=PAGE_TEXTS):
-        for each in texts:
-            after = each.row
-            console.print(Text.assemble(("original  ", "bold"), marked(each.spans, each.text)))
-            console.print(Text.assemble(("kept      ", "bold"), each.redacted))
-            for place, span in enumerate(each.spans, 1):
-                console.print(Text(f"  {place}. {each.text[span.start : span.end]} -> {span.placeholder}"))
-            missed = _asked_spans(console, each)
+    judged, last_row = 0, 0
+    while texts := admin.redaction_audit(after=last_row, count=PAGE_TEXTS):
+        for audit_text in texts:
+            last_row = audit_text.row
+            console.print(Text.assemble(("original  ", "bold"), highlight_spans(audit_text.spans, audit_text.text)))
+            console.print(Text.assemble(("kept      ", "bold"), audit_text.redacted))
+            for number, span in enumerate(audit_text.spans, 1):
+                console.print(Text(f"  {number}. {audit_text.text[span.start : span.end]} -> {span.placeholder}"))
+            missed = _ask_missed_spans(console, audit_text)
             if missed == STOP:
                 console.print(f"Judged {judged}.")
                 return
             if not isinstance(missed, str):
-                admin.judge_redaction(each.prediction_id, missed, _asked_wrong(each))
+                admin.judge_redaction(audit_text.prediction_id, missed, _ask_wrong_spans(audit_text))
                 judged += 1
     console.print(f"Judged {judged}; no other text waits.")
 
 
-def _asked_spans(console: Console, text: RedactionAuditText) -> list[MissedSpan] | str:
+def _ask_missed_spans(console: Console, text: RedactionAuditText) -> list[MissedSpan] | str:
     """Ask for the missed values, again if the text does not contain them; return them, or SKIP or STOP."""
     while True:
-        answer = _asked_values()
+        answer = _ask_missed_values()
         if answer in (SKIP, STOP):
             return answer
         try:
-            return list(_spans_of(text, answer))
+            return list(_missed_spans(text, answer))
         except ValueError as error:
             console.print(Text(f"{error}. Write it as the text has it.", style="yellow"))
 
@@ -304,8 +308,8 @@ def training_row(text: RedactionAuditText) -> dict[str, Any]:
     wrong = set(text.wrong)
     spans = [
         (span.start, span.end, re.sub(r"^\[|_\d+\]$", "", span.placeholder))
-        for place, span in enumerate(text.spans)
-        if place not in wrong
+        for index, span in enumerate(text.spans)
+        if index not in wrong
     ]
     spans += [(each.start, each.end, each.label) for each in text.missed]
     joined: list[dict[str, Any]] = []
@@ -330,19 +334,19 @@ def export_rows(admin: AdminClient, path: Path) -> int:
         raise InvalidRequest(f"{path} exists", remedy="Name a new file.") from None
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be written: {error.strerror}", remedy="Name another file.") from None
-    rows, after = 0, 0
+    rows, last_row = 0, 0
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogatepass") as file:
-            while texts := admin.redaction_audit(judged=True, after=after, count=PAGE_TEXTS):
+            while texts := admin.redaction_audit(judged=True, after=last_row, count=PAGE_TEXTS):
                 file.writelines(json.dumps(training_row(text), ensure_ascii=False) + "\n" for text in texts)
-                rows, after = rows + len(texts), texts[-1].row
+                rows, last_row = rows + len(texts), texts[-1].row
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return rows
 
 
-def _asked_values() -> str:
+def _ask_missed_values() -> str:
     return str(
         typer.prompt(
             f"Values that remain, with '{SEPARATOR}' between; nothing = none, {SKIP} = skip, {STOP} = stop",
@@ -352,13 +356,13 @@ def _asked_values() -> str:
     ).strip()
 
 
-def _spans_of(text: RedactionAuditText, answer: str) -> Iterator[MissedSpan]:
-    if found := missed_values(text, named_values(answer), DEFAULT_TYPE):
+def _missed_spans(text: RedactionAuditText, answer: str) -> Iterator[MissedSpan]:
+    if spans := missed_values(text, named_values(answer), DEFAULT_TYPE):
         label = str(typer.prompt("Their type", default=DEFAULT_TYPE)).strip()
-        yield from (replace(each, label=label) for each in found)
+        yield from (replace(span, label=label) for span in spans)
 
 
-def _asked_wrong(text: RedactionAuditText) -> list[int]:
+def _ask_wrong_spans(text: RedactionAuditText) -> list[int]:
     if not text.spans:
         return []
     while True:
@@ -399,42 +403,44 @@ def redact(
         if audit:
             judge_texts(admin, out())
         elif export is not None:
-            written = export_rows(admin, export)
+            rows_written = export_rows(admin, export)
             out().print(
-                f"Wrote {counted(written, 'row')} to {export}. These are original texts: keep them at the site."
+                f"Wrote {counted(rows_written, 'row')} to {export}. These are original texts: keep them at the site."
             )
         else:
             from edge_agent.cli.inputs import as_text  # noqa: PLC0415
 
-            given = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text or ""
-            _show_trial(admin.try_redaction(given), given, as_json=as_json)
+            sample_text = as_text(sys.stdin.buffer.read(), "standard input") if text == "-" else text or ""
+            _show_trial(admin.try_redaction(sample_text), sample_text, as_json=as_json)
 
 
-def _show_trial(tried: RedactionTrial, given: str, *, as_json: bool) -> None:
+def _show_trial(trial: RedactionTrial, text: str, *, as_json: bool) -> None:
     if as_json:
-        print_json(tried, indent=2)
+        print_json(trial, indent=2)
         return
     console = out()
-    if tried.spans:
-        print_trimmed(console, _spans_table(tried, given))
+    if trial.spans:
+        print_trimmed(console, _spans_table(trial, text))
         console.print()
-    console.print(Text.assemble(("before  ", "bold"), marked(tried.spans, given)))
-    console.print(Text.assemble(("after   ", "bold"), tried.redacted))
-    console.print(_trial_legend(tried))
+    console.print(Text.assemble(("before  ", "bold"), highlight_spans(trial.spans, text)))
+    console.print(Text.assemble(("after   ", "bold"), trial.redacted))
+    console.print(_trial_legend(trial))
 
 
-def _spans_table(tried: RedactionTrial, text: str) -> Table:
+def _spans_table(trial: RedactionTrial, text: str) -> Table:
     rows = table("value", "becomes", "found by", "rule or type", "probability", right=("probability",), wrap=("value",))
-    for span in tried.spans:
+    for span in trial.spans:
         source, value = span.source, text[span.start : span.end]
-        shown = value if len(value) <= SHOWN_CHARACTERS_MAX else f"{value[: SHOWN_CHARACTERS_MAX - 1]}…"
+        shortened = value if len(value) <= SHOWN_CHARACTERS_MAX else f"{value[: SHOWN_CHARACTERS_MAX - 1]}…"
         score = f"{span.score:.2f}" if span.by_model else "-"
-        rows.add_row(Text(shown), Text(span.placeholder), Text(source, STYLES[source]), Text(span.rule), Text(score))
+        rows.add_row(
+            Text(shortened), Text(span.placeholder), Text(source, STYLES[source]), Text(span.rule), Text(score)
+        )
     return rows
 
 
-def _trial_legend(tried: RedactionTrial) -> Text:
-    reads = f"read by the rules and by {tried.model}" if tried.model else "read by the rules alone"
-    if tried.held_because:
-        return Text(f"{reads}: {tried.held_because}", style="yellow")
-    return Text(reads if tried.spans else f"nothing was found; {reads}", style="dim")
+def _trial_legend(trial: RedactionTrial) -> Text:
+    readers = f"read by the rules and by {trial.model}" if trial.model else "read by the rules alone"
+    if trial.held_because:
+        return Text(f"{readers}: {trial.held_because}", style="yellow")
+    return Text(readers if trial.spans else f"nothing was found; {readers}", style="dim")

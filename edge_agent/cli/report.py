@@ -71,29 +71,33 @@ def run(
 
     Example: [bold]edge-agent report pos-intent --html report.html[/bold]
     """
-    site, request, wish = target_of(ctx), ReportRequest(tuple(tasks or ()), risk), _wish(model_cost)
-    with site.admin() as admin:
-        judged, about = _judged(admin, site, request, wish)
+    target, request, assumptions = (
+        target_of(ctx),
+        ReportRequest(tuple(tasks or ()), risk),
+        _parse_model_cost(model_cost),
+    )
+    with target.admin() as admin:
+        judgements, header = _judge_tasks(admin, target, request, assumptions)
     if html:
-        _write(html, render_page(judged, about, first_task_remedy(about.site)))
+        _write_page(html, render_page(judgements, header, first_task_remedy(header.site)))
         console = err() if as_json else out()
         console.print(f"{html.absolute()}: open it in a browser.", soft_wrap=True)
     if as_json:
-        print_json(report_json(judged, about), indent=2)
+        print_json(report_json(judgements, header), indent=2)
     elif not html:
-        show(out(), judged, at_length=bool(tasks), site=about.site)
+        show(out(), judgements, at_length=bool(tasks), site=header.site)
 
 
-def _wish(model_cost: str) -> CostAssumptions:
+def _parse_model_cost(model_cost: str) -> CostAssumptions:
     """Read an amount, with or without the name of a currency."""
-    written, _, currency = model_cost.strip().partition(" ")
-    if not written:
+    digits, _, currency = model_cost.strip().partition(" ")
+    if not digits:
         return CostAssumptions()
-    if not _AMOUNT.fullmatch(written) or currency.strip()[:1].isdecimal():
+    if not _AMOUNT.fullmatch(digits) or currency.strip()[:1].isdecimal():
         raise typer.BadParameter(
             f"{model_cost!r} is not an amount; write it as in '1500 EUR'", param_hint="--model-cost"
         )
-    return CostAssumptions(currency.strip(), round(float(written.replace(",", "")) * MICROS))
+    return CostAssumptions(currency.strip(), round(float(digits.replace(",", "")) * MICROS))
 
 
 class FiguresUnusable(EdgeAgentError):
@@ -103,86 +107,86 @@ class FiguresUnusable(EdgeAgentError):
     remedy_default = "This is a bug: send the file of 'edge-agent support-bundle' to support."
 
 
-def _judged(
-    admin: AdminClient, site: DaemonTarget, request: ReportRequest, wish: CostAssumptions
+def _judge_tasks(
+    admin: AdminClient, target: DaemonTarget, request: ReportRequest, assumptions: CostAssumptions
 ) -> tuple[list[TaskJudgement], ReportHeader]:
-    status, field = admin.status(), admin.field_report()
-    unknown = [task for task in request.tasks if task not in {each.name for each in field.tasks}]
+    status, field_report = admin.status(), admin.field_report()
+    unknown = [task for task in request.tasks if task not in {task_report.name for task_report in field_report.tasks}]
     if unknown:
-        known = ", ".join(each.name for each in field.tasks) or "none"
-        raise UnknownTask(f"there is no task '{unknown[0]}'; there are: {known}")
-    told = DaemonReports(field, tuple(admin.bundles()), usual_local_ms(status))
+        names = ", ".join(task_report.name for task_report in field_report.tasks) or "none"
+        raise UnknownTask(f"there is no task '{unknown[0]}'; there are: {names}")
+    reports = DaemonReports(field_report, tuple(admin.bundles()), usual_local_ms(status))
     try:
-        judged = [judge_task(figures, wish) for figures in collect_figures(told, request)]
+        judgements = [judge_task(figures, assumptions) for figures in collect_figures(reports, request)]
     except ValueError as error:
         raise FiguresUnusable(str(error)) from None
-    model = field.large_model.model if field.large_model else ""
-    name = "" if site.remote_path else site.config().site.id
-    return judged, ReportHeader(name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", status.agent_version, model)
+    model = field_report.large_model.model if field_report.large_model else ""
+    name = "" if target.remote_path else target.config().site.id
+    return judgements, ReportHeader(name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", status.agent_version, model)
 
 
-def _write(path: Path, content: str) -> None:
+def _write_page(path: Path, content: str) -> None:
     try:
         write_durably(path, content.encode(), 0o644)
     except SiteError as error:
         raise MediaFailed(error.message, remedy="Name another file with --html.") from None
 
 
-def show(console: Console, judged: Sequence[TaskJudgement], *, at_length: bool, site: str = "") -> None:
+def show(console: Console, judgements: Sequence[TaskJudgement], *, at_length: bool, site: str = "") -> None:
     """Print a line for each task, then the advice; `at_length` with the evidence."""
-    if not judged:
+    if not judgements:
         print_trimmed(console, advice(f"No tasks yet. {first_task_remedy(site)}"))
         return
-    print_trimmed(console, Text(summary(judged)))
+    print_trimmed(console, Text(summary(judgements)))
     console.print()
-    _show_table(console, judged)
-    for each in judged:
+    _show_table(console, judgements)
+    for judgement in judgements:
         console.print()
-        _show_advice(console, each)
+        _show_advice(console, judgement)
         if at_length:
-            _show_framework(console, each)
+            _show_suitability(console, judgement)
     console.print()
     print_trimmed(console, Text("With --html FILE: a page with charts, and how each figure is computed.", "dim"))
 
 
-def _show_table(console: Console, judged: Sequence[TaskJudgement]) -> None:
+def _show_table(console: Console, judgements: Sequence[TaskJudgement]) -> None:
     numbers = ("examples", "agreement", "coverage", "local", "spent", "saved")
-    made = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
-    for each in judged:
-        figures, money, takes = each.figures, each.costs, each.coverage
-        made.add_row(
+    listing = table("task", "mode", "next", *numbers, right=numbers, wrap=("task",))
+    for judgement in judgements:
+        figures, costs, coverage = judgement.figures, judgement.costs, judgement.coverage
+        listing.add_row(
             Text(figures.subject),
             figures.mode,
-            Text(each.advice.mode, style="" if each.advice.mode == figures.mode else "bold green"),
+            Text(judgement.advice.mode, style="" if judgement.advice.mode == figures.mode else "bold green"),
             count(figures.examples),
-            _between(each.agreement.low, each.agreement.high) if each.agreement.rows else "-",
-            _between(takes.share.low, takes.share.high) if takes.above is not None else "-",
-            percent(money.answered_here / money.calls) if money.calls else "-",
-            amount(money.spent_micros, each.currency),
-            amount(money.saved_micros, each.currency),
+            _range_text(judgement.agreement.low, judgement.agreement.high) if judgement.agreement.rows else "-",
+            _range_text(coverage.share.low, coverage.share.high) if coverage.above is not None else "-",
+            percent(costs.answered_here / costs.calls) if costs.calls else "-",
+            amount(costs.spent_micros, judgement.currency),
+            amount(costs.saved_micros, judgement.currency),
         )
-    print_trimmed(console, made)
+    print_trimmed(console, listing)
 
 
-def _between(low: float, high: float) -> str:
+def _range_text(low: float, high: float) -> str:
     return f"{percent(low).removesuffix('%')}-{percent(high)}"
 
 
-def _show_advice(console: Console, judged: TaskJudgement) -> None:
-    title = Text.assemble((judged.figures.subject, "bold"), ": ", (headline(judged), "bold"))
+def _show_advice(console: Console, judgement: TaskJudgement) -> None:
+    title = Text.assemble((judgement.figures.subject, "bold"), ": ", (headline(judgement), "bold"))
     print_trimmed(console, title)
-    lines = [Text(judged.advice.because), Text(judged.advice.then)]
+    lines = [Text(judgement.advice.because), Text(judgement.advice.then)]
     lines += [
-        Text.assemble(("alarm: ", "yellow"), f"{alarm.message}. {alarm.remedy}") for alarm in other_alarms(judged)
+        Text.assemble(("alarm: ", "yellow"), f"{alarm.message}. {alarm.remedy}") for alarm in other_alarms(judgement)
     ]
     for line in lines:
         print_trimmed(console, Padding(line, (0, 0, 0, 2)))
 
 
-def _show_framework(console: Console, judged: TaskJudgement) -> None:
-    made = table("  question", "verdict", "measured", "what it means", wrap=("measured", "what it means"))
-    for answer in judged.suitability:
+def _show_suitability(console: Console, judgement: TaskJudgement) -> None:
+    listing = table("  question", "verdict", "measured", "what it means", wrap=("measured", "what it means"))
+    for answer in judgement.suitability:
         verdict = Text(VERDICTS[answer.verdict], style=_STYLES[answer.verdict])
-        made.add_row(Text(f"  {answer.about}"), verdict, Text(answer.number), Text(answer.because))
+        listing.add_row(Text(f"  {answer.about}"), verdict, Text(answer.number), Text(answer.because))
     console.print()
-    print_trimmed(console, made)
+    print_trimmed(console, listing)

@@ -30,7 +30,7 @@ STREAMS = {
     "DIVERSE": "  some of each label",
     "NEW": "  out of distribution",
 }
-Done = Literal["judged", "erased", "skipped"]
+Outcome = Literal["judged", "erased", "skipped"]
 LABEL_KINDS = ("CLASSIFY", "DECIDE")
 CORRECTIONS = {"EXTRACT": "the right JSON object", "GENERATE": "the right text"}
 
@@ -64,37 +64,40 @@ def review(
 
     Example: [bold]edge-agent review pos-intent --confidence-max 0.8[/bold]
     """
-    name = reviewer or user_name()
-    done = Counter[Done]()
+    reviewer_name = reviewer or user_name()
+    counts = Counter[Outcome]()
     with target_of(ctx).reviewer() as client:
-        named = "" if stream is ALL else stream.value
-        for shown in client.queue(task, confidence_max=confidence_max, stream=named):
-            _show(out(), shown)
-            one = _ask(client, shown, name)
-            if one is None:
+        stream_name = "" if stream is ALL else stream.value
+        for prediction in client.queue(task, confidence_max=confidence_max, stream=stream_name):
+            _print_prediction(out(), prediction)
+            outcome = _ask_verdict(client, prediction, reviewer_name)
+            if outcome is None:
                 break
-            done[one] += 1
+            counts[outcome] += 1
         else:
             out().print("Nothing more to review.")
-    erased = f", {done['erased']} erased" if done["erased"] else ""
-    out().print(f"{done['judged']} judged{erased}.")
+    erased = f", {counts['erased']} erased" if counts["erased"] else ""
+    out().print(f"{counts['judged']} judged{erased}.")
 
 
-def _show(console: Console, shown: Prediction) -> None:
+def _print_prediction(console: Console, prediction: Prediction) -> None:
     console.print()
-    both = shown.teacher_answer is not None
-    title = f"{shown.subject} ({shown.answer_time:%Y-%m-%d %H:%M}{'' if both else _sureness(shown)})"
-    console.print(Text.assemble((title, "bold"), (STREAMS.get(shown.review_stream, ""), "cyan")))
-    if shown.instructions:
-        console.print(Text.assemble(("  asked   ", "dim"), shown.instructions))
-    console.print(Text.assemble(("  input   ", "dim"), shown.input))
-    given = (f"  by {shown.teacher_model or 'the large model'}", "dim") if both else ""
-    console.print(Text.assemble(("  answer  ", "dim"), shown.output, given))
-    if both and shown.local_answer is not None:
-        console.print(Text.assemble(("  local   ", "dim"), shown.local_answer, (_sureness(shown), "dim")))
-    keys = ["Enter accept", *(f"{key} {label}" for key, label in _choices(shown).items())]
-    if shown.kind in CORRECTIONS:
-        keys.append(f"1 type {CORRECTIONS[shown.kind]}")
+    has_teacher = prediction.teacher_answer is not None
+    confidence = "" if has_teacher else _confidence_text(prediction)
+    title = f"{prediction.subject} ({prediction.answer_time:%Y-%m-%d %H:%M}{confidence})"
+    console.print(Text.assemble((title, "bold"), (STREAMS.get(prediction.review_stream, ""), "cyan")))
+    if prediction.instructions:
+        console.print(Text.assemble(("  asked   ", "dim"), prediction.instructions))
+    console.print(Text.assemble(("  input   ", "dim"), prediction.input))
+    author = (f"  by {prediction.teacher_model or 'the large model'}", "dim") if has_teacher else ""
+    console.print(Text.assemble(("  answer  ", "dim"), prediction.output, author))
+    if has_teacher and prediction.local_answer is not None:
+        console.print(
+            Text.assemble(("  local   ", "dim"), prediction.local_answer, (_confidence_text(prediction), "dim"))
+        )
+    keys = ["Enter accept", *(f"{key} {label}" for key, label in _choices(prediction).items())]
+    if prediction.kind in CORRECTIONS:
+        keys.append(f"1 type {CORRECTIONS[prediction.kind]}")
     for line in lines_of_keys([*keys, "! reject", "- skip", "# erase", ". end"], console.width):
         console.print(Text(line, style="dim"))
 
@@ -111,57 +114,60 @@ def lines_of_keys(keys: Sequence[str], cells: int) -> Iterator[str]:
     yield line
 
 
-def _sureness(shown: Prediction) -> str:
-    if shown.confidence is None:
+def _confidence_text(prediction: Prediction) -> str:
+    if prediction.confidence is None:
         return ""
-    if shown.threshold is None:
-        return f", {shown.confidence:.2f} no threshold"
-    resembles = "" if shown.p_value is None else f", p = {shown.p_value:.3f}"
-    return f", {shown.confidence:.2f}{' unsure' if shown.below_threshold else ''}{resembles}"
+    if prediction.threshold is None:
+        return f", {prediction.confidence:.2f} no threshold"
+    p_value_text = "" if prediction.p_value is None else f", p = {prediction.p_value:.3f}"
+    return f", {prediction.confidence:.2f}{' unsure' if prediction.below_threshold else ''}{p_value_text}"
 
 
-def _choices(shown: Prediction) -> dict[str, str]:
-    return dict(zip(KEYS, shown.labels, strict=False)) if shown.kind in LABEL_KINDS else {}
+def _choices(prediction: Prediction) -> dict[str, str]:
+    return dict(zip(KEYS, prediction.labels, strict=False)) if prediction.kind in LABEL_KINDS else {}
 
 
-def _ask(client: ReviewClient, shown: Prediction, reviewer: str) -> Done | None:
+def _ask_verdict(client: ReviewClient, prediction: Prediction, reviewer: str) -> Outcome | None:
     """Read keys until one fits; return what was done with the answer, None = end."""
-    choices = _choices(shown)
-    for key in _keys():
+    choices = _choices(prediction)
+    for key in _read_keys():
         if key == QUIT:
             return None
         if key == SKIP:
             return "skipped"
         if key == ERASE:
-            left = client.erase_answer(shown.prediction_id).same_text_ids
+            remaining_ids = client.erase_answer(prediction.prediction_id).same_text_ids
             out().print("  erased", style="green")
-            if left:
+            if remaining_ids:
                 out().print(
-                    f"  other questions keep the text: 'edge-agent erase {left[0]} --all-questions'", style="yellow"
+                    f"  other questions keep the text: 'edge-agent erase {remaining_ids[0]} --all-questions'",
+                    style="yellow",
                 )
             return "erased"
         if key == REJECT:
-            client.reject(shown.prediction_id, _line("why, or the label that is missing? "), reviewer=reviewer)
+            client.reject(
+                prediction.prediction_id, _prompt_line("why, or the label that is missing? "), reviewer=reviewer
+            )
             return "judged"
-        if key == ACCEPT or choices.get(key) == shown.output:
-            client.accept(shown.prediction_id, reviewer=reviewer)
+        if key == ACCEPT or choices.get(key) == prediction.output:
+            client.accept(prediction.prediction_id, reviewer=reviewer)
             out().print("  accepted", style="green")
             return "judged"
-        types = key == "1" and shown.kind in CORRECTIONS
-        if value := _line(f"{CORRECTIONS[shown.kind]}: ") if types else choices.get(key):
-            client.correct(shown.prediction_id, value, reviewer=reviewer)
+        is_typed = key == "1" and prediction.kind in CORRECTIONS
+        if value := _prompt_line(f"{CORRECTIONS[prediction.kind]}: ") if is_typed else choices.get(key):
+            client.correct(prediction.prediction_id, value, reviewer=reviewer)
             out().print(Text.assemble(("  corrected: ", "green"), value))
             return "judged"
         out().print("  No such key here.")
     return None
 
 
-def _line(prompt: str) -> str:
+def _prompt_line(prompt: str) -> str:
     out().print(f"  {prompt}", end="")
     return sys.stdin.readline().rstrip("\n")
 
 
-def _keys() -> Iterator[str]:
+def _read_keys() -> Iterator[str]:
     """Yield single keys from a terminal, lines from anything else (the first character of each)."""
     while True:
         if sys.stdin.isatty():

@@ -48,14 +48,14 @@ def serve(ctx: typer.Context) -> None:
         return
     config = _config_of(ctx)
     # Only this process imports the daemon, which needs no terminal libraries.
-    with hidden(*SCREEN_LIBRARIES):
+    with hide_modules(*SCREEN_LIBRARIES):
         from edge_agent import refusal_log  # noqa: PLC0415
 
         if config.has_tls_listener:
             refusal_log.report_handshakes()
         from edge_agent.daemon import serve as serve_daemon  # noqa: PLC0415
 
-    with hidden(*SIGNING_LIBRARIES):
+    with hide_modules(*SIGNING_LIBRARIES):
         raise typer.Exit(serve_daemon(config))
 
 
@@ -69,7 +69,7 @@ def serve_uplink(ctx: typer.Context, once: OnceOption = False) -> None:
     Example: [bold]edge-agent serve uplink --once[/bold]
     """
     # Only this process imports code that can connect to the outside.
-    with hidden(*SCREEN_LIBRARIES):
+    with hide_modules(*SCREEN_LIBRARIES):
         from edge_agent.uplink.uplink_daemon import uplink  # noqa: PLC0415
 
     raise typer.Exit(uplink(_config_of(ctx), once=once))
@@ -104,9 +104,9 @@ def serve_web(ctx: typer.Context, link: LinkOption = False) -> None:
     if link:
         say(console_server.sign_in_link(config.web, token))
         return
-    ways = {role: DaemonEndpoint(*target.way(role)) for role in config.web.roles}
+    endpoints = {role: DaemonEndpoint(*target.endpoint(role)) for role in config.web.roles}
     logs.configure(config.log)
-    settings = console_server.ConsoleSettings(config.web, ways, config.access.roles, token)
+    settings = console_server.ConsoleSettings(config.web, endpoints, config.access.roles, token)
 
     def print_address(address: str) -> None:
         # The address contains the token, which must not get into a log.
@@ -120,16 +120,16 @@ def _config_of(ctx: typer.Context) -> Config:
     # Reading the journal needs no configuration.
     from edge_agent.config import Overrides, load  # noqa: PLC0415
 
-    given = global_options(ctx)
-    return load(given.config, Overrides(given.state_dir, given.run_dir))
+    options = global_options(ctx)
+    return load(options.config, Overrides(options.state_dir, options.run_dir))
 
 
 @contextlib.contextmanager
-def hidden(*names: str) -> Iterator[None]:
+def hide_modules(*names: str) -> Iterator[None]:
     """Let imports of these modules fail inside the block, as if they were not installed; loaded ones stay."""
     absent = [name for name in names if name not in sys.modules]
-    hide: dict[str, None] = dict.fromkeys(absent)
-    sys.modules.update(hide)  # type: ignore[arg-type] # None: the import system then raises ModuleNotFoundError
+    placeholders: dict[str, None] = dict.fromkeys(absent)
+    sys.modules.update(placeholders)  # type: ignore[arg-type] # None: the import system then raises ModuleNotFoundError
     try:
         yield
     finally:
@@ -169,13 +169,13 @@ def logs(
             "systemd does not run on this machine, so there is no journal to read",
             remedy="Read the standard error of 'edge-agent serve' where you started it.",
         )
-    if advised := journal_advice(os.geteuid(), _group_names()):
-        err().print(f"note: {advised}", soft_wrap=True)
-    done = subprocess.run(  # noqa: S603 - no shell, and each argument is one word of the command
+    if advice := journal_advice(os.geteuid(), _group_names()):
+        err().print(f"note: {advice}", soft_wrap=True)
+    result = subprocess.run(  # noqa: S603 - no shell, and each argument is one word of the command
         [journalctl, *journal_arguments(component, follow=follow, lines=lines, since=since, as_json=as_json)],
         check=False,
     )
-    if done.returncode:
+    if result.returncode:
         raise typer.Exit(ExitCode.SITE)
 
 
@@ -190,11 +190,11 @@ def journal_advice(user_id: int, groups: Collection[str]) -> str:
 
 
 def _group_names() -> list[str]:
-    found = []
-    for number in {os.getegid(), *os.getgroups()}:
+    names = []
+    for group_id in {os.getegid(), *os.getgroups()}:
         with contextlib.suppress(KeyError):
-            found.append(grp.getgrgid(number).gr_name)
-    return found
+            names.append(grp.getgrgid(group_id).gr_name)
+    return names
 
 
 def journal_arguments(component: Component, *, follow: bool, lines: int, since: str, as_json: bool) -> list[str]:

@@ -44,13 +44,13 @@ def summarize(status: Status, now: datetime) -> SiteSummary:
 
 def _summarize_task(task: Task, status: Status) -> TaskSummary:
     update = _update_of(task.name, status)
-    wanted = update.candidate.version if update and update.candidate else ""
+    target_version = update.candidate.version if update and update.candidate else ""
     return TaskSummary(
         task=task.name,
         version=task.bundle.version,
         state="ready" if task.ready else _engine_state(task.name, status),
         update=update.state.lower() if update else "",
-        to_version="" if wanted == task.bundle.version else wanted,
+        to_version="" if target_version == task.bundle.version else target_version,
         alarms=tuple(alarm.alarm for alarm in status.alarms if alarm.task == task.name),
     )
 
@@ -62,16 +62,16 @@ def _engine_state(task: str, status: Status) -> str:
 
 def _update_of(task: str, status: Status) -> TaskUpdate | None:
     updates = status.updates.tasks if status.updates else ()
-    return next((one for one in updates if one.task == task and one.candidate), None)
+    return next((update for update in updates if update.task == task and update.candidate), None)
 
 
 def print_code(console: Console, status: Status, now: datetime) -> None:
     """Print the code in groups for reading aloud."""
     groups = spoken_groups(encode(summarize(status, now)))
     site = status.site or "this machine, which is not enrolled"
-    last = f"the last of each checks the {GROUP_CHARACTERS} before"
+    check_hint = f"the last of each checks the {GROUP_CHARACTERS} before"
     print_trimmed(
-        console, f"State of {site}, {now.astimezone(UTC):%Y-%m-%d %H:%M} UTC, in {len(groups)} groups; {last}:"
+        console, f"State of {site}, {now.astimezone(UTC):%Y-%m-%d %H:%M} UTC, in {len(groups)} groups; {check_hint}:"
     )
     for start in range(0, len(groups), GROUPS_A_LINE):
         line = groups[start : start + GROUPS_A_LINE]
@@ -105,8 +105,8 @@ def print_qr(console: Console, status: Status, now: datetime, environ: Mapping[s
 
 def qr_modules(content: str) -> list[list[bool]]:
     """Return the modules of a QR code, row by row; True = dark."""
-    made = segno.make(content, error="l", mode="alphanumeric", micro=False, boost_error=True)
-    return [[bool(module) for module in row] for row in made.matrix]
+    qr_code = segno.make(content, error="l", mode="alphanumeric", micro=False, boost_error=True)
+    return [[bool(module) for module in row] for row in qr_code.matrix]
 
 
 def half_blocks(modules: Sequence[Sequence[bool]], *, inverted: bool) -> list[str]:
@@ -115,9 +115,9 @@ def half_blocks(modules: Sequence[Sequence[bool]], *, inverted: bool) -> list[st
     margin = [[False] * width] * MARGIN_MODULES
     side = [False] * MARGIN_MODULES
     rows = [*margin, *([*side, *row, *side] for row in modules), *margin]
-    drawn = [[dark != inverted for dark in row] for row in rows]
-    below = drawn[1::2] if len(drawn) % 2 == 0 else [*drawn[1::2], [False] * width]
+    blocks = [[dark != inverted for dark in row] for row in rows]
+    lower_rows = blocks[1::2] if len(blocks) % 2 == 0 else [*blocks[1::2], [False] * width]
     return [
         "".join(_HALVES.get(pair, _FULL) for pair in zip(upper, lower, strict=True))
-        for upper, lower in zip_longest(drawn[::2], below)
+        for upper, lower in zip_longest(blocks[::2], lower_rows)
     ]

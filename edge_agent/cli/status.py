@@ -126,15 +126,15 @@ def show(console: Console, status: Status, now: datetime) -> None:
         console.print()
         _show_examples(console, status.examples)
     if status.redaction:
-        print_trimmed(console, _redaction(status.redaction))
-    _show_ways_out(console, status, now)
+        print_trimmed(console, _redaction_text(status.redaction))
+    _show_connections(console, status, now)
     if status.updates and status.updates.problem:
         print_trimmed(console, Text.assemble(("updates: ", "yellow"), advice(shorten_digests(status.updates.problem))))
     for warning in status.warnings:
         print_trimmed(console, Text.assemble(("warning: ", "yellow"), advice(shorten_digests(warning))))
 
 
-def _show_ways_out(console: Console, status: Status, now: datetime) -> None:
+def _show_connections(console: Console, status: Status, now: datetime) -> None:
     if status.uplink:
         console.print()
         _show_uplink(console, status.uplink, now)
@@ -163,20 +163,20 @@ def _show_tasks(console: Console, status: Status) -> None:
             task.bundle.version,
             Text("yes", "green") if task.ready else Text("no", "red"),
             "yes" if task.signed else Text("no", "yellow"),
-            _mode(task),
-            _threshold(task),
+            _mode_text(task),
+            _threshold_text(task),
             task.gate or "-",
         )
     print_trimmed(console, tasks)
 
 
-def _mode(task: Task) -> Text:
+def _mode_text(task: Task) -> Text:
     """Return the mode, marked if an alarm set it; the alarm is explained elsewhere."""
-    said = task.mode.lower()
-    return Text(f"{said}*", style="yellow") if task.mode_by == "alarm" else Text(said)
+    mode_name = task.mode.lower()
+    return Text(f"{mode_name}*", style="yellow") if task.mode_by == "alarm" else Text(mode_name)
 
 
-def _threshold(task: Task) -> Text:
+def _threshold_text(task: Task) -> Text:
     """Return the threshold, marked if it is not valid on this machine, which a warning explains."""
     message = "-" if task.threshold is None else f"{task.threshold:.2f}"
     if proved := sum(question.threshold is not None for question in task.questions):
@@ -188,27 +188,21 @@ def _show_alarms(console: Console, alarms: Sequence[FieldAlarm], now: datetime) 
     if alarms:
         console.print()
     for alarm in alarms:
-        _show_alarm(console, alarm, now)
-
-
-def _show_alarm(console: Console, alarm: FieldAlarm, now: datetime) -> None:
-    since = duration((now - alarm.since).total_seconds())
-    line = Text.assemble(("alarm: ", "red"), (alarm.task, "bold"), f", {alarm.alarm} for {since}: {alarm.message}.")
-    if alarm.demoted:
-        line.append(
-            f" It put the task into shadow, as the plan allows; 'edge-agent mode {alarm.task} {AS_PLANNED}' takes that"
-            " back."
-        )
-    print_trimmed(console, line.append(advice(f" {alarm.remedy}")))
+        since = duration((now - alarm.since).total_seconds())
+        line = Text.assemble(("alarm: ", "red"), (alarm.task, "bold"), f", {alarm.alarm} for {since}: {alarm.message}.")
+        if alarm.demoted:
+            way_back = f"'edge-agent mode {alarm.task} {AS_PLANNED}' takes that back."
+            line.append(f" It put the task into shadow, as the plan allows; {way_back}")
+        print_trimmed(console, line.append(advice(f" {alarm.remedy}")))
 
 
 def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> None:
     print_trimmed(console, f"updates: channel {updates.channel}, plan {updates.plan_version or '-'}")
-    made = table("task", "runs", "before", "wanted", "state", "since", "why", wrap=("task", "why"))
+    listing = table("task", "runs", "before", "wanted", "state", "since", "why", wrap=("task", "why"))
     for task in updates.tasks:
         if task.candidate is None or task.since is None:
             continue
-        made.add_row(
+        listing.add_row(
             task.task,
             task.active.version if task.active else "-",
             task.previous.version if task.previous else "-",
@@ -217,7 +211,7 @@ def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> No
             duration((now - task.since).total_seconds()),
             shorten_digests(task.message or task.reason or "-"),
         )
-    print_trimmed(console, made)
+    print_trimmed(console, listing)
 
 
 def _show_engines(console: Console, status: Status) -> None:
@@ -254,44 +248,44 @@ def _show_examples(console: Console, examples: ExamplesStatus) -> None:
     )
     sealed = f"{counted(examples.outbox_segments, 'segment')}, {format_bytes(examples.outbox_bytes)}"
     print_trimmed(console, f"sealed, waiting for receipts: {sealed}")
-    print_trimmed(console, _review(examples))
+    print_trimmed(console, _review_text(examples))
     _show_losses(console, examples.counters)
 
 
-def _redaction(state: RedactionState) -> str:
-    reads = (
+def _redaction_text(state: RedactionState) -> str:
+    readers = (
         f"redaction: {state.model} and the rules read" if state.model else f"redaction: {state.task} does not answer"
     )
     read, passed = state.counts.get("read_by_model", 0), state.counts.get("passed_by_rules", 0)
     dropped = state.counts.get("dropped_unredacted", 0)
-    more = f", {passed} passed by the rules alone" if passed else ""
-    more += f", {dropped} dropped unread" if dropped else ""
-    message = f"{reads} what is captured or sent; {read} read{more}, {state.waiting} waiting"
+    extras = f", {passed} passed by the rules alone" if passed else ""
+    extras += f", {dropped} dropped unread" if dropped else ""
+    message = f"{readers} what is captured or sent; {read} read{extras}, {state.waiting} waiting"
     if state.is_proved_otherwise:
         message += f"; its promise was proved with rules of version {state.proved_rules}, here are {state.rules}"
-    return f"{message}{_audited(state.audit)}" if state.audit else message
+    return f"{message}{_audit_text(state.audit)}" if state.audit else message
 
 
-def _audited(audit: RedactionAuditState) -> str:
+def _audit_text(audit: RedactionAuditState) -> str:
     """Return the results of the redaction audit; empty if it has drawn nothing."""
     waiting = f"; {counted(audit.waiting, 'text')} to audit" if audit.waiting else ""
     if audit.share is None:
         return waiting
-    promised = f", {100 * audit.target:g}% promised" if audit.target is not None else ""
+    promise = f", {100 * audit.target:g}% promised" if audit.target is not None else ""
     return (
         f"; {audit.missed} of {audit.values} audited values remained ({100 * audit.low:.1f}% to"
-        f" {100 * audit.high:.1f}%{promised}){waiting}"
+        f" {100 * audit.high:.1f}%{promise}){waiting}"
     )
 
 
 def _show_losses(console: Console, counters: Mapping[str, int]) -> None:
-    lost = {name: number for name, number in counters.items() if number and name.startswith(_LOSSES)}
-    if lost:
-        counts = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(lost.items()))
+    losses = {name: number for name, number in counters.items() if number and name.startswith(_LOSSES)}
+    if losses:
+        counts = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in sorted(losses.items()))
         print_trimmed(console, f"given up so far: {counts}")
 
 
-def _review(examples: ExamplesStatus) -> Text:
+def _review_text(examples: ExamplesStatus) -> Text:
     """Return what waits for review, and the progress of the random audit."""
     waiting = ", ".join(f"{number} {stream}" for stream, number in sorted(examples.review_waiting.items()) if number)
     audit = examples.audit
@@ -303,8 +297,8 @@ def _review(examples: ExamplesStatus) -> Text:
 
 def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
     """Print the state of the uplink and its problems."""
-    where = f" to {uplink.upstream}" if uplink.upstream else ""
-    line = Text.assemble(f"uplink{where}: ", (uplink.state.lower(), LINK_STYLES.get(uplink.state, "")))
+    destination = f" to {uplink.upstream}" if uplink.upstream else ""
+    line = Text.assemble(f"uplink{destination}: ", (uplink.state.lower(), LINK_STYLES.get(uplink.state, "")))
     if uplink.since and uplink.state != "SILENT":
         line.append(f" for {duration((now - uplink.since).total_seconds())}")
     if uplink.last_contact:
@@ -319,45 +313,45 @@ def _show_uplink(console: Console, uplink: UplinkStatus, now: datetime) -> None:
         waiting = f"{counted(uplink.downloads.waiting_blobs, 'file')}, {format_bytes(uplink.downloads.waiting_bytes)}"
         print_trimmed(console, f"updates from {uplink.downloads.repository}: {state}; waiting to come down: {waiting}")
     for problem in uplink.problems:
-        about = f" ({problem.about})" if problem.about else ""
-        said_of_it = advice(f"{shorten_digests(problem.message + about)}. {problem.remedy}")
-        print_trimmed(console, Text.assemble(("uplink: ", "red"), said_of_it))
+        subject = f" ({problem.about})" if problem.about else ""
+        problem_text = advice(f"{shorten_digests(problem.message + subject)}. {problem.remedy}")
+        print_trimmed(console, Text.assemble(("uplink: ", "red"), problem_text))
 
 
-def show_large_model(console: Console, large: LargeModel) -> None:
+def show_large_model(console: Console, large_model: LargeModel) -> None:
     """Print whether the large model is available, and its cost."""
-    said = Text.assemble("large model", f" {large.model}" if large.model else "", ": ", large_model_state(large))
-    if large.day_micros_max or large.month_micros_max or large.month_micros:
-        day = _amount(large.day_micros, large.day_micros_max)
-        said.append(f"; today {day}, this month {_amount(large.month_micros, large.month_micros_max)}")
-    print_trimmed(console, said)
-    if not large.tasks:
+    text = Text.assemble(
+        "large model", f" {large_model.model}" if large_model.model else "", ": ", large_model_state(large_model)
+    )
+    if large_model.day_micros_max or large_model.month_micros_max or large_model.month_micros:
+        day = _amount(large_model.day_micros, large_model.day_micros_max)
+        text.append(f"; today {day}, this month {_amount(large_model.month_micros, large_model.month_micros_max)}")
+    print_trimmed(console, text)
+    if not large_model.tasks:
         print_trimmed(console, "  no task may ask it: set 'tasks' under 'escalation' in agent.yaml")
-    if line := _deferred_questions(large):
-        print_trimmed(console, f"  {line}")
-    if large.problem:
-        print_trimmed(console, Text.assemble(("large model: ", "red"), large.problem))
+    if deferred := _deferred_questions(large_model):
+        print_trimmed(console, f"  {deferred}")
+    if large_model.problem:
+        print_trimmed(console, Text.assemble(("large model: ", "red"), large_model.problem))
 
 
-def _deferred_questions(large: LargeModel) -> str:
+def _deferred_questions(large_model: LargeModel) -> str:
     """Return the state of background questions; empty = there were none."""
     parts = (
-        _waiting_questions(large),
-        f"{large.opinions} answered" if large.opinions else "",
-        _dropped_questions(large),
+        _waiting_questions(large_model),
+        f"{large_model.opinions} answered" if large_model.opinions else "",
+        ", ".join(f"{number} {reason}" for reason, number in sorted(large_model.given_up.items()) if number),
     )
-    said = "; ".join(filter(None, parts))
-    return f"asked later: {said}" if said else ""
+    text = "; ".join(filter(None, parts))
+    return f"asked later: {text}" if text else ""
 
 
-def _waiting_questions(large: LargeModel) -> str:
-    words = {"deferred": "put off", "audit": "to audit"}
-    waiting = [f"{large.waiting[why]} {said}" for why, said in words.items() if large.waiting.get(why)]
-    return f"{' and '.join(waiting)}, the oldest {duration(large.waiting_seconds)} ago" if waiting else ""
-
-
-def _dropped_questions(large: LargeModel) -> str:
-    return ", ".join(f"{number} {why}" for why, number in sorted(large.given_up.items()) if number)
+def _waiting_questions(large_model: LargeModel) -> str:
+    labels = {"deferred": "put off", "audit": "to audit"}
+    waiting = [
+        f"{large_model.waiting[reason]} {label}" for reason, label in labels.items() if large_model.waiting.get(reason)
+    ]
+    return f"{' and '.join(waiting)}, the oldest {duration(large_model.waiting_seconds)} ago" if waiting else ""
 
 
 def _amount(micros: int, cap: int) -> str:
@@ -400,21 +394,23 @@ def mode(
     """
     with target_of(ctx).admin() as admin:
         if chosen:
-            known: dict[str, Mode | None] = {**{each: each for each in get_args(Mode)}, AS_PLANNED: None}
-            if chosen not in known:
-                raise typer.BadParameter(f"{chosen!r} is not one of {', '.join(known)}", param_hint="MODE")
-            found = admin.set_mode(task, known[chosen])
+            modes: dict[str, Mode | None] = {**{name: name for name in get_args(Mode)}, AS_PLANNED: None}
+            if chosen not in modes:
+                raise typer.BadParameter(f"{chosen!r} is not one of {', '.join(modes)}", param_hint="MODE")
+            current = admin.set_mode(task, modes[chosen])
         else:
             tasks = {each.name: each for each in admin.status().tasks}
             if task not in tasks:
                 raise typer.BadParameter(f"there is no task {task!r}; there are: {', '.join(tasks) or 'none'}")
-            found = tasks[task]
+            current = tasks[task]
     if as_json:
-        print_json({"task": task, "mode": found.mode, "set_by": found.mode_by}, indent=2)
+        print_json({"task": task, "mode": current.mode, "set_by": current.mode_by}, indent=2)
         return
-    out().print(f"'{task}' is in mode {found.mode.lower()}: {_MODE_MEANINGS.get(found.mode, '')}{_mode_origin(found)}.")
+    out().print(
+        f"'{task}' is in mode {current.mode.lower()}: {_MODE_MEANINGS.get(current.mode, '')}{_mode_origin(current)}."
+    )
 
 
 def _mode_origin(task: Task) -> str:
-    by = _MODE_ORIGINS.get(task.mode_by)
-    return f"; {by}" if by else ""
+    origin = _MODE_ORIGINS.get(task.mode_by)
+    return f"; {origin}" if origin else ""

@@ -22,7 +22,15 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from edge_agent.errors.base import OBEYED, escaped, one_line, printable, printable_lines, with_sudo, works_by_sudo
+from edge_agent.errors.base import (
+    CONTROL_CHARACTERS,
+    escape_character,
+    one_line,
+    printable,
+    printable_lines,
+    with_sudo,
+    works_by_sudo,
+)
 
 _PROSE_MIN, _PROSE_MAX = 40, 100
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]+'")
@@ -64,7 +72,7 @@ class EscapedTable(Table):
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
         """Add a row."""
-        super().add_row(*(printable_text(each) if isinstance(each, Text) else each for each in cells), **settings)
+        super().add_row(*(printable_text(cell) if isinstance(cell, Text) else cell for cell in cells), **settings)
 
 
 class RowTable(EscapedTable):
@@ -77,58 +85,60 @@ class RowTable(EscapedTable):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it."""
-        sizes = [_measured(column, console) for column in self.columns]
-        wrapped = [number for number, column in enumerate(self.columns) if not column.no_wrap]
-        apart: set[int] = set()
-        for number in sorted(wrapped, key=lambda number: (sizes[number][0], number), reverse=True):
-            if _needed(sizes, apart) <= options.max_width:
+        sizes = [_measure_column(column, console) for column in self.columns]
+        wrapping = [number for number, column in enumerate(self.columns) if not column.no_wrap]
+        separate: set[int] = set()
+        for number in sorted(wrapping, key=lambda number: (sizes[number][0], number), reverse=True):
+            if _width_needed(sizes, separate) <= options.max_width:
                 break
-            apart.add(number)
-        left = options.max_width - _needed(sizes, apart)
-        if left < 0 or len(apart) == len(sizes):
+            separate.add(number)
+        spare_width = options.max_width - _width_needed(sizes, separate)
+        if spare_width < 0 or len(separate) == len(sizes):
             yield from self._records()
         else:
-            self._fit(sizes, apart, left)
-            yield from self._rows(apart) if apart else super().__rich_console__(console, options)
+            self._fit(sizes, separate, spare_width)
+            yield from self._rows(separate) if separate else super().__rich_console__(console, options)
 
-    def _fit(self, sizes: Sequence[tuple[int, int]], apart: set[int], left: int) -> None:
+    def _fit(self, sizes: Sequence[tuple[int, int]], separate: set[int], spare_width: int) -> None:
         """Give the columns their widths, and what is left to those that wrap, the ones that need least of it first."""
-        beside = [number for number in range(len(sizes)) if number not in apart]
-        for place, number in enumerate(sorted(beside, key=lambda number: sizes[number][1] - sizes[number][0])):
-            least, best = sizes[number]
-            more = min(best - least, left // (len(beside) - place))
-            self.columns[number].width, left = least + more, left - more
+        inline = [number for number in range(len(sizes)) if number not in separate]
+        for position, number in enumerate(sorted(inline, key=lambda number: sizes[number][1] - sizes[number][0])):
+            minimum, preferred = sizes[number]
+            extra = min(preferred - minimum, spare_width // (len(inline) - position))
+            self.columns[number].width, spare_width = minimum + extra, spare_width - extra
 
-    def _rows(self, apart: set[int]) -> RenderResult:
+    def _rows(self, separate: set[int]) -> RenderResult:
         """Draw each row, with the names of the columns as the first, in more lines than one."""
-        indent = _INDENT if 0 in apart else 0
-        for row in (self._heads(), *zip(*(column.cells for column in self.columns), strict=True)):
-            yield from (row[number] for number in apart & {0})
-            beside = EscapedTable(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
+        indent = _INDENT if 0 in separate else 0
+        for row in (self._header_texts(), *zip(*(column.cells for column in self.columns), strict=True)):
+            yield from (row[number] for number in separate & {0})
+            inline_cells = EscapedTable(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
             for number, column in enumerate(self.columns):
-                if number not in apart:
-                    beside.add_column(
+                if number not in separate:
+                    inline_cells.add_column(
                         justify=column.justify, no_wrap=column.no_wrap, overflow="fold", width=column.width
                     )
-            beside.add_row(*(cell for number, cell in enumerate(row) if number not in apart))
-            yield Padding(beside, (0, 0, 0, indent))
-            yield from (Padding(row[number], (0, 0, 0, indent + _INDENT)) for number in sorted(apart - {0}))
+            inline_cells.add_row(*(cell for number, cell in enumerate(row) if number not in separate))
+            yield Padding(inline_cells, (0, 0, 0, indent))
+            yield from (Padding(row[number], (0, 0, 0, indent + _INDENT)) for number in sorted(separate - {0}))
 
     def _records(self) -> RenderResult:
         """Draw each cell on a line, after the name of its column."""
         for row in zip(*(column.cells for column in self.columns), strict=True):
-            made = EscapedTable.grid(padding=(0, _GAP, 0, 0))
-            made.add_column(no_wrap=True)
-            made.add_column(overflow="fold")
-            for name, cell in zip(self._heads(), row, strict=True):
-                made.add_row(name, cell)
-            yield made
+            grid = EscapedTable.grid(padding=(0, _GAP, 0, 0))
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            for name, cell in zip(self._header_texts(), row, strict=True):
+                grid.add_row(name, cell)
+            yield grid
             yield Text()
 
-    def _heads(self) -> tuple[Text, ...]:
+    def _header_texts(self) -> tuple[Text, ...]:
         """Return the names of the columns."""
-        heads = [column.header for column in self.columns]
-        return tuple(head if isinstance(head, Text) else Text(str(head), style=self.header_style) for head in heads)
+        headers = [column.header for column in self.columns]
+        return tuple(
+            header if isinstance(header, Text) else Text(str(header), style=self.header_style) for header in headers
+        )
 
 
 def prose_width(console: Console) -> int:
@@ -136,20 +146,20 @@ def prose_width(console: Console) -> int:
     return max(_PROSE_MIN, min(console.width, _PROSE_MAX))
 
 
-def _measured(column: Column, console: Console) -> tuple[int, int]:
+def _measure_column(column: Column, console: Console) -> tuple[int, int]:
     """Return the minimum and the preferred width of a column."""
     column.width = None
     options = console.options.update_width(_UNBOUNDED)
-    found = [Measurement.get(console, options, each) for each in (column.header, *column.cells)]
-    best = max(column.min_width or 0, *(each.maximum for each in found))
-    words = max(each.minimum for each in found)
-    return best if column.no_wrap else max(words, column.min_width or min(best, _WRAPPED_MIN)), best
+    measurements = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+    preferred = max(column.min_width or 0, *(measurement.maximum for measurement in measurements))
+    word_width = max(measurement.minimum for measurement in measurements)
+    return preferred if column.no_wrap else max(word_width, column.min_width or min(preferred, _WRAPPED_MIN)), preferred
 
 
-def _needed(sizes: Sequence[tuple[int, int]], apart: set[int]) -> int:
-    """Return the minimum width of a table without the columns in `apart`."""
-    widths = [least for number, (least, _) in enumerate(sizes) if number not in apart]
-    return sum(widths) + _GAP * (len(widths) - 1) + (_INDENT if 0 in apart else 0)
+def _width_needed(sizes: Sequence[tuple[int, int]], separate: set[int]) -> int:
+    """Return the minimum width of a table without the columns in `separate`."""
+    widths = [minimum for number, (minimum, _) in enumerate(sizes) if number not in separate]
+    return sum(widths) + _GAP * (len(widths) - 1) + (_INDENT if 0 in separate else 0)
 
 
 _GAP, _INDENT = 2, 2
@@ -163,23 +173,34 @@ def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()
 
     Nothing is cut: text that does not fit continues on the next line.
     """
-    made = RowTable(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+    row_table = RowTable(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
     for column in columns:
-        made.add_column(
+        row_table.add_column(
             column, justify="right" if column in right else "left", no_wrap=column not in wrap, overflow="fold"
         )
-    return made
+    return row_table
 
 
 def printable_text(text: Text) -> Text:
     """Return a text on one line, in its styles, with control characters escaped."""
     if text.plain.isprintable():
         return text
-    made, start = text.blank_copy(), 0
-    for found in OBEYED.finditer(text.plain):
-        made.append_text(text[start : found.start()]).append(escaped(found))
-        start = found.end()
-    return made.append_text(text[start : len(text.plain)])
+    result, start = text.blank_copy(), 0
+    for match in CONTROL_CHARACTERS.finditer(text.plain):
+        result.append_text(text[start : match.start()]).append(escape_character(match))
+        start = match.end()
+    return result.append_text(text[start : len(text.plain)])
+
+
+FULL_BLOCK = "█"
+PARTIAL_BLOCKS = " ▏▎▍▌▋▊▉"
+"""Eighths of a cell."""
+
+
+def draw_bar(share: float, cells: int, full: str = FULL_BLOCK, parts: str = PARTIAL_BLOCKS) -> str:
+    """Return a bar for a share from 0 to 1, filled up with spaces; `parts` are the characters of the last cell."""
+    whole, part = divmod(round(min(max(share, 0.0), 1.0) * cells * len(parts)), len(parts))
+    return (full * whole + (parts[part] if part else "")).ljust(cells)
 
 
 def errors() -> Terminal:
@@ -207,18 +228,18 @@ def print_wrapped(console: Console, text: str, head: Text) -> None:
 
     Elsewhere it is one line, so that a log can be searched.
     """
-    lines = wrapped(text, console.width, head.cell_len) if console.is_terminal else [text]
+    lines = wrap_sentence(text, console.width, head.cell_len) if console.is_terminal else [text]
     for number, line in enumerate(lines or [""]):
         start = head if number == 0 else Text("  ")
         console.print(Text.assemble(start, line), soft_wrap=True)
 
 
-def wrapped(text: str, width: int, head_cells: int = 0) -> list[str]:
+def wrap_sentence(text: str, width: int, head_cells: int = 0) -> list[str]:
     """Break a sentence at blanks; a quoted command stays on one line if it fits."""
-    kept = _QUOTED.sub(lambda found: found[0].replace(" ", _NO_BREAK) if len(found[0]) < width else found[0], text)
+    unbroken = _QUOTED.sub(lambda match: match[0].replace(" ", _NO_BREAK) if len(match[0]) < width else match[0], text)
     filler = "x" * head_cells
     lines = textwrap.wrap(
-        f"{filler}{kept}", max(20, width), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        f"{filler}{unbroken}", max(20, width), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
     return [
         line.removeprefix(filler if number == 0 else "  ").replace(_NO_BREAK, " ") for number, line in enumerate(lines)

@@ -90,13 +90,13 @@ def watch_document(look: WatchSnapshot, now: datetime) -> dict[str, Any]:
         ],
         "refusals": [
             {
-                "task": each.task,
-                "reason": each.reason,
-                "count": each.count,
-                "recent": each.recent,
-                "seconds_ago": None if each.seconds_ago is None else round(each.seconds_ago, 3),
+                "task": refusal.task,
+                "reason": refusal.reason,
+                "count": refusal.count,
+                "recent": refusal.recent,
+                "seconds_ago": None if refusal.seconds_ago is None else round(refusal.seconds_ago, 3),
             }
-            for each in look.refusals
+            for refusal in look.refusals
         ],
         "alarms": [
             {"task": alarm.task, "alarm": alarm.alarm, "since": alarm.since.isoformat(), "demoted": alarm.demoted}
@@ -109,20 +109,20 @@ def watch_document(look: WatchSnapshot, now: datetime) -> dict[str, Any]:
 
 def _figures(rates: TaskRates | None) -> dict[str, Any]:
     """Return the rates of a task or of all tasks; None before the second look."""
-    known = rates or TaskRates()
+    figures = rates or TaskRates()
     return {
-        "answers_per_second": None if rates is None else round(known.answers, 3),
-        "refused_per_second": None if rates is None else round(known.errors, 3),
-        "confident": _rounded(known.confident),
-        "escalated": _rounded(known.escalated),
-        "abstained": _rounded(known.abstained),
-        "queue_p95_seconds": _rounded(known.queue_p95),
-        "p50_seconds": _rounded(known.total_p50),
-        "p95_seconds": _rounded(known.total_p95),
+        "answers_per_second": None if rates is None else round(figures.answers, 3),
+        "refused_per_second": None if rates is None else round(figures.errors, 3),
+        "confident": _round_figure(figures.confident),
+        "escalated": _round_figure(figures.escalated),
+        "abstained": _round_figure(figures.abstained),
+        "queue_p95_seconds": _round_figure(figures.queue_p95),
+        "p50_seconds": _round_figure(figures.total_p50),
+        "p95_seconds": _round_figure(figures.total_p95),
     }
 
 
-def _rounded(figure: float | None) -> float | None:
+def _round_figure(figure: float | None) -> float | None:
     return None if figure is None else round(figure, 6)
 
 
@@ -222,7 +222,7 @@ class WatchPlan:
     as_json: bool = False
 
 
-def watch(site: DaemonTarget, plan: WatchPlan) -> None:
+def watch(target: DaemonTarget, plan: WatchPlan) -> None:
     """Watch a daemon: redraw frames on a terminal, print them one below the other elsewhere.
 
     Raises:
@@ -232,13 +232,13 @@ def watch(site: DaemonTarget, plan: WatchPlan) -> None:
     console = _AsciiTerminal(width=off_terminal_width()) if glyphs is ASCII else out()
     if not (plan.count or plan.as_json or console.is_terminal):
         plan = replace(plan, count=1)  # output to a file or a pipe would never end
-    with Interruptions() as interruptions, site.admin() as admin:
-        watched = _DaemonWatch(admin, plan, interruptions)
+    with Interruptions() as interruptions, target.admin() as admin:
+        daemon_watch = _DaemonWatch(admin, plan, interruptions)
         if plan.as_json:
-            _watch_as_json(watched)
+            _watch_as_json(daemon_watch)
         else:
             display = WatchDisplay(console, glyphs, plan.interval_seconds, interruptions.has_keys)
-            (_watch_on_screen if console.is_terminal else _watch_in_lines)(watched, display)
+            (_watch_on_screen if console.is_terminal else _watch_in_lines)(daemon_watch, display)
     if interruptions.signal not in (0, signal.SIGINT):
         raise typer.Exit(_TERMINATED + interruptions.signal)
 
@@ -261,15 +261,15 @@ class _DaemonWatch:
 
     def looks(self) -> Iterator[WatchSnapshot]:
         """Yield looks until interrupted; after a change of the terminal's size the last one again."""
-        made, due = 0, time.monotonic()
+        count, due = 0, time.monotonic()
         while True:
             if time.monotonic() >= due:
                 # Not from the planned time: after a long look or a suspend, no looks are made up for.
                 due = time.monotonic() + self._plan.interval_seconds
                 self._look()
-                made += 1
+                count += 1
                 yield self._history.snapshot(time.monotonic())
-            if made == self._plan.count or self._interruptions.wait(due - time.monotonic()):
+            if count == self._plan.count or self._interruptions.wait(due - time.monotonic()):
                 return
             if self._interruptions.take_resized():
                 yield self._history.snapshot(time.monotonic())
@@ -284,23 +284,23 @@ class _DaemonWatch:
             self._history.add(status, time.monotonic())
 
 
-def _watch_as_json(watched: _DaemonWatch) -> None:
-    for look in watched.looks():
+def _watch_as_json(daemon_watch: _DaemonWatch) -> None:
+    for look in daemon_watch.looks():
         print_json(watch_document(look, datetime.now(UTC)))
         sys.stdout.flush()
 
 
-def _watch_in_lines(watched: _DaemonWatch, display: WatchDisplay) -> None:
-    for look in watched.looks():
+def _watch_in_lines(daemon_watch: _DaemonWatch, display: WatchDisplay) -> None:
+    for look in daemon_watch.looks():
         print_trimmed(display.console, draw_screen(look, datetime.now(UTC), display, None))
         display.console.file.write("\n")
         display.console.file.flush()
 
 
-def _watch_on_screen(watched: _DaemonWatch, display: WatchDisplay) -> None:
+def _watch_on_screen(daemon_watch: _DaemonWatch, display: WatchDisplay) -> None:
     with ExitStack() as stack:
         live: Live | None = None
-        for look in watched.looks():
+        for look in daemon_watch.looks():
             frame = draw_screen(look, datetime.now(UTC), display, display.console.height)
             if live is None:
                 live = Live(frame, console=display.console, screen=True, auto_refresh=False, vertical_overflow="crop")
@@ -322,38 +322,40 @@ class Interruptions:
         """The signal that ended the watch; 0 = none."""
         self._resized = False
         self._stack = ExitStack()
-        self._keys: int | None = None
-        self._woken = -1
+        self._keyboard_fd: int | None = None
+        self._wake_fd = -1
 
     def __enter__(self) -> Interruptions:
         """Take over the signals, and the keys if there is a keyboard."""
-        self._woken, waking = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._stack.callback(os.close, self._woken)
-        self._stack.callback(os.close, waking)
-        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(waking, warn_on_full_buffer=False))
-        for number in (*_ENDING_SIGNALS, signal.SIGWINCH):
-            self._stack.callback(signal.signal, number, signal.signal(number, self._note))
+        self._wake_fd, waking_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stack.callback(os.close, self._wake_fd)
+        self._stack.callback(os.close, waking_fd)
+        self._stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(waking_fd, warn_on_full_buffer=False))
+        for signal_number in (*_ENDING_SIGNALS, signal.SIGWINCH):
+            self._stack.callback(signal.signal, signal_number, signal.signal(signal_number, self._record_signal))
         if sys.stdin.isatty():
-            self._keys = sys.stdin.fileno()
+            self._keyboard_fd = sys.stdin.fileno()
             with contextlib.suppress(termios.error):
-                self._stack.callback(termios.tcsetattr, self._keys, termios.TCSADRAIN, termios.tcgetattr(self._keys))
-                tty.setcbreak(self._keys)
+                self._stack.callback(
+                    termios.tcsetattr, self._keyboard_fd, termios.TCSADRAIN, termios.tcgetattr(self._keyboard_fd)
+                )
+                tty.setcbreak(self._keyboard_fd)
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Restore signals and terminal."""
         self._stack.close()
 
     def wait(self, seconds: float) -> bool:
         """Wait for `seconds` or until an event; return whether to end."""
-        keys = [] if self._keys is None else [self._keys]
-        ready, _, _ = select.select([self._woken, *keys], [], [], max(0.0, seconds))
-        if self._woken in ready:
-            os.read(self._woken, 4096)
-        if self._keys is not None and self._keys in ready:
-            typed = os.read(self._keys, 64)
+        descriptors = [] if self._keyboard_fd is None else [self._keyboard_fd]
+        ready, _, _ = select.select([self._wake_fd, *descriptors], [], [], max(0.0, seconds))
+        if self._wake_fd in ready:
+            os.read(self._wake_fd, 4096)
+        if self._keyboard_fd is not None and self._keyboard_fd in ready:
+            typed = os.read(self._keyboard_fd, 64)
             if not typed:  # the keyboard is gone
-                self._keys = None
+                self._keyboard_fd = None
             if any(key in typed for key in _QUIT_KEYS):
                 return True
         return self.signal != 0
@@ -361,15 +363,15 @@ class Interruptions:
     @property
     def has_keys(self) -> bool:
         """Return whether there is a keyboard."""
-        return self._keys is not None
+        return self._keyboard_fd is not None
 
     def take_resized(self) -> bool:
         """Return whether the size of the terminal has changed since the last call."""
         resized, self._resized = self._resized, False
         return resized
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGWINCH:
+    def _record_signal(self, signal_number: int, _: FrameType | None) -> None:
+        if signal_number == signal.SIGWINCH:
             self._resized = True
         else:
-            self.signal = self.signal or number
+            self.signal = self.signal or signal_number

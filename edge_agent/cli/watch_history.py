@@ -5,12 +5,12 @@
     history.snapshot(now)
 
 A look is one GetStatus. Rates and quantiles are over the last WINDOW_SECONDS, because over one second they would jump.
-The curve of a task covers the last CURVE_SECONDS. A restarted daemon counts from zero, so its looks start anew.
+The curve of a task covers the last CURVE_SECONDS. A restarted daemon counts from zero, so its looks start again.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -109,7 +109,7 @@ class WatchHistory:
         """Start with none."""
         self._looks: deque[tuple[float, Status]] = deque()
         self._curves: dict[str, AnswerCurve] = {}
-        self._seen: dict[tuple[str, str], tuple[int, float | None]] = {}
+        self._refusal_counts: dict[tuple[str, str], tuple[int, float | None]] = {}
         self._problem, self._remedy, self._silent_since = "", "", 0.0
         self._restarts = 0
 
@@ -120,14 +120,14 @@ class WatchHistory:
             self._looks.clear()
             self._curves.clear()
             # All refusals of a restarted daemon are new.
-            self._seen = dict.fromkeys(self._seen, (0, None))
-        first = not (self._looks or self._restarts)
+            self._refusal_counts = dict.fromkeys(self._refusal_counts, (0, None))
+        is_first = not (self._looks or self._restarts)
         self._problem = ""
         self._looks.append((now, status))
         while len(self._looks) > 2 and self._looks[1][0] <= now - WINDOW_SECONDS:
             self._looks.popleft()
-        self._note_answers(status, now)
-        self._note_refusals(status, now, first=first)
+        self._record_answers(status, now)
+        self._record_refusals(status, now, is_first=is_first)
 
     def fail(self, problem: str, now: float, remedy: str = "") -> None:
         """Record that the daemon did not answer, with the remedy."""
@@ -146,10 +146,10 @@ class WatchHistory:
             return {}
         first = {counts.task: counts for counts in self._looks[0][1].counts}
         last = self._looks[-1][1].counts
-        found = {task.name: TaskRates() for task in self._looks[-1][1].tasks}
-        found |= {counts.task: rates_of(first.get(counts.task), counts, self.seconds) for counts in last}
-        found[TOTAL] = rates_of(summed(self._looks[0][1].counts), summed(last), self.seconds)
-        return found
+        task_rates = {task.name: TaskRates() for task in self._looks[-1][1].tasks}
+        task_rates |= {counts.task: rates_of(first.get(counts.task), counts, self.seconds) for counts in last}
+        task_rates[TOTAL] = rates_of(sum_counts(self._looks[0][1].counts), sum_counts(last), self.seconds)
+        return task_rates
 
     def snapshot(self, now: float) -> WatchSnapshot:
         """Return the present state."""
@@ -166,36 +166,41 @@ class WatchHistory:
             restarts=self._restarts,
         )
 
-    def _note_answers(self, status: Status, now: float) -> None:
+    def _record_answers(self, status: Status, now: float) -> None:
         answers = {task.name: 0 for task in status.tasks}
         answers |= {counts.task: sum(counts.answers.values()) for counts in status.counts if counts.task}
         for name, count in {TOTAL: sum(answers.values()), **answers}.items():
             if name in self._curves or len(self._curves) < TASKS_DRAWN_MAX:
                 self._curves.setdefault(name, AnswerCurve()).add(count, now)
 
-    def _note_refusals(self, status: Status, now: float, *, first: bool) -> None:
-        for key, count in refused(status).items():
-            before, at = self._seen.get(key, (0, None))
-            self._seen[key] = (count, at if first or count == before else now)
+    def _record_refusals(self, status: Status, now: float, *, is_first: bool) -> None:
+        for key, count in count_refusals(status).items():
+            previous, at = self._refusal_counts.get(key, (0, None))
+            self._refusal_counts[key] = (count, at if is_first or count == previous else now)
 
     def _refusals(self, now: float) -> tuple[RefusalCount, ...]:
-        before = refused(self._looks[0][1]) if self._looks else {}
-        found = [
+        before = count_refusals(self._looks[0][1]) if self._looks else {}
+        counts = [
             RefusalCount(task, reason, count, count - before.get((task, reason), 0), None if at is None else now - at)
-            for (task, reason), (count, at) in self._seen.items()
+            for (task, reason), (count, at) in self._refusal_counts.items()
             if count
         ]
-        far = float("inf")
-        return tuple(sorted(found, key=lambda one: (far if one.seconds_ago is None else one.seconds_ago, -one.count)))
+        infinity = float("inf")
+        return tuple(
+            sorted(
+                counts,
+                key=lambda refusal: (infinity if refusal.seconds_ago is None else refusal.seconds_ago, -refusal.count),
+            )
+        )
 
     def _transfers(self) -> TransferRates:
         if not self.seconds:
             return TransferRates()
         first, last = self._looks[0][1], self._looks[-1][1]
         return TransferRates(
-            uploaded=self._growth(_sent(first), _sent(last)),
-            downloaded=self._growth(_fetched(first), _fetched(last)),
-            copied=self._growth(_copied(first, last), _copied(last, last)),
+            uploaded=self._growth(_sent_bytes(first), _sent_bytes(last)),
+            downloaded=self._growth(_fetched_bytes(first), _fetched_bytes(last)),
+            copied=self._growth(_copied_bytes(first, last), _copied_bytes(last, last)),
         )
 
     def _growth(self, before: int | None, after: int | None) -> float | None:
@@ -226,78 +231,78 @@ class AnswerCurve:
         start, end = max(start, self._points[0][0]), min(end, self._points[-1][0])
         return (self._count_at(end) - self._count_at(start)) / (end - start) if end > start else None
 
-    def _count_at(self, at: float) -> float:
+    def _count_at(self, moment: float) -> float:
         """Return the count at a time between the first and the last look, interpolated linearly."""
         before, count = self._points[0]
         for after, later in self._points:
-            if after >= at:
-                return later if after == before else count + (later - count) * (at - before) / (after - before)
+            if after >= moment:
+                return later if after == before else count + (later - count) * (moment - before) / (after - before)
             before, count = after, later
         return count
 
 
 def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> TaskRates:
     """Return the rates between two counts; `before` None = zero."""
-    first = before or _NO_COUNTS
-    answers = sum(after.answers.values()) - sum(first.answers.values())
-    graded = after.graded - first.graded
+    start = before or _NO_COUNTS
+    answers = sum(after.answers.values()) - sum(start.answers.values())
+    graded = after.graded - start.graded
 
     def share(route: str) -> float | None:
-        return (after.answers.get(route, 0) - first.answers.get(route, 0)) / answers if answers else None
+        return (after.answers.get(route, 0) - start.answers.get(route, 0)) / answers if answers else None
 
     return TaskRates(
         answers=answers / seconds,
-        errors=(sum(after.errors.values()) - sum(first.errors.values())) / seconds,
-        below=(after.below_threshold - first.below_threshold) / graded if graded else None,
+        errors=(sum(after.errors.values()) - sum(start.errors.values())) / seconds,
+        below=(after.below_threshold - start.below_threshold) / graded if graded else None,
         escalated=share("upstream"),
         abstained=share("abstained"),
-        queue_p95=histogram_quantile(0.95, first.queue, after.queue),
-        total_p50=histogram_quantile(0.5, first.total, after.total),
-        total_p95=histogram_quantile(0.95, first.total, after.total),
+        queue_p95=histogram_quantile(0.95, start.queue, after.queue),
+        total_p50=histogram_quantile(0.5, start.total, after.total),
+        total_p95=histogram_quantile(0.95, start.total, after.total),
     )
 
 
-def summed(counts: Sequence[TaskCounts]) -> TaskCounts:
+def sum_counts(counts: Sequence[TaskCounts]) -> TaskCounts:
     """Return the sum over all tasks."""
-    answers: dict[str, int] = {}
-    errors: dict[str, int] = {}
+    answers, errors = Counter[str](), Counter[str]()
     for each in counts:
-        for route, number in each.answers.items():
-            answers[route] = answers.get(route, 0) + number
-        for reason, number in each.errors.items():
-            errors[reason] = errors.get(reason, 0) + number
-    graded, below = sum(each.graded for each in counts), sum(each.below_threshold for each in counts)
+        answers.update(each.answers)
+        errors.update(each.errors)
+    graded, below_threshold = sum(each.graded for each in counts), sum(each.below_threshold for each in counts)
     tokens = sum(each.output_tokens for each in counts)
-    queue, total = (_added([getattr(each, name) for each in counts]) for name in ("queue", "total"))
-    return TaskCounts(TOTAL, answers, errors, graded, below, tokens, queue, total)
+    queue, total = (_sum_durations([getattr(each, name) for each in counts]) for name in ("queue", "total"))
+    return TaskCounts(TOTAL, answers, errors, graded, below_threshold, tokens, queue, total)
 
 
-def _added(durations: Sequence[Durations]) -> Durations:
-    known = [each for each in durations if each.bounds_seconds]
-    if not known:
+def _sum_durations(durations: Sequence[Durations]) -> Durations:
+    measured = [histogram for histogram in durations if histogram.bounds_seconds]
+    if not measured:
         return _NO_DURATIONS
-    bounds = known[0].bounds_seconds
-    alike = [each.counts for each in known if each.bounds_seconds == bounds]
-    return Durations(bounds, tuple(map(sum, zip(*alike, strict=True))), sum(each.total_seconds for each in known))
+    bounds = measured[0].bounds_seconds
+    compatible = [histogram.counts for histogram in measured if histogram.bounds_seconds == bounds]
+    return Durations(
+        bounds, tuple(map(sum, zip(*compatible, strict=True))), sum(histogram.total_seconds for histogram in measured)
+    )
 
 
-def refused(status: Status) -> dict[tuple[str, str], int]:
-    """Return how many inputs and calls had no answer, by task and reason; denied calls have no task."""
-    found = {(each.task, reason): number for each in status.counts for reason, number in each.errors.items()}
-    for reason, number in status.denied.items():
-        found["", reason] = found.get(("", reason), 0) + number
-    return found
+def count_refusals(status: Status) -> Counter[tuple[str, str]]:
+    """Count the inputs and calls that had no answer, by task and reason; denied calls have no task."""
+    refusals = Counter(
+        {(counts.task, reason): number for counts in status.counts for reason, number in counts.errors.items()}
+    )
+    refusals.update({("", reason): number for reason, number in status.denied.items()})
+    return refusals
 
 
-def _sent(status: Status) -> int | None:
+def _sent_bytes(status: Status) -> int | None:
     return status.uplink.sent_bytes if status.uplink else None
 
 
-def _fetched(status: Status) -> int | None:
+def _fetched_bytes(status: Status) -> int | None:
     return status.uplink.downloads.fetched_bytes if status.uplink and status.uplink.downloads else None
 
 
-def _copied(status: Status, last: Status) -> int | None:
+def _copied_bytes(status: Status, last: Status) -> int | None:
     """Return how many bytes of the bundle being copied now had been copied at the last status."""
     if not (status.updates and last.updates and last.updates.copying):
         return None

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli.output import ENGINE_STYLES, LINK_STYLES, UPDATE_STYLES, duration, large_model_state
-from edge_agent.cli.terminal import EscapedTable, advice, table
+from edge_agent.cli.terminal import FULL_BLOCK, PARTIAL_BLOCKS, EscapedTable, advice, draw_bar, table
 from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, WatchSnapshot
 from edge_agent.client import (
     Engine,
@@ -56,7 +56,7 @@ class Glyphs:
     more: str
 
 
-UNICODE = Glyphs("▁▂▃▄▅▆▇█", "█", " ▏▎▍▌▋▊▉", "…")
+UNICODE = Glyphs("▁▂▃▄▅▆▇█", FULL_BLOCK, PARTIAL_BLOCKS, "…")
 ASCII = Glyphs("_.:-=+*#", "#", " ", "...")
 
 
@@ -65,10 +65,10 @@ def glyphs_for(environ: Mapping[str, str]) -> Glyphs:
 
     Python itself sets LC_CTYPE to C.UTF-8 in a C locale (PEP 538), so that value does not describe the terminal.
     """
-    named = [environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
-    if named[1] == "C.UTF-8" and not named[0]:
-        named[1] = ""
-    locale = next(filter(None, named), "C").lower()
+    locales = [environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if locales[1] == "C.UTF-8" and not locales[0]:
+        locales[1] = ""
+    locale = next(filter(None, locales), "C").lower()
     return UNICODE if "utf-8" in locale or "utf8" in locale else ASCII
 
 
@@ -166,31 +166,31 @@ class _Frame:
         """Return the last line."""
         look, every = self._look, self._display.every
         rates = f"rates of the last {look.seconds:.0f} s" if look.seconds else "rates come with the next look"
-        often = "every second" if every == 1 else f"every {every:g} s"
-        ends = "q or Ctrl-C ends" if self._display.keys else "Ctrl-C ends"
-        message = f"{self._now.astimezone():%H:%M:%S}  {ends}; {often}; {rates}"
+        interval_text = "every second" if every == 1 else f"every {every:g} s"
+        quit_hint = "q or Ctrl-C ends" if self._display.keys else "Ctrl-C ends"
+        message = f"{self._now.astimezone():%H:%M:%S}  {quit_hint}; {interval_text}; {rates}"
         return Text(message, "dim", no_wrap=True, overflow="crop")
 
     def _task_table(self, status: Status, rows: FrameRows) -> Table:
-        shown = self._columns_that_fit(TASK_COLUMNS)
-        made = table(*shown, right=("per s", "confid.", "escal.", "p50", "p95"), wrap=("task",))
+        columns = self._columns_that_fit(TASK_COLUMNS)
+        listing = table(*columns, right=("per s", "confid.", "escal.", "p50", "p95"), wrap=("task",))
 
         def add(name: Text, version: str, state: Text, figures: Iterator[Text]) -> None:
             cells = dict(zip(TASK_COLUMNS, (name, Text(version), state, *figures), strict=True))
-            made.add_row(*(cells[column] for column in shown))
+            listing.add_row(*(cells[column] for column in columns))
 
         tasks = list(status.tasks)
         if rows.tasks < len(tasks):
-            unseen = TaskRates()
-            tasks.sort(key=lambda task: -self._look.rates.get(task.name, unseen).answers)
+            no_rates = TaskRates()
+            tasks.sort(key=lambda task: -self._look.rates.get(task.name, no_rates).answers)
             tasks = tasks[: rows.tasks]
         for task in tasks:
             add(Text(task.name), task.bundle.version, task_state(task, status), self._figures(task.name))
         if len(status.tasks) > len(tasks):
-            made.add_row(Text(f"{self._glyphs.more} {len(status.tasks) - len(tasks)} more", "dim"))
+            listing.add_row(Text(f"{self._glyphs.more} {len(status.tasks) - len(tasks)} more", "dim"))
         if len(status.tasks) > 1:
             add(Text("all", "bold"), "", Text(), self._figures(TOTAL))
-        return made
+        return listing
 
     def _columns_that_fit(self, columns: Mapping[str, int]) -> list[str]:
         return [name for name, width in columns.items() if self._console.width >= width]
@@ -206,24 +206,24 @@ class _Frame:
             yield Text(format_latency(seconds))
 
     def _engine_table(self, status: Status, rows: FrameRows) -> Table:
-        shown, unbounded = self._columns_that_fit(ENGINE_COLUMNS), self._console.options.update_width(UNBOUNDED)
-        while len(shown) > 1:
-            made = self._engines_by(shown, status, rows)
-            if self._console.measure(made, options=unbounded).maximum <= self._console.width:
-                return made
+        columns, unbounded = self._columns_that_fit(ENGINE_COLUMNS), self._console.options.update_width(UNBOUNDED)
+        while len(columns) > 1:
+            listing = self._engines_by(columns, status, rows)
+            if self._console.measure(listing, options=unbounded).maximum <= self._console.width:
+                return listing
             # With a long name or state, drop a column rather than cut headers.
-            shown.remove(max(reversed(shown), key=ENGINE_COLUMNS.__getitem__))
-        return self._engines_by(shown, status, rows)
+            columns.remove(max(reversed(columns), key=ENGINE_COLUMNS.__getitem__))
+        return self._engines_by(columns, status, rows)
 
-    def _engines_by(self, shown: Sequence[str], status: Status, rows: FrameRows) -> Table:
-        made = table(*shown, right=("waiting", "restarts", "memory", "tasks"))
+    def _engines_by(self, columns: Sequence[str], status: Status, rows: FrameRows) -> Table:
+        listing = table(*columns, right=("waiting", "restarts", "memory", "tasks"))
         engines = list(status.engines)
         if rows.engines < len(engines):
             engines = sorted(engines, key=lambda engine: engine.state == "READY")[: rows.engines]
         for engine in engines:
             cells = (
                 Text(engine.name),
-                Text(_words(engine.state), ENGINE_STYLES.get(engine.state, "")),
+                Text(_state_text(engine.state), ENGINE_STYLES.get(engine.state, "")),
                 Text(engine.device or "-", "yellow" if engine.shortfall else ""),
                 _busy_bar(engine, self._glyphs),
                 Text(str(max(0, engine.pending - engine.running))),
@@ -231,31 +231,31 @@ class _Frame:
                 Text(format_bytes(engine.resident_bytes)),
                 Text(str(len(engine.tasks))),
             )
-            made.add_row(*(cells[number] for number, column in enumerate(ENGINE_COLUMNS) if column in shown))
+            listing.add_row(*(cells[number] for number, column in enumerate(ENGINE_COLUMNS) if column in columns))
         if rows.engines < len(status.engines):
-            made.add_row(Text(f"{self._glyphs.more} {len(status.engines) - rows.engines} more", "dim"))
-        return made
+            listing.add_row(Text(f"{self._glyphs.more} {len(status.engines) - rows.engines} more", "dim"))
+        return listing
 
     def _note_grid(self, rows: FrameRows) -> Table:
-        made = EscapedTable.grid(padding=(0, 2, 0, 0))
-        made.add_column(no_wrap=True)
-        made.add_column(overflow="fold")
-        shown = self._notes[: rows.notes]
-        for label, said in shown:
-            made.add_row(label, said if rows.spaced else self._shortened(said))
-        if len(self._notes) > len(shown):
-            more = f"{len(self._notes) - len(shown)} more in 'edge-agent status'"
-            made.add_row(Text(self._glyphs.more, "dim"), Text(more, "dim"))
-        return made
+        grid = EscapedTable.grid(padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        notes = self._notes[: rows.notes]
+        for label, note in notes:
+            grid.add_row(label, note if rows.spaced else self._shorten_note(note))
+        if len(self._notes) > len(notes):
+            more = f"{len(self._notes) - len(notes)} more in 'edge-agent status'"
+            grid.add_row(Text(self._glyphs.more, "dim"), Text(more, "dim"))
+        return grid
 
-    def _shortened(self, said: Text) -> Text:
+    def _shorten_note(self, note: Text) -> Text:
         """Return a note shortened to the lines that a small screen has for it."""
         cells_max = NOTE_LINES_MAX * max(20, self._console.width - 14)
-        if said.cell_len <= cells_max:
-            return said
-        made = said.copy()
-        made.truncate(cells_max - len(self._glyphs.more), overflow="crop")
-        return made.append(self._glyphs.more)
+        if note.cell_len <= cells_max:
+            return note
+        shortened = note.copy()
+        shortened.truncate(cells_max - len(self._glyphs.more), overflow="crop")
+        return shortened.append(self._glyphs.more)
 
 
 def _silence(look: WatchSnapshot) -> Iterator[Text]:
@@ -264,13 +264,13 @@ def _silence(look: WatchSnapshot) -> Iterator[Text]:
         if look.remedy:
             yield Text.assemble(("what to do ", "bold"), advice(look.remedy))
         since = f"for {duration(look.silent_seconds)}; " if look.status else ""
-        below = "; the figures below are from before" if look.status else ""
-        yield Text(f"{since}asked again every time{below}", "dim")
+        below_text = "; the figures below are from before" if look.status else ""
+        yield Text(f"{since}asked again every time{below_text}", "dim")
 
 
 def _headline(status: Status, look: WatchSnapshot, now: datetime) -> Text:
     state = ("serving", "green") if status.serving else ("draining", "yellow")
-    said = Text.assemble(
+    line = Text.assemble(
         ("edge-agent ", "bold"),
         f"{status.agent_version} ",
         f"at {status.site} " if status.site else "",
@@ -280,8 +280,8 @@ def _headline(status: Status, look: WatchSnapshot, now: datetime) -> Text:
     )
     if look.restarts:
         times = "once" if look.restarts == 1 else f"{look.restarts} times"
-        said.append(f"; restarted {times} since you watch", "yellow")
-    return said
+        line.append(f"; restarted {times} since you watch", "yellow")
+    return line
 
 
 def task_state(task: Task, status: Status) -> Text:
@@ -290,7 +290,7 @@ def task_state(task: Task, status: Status) -> Text:
         return Text("ready", "green")
     engines = [engine for engine in status.engines if task.name in engine.tasks and engine.state != "READY"]
     state = engines[0].state if engines else "NOT_READY"
-    return Text(_words(state), ENGINE_STYLES.get(state, "bold red" if state == "NOT_READY" else "yellow"))
+    return Text(_state_text(state), ENGINE_STYLES.get(state, "bold red" if state == "NOT_READY" else "yellow"))
 
 
 def _notes(look: WatchSnapshot, now: datetime, glyphs: Glyphs) -> Iterator[tuple[Text, Text]]:
@@ -317,22 +317,26 @@ def _notes(look: WatchSnapshot, now: datetime, glyphs: Glyphs) -> Iterator[tuple
 
 
 def _alarm_line(alarm: FieldAlarm, now: datetime) -> Text:
-    said = f", {alarm.alarm} for {duration((now - alarm.since).total_seconds())}: {alarm.message}"
-    return Text.assemble((alarm.task, "bold"), said, ("; in shadow because of it", "yellow") if alarm.demoted else "")
+    details = f", {alarm.alarm} for {duration((now - alarm.since).total_seconds())}: {alarm.message}"
+    return Text.assemble(
+        (alarm.task, "bold"), details, ("; in shadow because of it", "yellow") if alarm.demoted else ""
+    )
 
 
 def _refusal_line(refusals: Sequence[RefusalCount], seconds: float, glyphs: Glyphs) -> Text:
     """Return the latest reasons with their counts since the daemon started and in the window."""
-    said = Text()
-    for number, each in enumerate(refusals[:REFUSALS_SHOWN_MAX]):
-        style = "bold red" if each.recent else ""
-        said.append("; " if number else "").append(f"{each.task} {each.reason}".strip(), style).append(f" {each.count}")
-        if each.recent:
-            said.append(f", {each.recent} in {seconds:.0f} s", style)
-        elif each.seconds_ago is not None:
-            said.append(f", {duration(each.seconds_ago)} ago")
-    more = len(refusals) - REFUSALS_SHOWN_MAX
-    return said.append(f"; {glyphs.more} {counted(more, 'more reason')}", "dim") if more > 0 else said
+    line = Text()
+    for index, refusal in enumerate(refusals[:REFUSALS_SHOWN_MAX]):
+        style = "bold red" if refusal.recent else ""
+        line.append("; " if index else "").append(f"{refusal.task} {refusal.reason}".strip(), style).append(
+            f" {refusal.count}"
+        )
+        if refusal.recent:
+            line.append(f", {refusal.recent} in {seconds:.0f} s", style)
+        elif refusal.seconds_ago is not None:
+            line.append(f", {duration(refusal.seconds_ago)} ago")
+    hidden = len(refusals) - REFUSALS_SHOWN_MAX
+    return line.append(f"; {glyphs.more} {counted(hidden, 'more reason')}", "dim") if hidden > 0 else line
 
 
 def _update_lines(
@@ -344,53 +348,56 @@ def _update_lines(
     if updates.copying:
         share = updates.copied_bytes / updates.total_bytes if updates.total_bytes else 1.0
         message = f"{updates.copying}: {format_bytes(updates.copied_bytes)} of {format_bytes(updates.total_bytes)}"
-        left = remaining(updates.total_bytes - updates.copied_bytes, look.transfers.copied)
-        yield Text("copying", "bold"), Text.assemble((bar(share, glyphs), "cyan on grey23"), f" {message}{left}")
+        remaining_text = remaining(updates.total_bytes - updates.copied_bytes, look.transfers.copied)
+        yield (
+            Text("copying", "bold"),
+            Text.assemble((bar(share, glyphs), "cyan on grey23"), f" {message}{remaining_text}"),
+        )
     if updates.problem:
         yield Text("updates", "yellow"), Text(shorten_digests(updates.problem))
 
 
 def _update_line(task: TaskUpdate, now: datetime) -> Text:
     assert task.candidate is not None, "the caller has looked"
-    why = shorten_digests(task.message or task.reason)
+    reason = shorten_digests(task.message or task.reason)
     since = f" for {duration((now - task.since).total_seconds())}" if task.since else ""
-    state = (_words(task.state), UPDATE_STYLES.get(task.state, ""))
-    return Text.assemble(f"{task.task} to {task.candidate.version}: ", state, since, f", {why}" if why else "")
+    state = (_state_text(task.state), UPDATE_STYLES.get(task.state, ""))
+    return Text.assemble(f"{task.task} to {task.candidate.version}: ", state, since, f", {reason}" if reason else "")
 
 
 def _uplink_lines(uplink: UplinkStatus, look: WatchSnapshot, now: datetime) -> Iterator[tuple[Text, Text]]:
-    said = Text(_words(uplink.state), LINK_STYLES.get(uplink.state, ""))
+    line = Text(_state_text(uplink.state), LINK_STYLES.get(uplink.state, ""))
     if uplink.last_contact:
-        said.append(f", last contact {duration((now - uplink.last_contact).total_seconds())} ago")
+        line.append(f", last contact {duration((now - uplink.last_contact).total_seconds())} ago")
     if uplink.waiting_segments or look.transfers.uploaded:
         waiting = f"{counted(uplink.waiting_segments, 'segment')}, {format_bytes(uplink.waiting_bytes)} to go up"
-        said.append(f"; {waiting}{remaining(uplink.waiting_bytes, look.transfers.uploaded)}")
+        line.append(f"; {waiting}{remaining(uplink.waiting_bytes, look.transfers.uploaded)}")
     else:
-        said.append("; nothing to go up")
+        line.append("; nothing to go up")
     if uplink.problems:
-        said.append(f"; {shorten_digests(uplink.problems[0].message)}", "red")
-    yield Text("upload", "bold"), said
+        line.append(f"; {shorten_digests(uplink.problems[0].message)}", "red")
+    yield Text("upload", "bold"), line
     downloads = uplink.downloads
     if downloads and (downloads.waiting_blobs or look.transfers.downloaded):
         files = counted(downloads.waiting_blobs, "file")
-        said = Text(_words(downloads.state), LINK_STYLES.get(downloads.state, ""))
-        said.append(f"; {files}, {format_bytes(downloads.waiting_bytes)} to come down")
-        yield Text("download", "bold"), said.append(remaining(downloads.waiting_bytes, look.transfers.downloaded))
+        line = Text(_state_text(downloads.state), LINK_STYLES.get(downloads.state, ""))
+        line.append(f"; {files}, {format_bytes(downloads.waiting_bytes)} to come down")
+        yield Text("download", "bold"), line.append(remaining(downloads.waiting_bytes, look.transfers.downloaded))
 
 
-def _large_model_line(large: LargeModel) -> Text:
-    said = large_model_state(large)
-    return said.append(f"; {large.problem}", "red") if large.problem else said
+def _large_model_line(large_model: LargeModel) -> Text:
+    line = large_model_state(large_model)
+    return line.append(f"; {large_model.problem}", "red") if large_model.problem else line
 
 
 def _examples_line(examples: ExamplesStatus) -> Text:
-    kept = sum(number for name, number in examples.retained.items() if name != "feedback")
-    said = Text(
-        f"{kept} kept, {format_bytes(examples.spool_bytes)}; {examples.retained.get('feedback', 0)} with feedback; "
+    answers = sum(number for name, number in examples.retained.items() if name != "feedback")
+    line = Text(
+        f"{answers} kept, {format_bytes(examples.spool_bytes)}; {examples.retained.get('feedback', 0)} with feedback; "
     )
-    said.append(f"{examples.outbox_segments} sealed without a receipt, {format_bytes(examples.outbox_bytes)}")
-    lost = sum(number for name, number in examples.counters.items() if name.startswith(("dropped_", "sacrificed_")))
-    return said.append(f"; {lost} given up", "yellow") if lost else said
+    line.append(f"{examples.outbox_segments} sealed without a receipt, {format_bytes(examples.outbox_bytes)}")
+    losses = sum(number for name, number in examples.counters.items() if name.startswith(("dropped_", "sacrificed_")))
+    return line.append(f"; {losses} given up", "yellow") if losses else line
 
 
 def remaining(bytes_left: int, rate: float | None) -> str:
@@ -404,19 +411,16 @@ def remaining(bytes_left: int, rate: float | None) -> str:
 
 def curve(cells: Sequence[float | None], glyphs: Glyphs) -> str:
     """Draw rates as one line of characters, scaled to the highest; a space = not watched."""
-    most = max((cell for cell in cells if cell is not None), default=0.0)
+    highest = max((cell for cell in cells if cell is not None), default=0.0)
     top = len(glyphs.levels) - 1
     return "".join(
-        " " if cell is None else glyphs.levels[max(1, round(cell / most * top)) if cell > 0 else 0] for cell in cells
+        " " if cell is None else glyphs.levels[max(1, round(cell / highest * top)) if cell > 0 else 0] for cell in cells
     )
 
 
 def bar(share: float, glyphs: Glyphs) -> str:
     """Draw a share, 0 to 1, as BAR_CELLS characters."""
-    steps = len(glyphs.parts)
-    cells = round(min(1.0, max(0.0, share)) * BAR_CELLS * steps)
-    part = glyphs.parts[cells % steps] if cells % steps else ""
-    return (glyphs.full * (cells // steps) + part).ljust(BAR_CELLS)
+    return draw_bar(share, BAR_CELLS, glyphs.full, glyphs.parts)
 
 
 def _busy_bar(engine: Engine, glyphs: Glyphs) -> Text:
@@ -443,5 +447,5 @@ def format_latency(seconds: float | None) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
 
 
-def _words(state: str) -> str:
+def _state_text(state: str) -> str:
     return state.lower().replace("_", " ")

@@ -431,11 +431,10 @@ def _credentials(folder: Path) -> dict[str, dict[str, str]]:
         "uplink": {"credentials_file": "uplink", "updates_credentials_file": "uplink-updates"},
         "escalation": {"credentials_file": "escalation"},
     }
-    files = {
+    return {
         section: {key: str(folder / name) for key, name in keys.items() if (folder / name).exists()}
         for section, keys in names.items()
     }
-    return {section: keys for section, keys in files.items() if keys}
 
 
 def _validate(plain: dict[str, Any], files: ConfigFiles) -> Config:

@@ -35,24 +35,24 @@ class ConfigFiles:
     """The contents of the files, each with its path."""
 
     agent: tuple[Path, Plain]
-    beneath: tuple[tuple[Path, Plain], ...] = ()
+    lower_files: tuple[tuple[Path, Plain], ...] = ()
     """The lower files that exist, the highest precedence first."""
 
     def merged(self) -> Plain:
         """Return the files merged into one configuration."""
         merged: Plain = {}
-        for _, plain in (*reversed(self.beneath), self.agent):
+        for _, plain in (*reversed(self.lower_files), self.agent):
             merged |= {key: _overlay(merged.get(key), value) for key, value in plain.items()}
         return merged
 
     def source_of(self, *keys: str | int) -> Path:
         """Return the file that sets a key; agent.yaml if none does."""
-        paths = (path for path, plain in (self.agent, *self.beneath) if _has_key(plain, keys))
+        paths = (path for path, plain in (self.agent, *self.lower_files) if _has_key(plain, keys))
         return next(paths, self.agent[0])
 
-    def overruled(self) -> list[str]:
+    def overruled_keys(self) -> list[str]:
         """Return the keys of the lower files that agent.yaml sets to another value."""
-        lower = {keys: value for _, plain in reversed(self.beneath) for keys, value in _leaves(plain)}
+        lower = {keys: value for _, plain in reversed(self.lower_files) for keys, value in _leaves(plain)}
         upper = dict(_leaves(self.agent[1]))
         return sorted(".".join(keys) for keys, value in lower.items() if upper.get(keys, value) != value)
 
@@ -112,21 +112,23 @@ def _require_sections(path: Path, plain: Plain) -> Plain:
     return plain
 
 
-def _read(path: Path, *, optional: bool) -> Plain:
+def _read(
+    path: Path, *, optional: bool, bytes_max: int = CONFIG_BYTES_MAX, option: str = "--config", remedy: str = ""
+) -> Plain:
     try:
         with path.open("rb") as file:
-            text = file.read(CONFIG_BYTES_MAX + 1)
-        plain = load_yaml(text) if len(text) <= CONFIG_BYTES_MAX else "too large"
+            text = file.read(bytes_max + 1)
+        plain = load_yaml(text) if len(text) <= bytes_max else "too large"
     except OSError as error:
         if optional and isinstance(error, FileNotFoundError | NotADirectoryError):
             return {}
-        raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy="Check --config.") from None
+        raise ConfigInvalid(f"cannot read {path}: {error.strerror}", remedy=f"Check {option}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an invalid date or number
         raise ConfigInvalid(f"{path} is not valid YAML: {error}", remedy="Correct the line that it names.") from None
     if plain is None:
         return {}
     if not isinstance(plain, dict):
-        raise ConfigInvalid(f"{path} must hold keys and values, and at most {CONFIG_BYTES_MAX} bytes")
+        raise ConfigInvalid(f"{path} must hold keys and values, and at most {bytes_max} bytes", remedy=remedy)
     return plain
 
 
@@ -153,19 +155,14 @@ def load_remote(path: Path | None, environ: Mapping[str, str] = os.environ) -> R
     """Read remote.yaml from its path or its folder, by default $EDGE_AGENT_REMOTE; None if neither is given.
 
     Raises:
-        ConfigInvalid: it cannot be read, has an invalid key or value, or names a file that cannot be read.
+        ConfigInvalid: it cannot be read, is too large, has an invalid key or value, or names a file that cannot be
+            read.
     """
     remote_path = path or (Path(environ["EDGE_AGENT_REMOTE"]) if environ.get("EDGE_AGENT_REMOTE") else None)
     if remote_path is None:
         return None
     source = remote_path / REMOTE_FILE if remote_path.is_dir() else remote_path
-    try:
-        with source.open("rb") as file:
-            plain = load_yaml(file.read(REMOTE_BYTES_MAX))
-    except OSError as error:
-        raise ConfigInvalid(f"cannot read {source}: {error.strerror}", remedy="Check --remote.") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigInvalid(f"{source} is not valid YAML: {error}", remedy="Correct the line that it names.") from None
+    plain = _read(source, optional=False, bytes_max=REMOTE_BYTES_MAX, option="--remote", remedy=_REMOTE_KEYS)
     return _validate_remote(plain, source)
 
 
@@ -179,12 +176,12 @@ def render_remote(address: str) -> str:
     )
 
 
-def _validate_remote(plain: object, source: Path) -> RemoteDaemonConfig:
+def _validate_remote(plain: Plain, source: Path) -> RemoteDaemonConfig:
     try:
         remote = RemoteDaemonConfig.model_validate(plain)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the file"
+        where = ".".join(map(str, problem["loc"]))
         raise ConfigInvalid(f"{source}: {where}: {problem['msg']}", remedy=_REMOTE_KEYS) from None
     files = {key: getattr(remote, key) for key in ("ca", "certificate", "key")}
     missing = [key for key, name in files.items() if not name]

@@ -31,8 +31,8 @@ class FolderFacts:
     """systemd runs the uplink."""
     usable: bool | None = None
     """The uplink's user has the permissions; None = not known."""
-    shown: str = ""
-    """Owner and mode, as in root:root 0755."""
+    owner_and_mode: str = ""
+    """As in root:root 0755; empty = not known."""
     unit_allows: bool = True
     """The uplink's unit lets it write there."""
 
@@ -41,7 +41,7 @@ class FolderFacts:
 class FolderProblem:
     """Why a daemon cannot use a folder, what to do, and the command for that."""
 
-    seen: str
+    message: str
     remedy: str
     command: str
 
@@ -116,7 +116,7 @@ def judge_folder(facts: FolderFacts) -> FolderProblem | None:
 
 
 def _rights_problem(facts: FolderFacts, path: str) -> FolderProblem:
-    owner = f" ({facts.shown})" if facts.shown else ""
+    owner = f" ({facts.owner_and_mode})" if facts.owner_and_mode else ""
     if not facts.written:
         return FolderProblem(
             f"{UPLINK_USER} may not read {facts.path}{owner}", "Let all users read it.", f"sudo chmod -R a+rX {path}"

@@ -36,7 +36,7 @@ OPTIONAL_PROGRAMS = frozenset({"ip", "getent", "ping", "findmnt", "lsblk", "dmes
 _SUBSTITUTES = {"timedatectl": "date", "findmnt": "cat /proc/mounts", "free": "cat /proc/meminfo"}
 _SET_CLOCK = "sudo date --set 'YYYY-MM-DD HH:MM'"
 _UNIT_COMMAND = re.compile(r"sudo systemctl (start|restart|try-restart|stop) ([a-z-]+(?:\.service)?(?: edge-uplink)?)")
-_OF_SYSTEMD = re.compile(r"(sudo )?(journalctl|systemctl|systemd-\w+) ")
+_SYSTEMD_COMMAND = re.compile(r"(sudo )?(journalctl|systemctl|systemd-\w+) ")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def command_here(command: str, machine: LocalMachine) -> str:
     """
     command = command.replace(MEDIA_FOLDER, machine.drive)
     if not machine.managed:
-        command = _UNIT_COMMAND.sub(lambda found: _without_systemd(found[1], found[2], machine), command)
-    parts = [_part_here(part, machine) for part in command.split(SEPARATOR)]
+        command = _UNIT_COMMAND.sub(lambda match: _without_systemd(match[1], match[2], machine), command)
+    parts = [_adapt_part(part, machine) for part in command.split(SEPARATOR)]
     if machine.by_sudo:
         parts = [commands_with_sudo(part) for part in parts]
     return SEPARATOR.join(filter(None, dict.fromkeys(parts)))
@@ -76,18 +76,18 @@ def command_here(command: str, machine: LocalMachine) -> str:
 
 def _without_systemd(verb: str, units: str, machine: LocalMachine) -> str:
     """Return the equivalent command for programs that a person starts."""
-    return SEPARATOR.join(_for_unit(verb, unit.removesuffix(".service"), machine) for unit in units.split())
+    return SEPARATOR.join(_adapt_unit_command(verb, unit.removesuffix(".service"), machine) for unit in units.split())
 
 
-def _for_unit(verb: str, unit: str, machine: LocalMachine) -> str:
+def _adapt_unit_command(verb: str, unit: str, machine: LocalMachine) -> str:
     if unit == "edge-agent":
         return {"start": machine.start, "stop": machine.stop}.get(verb, machine.restart)
     program = {"edge-uplink": "edge-agent serve uplink", "edge-agent-web": "edge-agent serve web"}[unit]
     return "" if verb == "stop" else program
 
 
-def _part_here(part: str, machine: LocalMachine) -> str:
-    if not machine.managed and _OF_SYSTEMD.match(part):
+def _adapt_part(part: str, machine: LocalMachine) -> str:
+    if not machine.managed and _SYSTEMD_COMMAND.match(part):
         return ""
     program = next((word for word in part.split() if word != "sudo"), "")
     if program not in OPTIONAL_PROGRAMS or machine.has_program(program):
@@ -153,8 +153,8 @@ def _local_machine(context: ProbeContext) -> LocalMachine:
     )
 
 
-def unchecked(found: Iterable[Finding]) -> list[str]:
+def unchecked(findings: Iterable[Finding]) -> list[str]:
     """Return the names of the checks that this user was not allowed to make: all of a group whose probe was refused."""
-    refused = {finding.check for finding in found if finding.verdict == "unseen" and finding.command}
-    groups = [group for group in CHECK_GROUPS if refused & {check.name for check in group.checks}]
+    refused_checks = {finding.check for finding in findings if finding.verdict == "unseen" and finding.command}
+    groups = [group for group in CHECK_GROUPS if refused_checks & {check.name for check in group.checks}]
     return [check.name for group in groups for check in group.checks]

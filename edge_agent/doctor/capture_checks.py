@@ -24,7 +24,7 @@ STALLED = Check("examples-stalled", "examples")
 OUTBOX = Check("outbox", "examples")
 RECEIPTS = Check("receipts", "examples")
 
-NEARLY = 0.9
+NEARLY_FULL = 0.9
 RECEIPT_SECONDS_WARNED = 3 * 86_400.0
 LOSS_SECONDS_REPORTED = 86_400.0
 """The counters are totals: a loss is reported until the daemon has run this long without another one."""
@@ -46,7 +46,7 @@ class CaptureFacts:
     """Empty when the daemon does not run."""
     problems: tuple[OperatorWarning, ...]
     """Why nothing is captured: warnings of the daemon, of kind EXAMPLES_OFF or EXAMPLES_STALLED."""
-    leaves: bool
+    can_leave_site: bool
     """The configuration lets examples leave this site."""
     loss_seconds: Mapping[str, float] = field(default_factory=dict)
     """How long the daemon has run since examples were lost or evicted the last time; no key = none were."""
@@ -65,31 +65,33 @@ class CaptureFacts:
     @property
     def lost(self) -> str:
         """What was lost, and when the last time, as text; empty when that is long ago."""
-        return self._listed("lost")
+        return self._loss_text("lost")
 
     @property
     def evicted(self) -> str:
         """What was evicted to make space, likewise."""
-        return self._listed("evicted")
+        return self._loss_text("evicted")
 
     @property
-    def waiting(self) -> str:
+    def waiting_text(self) -> str:
         """Age of the oldest segment, as text."""
         return format_duration(self.oldest_seconds or 0.0)
 
-    def _listed(self, kind: str) -> str:
+    def _loss_text(self, kind: str) -> str:
         seconds, beginnings = self.loss_seconds.get(kind, LOSS_SECONDS_REPORTED), LOSS_COUNTERS[kind]
         if seconds >= LOSS_SECONDS_REPORTED:
             return ""
-        found = sorted((name, count) for name, count in self.counters.items() if count and name.startswith(beginnings))
-        counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found)
+        counters = sorted(
+            (name, count) for name, count in self.counters.items() if count and name.startswith(beginnings)
+        )
+        counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counters)
         return f"{counts} in all, the last {format_duration(seconds)} ago"
 
 
 _SPOOL: tuple[FindingRule[CaptureFacts], ...] = (
     FindingRule(
         "warning",
-        lambda f: f.spool_bytes > NEARLY * f.spool_bytes_max,
+        lambda f: f.spool_bytes > NEARLY_FULL * f.spool_bytes_max,
         "{f.spool}: nearly full",
         "The spool evicts confident answers first, then unsure ones, and never corrections. Export what waits, or raise"
         " 'spool_bytes_max' under 'examples' in agent.yaml.",
@@ -119,7 +121,7 @@ _LOSSES: tuple[FindingRule[CaptureFacts], ...] = (
 _OUTBOX: tuple[FindingRule[CaptureFacts], ...] = (
     FindingRule(
         "warning",
-        lambda f: f.outbox_bytes > NEARLY * f.outbox_bytes_max,
+        lambda f: f.outbox_bytes > NEARLY_FULL * f.outbox_bytes_max,
         "{f.outbox}: nearly full",
         "When it is full, the daemon seals no more segments, and the spool fills. Export the segments.",
         _EXPORT,
@@ -131,12 +133,12 @@ _RECEIPTS: tuple[FindingRule[CaptureFacts], ...] = (
     FindingRule(
         "warning",
         lambda f: (f.oldest_seconds or 0.0) > RECEIPT_SECONDS_WARNED,
-        "the oldest segment has waited {f.waiting} for its receipt",
+        "the oldest segment has waited {f.waiting_text} for its receipt",
         "Either it does not arrive (see the checks of the uplink), or the central team does not run"
         " 'edge-convert collect', or has not accepted this site's key ('edge-convert sites accept').",
         f"edge-agent status; {_EXPORT}",
     ),
-    FindingRule("ok", otherwise, "the oldest segment has waited {f.waiting}"),
+    FindingRule("ok", otherwise, "the oldest segment has waited {f.waiting_text}"),
 )
 
 
@@ -159,7 +161,7 @@ def judge_capture(facts: CaptureFacts | None) -> Iterator[Finding]:
             )
     yield from first_match(SPOOL, _SPOOL, facts)
     yield from first_match(LOSSES, _LOSSES, facts)
-    if facts.leaves or facts.segments:
+    if facts.can_leave_site or facts.segments:
         yield from first_match(OUTBOX, _OUTBOX, facts)
         yield from first_match(RECEIPTS, _RECEIPTS, facts)
 
@@ -167,14 +169,14 @@ def judge_capture(facts: CaptureFacts | None) -> Iterator[Finding]:
 def probe_capture(context: ProbeContext) -> CaptureFacts | None:
     """Take the daemon's numbers, or those of the disk; None when this site captures nothing."""
     config = context.installation.config
-    reported = context.status.examples if context.status else None
+    examples = context.status.examples if context.status else None
     spool = stat_file(config.state_dir / "spool.db")
     warnings = context.status.warning_details if context.status else ()
-    problems = tuple(each for each in warnings if each.kind in ("EXAMPLES_OFF", "EXAMPLES_STALLED"))
-    if reported is None and not spool.kind and not problems:
+    problems = tuple(warning for warning in warnings if warning.kind in ("EXAMPLES_OFF", "EXAMPLES_STALLED"))
+    if examples is None and not spool.kind and not problems:
         return None
-    count, size, oldest = _sealed(config.outbox / "segments")
-    numbers = reported or ExamplesStatus({}, {}, spool.size, size, count, "", {})
+    count, size, oldest = _count_segments(config.outbox / "segments")
+    numbers = examples or ExamplesStatus({}, {}, spool.size, size, count, "", {})
     return CaptureFacts(
         spool_bytes=numbers.spool_bytes,
         spool_bytes_max=config.examples.spool_bytes_max,
@@ -184,16 +186,16 @@ def probe_capture(context: ProbeContext) -> CaptureFacts | None:
         oldest_seconds=oldest,
         counters=numbers.counters,
         problems=problems,
-        leaves="upstream" in config.examples.collect.values(),
+        can_leave_site="upstream" in config.examples.collect.values(),
         loss_seconds=numbers.loss_seconds,
     )
 
 
-def _sealed(folder: Path) -> tuple[int, int, float | None]:
+def _count_segments(folder: Path) -> tuple[int, int, float | None]:
     """Return how many segments wait, their bytes, and the age of the oldest, in seconds."""
-    sealed = [stat_file(path) for path in folder.glob("*.age")]
-    oldest = min((file.changed for file in sealed), default=None)
-    return len(sealed), sum(file.size for file in sealed), None if oldest is None else time.time() - oldest
+    files = [stat_file(path) for path in folder.glob("*.age")]
+    oldest = min((file.changed for file in files), default=None)
+    return len(files), sum(file.size for file in files), None if oldest is None else time.time() - oldest
 
 
 MISSED = Check("redaction-missed", "examples")
@@ -208,12 +210,12 @@ class _AuditView:
     audit: RedactionAuditState
 
     @property
-    def found(self) -> str:
+    def missed_text(self) -> str:
         texts, interval = self.audit.texts, f"{100 * self.audit.low:.1f}% to {100 * self.audit.high:.1f}%"
         return f"{self.audit.missed} of {self.audit.values} values in {counted(texts, 'audited text')} ({interval})"
 
     @property
-    def promised(self) -> str:
+    def promise_text(self) -> str:
         return "promises nothing" if self.audit.target is None else f"promises at most {100 * self.audit.target:g}%"
 
 
@@ -221,13 +223,13 @@ _MISSED: tuple[FindingRule[_AuditView], ...] = (
     FindingRule(
         "warning",
         lambda f: f.audit.exceeded,
-        "{f.state.model} missed {f.found} and {f.promised}",
+        "{f.state.model} missed {f.missed_text} and {f.promise_text}",
         "Tell the central team: a bundle with a lower cut-off or a better model ends this warning. Until then collect"
         " nothing ('collect' under 'examples' in agent.yaml). Texts with missed values can be exported as rows to train"
         " with; they are originals.",
         "edge-agent redact --export FILE",
     ),
-    FindingRule("ok", lambda f: f.audit.texts, "{f.state.model} missed {f.found} and {f.promised}"),
+    FindingRule("ok", lambda f: f.audit.texts, "{f.state.model} missed {f.missed_text} and {f.promise_text}"),
 )
 _PROOF: tuple[FindingRule[RedactionState], ...] = (
     FindingRule(

@@ -37,14 +37,14 @@ class FileReader:
     """A file that a daemon's user has to read, with the folders above it."""
 
     file: FileInfo
-    above: tuple[FileInfo, ...]
+    parents: tuple[FileInfo, ...]
     user: SystemUser | None
     """None when there is no such user."""
 
     @property
     def can_read(self) -> bool:
         """The user may read it, or there is no such user."""
-        return self.user is None or can_reach(self.user, self.above, self.file, READ)
+        return self.user is None or can_reach(self.user, self.parents, self.file, READ)
 
     @property
     def folder(self) -> str:
@@ -81,7 +81,7 @@ class ConfigurationFacts:
         return [source for source in self.sources if source.kind == "file"]
 
     @property
-    def shown(self) -> str:
+    def file_list(self) -> str:
         """The existing files, as text."""
         return ", ".join(file.path for file in self.existing)
 
@@ -112,7 +112,7 @@ _CONFIG: tuple[FindingRule[ConfigurationFacts], ...] = (
     FindingRule(
         "fault", lambda f: f.problem, "{f.problem}", "{f.remedy}", "sudoedit {f.edited_file}; edge-agent doctor"
     ),
-    FindingRule("ok", lambda f: f.existing, "{f.shown}: valid"),
+    FindingRule("ok", lambda f: f.existing, "{f.file_list}: valid"),
     FindingRule("ok", otherwise, "there is no agent.yaml: the defaults apply"),
 )
 _STALE: tuple[FindingRule[ConfigurationFacts], ...] = (
@@ -147,7 +147,7 @@ _READABLE: tuple[FindingRule[FileReader], ...] = (
     FindingRule(
         "fault",
         lambda f: not f.can_read,
-        "{f.name} may not read {f.file.path} ({f.file.shown})",
+        "{f.name} may not read {f.file.path} ({f.file.owner_and_mode})",
         "Let every user read it: both daemons have to, and it holds no secrets.",
         "sudo chmod a+rx {f.folder} && sudo chmod a+r {f.file.path}",
     ),
@@ -185,7 +185,7 @@ def _readers(context: ProbeContext) -> Iterator[FileReader]:
     """Yield each file that a daemon's user has to read, with that user."""
     installation, root_file = context.installation, context.installation.config.update.root_file
     users = [user for user in map(installation.find_user, (DAEMON_USER, UPLINK_USER)) if user]
-    for path in (each for each in installation.sources if stat_file(each).kind):
+    for path in (source for source in installation.sources if stat_file(source).kind):
         yield from (_reader(path, user) for user in users)
     if root_file and users and stat_file(Path(root_file)).kind:
         yield _reader(Path(root_file), users[0])

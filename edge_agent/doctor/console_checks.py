@@ -14,12 +14,11 @@ from edge_agent.config.optional_sections import token_path
 from edge_agent.doctor.certificate_checks import WARNED_SECONDS, CertificateFacts, has_own_authority, in_use
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
 from edge_agent.doctor.installation import FileInfo, Installation, read_bytes, stat_file
-from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase, parse_properties
+from edge_agent.doctor.probe_context import CheckGroup, ProbeContext, parse_phase, parse_properties, show_unit
 from edge_agent.doctor.socket_checks import check_port
-from edge_agent.doctor.unit_checks import UnitFacts, show_unit
+from edge_agent.doctor.unit_checks import PROPERTIES, UnitFacts
 from edge_agent.errors import CertificateUnusable
 from edge_agent.formats.certificates import check_key_matches, parse_certificates
-from edge_agent.formatting import format_duration
 
 CONSOLE = Check("console", "console")
 UNIT = "edge-agent-web.service"
@@ -63,38 +62,24 @@ class ConsoleFacts:
         return self.unit is not None and self.unit.failed
 
     @property
-    def renewer(self) -> str:
-        """Who renews its certificate."""
-        return self._facts.renewer
-
-    @property
-    def renewal(self) -> str:
-        """The commands that renew its certificate, as far as this machine can."""
-        return self._facts.renewal
-
-    @property
     def consequence(self) -> str:
         """What an expired certificate leads to."""
         return "the console lets no browser in" if self.of_clients else "every browser refuses it"
 
     @property
-    def _facts(self) -> CertificateFacts:
-        what = "clients" if self.of_clients else "server"
-        return CertificateFacts(what, FileInfo(self.certificate, "file"), has_authority=self.has_authority)
-
-    @property
-    def left(self) -> str:
-        """Time until its certificate expires or since it expired, as text."""
-        return format_duration(abs(self.expires_in))
+    def certificate_facts(self) -> CertificateFacts:
+        """`certificate`: when it expires, and who renews it."""
+        role, file = "clients" if self.of_clients else "server", FileInfo(self.certificate, "file")
+        return CertificateFacts(role, file, expires_in=self.expires_in, has_authority=self.has_authority)
 
 
 _LOG = f"sudo journalctl -u {UNIT} -b | tail -30"
-_RENEW = f"{{f.renewal}}; systemctl status {UNIT}"
+_RENEW = f"{{f.certificate_facts.renewal_command}}; systemctl status {UNIT}"
 _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "fault",
         lambda f: f.token.kind and f.token.mode & 0o077,
-        "{f.token.path} is {f.token.shown}: other users may read the token, and sign in with it",
+        "{f.token.path} is {f.token.owner_and_mode}: other users may read the token, and sign in with it",
         "Remove it; the console makes a new one. 'edge-agent serve web --link' then prints a new link for browsers.",
         f"sudo rm {{f.token.path}}; sudo systemctl try-restart {UNIT}",
     ),
@@ -116,8 +101,8 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "fault",
         lambda f: f.certificate and f.expires_in < 0,
-        "{f.certificate} expired {f.left} ago: {f.consequence}",
-        "{f.renewer} The console loads the new certificate without a restart.",
+        "{f.certificate} expired {f.certificate_facts.expiry_text} ago: {f.consequence}",
+        "{f.certificate_facts.renewal_advice} The console loads the new certificate without a restart.",
         _RENEW,
     ),
     FindingRule(
@@ -127,7 +112,7 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
         "The last line of its log shows the reason and what to do.",
         f"{_LOG}; sudo systemctl restart {UNIT}",
     ),
-    FindingRule("note", lambda f: not f.listening and f.starts, "{f.address}: the console is {f.unit.phase.since}"),
+    FindingRule("note", lambda f: not f.listening and f.starts, "{f.address}: the console is {f.unit.phase.summary}"),
     FindingRule(
         "fault",
         lambda f: not f.listening,
@@ -138,8 +123,8 @@ _CONSOLE: tuple[FindingRule[ConsoleFacts], ...] = (
     FindingRule(
         "warning",
         lambda f: f.certificate and f.expires_in < WARNED_SECONDS,
-        "{f.certificate} expires in {f.left}",
-        "{f.renewer} The console loads the new certificate without a restart.",
+        "{f.certificate} expires in {f.certificate_facts.expiry_text}",
+        "{f.certificate_facts.renewal_advice} The console loads the new certificate without a restart.",
         _RENEW,
     ),
     FindingRule("ok", otherwise, "{f.address} is open"),
@@ -158,7 +143,7 @@ def probe_console(context: ProbeContext) -> ConsoleFacts:
     """Look at the console."""
     web = context.installation.config.web
     host, port = sections.split_host_port(web.address)
-    problem, certificate, expires_in = _tls(web) if web.has_tls else ("", "", 0.0)
+    problem, certificate, expires_in = _probe_tls(web) if web.has_tls else ("", "", 0.0)
     return ConsoleFacts(
         address=web.address,
         listening=check_port(host, port)[0],
@@ -169,40 +154,40 @@ def probe_console(context: ProbeContext) -> ConsoleFacts:
         expires_in=expires_in,
         of_clients=bool(certificate) and certificate == web.client_ca_file,
         has_authority=has_own_authority(Path(certificate)),
-        unit=_unit(context.installation),
+        unit=_probe_unit(context.installation),
     )
 
 
 def _is_installed(package: str) -> bool:
     """Return whether a package can be imported; a folder without files counts as a package without a file of its
     own."""
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
-def _tls(web: WebConfig) -> tuple[str, str, float]:
+def _probe_tls(web: WebConfig) -> tuple[str, str, float]:
     """Return why a TLS file cannot be used, the one that expires first, and in how many seconds it does."""
     try:
         chain = read_bytes(Path(web.certificate_file))
         check_key_matches(chain, read_bytes(Path(web.key_file)), web.certificate_file)
         clients = parse_certificates(read_bytes(Path(web.client_ca_file)), web.client_ca_file)
         now = time.time()
-        ends = {
+        expiries = {
             web.certificate_file: parse_certificates(chain, web.certificate_file)[0].expires_at,
-            web.client_ca_file: min(each.expires_at for each in in_use(clients, now)),
+            web.client_ca_file: min(certificate.expires_at for certificate in in_use(clients, now)),
         }
-        first = min(ends, key=lambda path: ends[path])
-        return "", first, ends[first] - now
+        first = min(expiries, key=lambda path: expiries[path])
+        return "", first, expiries[first] - now
     except CertificateUnusable as error:
         return error.message, web.certificate_file, 0.0
     except FileNotFoundError as error:
         return f"{error.filename} does not exist", web.certificate_file, 0.0
 
 
-def _unit(installation: Installation) -> UnitFacts | None:
+def _probe_unit(installation: Installation) -> UnitFacts | None:
     if not installation.has_systemd:
         return None
-    text = show_unit(installation, UNIT) or ""
+    text = show_unit(installation, UNIT, PROPERTIES) or ""
     return UnitFacts(UNIT, False, parse_properties(text), parse_phase(text))
 
 

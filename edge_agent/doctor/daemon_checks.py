@@ -88,7 +88,7 @@ _SILENT: tuple[FindingRule[DaemonFacts], ...] = (
     FindingRule(
         "note",
         lambda f: f.reason in ("DEADLINE_EXPIRED", "UNREACHABLE") and f.phase.name and not f.pid,
-        "{f.phase.since}",
+        "{f.phase.summary}",
         "Wait; then run doctor again.",
         "edge-agent doctor",
     ),
@@ -167,13 +167,13 @@ class _EngineView:
     @property
     def health(self) -> str:
         code = self.engine.details.get("cpu_variant")
-        named = f", code for {code} processors" if code else ""
-        return f"ready on {self.engine.device or 'cpu'}, {format_bytes(self.engine.resident_bytes)}{named}"
+        variant = f", code for {code} processors" if code else ""
+        return f"ready on {self.engine.device or 'cpu'}, {format_bytes(self.engine.resident_bytes)}{variant}"
 
     @property
     def accelerator(self) -> str:
-        layers, about = (self.engine.details.get(each, "unknown") for each in ("gpu_layers", "device_description"))
-        return f"{self.engine.device}, {about}; layers: {layers}"
+        layers, description = (self.engine.details.get(key, "unknown") for key in ("gpu_layers", "device_description"))
+        return f"{self.engine.device}, {description}; layers: {layers}"
 
     @property
     def problem(self) -> str:
@@ -244,12 +244,12 @@ def _judge_engine(view: _EngineView) -> Iterator[Finding]:
 
 def _judge_confinement(engine: Engine) -> Iterator[Finding]:
     """Judge the confinement that an engine's child reports. An engine that is not loaded reports nothing."""
-    found = {name: engine.details[name] for name in ("seccomp", "landlock") if name in engine.details}
-    missing = [f"{measure}: {state}" for measure, state in found.items() if state != "on"]
+    measures = {name: engine.details[name] for name in ("seccomp", "landlock") if name in engine.details}
+    missing = [f"{measure}: {state}" for measure, state in measures.items() if state != "on"]
     if missing:
         remedy = "Use a kernel with seccomp and Landlock (5.13 or newer); until then install only bundles you trust."
         yield CONFINED.warning("; ".join(missing), remedy, "uname -r", about=engine.name)
-    elif found:
+    elif measures:
         limit = engine.details.get("memory", "unknown")
         yield CONFINED.ok(f"seccomp and Landlock on; memory limit: {limit}", about=engine.name)
 
@@ -257,24 +257,24 @@ def _judge_confinement(engine: Engine) -> Iterator[Finding]:
 def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
     silent = {warning.about: warning.message for warning in status.warning_details if warning.kind == "TASK_SILENT"}
     if not status.tasks and not silent:
-        yield TASKS.warning("nothing is installed", *_how_to_begin(facts))
+        yield TASKS.warning("nothing is installed", *_first_steps(facts))
     for task in status.tasks:
         if task.ready:
             yield TASKS.ok(f"{task.bundle.version} answers", about=task.name)
-        elif task.name not in silent and (movement := _movement(task, status, facts)):
+        elif task.name not in silent and (movement := _waiting_reason(task, status, facts)):
             yield TASKS.note(movement, "Wait; then run doctor again.", "edge-agent doctor", about=task.name)
         else:
             seen = silent.get(task.name, "it does not answer")
             remedy = "Roll it back, or install its bundle again."
             yield TASKS.fault(seen, remedy, f"edge-agent rollback {task.name}", about=task.name)
-    named = {task.name for task in status.tasks}
+    listed_tasks = {task.name for task in status.tasks}
     for name, message in silent.items():
-        if name not in named:
+        if name not in listed_tasks:
             remedy = "Roll it back, or install its bundle again."
             yield TASKS.fault(message, remedy, f"edge-agent rollback {name}", about=name)
 
 
-def _how_to_begin(facts: DaemonFacts) -> tuple[str, str]:
+def _first_steps(facts: DaemonFacts) -> tuple[str, str]:
     """Return how to install the first bundle, as a sentence and as a command."""
     if facts.takes_updates:
         return "Import an update from a USB drive.", "sudo edge-agent media import /media/usb"
@@ -282,7 +282,7 @@ def _how_to_begin(facts: DaemonFacts) -> tuple[str, str]:
     return remedy, "sudo edge-agent enrol FILE; sudo edge-agent media import /media/usb"
 
 
-def _movement(task: Task, status: Status, facts: DaemonFacts) -> str:
+def _waiting_reason(task: Task, status: Status, facts: DaemonFacts) -> str:
     """Return what a task that does not answer waits for; empty when waiting does not help."""
     if facts.is_draining:
         return "it does not answer: the daemon is draining"
@@ -305,9 +305,9 @@ def _judge_confidence(status: Status) -> Iterator[Finding]:
 
 def _judge_gates(status: Status) -> Iterator[Finding]:
     """Name the tasks that can answer inputs unlike their training data with confidence."""
-    named = [task.name for task in status.tasks if task.gate == "none" and _can_be_confident(task)]
-    if named:
-        seen = f"without a gate: {', '.join(named)}; an input unlike the training data can get a confident answer"
+    task_names = [task.name for task in status.tasks if task.gate == "none" and _can_be_confident(task)]
+    if task_names:
+        seen = f"without a gate: {', '.join(task_names)}; an input unlike the training data can get a confident answer"
         remedy = (
             "Nothing is wrong. Ask the team that made the bundles for new ones, which edge-convert makes with a gate; "
             "a language model that answers several questions cannot have one, an encoder can."

@@ -91,7 +91,7 @@ class RootFacts:
     """Seconds; negative when it has expired."""
 
     @property
-    def left(self) -> str:
+    def expiry_text(self) -> str:
         """Time until it expires or since it expired, as text."""
         return format_duration(abs(self.expires_in))
 
@@ -114,11 +114,11 @@ _ROOT: tuple[FindingRule[RootFacts], ...] = (
     FindingRule(
         "note",
         lambda f: f.expires_in < 0,
-        "{f.path} is version {f.version}, expired {f.left} ago",
+        "{f.path} is version {f.version}, expired {f.expiry_text} ago",
         "Harmless while updates bring a newer one. If updates expire, ask the central team to rotate it.",
         "edge-agent status",
     ),
-    FindingRule("ok", otherwise, "{f.path}, version {f.version}, valid for {f.left}"),
+    FindingRule("ok", otherwise, "{f.path}, version {f.version}, valid for {f.expiry_text}"),
 )
 
 
@@ -132,7 +132,7 @@ class SiteKeyFacts:
     """The key that signs what leaves the site."""
 
     file: FileInfo
-    whole: bool
+    is_key: bool
     """It starts like a private key."""
     needed: bool
 
@@ -147,7 +147,7 @@ _KEY: tuple[FindingRule[SiteKeyFacts], ...] = (
     ),
     FindingRule(
         "fault",
-        lambda f: f.file.kind and not f.whole,
+        lambda f: f.file.kind and not f.is_key,
         "{f.file.path} is not a key ({f.file.size} bytes)",
         "Restore it from a copy, or move it away: the daemon makes a new one, which the central team has to accept.",
         "sudo mv {f.file.path} {f.file.path}.damaged && sudo systemctl restart edge-agent",
@@ -155,7 +155,7 @@ _KEY: tuple[FindingRule[SiteKeyFacts], ...] = (
     FindingRule(
         "warning",
         lambda f: f.file.mode & 0o077,
-        "{f.file.path} is {f.file.shown}: other users may read it",
+        "{f.file.path} is {f.file.owner_and_mode}: other users may read it",
         "Restrict its mode. If another user may have read it, make a new key for the central team to accept.",
         "sudo chmod 600 {f.file.path}",
     ),
@@ -172,7 +172,7 @@ def judge_site_key(facts: SiteKeyFacts) -> Iterator[Finding]:
 class CredentialFile:
     """A credential for an object store or a large model."""
 
-    what: str
+    purpose: str
     """uplink, uplink-updates or escalation."""
     url: str
     """The URL that it opens, without secrets."""
@@ -190,7 +190,7 @@ class CredentialFile:
         return self.url.startswith(_NEEDS_CREDENTIAL)
 
     @property
-    def barred(self) -> str:
+    def denied_user(self) -> str:
         """The user who has to read it and may not; empty when there is none."""
         return next((reader.name for reader in self.readers if not reader.can_read), "")
 
@@ -214,16 +214,16 @@ _CREDENTIAL: tuple[FindingRule[CredentialFile], ...] = (
     FindingRule(
         "fault",
         lambda f: not f.sealed and f.file.mode & 0o007,
-        "{f.file.path} is {f.file.shown}: every user may read it",
+        "{f.file.path} is {f.file.owner_and_mode}: every user may read it",
         "Restrict its mode, and have the central team make a new credential.",
         "sudo chmod 600 {f.file.path}",
     ),
     FindingRule(
         "fault",
-        lambda f: f.barred,
-        "{f.barred} may not read {f.file.path} ({f.file.shown})",
+        lambda f: f.denied_user,
+        "{f.denied_user} may not read {f.file.path} ({f.file.owner_and_mode})",
         "Make the uplink's user its owner.",
-        "sudo chown {f.barred} {f.file.path}",
+        "sudo chown {f.denied_user} {f.file.path}",
     ),
     FindingRule(
         "note",
@@ -240,7 +240,7 @@ def judge_credentials(files: tuple[CredentialFile, ...]) -> Iterator[Finding]:
     """Judge the credentials of the uplink, one for each URL."""
     for credential in files:
         if credential.needed:
-            yield from first_match(CREDENTIALS, _CREDENTIAL, credential, about=credential.what)
+            yield from first_match(CREDENTIALS, _CREDENTIAL, credential, about=credential.purpose)
 
 
 def probe_enrolment(context: ProbeContext) -> EnrolmentFacts:
@@ -289,34 +289,34 @@ def probe_site_key(context: ProbeContext) -> SiteKeyFacts:
     config = context.installation.config
     path = config.state_dir / "site.key"
     file = stat_file(path)
-    whole = file.kind == "file" and read_bytes(path, len(_KEY_BEGIN)) == _KEY_BEGIN
+    is_key = file.kind == "file" and read_bytes(path, len(_KEY_BEGIN)) == _KEY_BEGIN
     # The daemon makes it where examples are collected, or reports on updates go to the central team.
-    used = any(consent != "off" for consent in config.examples.collect.values()) or config.update.root_file
-    return SiteKeyFacts(file, whole, bool(config.site.id and config.site.recipients and used))
+    is_used = any(consent != "off" for consent in config.examples.collect.values()) or config.update.root_file
+    return SiteKeyFacts(file, is_key, bool(config.site.id and config.site.recipients and is_used))
 
 
 def probe_credentials(context: ProbeContext) -> tuple[CredentialFile, ...]:
     """Find each credential, and check who may read it."""
     uplink, escalation = context.installation.config.uplink, context.installation.config.escalation
-    named = (
+    settings = (
         ("uplink", uplink.url, uplink.credentials_file),
         ("uplink-updates", uplink.updates_url, uplink.updates_credentials_file),
         ("escalation", escalation.url, escalation.credentials_file),
     )
-    return tuple(_credential(context, what, url, file) for what, url, file in named if url)
+    return tuple(_probe_credential(context, purpose, url, file) for purpose, url, file in settings if url)
 
 
-def _credential(context: ProbeContext, what: str, url: str, named: str) -> CredentialFile:
-    sealed, plain = (context.installation.at(path.format(name=what)) for path in (_SEALED, _PLAIN))
-    if named:
+def _probe_credential(context: ProbeContext, purpose: str, url: str, file: str) -> CredentialFile:
+    sealed, plain = (context.installation.at(path.format(name=purpose)) for path in (_SEALED, _PLAIN))
+    if file:
         user = context.installation.find_user(UPLINK_USER) if is_shared(context) else None
-        path = Path(named)
+        path = Path(file)
         readers = (FileReader(stat_file(path), stat_parents(path), user),)
-        return CredentialFile(what, url, stat_file(path), sealed=False, readers=readers)
+        return CredentialFile(purpose, url, stat_file(path), sealed=False, readers=readers)
     # systemd reads these as root, and passes them to the uplink only.
     path = plain if stat_file(plain).kind and not stat_file(sealed).kind else sealed
-    expected = f"={what}:" in read_text(context.installation.at(_DROP_IN))
-    return CredentialFile(what, url, stat_file(path), sealed=path == sealed, readers=(), expected=expected)
+    expected = f"={purpose}:" in read_text(context.installation.at(_DROP_IN))
+    return CredentialFile(purpose, url, stat_file(path), sealed=path == sealed, readers=(), expected=expected)
 
 
 GROUPS = (

@@ -53,7 +53,7 @@ class FileInfo:
     """Bytes."""
 
     @property
-    def shown(self) -> str:
+    def owner_and_mode(self) -> str:
         """Owner and mode as `ls` and `install` write them."""
         return f"{self.owner}:{self.group} {self.mode:04o}"
 
@@ -79,12 +79,12 @@ def can_reach(user: SystemUser, parents: Iterable[FileInfo], file: FileInfo, bit
 def run_command(command: Sequence[str], seconds: float = COMMAND_SECONDS_MAX) -> str | None:
     """Run a command of the system. Return its output; None when it does not exist, fails, or takes too long."""
     try:
-        done = subprocess.run(  # noqa: S603 fixed words
+        result = subprocess.run(  # noqa: S603 fixed words
             list(command), capture_output=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+    return result.stdout.decode(errors="replace") if result.returncode == 0 else None
 
 
 def has_program(name: str) -> bool:
@@ -137,8 +137,8 @@ class Installation:
             mounts = [line.split() for line in read_text(self.at("proc/self/mounts")).splitlines()]
         except OSError:
             return MEDIA_FOLDER
-        found = [words for words in mounts if len(words) > 1 and words[0].startswith("/dev/")]
-        folders = {words[1] for words in found if words[1].startswith(_MEDIA_ROOTS)}
+        devices = [fields for fields in mounts if len(fields) > 1 and fields[0].startswith("/dev/")]
+        folders = {fields[1] for fields in devices if fields[1].startswith(_MEDIA_ROOTS)}
         is_plain = len(folders) == 1 and not any(set(folder) & set("\\ '\"$;&|") for folder in folders)
         return folders.pop() if is_plain else MEDIA_FOLDER
 
@@ -169,19 +169,19 @@ def read_text(path: Path) -> str:
 def stat_file(path: Path) -> FileInfo:
     """Return what stat(2) reports, links followed. Raises PermissionError when this user may not look."""
     try:
-        found = path.stat()
+        info = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return FileInfo(str(path), "")
     return FileInfo(
         path=str(path),
-        kind=_KINDS.get(stat.S_IFMT(found.st_mode), "other"),
-        uid=found.st_uid,
-        gid=found.st_gid,
-        mode=stat.S_IMODE(found.st_mode),
-        owner=user_name(found.st_uid),
-        group=_group_name(found.st_gid),
-        changed=found.st_mtime,
-        size=found.st_size,
+        kind=_KINDS.get(stat.S_IFMT(info.st_mode), "other"),
+        uid=info.st_uid,
+        gid=info.st_gid,
+        mode=stat.S_IMODE(info.st_mode),
+        owner=user_name(info.st_uid),
+        group=_group_name(info.st_gid),
+        changed=info.st_mtime,
+        size=info.st_size,
     )
 
 

@@ -48,9 +48,9 @@ class ClockFacts:
     """Times in seconds since 1970."""
 
     now: float
-    shown: str
+    now_text: str
     """`now` as text."""
-    signed: float | None
+    signed_at: float | None
     """Newest signing time that this site has seen; None when there is none, or it could not be read."""
     jumped_seconds: float | None
     """How far the wall clock moved beyond the daemon's running time; None when the daemon does not run."""
@@ -60,64 +60,74 @@ class ClockFacts:
     @property
     def ahead_seconds(self) -> float:
         """Seconds ahead of the newest signature; 0 when there is none."""
-        return self.now - self.signed if self.signed else 0.0
+        return self.now - self.signed_at if self.signed_at else 0.0
 
     @property
-    def ahead(self) -> str:
+    def ahead_text(self) -> str:
         """`ahead_seconds` as text."""
         return format_duration(self.ahead_seconds)
 
     @property
-    def behind(self) -> str:
+    def behind_text(self) -> str:
         """How far it is behind the newest signature, as text."""
         return format_duration(-self.ahead_seconds)
 
     @property
-    def jump(self) -> float:
+    def jump_seconds(self) -> float:
         """The jump in either direction, in seconds."""
         return self.jumped_seconds or 0.0
 
     @property
-    def jumped(self) -> str:
+    def jump_text(self) -> str:
         """Size and direction of the jump, as text."""
-        return f"{format_duration(abs(self.jump))} {'forward' if self.jump > 0 else 'back'}"
+        return f"{format_duration(abs(self.jump_seconds))} {'forward' if self.jump_seconds > 0 else 'back'}"
 
 
-_SET = "Set the clock. The daemon then retries updates that it refused because of the wrong time."
-_AFTER = "{f.ahead} after the newest signature seen here, so updates count as expired"
+_CLOCK_REMEDY = "Set the clock. The daemon then retries updates that it refused because of the wrong time."
+_AFTER = "{f.ahead_text} after the newest signature seen here, so updates count as expired"
 _CLOCK: tuple[FindingRule[ClockFacts], ...] = (
     FindingRule(
         "fault",
         lambda f: f.ahead_seconds < -SLACK_SECONDS,
-        "it shows {f.shown}, {f.behind} behind the newest signature seen here",
-        _SET,
+        "it shows {f.now_text}, {f.behind_text} behind the newest signature seen here",
+        _CLOCK_REMEDY,
         _SET_CLOCK,
     ),
     FindingRule(
         "fault",
         lambda f: f.now < EARLIEST,
-        "it shows {f.shown}, which is before this program was made",
-        _SET,
+        "it shows {f.now_text}, which is before this program was made",
+        _CLOCK_REMEDY,
         _SET_CLOCK,
     ),
     FindingRule(
-        "fault", lambda f: f.ahead_seconds > SIGNED_AGE_SECONDS_MAX, "it shows {f.shown}, " + _AFTER, _SET, _SET_CLOCK
+        "fault",
+        lambda f: f.ahead_seconds > SIGNED_AGE_SECONDS_MAX,
+        "it shows {f.now_text}, " + _AFTER,
+        _CLOCK_REMEDY,
+        _SET_CLOCK,
     ),
-    FindingRule("fault", lambda f: f.now > LATEST, "it shows {f.shown}, which is far in the future", _SET, _SET_CLOCK),
+    FindingRule(
+        "fault",
+        lambda f: f.now > LATEST,
+        "it shows {f.now_text}, which is far in the future",
+        _CLOCK_REMEDY,
+        _SET_CLOCK,
+    ),
     FindingRule(
         "note",
         lambda f: f.synchronized is False,
-        "it shows {f.shown}; no time server keeps it",
+        "it shows {f.now_text}; no time server keeps it",
         "Compare it with a watch from time to time, or configure a time server.",
         "timedatectl",
     ),
-    FindingRule("ok", otherwise, "it shows {f.shown}"),
+    FindingRule("ok", otherwise, "it shows {f.now_text}"),
 )
 _JUMP: tuple[FindingRule[ClockFacts], ...] = (
     FindingRule(
         "note",
-        lambda f: abs(f.jump) > JUMP_SECONDS_MAX,
-        "it jumped {f.jumped} since the daemon started",
+        lambda f: abs(f.jump_seconds) > JUMP_SECONDS_MAX,
+        "it jumped {f.jump_text} since the daemon started",
         "No data is lost: the daemon measures time spans by a clock that cannot jump. Check the battery of the clock.",
         "timedatectl",
     ),
@@ -136,7 +146,7 @@ class Volume:
     """One file system that holds files of Edge Agent."""
 
     path: str
-    what: str
+    content: str
     free_bytes: int
     total_bytes: int
     free_inodes: int
@@ -147,12 +157,12 @@ class Volume:
     """Bytes that the configuration keeps free on it."""
 
     @property
-    def free(self) -> str:
+    def free_text(self) -> str:
         """What is free, as text."""
-        return f"{self.path} ({self.what}): {format_bytes(self.free_bytes)} of {format_bytes(self.total_bytes)} free"
+        return f"{self.path} ({self.content}): {format_bytes(self.free_bytes)} of {format_bytes(self.total_bytes)} free"
 
     @property
-    def reserve(self) -> str:
+    def reserve_text(self) -> str:
         """The reserve, as text."""
         return format_bytes(self.reserve_bytes)
 
@@ -161,25 +171,25 @@ _DISK: tuple[FindingRule[Volume], ...] = (
     FindingRule(
         "fault",
         lambda f: f.read_only,
-        "{f.free}, mounted read-only",
+        "{f.free_text}, mounted read-only",
         "The kernel made it read-only after a disk error, or it was mounted so. Find the cause, then remount it.",
         "sudo dmesg | tail -50; findmnt",
     ),
     FindingRule(
         "fault",
         lambda f: f.free_bytes < f.reserve_bytes,
-        "{f.free}, below the reserve of {f.reserve}: the daemon stores nothing new",
+        "{f.free_text}, below the reserve of {f.reserve_text}: the daemon stores nothing new",
         _DISK_REMEDY,
         _DISK_COMMAND,
     ),
     FindingRule(
         "warning",
         lambda f: f.free_bytes < FREE_BYTES_ADVISED,
-        "{f.free}; a new version may not fit",
+        "{f.free_text}; a new version may not fit",
         _DISK_REMEDY,
         _DISK_COMMAND,
     ),
-    FindingRule("ok", otherwise, "{f.free}"),
+    FindingRule("ok", otherwise, "{f.free_text}"),
 )
 _INODES_REMEDY = "A program has filled the disk with small files. Find the folder, and remove them."
 _INODES_COMMAND = "sudo du --inodes -xd3 {f.path} | sort -n | tail"
@@ -281,14 +291,14 @@ _LANDLOCK_VERSION = 1
 def probe_clock(context: ProbeContext) -> ClockFacts:
     """Read the clock, and what it can be compared with."""
     now = time.time()
-    signed = None if isinstance(context.stored, ProbeFailure) else context.stored.signed
-    shown_by = context.installation.run(("timedatectl", "show", "--property=NTPSynchronized", "--value"))
-    synchronized = {"yes": True, "no": False}.get((shown_by or "").strip())
-    shown = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC"
-    return ClockFacts(now, shown, signed, _jumped(context, now), synchronized)
+    signed_at = None if isinstance(context.stored, ProbeFailure) else context.stored.signed_at
+    answer = context.installation.run(("timedatectl", "show", "--property=NTPSynchronized", "--value"))
+    synchronized = {"yes": True, "no": False}.get((answer or "").strip())
+    now_text = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC"
+    return ClockFacts(now, now_text, signed_at, _measure_jump(context, now), synchronized)
 
 
-def _jumped(context: ProbeContext, now: float) -> float | None:
+def _measure_jump(context: ProbeContext, now: float) -> float | None:
     """Compare the wall clock's time since the daemon started with how long its process has run."""
     if context.status is None or context.started is None:
         return None
@@ -305,23 +315,23 @@ def probe_disks(context: ProbeContext) -> tuple[Volume, ...]:
         (config.incoming, "updates", config.uplink.disk_reserve_bytes),
         *([(opt, "the program", 0)] if stat_file(opt).kind else []),
     ]
-    found: dict[int, Volume] = {}
-    for path, what, reserve in folders:
-        existing = _nearest_existing(path)
-        found.setdefault(existing.stat().st_dev, _volume(existing, what, reserve))
-    return tuple(found.values())
+    volumes: dict[int, Volume] = {}
+    for path, content, reserve in folders:
+        existing = _existing_ancestor(path)
+        volumes.setdefault(existing.stat().st_dev, _volume(existing, content, reserve))
+    return tuple(volumes.values())
 
 
-def _nearest_existing(path: Path) -> Path:
+def _existing_ancestor(path: Path) -> Path:
     path = path.absolute()
-    return next(each for each in (path, *path.parents) if stat_file(each).kind)
+    return next(folder for folder in (path, *path.parents) if stat_file(folder).kind)
 
 
-def _volume(path: Path, what: str, reserve: int) -> Volume:
+def _volume(path: Path, content: str, reserve: int) -> Volume:
     stat = os.statvfs(path)
     return Volume(
         path=str(path),
-        what=what,
+        content=content,
         free_bytes=stat.f_bavail * stat.f_frsize,
         total_bytes=stat.f_blocks * stat.f_frsize,
         free_inodes=stat.f_favail,
@@ -334,9 +344,9 @@ def _volume(path: Path, what: str, reserve: int) -> Volume:
 def probe_memory(context: ProbeContext) -> MemoryFacts:
     """Read /proc/meminfo."""
     text = read_text(context.installation.at("proc/meminfo"))
-    found = {name: int(kib) * _KIB for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+    sizes = {name: int(kib) * _KIB for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
     reserve = context.installation.config.engine.memory_reserve_bytes
-    return MemoryFacts(found.get("MemAvailable", 0), found.get("MemTotal", 0), reserve)
+    return MemoryFacts(sizes.get("MemAvailable", 0), sizes.get("MemTotal", 0), reserve)
 
 
 def probe_cpu(context: ProbeContext) -> CpuFacts:
@@ -348,12 +358,12 @@ def probe_cpu(context: ProbeContext) -> CpuFacts:
 
 def probe_kernel(context: ProbeContext) -> KernelFacts:
     """Ask the kernel for seccomp, Landlock and huge pages."""
-    chosen = re.search(r"\[(\w+)\]", read_text(context.installation.at("sys/kernel/mm/transparent_hugepage/enabled")))
+    mode = re.search(r"\[(\w+)\]", read_text(context.installation.at("sys/kernel/mm/transparent_hugepage/enabled")))
     return KernelFacts(
         release=platform.release(),
         landlock=_has_landlock(),
         seccomp="\nSeccomp:" in read_text(Path("/proc/self/status")),
-        huge_pages=chosen[1] if chosen else "",
+        huge_pages=mode[1] if mode else "",
     )
 
 

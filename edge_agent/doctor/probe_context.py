@@ -49,8 +49,8 @@ def start_command(managed: bool, verb: str = "start", pid: int = 0) -> str:
     """
     if managed:
         return f"sudo systemctl {verb} edge-agent"
-    ended = f"{end_command(pid)}; " if verb == "restart" and pid > 0 else ""
-    return f"{ended}edge-agent serve"
+    end_first = f"{end_command(pid)}; " if verb == "restart" and pid > 0 else ""
+    return f"{end_first}edge-agent serve"
 
 
 def end_command(pid: int) -> str:
@@ -73,7 +73,7 @@ class UnitPhase:
     """Its main process; 0 when there is none, or systemd does not run this machine."""
 
     @property
-    def since(self) -> str:
+    def summary(self) -> str:
         """Phase and duration, as text."""
         return f"{self.name} for {self.seconds:.0f} s"
 
@@ -155,7 +155,7 @@ class DaemonFacts:
 class StoredState:
     """What state.db holds of updates."""
 
-    signed: float | None
+    signed_at: float | None
     """Newest signing time of the fleet's metadata, in seconds since 1970; None when there is no metadata."""
     journal: Mapping[str, UpdateProgress]
 
@@ -189,15 +189,15 @@ class CheckGroup:
 def query_daemon(installation: Installation) -> ProbeContext:
     """Ask the daemon once for its status, with a deadline; look at its process, which shows why it is silent."""
     config = installation.config
-    pid, uid = _listener(config.admin_socket, config.state_dir)
+    pid, uid = _find_listener(config.admin_socket, config.state_dir)
     if pid in _NO_PID:
         # A user who may not use the admin socket may still use the devices' socket.
-        pid, uid = _listener(config.inference_socket, config.state_dir)
+        pid, uid = _find_listener(config.inference_socket, config.state_dir)
     managed = _is_managed(installation)
     phase = unit_phase(installation, "edge-agent.service") if managed else _phase_by_lock(config.state_dir, pid)
-    state, started = _process(pid if pid > 0 else phase.pid)
+    state, started = _read_process(pid if pid > 0 else phase.pid)
     daemon = replace(
-        _status(config.admin_socket, pid, state, managed),
+        _query_status(config.admin_socket, pid, state, managed),
         phase=phase,
         drain_seconds_max=config.service.drain_seconds,
         takes_updates=bool(config.update.root_file),
@@ -209,21 +209,24 @@ def query_daemon(installation: Installation) -> ProbeContext:
 
 def unit_phase(installation: Installation, unit: str) -> UnitPhase:
     """Ask systemd for the phase of a unit, which every user may."""
-    return parse_phase(
-        installation.run(("systemctl", "show", unit, f"--property={PHASE_PROPERTIES}", "--no-pager")) or ""
-    )
+    return parse_phase(show_unit(installation, unit, PHASE_PROPERTIES) or "")
+
+
+def show_unit(installation: Installation, unit: str, properties: str) -> str | None:
+    """Return properties of a unit as `systemctl show` prints them; None when it does not answer."""
+    return installation.run(("systemctl", "show", unit, f"--property={properties}", "--no-pager"))
 
 
 def parse_phase(text: str) -> UnitPhase:
     """Read the phase of a unit from what `systemctl show` prints."""
-    found = parse_properties(text)
-    changed, pid = (found.get(name, "") for name in ("StateChangeTimestampMonotonic", "MainPID"))
-    seconds = time.monotonic() - int(changed) / 1e6 if changed.isdecimal() and int(changed) else 0.0
-    name = "" if is_failing(found) else _PHASES.get(found.get("ActiveState", ""), "")
+    properties = parse_properties(text)
+    changed_usec, pid = (properties.get(name, "") for name in ("StateChangeTimestampMonotonic", "MainPID"))
+    seconds = time.monotonic() - int(changed_usec) / 1e6 if changed_usec.isdecimal() and int(changed_usec) else 0.0
+    name = "" if is_failing(properties) else _PHASES.get(properties.get("ActiveState", ""), "")
     return UnitPhase(
         name if seconds < STARTING_SECONDS_MAX else "",
         seconds,
-        found.get("ActiveState") == "active",
+        properties.get("ActiveState") == "active",
         int(pid) if pid.isdecimal() else 0,
     )
 
@@ -248,7 +251,7 @@ def is_failing(properties: Mapping[str, str]) -> bool:
 def _phase_by_lock(state_dir: Path, listener: int) -> UnitPhase:
     """Tell a daemon that starts or stops without systemd: its process has the lock, and does not listen."""
     holder = 0 if listener > 0 else _lock_holder(state_dir)
-    _, started = _process(holder)
+    _, started = _read_process(holder)
     if started is None:
         return UnitPhase()
     seconds = running_seconds() - started
@@ -259,10 +262,10 @@ def _lock_holder(state_dir: Path) -> int:
     """Return the process of the daemon that has the state folder's lock; 0 when there is none, or it is hidden."""
     try:
         holder = read_text(state_dir / "lock").strip()
-        words = read_bytes(Path(f"/proc/{holder}/cmdline")).split(b"\0") if holder.isdecimal() else []
+        arguments = read_bytes(Path(f"/proc/{holder}/cmdline")).split(b"\0") if holder.isdecimal() else []
     except OSError:
         return 0
-    return int(holder) if b"serve" in words else 0
+    return int(holder) if b"serve" in arguments else 0
 
 
 def running_seconds() -> float:
@@ -270,7 +273,7 @@ def running_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _status(path: Path, pid: int, state: str, managed: bool) -> DaemonFacts:
+def _query_status(path: Path, pid: int, state: str, managed: bool) -> DaemonFacts:
     status, reason, message, up = None, "", "", 0.0
     with AdminClient(f"unix:{path.absolute()}") as admin:
         try:
@@ -282,7 +285,7 @@ def _status(path: Path, pid: int, state: str, managed: bool) -> DaemonFacts:
     return DaemonFacts(str(path), managed, status, reason, message, pid, state, up, __version__)
 
 
-def _listener(path: Path, state_dir: Path) -> tuple[int, int]:
+def _find_listener(path: Path, state_dir: Path) -> tuple[int, int]:
     """Return pid and uid of the process that listens at a socket; (0, -1) when there is none, or this user may not
     connect. The pid of a process in another container is 0.
     """
@@ -312,7 +315,7 @@ def is_listening(path: Path) -> bool | None:
     return True
 
 
-def _process(pid: int) -> tuple[str, float | None]:
+def _read_process(pid: int) -> tuple[str, float | None]:
     """Return a process's state and start time, from proc(5)."""
     stat = read_text(Path(f"/proc/{pid}/stat")) if pid > 0 else ""
     fields = stat.rpartition(")")[2].split()
@@ -332,15 +335,15 @@ def _daemon_user(installation: Installation, uid: int) -> SystemUser | None:
     """Return the user who runs the daemon, or who would run it."""
     if uid == 0:
         return SystemUser("root", 0, frozenset({0}))
-    named = installation.find_user(DAEMON_USER)
-    if named and (uid == named.uid or str(installation.config.state_dir) == _DEFAULT_STATE_DIR):
-        return named
+    daemon_user = installation.find_user(DAEMON_USER)
+    if daemon_user and (uid == daemon_user.uid or str(installation.config.state_dir) == _DEFAULT_STATE_DIR):
+        return daemon_user
     if uid in (-1, os.geteuid()):
-        return _owner(installation.config.state_dir) or current_user()
+        return _folder_owner(installation.config.state_dir) or current_user()
     return None
 
 
-def _owner(folder: Path) -> SystemUser | None:
+def _folder_owner(folder: Path) -> SystemUser | None:
     """Return the user whose folder it is: that is who ran the daemon."""
     try:
         file = stat_file(folder)
@@ -381,7 +384,7 @@ def _read_copy(path: Path) -> StoredState:
         for suffix in ("", "-wal"):
             source = path.with_name(path.name + suffix)
             if not suffix or source.exists():
-                _copy(source, copy.with_name(copy.name + suffix))
+                _copy_file(source, copy.with_name(copy.name + suffix))
         try:
             state = StateDatabase(copy, may_create=False)
         except EdgeAgentError as error:
@@ -394,8 +397,8 @@ def _read_copy(path: Path) -> StoredState:
             state.close()
 
 
-def _copy(source: Path, target: Path) -> None:
-    copied = read_bytes(source, DATABASE_BYTES_MAX + 1)
-    if len(copied) > DATABASE_BYTES_MAX:
+def _copy_file(source: Path, target: Path) -> None:
+    content = read_bytes(source, DATABASE_BYTES_MAX + 1)
+    if len(content) > DATABASE_BYTES_MAX:
         raise OSError(0, f"it has more than {DATABASE_BYTES_MAX} bytes")
-    target.write_bytes(copied)
+    target.write_bytes(content)

@@ -34,7 +34,7 @@ class ProgramLink:
 
     target: str = ""
     """Where it points; empty when there is no link."""
-    whole: bool = False
+    is_complete: bool = False
     """The program at its end exists, is executable, and has its Python."""
     lost_python: str = ""
     """The version of Python that it was made for, where that is gone."""
@@ -64,24 +64,24 @@ def probe_program(context: ProbeContext) -> ProgramFacts:
     folder = context.installation.at(FOLDER)
     return ProgramFacts(
         python=platform.python_version(),
-        packages={name: _version(name) for name in PACKAGE_NAMES},
+        packages={name: _package_version(name) for name in PACKAGE_NAMES},
         prefix=sys.prefix,
         folder=FOLDER,
         installed=(folder / "venvs").is_dir(),
         current=_version_link(folder / "current", context.installation.run),
         previous=_version_link(folder / "previous", context.installation.run),
-        command=_link(context.installation.at(COMMAND_PATH)),
+        command=_read_link(context.installation.at(COMMAND_PATH)),
     )
 
 
-def _version(name: str) -> str:
+def _package_version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
-def _link(path: Path, inside: str = "") -> ProgramLink:
+def _read_link(path: Path, inside: str = "") -> ProgramLink:
     if not path.is_symlink():
         return ProgramLink(str(path), os.access(path, os.X_OK)) if path.is_file() else ProgramLink()
     program = path / inside if inside else path
@@ -90,15 +90,15 @@ def _link(path: Path, inside: str = "") -> ProgramLink:
 
 def _version_link(path: Path, run: Callable[[Sequence[str]], str | None]) -> ProgramLink:
     """Look at a link to a version that setup made; an upgrade of the system replaces the Python that it needs."""
-    link = _link(path, "bin/edge-agent")
-    if not link.whole:
+    link = _read_link(path, "bin/edge-agent")
+    if not link.is_complete:
         return link
     try:
-        made_for = str(json.loads(read_text(path / "program.json"))["python"])
+        python_version = str(json.loads(read_text(path / "program.json"))["python"])
     except (OSError, ValueError, TypeError, KeyError):
         return link
-    said = run((str(path / "bin/python"), "-I", "-S", "-c", _PRINT_VERSION))
-    return link if said and said.strip() == made_for else ProgramLink(link.target, lost_python=made_for)
+    output = run((str(path / "bin/python"), "-I", "-S", "-c", _PRINT_VERSION))
+    return link if output and output.strip() == python_version else ProgramLink(link.target, lost_python=python_version)
 
 
 def judge_program(facts: ProgramFacts) -> Iterator[Finding]:
@@ -124,10 +124,12 @@ def _judge_current(facts: ProgramFacts) -> Finding:
     path = f"{facts.folder}/current"
     if not facts.current.target:
         return INSTALLED.fault(f"{path} does not exist: no version is selected", RUN_INSTALLER, _INSTALLER)
-    if not facts.current.whole:
+    if not facts.current.is_complete:
         remedy = "That version is missing or incomplete. Go back to the previous one, or run the installer again."
         # The link to edge-agent-setup leads into the broken version, too.
-        command = f"sudo {facts.folder}/previous/bin/edge-agent-setup rollback" if facts.previous.whole else _INSTALLER
+        command = (
+            f"sudo {facts.folder}/previous/bin/edge-agent-setup rollback" if facts.previous.is_complete else _INSTALLER
+        )
         return INSTALLED.fault(f"{path} points to {facts.current.target}, which is broken", remedy, command)
     return INSTALLED.ok(f"{path} points to {facts.current.target}")
 
@@ -136,9 +138,9 @@ def _judge_previous(facts: ProgramFacts) -> Finding:
     path = f"{facts.folder}/previous"
     if not facts.previous.target:
         return PREVIOUS.note("there is no previous version to go back to; the next upgrade keeps the current one")
-    if not facts.previous.whole:
-        lost = facts.previous.lost_python
-        why = f"needs Python {lost}, which is gone from this machine" if lost else "is broken"
+    if not facts.previous.is_complete:
+        python = facts.previous.lost_python
+        why = f"needs Python {python}, which is gone from this machine" if python else "is broken"
         seen = f"{path} points to {facts.previous.target}, which {why}: a rollback would fail"
         remedy = "Keep the current version; the next upgrade makes a new previous one."
         return PREVIOUS.warning(seen, remedy, "ls -l /opt/edge-agent")
@@ -146,7 +148,7 @@ def _judge_previous(facts: ProgramFacts) -> Finding:
 
 
 def _judge_command(facts: ProgramFacts) -> Finding:
-    if not facts.command.whole:
+    if not facts.command.is_complete:
         return COMMAND.fault("/usr/local/bin/edge-agent is missing or points nowhere", RUN_INSTALLER, _INSTALLER)
     if not facts.command.target.startswith(facts.folder):
         seen = f"/usr/local/bin/edge-agent points to {facts.command.target}, not into {facts.folder}"

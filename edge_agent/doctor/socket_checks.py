@@ -75,7 +75,7 @@ class _SocketView:
         return f"{self.socket.group or self.socket.file.group} {self.socket.mode:04o}"
 
     @property
-    def found(self) -> str:
+    def actual(self) -> str:
         return f"{self.socket.file.path}, {self.socket.file.group} {self.socket.file.mode & 0o777:04o}"
 
     @property
@@ -87,11 +87,11 @@ class _SocketView:
         return self.pid > 0
 
     @property
-    def remake(self) -> str:
+    def repair(self) -> str:
         return "Restart the daemon, which makes it again." if self.is_half_gone else "Start the daemon."
 
     @property
-    def remaking(self) -> str:
+    def repair_command(self) -> str:
         return self.restart if self.is_half_gone else self.start
 
     @property
@@ -107,14 +107,14 @@ _SOCKET: tuple[FindingRule[_SocketView], ...] = (
     FindingRule(
         "ok",
         lambda f: f.phase.name and f.socket.file.kind in ("", "socket") and not f.socket.listening,
-        "{f.socket.file.path}: the daemon is {f.phase.since}",
+        "{f.socket.file.path}: the daemon is {f.phase.summary}",
     ),
     FindingRule(
         "fault",
         lambda f: not f.socket.file.kind,
         "{f.socket.file.path} does not exist",
-        "{f.remake}",
-        "{f.remaking}",
+        "{f.repair}",
+        "{f.repair_command}",
     ),
     FindingRule(
         "fault",
@@ -133,12 +133,12 @@ _SOCKET: tuple[FindingRule[_SocketView], ...] = (
     FindingRule(
         "warning",
         lambda f: f.changed,
-        "{f.found}; expected {f.expected}",
+        "{f.actual}; expected {f.expected}",
         "It was changed after the daemon made it. Restart the daemon, which makes it again.",
         "{f.restart}",
     ),
-    FindingRule("ok", lambda f: f.socket.listening, "{f.found}, a process listens"),
-    FindingRule("ok", otherwise, "{f.found}"),
+    FindingRule("ok", lambda f: f.socket.listening, "{f.actual}, a process listens"),
+    FindingRule("ok", otherwise, "{f.actual}"),
 )
 _GROUP: tuple[FindingRule[_SocketView], ...] = (
     FindingRule(
@@ -178,7 +178,7 @@ class PortHolder:
     name: str = ""
 
     @property
-    def shown(self) -> str:
+    def description(self) -> str:
         """The program and its pid, or its user, as text."""
         if self.pid:
             return f"{self.name}, pid {self.pid}"
@@ -192,17 +192,17 @@ class TcpPort:
     key: str
     """Its key in agent.yaml."""
     address: str
-    taken: bool
+    in_use: bool
     holder: str
     """Program and pid that listens; empty when none does, or this user may not see it."""
-    ours: bool | None
+    is_ours: bool | None
     """The daemon holds it; None when this user may not see which process does."""
     daemon_runs: bool
-    local: bool
+    is_local: bool
     """The address belongs to this machine."""
 
     @property
-    def listing(self) -> str:
+    def list_command(self) -> str:
         """The command that shows which process listens."""
         return f"sudo ss -ltnp 'sport = :{self.address.rpartition(':')[2]}'"
 
@@ -215,26 +215,26 @@ class TcpPort:
 _PORT: tuple[FindingRule[TcpPort], ...] = (
     FindingRule(
         "fault",
-        lambda f: not f.local,
+        lambda f: not f.is_local,
         "{f.address} is not an address of this machine: the daemon cannot listen on it",
         "Set '{f.key}' in agent.yaml to an address of this machine.",
         "ip -brief address",
     ),
     FindingRule(
         "fault",
-        lambda f: f.taken and f.ours is False,
+        lambda f: f.in_use and f.is_ours is False,
         "{f.address} is in use by {f.occupant}",
         "Stop that program, or choose another port in '{f.key}' in agent.yaml.",
-        "{f.listing}",
+        "{f.list_command}",
     ),
     FindingRule(
         "unseen",
-        lambda f: f.taken and f.ours is None,
+        lambda f: f.in_use and f.is_ours is None,
         "{f.address} is open; this user may not see which program holds it",
         RIGHTS_REMEDY,
         RIGHTS_COMMAND,
     ),
-    FindingRule("ok", lambda f: f.taken, "{f.address} is open"),
+    FindingRule("ok", lambda f: f.in_use, "{f.address} is open"),
     FindingRule(
         "warning",
         lambda f: f.daemon_runs,
@@ -274,17 +274,17 @@ _MEMBERS_MAX = 50
 def probe_sockets(context: ProbeContext) -> SocketFacts:
     """Look at the daemon's three sockets."""
     config = context.installation.config
-    named = (
+    settings = (
         (config.inference_socket, 0o660, config.service.inference_group),
         (config.review_socket, 0o660, config.service.review_group),
         (config.admin_socket, 0o660 if config.service.admin_group else 0o600, config.service.admin_group),
     )
     daemon = context.daemon
     pid = daemon.pid if daemon.pid > 0 else daemon.phase.pid
-    return SocketFacts(tuple(_socket(*each) for each in named), daemon.managed, daemon.phase, pid)
+    return SocketFacts(tuple(_probe_socket(*setting) for setting in settings), daemon.managed, daemon.phase, pid)
 
 
-def _socket(path: Path, mode: int, group: str) -> ListeningSocket:
+def _probe_socket(path: Path, mode: int, group: str) -> ListeningSocket:
     file = stat_file(path)
     listening = is_listening(path) if file.kind == "socket" else False
     try:
@@ -304,36 +304,42 @@ def _members(entry: grp.struct_group | None) -> tuple[str, ...]:
 def probe_ports(context: ProbeContext) -> PortFacts:
     """Look at the ports that agent.yaml names."""
     service, metrics = context.installation.config.service, context.installation.config.metrics
-    named = {"service.tcp_address": service.tcp_address, "metrics.address": metrics.address}
-    found = tuple(_port(context, key, address) for key, address in named.items() if address)
-    return PortFacts(found, service.tcp_address if service.insecure else "")
+    addresses = {"service.tcp_address": service.tcp_address, "metrics.address": metrics.address}
+    ports = tuple(_probe_port(context, key, address) for key, address in addresses.items() if address)
+    return PortFacts(ports, service.tcp_address if service.insecure else "")
 
 
-def _port(context: ProbeContext, key: str, address: str) -> TcpPort:
+def _probe_port(context: ProbeContext, key: str, address: str) -> TcpPort:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    busy, local = check_port(host, int(port))
-    holder = _holder(int(port)) if busy else PortHolder()
+    is_taken, is_local = check_port(host, int(port))
+    holder = _find_holder(int(port)) if is_taken else PortHolder()
     # Ports are unknown when agent.yaml is refused; a daemon that hangs may have any of them open.
-    runs = context.status is not None and not context.installation.problem
+    daemon_runs = context.status is not None and not context.installation.problem
     is_settled = context.daemon.up_seconds > OPENING_SECONDS and context.status is not None and context.status.serving
     return TcpPort(
-        key, address, busy, holder.shown, is_ours(context, holder) if busy else None, runs and is_settled, local
+        key,
+        address,
+        is_taken,
+        holder.description,
+        is_ours(context, holder) if is_taken else None,
+        daemon_runs and is_settled,
+        is_local,
     )
 
 
 def is_ours(context: ProbeContext, holder: PortHolder) -> bool | None:
     """Return whether the daemon holds a port: by the process, or by the user whose socket it is; None when unknown."""
-    daemon = context.daemon.pid if context.daemon.pid > 0 else context.daemon.phase.pid
-    if holder.pid and daemon:
-        return holder.pid == daemon
+    daemon_pid = context.daemon.pid if context.daemon.pid > 0 else context.daemon.phase.pid
+    if holder.pid and daemon_pid:
+        return holder.pid == daemon_pid
     if holder.uid is None:
         return None
     user = context.daemon_user
     if user is None or user.uid != holder.uid:
         return False if user is not None else None
     # Another program of the same user could hold it: only who sees the process can tell, and it is the daemon's then.
-    return True if daemon or context.daemon.reason == "FORBIDDEN" else (False if holder.pid else None)
+    return True if daemon_pid or context.daemon.reason == "FORBIDDEN" else (False if holder.pid else None)
 
 
 def check_port(host: str, port: int) -> tuple[bool, bool]:
@@ -351,22 +357,22 @@ def check_port(host: str, port: int) -> tuple[bool, bool]:
     return False, True
 
 
-def _holder(port: int) -> PortHolder:
+def _find_holder(port: int) -> PortHolder:
     """Return who listens on a port, as far as this user may see."""
     tables = read_text(Path("/proc/net/tcp")) + read_text(Path("/proc/net/tcp6"))
     lines = [fields for fields in map(str.split, tables.splitlines()) if len(fields) > 9]
-    found = [fields for fields in lines if fields[3] == _LISTEN and fields[1].endswith(f":{port:04X}")]
-    if not found:
+    listeners = [fields for fields in lines if fields[3] == _LISTEN and fields[1].endswith(f":{port:04X}")]
+    if not listeners:
         return PortHolder()
-    links = {f"socket:[{fields[9]}]" for fields in found}
+    links = {f"socket:[{fields[9]}]" for fields in listeners}
     for folder in Path("/proc").glob("[0-9]*/fd"):
         try:
             if any(str(link.readlink()) in links for link in folder.iterdir()):
                 pid = int(folder.parent.name)
-                return PortHolder(pid, int(found[0][7]), read_text(folder.with_name("comm")).strip())
+                return PortHolder(pid, int(listeners[0][7]), read_text(folder.with_name("comm")).strip())
         except OSError:
             continue
-    return PortHolder(0, int(found[0][7]))
+    return PortHolder(0, int(listeners[0][7]))
 
 
 GROUPS = (

@@ -39,7 +39,7 @@ class StateFacts:
     """The state directory."""
 
     folder: FileInfo
-    above: tuple[FileInfo, ...]
+    parents: tuple[FileInfo, ...]
     """Existing parents, nearest first. The daemon makes a missing folder in the first of them."""
     user: SystemUser | None
     """The daemon's user; None when there is no such user, and the user who starts the daemon counts."""
@@ -54,12 +54,12 @@ class StateFacts:
     @property
     def can_create(self) -> bool:
         """The daemon may create it."""
-        return self.user is None or can_reach(self.user, self.above[1:], self.above[0], WRITE | ENTER)
+        return self.user is None or can_reach(self.user, self.parents[1:], self.parents[0], WRITE | ENTER)
 
     @property
     def can_write(self) -> bool:
         """The daemon may write into it."""
-        return self.user is None or can_reach(self.user, self.above, self.folder, READ | WRITE | ENTER)
+        return self.user is None or can_reach(self.user, self.parents, self.folder, READ | WRITE | ENTER)
 
     @property
     def examples(self) -> str:
@@ -67,7 +67,7 @@ class StateFacts:
         return ", ".join(f"{file.path} ({file.owner})" for file in self.strangers[:3])
 
     @property
-    def counted(self) -> str:
+    def stranger_count(self) -> str:
         """Number of strangers, as text."""
         return counted(len(self.strangers), "file")
 
@@ -93,24 +93,24 @@ _FOLDER: tuple[FindingRule[StateFacts], ...] = (
     FindingRule(
         "fault",
         lambda f: not f.can_write,
-        "{f.user_name} may not write {f.folder.path} ({f.folder.shown})",
+        "{f.user_name} may not write {f.folder.path} ({f.folder.owner_and_mode})",
         "Make the daemon's user its owner.",
         "sudo chown -R {f.user_name}: {f.folder.path} && sudo chmod 700 {f.folder.path}",
     ),
     FindingRule(
         "warning",
         lambda f: f.folder.mode & 0o007,
-        "{f.folder.path} is {f.folder.shown}: every user may read it",
+        "{f.folder.path} is {f.folder.owner_and_mode}: every user may read it",
         "Restrict its mode: it holds captured examples.",
         "sudo chmod 700 {f.folder.path}",
     ),
-    FindingRule("ok", otherwise, "{f.folder.path}, {f.folder.shown}"),
+    FindingRule("ok", otherwise, "{f.folder.path}, {f.folder.owner_and_mode}"),
 )
 _OWNERS: tuple[FindingRule[StateFacts], ...] = (
     FindingRule(
         "fault",
         lambda f: f.strangers,
-        "{f.folder.path} holds {f.counted} of another user, such as {f.examples}",
+        "{f.folder.path} holds {f.stranger_count} of another user, such as {f.examples}",
         "The daemon ran as another user. Change the owner back.",
         "sudo chown -R {f.folder.owner}: {f.folder.path}",
     ),
@@ -131,7 +131,7 @@ class DatabaseFacts:
     file: FileInfo
     version: int
     """Version of its schema; -1 when the file is not a database, 0 when it is empty."""
-    known: int
+    own_version: int
     """The version that this program writes."""
     damage: str
     """What SQLite reports; empty when the copy is whole, or was not checked."""
@@ -171,15 +171,15 @@ _DATABASE: tuple[FindingRule[DatabaseFacts], ...] = (
     ),
     FindingRule(
         "fault",
-        lambda f: f.version > f.known,
-        "{f.file.path} was written by a newer version (schema {f.version}; this one knows {f.known})",
+        lambda f: f.version > f.own_version,
+        "{f.file.path} was written by a newer version (schema {f.version}; this one knows {f.own_version})",
         "Install the newer version again: an older version cannot read this schema.",
         "sudo sh edge-agent-*-linux-x86_64.run",
     ),
     FindingRule(
         "note",
-        lambda f: 0 < f.version < f.known,
-        "{f.file.path}: schema {f.version}; the daemon upgrades it to {f.known} when it starts",
+        lambda f: 0 < f.version < f.own_version,
+        "{f.file.path}: schema {f.version}; the daemon upgrades it to {f.own_version} when it starts",
         "Start the daemon.",
         "sudo systemctl restart edge-agent",
     ),
@@ -198,10 +198,10 @@ def judge_databases(facts: tuple[DatabaseFacts, ...]) -> Iterator[Finding]:
 class ExchangeFolder:
     """A folder that daemon and uplink share, and the access that each needs."""
 
-    what: str
+    role: str
     """outbox, receipts, incoming, notes or wants."""
     folder: FileInfo
-    above: tuple[FileInfo, ...]
+    parents: tuple[FileInfo, ...]
     needs: tuple[tuple[SystemUser, int], ...]
     """Users, with the access bits that each needs."""
     mode: int
@@ -209,9 +209,9 @@ class ExchangeFolder:
     group: str
 
     @property
-    def barred(self) -> str:
+    def denied_access(self) -> str:
         """The first user without the access that it needs, as the start of a sentence; empty when all have it."""
-        lacking = ((user, bits) for user, bits in self.needs if not can_reach(user, self.above, self.folder, bits))
+        lacking = ((user, bits) for user, bits in self.needs if not can_reach(user, self.parents, self.folder, bits))
         return next((f"{user.name} may not {_RIGHTS[bits]}" for user, bits in lacking), "")
 
     @property
@@ -220,13 +220,13 @@ class ExchangeFolder:
         return next((user.name for user, bits in self.needs if bits & WRITE), DAEMON_USER)
 
     @property
-    def repair(self) -> str:
+    def repair_command(self) -> str:
         """The command that sets its owner, group and mode."""
         path = self.folder.path
         return f"sudo chown {self.owner}:{self.group} {path} && sudo chmod {self.mode:o} {path}"
 
     @property
-    def creation(self) -> str:
+    def creation_command(self) -> str:
         """The command that makes it."""
         return f"sudo install -d -m {self.mode:o} -o {self.owner} -g {self.group} {self.folder.path}"
 
@@ -235,39 +235,39 @@ _EXCHANGE: tuple[FindingRule[ExchangeFolder], ...] = (
     FindingRule(
         "fault",
         lambda f: not f.folder.kind,
-        "{f.folder.path} ({f.what}) does not exist",
+        "{f.folder.path} ({f.role}) does not exist",
         "Create it with its owner and mode.",
-        "{f.creation}",
+        "{f.creation_command}",
     ),
     FindingRule(
         "fault",
         lambda f: f.folder.kind != "folder",
         "{f.folder.path} is not a folder",
         "Move the file away, and create the folder.",
-        "sudo mv {f.folder.path} {f.folder.path}.away; {f.creation}",
+        "sudo mv {f.folder.path} {f.folder.path}.away; {f.creation_command}",
     ),
     FindingRule(
         "fault",
-        lambda f: f.barred,
-        "{f.barred} {f.folder.path} ({f.folder.shown})",
+        lambda f: f.denied_access,
+        "{f.denied_access} {f.folder.path} ({f.folder.owner_and_mode})",
         "Set its owner, group and mode.",
-        "{f.repair}",
+        "{f.repair_command}",
     ),
     FindingRule(
         "warning",
         lambda f: f.folder.mode & 0o002,
-        "{f.folder.path} is {f.folder.shown}: every user may write to it",
+        "{f.folder.path} is {f.folder.owner_and_mode}: every user may write to it",
         "Restrict its mode.",
-        "{f.repair}",
+        "{f.repair_command}",
     ),
-    FindingRule("ok", otherwise, "{f.what}: both users have the access that they need"),
+    FindingRule("ok", otherwise, "{f.role}: both users have the access that they need"),
 )
 
 
 def judge_exchange_folders(folders: tuple[ExchangeFolder, ...]) -> Iterator[Finding]:
     """Judge the folders that daemon and uplink share."""
-    for each in folders:
-        yield from first_match(EXCHANGE, _EXCHANGE, each, about=each.what)
+    for folder in folders:
+        yield from first_match(EXCHANGE, _EXCHANGE, folder, about=folder.role)
 
 
 ENTRIES_MAX = 5000
@@ -281,30 +281,32 @@ def probe_state_dir(context: ProbeContext) -> StateFacts:
     """Look at the folder, and at the owners of the files in it."""
     path = context.installation.config.state_dir.absolute()
     folder = stat_file(path)
-    strangers = tuple(_strangers(path, folder.uid)) if folder.kind == "folder" else ()
+    strangers = tuple(_find_strangers(path, folder.uid)) if folder.kind == "folder" else ()
     return StateFacts(folder, stat_parents(path), context.daemon_user, strangers)
 
 
-def _strangers(path: Path, uid: int) -> list[FileInfo]:
+def _find_strangers(path: Path, uid: int) -> list[FileInfo]:
     """Return the files of other users, except those that root has on every disk."""
-    entries = (each for each in itertools.islice(path.glob("**/*"), ENTRIES_MAX) if each != path / LOST_AND_FOUND)
+    entries = (entry for entry in itertools.islice(path.glob("**/*"), ENTRIES_MAX) if entry != path / LOST_AND_FOUND)
     return [file for file in map(stat_file, entries) if file.kind and file.uid != uid]
 
 
 def probe_databases(context: ProbeContext) -> tuple[DatabaseFacts, ...]:
     """Read the header of each; while no daemon has state.db open, let SQLite check a copy."""
     folder = context.installation.config.state_dir
-    found = []
-    for name, known in (("state.db", STATE_VERSION), ("spool.db", SPOOL_VERSION)):
+    databases = []
+    for name, own_version in (("state.db", STATE_VERSION), ("spool.db", SPOOL_VERSION)):
         file = stat_file(folder / name)
         if file.kind:
-            version = _version(folder / name)
-            is_checkable = name == "state.db" and not context.daemon.pid and 0 < version <= known
-            found.append(DatabaseFacts(file, version, known, find_damage(folder / name) if is_checkable else ""))
-    return tuple(found)
+            version = _read_version(folder / name)
+            is_checkable = name == "state.db" and not context.daemon.pid and 0 < version <= own_version
+            databases.append(
+                DatabaseFacts(file, version, own_version, find_damage(folder / name) if is_checkable else "")
+            )
+    return tuple(databases)
 
 
-def _version(path: Path) -> int:
+def _read_version(path: Path) -> int:
     head = read_bytes(path, 100)
     if not head:
         return 0
@@ -325,10 +327,10 @@ def probe_exchange_folders(context: ProbeContext) -> tuple[ExchangeFolder, ...]:
         ("wants", config.wants.parent, ((daemon, write), (uplink, read))),
         ("notes", config.uplink_notes, ((daemon, read), (uplink, write))),
     ]
-    needed = [each for each in folders if config.uplink.updates_url or each[0] not in ("incoming", "wants")]
+    needed = [folder for folder in folders if config.uplink.updates_url or folder[0] not in ("incoming", "wants")]
     return tuple(
-        ExchangeFolder(what, stat_file(path), stat_parents(path), needs, 0o2750, EXCHANGE_GROUP)
-        for what, path, needs in needed
+        ExchangeFolder(role, stat_file(path), stat_parents(path), needs, 0o2750, EXCHANGE_GROUP)
+        for role, path, needs in needed
     )
 
 

@@ -22,6 +22,7 @@ from edge_agent.doctor.probe_context import (
     is_failing,
     parse_phase,
     parse_properties,
+    show_unit,
 )
 from edge_agent.formatting import counted, format_bytes, format_duration
 
@@ -40,12 +41,12 @@ PROPERTIES = (
 SERVE, UPLINK = "edge-agent.service", "edge-uplink.service"
 INSTALLER = "sudo sh edge-agent-*-linux-x86_64.run"
 _INFINITE = ("infinity", str(2**64 - 1), "")
-_NEARLY = 0.9
-_STARTS = ("enabled", "static", "alias", "linked", "generated", "enabled-runtime")
+_NEARLY_FULL = 0.9
+_BOOT_STATES = ("enabled", "static", "alias", "linked", "generated", "enabled-runtime")
 _CREDENTIALS_STATUS = "243"  # EXIT_CREDENTIALS of systemd.exec(5)
 
 # By systemd's word for why a unit failed: what it means, what to do, with which command.
-_RESULTS = {
+_FAILURES = {
     "watchdog": (
         "it did not answer the watchdog's trial request in time, and systemd ended it",
         "systemd starts it again. If it happens again, find the engine that hangs, and roll its task back.",
@@ -77,16 +78,16 @@ _RESULTS = {
         "sudo journalctl -u {unit} -b | tail -30; sudo systemctl restart {unit}",
     ),
 }
-_CREDENTIALS = (
+_CREDENTIALS_FAILURE = (
     "systemd could not read a credential of the unit",
     "Enrol the site again, or write the credential again: systemd opens it only on the machine that sealed it.",
     "ls -l /etc/credstore.encrypted /etc/credstore; sudo systemctl cat {unit}; sudo systemctl restart {unit}",
 )
 # While systemd starts a unit again, it no longer reports why the unit failed.
-_STARTS_AGAIN = (
+_RETRY_FAILURE = (
     "systemd has started it {times} after a failure, and starts it now",
     "The last line of its log before the start shows the reason and what to do. Restart it after that.",
-    _RESULTS["exit-code"][2],
+    _FAILURES["exit-code"][2],
 )
 
 
@@ -145,7 +146,7 @@ class UnitFacts:
         return self.number("NRestarts")
 
     @property
-    def restarts_counted(self) -> str:
+    def restarts_text(self) -> str:
         """The same, as text."""
         return counted(self.restarts, "time")
 
@@ -157,7 +158,7 @@ class UnitFacts:
     @property
     def starts_at_boot(self) -> bool:
         """It starts with the machine."""
-        return self.enabled in _STARTS
+        return self.enabled in _BOOT_STATES
 
     @property
     def age(self) -> str:
@@ -178,13 +179,13 @@ class UnitFacts:
     def failure(self) -> tuple[str, ...]:
         """Why it failed, what to do, and the command that does it."""
         if self.value("ExecMainStatus") == _CREDENTIALS_STATUS:
-            found = _CREDENTIALS
+            parts = _CREDENTIALS_FAILURE
         elif self.state == "activating" and not self.value("SubState").startswith("auto-restart"):
-            found = _STARTS_AGAIN
+            parts = _RETRY_FAILURE
         else:
-            found = _RESULTS.get(self.value("Result"), _RESULTS["exit-code"])
-        values = {"unit": self.name, "status": self.value("ExecMainStatus"), "times": self.restarts_counted}
-        return tuple(part.format_map(values) for part in found)
+            parts = _FAILURES.get(self.value("Result"), _FAILURES["exit-code"])
+        values = {"unit": self.name, "status": self.value("ExecMainStatus"), "times": self.restarts_text}
+        return tuple(part.format_map(values) for part in parts)
 
     @property
     def why(self) -> str:
@@ -209,10 +210,10 @@ def judge_units(facts: tuple[UnitFacts, ...] | None) -> Iterator[Finding]:
         return
     yield SYSTEMD.ok("systemd runs this machine")
     for unit in facts:
-        yield from _unit(unit)
+        yield from _judge_unit(unit)
 
 
-def _unit(unit: UnitFacts) -> Iterator[Finding]:
+def _judge_unit(unit: UnitFacts) -> Iterator[Finding]:
     yield from first_match(UNIT, _STATE, unit, about=unit.name)
     if unit.loaded:
         yield from first_match(BOOT, _BOOT, unit, about=unit.name)
@@ -245,7 +246,7 @@ _STATE: tuple[FindingRule[UnitFacts], ...] = (
     FindingRule(
         "note",
         lambda f: f.phase.name,
-        "{f.name} is {f.phase.since}",
+        "{f.name} is {f.phase.summary}",
         "Wait; then run doctor again.",
         "edge-agent doctor",
     ),
@@ -288,7 +289,7 @@ _RESTARTS: tuple[FindingRule[UnitFacts], ...] = (
     FindingRule(
         "warning",
         lambda f: f.restarts,
-        "systemd restarted {f.name} {f.restarts_counted}",
+        "systemd restarted {f.name} {f.restarts_text}",
         "Find in its log why it ended. 'systemctl reset-failed' then sets the count to zero.",
         'sudo journalctl -u {f.name} -b | grep -v \'"level": "info"\' | tail -50; sudo systemctl reset-failed {f.name}',
     ),
@@ -314,7 +315,7 @@ _LIMIT: tuple[FindingRule[UnitFacts], ...] = (
     ),
     FindingRule(
         "warning",
-        lambda f: f.number("MemoryCurrent") > _NEARLY * f.number("MemoryMax"),
+        lambda f: f.number("MemoryCurrent") > _NEARLY_FULL * f.number("MemoryMax"),
         "{f.memory}",
         "At the limit the kernel ends an engine. Raise 'memory_bytes_max' under 'engine', or remove a task.",
         "edge-agent status",
@@ -328,18 +329,13 @@ def probe_units(context: ProbeContext) -> tuple[UnitFacts, ...] | ProbeFailure |
     installation = context.installation
     if not installation.has_systemd:
         return None
-    found = []
+    units = []
     for name, needed in ((SERVE, True), (UPLINK, installation.config.needs_uplink)):
-        text = show_unit(installation, name)
+        text = show_unit(installation, name, PROPERTIES)
         if text is None:
             return ProbeFailure("systemctl does not answer")
-        found.append(UnitFacts(name, needed, parse_properties(text), parse_phase(text)))
-    return tuple(found)
-
-
-def show_unit(installation: Installation, name: str) -> str | None:
-    """Return the properties of a unit as `systemctl show` prints them; None when it does not answer."""
-    return installation.run(("systemctl", "show", name, f"--property={PROPERTIES}", "--no-pager"))
+        units.append(UnitFacts(name, needed, parse_properties(text), parse_phase(text)))
+    return tuple(units)
 
 
 GROUPS = (CheckGroup((SYSTEMD, UNIT, BOOT, RELOAD, RESTARTS, WATCHDOG, MEMORY_LIMIT), probe_units, judge_units),)
@@ -348,7 +344,7 @@ GROUPS = (CheckGroup((SYSTEMD, UNIT, BOOT, RELOAD, RESTARTS, WATCHDOG, MEMORY_LI
 LISTENER_NETWORK = Check("listener-network", "sockets")
 FOLDER_STORE = Check("folder-store", "uplink")
 
-_OPEN = "sudo edge-agent drop-ins --yes; sudo systemctl restart edge-agent"
+_DROP_INS_COMMAND = "sudo edge-agent drop-ins --yes; sudo systemctl restart edge-agent"
 
 
 @dataclass(frozen=True)
@@ -378,7 +374,7 @@ _LISTENER: tuple[FindingRule[ListenerNetworkFacts], ...] = (
         lambda f: f.is_closed,
         f"no other machine reaches {{f.address}}: {SERVE} accepts connections from this machine only",
         "Write the drop-in that lets the networks of this machine in; for others add '--allow NETWORK'.",
-        _OPEN,
+        _DROP_INS_COMMAND,
     ),
     FindingRule("ok", lambda f: f.networks, f"{SERVE} lets in {{f.networks}}"),
     FindingRule("ok", otherwise, f"{SERVE} denies no network"),
@@ -398,7 +394,7 @@ def judge_folder_stores(folders: tuple[FolderFacts, ...]) -> Iterator[Finding]:
         if problem is None:
             yield FOLDER_STORE.ok(f"the uplink can use {facts.path}", about=str(facts.path))
         else:
-            yield FOLDER_STORE.fault(problem.seen, problem.remedy, problem.command, about=str(facts.path))
+            yield FOLDER_STORE.fault(problem.message, problem.remedy, problem.command, about=str(facts.path))
 
 
 def probe_listener_network(context: ProbeContext) -> ListenerNetworkFacts | ProbeFailure | None:
@@ -406,7 +402,7 @@ def probe_listener_network(context: ProbeContext) -> ListenerNetworkFacts | Prob
     address = context.installation.config.service.tcp_address
     if not address or is_loopback(split_host_port(address)[0]) or not context.daemon.managed:
         return None
-    properties = _show(context.installation, SERVE, "IPAddressDeny,IPAddressAllow")
+    properties = _show_properties(context.installation, SERVE, "IPAddressDeny,IPAddressAllow")
     if properties is None:
         return ProbeFailure("systemctl does not answer")
     denied, allowed = (tuple(properties.get(key, "").split()) for key in ("IPAddressDeny", "IPAddressAllow"))
@@ -416,38 +412,38 @@ def probe_listener_network(context: ProbeContext) -> ListenerNetworkFacts | Prob
 def probe_folder_stores(context: ProbeContext) -> tuple[FolderFacts, ...] | ProbeFailure:
     """Look at each folder that is an object store."""
     uplink, managed = context.installation.config.uplink, context.daemon.managed
-    found = []
-    for url, written in ((uplink.url, True), (uplink.updates_url, False)):
+    folders = []
+    for url, is_written in ((uplink.url, True), (uplink.updates_url, False)):
         if folder := store_folder(url):
-            writable = _writable_folders(context.installation) if managed and written else ()
+            writable = _writable_folders(context.installation) if managed and is_written else ()
             if writable is None:
                 return ProbeFailure("systemctl does not answer")
-            found.append(_look(context.installation, folder, writable, written=written, managed=managed))
-    return tuple(found)
+            folders.append(_probe_folder(context.installation, folder, writable, written=is_written, managed=managed))
+    return tuple(folders)
 
 
-def _look(
+def _probe_folder(
     installation: Installation, folder: Path, writable: tuple[str, ...], *, written: bool, managed: bool
 ) -> FolderFacts:
-    allows = any(folder.is_relative_to(each) for each in writable)
+    unit_allows = any(folder.is_relative_to(each) for each in writable)
     file, user = stat_file(folder), installation.find_user(UPLINK_USER) if managed else None
     if not file.kind:
-        return FolderFacts(folder, "", written, managed, unit_allows=allows)
+        return FolderFacts(folder, "", written, managed, unit_allows=unit_allows)
     rights = READ | ENTER | (WRITE if written else 0)
     usable = can_reach(user, stat_parents(folder), file, rights) if user else None
-    return FolderFacts(folder, file.kind, written, managed, usable, file.shown, allows)
+    return FolderFacts(folder, file.kind, written, managed, usable, file.owner_and_mode, unit_allows)
 
 
 def _writable_folders(installation: Installation) -> tuple[str, ...] | None:
-    properties = _show(installation, UPLINK, "ReadWritePaths")
+    properties = _show_properties(installation, UPLINK, "ReadWritePaths")
     if properties is None:
         return None
-    return tuple(each.strip('"').lstrip("-+") for each in properties.get("ReadWritePaths", "").split())
+    return tuple(path.strip('"').lstrip("-+") for path in properties.get("ReadWritePaths", "").split())
 
 
-def _show(installation: Installation, unit: str, properties: str) -> dict[str, str] | None:
-    shown = installation.run(("systemctl", "show", unit, f"--property={properties}", "--no-pager"))
-    return None if shown is None else parse_properties(shown)
+def _show_properties(installation: Installation, unit: str, properties: str) -> dict[str, str] | None:
+    text = show_unit(installation, unit, properties)
+    return None if text is None else parse_properties(text)
 
 
 def _is_loopback_network(network: str) -> bool:

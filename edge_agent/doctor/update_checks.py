@@ -23,9 +23,9 @@ UPDATE = Check("update", "updates")
 WARNED_SECONDS = 3 * 86_400.0
 STUCK_SECONDS = 6 * 3600.0
 DAY_SECONDS = 86_400.0
-_SHOW = "edge-agent status"
+_STATUS_COMMAND = "edge-agent status"
 _REPORT = "Tell the central team."
-_BACK = "The previous version answers again until the plan names another one."
+_ROLLED_BACK_REMEDY = "The previous version answers again until the plan names another one."
 _REPORT_COMMAND = "sudo edge-agent support-bundle"
 _NEEDS_SPACE = ("DISK_FULL",)
 _NEEDS_DRIVE = (
@@ -60,12 +60,12 @@ class MetadataFacts:
     """It was enrolled less than a day ago."""
 
     @property
-    def fetch(self) -> str:
+    def fetch_command(self) -> str:
         """The command that gets newer metadata."""
         return "sudo systemctl restart edge-uplink" if self.has_uplink else "sudo edge-agent media import /media/usb"
 
     @property
-    def left(self) -> str:
+    def expiry_text(self) -> str:
         """Time until it expires or since it expired, as text."""
         return format_duration(abs(self.expires_in))
 
@@ -83,37 +83,37 @@ _METADATA: tuple[FindingRule[MetadataFacts], ...] = (
         lambda f: not f.exists and f.has_uplink,
         "no metadata has arrived in {f.path} yet",
         "Check that the uplink runs and is online: its checks follow below.",
-        "{f.fetch}",
+        "{f.fetch_command}",
     ),
     FindingRule(
         "note",
         lambda f: not f.exists,
         "no update has arrived yet",
         "Ask the central team for a USB drive with updates, and import it.",
-        "{f.fetch}",
+        "{f.fetch_command}",
     ),
     FindingRule(
         "fault",
         lambda f: f.problem,
         "{f.path}/timestamp.json is damaged: {f.problem}",
         "Remove it; the next download or import replaces it.",
-        "sudo rm {f.path}/timestamp.json; {f.fetch}",
+        "sudo rm {f.path}/timestamp.json; {f.fetch_command}",
     ),
     FindingRule(
         "fault",
         lambda f: f.expires_in < 0,
-        "version {f.version} expired {f.left} ago: nothing new is installed",
+        "version {f.version} expired {f.expiry_text} ago: nothing new is installed",
         "Installed bundles keep answering. If the clock is right, the central team can renew it: 'edge-convert renew'.",
-        "date; {f.fetch}",
+        "date; {f.fetch_command}",
     ),
     FindingRule(
         "warning",
         lambda f: f.expires_in < WARNED_SECONDS,
-        "version {f.version} expires in {f.left}",
+        "version {f.version} expires in {f.expiry_text}",
         "Newer metadata is overdue. Check that the uplink is online, or import a new USB drive.",
-        "{f.fetch}",
+        "{f.fetch_command}",
     ),
-    FindingRule("ok", otherwise, "version {f.version}, valid for {f.left}"),
+    FindingRule("ok", otherwise, "version {f.version}, valid for {f.expiry_text}"),
 )
 
 
@@ -149,7 +149,7 @@ class _TaskView:
         return self.update.candidate.version if self.update.candidate else ""
 
     @property
-    def answering(self) -> str:
+    def fallback(self) -> str:
         """What answers while the new version does not, as a sentence."""
         if self.update.active is None:
             return "Nothing answers the task: no other version has answered before."
@@ -160,7 +160,7 @@ class _TaskView:
         return self.now - self.update.since.timestamp() if self.update.since else 0.0
 
     @property
-    def bring_drive(self) -> str:
+    def drive_advice(self) -> str:
         """What is to be done with the drive."""
         if self.update.reason == "UPDATE_INCOMPLETE":
             return "This USB drive does not help: have the central team write it again, then import it."
@@ -173,17 +173,17 @@ class _TaskView:
         return f"{self.version} has been in state {state} for {format_duration(self.age)}{f': {why}' if why else ''}"
 
 
-def _is(state: str, *reasons: str) -> Callable[[_TaskView], bool]:
+def _in_state(state: str, *reasons: str) -> Callable[[_TaskView], bool]:
     """Return a condition that matches a state, with one of the reasons; without reasons it matches any."""
     return lambda view: view.update.state == state and (not reasons or view.update.reason in reasons)
 
 
 _UPDATE: tuple[FindingRule[_TaskView], ...] = (
-    FindingRule("fault", _is("FAILED"), "{f.progress}", f"{_REPORT} {{f.answering}}", _REPORT_COMMAND),
-    FindingRule("fault", _is("ROLLED_BACK"), "{f.progress}", f"{_BACK} {_REPORT}", _REPORT_COMMAND),
+    FindingRule("fault", _in_state("FAILED"), "{f.progress}", f"{_REPORT} {{f.fallback}}", _REPORT_COMMAND),
+    FindingRule("fault", _in_state("ROLLED_BACK"), "{f.progress}", f"{_ROLLED_BACK_REMEDY} {_REPORT}", _REPORT_COMMAND),
     FindingRule(
         "note",
-        _is("HELD"),
+        _in_state("HELD"),
         "{f.progress}",
         "Somebody here selected another version, or removed the task. To use the planned version, allow it.",
         "sudo edge-agent bundles allow {f.update.task}",
@@ -199,30 +199,30 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
         "warning",
         lambda f: f.update.state == "WAITING" and f.update.reason in _NEEDS_DRIVE,
         "{f.progress}",
-        "{f.bring_drive} The version that answered before continues to answer.",
+        "{f.drive_advice} The version that answered before continues to answer.",
         "sudo edge-agent media import /media/usb",
     ),
-    FindingRule("ok", _is("STAGED", "WINDOW_CLOSED", "STOPPING", ""), "{f.progress}"),
+    FindingRule("ok", _in_state("STAGED", "WINDOW_CLOSED", "STOPPING", ""), "{f.progress}"),
     FindingRule(
         "warning",
-        _is("STAGED"),
+        _in_state("STAGED"),
         "{f.progress}",
         "A problem on this machine blocks it ({f.update.attempts} attempts). Fix it; the daemon then continues.",
         "edge-agent doctor; df -h; free -h",
     ),
     FindingRule(
         "warning",
-        lambda f: _is("FETCHING")(f) and f.age > STUCK_SECONDS,
+        lambda f: _in_state("FETCHING")(f) and f.age > STUCK_SECONDS,
         "{f.progress}",
         "Its files do not arrive. Check that the uplink is online, or import a full USB drive.",
         "sudo edge-agent media import /media/usb",
     ),
     FindingRule(
         "note",
-        _is("WAITING", "HARDWARE_UNMET", "HALTED"),
+        _in_state("WAITING", "HARDWARE_UNMET", "HALTED"),
         "{f.progress}",
         "The central team decided this: ask them.",
-        _SHOW,
+        _STATUS_COMMAND,
     ),
     FindingRule("ok", lambda f: f.update.state and f.update.candidate, "{f.progress}"),
 )
@@ -247,7 +247,7 @@ _VERIFIED: tuple[FindingRule[UpdatesFacts], ...] = (
 )
 
 
-TRUSTED = "trust"
+TRUST_FOLDER = "trust"
 
 
 def probe_metadata(context: ProbeContext) -> MetadataFacts:
@@ -259,19 +259,19 @@ def probe_metadata(context: ProbeContext) -> MetadataFacts:
         return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink)
     arrived = folder / "timestamp.json"
     # An import from a USB drive leaves nothing in incoming/, and is newer than what an uplink left there long ago.
-    verified = next(iter(sorted((config.state_dir / TRUSTED).glob("**/timestamp.json"))), arrived)
+    verified = next(iter(sorted((config.state_dir / TRUST_FOLDER).glob("**/timestamp.json"))), arrived)
     present = [path for path in dict.fromkeys((arrived, verified)) if stat_file(path).kind]
     if not present:
         root = stat_file(Path(config.update.root_file))
-        is_new = root is not None and time.time() - root.changed < DAY_SECONDS
+        is_new = time.time() - root.changed < DAY_SECONDS
         return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink, expected=expected, is_new=is_new)
-    found: list[tuple[int, float, Path]] = []
+    versions: list[tuple[int, float, Path]] = []
     for path in present:
         try:
-            found.append((*read_signed_part(path, "timestamp"), path))
+            versions.append((*read_signed_part(path, "timestamp"), path))
         except ValueError as error:
             return MetadataFacts(str(path.parent), True, str(error), has_uplink=has_uplink, expected=expected)
-    version, expires, path = max(found)
+    version, expires, path = max(versions)
     return MetadataFacts(str(path.parent), True, "", version, expires - time.time(), has_uplink, expected)
 
 
@@ -285,11 +285,11 @@ def probe_updates(context: ProbeContext) -> UpdatesFacts | ProbeFailure:
         )
     if isinstance(context.stored, ProbeFailure):
         return context.stored
-    tasks = tuple(map(_from_journal, context.stored.journal.values()))
+    tasks = tuple(map(_update_from_journal, context.stored.journal.values()))
     return UpdatesFacts(0, channel, "", tasks, time.time(), live=False)
 
 
-def _from_journal(row: UpdateProgress) -> TaskUpdate:
+def _update_from_journal(row: UpdateProgress) -> TaskUpdate:
     return TaskUpdate(
         task=row.task,
         active=BundleRef(row.task, "", row.incumbent) if row.incumbent else None,

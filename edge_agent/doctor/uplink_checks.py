@@ -136,7 +136,7 @@ def _judge_problem(problem: ReportedProblem, facts: UplinkFacts) -> Finding:
     seen = f"{problem.message}{f' ({problem.about})' if problem.about else ''}"
     if problem.reason in _PASSING and facts.state != "online" and facts.is_short:
         return PROBLEM.note(f"for now: {seen}", "The uplink retries automatically.", about=problem.reason)
-    folder = next((each for each in facts.folders if each in problem.message), "")
+    folder = next((path for path in facts.folders if path in problem.message), "")
     if folder:  # check folder-store has the cause, if it lasts
         command = f"findmnt -T {shlex.quote(folder)}; ls -ld {shlex.quote(folder)}"
         return PROBLEM.warning(seen, problem.remedy, command, about=problem.reason)
@@ -160,27 +160,27 @@ def _judge_downloads(facts: UplinkFacts) -> Finding:
 
 def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
     """Take the daemon's report, or read the uplink's file. None when no uplink is configured or reports."""
-    facts = _report(context)
+    facts = _read_report(context)
     if facts is None or not context.daemon.managed:
         return facts
     return replace(facts, phase=unit_phase(context.installation, "edge-uplink.service"))
 
 
-def _report(context: ProbeContext) -> UplinkFacts | None:
+def _read_report(context: ProbeContext) -> UplinkFacts | None:
     config = context.installation.config
     if context.status is not None:
-        return _from_daemon(context.status.uplink, context) if context.status.uplink else None
+        return _facts_from_daemon(context.status.uplink, context) if context.status.uplink else None
     path = config.uplink_notes / uplink_state.FILE_NAME
     if not stat_file(path).kind:
         configured = config.uplink.url or config.uplink.updates_url
         return UplinkFacts(f"it has not reported yet: {path} does not exist") if configured else None
     try:
-        return _from_file(uplink_state.parse(read_bytes(path, uplink_state.STATE_BYTES_MAX + 1)), context)
+        return _facts_from_file(uplink_state.parse(read_bytes(path, uplink_state.STATE_BYTES_MAX + 1)), context)
     except DocumentInvalid as error:
         return UplinkFacts(f"its report is invalid: {error.message}", managed=context.daemon.managed)
 
 
-def _from_daemon(status: UplinkStatus, context: ProbeContext) -> UplinkFacts:
+def _facts_from_daemon(status: UplinkStatus, context: ProbeContext) -> UplinkFacts:
     silence = ""
     if status.state == "SILENT":
         silence = status.problems[0].message if status.problems else "it does not report"
@@ -188,7 +188,7 @@ def _from_daemon(status: UplinkStatus, context: ProbeContext) -> UplinkFacts:
     return _facts(status, silence, since_seconds, context)
 
 
-def _from_file(state: uplink_state.UplinkState, context: ProbeContext) -> UplinkFacts:
+def _facts_from_file(state: uplink_state.UplinkState, context: ProbeContext) -> UplinkFacts:
     age = running_seconds() - state.running_seconds
     silence = ""
     if age < 0:
@@ -224,7 +224,7 @@ BUDGET = Check("large-model-budget", "uplink")
 
 _LARGE_MODEL_LOG = "sudo journalctl -u edge-uplink -b | grep large_model | tail -20"
 SILENT = "UPLINK_SILENT"
-_NEARLY = 0.9
+_NEARLY_SPENT = 0.9
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class LargeModelFacts:
     problem: str = ""
     tasks: tuple[str, ...] = ()
     usual_ms: float = 0.0
-    spent: tuple[tuple[str, int, int], ...] = ()
+    spending: tuple[tuple[str, int, int], ...] = ()
     """Period, cost and cap, in millionths of the currency; a cap of 0 is no cap."""
 
     @property
@@ -261,13 +261,15 @@ class LargeModelFacts:
     @property
     def costs(self) -> str:
         """What was spent of each cap, as text."""
-        capped = [f"{each / MICROS:.2f} of {cap / MICROS:.2f} {span}" for span, each, cap in self.spent if cap]
+        capped = [
+            f"{micros / MICROS:.2f} of {cap / MICROS:.2f} {period}" for period, micros, cap in self.spending if cap
+        ]
         return ", ".join(capped) or "without a cap"
 
     @property
     def nearly_spent(self) -> bool:
         """At least 90% of a cap is spent."""
-        return any(cap and each >= _NEARLY * cap for _, each, cap in self.spent)
+        return any(cap and micros >= _NEARLY_SPENT * cap for _, micros, cap in self.spending)
 
 
 _LARGE_MODEL: tuple[FindingRule[LargeModelFacts], ...] = (
@@ -343,21 +345,21 @@ def probe_large_model(context: ProbeContext) -> LargeModelFacts | ProbeFailure |
         return ProbeFailure(
             "the daemon reports nothing of the large model", needs_rights=context.daemon.reason == "FORBIDDEN"
         )
-    reported = context.status.large_model
-    if reported.problem_reason == SILENT and _is_starting(context):
+    report = context.status.large_model
+    if report.problem_reason == SILENT and _is_starting(context):
         return ProbeFailure("the uplink or the daemon has just started, and they are not connected yet")
     return LargeModelFacts(
-        model=reported.model,
+        model=report.model,
         url=context.installation.config.escalation.url,
-        online=reported.online,
-        affordable=reported.affordable,
-        reason=reported.problem_reason,
-        problem=reported.problem,
-        tasks=reported.tasks,
-        usual_ms=reported.usual_ms,
-        spent=(
-            ("today", reported.day_micros, reported.day_micros_max),
-            ("this month", reported.month_micros, reported.month_micros_max),
+        online=report.online,
+        affordable=report.affordable,
+        reason=report.problem_reason,
+        problem=report.problem,
+        tasks=report.tasks,
+        usual_ms=report.usual_ms,
+        spending=(
+            ("today", report.day_micros, report.day_micros_max),
+            ("this month", report.month_micros, report.month_micros_max),
         ),
     )
 

@@ -32,8 +32,8 @@ DISK_FULL_BYTES = 1 << 20
 """A disk with less free space than this is full."""
 CHECK_DISK = "Check the disk; the kernel's log ('dmesg') may say more."
 # EFBIG: the file is too large for the file system, or for a limit of the process.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ACCESS_ERRNOS = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 @contextmanager
@@ -45,14 +45,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         message = f"cannot use {path}: {error.strerror}"
         if is_disk_full(error):
             raise DiskFull(message, path=path) from None
-        if error.errno in _REFUSED:
+        if error.errno in _ACCESS_ERRNOS:
             raise StateDirUnwritable(message, path=path) from None
         raise StoreDamaged(message, remedy=CHECK_DISK, path=path) from None
 
 
 def is_disk_full(error: OSError) -> bool:
     """Tell whether a write failed because there is no space for it."""
-    return error.errno in _FULL
+    return error.errno in _DISK_FULL_ERRNOS
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -207,14 +207,14 @@ def stat_or_none(path: Path) -> os.stat_result | None:
 
 def is_file(path: Path) -> bool:
     """Return whether a regular file is at a path, links followed. Raises OSError, as `stat_or_none`."""
-    found = stat_or_none(path)
-    return found is not None and stat.S_ISREG(found.st_mode)
+    status = stat_or_none(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def is_dir(path: Path) -> bool:
     """Return whether a directory is at a path, links followed. Raises OSError, as `stat_or_none`."""
-    found = stat_or_none(path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
+    status = stat_or_none(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def require_free_space(path: Path) -> None:
@@ -269,7 +269,7 @@ class Ballast:
 
 
 FILE_MODE, FOLDER_MODE = 0o600, 0o700
-_OTHERS = 0o077
+_OTHERS_BITS = 0o077
 
 
 def make_folders(folder: Path, mode: int) -> None:
@@ -278,11 +278,11 @@ def make_folders(folder: Path, mode: int) -> None:
     For folders of root that a daemon enters: hardened machines give root a umask that would close them. The umask
     belongs to the process: use it in programs that do one thing at a time. Raises OSError.
     """
-    before = os.umask(0o022)
+    old_umask = os.umask(0o022)
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
     finally:
-        os.umask(before)
+        os.umask(old_umask)
 
 
 @contextmanager
@@ -294,11 +294,11 @@ def private_folder(folder: Path, *, marks: tuple[str, ...] = ()) -> Iterator[Non
     mode. The umask belongs to the process: use it in programs that do one thing at a time. Raises OSError.
     """
     make_private(folder, marks=marks)
-    before = os.umask(_OTHERS)
+    old_umask = os.umask(_OTHERS_BITS)
     try:
         yield
     finally:
-        os.umask(before)
+        os.umask(old_umask)
 
 
 def make_private(folder: Path, *, marks: tuple[str, ...] = ()) -> None:
@@ -309,7 +309,7 @@ def make_private(folder: Path, *, marks: tuple[str, ...] = ()) -> None:
         _close(folder, FOLDER_MODE)  # a default ACL, or the umask, can change the mode of mkdir
         return
     is_ours = any((folder / mark).exists() for mark in marks) or not any(folder.iterdir())
-    if is_ours and stat.S_IMODE(folder.stat().st_mode) & _OTHERS:
+    if is_ours and stat.S_IMODE(folder.stat().st_mode) & _OTHERS_BITS:
         close_tree(folder)
 
 
@@ -328,16 +328,16 @@ def close_tree(folder: Path) -> None:
     Links are not followed. A file with a second hard link keeps its mode, because it may also belong to another folder.
     """
     _close(folder, FOLDER_MODE)
-    for path, folders, names in os.walk(folder):
+    for path, folders, files in os.walk(folder):
         for name in folders:
             _close(Path(path, name), FOLDER_MODE)
-        for name in names:
+        for name in files:
             _close(Path(path, name), FILE_MODE)
 
 
 def _close(path: Path, mode: int) -> None:
     with contextlib.suppress(PermissionError, FileNotFoundError):  # another user's file, or gone meanwhile
-        found = path.lstat()
-        shared = stat.S_ISREG(found.st_mode) and found.st_nlink > 1
-        if not (shared or stat.S_ISLNK(found.st_mode)) and stat.S_IMODE(found.st_mode) != mode:
+        status = path.lstat()
+        has_other_links = stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+        if not (has_other_links or stat.S_ISLNK(status.st_mode)) and stat.S_IMODE(status.st_mode) != mode:
             path.chmod(mode)

@@ -41,11 +41,11 @@ class DiskThread:
                 self._progress_at = self._monotonic()
             self._pending += 1
         try:
-            future = self._pool.submit(self._watched, work, *args, **kwargs)
+            future = self._pool.submit(self._run_timed, work, *args, **kwargs)
         except RuntimeError:
-            self._ended()
+            self._count_end()
             raise
-        future.add_done_callback(self._ended)
+        future.add_done_callback(self._count_end)
         return future
 
     async def run(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -63,11 +63,11 @@ class DiskThread:
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
         """Mark, inside a piece of work, a block that waits for more work and not for the disk."""
-        self._rest(resting=True)
+        self._set_resting(resting=True)
         try:
             yield
         finally:
-            self._rest(resting=False)
+            self._set_resting(resting=False)
 
     def stop(self, seconds_max: float) -> bool:
         """Take no more work, and finish what was submitted; tell whether that ended within `seconds_max`."""
@@ -83,17 +83,17 @@ class DiskThread:
         self._pool.shutdown(wait=True)
         return True
 
-    def _watched(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _run_timed(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return work(*args, **kwargs)
         finally:
             with self._lock:
                 self._progress_at = self._monotonic()
 
-    def _rest(self, *, resting: bool) -> None:
+    def _set_resting(self, *, resting: bool) -> None:
         with self._lock:
             self._resting, self._progress_at = resting, self._monotonic()
 
-    def _ended(self, _: object = None) -> None:
+    def _count_end(self, _: object = None) -> None:
         with self._lock:
             self._pending -= 1

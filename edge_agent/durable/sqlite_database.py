@@ -21,7 +21,7 @@ from edge_agent.errors import DiskFull, EdgeAgentError, StateDirInUse, StateDirU
 _BUSY_SECONDS = 5.0
 # Messages of SQLite if the list of tables is damaged, and of Python if a text is: our own statements are correct, and
 # write only text.
-_OTHER_TABLES = re.compile(
+_DAMAGE_MESSAGES = re.compile(
     "no such (table|column|index)|already exists|has no column named|malformed database schema|unsupported file format"
     "|Could not decode to UTF-8"
 )
@@ -101,7 +101,7 @@ class Database:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            translated = self._translated(getattr(error, "sqlite_errorcode", 0), f"{self.path}: {error}")
+            translated = self._translate(getattr(error, "sqlite_errorcode", 0), f"{self.path}: {error}")
             if translated is None:  # a mistake of ours, such as use after close
                 raise
             raise translated from None
@@ -148,11 +148,11 @@ class Database:
     def _migrate(self, version: int) -> None:
         """Bring a new or an older file to the present schema, in one transaction."""
         statements = list(self._schema.statements if version == 0 else ())
-        for older in range(version, self._schema.version) if version else ():
-            if older not in self._schema.migrations:
+        for old_version in range(version, self._schema.version) if version else ():
+            if old_version not in self._schema.migrations:
                 message = f"{self.path} has schema version {version}, which this agent cannot migrate"
                 raise StoreDamaged(message, remedy="Start an edge-agent version between the two first.")
-            statements += self._schema.migrations[older]
+            statements += self._schema.migrations[old_version]
         with self.transaction():
             for statement in (*statements, f"PRAGMA user_version = {self._schema.version}"):
                 self._db.execute(statement)
@@ -161,11 +161,11 @@ class Database:
             with self.errors():
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _translated(self, extended: int, message: str) -> EdgeAgentError | None:
-        code = extended & 0xFF
+    def _translate(self, extended_code: int, message: str) -> EdgeAgentError | None:
+        code = extended_code & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return DiskFull(message, path=self.path)
-        if extended == sqlite3.SQLITE_IOERR_SHMSIZE:  # "disk I/O error": no space for the shared-memory file
+        if extended_code == sqlite3.SQLITE_IOERR_SHMSIZE:  # "disk I/O error": no space for the shared-memory file
             return DiskFull(f"{self.path}: the disk is full", path=self.path)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return StateDirUnwritable(message, path=self.path)
@@ -174,6 +174,6 @@ class Database:
             return StateDirInUse(message, remedy=remedy, path=self.path)
         if code == sqlite3.SQLITE_IOERR:
             return StoreDamaged(message, remedy=CHECK_DISK, path=self.path)
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _OTHER_TABLES.search(message):
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _DAMAGE_MESSAGES.search(message):
             return self.damaged(message)
         return None

@@ -8,10 +8,10 @@ go to `outbox/former/<time>/site=<id>/`, which `edge-convert collect` accepts; k
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from edge_agent import config
 from edge_agent.config import Config, ConfigFiles, Overrides, config_files
-from edge_agent.durable.atomic_files import disk_errors, stat_or_none, sync_directory
+from edge_agent.durable.atomic_files import disk_errors, read_regular, stat_or_none, sync_directory
 from edge_agent.enrolment import site_files, unit_drop_ins
 from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encrypt
 from edge_agent.enrolment.unit_drop_ins import UnitDropIn
@@ -45,7 +45,7 @@ from edge_agent.update import metadata_chain
 from edge_agent.update.metadata_chain import TrustRoot
 
 FOLDER = "former"
-_OF_STATE = ("site.key", "value.key", "spool.db", "spool.db-wal", "spool.db-shm")
+_SITE_STATE_FILES = ("site.key", "value.key", "spool.db", "spool.db-wal", "spool.db-shm")
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def set_aside(config: Config, site: str, stamp: str) -> PreviousSite:
     """
     state, outbox = config.state_dir / FOLDER / stamp, config.outbox / FOLDER / stamp
     with disk_errors(state):
-        found = len(list((config.outbox / "segments").glob("*.age")))
+        segments = len(list((config.outbox / "segments").glob("*.age")))
         # Receipts first: they would delete, for the new site, what the previous one has sealed.
         (config.receipts / "receipts.json").unlink(missing_ok=True)
         _move([config.outbox / "segments", config.outbox / "status.json"], outbox / f"site={site}")
-        _move([config.state_dir / name for name in _OF_STATE], state)
-    return PreviousSite(state, outbox, found)
+        _move([config.state_dir / name for name in _SITE_STATE_FILES], state)
+    return PreviousSite(state, outbox, segments)
 
 
 def _move(sources: list[Path], target: Path) -> None:
@@ -108,14 +108,14 @@ def _move(sources: list[Path], target: Path) -> None:
 def _make_like(model: Path, folder: Path) -> None:
     """Create a folder with the owner and mode of another one."""
     if not folder.exists():
-        like = model.stat()
+        status = model.stat()
         folder.mkdir()
-        os.chown(folder, like.st_uid, like.st_gid)
-        folder.chmod(like.st_mode & 0o7777)
+        os.chown(folder, status.st_uid, status.st_gid)
+        folder.chmod(status.st_mode & 0o7777)
 
 
-Kind = Literal["first", "renewal", "replacement", "same"]
-"""As returned by `classify_enrolment`; same: this file is in use already, and nothing has to change."""
+EnrolmentKind = Literal["first", "renewal", "replacement"]
+"""first: this machine was not a site. renewal: new settings for the same site. replacement: another site."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class EnrolmentRequest:
 
     enrolment: EnrolmentFile
     sha256: str
-    places: SystemPaths
+    paths: SystemPaths
     now: float
     """Seconds since 1970, by this machine's clock."""
     replace: bool = False
@@ -138,8 +138,9 @@ class PreparedEnrolment:
     """An enrolment file that passed the checks; nothing is written yet."""
 
     request: EnrolmentRequest
-    kind: Kind
-    known: SiteEnrolment | None
+    kind: EnrolmentKind | Literal["same"]
+    """same: this file is in use already, and nothing has to change."""
+    previous: SiteEnrolment | None
     config: Config
     """The future configuration."""
     trust: TrustRoot | None
@@ -157,7 +158,7 @@ class CompletedEnrolment:
     """What was written."""
 
     record: SiteEnrolment
-    former: PreviousSite | None
+    previous_site: PreviousSite | None
 
 
 def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
@@ -167,19 +168,21 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
         EnrolmentFileInvalid, EnrolmentFileRefused: it is not valid, not now, or not for this machine.
         SiteError: something on this machine prevents it.
     """
-    enrolment, places = request.enrolment, request.places
-    known = load_record(places.record)
-    trust = _anchor(enrolment)
-    found = config_files.read(places.agent_yaml, optional=True)
-    made = _configured(request, found)
-    drop_ins = _drop_ins(request, made)
-    is_same = known is not None and known.kit_sha256 == request.sha256 and is_intact(known)
-    if known and is_same and not drop_ins and not site_files.could_be_encrypted(known):
-        return PreparedEnrolment(request, "same", known, made, trust, [], _overruled(found, request), [])
-    same_fleet = _same_fleet(enrolment, places.root)
-    kind = classify_enrolment(enrolment, known, request.now, same_fleet=same_fleet, replace=request.replace)
-    changes, overruled = _changes(found, request), _overruled(found, request)
-    return PreparedEnrolment(request, kind, known, made, trust, changes, overruled, drop_ins)
+    enrolment, paths = request.enrolment, request.paths
+    previous = load_record(paths.record)
+    trust_root = _parse_trust_root(enrolment)
+    files = config_files.read(paths.agent_yaml, optional=True)
+    future_config = _future_config(request, files)
+    drop_ins = _drop_ins(request, future_config)
+    is_same = previous is not None and previous.kit_sha256 == request.sha256 and is_intact(previous)
+    if previous and is_same and not drop_ins and not site_files.could_be_encrypted(previous):
+        return PreparedEnrolment(
+            request, "same", previous, future_config, trust_root, [], _overruled_keys(files, request), []
+        )
+    same_fleet = _is_same_fleet(enrolment, paths.root)
+    kind = classify_enrolment(enrolment, previous, request.now, same_fleet=same_fleet, replace=request.replace)
+    changes, overruled = _changed_keys(files, request), _overruled_keys(files, request)
+    return PreparedEnrolment(request, kind, previous, future_config, trust_root, changes, overruled, drop_ins)
 
 
 def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
@@ -188,43 +191,45 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     Raises:
         SiteError: the disk is full, or the daemon of the previous site still runs. Nothing was changed.
     """
-    request, known = prepared.request, prepared.known
-    places, enrolment = request.places, request.enrolment
+    request, previous = prepared.request, prepared.previous
+    paths, enrolment = request.paths, request.enrolment
     if prepared.kind == "replacement":
         check_idle(prepared.config)
-    sealed = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
-    made = site_files.files_of(enrolment, places, sealed)
-    done = _record(request, sealed, made)
-    made += [site_files.SiteFile(each.path, each.content.encode()) for each in prepared.drop_ins if each.content]
-    made.append(site_files.SiteFile(places.record, enrolment_file.encode_record(done)))
-    site_files.stage(made)
+    credentials = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
+    files = site_files.files_of(enrolment, paths, credentials)
+    record = _build_record(request, credentials, files)
+    files += [
+        site_files.SiteFile(drop_in.path, drop_in.content.encode()) for drop_in in prepared.drop_ins if drop_in.content
+    ]
+    files.append(site_files.SiteFile(paths.record, enrolment_file.encode_record(record)))
+    site_files.stage(files)
     try:
-        aside = _set_aside(prepared)
+        previous_site = _set_aside(prepared)
     except SiteError:
-        site_files.unstage(made)
+        site_files.unstage(files)
         raise
-    stale = set(map(Path, known.files if known else ())) | site_files.replaced_credentials(places, sealed)
-    emptied = [each.path for each in prepared.drop_ins if not each.content]
-    site_files.put(made, [*sorted(stale - set(map(Path, done.files))), *emptied])
-    return CompletedEnrolment(done, aside)
+    stale = set(map(Path, previous.files if previous else ())) | site_files.replaced_credentials(paths, credentials)
+    removed = [drop_in.path for drop_in in prepared.drop_ins if not drop_in.content]
+    site_files.put(files, [*sorted(stale - set(map(Path, record.files))), *removed])
+    return CompletedEnrolment(record, previous_site)
 
 
 def _set_aside(prepared: PreparedEnrolment) -> PreviousSite | None:
-    if prepared.kind != "replacement" or prepared.known is None:
+    if prepared.kind != "replacement" or prepared.previous is None:
         return None
     stamp = f"{datetime.fromtimestamp(prepared.request.now, UTC):%Y%m%dT%H%M%SZ}"
-    return set_aside(prepared.config, prepared.known.site, stamp)
+    return set_aside(prepared.config, prepared.previous.site, stamp)
 
 
 def _drop_ins(request: EnrolmentRequest, config: Config) -> list[UnitDropIn]:
     """Return the unit drop-ins that are not in place. They are not recorded, because people change them, too."""
-    units = request.places.units
+    units = request.paths.units
     networks = unit_drop_ins.allowed_networks(config, units, (), request.networks)
-    return [each for each in unit_drop_ins.unit_drop_ins(config, units, networks) if not each.is_in_place()]
+    return [drop_in for drop_in in unit_drop_ins.unit_drop_ins(config, units, networks) if not drop_in.is_in_place()]
 
 
-def _record(
-    request: EnrolmentRequest, sealed: Mapping[str, StoredCredential], made: list[site_files.SiteFile]
+def _build_record(
+    request: EnrolmentRequest, credentials: Mapping[str, StoredCredential], files: list[site_files.SiteFile]
 ) -> SiteEnrolment:
     enrolment = request.enrolment
     return SiteEnrolment(
@@ -233,23 +238,23 @@ def _record(
         issued_at=enrolment.issued_at,
         expires_at=enrolment.expires_at,
         enrolled_at=format_timestamp(request.now),
-        secrecy=site_files.secrecy_of(sealed),
-        files={str(file.path): file.sha256 for file in made},
+        secrecy=site_files.secrecy_of(credentials),
+        files={str(file.path): file.sha256 for file in files},
     )
 
 
-def _anchor(enrolment: EnrolmentFile) -> TrustRoot | None:
+def _parse_trust_root(enrolment: EnrolmentFile) -> TrustRoot | None:
     try:
         return metadata_chain.parse_trust_root(enrolment.root.encode()) if enrolment.root else None
     except ValueError as error:
         raise EnrolmentFileInvalid(f"the enrolment file's root of trust is not valid: {error}") from None
 
 
-def _same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
+def _is_same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
     """Return whether roots connect the file's root and the trusted one; without a trusted one, any is accepted."""
     try:
-        ours = path.read_bytes()
-        return bool(enrolment.root) and metadata_chain.same_fleet(ours, enrolment.root.encode())
+        trusted_root = path.read_bytes()
+        return bool(enrolment.root) and metadata_chain.same_fleet(trusted_root, enrolment.root.encode())
     except FileNotFoundError:
         return True
     except (OSError, ValueError) as error:
@@ -257,42 +262,44 @@ def _same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
         raise ConfigInvalid(message, remedy="Check the disk; then move the file away, and enrol again.") from None
 
 
-def _configured(request: EnrolmentRequest, found: ConfigFiles) -> Config:
+def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
     """Return the future configuration. Raises EnrolmentFileInvalid, ConfigInvalid."""
-    site_yaml = request.places.site_yaml
-    beneath = [one for one in found.beneath if one[0] != site_yaml]
-    made = ConfigFiles(found.agent, ((site_yaml, site_files.sections(request.enrolment, request.places)), *beneath))
+    site_yaml = request.paths.site_yaml
+    lower_files = [entry for entry in files.lower_files if entry[0] != site_yaml]
+    future_files = ConfigFiles(
+        files.agent, ((site_yaml, site_files.sections(request.enrolment, request.paths)), *lower_files)
+    )
     try:
-        loaded = config.validate_files(made, request.overrides)
+        future = config.validate_files(future_files, request.overrides)
     except ConfigInvalid as error:
         if error.message.startswith(str(site_yaml)):
             unknown = error.message.partition(": ")[2]
-            said = f"the enrolment file sets what this edge-agent does not know: {unknown}"
-            raise EnrolmentFileInvalid(said) from None
+            message = f"the enrolment file sets what this edge-agent does not know: {unknown}"
+            raise EnrolmentFileInvalid(message) from None
         raise
-    if loaded.site.id != request.enrolment.site:
-        given = request.enrolment.site
-        said = f"{found.agent[0]} says that this is site {loaded.site.id}, the enrolment file says {given}"
+    if future.site.id != request.enrolment.site:
+        file_site = request.enrolment.site
+        message = f"{files.agent[0]} says that this is site {future.site.id}, the enrolment file says {file_site}"
         raise ConfigInvalid(
-            said, remedy="Remove 'id' under 'site' in agent.yaml, or use this machine's own enrolment file."
+            message, remedy="Remove 'id' under 'site' in agent.yaml, or use this machine's own enrolment file."
         )
-    return loaded
+    return future
 
 
-def _changes(found: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    before = dict(found.beneath).get(request.places.site_yaml, {})
-    after = site_files.sections(request.enrolment, request.places)
-    keys = sorted({(section, key) for each in (before, after) for section, keys in each.items() for key in keys})
-    return [".".join(key) for key in keys if _value(before, key) != _value(after, key)]
+def _changed_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
+    before = _flatten(dict(files.lower_files).get(request.paths.site_yaml, {}))
+    after = _flatten(site_files.sections(request.enrolment, request.paths))
+    return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
 
 
-def _overruled(found: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    after = site_files.sections(request.enrolment, request.places)
-    return ConfigFiles(found.agent, ((request.places.site_yaml, after),)).overruled()
+def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by key with its section, as in "site.id"."""
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
-def _value(plain: dict[str, Any], key: tuple[str, str]) -> Any:
-    return plain.get(key[0], {}).get(key[1])
+def _overruled_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
+    after = site_files.sections(request.enrolment, request.paths)
+    return ConfigFiles(files.agent, ((request.paths.site_yaml, after),)).overruled_keys()
 
 
 def load_record(path: Path) -> SiteEnrolment | None:
@@ -309,9 +316,9 @@ def load_record(path: Path) -> SiteEnrolment | None:
         raise ConfigInvalid(f"{path} is damaged: {error.message}", remedy=remedy) from None
 
 
-def is_intact(known: SiteEnrolment) -> bool:
+def is_intact(record: SiteEnrolment) -> bool:
     """Return whether every written file is unchanged."""
-    return all(_sha256_of(Path(path)) == sha256 for path, sha256 in known.files.items())
+    return all(_sha256_of(Path(path)) == sha256 for path, sha256 in record.files.items())
 
 
 def _sha256_of(path: Path) -> str:
@@ -322,7 +329,7 @@ def _sha256_of(path: Path) -> str:
         return ""
 
 
-_REMEDY = "Name the file that the central team made: SITE.kit. 'lsblk' shows where a USB drive is mounted."
+_PATH_REMEDY = "Name the file that the central team made: SITE.kit. 'lsblk' shows where a USB drive is mounted."
 
 
 def read_enrolment_file(path: Path) -> bytes:
@@ -334,36 +341,31 @@ def read_enrolment_file(path: Path) -> bytes:
         EnrolmentFileInvalid: it is not a regular file, or the drive fails.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise EnrolmentFileInvalid(f"{path} is not a regular file", remedy=_REMEDY)
-            return file.read(ENROLMENT_FILE_BYTES_MAX + 1)
+        return read_regular(path, ENROLMENT_FILE_BYTES_MAX)
     except (FileNotFoundError, NotADirectoryError):
-        raise InvalidRequest(f"there is no file {path}", remedy=_REMEDY) from None
+        raise InvalidRequest(f"there is no file {path}", remedy=_PATH_REMEDY) from None
     except PermissionError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise ConfigInvalid(message, remedy="Run the command with sudo.") from None
     except OSError as error:
-        raise EnrolmentFileInvalid(f"cannot read {path}: {error.strerror}", remedy=_REMEDY) from None
+        is_other_kind = error.errno == errno.EINVAL
+        message = f"{path} is not a regular file" if is_other_kind else f"cannot read {path}: {error.strerror}"
+        raise EnrolmentFileInvalid(message, remedy=_PATH_REMEDY) from None
 
 
 CLOCK_SECONDS_SLACK = 86_400
 """Tolerated lag of this machine's clock: without a battery it may only know the day."""
-_ANEW = "Have the central team make a new one: 'edge-convert enrolment-file'."
-
-EnrolmentKind = Literal["first", "renewal", "replacement"]
-"""first: this machine was not a site. renewal: new settings for the same site. replacement: another site."""
+_NEW_FILE_REMEDY = "Have the central team make a new one: 'edge-convert enrolment-file'."
 
 
 def classify_enrolment(
-    enrolment: EnrolmentFile, known: SiteEnrolment | None, now: float, *, same_fleet: bool, replace: bool
+    enrolment: EnrolmentFile, previous: SiteEnrolment | None, now: float, *, same_fleet: bool, replace: bool
 ) -> EnrolmentKind:
     """Decide about an enrolment file.
 
     Args:
         enrolment: the enrolment file.
-        known: the record of the previous enrolment; None = never enrolled.
+        previous: the record of the previous enrolment; None = never enrolled.
         now: seconds since 1970, by this machine's clock.
         same_fleet: whether a chain of roots connects its root of trust and the one trusted here.
         replace: whether this machine may become another site.
@@ -372,22 +374,21 @@ def classify_enrolment(
         EnrolmentFileRefused: the reason, and what to do.
     """
     _check_dates(enrolment, now)
-    if known is None:
+    if previous is None:
         return "first"
-    stranger = _strangeness(enrolment, known, same_fleet=same_fleet)
-    if stranger and replace:
+    other_site_reason = _other_site_reason(enrolment, previous, same_fleet=same_fleet)
+    if other_site_reason and replace:
         return "replacement"
-    if stranger:
+    if other_site_reason:
         raise EnrolmentFileRefused(
-            f"{stranger}; nothing was changed",
+            f"{other_site_reason}; nothing was changed",
             remedy="Use this machine's own enrolment file. To make it another site, add --replace: the data of this one"
             " is set aside ('edge-agent help enrolment').",
         )
-    if parse_timestamp(enrolment.issued_at) < parse_timestamp(known.issued_at):
-        message = (
-            f"the enrolment file of {enrolment.issued_at[:16]} is older than the one in use, of {known.issued_at[:16]}"
-        )
-        raise EnrolmentFileRefused(message, remedy=_ANEW)
+    if parse_timestamp(enrolment.issued_at) < parse_timestamp(previous.issued_at):
+        issued, previously_issued = enrolment.issued_at[:16], previous.issued_at[:16]
+        message = f"the enrolment file of {issued} is older than the one in use, of {previously_issued}"
+        raise EnrolmentFileRefused(message, remedy=_NEW_FILE_REMEDY)
     return "renewal"
 
 
@@ -395,7 +396,7 @@ def _check_dates(enrolment: EnrolmentFile, now: float) -> None:
     if now >= parse_timestamp(enrolment.expires_at):
         raise EnrolmentFileRefused(
             f"the enrolment file expired on {enrolment.expires_at[:10]}",
-            remedy=f"{_ANEW} If that is not so, this machine's clock is wrong: 'date' shows it.",
+            remedy=f"{_NEW_FILE_REMEDY} If that is not so, this machine's clock is wrong: 'date' shows it.",
         )
     if now < parse_timestamp(enrolment.issued_at) - CLOCK_SECONDS_SLACK:
         message = f"the enrolment file was made on {enrolment.issued_at[:10]}, and this machine's clock is before that"
@@ -404,10 +405,10 @@ def _check_dates(enrolment: EnrolmentFile, now: float) -> None:
         )
 
 
-def _strangeness(enrolment: EnrolmentFile, known: SiteEnrolment, *, same_fleet: bool) -> str:
+def _other_site_reason(enrolment: EnrolmentFile, previous: SiteEnrolment, *, same_fleet: bool) -> str:
     """Return why the enrolment file would make this machine another site; empty = it would not."""
-    if enrolment.site != known.site:
-        return f"the enrolment file is for site {enrolment.site}, and this machine is site {known.site}"
+    if enrolment.site != previous.site:
+        return f"the enrolment file is for site {enrolment.site}, and this machine is site {previous.site}"
     if not same_fleet:
         return f"the enrolment file of {enrolment.site} has another root of trust than this machine, so another fleet"
     return ""

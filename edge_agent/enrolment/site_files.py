@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.config import config_files
-from edge_agent.durable.atomic_files import make_folders, partial_path, sync_directory, write_synced
+from edge_agent.durable.atomic_files import is_disk_full, make_folders, partial_path, sync_directory, write_synced
 from edge_agent.errors import ConfigInvalid, DiskFull
 from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, LargeModelAccess, Secrecy, SiteEnrolment
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HEAD = """Site {site}, by an enrolment file of {issued}.
 Written by 'edge-agent enrol': do not edit it; agent.yaml overrides it."""
 CERTIFICATE, KEY, CLIENTS = "server.crt", "server.key", "clients.crt"
@@ -116,12 +115,14 @@ def secrets_of(enrolment: EnrolmentFile) -> dict[str, bytes]:
     """Return the credentials of an enrolment file, by the names under which the uplink asks systemd for them."""
     stores = {"uplink": enrolment.examples.credential, "uplink-updates": enrolment.updates.credential}
     head = "Credential '{}' of edge-agent serve uplink."
-    found = {name: config_files.render_sections(secret, head.format(name)) for name, secret in stores.items() if secret}
+    credentials = {
+        name: config_files.render_sections(secret, head.format(name)) for name, secret in stores.items() if secret
+    }
     key = enrolment.escalation.key if enrolment.escalation else ""
-    return found | ({"escalation": f"{key}\n".encode()} if key else {})
+    return credentials | ({"escalation": f"{key}\n".encode()} if key else {})
 
 
-def sections(enrolment: EnrolmentFile, places: SystemPaths) -> dict[str, Any]:
+def sections(enrolment: EnrolmentFile, paths: SystemPaths) -> dict[str, Any]:
     """Return the content of site.yaml."""
     uplink = {
         "url": enrolment.examples.url,
@@ -134,37 +135,39 @@ def sections(enrolment: EnrolmentFile, places: SystemPaths) -> dict[str, Any]:
         if enrolment.tls.certificate
         else {}
     )
-    made = {
+    contents = {
         "site": {
             "id": enrolment.site,
             "recipients": list(enrolment.recipients),
             "receipt_keys": list(enrolment.receipt_keys),
         },
-        "update": {"channel": enrolment.channel, **({"root_file": str(places.root)} if enrolment.root else {})},
+        "update": {"channel": enrolment.channel, **({"root_file": str(paths.root)} if enrolment.root else {})},
         "uplink": {key: value for key, value in uplink.items() if value},
         "service": {"tcp_address": enrolment.tls.address} if enrolment.tls.address else {},
-        "access": {key: str(places.tls(name)) for key, name in names.items()},
+        "access": {key: str(paths.tls(name)) for key, name in names.items()},
         "escalation": _escalation(enrolment.escalation) if enrolment.escalation else {},
     }
-    return {section: keys for section, keys in made.items() if keys}
+    return {section: keys for section, keys in contents.items() if keys}
 
 
-def _escalation(large: LargeModelAccess) -> dict[str, Any]:
+def _escalation(access: LargeModelAccess) -> dict[str, Any]:
     names = ("input_token_price", "output_token_price", "day_cost_max", "month_cost_max")
-    amounts = {name: float(getattr(large, name)) for name in names}
-    thinking = {"thinking_tokens_max": large.thinking_tokens_max, "parameters": large.parameters}
-    known = {"url": large.url, "model": large.model, "tasks": list(large.tasks), **amounts, **thinking}
-    return {key: value for key, value in known.items() if value}
+    amounts = {name: float(getattr(access, name)) for name in names}
+    thinking = {"thinking_tokens_max": access.thinking_tokens_max, "parameters": access.parameters}
+    values = {"url": access.url, "model": access.model, "tasks": list(access.tasks), **amounts, **thinking}
+    return {key: value for key, value in values.items() if value}
 
 
-def files_of(enrolment: EnrolmentFile, places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
+def files_of(
+    enrolment: EnrolmentFile, paths: SystemPaths, credentials: Mapping[str, StoredCredential]
+) -> list[SiteFile]:
     """Return every file of an enrolment, site.yaml last."""
     head = _HEAD.format(site=enrolment.site, issued=enrolment.issued_at[:10])
-    made = [SiteFile(places.root, enrolment.root.encode())] if enrolment.root else []
-    made += _credentials(places, sealed)
+    files = [SiteFile(paths.root, enrolment.root.encode())] if enrolment.root else []
+    files += _credential_files(paths, credentials)
     tls = {CERTIFICATE: enrolment.tls.certificate, KEY: enrolment.tls.key, CLIENTS: enrolment.tls.clients}
-    made += [SiteFile(places.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
-    return [*made, SiteFile(places.site_yaml, config_files.render_sections(sections(enrolment, places), head))]
+    files += [SiteFile(paths.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
+    return [*files, SiteFile(paths.site_yaml, config_files.render_sections(sections(enrolment, paths), head))]
 
 
 def plain_credentials(files: Iterable[str]) -> list[str]:
@@ -172,47 +175,47 @@ def plain_credentials(files: Iterable[str]) -> list[str]:
     return [path for path in files if Path(path).parent.name == _PLAIN_FOLDER]
 
 
-def secrecy_of(sealed: Mapping[str, StoredCredential]) -> Secrecy:
+def secrecy_of(credentials: Mapping[str, StoredCredential]) -> Secrecy:
     """Return how credentials are stored on the disk: plain if one of them is."""
-    if not sealed:
+    if not credentials:
         return "none"
-    return "encrypted" if all(each.encrypted for each in sealed.values()) else "plain"
+    return "encrypted" if all(credential.encrypted for credential in credentials.values()) else "plain"
 
 
-def stage(written: Sequence[SiteFile]) -> None:
+def stage(files: Sequence[SiteFile]) -> None:
     """Write all files next to their final paths, or none.
 
     Raises:
         DiskFull, ConfigInvalid: nothing was changed.
     """
     try:
-        for file in written:
-            _stage(file)
+        for file in files:
+            _write_partial(file)
     except OSError as error:
-        unstage(written)
-        raise _explained(error, file.path) from None
+        unstage(files)
+        raise _write_error(error, file.path) from None
 
 
-def unstage(written: Iterable[SiteFile]) -> None:
+def unstage(files: Iterable[SiteFile]) -> None:
     """Delete staged files."""
-    for file in written:
+    for file in files:
         with contextlib.suppress(OSError):
             file.partial.unlink(missing_ok=True)
 
 
-def put(written: Sequence[SiteFile], stale: Iterable[Path]) -> None:
+def put(files: Sequence[SiteFile], stale: Iterable[Path]) -> None:
     """Rename staged files into place, and delete stale files of an earlier enrolment.
 
     The last file, which is the record of an enrolment, comes after everything else: until it exists, the same enrolment
     file repeats every step.
     """
-    for file in written[:-1]:
+    for file in files[:-1]:
         _put(file)
     for path in stale:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
             sync_directory(path.parent)
-    for file in written[-1:]:
+    for file in files[-1:]:
         _put(file)
 
 
@@ -221,36 +224,36 @@ def _put(file: SiteFile) -> None:
     sync_directory(file.path.parent)
 
 
-def replaced_credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> set[Path]:
+def replaced_credentials(paths: SystemPaths, credentials: Mapping[str, StoredCredential]) -> set[Path]:
     """Return where the same secrets lie if an enrolment that was cut off stored them in the other way."""
-    return {places.credential(name, encrypted=not each.encrypted) for name, each in sealed.items()}
+    return {paths.credential(name, encrypted=not each.encrypted) for name, each in credentials.items()}
 
 
-def _credentials(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> list[SiteFile]:
-    made = [
-        SiteFile(places.credential(name, encrypted=each.encrypted), each.content, 0o600)
-        for name, each in sealed.items()
+def _credential_files(paths: SystemPaths, credentials: Mapping[str, StoredCredential]) -> list[SiteFile]:
+    files = [
+        SiteFile(paths.credential(name, encrypted=each.encrypted), each.content, 0o600)
+        for name, each in credentials.items()
     ]
-    return [*made, SiteFile(places.drop_in, drop_in(places, sealed))] if made else []
+    return [*files, SiteFile(paths.drop_in, drop_in(paths, credentials))] if files else []
 
 
-def _stage(file: SiteFile) -> None:
+def _write_partial(file: SiteFile) -> None:
     # A folder of secrets that systemd has not created yet is private.
-    closed = file.mode == 0o600
-    make_folders(file.path.parent, 0o700 if closed else 0o755)
+    is_secret = file.mode == 0o600
+    make_folders(file.path.parent, 0o700 if is_secret else 0o755)
     write_synced(file.partial, file.content, file.mode, file.group)
 
 
-def require_rights(places: SystemPaths) -> None:
+def require_rights(paths: SystemPaths) -> None:
     """Refuse a user who may not write the configuration, before people compare codes. Raises ConfigInvalid."""
-    folder = next(each for each in (places.folder, *places.folder.parents) if each.exists())
+    folder = next(path for path in (paths.folder, *paths.folder.parents) if path.exists())
     if os.geteuid() != 0 and not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-        raise _explained(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), places.site_yaml)
+        raise _write_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), paths.site_yaml)
 
 
-def _explained(error: OSError, path: Path) -> DiskFull | ConfigInvalid:
+def _write_error(error: OSError, path: Path) -> DiskFull | ConfigInvalid:
     message = f"cannot write {path}: {error.strerror}; nothing was changed"
-    if error.errno in _FULL:
+    if is_disk_full(error):
         return DiskFull(message, remedy="Free some space, and run the same command again.", path=path)
     return ConfigInvalid(message, remedy="Run the command with sudo; if it was, check the disk ('dmesg').")
 
@@ -269,34 +272,34 @@ class StoredCredential:
 
 def encrypt(name: str, plain: bytes) -> StoredCredential:
     """Encrypt a secret under its systemd credential name, if this machine can."""
-    sealed = _run(["encrypt", f"--name={name}", "-", "-"], plain)
-    if sealed and _run(["decrypt", f"--name={name}", "-", "-"], sealed) == plain:
-        return StoredCredential(sealed, encrypted=True)
+    encrypted_bytes = _run(["encrypt", f"--name={name}", "-", "-"], plain)
+    if encrypted_bytes and _run(["decrypt", f"--name={name}", "-", "-"], encrypted_bytes) == plain:
+        return StoredCredential(encrypted_bytes, encrypted=True)
     return StoredCredential(plain, encrypted=False)
 
 
-def could_be_encrypted(known: SiteEnrolment) -> bool:
+def could_be_encrypted(record: SiteEnrolment) -> bool:
     """Return whether this machine can now encrypt credentials that were stored in plain text at enrolment."""
-    return known.secrecy == "plain" and encrypt("trial", b"trial").encrypted
+    return record.secrecy == "plain" and encrypt("trial", b"trial").encrypted
 
 
-def drop_in(places: SystemPaths, sealed: Mapping[str, StoredCredential]) -> bytes:
+def drop_in(paths: SystemPaths, credentials: Mapping[str, StoredCredential]) -> bytes:
     """Return the drop-in of the uplink's unit through which systemd passes the secrets.
 
     Encrypted and plain ones can be mixed: systemd-creds can encrypt one and fail for the next.
     """
     lines = [
-        f"LoadCredential{'Encrypted' * each.encrypted}={name}:{places.credential(name, encrypted=each.encrypted)}"
-        for name, each in sealed.items()
+        f"LoadCredential{'Encrypted' * each.encrypted}={name}:{paths.credential(name, encrypted=each.encrypted)}"
+        for name, each in credentials.items()
     ]
     return "\n".join(["# Written by 'edge-agent enrol'.", "[Service]", *lines, ""]).encode()
 
 
-def _run(arguments: list[str], given: bytes) -> bytes:
+def _run(arguments: list[str], stdin: bytes) -> bytes:
     """Run systemd's program; return empty output if it does not exist or fails."""
     command = [shutil.which(_PROGRAM) or _PROGRAM, *arguments]
     try:
-        done = subprocess.run(command, input=given, capture_output=True, timeout=_SECONDS_MAX, check=True)  # noqa: S603 - systemd's
+        result = subprocess.run(command, input=stdin, capture_output=True, timeout=_SECONDS_MAX, check=True)  # noqa: S603 - systemd's
     except (OSError, subprocess.SubprocessError):
         return b""
-    return done.stdout
+    return result.stdout

@@ -27,7 +27,7 @@ from edge_agent.enrolment.site_files import SiteFile
 from edge_agent.errors import ConfigInvalid
 from edge_agent.formats import uplink_state
 
-DAEMON, UPLINK = "edge-agent.service", "edge-uplink.service"
+DAEMON_UNIT, UPLINK_UNIT = "edge-agent.service", "edge-uplink.service"
 _BOOTED = Path("/run/systemd/system")
 _SECONDS_MAX = 300
 
@@ -39,7 +39,7 @@ def is_systemd_running() -> bool:
 
 def stop_services() -> None:
     """Stop both services before a change that they must not see half done."""
-    _systemctl("stop", UPLINK, DAEMON)
+    _systemctl("stop", UPLINK_UNIT, DAEMON_UNIT)
 
 
 def restart_services(config: Config) -> list[str]:
@@ -50,10 +50,10 @@ def restart_services(config: Config) -> list[str]:
     """
     reload_units()
     if not config.needs_uplink:
-        _systemctl("disable", "--now", UPLINK)
+        _systemctl("disable", "--now", UPLINK_UNIT)
         with contextlib.suppress(OSError):
             (config.uplink_notes / uplink_state.FILE_NAME).unlink(missing_ok=True)
-    units = filter(_known, (DAEMON, UPLINK) if config.needs_uplink else (DAEMON,))
+    units = filter(_is_installed, (DAEMON_UNIT, UPLINK_UNIT) if config.needs_uplink else (DAEMON_UNIT,))
     return [f"{unit} did not start: 'journalctl -u {unit}' explains why" for unit in units if not _start(unit)]
 
 
@@ -67,21 +67,20 @@ def _start(unit: str) -> bool:
     return _systemctl("restart", unit)
 
 
-def _known(unit: str) -> bool:
+def _is_installed(unit: str) -> bool:
     return _systemctl("cat", unit)
 
 
 def _systemctl(*arguments: str) -> bool:
     command = [shutil.which("systemctl") or "systemctl", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_SECONDS_MAX, check=False)  # noqa: S603 - systemd's
+        result = subprocess.run(command, capture_output=True, timeout=_SECONDS_MAX, check=False)  # noqa: S603 - systemd's
     except (OSError, subprocess.SubprocessError):
         return False
-    return done.returncode == 0
+    return result.returncode == 0
 
 
 _LOOK_SECONDS_MAX = 10
-_BY_TEST = {0: True, 1: False}
 
 
 def store_folder_problems(config: Config, *, managed: bool) -> Iterator[FolderProblem]:
@@ -93,19 +92,19 @@ def store_folder_problems(config: Config, *, managed: bool) -> Iterator[FolderPr
     """
     for folder, written in ((config.uplink.url, True), (config.uplink.updates_url, False)):
         path = store_folder(folder)
-        problem = judge_folder(_look(path, written=written, managed=managed)) if path else None
+        problem = judge_folder(_folder_facts(path, written=written, managed=managed)) if path else None
         if problem:
             yield problem
 
 
-def _look(path: Path, *, written: bool, managed: bool) -> FolderFacts:
+def _folder_facts(path: Path, *, written: bool, managed: bool) -> FolderFacts:
     try:
-        found = stat_or_none(path)
-        kind = "" if found is None else "folder" if stat.S_ISDIR(found.st_mode) else "other"
-        shown = f"{path.owner()}:{path.group()} {found.st_mode & 0o7777:04o}" if found else ""
+        status = stat_or_none(path)
+        kind = "" if status is None else "folder" if stat.S_ISDIR(status.st_mode) else "other"
+        ownership = f"{path.owner()}:{path.group()} {status.st_mode & 0o7777:04o}" if status else ""
     except (OSError, KeyError):  # KeyError: the owner has no name
-        kind, shown = "folder", ""
-    return FolderFacts(path, kind, written, managed, _may_use(path, written=written), shown)
+        kind, ownership = "folder", ""
+    return FolderFacts(path, kind, written, managed, _may_use(path, written=written), ownership)
 
 
 def _may_use(path: Path, *, written: bool) -> bool | None:
@@ -117,14 +116,13 @@ def _may_use(path: Path, *, written: bool) -> bool | None:
     rights = ["-r", str(path), "-a", "-x", str(path), *(["-a", "-w", str(path)] if written else [])]
     command = [shutil.which("runuser") or "runuser", "-u", UPLINK_USER, "--", "test", *rights]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_LOOK_SECONDS_MAX, check=False)  # noqa: S603 - no shell
+        result = subprocess.run(command, capture_output=True, timeout=_LOOK_SECONDS_MAX, check=False)  # noqa: S603 - no shell
     except (OSError, subprocess.SubprocessError):
         return None
-    return _BY_TEST.get(done.returncode)
+    return {0: True, 1: False}.get(result.returncode)
 
 
 HEAD = "# Written by 'edge-agent enrol' or 'edge-agent drop-ins'. Other settings belong into other files.\n"
-DAEMON_UNIT, UPLINK_UNIT = "edge-agent.service", "edge-uplink.service"
 _LISTENER, _FOLDERS = Path(f"{DAEMON_UNIT}.d/listener.conf"), Path(f"{UPLINK_UNIT}.d/folders.conf")
 _ALLOW = "IPAddressAllow="
 _ROUTE_UP, _ROUTE_GATEWAY = 0x1, 0x2
@@ -157,9 +155,9 @@ class UnitDropIn:
     @property
     def changes(self) -> list[str]:
         """The removed lines, marked '-', then the lines of the new file, new ones marked '+'."""
-        before = _settings(_text(self.path))
-        gone = [f"- {line}" for line in before if line not in self.settings]
-        return gone + [f"{' ' if line in before else '+'} {line}" for line in self.settings]
+        old_settings = _settings(_read_text(self.path))
+        removed = [f"- {line}" for line in old_settings if line not in self.settings]
+        return removed + [f"{' ' if line in old_settings else '+'} {line}" for line in self.settings]
 
     def is_in_place(self) -> bool:
         """Whether the file has the required content."""
@@ -182,25 +180,20 @@ def unit_drop_ins(config: Config, units: Path, networks: Sequence[str]) -> list[
     Raises:
         ConfigInvalid: the name of a folder cannot be written in a unit.
     """
-    folders = _written_folders(config)
+    # The uplink writes examples to this folder; it only reads the one of updates.
+    folder = store_folder(config.uplink.url)
     return [
         _drop_in(
             units / _LISTENER, [f"{_ALLOW}{network}" for network in networks] if listens_on_network(config) else []
         ),
         # '-': the uplink also starts while the folder does not exist.
-        _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quoted(folder)}" for folder in folders]),
+        _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quote(folder)}"] if folder else []),
     ]
 
 
 def listens_on_network(config: Config) -> bool:
     """Return whether the daemon listens for other machines."""
     return bool(config.service.tcp_address) and not is_loopback(_host(config.service.tcp_address))
-
-
-def _written_folders(config: Config) -> list[Path]:
-    """Return the folder that the uplink writes examples to; it only reads that of updates."""
-    folder = store_folder(config.uplink.url)
-    return [folder] if folder else []
 
 
 def allowed_networks(
@@ -216,23 +209,25 @@ def allowed_networks(
     """
     if not listens_on_network(config):
         return []
-    chosen = list(dict.fromkeys([*_present(units / _LISTENER), *map(_network, added)]))
-    chosen = chosen or list(dict.fromkeys(_listened(_host(config.service.tcp_address), attached)))
-    return _without(chosen, [_network(each) for each in removed])
+    networks = list(dict.fromkeys([*_networks_in(units / _LISTENER), *map(_parse_network, added)]))
+    networks = networks or list(dict.fromkeys(_reachable_networks(_host(config.service.tcp_address), attached)))
+    return _remove_networks(networks, [_parse_network(network) for network in removed])
 
 
-def _without(chosen: Sequence[str], removed: Sequence[str]) -> list[str]:
+def _remove_networks(networks: Sequence[str], removed: Sequence[str]) -> list[str]:
     """Remove networks. Raises ConfigInvalid: one is not in the list, or none would be left."""
-    there = ", ".join(chosen)
-    for each in removed:
-        if each not in chosen:
-            raise ConfigInvalid(f"{each} is not among the allowed networks", remedy=f"Those are {there or 'none'}.")
-    left = [each for each in chosen if each not in removed]
-    if removed and not left:
-        message = f"without {there} no other machine could reach the TCP listener"
+    listing = ", ".join(networks)
+    for network in removed:
+        if network not in networks:
+            raise ConfigInvalid(
+                f"{network} is not among the allowed networks", remedy=f"Those are {listing or 'none'}."
+            )
+    remaining = [network for network in networks if network not in removed]
+    if removed and not remaining:
+        message = f"without {listing} no other machine could reach the TCP listener"
         remedy = "Name the network that may: '--allow NETWORK'. To close the listener, remove 'tcp_address' from"
         raise ConfigInvalid(message, remedy=f"{remedy} agent.yaml.")
-    return left
+    return remaining
 
 
 def attached_networks(route: str, if_inet6: str) -> list[str]:
@@ -240,25 +235,25 @@ def attached_networks(route: str, if_inet6: str) -> list[str]:
 
     Without networks behind a router, loopback and link-local ones.
     """
-    found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
     for fields in map(str.split, route.splitlines()[1:]):
         flags, mask = int(fields[3], 16), _little_endian(fields[7])
         if fields[0] != _LOOPBACK_NAME and flags & _ROUTE_UP and not flags & _ROUTE_GATEWAY and int(mask):
-            found.append(ipaddress.ip_network(f"{_little_endian(fields[1])}/{mask}", strict=False))
+            networks.append(ipaddress.ip_network(f"{_little_endian(fields[1])}/{mask}", strict=False))
     for fields in map(str.split, if_inet6.splitlines()):
         if fields[5] != _LOOPBACK_NAME:
-            found.append(
+            networks.append(
                 ipaddress.ip_network((int(fields[0], 16).to_bytes(16, "big"), int(fields[2], 16)), strict=False)
             )
-    return list(dict.fromkeys(str(network) for network in found if not network.is_link_local))
+    return list(dict.fromkeys(str(network) for network in networks if not network.is_link_local))
 
 
 def read_attached_networks() -> list[str]:
     """Return the networks that this machine is attached to; none if /proc does not list them."""
-    return attached_networks(*(_text(Path("/proc/net", name)) for name in ("route", "if_inet6")))
+    return attached_networks(*(_read_text(Path("/proc/net", name)) for name in ("route", "if_inet6")))
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -273,7 +268,7 @@ def _host(address: str) -> str:
     return split_host_port(address)[0]
 
 
-def _listened(host: str, attached: Sequence[str]) -> list[str]:
+def _reachable_networks(host: str, attached: Sequence[str]) -> list[str]:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -283,11 +278,11 @@ def _listened(host: str, attached: Sequence[str]) -> list[str]:
     return [each for each in attached if address in ipaddress.ip_network(each)]
 
 
-def _network(given: str) -> str:
+def _parse_network(text: str) -> str:
     try:
-        return str(ipaddress.ip_network(given, strict=False))
+        return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
-        message = f"{given!r} is not a network"
+        message = f"{text!r} is not a network"
         raise ConfigInvalid(
             message, remedy="Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
         ) from None
@@ -297,12 +292,12 @@ def _settings(content: str) -> list[str]:
     return [line for line in content.splitlines() if "=" in line and not line.startswith("#")]
 
 
-def _present(path: Path) -> list[str]:
-    lines = _text(path).splitlines()
+def _networks_in(path: Path) -> list[str]:
+    lines = _read_text(path).splitlines()
     return [line.removeprefix(_ALLOW).strip() for line in lines if line.startswith(_ALLOW)]
 
 
-def _quoted(folder: Path) -> str:
+def _quote(folder: Path) -> str:
     """Quote a path for systemd: '%' begins a specifier, and a blank needs quotation marks."""
     text = str(folder).replace("%", "%%")
     if not text.isprintable() or any(letter in text for letter in "\"'\\"):
@@ -322,7 +317,7 @@ def write_drop_ins(drop_ins: Sequence[UnitDropIn]) -> list[UnitDropIn]:
         DiskFull, ConfigInvalid: nothing was changed.
     """
     changed = [each for each in drop_ins if not each.is_in_place()]
-    made = [SiteFile(each.path, each.content.encode()) for each in changed if each.content]
-    site_files.stage(made)
-    site_files.put(made, (each.path for each in changed if not each.content))
+    files = [SiteFile(each.path, each.content.encode()) for each in changed if each.content]
+    site_files.stage(files)
+    site_files.put(files, (each.path for each in changed if not each.content))
     return changed

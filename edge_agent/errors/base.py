@@ -15,19 +15,19 @@ from typing import Any, ClassVar
 
 # Control characters, the separators of lines and paragraphs, characters that embed, override or isolate a direction,
 # and halves of surrogate pairs, which have no bytes.
-OBEYED = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_OBEYED_IN_LINES = re.compile(OBEYED.pattern.replace("\0-\x1f", "\0-\x08\x0b-\x1f"))
+CONTROL_CHARACTERS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL_CHARACTERS_IN_LINES = re.compile(CONTROL_CHARACTERS.pattern.replace("\0-\x1f", "\0-\x08\x0b-\x1f"))
 _BREAKS = re.compile(r"[ \t]*[\r\n]\s*")
 
 
 def printable(text: str) -> str:
     """Return a text on one line, with all such characters escaped."""
-    return text if text.isprintable() else OBEYED.sub(escaped, text)
+    return text if text.isprintable() else CONTROL_CHARACTERS.sub(escape_character, text)
 
 
 def printable_lines(text: str) -> str:
     """Return a text escaped except for line breaks and tabs, for a long answer or a traceback."""
-    return text if text.isprintable() else _OBEYED_IN_LINES.sub(escaped, text)
+    return text if text.isprintable() else _CONTROL_CHARACTERS_IN_LINES.sub(escape_character, text)
 
 
 def one_line(text: str) -> str:
@@ -35,7 +35,7 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else printable(_BREAKS.sub(" ", text.strip()))
 
 
-def escaped(match: re.Match[str]) -> str:
+def escape_character(match: re.Match[str]) -> str:
     """Return the escaped form of a character."""
     return ascii(match[0])[1:-1]
 

@@ -47,7 +47,7 @@ class Histogram:
 
     @property
     def cumulative(self) -> list[int]:
-        """Return the number of observations up to each bound, and the total."""
+        """The number of observations up to each bound, and the total."""
         return list(accumulate(self.counts.copy()))
 
 
@@ -55,7 +55,7 @@ class TaskCounters:
     """The results of the inputs of one task."""
 
     __slots__ = (
-        *("answers", "compute", "confidence", "degraded", "first", "held_up", "queue", "question_answers"),
+        *("answers", "compute", "confidence", "degraded", "first_token", "held_up", "queue", "question_answers"),
         *("question_held_up", "token", "tokens", "total"),
     )
 
@@ -63,7 +63,7 @@ class TaskCounters:
         """Start at zero."""
         self.queue, self.compute, self.total = Histogram(), Histogram(), Histogram()
         """Seconds of an input in the queue, in computation and in total."""
-        self.first, self.token = Histogram(), Histogram()
+        self.first_token, self.token = Histogram(), Histogram()
         """Seconds until the first output token, and per further token."""
         self.confidence = Histogram(RATIOS)
         self.answers: Counter[str] = Counter()
@@ -99,13 +99,13 @@ class AnswerCounts:
 
     def of(self, task: str) -> TaskCounters:
         """Return the counts of an installed task."""
-        return self.tasks.get(task) or self._new(task)
+        return self.tasks.get(task) or self._add_task(task)
 
-    def lost(self, task: str, reason: str) -> None:
-        """Count an unanswered input or call; `task` is UNKNOWN unless installed, `reason` one of our error reasons."""
+    def count_unanswered(self, task: str, reason: str) -> None:
+        """Count an unanswered input or call; `task` is UNKNOWN_TASK if not installed, `reason` an error reason."""
         self.errors[UnansweredInput(task, reason)] += 1
 
-    def _new(self, task: str) -> TaskCounters:
+    def _add_task(self, task: str) -> TaskCounters:
         name = task if len(self.tasks) < TASKS_MAX else OTHER_TASKS
         return self.tasks.setdefault(name, TaskCounters())
 
@@ -119,32 +119,32 @@ class MetricDefinition(NamedTuple):
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    means: str
+    meaning: str
 
 
-def _table(labels: tuple[str, ...], rows: str) -> tuple[MetricDefinition, ...]:
+def _group(labels: tuple[str, ...], rows: str) -> tuple[MetricDefinition, ...]:
     """Read one group: a line is the name without its prefix, the first letter of the kind, and the meaning."""
     kinds: dict[str, Kind] = {"c": "counter", "g": "gauge", "h": "histogram"}
     parts = [line.strip().split(maxsplit=2) for line in rows.strip().splitlines()]
-    return tuple(MetricDefinition(f"edge_agent_{name}", kinds[kind], labels, means) for name, kind, means in parts)
+    return tuple(MetricDefinition(f"edge_agent_{name}", kinds[kind], labels, meaning) for name, kind, meaning in parts)
 
 
 DAEMON = (
-    *_table(("reason",), "denied_total c Denied calls, by reason: CERTIFICATE_EXPIRED, ROLE_MISSING."),
-    *_table(
+    *_group(("reason",), "denied_total c Denied calls, by reason: CERTIFICATE_EXPIRED, ROLE_MISSING."),
+    *_group(
         ("surface", "reason"),
         "refused_total c Refused calls (grpc), by reason (docs/errors.md), and failed TLS handshakes (handshake), by"
         " cause.",
     ),
-    *_table(
+    *_group(
         ("component",),
         """
         component_up g 1 = this background component of the daemon runs, 0 = it died within the last minute.
         component_deaths_total c Number of times that the component died since the daemon started.
         """,
     ),
-    *_table(("version", "python"), "build_info g Always 1; the labels identify the program."),
-    *_table(
+    *_group(("version", "python"), "build_info g Always 1; the labels identify the program."),
+    *_group(
         (),
         """
         serving g 1 = the daemon accepts calls, 0 = it is draining.
@@ -158,7 +158,7 @@ DAEMON = (
     ),
 )
 ANSWERS = (
-    *_table(
+    *_group(
         ("task",),
         """
         queue_seconds h Time that an input waited for its engine.
@@ -172,33 +172,33 @@ ANSWERS = (
         output_tokens_total c Tokens written.
         """,
     ),
-    *_table(
+    *_group(
         ("task", "reason"),
         "answers_not_confident_total c The same by reason: BELOW_THRESHOLD, BELOW_FLOOR,"
         " OUT_OF_DISTRIBUTION, SCORES_VARY.",
     ),
-    *_table(
+    *_group(
         ("task", "route"),
         "answers_total c Answers by route: one for each input, or one for each question about it.",
     ),
-    *_table(
+    *_group(
         ("task", "question", "route"),
         "question_answers_total c The same by question, for decide tasks; empty = questions that the call defined.",
     ),
-    *_table(
+    *_group(
         ("task", "question", "reason"),
         "question_answers_not_confident_total c Answers to a question that are not confident, by reason.",
     ),
-    *_table(("task", "reason"), "degraded_total c Limited answers, by each reason in their 'degraded'."),
-    *_table(
+    *_group(("task", "reason"), "degraded_total c Limited answers, by each reason in their 'degraded'."),
+    *_group(
         ("task", "reason"),
         "errors_total c Inputs or whole calls without an answer, by reason (docs/errors.md; INTERNAL = a bug); an empty"
         " task is not installed.",
     ),
 )
 TASKS = (
-    *_table(("task", "kind", "version", "engine"), "task_info g Always 1; the labels show what answers the task."),
-    *_table(
+    *_group(("task", "kind", "version", "engine"), "task_info g Always 1; the labels show what answers the task."),
+    *_group(
         ("task",),
         """
         task_ready g 1 = the task answers now.
@@ -209,14 +209,14 @@ TASKS = (
     ),
 )
 ENGINES = (
-    *_table(("engine", "runtime", "device"), "engine_info g Always 1; the device is empty until the first load."),
-    *_table(
+    *_group(("engine", "runtime", "device"), "engine_info g Always 1; the device is empty until the first load."),
+    *_group(
         ("engine", "reason"),
         "engine_device_shortfall g 1 = not on the configured device (DEVICE_FALLBACK), or only partly (DEVICE_PARTIAL);"
         " otherwise absent.",
     ),
-    *_table(("engine", "state"), "engine_state g 1 for the engine's state: starting, ready, backing off, failed."),
-    *_table(
+    *_group(("engine", "state"), "engine_state g 1 for the engine's state: starting, ready, backing off, failed."),
+    *_group(
         ("engine",),
         """
         engine_up g 1 = the engine answers now.
@@ -241,7 +241,7 @@ ENGINES = (
         """,
     ),
 )
-PROCESSES = _table(
+PROCESSES = _group(
     ("process",),
     """
     process_resident_memory_bytes g Resident memory, including mapped weights.
@@ -252,12 +252,12 @@ PROCESSES = _table(
     """,
 )
 EXAMPLES = (
-    *_table(("class",), "spool_examples g Stored examples, by class: routine, unsure, escalated, reviewed, feedback."),
-    *_table(
+    *_group(("class",), "spool_examples g Stored examples, by class: routine, unsure, escalated, reviewed, feedback."),
+    *_group(
         ("event",),
         "examples_total c Events of examples: captured, feedback, expired, dropped_…, sacrificed_… (evicted), …",
     ),
-    *_table(
+    *_group(
         (),
         """
         spool_bytes g Bytes of stored examples.
@@ -273,7 +273,7 @@ EXAMPLES = (
     ),
 )
 REDACTION = (
-    *_table(
+    *_group(
         (),
         """
         redaction_ready g 1 = the redaction model reads texts; absent if none is configured.
@@ -285,18 +285,18 @@ REDACTION = (
         redaction_missed_alarm g 1 = the whole interval is above the bundle's bound.
         """,
     ),
-    *_table(
+    *_group(
         ("outcome",),
         "redaction_audit_values g Personal values in audited texts: found_or_missed (all), missed.",
     ),
-    *_table(
+    *_group(
         ("event",),
         "redaction_total c Texts by outcome: read_by_model, passed_by_rules, dropped_unredacted, erased_unredacted.",
     ),
 )
 UPLINK = (
-    *_table(("state",), "uplink_state g 1 for the uplink's state: online, probing, offline, silent."),
-    *_table(
+    *_group(("state",), "uplink_state g 1 for the uplink's state: online, probing, offline, silent."),
+    *_group(
         (),
         """
         uplink_online g 1 = the uplink reported within the last 3 minutes that its object store answers.
@@ -310,9 +310,9 @@ UPLINK = (
     ),
 )
 UPDATES = (
-    *_table(("task", "state"), "update_state g 1 for the state of the task's update (docs/updates.md)."),
-    *_table(("task",), "update_attempts g Attempts that a problem of this machine stopped."),
-    *_table(
+    *_group(("task", "state"), "update_state g 1 for the state of the task's update (docs/updates.md)."),
+    *_group(("task",), "update_attempts g Attempts that a problem of this machine stopped."),
+    *_group(
         (),
         """
         plan_version g Version of the newest trusted plan; 0 = none.
@@ -322,7 +322,7 @@ UPDATES = (
     ),
 )
 LARGE_MODEL = (
-    *_table(
+    *_group(
         (),
         """
         large_model_online g 1 = by its last report, the uplink can ask the large model.
@@ -332,13 +332,13 @@ LARGE_MODEL = (
         large_model_opinions_total c Teacher labels: questions that it answered after the call.
         """,
     ),
-    *_table(("why",), "large_model_questions g Questions that wait: deferred, audit."),
-    *_table(("why",), "large_model_questions_given_up_total c Questions given up: failed, lost, expired, crowded."),
-    *_table(("period",), "large_model_spent g Cost of this day or month (UTC), in the currency of the prices."),
+    *_group(("why",), "large_model_questions g Questions that wait: deferred, audit."),
+    *_group(("why",), "large_model_questions_given_up_total c Questions given up: failed, lost, expired, crowded."),
+    *_group(("period",), "large_model_spent g Cost of this day or month (UTC), in the currency of the prices."),
 )
 FIELD = (
-    *_table(("task", "alarm"), "field_alarm g 1 = this alarm is raised for the active bundle (docs/routing.md)."),
-    *_table(
+    *_group(("task", "alarm"), "field_alarm g 1 = this alarm is raised for the active bundle (docs/routing.md)."),
+    *_group(
         ("task",),
         """
         field_demoted g 1 = an alarm put the task into shadow, as the plan allows.
@@ -346,7 +346,7 @@ FIELD = (
         field_agreed_total c Inputs of these to which both models gave the same answer.
         """,
     ),
-    *_table(
+    *_group(
         ("task", "judge"),
         """
         field_judged_total c Confident answers of the active bundle that people or the large model have judged.
@@ -373,12 +373,13 @@ CATALOGUE = {metric.name: metric for group in GROUPS.values() for metric in grou
 
 def document() -> str:
     """Return the tables of docs/metrics.md."""
-    return "\n".join(line for title, group in GROUPS.items() for line in _lines(title, group))
+    return "\n".join(line for title, group in GROUPS.items() for line in _table_lines(title, group))
 
 
-def _lines(title: str, group: tuple[MetricDefinition, ...]) -> list[str]:
+def _table_lines(title: str, group: tuple[MetricDefinition, ...]) -> list[str]:
     rows = [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.means} |" for metric in group
+        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.meaning} |"
+        for metric in group
     ]
     return [f"### {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|", *rows, ""]
 
@@ -404,36 +405,36 @@ def page(samples: Iterable[MetricSample], catalogue: Mapping[str, MetricDefiniti
     Raises:
         KeyError: the catalogue has no metric of a sample's name.
     """
-    found: dict[str, list[MetricSample]] = {}
+    samples_by_name: dict[str, list[MetricSample]] = {}
     for sample in samples:
-        found.setdefault(f"edge_agent_{sample.name}", []).append(sample)
-    if unknown := found.keys() - catalogue.keys():
+        samples_by_name.setdefault(f"edge_agent_{sample.name}", []).append(sample)
+    if unknown := samples_by_name.keys() - catalogue.keys():
         raise KeyError(f"not in the catalogue: {', '.join(sorted(unknown))}")
     for name, metric in catalogue.items():
-        if name in found:
-            yield f"# HELP {name} {metric.means}\n# TYPE {name} {metric.kind}\n"
-            for sample in found[name]:
+        if name in samples_by_name:
+            yield f"# HELP {name} {metric.meaning}\n# TYPE {name} {metric.kind}\n"
+            for sample in samples_by_name[name]:
                 yield _sample(metric, sample)
 
 
 def _sample(metric: MetricDefinition, sample: MetricSample) -> str:
-    labels = [f'{key}="{_escaped(value)}"' for key, value in zip(metric.labels, sample.labels, strict=True)]
+    labels = [f'{key}="{_escape(value)}"' for key, value in zip(metric.labels, sample.labels, strict=True)]
     if isinstance(sample.value, Histogram):
         return _histogram(metric.name, ",".join(labels), sample.value)
-    return f"{metric.name}{_braced(','.join(labels))} {_number(sample.value)}\n"
+    return f"{metric.name}{_in_braces(','.join(labels))} {_number(sample.value)}\n"
 
 
 def _histogram(name: str, labels: str, histogram: Histogram) -> str:
-    counted = histogram.cumulative
-    start = f'{name}_bucket{{{labels},le="'
-    lines = [f'{start}{bound:g}"}} {count}\n' for bound, count in zip(histogram.bounds, counted, strict=False)]
-    inside = _braced(labels)
-    lines.append(f'{start}+Inf"}} {counted[-1]}\n')
-    lines.append(f"{name}_sum{inside} {_number(histogram.total)}\n{name}_count{inside} {counted[-1]}\n")
+    cumulative = histogram.cumulative
+    bucket = f'{name}_bucket{{{labels},le="'
+    lines = [f'{bucket}{bound:g}"}} {count}\n' for bound, count in zip(histogram.bounds, cumulative, strict=False)]
+    label_set = _in_braces(labels)
+    lines.append(f'{bucket}+Inf"}} {cumulative[-1]}\n')
+    lines.append(f"{name}_sum{label_set} {_number(histogram.total)}\n{name}_count{label_set} {cumulative[-1]}\n")
     return "".join(lines)
 
 
-def _braced(labels: str) -> str:
+def _in_braces(labels: str) -> str:
     return f"{{{labels}}}" if labels else ""
 
 
@@ -441,5 +442,5 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value[:LABEL_CHARACTERS_MAX].translate(_ESCAPES)

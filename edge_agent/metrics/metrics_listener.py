@@ -37,14 +37,14 @@ class MetricsListener:
         self._host, self._port, self._page = host, port, page
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending = False
+        self._is_ending = False
         # Created anew each time the thread starts.
         self._stopped = asyncio.Event()
         self._waiting: dict[asyncio.Task[None], None] = {}
         """Connections without a request so far, the oldest first."""
         self._answering = 0
-        self._making = asyncio.Lock()
-        self._made: tuple[float, bytes] = (-PAGE_SECONDS, b"")
+        self._page_lock = asyncio.Lock()
+        self._cached_page: tuple[float, bytes] = (-PAGE_SECONDS, b"")
         self.port = 0
         """The listening port; 0 = it does not listen."""
         self.problem = ""
@@ -52,44 +52,43 @@ class MetricsListener:
 
     async def run(self) -> None:
         """Listen until cancelled; called on another event loop. Raises the error that ended the thread."""
-        serving = self.start()
+        listening = self.start()
         try:
-            await asyncio.shield(asyncio.wrap_future(serving))
+            await asyncio.shield(asyncio.wrap_future(listening))
         finally:
-            self._end()
-            await asyncio.wrap_future(
-                self._pool.submit(lambda: None)
-            )  # runs after all other work, so the thread is idle then
+            self._request_stop()
+            # Runs after all other work, so the thread is idle then.
+            await asyncio.wrap_future(self._pool.submit(lambda: None))
 
     def start(self) -> Future[None]:
         """Begin to listen; the returned future is done when listening ends."""
-        self._loop, self._ending = None, False
+        self._loop, self._is_ending = None, False
         return self._pool.submit(asyncio.run, self._serve())
 
     def stop(self) -> None:
         """End every connection and the thread."""
-        self._end()
+        self._request_stop()
         self._pool.shutdown()
 
-    def _end(self) -> None:
-        self._ending = True
+    def _request_stop(self) -> None:
+        self._is_ending = True
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has already ended
                 self._loop.call_soon_threadsafe(self._stopped.set)
 
     async def _serve(self) -> None:
-        self._stopped, self._making = asyncio.Event(), asyncio.Lock()
+        self._stopped, self._page_lock = asyncio.Event(), asyncio.Lock()
         self._waiting, self._answering = {}, 0
         self._loop = asyncio.get_running_loop()
-        if self._ending:  # `_end` was called before the loop existed
+        if self._is_ending:  # `_request_stop` was called before the loop existed
             self._stopped.set()
         while not self._stopped.is_set():
             try:
                 server = await asyncio.start_server(
-                    self._connected, self._host, self._port, limit=REQUEST_BYTES_MAX, backlog=CONNECTIONS_MAX
+                    self._handle_connection, self._host, self._port, limit=REQUEST_BYTES_MAX, backlog=CONNECTIONS_MAX
                 )
             except OSError as error:
-                self._note(f"{self._host}:{self._port}: {error.strerror or error}")
+                self._set_problem(f"{self._host}:{self._port}: {error.strerror or error}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(BIND_SECONDS):
                         await self._stopped.wait()
@@ -99,10 +98,10 @@ class MetricsListener:
                 host = f"[{self._host}]" if ":" in self._host else self._host
                 log.info("metrics", url=f"http://{host}:{self.port}/metrics")
                 await self._stopped.wait()
-                await _turns()  # accept the backlog first: asyncio loses a socket that it accepts while closing
+                await _yield_to_loop()  # accept the backlog first: asyncio loses a socket that it accepts while closing
         await self._end_connections()
 
-    def _note(self, problem: str) -> None:
+    def _set_problem(self, problem: str) -> None:
         if problem != self.problem:
             log.warning("metrics_not_served", problem=problem)
         self.problem = problem
@@ -112,13 +111,13 @@ class MetricsListener:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await _turns()  # transports close their sockets in the loop's next iteration
+        await _yield_to_loop()  # transports close their sockets in the loop's next iteration
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if self._make_room():
                 async with asyncio.timeout(REQUEST_SECONDS_MAX):
-                    await self._talk(reader, writer)
+                    await self._serve_request(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the client disconnected, is too slow, or sent too much
         finally:
@@ -135,7 +134,7 @@ class MetricsListener:
         oldest.cancel()
         return True
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
         self._waiting[task] = None
@@ -160,29 +159,29 @@ class MetricsListener:
         if path != b"/metrics":
             return _response("404 Not Found", b"GET /metrics\n")
         try:
-            body = await self._fresh()
+            body = await self._fresh_page()
         except TimeoutError:
             return _response("503 Service Unavailable", b"the daemon does not answer in time\n")
-        answer = _response("200 OK", body, kind=CONTENT_TYPE)
-        return answer if method == b"GET" else answer[: len(answer) - len(body)]
+        response = _response("200 OK", body, kind=CONTENT_TYPE)
+        return response if method == b"GET" else response[: len(response) - len(body)]
 
-    async def _fresh(self) -> bytes:
-        async with self._making:
-            made_at, body = self._made
+    async def _fresh_page(self) -> bytes:
+        async with self._page_lock:
+            made_at, body = self._cached_page
             if time.monotonic() - made_at >= PAGE_SECONDS:
                 body = await self._page()
-                self._made = time.monotonic(), body
+                self._cached_page = time.monotonic(), body
             return body
 
 
-async def _turns() -> None:
+async def _yield_to_loop() -> None:
     """Let the loop iterate until the task of an accepted socket runs."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-def _response(status: str, body: bytes, more: str = "", kind: str = "text/plain; charset=utf-8") -> bytes:
+def _response(status: str, body: bytes, extra: str = "", kind: str = "text/plain; charset=utf-8") -> bytes:
     head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}Connection: close\r\n\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}Connection: close\r\n\r\n"
     )
     return head.encode() + body

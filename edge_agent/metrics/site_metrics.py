@@ -107,20 +107,20 @@ class SiteMetrics:
         """Show these components; call it on the event loop that owns them."""
         self._components = components
         self._loop = asyncio.get_running_loop()
-        self._seconds = 0.0
+        self._last_seconds = 0.0
 
     async def page(self) -> bytes:
         """Return the page for Prometheus; call it on another event loop. Raises TimeoutError."""
-        began = time.perf_counter()
-        taking = asyncio.run_coroutine_threadsafe(self._snapshot(began), self._loop)
+        start = time.perf_counter()
+        future = asyncio.run_coroutine_threadsafe(self._snapshot(start), self._loop)
         async with asyncio.timeout(SNAPSHOT_SECONDS_MAX):
-            snapshot = await asyncio.wrap_future(taking)
+            snapshot = await asyncio.wrap_future(future)
         page = _render([*self._samples(snapshot)])
-        self._seconds = time.perf_counter() - began
+        self._last_seconds = time.perf_counter() - start
         return page
 
-    async def _snapshot(self, began: float) -> SiteSnapshot:
-        delay, components = time.perf_counter() - began, self._components
+    async def _snapshot(self, start: float) -> SiteSnapshot:
+        delay, components = time.perf_counter() - start, self._components
         engines, owners = components.engines, (components.supervisor, components.engines.owner)
         engines.request_figures()
         examples = await components.capture.status()
@@ -150,48 +150,48 @@ class SiteMetrics:
         yield MetricSample("calls_in_progress", snapshot.calls)
         yield MetricSample("calls_max", config.service.calls_max)
         yield MetricSample("loop_delay_seconds", snapshot.delay)
-        yield MetricSample("scrape_seconds", self._seconds)
+        yield MetricSample("scrape_seconds", self._last_seconds)
         yield MetricSample("store_bytes", snapshot.store_bytes)
         yield from disk_samples(config.state_dir)
         for component, up in snapshot.up.items():
             yield MetricSample("component_up", up, (component,))
         for component, number in snapshot.deaths.items():
             yield MetricSample("component_deaths_total", number, (component,))
-        for task, counted in list(counts.tasks.items()):
-            yield from _answers(task, counted)
-        for lost, number in list(counts.errors.items()):
-            yield MetricSample("errors_total", number, (lost.task, lost.reason))
-        yield from _tasks(snapshot)
+        for task, counters in list(counts.tasks.items()):
+            yield from _answer_samples(task, counters)
+        for unanswered, number in list(counts.errors.items()):
+            yield MetricSample("errors_total", number, (unanswered.task, unanswered.reason))
+        yield from _task_samples(snapshot)
         for engine in snapshot.engines:
             yield from engine_samples(engine)
             yield from process_samples(engine.name, engine.pid)
         yield from process_samples("serve", os.getpid())
         if snapshot.examples:
-            yield from _captured(snapshot, snapshot.examples, config)
-        yield from _redaction(self._components.capture.redaction)
-        yield from _uplink(config)
-        yield from _updates(snapshot.overview, configured=bool(config.update.root_file))
-        yield from _refusals(snapshot)
+            yield from _capture_samples(snapshot, snapshot.examples, config)
+        yield from _redaction_samples(self._components.capture.redaction)
+        yield from _uplink_samples(config)
+        yield from _update_samples(snapshot.overview, configured=bool(config.update.root_file))
+        yield from _refusal_samples(snapshot)
         if snapshot.large_model:
-            yield from _large_model(snapshot.large_model)
+            yield from _large_model_samples(snapshot.large_model)
 
 
-def _captured(snapshot: SiteSnapshot, examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
+def _capture_samples(snapshot: SiteSnapshot, examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
     yield MetricSample("examples_problems", len(examples.problems))
     yield MetricSample("examples_stalled_seconds", examples.stalled_seconds)
     if not examples.stalled_seconds:
-        yield from _examples(examples, config)
+        yield from _example_samples(examples, config)
         serving = {name: bundle.digest for name, bundle in snapshot.tasks.items()}
         yield from monitoring_samples(examples.field, serving, snapshot.alarms)
     if examples.redaction_audit:
-        yield from _redaction_audit(examples.redaction_audit)
+        yield from _redaction_audit_samples(examples.redaction_audit)
 
 
-def _refusals(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
+def _refusal_samples(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
     for reason, number in sorted((dict.fromkeys(DENIAL_REASONS, 0) | snapshot.denied).items()):
         yield MetricSample("denied_total", number, (reason,))
-    for refused, number in snapshot.refused.items():
-        yield MetricSample("refused_total", number, refused)
+    for labels, number in snapshot.refused.items():
+        yield MetricSample("refused_total", number, labels)
 
 
 def _render(samples: list[MetricSample]) -> bytes:
@@ -204,31 +204,31 @@ def _render(samples: list[MetricSample]) -> bytes:
     return "".join(parts).encode()
 
 
-def _answers(task: str, counted: TaskCounters) -> Iterator[MetricSample]:
-    yield MetricSample("queue_seconds", counted.queue, (task,))
-    yield MetricSample("compute_seconds", counted.compute, (task,))
-    yield MetricSample("answer_seconds", counted.total, (task,))
-    if counted.tokens[1]:
-        yield MetricSample("first_token_seconds", counted.first, (task,))
-        yield MetricSample("token_seconds", counted.token, (task,))
-    if any(counted.confidence.counts):
-        yield MetricSample("confidence_ratio", counted.confidence, (task,))
-        yield MetricSample("answers_below_threshold_total", sum(counted.held_up.values()), (task,))
-        for reason, number in list(counted.held_up.items()):
+def _answer_samples(task: str, counters: TaskCounters) -> Iterator[MetricSample]:
+    yield MetricSample("queue_seconds", counters.queue, (task,))
+    yield MetricSample("compute_seconds", counters.compute, (task,))
+    yield MetricSample("answer_seconds", counters.total, (task,))
+    if counters.tokens[1]:
+        yield MetricSample("first_token_seconds", counters.first_token, (task,))
+        yield MetricSample("token_seconds", counters.token, (task,))
+    if any(counters.confidence.counts):
+        yield MetricSample("confidence_ratio", counters.confidence, (task,))
+        yield MetricSample("answers_below_threshold_total", sum(counters.held_up.values()), (task,))
+        for reason, number in list(counters.held_up.items()):
             yield MetricSample("answers_not_confident_total", number, (task, reason))
-    yield MetricSample("input_tokens_total", counted.tokens[0], (task,))
-    yield MetricSample("output_tokens_total", counted.tokens[1], (task,))
-    for route, number in list(counted.answers.items()):
+    yield MetricSample("input_tokens_total", counters.tokens[0], (task,))
+    yield MetricSample("output_tokens_total", counters.tokens[1], (task,))
+    for route, number in list(counters.answers.items()):
         yield MetricSample("answers_total", number, (task, route))
-    for (question, route), number in list(counted.question_answers.items()):
+    for (question, route), number in list(counters.question_answers.items()):
         yield MetricSample("question_answers_total", number, (task, question, route))
-    for (question, reason), number in list(counted.question_held_up.items()):
+    for (question, reason), number in list(counters.question_held_up.items()):
         yield MetricSample("question_answers_not_confident_total", number, (task, question, reason))
-    for reason, number in list(counted.degraded.items()):
+    for reason, number in list(counters.degraded.items()):
         yield MetricSample("degraded_total", number, (task, reason))
 
 
-def _tasks(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
+def _task_samples(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
     engines = {digest: engine.name for engine in snapshot.engines for digest in engine.digests}
     for task, bundle in snapshot.tasks.items():
         manifest = bundle.manifest
@@ -260,9 +260,10 @@ def engine_samples(engine: EngineStatus) -> Iterator[MetricSample]:
         "threads": engine.threads,
     }
     # A child process is untrusted: it may report anything, even a number with more digits than Python converts.
-    told = {"memory_estimated_bytes", "memory_limit_bytes", "context_cells"} & engine.details.keys()
-    given = {key: engine.details[key] for key in sorted(told)}
-    numbers |= {key: int(said) for key, said in given.items() if said.isdecimal() and len(said) <= _DIGITS_MAX}
+    for key in ("context_cells", "memory_estimated_bytes", "memory_limit_bytes"):
+        text = engine.details.get(key, "")
+        if text.isdecimal() and len(text) <= _DIGITS_MAX:
+            numbers[key] = int(text)
     if cache := engine.cache:
         numbers |= {
             "context_cells_in_use": cache.cells_in_use,
@@ -276,11 +277,10 @@ def engine_samples(engine: EngineStatus) -> Iterator[MetricSample]:
         yield MetricSample(f"engine_{key}", number, name)
 
 
-def _examples(examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
-    first = (
-        {} if examples.is_off else dict.fromkeys(LOSS_EVENTS, 0)
-    )  # no figures for an unreadable spool, rather than 0
-    for event, number in sorted((first | examples.counters).items()):
+def _example_samples(examples: CaptureStatus, config: Config) -> Iterator[MetricSample]:
+    # No figures for an unreadable spool, rather than 0.
+    initial = {} if examples.is_off else dict.fromkeys(LOSS_EVENTS, 0)
+    for event, number in sorted((initial | examples.counters).items()):
         yield MetricSample("examples_total", number, (event,))
     for class_, number in sorted(examples.retained.items()):
         yield MetricSample("spool_examples", number, (class_,))
@@ -293,7 +293,7 @@ def _examples(examples: CaptureStatus, config: Config) -> Iterator[MetricSample]
     yield MetricSample("outbox_oldest_segment_seconds", examples.outbox_seconds)
 
 
-def _redaction(queue: RedactionQueue | None) -> Iterator[MetricSample]:
+def _redaction_samples(queue: RedactionQueue | None) -> Iterator[MetricSample]:
     if queue is None:
         return
     yield MetricSample("redaction_ready", bool(queue.model))
@@ -303,7 +303,7 @@ def _redaction(queue: RedactionQueue | None) -> Iterator[MetricSample]:
         yield MetricSample("redaction_total", number, (event,))
 
 
-def _redaction_audit(audit: AuditFigures) -> Iterator[MetricSample]:
+def _redaction_audit_samples(audit: AuditFigures) -> Iterator[MetricSample]:
     yield MetricSample("redaction_audit_waiting", audit.waiting)
     yield MetricSample("redaction_audit_values", audit.values, ("found_or_missed",))
     yield MetricSample("redaction_audit_values", audit.missed, ("missed",))
@@ -312,18 +312,18 @@ def _redaction_audit(audit: AuditFigures) -> Iterator[MetricSample]:
     yield MetricSample("redaction_missed_alarm", audit.is_exceeded)
 
 
-def _uplink(config: Config) -> Iterator[MetricSample]:
+def _uplink_samples(config: Config) -> Iterator[MetricSample]:
     path = config.uplink_notes / FILE_NAME
-    heard = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
-    state = heard.state
+    report = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
+    state = report.state
     if state is None and not (config.uplink.url or config.uplink.updates_url or path.exists()):
         return
-    name = "silent" if heard.silence or state is None else state.state
-    yield MetricSample("uplink_state", 1, (name,))
-    yield MetricSample("uplink_online", name == "online")
+    state_name = "silent" if report.silence or state is None else state.state
+    yield MetricSample("uplink_state", 1, (state_name,))
+    yield MetricSample("uplink_online", state_name == "online")
     if state is None:
         return
-    yield MetricSample("uplink_age_seconds", heard.age_seconds)
+    yield MetricSample("uplink_age_seconds", report.age_seconds)
     if state.last_contact:
         yield MetricSample("uplink_last_contact_timestamp_seconds", parse_timestamp(state.last_contact))
     yield MetricSample("uplink_waiting_segments", state.waiting_segments)
@@ -333,7 +333,7 @@ def _uplink(config: Config) -> Iterator[MetricSample]:
         yield MetricSample("updates_waiting_bytes", state.downloads.waiting_bytes)
 
 
-def _updates(overview: UpdateOverview, *, configured: bool) -> Iterator[MetricSample]:
+def _update_samples(overview: UpdateOverview, *, configured: bool) -> Iterator[MetricSample]:
     for task, row in sorted(overview.rows.items()):
         yield MetricSample("update_state", 1, (task, row.state))
         yield MetricSample("update_attempts", row.attempts, (task,))
@@ -344,7 +344,7 @@ def _updates(overview: UpdateOverview, *, configured: bool) -> Iterator[MetricSa
         yield MetricSample("trust_expiry_timestamp_seconds", overview.expires)
 
 
-def _large_model(status: EscalationStatus) -> Iterator[MetricSample]:
+def _large_model_samples(status: EscalationStatus) -> Iterator[MetricSample]:
     yield MetricSample("large_model_online", status.online)
     yield MetricSample("large_model_affordable", status.affordable)
     if status.usual_ms:
@@ -373,25 +373,25 @@ def monitoring_samples(
         serving: the digest of the active bundle, by task.
         alarms: its active alarms, by task, and whether each put the task into shadow.
     """
-    for one in headlines:
-        task = task_of_key(one.task)
-        if serving.get(task) == one.digest:
-            yield from _bundle(one, [each for each in alarms.get(task, []) if each[0].task == one.task])
+    for summary in headlines:
+        task = task_of_key(summary.task)
+        if serving.get(task) == summary.digest:
+            yield from _bundle_samples(summary, [each for each in alarms.get(task, []) if each[0].task == summary.task])
 
 
-def _bundle(one: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterator[MetricSample]:
-    task, standing = one.task, {alarm.alarm for alarm, _ in alarms}
+def _bundle_samples(summary: BundleSummary, alarms: list[tuple[AlarmState, bool]]) -> Iterator[MetricSample]:
+    task, active = summary.task, {alarm.alarm for alarm, _ in alarms}
     for name in get_args(Alarm):
-        yield MetricSample("field_alarm", name in standing, (task, name))
+        yield MetricSample("field_alarm", name in active, (task, name))
     yield MetricSample("field_demoted", any(demoted for _, demoted in alarms), (task,))
-    yield MetricSample("field_pairs_total", one.pairs, (task,))
-    yield MetricSample("field_agreed_total", one.agreed, (task,))
-    for judge in JUDGES if one.promise else ():
-        found = one.evidence[judge]
-        yield MetricSample("field_judged_total", found.judged, (task, judge))
-        yield MetricSample("field_wrong_total", found.wrong, (task, judge))
+    yield MetricSample("field_pairs_total", summary.pairs, (task,))
+    yield MetricSample("field_agreed_total", summary.agreed, (task,))
+    for judge in JUDGES if summary.guarantee else ():
+        evidence = summary.evidence[judge]
+        yield MetricSample("field_judged_total", evidence.judged, (task, judge))
+        yield MetricSample("field_wrong_total", evidence.wrong, (task, judge))
         yield MetricSample(
-            "field_evidence_ratio", found.peak / one.promise.limit if one.promise else 0.0, (task, judge)
+            "field_evidence_ratio", evidence.peak / summary.guarantee.limit if summary.guarantee else 0.0, (task, judge)
         )
 
 
@@ -405,14 +405,14 @@ def disk_samples(folder: Path) -> Iterator[MetricSample]:
 
 
 # Fields of /proc/PID/stat after the name, which may contain any characters.
-_USER, _SYSTEM, _THREADS, _STARTED, _PAGES = 11, 12, 17, 19, 21
+_USER, _SYSTEM, _THREADS, _START_TIME, _PAGES = 11, 12, 17, 19, 21
 
 
 def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[MetricSample]:
     """Yield the figures of one process; none if it has ended. `root`: the folder that contains `proc`."""
-    place = root / "proc" / str(pid)
+    folder = root / "proc" / str(pid)
     try:
-        fields = (place / "stat").read_text().rpartition(")")[2].split()
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return
     ticks = os.sysconf("SC_CLK_TCK")
@@ -420,13 +420,13 @@ def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[Met
     yield MetricSample("process_cpu_seconds_total", cpu, (name,))
     yield MetricSample("process_threads", int(fields[_THREADS]), (name,))
     yield MetricSample("process_resident_memory_bytes", int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"), (name,))
-    yield MetricSample("process_start_time_seconds", _booted(root) + int(fields[_STARTED]) / ticks, (name,))
+    yield MetricSample("process_start_time_seconds", _boot_time(root) + int(fields[_START_TIME]) / ticks, (name,))
     try:
-        yield MetricSample("process_open_fds", len(os.listdir(place / "fd")), (name,))  # noqa: PTH208 - counted, not walked
+        yield MetricSample("process_open_fds", len(os.listdir(folder / "fd")), (name,))  # noqa: PTH208 - counted, not walked
     except OSError:
         return  # hidden for a confined child
 
 
-def _booted(root: Path) -> int:
-    found = re.search(r"^btime (\d+)$", (root / "proc/stat").read_text(), re.MULTILINE)
-    return int(found[1]) if found else 0
+def _boot_time(root: Path) -> int:
+    match = re.search(r"^btime (\d+)$", (root / "proc/stat").read_text(), re.MULTILINE)
+    return int(match[1]) if match else 0

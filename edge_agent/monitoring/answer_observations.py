@@ -89,7 +89,7 @@ class AnswerObservation:
     def outputs(self) -> tuple[str, ...]:
         """The possible labels; none for a kind without labels and for a question of the call."""
         name = self.question or self.manifest.task.name
-        return next((each.outputs for each in self.manifest.task.questions_asked if each.name == name), ())
+        return next((question.outputs for question in self.manifest.task.questions_asked if question.name == name), ())
 
     @property
     def is_of_call(self) -> bool:
@@ -126,18 +126,18 @@ class AnswerObservation:
 
     def events(self) -> Mapping[Alarm, tuple[str, ...]]:
         """Return its events by drift alarm; alarms that do not apply to it are left out."""
-        found: dict[Alarm, tuple[str, ...]] = {"length": _up_to(LENGTHS, self.characters)}
+        by_alarm: dict[Alarm, tuple[str, ...]] = {"length": _up_to(LENGTHS, self.characters)}
         if self.confidence is None or self.is_of_call:
-            return found
+            return by_alarm
         if self.manifest.task.kind in LABEL_KINDS:
-            found["labels"] = (self.ours or "",)
+            by_alarm["labels"] = (self.ours or "",)
         if isinstance(self.calibration, Threshold):
-            found["confidence"] = ("sure",) if self.sure else ()
+            by_alarm["confidence"] = ("sure",) if self.sure else ()
         else:
-            found["confidence"] = _up_to(CONFIDENCES, self.confidence)
+            by_alarm["confidence"] = _up_to(CONFIDENCES, self.confidence)
         if self.calibration.novelty:
-            found["novelty"] = ("unusual",) if self.unusual else ()
-        return found
+            by_alarm["novelty"] = ("unusual",) if self.unusual else ()
+        return by_alarm
 
 
 def _up_to(bounds: tuple[float, ...], value: float) -> tuple[str, ...]:
@@ -154,19 +154,19 @@ def risk_guarantee(confidence: Confidence) -> RiskGuarantee | None:
     return RiskGuarantee(confidence.target_risk, confidence.delta / 2) if isinstance(confidence, Threshold) else None
 
 
-def kinds(one: AnswerObservation) -> Mapping[Alarm, DriftKind]:
+def kinds(answer: AnswerObservation) -> Mapping[Alarm, DriftKind]:
     """Return the properties of answers like this one that may drift."""
-    confidences = 1 if isinstance(one.calibration, Threshold) else len(CONFIDENCES)
-    every = (
-        DriftKind("labels", len(one.outputs or one.manifest.task.labels), FLOORS["labels"]),
+    confidences = 1 if isinstance(answer.calibration, Threshold) else len(CONFIDENCES)
+    drift_kinds = (
+        DriftKind("labels", len(answer.outputs or answer.manifest.task.labels), FLOORS["labels"]),
         DriftKind("confidence", confidences, FLOORS["confidence"]),
         DriftKind("novelty", 1, FLOORS["novelty"]),
         DriftKind("length", len(LENGTHS), FLOORS["length"]),
     )
-    return {kind.alarm: kind for kind in every}
+    return {kind.alarm: kind for kind in drift_kinds}
 
 
-def beginning(confidence: Confidence, alarm: Alarm) -> DriftStream:
+def initial_stream(confidence: Confidence, alarm: Alarm) -> DriftStream:
     """Return an empty stream; its reference is the calibration, if the manifest has the figures."""
     if not isinstance(confidence, Threshold):
         return DriftStream()
@@ -181,23 +181,23 @@ def beginning(confidence: Confidence, alarm: Alarm) -> DriftStream:
     return DriftStream()
 
 
-def verdict(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> bool | None:
+def is_local_answer_wrong(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> bool | None:
     """Return whether a person found the local answer of a stored prediction wrong; None = not known."""
-    given, ours = prediction["output"], local_output(prediction)
+    output, ours = prediction["output"], local_output(prediction)
     if ours is None:
         return None
     if feedback["verdict"] == "reject":
-        return True if ours == given else None
-    right = given if feedback["verdict"] == "accept" else feedback["value"]
-    return not same(prediction["kind"], ours, right)
+        return True if ours == output else None
+    right_answer = output if feedback["verdict"] == "accept" else feedback["value"]
+    return not is_same_answer(prediction["kind"], ours, right_answer)
 
 
-def same(kind: str, one: str, other: str) -> bool:
+def is_same_answer(kind: str, one: str, other: str) -> bool:
     """Return whether two answers are equal; records are compared as parsed JSON."""
-    return one == other or (kind == "extract" and _read(one) == _read(other))
+    return one == other or (kind == "extract" and _parse_record(one) == _parse_record(other))
 
 
-def _read(record: str) -> Any:
+def _parse_record(record: str) -> Any:
     try:
         return json.loads(record)
     except ValueError:
@@ -231,7 +231,7 @@ class AlarmState:
     alarm: Alarm
     since: float
     """Seconds since 1970."""
-    said: str
+    message: str
     ended: float = 0.0
     """When it ended, in seconds since 1970; 0 = it is active."""
 
@@ -323,7 +323,7 @@ class BundleSummary:
     task: str
     """TASK/QUESTION of a question of a decide task."""
     digest: str
-    promise: RiskGuarantee | None
+    guarantee: RiskGuarantee | None
     evidence: Mapping[str, RiskEvidence]
     """By judge: people, large-model."""
     pairs: int
@@ -345,7 +345,7 @@ class BundleSeries:
     """Counts by name, by day since 1970."""
     agreement: tuple[AgreementCount, ...]
     confidences: tuple[ConfidenceCount, ...]
-    promise: RiskGuarantee | None
+    guarantee: RiskGuarantee | None
     evidence: Mapping[str, RiskEvidence]
     streams: Mapping[Alarm, DriftStream]
     alarms: tuple[AlarmState, ...]

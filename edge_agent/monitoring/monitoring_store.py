@@ -64,7 +64,7 @@ class HumanLabel(NamedTuple):
     feedback: Mapping[str, Any]
     first: bool
     """It is the first feedback on the prediction."""
-    audited: str | None = None
+    audit_answer: str | None = None
     """The large model's answer if the random audit asked it; None = not asked, or no answer yet."""
     drawn: bool = False
     """The random audit had drawn the prediction."""
@@ -97,13 +97,13 @@ class MonitoringStore:
         self._alarms = AlarmTables(database)
         self._new_inputs_level = new_inputs_level or {}
 
-    def count_answers(self, kept: Iterable[AnswerObservation]) -> None:
+    def count_answers(self, answers: Iterable[AnswerObservation]) -> None:
         """Count answers of the current transaction."""
         groups: dict[tuple[str, str], list[AnswerObservation]] = defaultdict(list)
-        for each in kept:
-            groups[each.key, each.digest].append(each)
+        for answer in answers:
+            groups[answer.key, answer.digest].append(answer)
         for (key, digest), group in groups.items():
-            self._count(self._series(key, digest, group[0]), group)
+            self._count_group(self._find_or_begin(key, digest, group[0]), group)
 
     def count_human_label(self, prediction: Mapping[str, Any], label: HumanLabel, at: float) -> None:
         """Count a person's feedback on a stored prediction.
@@ -111,16 +111,16 @@ class MonitoringStore:
         Only the first feedback on answers that the random audit drew counts as a sample of all answers: other answers
         were chosen by people.
         """
-        feedback, first, audited, drawn = label
+        feedback, first, audit_answer, drawn = label
         row = self._tables.find(example_key(prediction), prediction["bundle"]["digest"])
         if row is None:
             return
-        names = [f"said:{feedback['verdict']}", *(_reviewed(prediction, feedback, drawn=drawn) if first else [])]
+        names = [f"said:{feedback['verdict']}", *(_review_counts(prediction, feedback, drawn=drawn) if first else [])]
         if first and prediction["route"] != "upstream":
             names.append("examples")
-            self._count_example(row, prediction, _truth(prediction, feedback))
+            self._count_example(row, prediction, _true_answer(prediction, feedback))
         if first and drawn:
-            self._review(row, prediction, feedback, _theirs(prediction) or audited)
+            self._count_review(row, prediction, feedback, _shadow_answer(prediction) or audit_answer)
         self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
 
     def count_audit(self, task: str, digest: str, outcomes: Iterable[AuditOutcome], at: float) -> None:
@@ -135,39 +135,42 @@ class MonitoringStore:
             wrong_of = {"right": False, "wrong": True}
             self._test_risk(row, PEOPLE, [wrong_of.get(each.outcome) for each in outcomes if each.accepted], at)
 
-    def count_teacher_label(self, prediction: Mapping[str, Any], thought: TeacherLabel, at: float) -> None:
+    def count_teacher_label(self, prediction: Mapping[str, Any], label: TeacherLabel, at: float) -> None:
         """Count a teacher label: the large model's answer that came after the caller got the local one."""
-        theirs, source, feedback = thought
+        theirs, source, feedback = label
         row = self._tables.find(example_key(prediction), prediction["bundle"]["digest"])
         ours = observing.local_output(prediction)
         if row is None or ours is None:
             return
-        labels = prediction["kind"] in LABEL_KINDS
+        has_labels = prediction["kind"] in LABEL_KINDS
         self._tables.add_days(row.series, Counter({(_day(at), "examples"): 1}))
         self._count_example(row, prediction, theirs)
         pair = ModelPair(
-            source, observing.same(prediction["kind"], ours, theirs), ours if labels else "", theirs if labels else ""
+            source,
+            observing.is_same_answer(prediction["kind"], ours, theirs),
+            ours if has_labels else "",
+            theirs if has_labels else "",
         )
         confidence = observing.local_confidence(prediction)
-        self._pair(row, [(prediction["prediction_id"], confidence, pair)], at)
+        self._count_pairs(row, [(prediction["prediction_id"], confidence, pair)], at)
         if source in FAIR_SOURCES:
             self._test_risk(row, LARGE_MODEL, [not pair.agreed] if _accepted(prediction) else [], at)
             if confidence is not None:
                 at_least = _hundredths(observing.reach(prediction) or 0.0)
                 self._tables.add_confidences(row.series, [ConfidenceCount(at_least, 0, 1, pair.agreed)])
             if feedback:
-                self._review(row, prediction, feedback, theirs)
+                self._count_review(row, prediction, feedback, theirs)
 
-    def count_charges(self, paid: Iterable[Charge]) -> None:
+    def count_charges(self, charges: Iterable[Charge]) -> None:
         """Add the cost of questions to the large model."""
         days: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for each in paid:
-            days[each.task, _day(each.at)].append(each.micros)
-        self._tables.add_money(DailySpend(*key, len(micros), sum(micros)) for key, micros in days.items())
+        for charge in charges:
+            days[charge.task, _day(charge.at)].append(charge.micros)
+        self._tables.add_spending(DailySpend(*key, len(micros), sum(micros)) for key, micros in days.items())
 
     def daily_spend(self, task: str = "") -> tuple[DailySpend, ...]:
         """Return the daily spending on a task, or on all."""
-        return self._tables.money(task)
+        return self._tables.spending(task)
 
     def delete_input(self, prediction_id: str) -> None:
         """Delete what refers to an erased input."""
@@ -175,18 +178,18 @@ class MonitoringStore:
 
     def active_alarms(self) -> tuple[AlarmState, ...]:
         """Return the active alarms."""
-        return tuple(alarm for _, alarm in self._alarms.alarms(standing=True))
+        return tuple(alarm for _, alarm in self._alarms.alarms(active_only=True))
 
     def shifted_inputs(self) -> tuple[ShiftedInputs, ...]:
         """Return the inputs that active alarms `new_inputs` concern, of the bundles that answered last."""
-        found = []
-        for series, alarm in self._alarms.alarms(standing=True):
+        shifted = []
+        for series, alarm in self._alarms.alarms(active_only=True):
             if alarm.alarm != NEW_INPUTS or series != self._tables.last_series(alarm.task):
                 continue
-            known = self._alarms.states(series).get(NEW_INPUTS)
-            shift = risk_and_drift.InputShiftTest.of(known).found() if known else None
-            found.append(ShiftedInputs(alarm.task, shift.since if shift else alarm.since))
-        return tuple(found)
+            state = self._alarms.states(series).get(NEW_INPUTS)
+            finding = risk_and_drift.InputShiftTest.of(state).finding() if state else None
+            shifted.append(ShiftedInputs(alarm.task, finding.since if finding else alarm.since))
+        return tuple(shifted)
 
     def summaries(self) -> tuple[BundleSummary, ...]:
         """Return the main figures of all bundles."""
@@ -194,116 +197,118 @@ class MonitoringStore:
             BundleSummary(
                 row.task,
                 row.digest,
-                _promise(row),
+                _guarantee(row),
                 self._evidence(row.series),
                 *self._tables.fair_agreement(row.series),
             )
-            for row in self._tables.every()
+            for row in self._tables.all_series()
         )
 
     def report(self, task: str = "") -> tuple[BundleSeries, ...]:
         """Return all figures of the bundles of a task, or of all tasks, the newest first."""
         alarms: dict[int, list[AlarmState]] = defaultdict(list)
-        for series, alarm in self._alarms.alarms(standing=False):
+        for series, alarm in self._alarms.alarms(active_only=False):
             alarms[series].append(alarm)
-        return tuple(self._reported(row, alarms[row.series]) for row in self._tables.every(task))
+        return tuple(self._bundle_series(row, alarms[row.series]) for row in self._tables.all_series(task))
 
     # --- one series --------------------------------------------------------------------------------------------------
 
-    def _series(self, task: str, digest: str, one: AnswerObservation) -> SeriesRow:
-        found = self._tables.find(task, digest)
-        if found is not None:
-            return found
-        guarantee = observing.risk_guarantee(one.calibration) or RiskGuarantee(0.0, 0.0)
-        version = one.manifest.version
+    def _find_or_begin(self, task: str, digest: str, answer: AnswerObservation) -> SeriesRow:
+        row = self._tables.find(task, digest)
+        if row is not None:
+            return row
+        guarantee = observing.risk_guarantee(answer.calibration) or RiskGuarantee(0.0, 0.0)
+        version = answer.manifest.version
         return self._tables.begin(
-            SeriesRow(0, task, digest, version, guarantee.target, guarantee.delta, one.at, one.at)
+            SeriesRow(0, task, digest, version, guarantee.target, guarantee.delta, answer.at, answer.at)
         )
 
-    def _count(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
+    def _count_group(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         tables, at = self._tables, group[-1].at
         newest = tables.newest_day(row.series)
-        tables.add_days(row.series, Counter((_day(each.at), name) for each in group for name in each.names()))
+        tables.add_days(row.series, Counter((_day(answer.at), name) for answer in group for name in answer.names()))
         tables.add_confidences(row.series, _confidences(group))
         tables.add_labels(row.series, _labels(group))
-        pairs = [(each.prediction_id, each.confidence, each.pair) for each in group if each.pair]
-        self._pair(row, pairs, at)
+        pairs = [(answer.prediction_id, answer.confidence, answer.pair) for answer in group if answer.pair]
+        self._count_pairs(row, pairs, at)
         fair = [
-            not each.pair.agreed for each in group if each.accepted and each.pair and each.pair.source in FAIR_SOURCES
+            not answer.pair.agreed
+            for answer in group
+            if answer.accepted and answer.pair and answer.pair.source in FAIR_SOURCES
         ]
         self._test_risk(row, LARGE_MODEL, fair, at)
         self._watch_drift(row, group)
         self._watch_gate(row, group)
-        tables.seen(row.series, at)
-        if any(_day(each.at) != newest for each in group):
+        tables.record_answer_time(row.series, at)
+        if any(_day(answer.at) != newest for answer in group):
             tables.prune(row.series)
 
-    def _pair(self, row: SeriesRow, pairs: Sequence[tuple[str, float | None, ModelPair]], at: float) -> None:
-        counted: dict[tuple[Source, str], list[int]] = defaultdict(lambda: [0, 0])
+    def _count_pairs(self, row: SeriesRow, pairs: Sequence[tuple[str, float | None, ModelPair]], at: float) -> None:
+        counts: dict[tuple[Source, str], list[int]] = defaultdict(lambda: [0, 0])
         for _, _, pair in pairs:
-            counted[pair.source, pair.ours][0] += 1
-            counted[pair.source, pair.ours][1] += pair.agreed
+            counts[pair.source, pair.ours][0] += 1
+            counts[pair.source, pair.ours][1] += pair.agreed
         self._tables.add_agreement(
-            row.series, [AgreementCount(_day(at), *key, *numbers) for key, numbers in counted.items()]
+            row.series, [AgreementCount(_day(at), *key, *numbers) for key, numbers in counts.items()]
         )
-        found = [
+        disagreements = [
             ModelDisagreement(name, at, pair.source, pair.ours, pair.theirs, -1.0 if confidence is None else confidence)
             for name, confidence, pair in pairs
             if not pair.agreed
         ]
-        if found:
-            self._tables.disagree(row.series, found)
+        if disagreements:
+            self._tables.add_disagreements(row.series, disagreements)
 
     def _count_example(self, row: SeriesRow, prediction: Mapping[str, Any], truth: str) -> None:
         if prediction["kind"] in LABEL_KINDS and truth:
             self._tables.add_labels(row.series, [LabelCount(truth, 0, 1)])
 
-    def _review(
+    def _count_review(
         self, row: SeriesRow, prediction: Mapping[str, Any], feedback: Mapping[str, Any], theirs: str | None
     ) -> None:
         """Count a person's first judgement of an input that both models answered; it serves as the ground truth."""
         ours, confidence = observing.local_output(prediction), observing.local_confidence(prediction)
-        wrong = observing.verdict(prediction, feedback)
+        wrong = observing.is_local_answer_wrong(prediction, feedback)
         if theirs is None or ours is None or confidence is None or wrong is None:
             return
-        agreed = observing.same(prediction["kind"], ours, theirs)
+        agreed = observing.is_same_answer(prediction["kind"], ours, theirs)
         at_least = _hundredths(observing.reach(prediction) or 0.0)
         self._tables.add_reviewed(row.series, at_least, agreed=agreed, right=not wrong)
 
-    def _test_risk(self, row: SeriesRow, who: str, wrong: Sequence[bool | None], at: float) -> None:
+    def _test_risk(self, row: SeriesRow, judge: str, wrong: Sequence[bool | None], at: float) -> None:
         """Add judged answers to the risk test, one after the other; raise the alarm if it rejects the guarantee."""
-        guarantee = _promise(row)
+        guarantee = _guarantee(row)
         if not wrong or guarantee is None:
             return
-        evidence = self._evidence(row.series)[who]
-        if who == LARGE_MODEL and not evidence.judged:
+        evidence = self._evidence(row.series)[judge]
+        if judge == LARGE_MODEL and not evidence.judged:
             evidence = RiskEvidence(allowed=self._large_error_bound(row.task))
-        for each in wrong:
-            evidence = evidence.after(each, guarantee)
-        self._alarms.save(row.series, {_STATES[who]: asdict(evidence)})
+        for is_wrong in wrong:
+            evidence = evidence.after(is_wrong, guarantee)
+        self._alarms.save(row.series, {_STATES[judge]: asdict(evidence)})
         if evidence.rejects(guarantee):
-            self._raise(row, ALARM_OF[who], at, _refuted(who, evidence, guarantee))
+            self._raise_alarm(row, ALARM_OF[judge], at, _risk_message(judge, evidence, guarantee))
 
     def _large_error_bound(self, task: str) -> float:
         """Return an upper bound on the large model's error rate from people's judgements; 0 = too few of them."""
-        checked = self._tables.total(task, "large_checked")
-        return upper_bound(self._tables.total(task, "large_wrong"), checked, ERRS_DELTA) if checked >= ERRS_MIN else 0.0
+        judged = self._tables.total(task, "large_checked")
+        return upper_bound(self._tables.total(task, "large_wrong"), judged, ERRS_DELTA) if judged >= ERRS_MIN else 0.0
 
     def _evidence(self, series: int) -> dict[str, RiskEvidence]:
         states = self._alarms.states(series)
-        return {who: RiskEvidence(**states.get(_STATES[who], {})) for who in ALARM_OF}
+        return {judge: RiskEvidence(**states.get(_STATES[judge], {})) for judge in ALARM_OF}
 
     def _watch_drift(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Add the answers to the drift streams; judge each window that is complete."""
-        one, known = group[0], self._alarms.states(row.series)
-        kinds = observing.kinds(one)
-        came: dict[Alarm, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
-        for each in group:
-            for alarm, events in each.events().items():
-                came[alarm].append((events, each.at))
+        first, states = group[0], self._alarms.states(row.series)
+        kinds = observing.kinds(first)
+        rows_by_alarm: dict[Alarm, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
+        for answer in group:
+            for alarm, events in answer.events().items():
+                rows_by_alarm[alarm].append((events, answer.at))
         streams = {}
-        for alarm, rows in came.items():
-            stream = _stream(known[alarm]) if alarm in known else observing.beginning(one.calibration, alarm)
+        for alarm, rows in rows_by_alarm.items():
+            stream = _stream(states[alarm]) if alarm in states else observing.initial_stream(first.calibration, alarm)
             streams[alarm] = self._advance(row, kinds[alarm], stream, rows)
         self._alarms.save(row.series, {alarm: asdict(stream) for alarm, stream in streams.items()})
 
@@ -312,52 +317,50 @@ class MonitoringStore:
         row: SeriesRow,
         kind: observing.DriftKind,
         stream: DriftStream,
-        came: Sequence[tuple[tuple[str, ...], float]],
+        rows: Sequence[tuple[tuple[str, ...], float]],
     ) -> DriftStream:
         """Return a stream with more answers (events, time) added; judge each complete window."""
         begin = 0
-        while begin < len(came):
-            taken = came[begin : begin + stream.room]
-            begin += len(taken)
-            stream = stream.after([events for events, _ in taken])
-            if stream.full:
-                self._judge(row, kind, stream, taken[-1][1])
-                stream = stream.closed()
+        while begin < len(rows):
+            chunk = rows[begin : begin + stream.room]
+            begin += len(chunk)
+            stream = stream.after([events for events, _ in chunk])
+            if stream.is_full:
+                self._judge_window(row, kind, stream, chunk[-1][1])
+                stream = stream.next_window()
         return stream
 
     def _watch_gate(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Add the p-values of a bundle's gate to the test of new inputs, one after the other."""
         gate = group[0].manifest.confidence.gate
-        if gate is None or all(each.p_value is None for each in group):
+        if gate is None or all(answer.p_value is None for answer in group):
             return
-        known = self._alarms.states(row.series).get(NEW_INPUTS)
+        state = self._alarms.states(row.series).get(NEW_INPUTS)
         level = self._new_inputs_level.get(task_of_key(row.task), risk_and_drift.SHIFT_LEVEL)
-        shift = (
-            risk_and_drift.InputShiftTest.of(known) if known else risk_and_drift.InputShiftTest(gate.families, level)
-        )
+        test = risk_and_drift.InputShiftTest.of(state) if state else risk_and_drift.InputShiftTest(gate.families, level)
         rejected = False
-        for each in group:
-            if each.p_value is not None:
-                rejected |= shift.observe(each.p_value, each.at)
+        for answer in group:
+            if answer.p_value is not None:
+                rejected |= test.observe(answer.p_value, answer.at)
         at = group[-1].at
-        self._alarms.save(row.series, {NEW_INPUTS: shift.plain()})
-        if shift.log_capital <= 0.0:
+        self._alarms.save(row.series, {NEW_INPUTS: test.plain()})
+        if test.log_capital <= 0.0:
             self._alarms.end_alarm(row.series, NEW_INPUTS, at)
-        elif rejected and (found := shift.found()):
-            self._raise(row, NEW_INPUTS, at, _shifted(found))
+        elif rejected and (finding := test.finding()):
+            self._raise_alarm(row, NEW_INPUTS, at, _shift_message(finding))
 
-    def _judge(self, row: SeriesRow, kind: observing.DriftKind, stream: DriftStream, at: float) -> None:
-        found = stream.judged(kind.floor, kind.events)
-        if found is not None:
-            self._raise(row, kind.alarm, at, _drifted(kind.alarm, found, stream))
+    def _judge_window(self, row: SeriesRow, kind: observing.DriftKind, stream: DriftStream, at: float) -> None:
+        finding = stream.find_drift(kind.floor, kind.events)
+        if finding is not None:
+            self._raise_alarm(row, kind.alarm, at, _drift_message(kind.alarm, finding, stream))
         elif not stream.differences(kind.floor):
             self._alarms.end_alarm(row.series, kind.alarm, at)
 
-    def _raise(self, row: SeriesRow, alarm: Alarm, at: float, message: str) -> None:
+    def _raise_alarm(self, row: SeriesRow, alarm: Alarm, at: float, message: str) -> None:
         question = question_of_key(row.task)
         self._alarms.raise_alarm(row.series, alarm, at, f"question '{question}': {message}" if question else message)
 
-    def _reported(self, row: SeriesRow, alarms: Sequence[AlarmState]) -> BundleSeries:
+    def _bundle_series(self, row: SeriesRow, alarms: Sequence[AlarmState]) -> BundleSeries:
         tables, states = self._tables, self._alarms.states(row.series)
         return BundleSeries(
             task=row.task,
@@ -368,7 +371,7 @@ class MonitoringStore:
             days=tables.days(row.series),
             agreement=tables.agreement(row.series),
             confidences=tables.confidences(row.series),
-            promise=_promise(row),
+            guarantee=_guarantee(row),
             evidence=self._evidence(row.series),
             streams={alarm: _stream(states[alarm]) for alarm in observing.FLOORS if alarm in states},
             alarms=tuple(alarms),
@@ -377,7 +380,7 @@ class MonitoringStore:
         )
 
 
-def _promise(row: SeriesRow) -> RiskGuarantee | None:
+def _guarantee(row: SeriesRow) -> RiskGuarantee | None:
     return RiskGuarantee(row.target, row.delta) if row.target else None
 
 
@@ -389,10 +392,10 @@ def _hundredths(confidence: float) -> int:
     return max(0, min(100, int(100 * confidence + 1e-9))) if math.isfinite(confidence) else 0
 
 
-def _theirs(prediction: Mapping[str, Any]) -> str | None:
+def _shadow_answer(prediction: Mapping[str, Any]) -> str | None:
     """Return the large model's answer of a stored prediction in shadow mode; None = it was not in shadow mode."""
-    shadowed = prediction["route"] == "upstream" and "MODE_SHADOW" in prediction["reason"].split()
-    return str(prediction["output"]) if shadowed else None
+    is_shadow = prediction["route"] == "upstream" and "MODE_SHADOW" in prediction["reason"].split()
+    return str(prediction["output"]) if is_shadow else None
 
 
 def _accepted(prediction: Mapping[str, Any]) -> bool:
@@ -406,41 +409,45 @@ def _accepted(prediction: Mapping[str, Any]) -> bool:
 
 
 def _confidences(group: Sequence[AnswerObservation]) -> list[ConfidenceCount]:
-    counted: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for each in group:
-        if each.confidence is not None:
-            numbers = counted[_hundredths(each.reach or 0.0)]
+    counts: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for answer in group:
+        if answer.confidence is not None:
+            numbers = counts[_hundredths(answer.reach or 0.0)]
             numbers[0] += 1
-            if each.pair and each.pair.source in FAIR_SOURCES:
+            if answer.pair and answer.pair.source in FAIR_SOURCES:
                 numbers[1] += 1
-                numbers[2] += each.pair.agreed
-    return [ConfidenceCount(hundredths, *numbers) for hundredths, numbers in counted.items()]
+                numbers[2] += answer.pair.agreed
+    return [ConfidenceCount(hundredths, *numbers) for hundredths, numbers in counts.items()]
 
 
 def _labels(group: Sequence[AnswerObservation]) -> list[LabelCount]:
-    answers = Counter(each.label for each in group if each.label and not each.is_of_call)
-    examples = Counter(each.label for each in group if each.route == "upstream")
+    answers = Counter(answer.label for answer in group if answer.label and not answer.is_of_call)
+    examples = Counter(answer.label for answer in group if answer.route == "upstream")
     return [LabelCount(label, number, examples[label]) for label, number in answers.items()]
 
 
-def _reviewed(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *, drawn: bool) -> list[str]:
+def _review_counts(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *, drawn: bool) -> list[str]:
     """Return the counts of a first feedback; for audited answers also whether the models were right."""
     if not drawn:
         return ["reviewed"]
-    wrong = observing.verdict(prediction, feedback) if _accepted(prediction) else None
-    checked = [] if wrong is None else ["checked", *(["wrong"] if wrong else [])]
-    return ["reviewed", *checked, *(_large(prediction, feedback) if prediction["route"] == "upstream" else [])]
+    wrong = observing.is_local_answer_wrong(prediction, feedback) if _accepted(prediction) else None
+    counts = [] if wrong is None else ["checked", *(["wrong"] if wrong else [])]
+    return [
+        "reviewed",
+        *counts,
+        *(_large_model_counts(prediction, feedback) if prediction["route"] == "upstream" else []),
+    ]
 
 
-def _large(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
-    verdict, given = feedback["verdict"], prediction["output"]
+def _large_model_counts(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
+    verdict, output = feedback["verdict"], prediction["output"]
     right = verdict == "accept" or (
-        verdict == "corrected" and observing.same(prediction["kind"], given, feedback["value"])
+        verdict == "corrected" and observing.is_same_answer(prediction["kind"], output, feedback["value"])
     )
     return ["large_checked", *([] if right else ["large_wrong"])]
 
 
-def _truth(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
+def _true_answer(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
     """Return the right answer according to a person; empty = not given."""
     labels = {"accept": prediction["output"], "corrected": feedback["value"]}
     return str(labels.get(feedback["verdict"], ""))
@@ -451,26 +458,26 @@ def _stream(plain: Mapping[str, Any]) -> DriftStream:
     return DriftStream(**{**plain, **samples})
 
 
-def _refuted(who: str, evidence: RiskEvidence, guarantee: RiskGuarantee) -> str:
-    judges = "people found" if who == PEOPLE else "the large model contradicts"
+def _risk_message(judge: str, evidence: RiskEvidence, guarantee: RiskGuarantee) -> str:
+    judges = "people found" if judge == PEOPLE else "the large model contradicts"
     missing = f", {evidence.unjudged} more were not judged" if evidence.unjudged else ""
-    errs = f", and the large model itself errs in {100 * evidence.allowed:.1f}%" if evidence.allowed else ""
+    error_rate = f", and the large model itself errs in {100 * evidence.allowed:.1f}%" if evidence.allowed else ""
     return (
-        f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if who == PEOPLE else ''}{missing};"
-        f" the bundle promises {100 * guarantee.target:g}% at most{errs}"
+        f"{judges} {evidence.wrong} of {evidence.judged} sure answers{' wrong' if judge == PEOPLE else ''}{missing};"
+        f" the bundle promises {100 * guarantee.target:g}% at most{error_rate}"
     )
 
 
-def _shifted(found: risk_and_drift.InputShiftFinding) -> str:
-    day = datetime.fromtimestamp(found.since, UTC).strftime("%Y-%m-%d")
+def _shift_message(finding: risk_and_drift.InputShiftFinding) -> str:
+    day = datetime.fromtimestamp(finding.since, UTC).strftime("%Y-%m-%d")
     return (
-        f"since {day} about {100 * found.share:.1f}% of the inputs are unlike those of calibration: {found.within} of"
-        f" {found.inputs} have a p-value of {found.limit:.2g} or less; by chance it is"
-        f" {100 * found.bound:.1f}% at most"
+        f"since {day} about {100 * finding.share:.1f}% of the inputs are unlike those of calibration:"
+        f" {finding.within} of {finding.inputs} have a p-value of {finding.limit:.2g} or less; by chance it is"
+        f" {100 * finding.bound:.1f}% at most"
     )
 
 
-_WHAT: dict[Alarm, str] = {
+_EVENT_TEXTS: dict[Alarm, str] = {
     "labels": "answers with label '{0}'",
     "confidence": "answers with confidence {0}",
     "novelty": "inputs unlike those of calibration",
@@ -478,11 +485,11 @@ _WHAT: dict[Alarm, str] = {
 }
 
 
-def _drifted(alarm: Alarm, found: DriftFinding, stream: DriftStream) -> str:
-    event = "at the threshold or above" if found.event == "sure" else f"up to {found.event}"
-    what = _WHAT[alarm].format(event if alarm == "confidence" else found.event)
-    before = "in calibration" if stream.calibrated else f"of the first {stream.reference.rows}"
+def _drift_message(alarm: Alarm, finding: DriftFinding, stream: DriftStream) -> str:
+    event = "at the threshold or above" if finding.event == "sure" else f"up to {finding.event}"
+    subject = _EVENT_TEXTS[alarm].format(event if alarm == "confidence" else finding.event)
+    reference = "in calibration" if stream.calibrated else f"of the first {stream.reference.rows}"
     return (
-        f"{what} are {100 * found.now:.1f}% of the last {stream.window.rows}; {before} they were"
-        f" {100 * found.before:.1f}%"
+        f"{subject} are {100 * finding.window_share:.1f}% of the last {stream.window.rows}; {reference} they were"
+        f" {100 * finding.reference_share:.1f}%"
     )

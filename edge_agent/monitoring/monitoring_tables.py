@@ -58,7 +58,7 @@ _TABLES = (
     " theirs TEXT NOT NULL, confidence REAL NOT NULL) STRICT",
     "CREATE INDEX IF NOT EXISTS field_disagreements_of ON field_disagreements (series, row)",
 )
-_OF_SERIES = (
+_SERIES_TABLES = (
     "field_days", "field_agreement", "field_confidence", "field_reviewed", "field_labels", "field_tests",
     "field_alarms", "field_disagreements", "field_series",
 )  # fmt: skip
@@ -80,20 +80,17 @@ class SeriesRow:
     last: float
 
 
-def _of_largest_task(every: Sequence[SeriesRow], count: int) -> list[SeriesRow]:
+def _of_largest_task(newest_first: Sequence[SeriesRow], count: int) -> list[SeriesRow]:
     """Return `count` series of the task that has most, its questions included: first those without a guarantee, then
-    the least recently counted ones. `every` begins with the newest.
+    the least recently counted ones. `newest_first` is in that order.
 
     Callers name the questions of a task with `open_questions`; these must not displace the series of other tasks.
     """
     if count <= 0:
         return []
-    ((largest, _),) = Counter(task_of_key(each.task) for each in every).most_common(1)
-    return sorted((each for each in reversed(every) if task_of_key(each.task) == largest), key=_promises)[:count]
-
-
-def _promises(row: SeriesRow) -> bool:
-    return row.target > 0
+    ((largest, _),) = Counter(task_of_key(row.task) for row in newest_first).most_common(1)
+    candidates = (row for row in reversed(newest_first) if task_of_key(row.task) == largest)
+    return sorted(candidates, key=lambda row: row.target > 0)[:count]
 
 
 class MonitoringTables:
@@ -108,7 +105,7 @@ class MonitoringTables:
 
     # --- series ------------------------------------------------------------------------------------------------------
 
-    def every(self, task: str = "") -> list[SeriesRow]:
+    def all_series(self, task: str = "") -> list[SeriesRow]:
         """Return the series of a task with those of its questions, or all, by task and the newest first."""
         query = (
             "SELECT series, task, digest, version, target, delta, first_at, last_at FROM field_series"
@@ -118,7 +115,7 @@ class MonitoringTables:
 
     def find(self, task: str, digest: str) -> SeriesRow | None:
         """Return the series of a bundle; None = nothing was counted for it."""
-        return next((row for row in self.every(task) if row.digest == digest), None)
+        return next((row for row in self.all_series(task) if row.digest == digest), None)
 
     def last_series(self, task: str) -> int:
         """Return the series of a task that was counted last; -1 = none."""
@@ -133,20 +130,22 @@ class MonitoringTables:
             " VALUES (?, ?, ?, ?, ?, ?, ?)"
         )
         self._db.execute(insert, values)
-        found = self.find(row.task, row.digest)
-        assert found is not None, "just inserted"
+        created = self.find(row.task, row.digest)
+        assert created is not None, "just inserted"
         # Sorted by last use: after a rollback, the bundle that answers has an old series.
-        every = sorted(
-            self.every(), key=lambda each: (each.series == found.series, each.last, each.series), reverse=True
+        ranked = sorted(
+            self.all_series(),
+            key=lambda other: (other.series == created.series, other.last, other.series),
+            reverse=True,
         )
-        gone = [each for each in every if each.task == row.task][SERIES_OF_TASK_MAX:]
-        others = [each for each in every[1:] if each not in gone]
-        for each in [*gone, *_of_largest_task(others, len(others) + 1 - SERIES_MAX)]:
-            for table in _OF_SERIES:
-                self._db.execute(f"DELETE FROM {table} WHERE series = ?", (each.series,))  # noqa: S608 - our own names
-        return found
+        surplus = [other for other in ranked if other.task == row.task][SERIES_OF_TASK_MAX:]
+        others = [other for other in ranked[1:] if other not in surplus]
+        for other in [*surplus, *_of_largest_task(others, len(others) + 1 - SERIES_MAX)]:
+            for table in _SERIES_TABLES:
+                self._db.execute(f"DELETE FROM {table} WHERE series = ?", (other.series,))  # noqa: S608 - our own names
+        return created
 
-    def seen(self, series: int, at: float) -> None:
+    def record_answer_time(self, series: int, at: float) -> None:
         """Record the time of the last answer."""
         self._db.execute("UPDATE field_series SET last_at = ? WHERE series = ?", (at, series))
 
@@ -162,18 +161,18 @@ class MonitoringTables:
 
     def days(self, series: int) -> dict[int, dict[str, int]]:
         """Return the counts by day and name."""
-        found: dict[int, dict[str, int]] = {}
+        counts: dict[int, dict[str, int]] = {}
         query = "SELECT day, name, count FROM field_days WHERE series = ? ORDER BY day, name"
         for day, name, count in self._db.rows(query, (series,)):
-            found.setdefault(day, {})[name] = count
-        return found
+            counts.setdefault(day, {})[name] = count
+        return counts
 
     def total(self, task: str, name: str) -> int:
         """Return the sum of a count over all stored days and bundles of a task."""
         of_task = "SELECT series FROM field_series WHERE task = ?"
         query = f"SELECT coalesce(sum(count), 0) FROM field_days WHERE series IN ({of_task}) AND name = ?"  # noqa: S608
-        ((found,),) = self._db.rows(query, (task, name))
-        return int(found)
+        ((count_sum,),) = self._db.rows(query, (task, name))
+        return int(count_sum)
 
     def newest_day(self, series: int) -> int:
         """Return the last day with counts; -1 = none."""
@@ -248,7 +247,7 @@ class MonitoringTables:
         query = "SELECT label, answers, examples FROM field_labels WHERE series = ? ORDER BY 1"
         return tuple(LabelCount(*row) for row in self._db.rows(query, (series,)))
 
-    def add_money(self, rows: Iterable[DailySpend]) -> None:
+    def add_spending(self, rows: Iterable[DailySpend]) -> None:
         """Add to the spending; delete the days of a task beyond the newest DAYS_MAX."""
         for row in rows:
             self._db.execute(
@@ -262,19 +261,19 @@ class MonitoringTables:
                 (row.task, row.task, DAYS_MAX),
             )
 
-    def money(self, task: str) -> tuple[DailySpend, ...]:
+    def spending(self, task: str) -> tuple[DailySpend, ...]:
         """Return the spending on a task, or on all, by task and day."""
         query = "SELECT task, day, questions, micros FROM field_money WHERE ? IN ('', task) ORDER BY 1, 2"
         return tuple(DailySpend(*row) for row in self._db.rows(query, (task,)))
 
-    def disagree(self, series: int, found: Iterable[ModelDisagreement]) -> None:
+    def add_disagreements(self, series: int, disagreements: Iterable[ModelDisagreement]) -> None:
         """Store inputs on which the models disagreed; only the newest DISAGREEMENTS_MAX are kept."""
         self._db.executemany(
             "INSERT INTO field_disagreements (series, prediction_id, at, source, ours, theirs, confidence)"
             " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (prediction_id) DO NOTHING",
             [
-                (series, each.prediction_id, each.at, each.source, each.ours, each.theirs, each.confidence)
-                for each in found
+                (series, pair.prediction_id, pair.at, pair.source, pair.ours, pair.theirs, pair.confidence)
+                for pair in disagreements
             ],
         )
         self._db.execute(
@@ -329,11 +328,11 @@ class AlarmTables:
             "UPDATE field_alarms SET ended = ? WHERE series = ? AND alarm = ? AND ended = 0", (at, series, alarm)
         )
 
-    def alarms(self, *, standing: bool) -> tuple[tuple[int, AlarmState], ...]:
+    def alarms(self, *, active_only: bool) -> tuple[tuple[int, AlarmState], ...]:
         """Return alarms with their series, by task: the active ones, or all."""
         rows = self._db.rows(
             "SELECT series, task, digest, alarm, since, said, ended FROM field_alarms JOIN field_series USING (series)"
             " WHERE ended = 0 OR NOT ? ORDER BY task, since",
-            (standing,),
+            (active_only,),
         )
         return tuple((row[0], AlarmState(*row[1:])) for row in rows)

@@ -38,7 +38,7 @@ from typing import Any
 from edge_agent.statistics import alternative_rates, betting_log_capital, two_sample_p_value, upper_bound
 
 RISK_RATES = 20
-HELD_TO_MAX = 0.5
+TOLERATED_SHARE_MAX = 0.5
 """Cap on the tolerated share of contradictions."""
 SHIFT_LEVEL = 0.01
 """Default probability of a false alarm over the life of a bundle."""
@@ -87,26 +87,26 @@ class RiskEvidence:
     """Drawn answers that nobody judged in time. They count as right: missing judgements must not be evidence against a
     guarantee."""
 
-    def held_to(self, promise: RiskGuarantee) -> float:
+    def tolerated_share(self, guarantee: RiskGuarantee) -> float:
         """Return the maximum share of answers judged wrong under the guarantee."""
-        return min(promise.target + self.allowed, max(promise.target, HELD_TO_MAX))
+        return min(guarantee.target + self.allowed, max(guarantee.target, TOLERATED_SHARE_MAX))
 
-    def after(self, wrong: bool | None, promise: RiskGuarantee) -> RiskEvidence:
+    def after(self, wrong: bool | None, guarantee: RiskGuarantee) -> RiskEvidence:
         """Return the evidence with one more answer; None = nobody judged it."""
         if wrong is None:
             return replace(self, unjudged=self.unjudged + 1)
         judged, errors = self.judged + 1, self.wrong + wrong
         # Only errors increase the capital, so only they can raise its peak.
         capital = (
-            betting_log_capital(judged + self.unjudged, errors, self.held_to(promise), RISK_RATES)
+            betting_log_capital(judged + self.unjudged, errors, self.tolerated_share(guarantee), RISK_RATES)
             if wrong
             else self.peak
         )
         return replace(self, judged=judged, wrong=errors, peak=max(self.peak, capital))
 
-    def rejects(self, promise: RiskGuarantee) -> bool:
+    def rejects(self, guarantee: RiskGuarantee) -> bool:
         """Return whether the guarantee is refuted, which is permanent."""
-        return self.peak >= promise.limit
+        return self.peak >= guarantee.limit
 
 
 # --- input shift ------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class InputShiftTest:
         """Begin; `rows`: number of held-out rows, `level`: probability of a false alarm."""
         self._rows, self._level = rows, level
         self._cuts = p_value_cuts(rows, level)
-        self._seen = 0
+        self._inputs = 0
         number = len(self._cuts) * SHIFT_RATES
         self._capital = [-math.inf] * number
         """Log capital by cut and rate."""
@@ -162,17 +162,17 @@ class InputShiftTest:
     @property
     def seen(self) -> int:
         """Inputs so far."""
-        return self._seen
+        return self._inputs
 
     @property
     def log_capital(self) -> float:
         """The log capital; it starts at 0."""
         if not self._capital:
             return 0.0
-        kept = HALF_OF_STARTS / (self._seen + HALF_OF_STARTS)
+        remaining = HALF_OF_STARTS / (self._inputs + HALF_OF_STARTS)
         highest = max(0.0, *self._capital)
-        every = sum(math.exp(each - highest) for each in self._capital) / len(self._capital)
-        return highest + math.log(every + kept * math.exp(-highest))
+        mean = sum(math.exp(capital - highest) for capital in self._capital) / len(self._capital)
+        return highest + math.log(mean + remaining * math.exp(-highest))
 
     @property
     def limit(self) -> float:
@@ -181,42 +181,42 @@ class InputShiftTest:
 
     def observe(self, p_value: float, at: float) -> bool:
         """Add one input; return whether the hypothesis is rejected now."""
-        seen = self._seen
-        start = math.log(HALF_OF_STARTS) - math.log(seen + HALF_OF_STARTS) - math.log(seen + 1 + HALF_OF_STARTS)
-        most = self.limit + EXCESS_MAX
-        place = 0
+        inputs = self._inputs
+        start = math.log(HALF_OF_STARTS) - math.log(inputs + HALF_OF_STARTS) - math.log(inputs + 1 + HALF_OF_STARTS)
+        capital_max = self.limit + EXCESS_MAX
+        bet_index = 0
         for cut in self._cuts:
             within = p_value <= cut.limit
             for bet in cut.bets:
                 gain = bet[within]
-                self._capital[place] = min(_log_sum(self._capital[place], start) + gain, most)
-                self._follow(place, gain, within, at)
-                place += 1
-        self._seen += 1
+                self._capital[bet_index] = min(_log_sum(self._capital[bet_index], start) + gain, capital_max)
+                self._update_run(bet_index, gain, within, at)
+                bet_index += 1
+        self._inputs += 1
         return self.log_capital >= self.limit
 
-    def _follow(self, place: int, gain: float, within: bool, at: float) -> None:
-        if self._run[place] <= 0.0:
-            self._run[place], self._since[place], self._counts[place] = 0.0, at, [0, 0]
-        self._run[place] += gain
-        self._counts[place][0] += 1
-        self._counts[place][1] += within
+    def _update_run(self, bet_index: int, gain: float, within: bool, at: float) -> None:
+        if self._run[bet_index] <= 0.0:
+            self._run[bet_index], self._since[bet_index], self._counts[bet_index] = 0.0, at, [0, 0]
+        self._run[bet_index] += gain
+        self._counts[bet_index][0] += 1
+        self._counts[bet_index][1] += within
 
-    def found(self) -> InputShiftFinding | None:
+    def finding(self) -> InputShiftFinding | None:
         """Return the change according to the bet with the most evidence; None = no bet has any."""
-        place = max(range(len(self._run)), key=self._run.__getitem__, default=-1)
-        if place < 0 or self._run[place] <= 0.0:
+        bet_index = max(range(len(self._run)), key=self._run.__getitem__, default=-1)
+        if bet_index < 0 or self._run[bet_index] <= 0.0:
             return None
-        cut, (inputs, within) = self._cuts[place // SHIFT_RATES], self._counts[place]
+        cut, (inputs, within) = self._cuts[bet_index // SHIFT_RATES], self._counts[bet_index]
         share = max(0.0, (within / inputs - cut.share) / (1 - cut.share))
-        return InputShiftFinding(self._since[place], inputs, within, cut.limit, cut.bound, share)
+        return InputShiftFinding(self._since[bet_index], inputs, within, cut.limit, cut.bound, share)
 
     def plain(self) -> dict[str, Any]:
         """Return the state for JSON."""
         return {
             "rows": self._rows,
             "level": self._level,
-            "seen": self._seen,
+            "seen": self._inputs,
             "capital": [None if each == -math.inf else each for each in self._capital],
             "run": list(self._run),
             "since": list(self._since),
@@ -227,7 +227,7 @@ class InputShiftTest:
     def of(cls, plain: Mapping[str, Any]) -> InputShiftTest:
         """Return the test that was stored; it keeps its level."""
         shift = cls(plain["rows"], plain["level"])
-        shift._seen = plain["seen"]
+        shift._inputs = plain["seen"]
         shift._capital = [-math.inf if each is None else each for each in plain["capital"]]
         shift._run, shift._since = list(plain["run"]), list(plain["since"])
         shift._counts = [list(each) for each in plain["counts"]]
@@ -237,17 +237,17 @@ class InputShiftTest:
 @lru_cache(maxsize=256)
 def p_value_cuts(rows: int, level: float) -> tuple[PValueCut, ...]:
     """Return the cuts for a number of held-out rows; a cut for which they are too few is left out."""
-    found = []
-    for wanted in CUTS:
-        place = math.floor(wanted * (rows + 1) + 1e-9)
-        if place < 1:
+    cuts = []
+    for limit in CUTS:
+        rank = math.floor(limit * (rows + 1) + 1e-9)
+        if rank < 1:
             continue
-        bound = upper_bound(place - 1, rows, level / 2 / len(CUTS))
+        bound = upper_bound(rank - 1, rows, level / 2 / len(CUTS))
         rates = alternative_rates(bound, SHIFT_RATES)
         bets = tuple((math.log((1 - rate) / (1 - bound)), math.log(rate / bound)) for rate in rates)
         # A p-value is a fraction with this denominator, so the limit lies between two possible values.
-        found.append(PValueCut((place + 0.5) / (rows + 1), place / (rows + 1), bound, bets))
-    return tuple(found)
+        cuts.append(PValueCut((rank + 0.5) / (rows + 1), rank / (rows + 1), bound, bets))
+    return tuple(cuts)
 
 
 def _log_sum(one: float, other: float) -> float:
@@ -263,9 +263,9 @@ class DriftFinding:
     """A difference between a window and the reference."""
 
     event: str
-    before: float
+    reference_share: float
     """Share in the reference."""
-    now: float
+    window_share: float
     """Share in the window."""
 
 
@@ -308,7 +308,7 @@ class DriftStream:
     def after(self, rows: Sequence[Iterable[str]]) -> DriftStream:
         """Return the stream with more rows, at most `room`, each given by its events.
 
-        When `full`, the window can be judged.
+        When `is_full`, the window can be judged.
         """
         if self.reference_rows_missing > 0:
             return replace(self, reference=self.reference.plus(rows))
@@ -320,27 +320,29 @@ class DriftStream:
         return 0 if self.calibrated else REFERENCE_ROWS - self.reference.rows
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether the window is complete."""
         return self.window.rows >= WINDOW_ROWS
 
-    def closed(self) -> DriftStream:
+    def next_window(self) -> DriftStream:
         """Return the stream with an empty window."""
         return replace(self, window=EventSample(), last=self.window, windows=self.windows + 1)
 
-    def judged(self, floor: float, events: int) -> DriftFinding | None:
+    def find_drift(self, floor: float, events: int) -> DriftFinding | None:
         """Return the largest significant difference in a complete window; `events`: number of possible events."""
-        number = self.windows + 1
-        level = DRIFT_DELTA / (number * (number + 1)) / max(events, 1)
-        found = [each for each in self.differences(floor) if self._p_value(each.event) <= level]
-        return max(found, key=lambda each: abs(each.now - each.before), default=None)
+        window_number = self.windows + 1
+        level = DRIFT_DELTA / (window_number * (window_number + 1)) / max(events, 1)
+        significant = [finding for finding in self.differences(floor) if self._p_value(finding.event) <= level]
+        return max(significant, key=lambda finding: abs(finding.window_share - finding.reference_share), default=None)
 
     def differences(self, floor: float) -> list[DriftFinding]:
         """Return the events whose shares differ by at least the floor."""
         names = sorted(self.reference.counts.keys() | self.window.counts.keys())
-        every = (DriftFinding(name, self.reference.share(name), self.window.share(name)) for name in names)
-        return [each for each in every if abs(each.now - each.before) >= floor]
+        findings = (DriftFinding(name, self.reference.share(name), self.window.share(name)) for name in names)
+        return [finding for finding in findings if abs(finding.window_share - finding.reference_share) >= floor]
 
     def _p_value(self, event: str) -> float:
-        before, now = self.reference, self.window
-        return two_sample_p_value(before.counts.get(event, 0), before.rows, now.counts.get(event, 0), now.rows)
+        reference, window = self.reference, self.window
+        return two_sample_p_value(
+            reference.counts.get(event, 0), reference.rows, window.counts.get(event, 0), window.rows
+        )

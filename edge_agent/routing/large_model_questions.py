@@ -59,30 +59,32 @@ def read_distribution(
     Raises:
         ValueError: there is no usable answer; the message names the question, and quotes only a sum from the answer.
     """
-    about = f"question {question.name!r}"
-    found = [each for each in answers if each.question == question.name]
-    if len(found) != 1:
-        raise ValueError(f"it gave {len(found)} answers to {about} instead of 1")
-    if not found[0].probabilities:
-        raise ValueError(f"it declined {about}")
-    numbers = _ordered(question, found[0])
-    if not all(math.isfinite(number) and number >= 0 for number in numbers):
-        raise ValueError(f"a probability in its answer to {about} is not a finite number of at least 0")
-    total = math.fsum(numbers)
+    subject = f"question {question.name!r}"
+    matches = [each for each in answers if each.question == question.name]
+    if len(matches) != 1:
+        raise ValueError(f"it gave {len(matches)} answers to {subject} instead of 1")
+    if not matches[0].probabilities:
+        raise ValueError(f"it declined {subject}")
+    probabilities = _ordered_probabilities(question, matches[0])
+    if not all(math.isfinite(probability) and probability >= 0 for probability in probabilities):
+        raise ValueError(f"a probability in its answer to {subject} is not a finite number of at least 0")
+    total = math.fsum(probabilities)
     if abs(total - 1) > SUM_ERROR_MAX:
-        raise ValueError(f"the probabilities in its answer to {about} add up to {total:.4g} instead of 1")
-    return tuple((option, number / total) for option, number in zip(question.options, numbers, strict=True))
+        raise ValueError(f"the probabilities in its answer to {subject} add up to {total:.4g} instead of 1")
+    return tuple(
+        (option, probability / total) for option, probability in zip(question.options, probabilities, strict=True)
+    )
 
 
-def _ordered(question: LargeModelTypedQuestion, answer: ModelAnswer) -> list[float]:
+def _ordered_probabilities(question: LargeModelTypedQuestion, answer: ModelAnswer) -> list[float]:
     """Return the numbers in the order of the options. Raises ValueError if the options differ."""
-    given = dict(answer.probabilities)
-    missing = sum(option not in given for option in question.options)
+    probability_by_option = dict(answer.probabilities)
+    missing = sum(option not in probability_by_option for option in question.options)
     if missing:
         raise ValueError(f"its answer to question {question.name!r} lacks {missing} of {len(question.options)} options")
     if len(answer.probabilities) != len(question.options):
         raise ValueError(f"its answer to question {question.name!r} has an option that is not one, or one twice")
-    return [given[option] for option in question.options]
+    return [probability_by_option[option] for option in question.options]
 
 
 ANSWER_CHARACTERS_MAX = 64 * 1024
@@ -108,54 +110,60 @@ class LargeModelQuestion:
     text: str = ""
     """The redacted input."""
 
-    def repaired(self, answer: str, problem: str) -> LargeModelQuestion:
+    def follow_up(self, answer: str, problem: str) -> LargeModelQuestion:
         """Return the question that asks again after an answer with a problem."""
-        wrong = f"That cannot be used: {problem}. Answer again, with the JSON alone."
-        more = (("assistant", answer[:ANSWER_CHARACTERS_MAX]), ("user", wrong))
-        return replace(self, turns=self.turns + more)
+        correction = f"That cannot be used: {problem}. Answer again, with the JSON alone."
+        extra_turns = (("assistant", answer[:ANSWER_CHARACTERS_MAX]), ("user", correction))
+        return replace(self, turns=self.turns + extra_turns)
 
 
-def build_question(manifest: Manifest, text: str, asked: Sequence[QuestionSpec] | None = None) -> LargeModelQuestion:
-    """Build the question about a redacted text; `asked`: which questions of a decide task, None = all of its own."""
+def build_question(manifest: Manifest, text: str, subset: Sequence[QuestionSpec] | None = None) -> LargeModelQuestion:
+    """Build the question about a redacted text; `subset`: which questions of a decide task, None = all of its own."""
     task = manifest.task
-    questions = task.questions_asked if asked is None else tuple(asked)
-    words = "\n\n".join(part for part in (_OPENINGS[task.kind], _own_words(task)) if part)
+    questions = task.questions_asked if subset is None else tuple(subset)
+    instructions = _task_instructions(task)
     schema = answer_schema(task, questions)
+    schema_text = "" if schema is None else json.dumps(schema, ensure_ascii=False)
     if task.kind == "classify":
-        words += "\n\nThe labels: " + ", ".join(map(_quoted, task.labels))
+        instructions += "\n\nThe labels: " + ", ".join(map(_json_text, task.labels))
     elif task.kind == "decide":
-        words += "\n\nThe questions:\n" + "\n".join(map(_described, questions))
-    if schema is not None:
-        words += "\n\nAnswer with JSON of this schema and nothing else:\n" + json.dumps(schema, ensure_ascii=False)
-    tokens = [len(question.name) + max(map(len, question.outputs)) for question in questions]
-    tokens_max = LABEL_TOKENS + sum(tokens) if questions else task.limits.output_tokens_max
-    written = json.dumps(schema, ensure_ascii=False) if schema is not None else ""
-    turns = (("system", words), ("user", text))
+        instructions += "\n\nThe questions:\n" + "\n".join(map(_question_line, questions))
+    if schema_text:
+        instructions += "\n\nAnswer with JSON of this schema and nothing else:\n" + schema_text
+    answer_tokens = [len(question.name) + max(map(len, question.outputs)) for question in questions]
+    tokens_max = LABEL_TOKENS + sum(answer_tokens) if questions else task.limits.output_tokens_max
+    turns = (("system", instructions), ("user", text))
     typed = typed_questions(task, questions)
-    return LargeModelQuestion(task.name, turns, written, tokens_max, questions=typed, text=text)
+    return LargeModelQuestion(task.name, turns, schema_text, tokens_max, questions=typed, text=text)
 
 
-def typed_questions(task: TaskSpec, asked: Sequence[QuestionSpec] | None = None) -> tuple[LargeModelTypedQuestion, ...]:
-    """Return the task as typed questions; empty for a record or a text. `asked`: as in `build_question`."""
+def typed_questions(
+    task: TaskSpec, subset: Sequence[QuestionSpec] | None = None
+) -> tuple[LargeModelTypedQuestion, ...]:
+    """Return the task as typed questions; empty for a record or a text. `subset`: as in `build_question`."""
     if task.kind == "classify":
-        instructions = "\n\n".join(part for part in (_OPENINGS["classify"], _own_words(task)) if part)
-        return (LargeModelTypedQuestion(task.name, "choice", instructions, tuple(task.labels)),)
+        return (LargeModelTypedQuestion(task.name, "choice", _task_instructions(task), tuple(task.labels)),)
     return tuple(
         LargeModelTypedQuestion(each.name, each.type, each.instructions, each.outputs, each.descriptions)
-        for each in (task.questions if asked is None else asked)
+        for each in (task.questions if subset is None else subset)
     )
 
 
-def answer_schema(task: TaskSpec, asked: Sequence[QuestionSpec] | None = None) -> dict[str, Any] | None:
-    """Return the JSON schema of an answer, with a member for each question; None = free text. `asked`: as before."""
-    if questions := task.questions_asked if asked is None else asked:
-        return _object({_key(task, each): {"type": "string", "enum": list(each.outputs)} for each in questions})
+def answer_schema(task: TaskSpec, subset: Sequence[QuestionSpec] | None = None) -> dict[str, Any] | None:
+    """Return the JSON schema of an answer, with a member for each question; None = free text. `subset`: as before."""
+    if questions := task.questions_asked if subset is None else subset:
+        return _object_schema(
+            {
+                _KEY if task.kind == "classify" else each.name: {"type": "string", "enum": list(each.outputs)}
+                for each in questions
+            }
+        )
     if task.kind != "extract":
         return None
     if task.record_schema is not None:
         return dict(task.record_schema)
     texts = {"type": "array", "items": {"type": "string"}, "maxItems": record_schema.ITEMS_MAX}
-    return _object(dict.fromkeys(task.record_fields, texts))
+    return _object_schema(dict.fromkeys(task.record_fields, texts))
 
 
 @dataclass(frozen=True)
@@ -171,36 +179,35 @@ class LargeModelReply:
     """decide: the answers by question; if there is a problem, the usable ones."""
 
 
-def parse_reply(task: TaskSpec, reply: str, asked: Sequence[LargeModelTypedQuestion] = ()) -> LargeModelReply:
-    """Check an answer against the task's labels or schema, or, for a decide task, the questions `asked`."""
+def parse_reply(task: TaskSpec, reply: str, questions: Sequence[LargeModelTypedQuestion] = ()) -> LargeModelReply:
+    """Check an answer against the task's labels or schema, or, for a decide task, the options of `questions`."""
     if task.kind == "generate":
         return LargeModelReply(reply) if reply.strip() else LargeModelReply(problem="it is empty")
     try:
-        plain = strict_json.decode(_without_fence(reply))
-        written = strict_json.encode(plain)
+        decoded = strict_json.decode(_without_fence(reply))
+        encoded = strict_json.encode(decoded)
     except ValueError:
         return LargeModelReply(problem="it is not JSON")
     if task.kind == "decide":
-        return _parse_answers(asked, plain)
+        return _parse_answers(questions, decoded)
     schema = answer_schema(task)
     assert schema is not None, "generate and embed are answered elsewhere"
-    if problem := broken_rule(schema, plain):
+    if problem := broken_rule(schema, decoded):
         return LargeModelReply(problem=problem)
-    return LargeModelReply(plain[_KEY] if task.kind == "classify" else written.decode())
+    return LargeModelReply(decoded[_KEY] if task.kind == "classify" else encoded.decode())
 
 
-def _parse_answers(questions: Sequence[LargeModelTypedQuestion], plain: object) -> LargeModelReply:
+def _parse_answers(questions: Sequence[LargeModelTypedQuestion], decoded: object) -> LargeModelReply:
     """Take the valid answers; the first invalid one is the problem."""
-    if not isinstance(plain, dict):
+    if not isinstance(decoded, dict):
         return LargeModelReply(problem="it is not a JSON object")
-    given = {each.name: plain.get(each.name) for each in questions}
     answers = {
-        each.name: LargeModelReply(answer)
+        each.name: LargeModelReply(value)
         for each in questions
-        if isinstance(answer := given[each.name], str) and answer in each.options
+        if isinstance(value := decoded.get(each.name), str) and value in each.options
     }
-    wrong = [each.name for each in questions if each.name not in answers]
-    problem = f"{wrong[0]!r} must be one of its possible answers" if wrong else ""
+    unanswered = [each.name for each in questions if each.name not in answers]
+    problem = f"{unanswered[0]!r} must be one of its possible answers" if unanswered else ""
     return LargeModelReply(problem=problem, answers=answers)
 
 
@@ -211,20 +218,20 @@ def parse_typed_reply(
 
     In a decide task, the first question without a usable answer is the problem.
     """
-    replies = {each.name: _typed_answer(each, answers) for each in questions}
+    replies = {question.name: _typed_answer(question, answers) for question in questions}
     if task.kind != "decide":
         return replies[questions[0].name]
-    problem = next((each.problem for each in replies.values() if each.problem), "")
-    usable = {name: each for name, each in replies.items() if not each.problem}
+    problem = next((reply.problem for reply in replies.values() if reply.problem), "")
+    usable = {name: reply for name, reply in replies.items() if not reply.problem}
     return LargeModelReply(problem=problem, answers=usable)
 
 
 def _typed_answer(question: LargeModelTypedQuestion, answers: Sequence[ModelAnswer]) -> LargeModelReply:
     try:
-        found = read_distribution(question, answers)
+        distribution = read_distribution(question, answers)
     except ValueError as error:
         return LargeModelReply(problem=str(error))
-    return LargeModelReply(max(found, key=itemgetter(1))[0], probabilities=found)
+    return LargeModelReply(max(distribution, key=itemgetter(1))[0], probabilities=distribution)
 
 
 _OPENINGS: Mapping[str, str] = {
@@ -236,34 +243,31 @@ _OPENINGS: Mapping[str, str] = {
 }
 
 
-def _key(task: TaskSpec, question: QuestionSpec) -> str:
-    """Return the member of the answer that belongs to a question."""
-    return _KEY if task.kind == "classify" else question.name
-
-
-def _quoted(text: str) -> str:
+def _json_text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _described(question: QuestionSpec) -> str:
+def _question_line(question: QuestionSpec) -> str:
     """Return a question on one line, with its possible answers and their meanings."""
     meanings = question.descriptions or ("",) * len(question.outputs)
     answers = (
-        f"{_quoted(output)} ({meaning})" if meaning else _quoted(output)
+        f"{_json_text(output)} ({meaning})" if meaning else _json_text(output)
         for output, meaning in zip(question.outputs, meanings, strict=True)
     )
-    asked = "Is this true: " if question.type == "predicate" else ""
+    prefix = "Is this true: " if question.type == "predicate" else ""
     order = ", from the lowest to the highest level" if question.type == "score" else ""
-    return f"- {_quoted(question.name)}: {asked}{question.instructions} Possible answers{order}: {', '.join(answers)}"
+    return (
+        f"- {_json_text(question.name)}: {prefix}{question.instructions} Possible answers{order}: {', '.join(answers)}"
+    )
 
 
-def _own_words(task: TaskSpec) -> str:
-    """Return the part of the task's prompt before the input: instructions or examples."""
-    before = task.prompt.template.partition("{input}")[0].strip()
-    return "\n\n".join(part for part in (task.prompt.system.strip(), before) if part)
+def _task_instructions(task: TaskSpec) -> str:
+    """Return what the model shall do, and the part of the task's prompt before the input: instructions or examples."""
+    introduction = task.prompt.template.partition("{input}")[0].strip()
+    return "\n\n".join(filter(None, (_OPENINGS[task.kind], task.prompt.system.strip(), introduction)))
 
 
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+def _object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": dict(properties),
@@ -288,8 +292,8 @@ def broken_rule(schema: Mapping[str, Any], answer: object) -> str:
     try:
         _load_validator()(schema).validate(answer)
     except ValidationError as error:
-        where = "/".join(str(part) for part in error.absolute_path)
-        return f"{where or 'the answer'} breaks the rule {error.validator!r}"[:PROBLEM_CHARACTERS_MAX]
+        location = "/".join(str(part) for part in error.absolute_path)
+        return f"{location or 'the answer'} breaks the rule {error.validator!r}"[:PROBLEM_CHARACTERS_MAX]
     return ""
 
 

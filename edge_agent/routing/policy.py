@@ -138,136 +138,143 @@ BLOCKERS = (
 )
 
 
-def escalation_blocker(upstream: LargeModelAvailability, seconds_left: float) -> RouteReason | None:
+def escalation_blocker(large_model: LargeModelAvailability, seconds_left: float) -> RouteReason | None:
     """Return why a caller with that much time cannot ask the large model; None = it can."""
-    holds = (
-        upstream.configured,
-        upstream.allowed,
-        upstream.online,
-        upstream.affordable,
-        upstream.free,
-        seconds_left > upstream.seconds_expected,
+    conditions = (
+        large_model.configured,
+        large_model.allowed,
+        large_model.online,
+        large_model.affordable,
+        large_model.free,
+        seconds_left > large_model.seconds_expected,
     )
-    return next((reason for reason, good in zip(BLOCKERS, holds, strict=False) if not good), None)
+    return next((reason for reason, met in zip(BLOCKERS, conditions, strict=False) if not met), None)
 
 
-def decide_before_local_answer(asked: EscalationContext) -> RouteDecision | None:
+def decide_before_local_answer(context: EscalationContext) -> RouteDecision | None:
     """Decide before the local model answers; None = it is asked first."""
-    if asked.mode == "bootstrap":
-        return _bootstrap(asked)
-    if asked.mode == "shadow" and asked.blocker is None:
+    if context.mode == "bootstrap":
+        return _route_bootstrap(context)
+    if context.mode == "shadow" and context.blocker is None:
         return RouteDecision("upstream", RouteReason.MODE_SHADOW)
     return None
 
 
 def decide_graded(
-    confidence: float, calibration: Confidence, asked: EscalationContext, seen: InputObservation | None = None
+    confidence: float, calibration: Confidence, context: EscalationContext, observation: InputObservation | None = None
 ) -> RouteDecision:
     """Decide on a local answer with that calibrated confidence, 0 to 1."""
-    known = calibration if isinstance(calibration, Threshold) else None
-    varies = seen is not None and seen.scores_vary and known is not None
-    found = None if varies else known  # it was proved with scores that other neighbours do not give
-    p_value, outside = check_ood_gate(calibration, seen)
-    usual = calibration.novelty
-    unusual = usual.unusual(seen.label_mass, seen.input_tokens) if usual and seen else ()
-    held_up = _held_up(confidence, found, varies=varies, outside=outside)
-    chosen = _graded(asked, held_up or (RouteReason.INPUT_UNUSUAL if unusual else None))
-    less = (*chosen.degraded, *unusual, *ood_marks(outside), *((RouteReason.SCORES_VARY,) if varies else ()))
+    threshold = calibration if isinstance(calibration, Threshold) else None
+    scores_vary = observation is not None and observation.scores_vary and threshold is not None
+    valid_threshold = None if scores_vary else threshold  # it was proved with scores that other neighbours do not give
+    p_value, is_ood = check_ood_gate(calibration, observation)
+    novelty = calibration.novelty
+    novelty_marks = novelty.unusual(observation.label_mass, observation.input_tokens) if novelty and observation else ()
+    held_up = _unconfident_reason(confidence, valid_threshold, scores_vary=scores_vary, is_ood=is_ood)
+    decision = _route_graded(context, held_up or (RouteReason.INPUT_UNUSUAL if novelty_marks else None))
+    degraded = (
+        *decision.degraded,
+        *novelty_marks,
+        *ood_marks(is_ood),
+        *((RouteReason.SCORES_VARY,) if scores_vary else ()),
+    )
     return replace(
-        chosen,
-        threshold=found.confidence_min if found else None,
+        decision,
+        threshold=valid_threshold.confidence_min if valid_threshold else None,
         below_threshold=held_up is not None,
-        degraded=less,
+        degraded=degraded,
         held_up=held_up,
         p_value=p_value,
     )
 
 
-def check_ood_gate(calibration: Confidence, seen: InputObservation | None) -> tuple[float | None, bool]:
+def check_ood_gate(calibration: Confidence, observation: InputObservation | None) -> tuple[float | None, bool]:
     """Return the p-value of an input, and whether it is out of distribution; without a gate nothing is."""
     gate = calibration.gate
     if gate is None:
         return None, False
-    score = math.nan if seen is None else gate.score_of(seen.ood_score, seen.label_mass)
+    score = math.nan if observation is None else gate.score_of(observation.ood_score, observation.label_mass)
     return gate.p_value(score), gate.holds_up(score)
 
 
-def ood_marks(outside: bool) -> tuple[str, ...]:
+def ood_marks(is_ood: bool) -> tuple[str, ...]:
     """Return the `degraded` reasons of an answer whose input is out of distribution, or none."""
-    return (RouteReason.OUT_OF_DISTRIBUTION,) if outside else ()
+    return (RouteReason.OUT_OF_DISTRIBUTION,) if is_ood else ()
 
 
-def _held_up(confidence: float, found: Threshold | None, *, varies: bool, outside: bool) -> RouteReason | None:
+def _unconfident_reason(
+    confidence: float, threshold: Threshold | None, *, scores_vary: bool, is_ood: bool
+) -> RouteReason | None:
     """Return why an answer is not confident; None = it is."""
-    if varies:
+    if scores_vary:
         return RouteReason.SCORES_VARY
-    if outside:
+    if is_ood:
         return RouteReason.OUT_OF_DISTRIBUTION
-    if found is None:
+    if threshold is None:
         return RouteReason.BELOW_THRESHOLD
-    shortfall = found.shortfall(confidence)
+    shortfall = threshold.shortfall(confidence)
     return RouteReason(shortfall) if shortfall else None
 
 
-def decide_ungraded(asked: EscalationContext) -> RouteDecision:
+def decide_ungraded(context: EscalationContext) -> RouteDecision:
     """Decide on a task whose answers have no confidence: only a caller that asks for the large model gets it."""
-    if asked.mode == "bootstrap":
-        return _bootstrap(asked)
-    if asked.low_confidence != "escalate":
+    if context.mode == "bootstrap":
+        return _route_bootstrap(context)
+    if context.low_confidence != "escalate":
         return RouteDecision("local", RouteReason.UNGRADED)
-    if asked.mode == "local" and asked.blocker not in PERMANENT_BLOCKERS:
+    if context.mode == "local" and context.blocker not in PERMANENT_BLOCKERS:
         return RouteDecision("local", RouteReason.MODE_LOCAL, degraded=(RouteReason.MODE_LOCAL,))
-    return _upstream(asked, RouteReason.CALLER_ASKED) or _without(asked, "local")
+    return _escalate(context, RouteReason.CALLER_ASKED) or _route_blocked(context, "local")
 
 
-def is_drawn_for_audit(decision: RouteDecision, asked: EscalationContext, share: float, drawn: float) -> bool:
-    """Return whether the large model checks an answer later; `drawn` is random, from 0 to below 1.
+def is_drawn_for_audit(decision: RouteDecision, context: EscalationContext, share: float, draw: float) -> bool:
+    """Return whether the large model checks an answer later; `draw` is random, from 0 to below 1.
 
     Only permanent blockers count: a sample without the answers given while the large model was offline or busy would
     not be a sample of all confident answers.
     """
-    sure = asked.mode == "hybrid" and decision.reason is RouteReason.SURE
-    return sure and asked.deferrable and asked.blocker not in PERMANENT_BLOCKERS and drawn < share
+    sure = context.mode == "hybrid" and decision.reason is RouteReason.SURE
+    return sure and context.deferrable and context.blocker not in PERMANENT_BLOCKERS and draw < share
 
 
-def with_blocker(asked: EscalationContext, why: RouteReason = RouteReason.UPSTREAM_FAILED) -> EscalationContext:
+def with_blocker(context: EscalationContext, reason: RouteReason = RouteReason.UPSTREAM_FAILED) -> EscalationContext:
     """Return the context after the large model gave no usable answer."""
-    return replace(asked, blocker=why)
+    return replace(context, blocker=reason)
 
 
-def _bootstrap(asked: EscalationContext) -> RouteDecision:
-    return _upstream(asked, RouteReason.MODE_BOOTSTRAP) or _without(asked, "abstained")
+def _route_bootstrap(context: EscalationContext) -> RouteDecision:
+    return _escalate(context, RouteReason.MODE_BOOTSTRAP) or _route_blocked(context, "abstained")
 
 
-def _graded(asked: EscalationContext, doubt: RouteReason | None) -> RouteDecision:
-    if asked.mode == "shadow":
-        return _unanswered(asked, doubt)
+def _route_graded(context: EscalationContext, doubt: RouteReason | None) -> RouteDecision:
+    if context.mode == "shadow":
+        return _route_without_large_model(context, doubt)
     if doubt is None:
         return RouteDecision("local", RouteReason.SURE)
-    if asked.low_confidence == "answer" or (asked.mode == "local" and asked.low_confidence != "escalate"):
-        return _local(asked, doubt)
-    if asked.mode == "local" and asked.blocker not in PERMANENT_BLOCKERS:
+    if context.low_confidence == "answer" or (context.mode == "local" and context.low_confidence != "escalate"):
+        return _route_locally(context, doubt)
+    if context.mode == "local" and context.blocker not in PERMANENT_BLOCKERS:
         return RouteDecision("local", RouteReason.MODE_LOCAL, degraded=(RouteReason.MODE_LOCAL,))
-    return _upstream(asked, doubt) or _unanswered(asked, doubt)
+    return _escalate(context, doubt) or _route_without_large_model(context, doubt)
 
 
-def _local(asked: EscalationContext, doubt: RouteReason) -> RouteDecision:
+def _route_locally(context: EscalationContext, doubt: RouteReason) -> RouteDecision:
     """Give the local answer. Abstain only if it is not confident: an unusual input is only marked."""
-    withheld = asked.low_confidence == "abstain" and doubt in UNCONFIDENT
+    withheld = context.low_confidence == "abstain" and doubt in UNCONFIDENT
     return RouteDecision("abstained" if withheld else "local", doubt)
 
 
-def _unanswered(asked: EscalationContext, doubt: RouteReason | None) -> RouteDecision:
+def _route_without_large_model(context: EscalationContext, doubt: RouteReason | None) -> RouteDecision:
     """Decide where the large model should answer and cannot: abstain only if the caller wants that."""
-    withheld = doubt in UNCONFIDENT and asked.low_confidence == "abstain"
-    return _without(asked, "abstained" if withheld else "local")
+    withheld = doubt in UNCONFIDENT and context.low_confidence == "abstain"
+    return _route_blocked(context, "abstained" if withheld else "local")
 
 
-def _upstream(asked: EscalationContext, why: RouteReason) -> RouteDecision | None:
-    return RouteDecision("upstream", why) if asked.blocker is None else None
+def _escalate(context: EscalationContext, reason: RouteReason) -> RouteDecision | None:
+    return RouteDecision("upstream", reason) if context.blocker is None else None
 
 
-def _without(asked: EscalationContext, route: RouteName) -> RouteDecision:
-    reason = asked.blocker or RouteReason.UPSTREAM_FAILED
-    later = asked.deferrable and reason not in PERMANENT_BLOCKERS
+def _route_blocked(context: EscalationContext, route: RouteName) -> RouteDecision:
+    reason = context.blocker or RouteReason.UPSTREAM_FAILED
+    later = context.deferrable and reason not in PERMANENT_BLOCKERS
     return RouteDecision("deferred" if later and route == "local" else route, reason, degraded=(reason,), later=later)

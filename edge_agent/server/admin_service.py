@@ -140,7 +140,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         path = _absolute_path(request.path)
         try:
             bundle, is_new = await self._components.activation.install(
-                path, activate=not request.no_activate, left=caller_left.get()
+                path, activate=not request.no_activate, caller_left=caller_left.get()
             )
         except BundleUnreadable as error:
             raise self._access_problem(path, error) or error from None
@@ -154,7 +154,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         if problem is None:
             return None
         remedy = f"{problem.remedy.removesuffix('.')}: '{problem.command}'."
-        return ConfigInvalid(problem.seen, remedy=remedy, path=path)
+        return ConfigInvalid(problem.message, remedy=remedy, path=path)
 
     async def ActivateBundle(
         self, request: pb.ActivateBundleRequest, context: CallContext
@@ -163,7 +163,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         try:
             bundle = await self._components.activation.activate(request.task, request.bundle, caller_left.get())
         except UnknownBundle as error:
-            row = self._components.updater.held_by(request.task)
+            row = self._components.updater.held_row(request.task)
             if row is not None:
                 error.remedy = (
                     f"'sudo edge-agent bundles allow {row.task}' lets the plan's version {row.version} come again;"

@@ -167,11 +167,11 @@ def update_engines(
     ) -> AsyncIterator[BundleUnderTest]:
         manifest, manifest_bytes = bundle.manifest, bundle.manifest_bytes
         async with open_sandbox(engines, bundle.digest, manifest, manifest_bytes, paths, seconds_max) as sandboxed:
-            yield _under_test(sandboxed)
+            yield _bundle_under_test(sandboxed)
 
     def serving_bundle(bundle: InstalledBundle) -> BundleUnderTest | None:
         ready = engines.ready(bundle.digest) and bundle.manifest.runtime != "upstream"
-        return _under_test(SandboxedBundle(engines, bundle.digest, bundle.manifest)) if ready else None
+        return _bundle_under_test(SandboxedBundle(engines, bundle.digest, bundle.manifest)) if ready else None
 
     def activity(digest: str) -> BundleActivity:
         stats = engines.stats(digest)
@@ -184,7 +184,7 @@ def update_engines(
     return UpdaterDependencies(open_candidate, serving_bundle, activity, machine, on_change, on_plan, download_blocker)
 
 
-def _under_test(bundle: SandboxedBundle) -> BundleUnderTest:
+def _bundle_under_test(bundle: SandboxedBundle) -> BundleUnderTest:
     return BundleUnderTest(bundle.answer, bundle.resident_bytes, bundle.estimated_bytes, bundle.crashes)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_agent.capture.capture_values import QUEUE_START, HumanFeedback, ReviewCursor, ReviewFilter, ReviewItem
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.errors import InvalidRequest, UnknownTask
-from edge_agent.errors.base import OBEYED
+from edge_agent.errors.base import CONTROL_CHARACTERS
 from edge_agent.formats import example_records, strict_json
 from edge_agent.formats.example_records import ReviewStream, local_answer
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
@@ -120,7 +120,7 @@ def _check_request(request: pb.SubmitFeedbackRequest) -> None:
             "the request names no reviewer",
             remedy="Set 'reviewer' to the name of the person or device that gives the verdict.",
         )
-    if OBEYED.search(request.reviewer):
+    if CONTROL_CHARACTERS.search(request.reviewer):
         raise InvalidRequest(
             "reviewer holds a line break, a control character or a mark of direction",
             remedy="Send the name alone, on one line.",

@@ -408,16 +408,16 @@ def _record_input(task_counts: TaskCounters, finished: FinishedAnswer) -> None:
     task_counts.tokens[0] += result.input_tokens
     if result.output_tokens:
         task_counts.tokens[1] += result.output_tokens
-        task_counts.first.observe(queue_seconds + 0.001 * result.prefill_ms)
+        task_counts.first_token.observe(queue_seconds + 0.001 * result.prefill_ms)
         task_counts.token.observe(0.001 * result.decode_ms / result.output_tokens)
 
 
 def record_error(counts: AnswerCounts, task: str, error: BaseException) -> None:
     """Count an input or a call that got no answer."""
     if isinstance(error, EdgeAgentError):
-        counts.lost(task, error.reason)
+        counts.count_unanswered(task, error.reason)
     else:
-        counts.lost(
+        counts.count_unanswered(
             task, RequestCancelled.reason if isinstance(error, asyncio.CancelledError) else UNEXPECTED_ERROR_REASON
         )
 

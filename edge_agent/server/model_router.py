@@ -275,7 +275,7 @@ class LargeModelConversation:
                 return reply, finish
             if is_last:
                 break
-            self._question = self._question.repaired(text, problem)
+            self._question = self._question.follow_up(text, problem)
         raise UpstreamFailed(f"the large model's answer cannot be used: {problem}")
 
     async def _whole_answer(self, seconds: float) -> tuple[str, tuple[ModelAnswer, ...] | None, LargeModelFinish]:

@@ -38,7 +38,7 @@ def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
         question=question_of_key(alarm.task),
         digest=alarm.digest,
         alarm=alarm.alarm,
-        message=alarm.said,
+        message=alarm.message,
         remedy=REMEDIES[alarm.alarm],
         demoted=demoted,
     )
@@ -69,7 +69,7 @@ def series_message(
         days=_days(series),
         totals=totals,
         agreement=_agreement(series.agreement),
-        tests=_tests(series.promise, series.evidence),
+        tests=_tests(series.guarantee, series.evidence),
         streams=[_stream(what, stream) for what, stream in series.streams.items()],
         alarms=[alarm_message(alarm, demoted=active and demoted(alarm)) for alarm in series.alarms],
         confidences=_confidences(series.confidences),
@@ -139,7 +139,7 @@ def _tests(guarantee: RiskGuarantee | None, evidence: Mapping[str, RiskEvidence]
         yield pb.FieldTest(
             judge=judge,
             wrong=share_message(judge_evidence.wrong, judge_evidence.judged),
-            target=judge_evidence.held_to(guarantee),
+            target=judge_evidence.tolerated_share(guarantee),
             delta=guarantee.delta,
             evidence=judge_evidence.peak,
             evidence_max=guarantee.limit,

@@ -54,13 +54,13 @@ class TaskModes:
         if self._stored_demotions and self.demotion(task):
             return "shadow"
         modes = self._stored_modes
-        return modes.said.get(task) or modes.planned.get(task) or self._configured.get(task, "local")
+        return modes.by_operator.get(task) or modes.planned.get(task) or self._configured.get(task, "local")
 
     def mode_by(self, task: str) -> ModeBy:
         """Return what put a task into its mode."""
         if self.demotion(task):
             return "alarm"
-        if task in self._stored_modes.said:
+        if task in self._stored_modes.by_operator:
             return "operator"
         return "plan" if task in self._stored_modes.planned else "configuration"
 
@@ -72,13 +72,13 @@ class TaskModes:
 
     def apply_plan(self, task_plans: Mapping[str, TaskPlan]) -> None:
         """Store the plan's modes of all tasks, and which alarms may put them into shadow."""
-        self._table.plan({task: plan.mode for task, plan in task_plans.items() if plan.mode})
+        self._table.set_planned({task: plan.mode for task, plan in task_plans.items() if plan.mode})
         self._demotions.permit({task: plan.demote_on for task, plan in task_plans.items() if plan.demote_on})
         self._read()
 
     def set_by_operator(self, task: str, mode: Mode | None) -> None:
         """Store the operator's mode of a task; None removes it."""
-        self._table.say(task, mode)
+        self._table.set_by_operator(task, mode)
         self._demotions.take_back(task)
         self._read()
 
@@ -158,7 +158,7 @@ class MonitoringAlarms:
             RaisedAlarm(
                 alarm=alarm.alarm,
                 since=format_timestamp(alarm.since),
-                message=alarm.said[:ALARM_CHARACTERS_MAX],
+                message=alarm.message[:ALARM_CHARACTERS_MAX],
                 demoted=demoted,
             )
             for alarm, demoted in self.alarms_of(task)[:TASK_ALARMS_MAX]

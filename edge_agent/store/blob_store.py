@@ -24,23 +24,23 @@ class BlobStore:
 
     def __init__(self, root: Path) -> None:
         """Create the directories, and delete the files that an interrupted install left in staging."""
-        self._named, self._staging = root / "sha256", root / "staging"
+        self._blobs, self._staging = root / "sha256", root / "staging"
         with disk_errors(root):
-            for folder in (root, self._named, self._staging):
+            for folder in (root, self._blobs, self._staging):
                 folder.mkdir(mode=0o700, exist_ok=True)
             sync_directory(root.parent)
             sync_directory(root)
-            for left in self._staging.iterdir():
-                left.unlink()
+            for leftover in self._staging.iterdir():
+                leftover.unlink()
 
     @property
     def folder(self) -> Path:
         """The folder of all blobs; it exists."""
-        return self._named
+        return self._blobs
 
     def path(self, sha256: str) -> Path:
         """Return where a blob is or would be."""
-        return self._named / sha256[:2] / sha256
+        return self._blobs / sha256[:2] / sha256
 
     def size(self, sha256: str) -> int:
         """Return the bytes of a blob; -1 if there is none."""
@@ -60,14 +60,14 @@ class BlobStore:
             DiskFull, StateDirUnwritable, StoreDamaged: this disk failed. Nothing is left behind.
         """
         if self.intact(sha256):
-            _check(artifact, sha256, _digest(chunks))
+            _check_sha256(artifact, sha256, _digest(chunks))
             return
         target, staged = self.path(sha256), self._staging / sha256
         try:
-            _check(artifact, sha256, _write(staged, chunks))
+            _check_sha256(artifact, sha256, _write(staged, chunks))
             with disk_errors(target):
                 target.parent.mkdir(mode=0o700, exist_ok=True)
-                sync_directory(self._named)
+                sync_directory(self._blobs)
                 staged.rename(target)
                 sync_directory(target.parent)
         finally:
@@ -77,7 +77,7 @@ class BlobStore:
     def collect(self, keep: set[str]) -> int:
         """Delete every blob that is not in `keep`; return the bytes freed."""
         freed = 0
-        for path, size in self._all():
+        for path, size in self._blobs_and_sizes():
             if path.name not in keep:
                 with disk_errors(path):
                     path.unlink()
@@ -86,17 +86,17 @@ class BlobStore:
 
     def used_bytes(self) -> int:
         """Return the bytes of all blobs."""
-        return sum(size for _, size in self._all())
+        return sum(size for _, size in self._blobs_and_sizes())
 
     def free_bytes(self) -> int:
         """Return the bytes that this process may still write to the disk."""
-        with disk_errors(self._named):
-            status = os.statvfs(self._named)
+        with disk_errors(self._blobs):
+            status = os.statvfs(self._blobs)
         return status.f_bavail * status.f_frsize
 
-    def _all(self) -> Iterator[tuple[Path, int]]:
-        with disk_errors(self._named):
-            for path in list(self._named.glob("[0-9a-f][0-9a-f]/*")):
+    def _blobs_and_sizes(self) -> Iterator[tuple[Path, int]]:
+        with disk_errors(self._blobs):
+            for path in list(self._blobs.glob("[0-9a-f][0-9a-f]/*")):
                 if _NAME.fullmatch(path.name):
                     yield path, path.stat().st_size
 
@@ -110,27 +110,27 @@ class BlobStore:
 
 
 def _digest(chunks: Iterable[bytes]) -> str:
-    hashed = hashlib.sha256()
+    hasher = hashlib.sha256()
     for chunk in chunks:
-        hashed.update(chunk)
-    return hashed.hexdigest()
+        hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def _write(staged: Path, chunks: Iterable[bytes]) -> str:
     """Write and sync a new file; return the sha256 of its bytes."""
-    hashed = hashlib.sha256()
+    hasher = hashlib.sha256()
     with disk_errors(staged), staged.open("xb", buffering=0) as file:
         for chunk in chunks:
-            hashed.update(chunk)
+            hasher.update(chunk)
             rest = memoryview(chunk)
             while rest:
                 rest = rest[file.write(rest) :]
         os.fchmod(file.fileno(), 0o400)
         os.fsync(file.fileno())
-    return hashed.hexdigest()
+    return hasher.hexdigest()
 
 
-def _check(artifact: str, expected: str, actual: str) -> None:
+def _check_sha256(artifact: str, expected: str, actual: str) -> None:
     if actual != expected:
         message = f"{artifact} has sha256 {actual}; the manifest says {expected}"
         raise HashMismatch(message, path=artifact, expected=expected, actual=actual)

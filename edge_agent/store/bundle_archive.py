@@ -84,14 +84,14 @@ class BundleMember:
             raise BundleUnreadable(message, remedy=_COPY_REMEDY, path=self.path, errno=error.errno) from None
 
     def _read(self, fd: int) -> Iterator[bytes]:
-        done = 0
-        while done < self.size_bytes:
-            chunk = os.pread(fd, min(CHUNK_BYTES, self.size_bytes - done), self.offset + done)
+        position = 0
+        while position < self.size_bytes:
+            chunk = os.pread(fd, min(CHUNK_BYTES, self.size_bytes - position), self.offset + position)
             if not chunk:
                 raise BundleUnreadable(
                     f"{self.path} became shorter while it was read", path=self.path, remedy=_COPY_REMEDY
                 )
-            done += len(chunk)
+            position += len(chunk)
             yield chunk
 
 
@@ -110,12 +110,12 @@ def open_bundle(path: Path, limits: StoreLimits) -> Iterator[dict[str, BundleMem
             mode = os.fstat(fd).st_mode
             if stat.S_ISDIR(mode):
                 _refuse_repository(fd, path)
-                found = _list_directory(fd)
+                listed = _list_directory(fd)
             elif stat.S_ISREG(mode):
-                found = _list_tar(fd, path)
+                listed = _list_tar(fd, path)
             else:
                 raise BundleUnreadable(f"{path} is neither a directory nor a file", remedy=_TAR_REMEDY)
-            members = _checked(found, limits)
+            members = _check_members(listed, limits)
         except OSError as error:
             message = f"cannot read {path}: {error.strerror}"
             raise BundleUnreadable(message, remedy=_TAR_REMEDY, path=path, errno=error.errno) from None
@@ -133,9 +133,9 @@ def manifest_bytes(members: dict[str, BundleMember]) -> bytes:
     return b"".join(member.chunks())
 
 
-def _checked(found: Iterator[BundleMember], limits: StoreLimits) -> dict[str, BundleMember]:
+def _check_members(listed: Iterator[BundleMember], limits: StoreLimits) -> dict[str, BundleMember]:
     members: dict[str, BundleMember] = {}
-    for member in found:
+    for member in listed:
         if member.path in members:
             raise ManifestInvalid(f"the bundle holds {member.path} twice", path=member.path, remedy=_MAKE_REMEDY)
         if member.size_bytes > limits.file_bytes_max:
@@ -149,12 +149,12 @@ def _checked(found: Iterator[BundleMember], limits: StoreLimits) -> dict[str, Bu
     return members
 
 
-def _safe(name: str) -> str:
+def _require_safe(name: str) -> str:
     if not is_safe_path(name):
         # ascii(): the name may hold control characters or bytes that are no text.
-        shown = ascii(name[:200])
-        message = f"the bundle holds {shown}: not relative, with '..', or not of plain characters"
-        raise PathUnsafe(message, remedy=_MAKE_REMEDY, path=shown)
+        quoted_name = ascii(name[:200])
+        message = f"the bundle holds {quoted_name}: not relative, with '..', or not of plain characters"
+        raise PathUnsafe(message, remedy=_MAKE_REMEDY, path=quoted_name)
     return name
 
 
@@ -166,7 +166,7 @@ def _list_directory(root_fd: int) -> Iterator[BundleMember]:
         try:
             with os.scandir(folder_fd) as entries:
                 for entry in entries:
-                    path = _safe(f"{folder}/{entry.name}" if folder else entry.name)
+                    path = _require_safe(f"{folder}/{entry.name}" if folder else entry.name)
                     if not entry.is_dir(follow_symlinks=False):
                         yield _directory_member(root_fd, path, entry.stat(follow_symlinks=False))
                     elif len(folders) > FOLDERS_MAX:
@@ -261,7 +261,7 @@ def _tar_member(entry: tarfile.TarInfo, fd: int) -> BundleMember | None:
     name = entry.name.removeprefix("./")
     if entry.isdir() and name in (".", ""):
         return None
-    path = _safe(name)
+    path = _require_safe(name)
     if entry.isdir():
         return None
     if not entry.isreg() or entry.issparse() or entry.size < 0:

@@ -75,9 +75,10 @@ class TuningFile:
     def read(self) -> StoredTuning:
         """Return the stored settings; none if the file is missing, cannot be read or has another form."""
         try:
-            found = json.loads(self._path.read_bytes())
+            stored = json.loads(self._path.read_bytes())
             return {
-                str(key): {str(name): str(value) for name, value in settings.items()} for key, settings in found.items()
+                str(key): {str(name): str(value) for name, value in settings.items()}
+                for key, settings in stored.items()
             }
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
@@ -130,7 +131,7 @@ class Store:
             StoreDamaged: state.db cannot be used; the remedy says what to do.
         """
         with ExitStack() as closing:
-            closing.callback(os.close, _locked(state_dir))
+            closing.callback(os.close, _lock_directory(state_dir))
             blobs = BlobStore(state_dir / "blobs")
             ballast, may_create = Ballast(state_dir / "ballast"), blobs.used_bytes() == 0
             # The ballast lets a site with a full disk start again after a power cut: answers need no disk.
@@ -179,7 +180,7 @@ class Store:
                 raise BundleUnsigned(message, task=manifest.task.name, version=manifest.version)
             digest = digest_of(manifest_bytes)
             bundle = InstalledBundle(digest, manifest_bytes, manifest, signed=False, installed_at=self._now())
-            added = self._keep(bundle, members)
+            added = self._add(bundle, members)
         return self._by_digest(digest), added
 
     def admit(self, manifest_bytes: bytes, files: Mapping[str, BundleMember]) -> InstalledBundle:
@@ -206,7 +207,7 @@ class Store:
                 raise FileMissing(message, path=artifact.path, sha256=artifact.sha256, remedy=_WAIT_REMEDY)
             members[artifact.path] = member
         bundle = InstalledBundle(digest_of(manifest_bytes), manifest_bytes, manifest, True, self._now())
-        self._keep(bundle, members)
+        self._add(bundle, members)
         return self._by_digest(bundle.digest)
 
     def holds(self, artifact: Artifact) -> bool:
@@ -221,34 +222,34 @@ class Store:
         """Return the installed bundles that this agent cannot read: by task, the newest first."""
         return self._state.unreadable()
 
-    def resolve(self, task: str, wanted: str) -> BundleName:
+    def resolve(self, task: str, version_or_digest: str) -> BundleName:
         """Return the task's bundle with that version, digest, or digest prefix of at least 8 characters.
 
         Raises UnknownBundle, whose message lists what is installed, or AmbiguousBundle.
         """
         names = self._state.names()
         installed = [name for name in names if name.task == task]
-        found = [name for name in installed if _matches(name, wanted)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            message = f"{len(found)} bundles of task '{task}' match '{wanted}': {_listed(found)}"
-            raise AmbiguousBundle(message, task=task, wanted=wanted)
+        matches = [name for name in installed if _matches(name, version_or_digest)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            message = f"{len(matches)} bundles of task '{task}' match '{version_or_digest}': {_versions_text(matches)}"
+            raise AmbiguousBundle(message, task=task, wanted=version_or_digest)
         if installed:
-            message = f"task '{task}' has no bundle '{wanted}'; installed: {_listed(installed)}"
-            raise UnknownBundle(message, task=task, wanted=wanted)
+            message = f"task '{task}' has no bundle '{version_or_digest}'; installed: {_versions_text(installed)}"
+            raise UnknownBundle(message, task=task, wanted=version_or_digest)
         tasks = sorted({name.task for name in names})
         message = f"task '{task}' has no bundle; tasks with bundles: {', '.join(tasks) or 'none'}"
-        raise UnknownBundle(message, remedy=BUNDLE_ABSENT, task=task, wanted=wanted)
+        raise UnknownBundle(message, remedy=BUNDLE_ABSENT, task=task, wanted=version_or_digest)
 
-    def find(self, task: str, wanted: str) -> InstalledBundle:
+    def find(self, task: str, version_or_digest: str) -> InstalledBundle:
         """Return the bundle that `resolve` finds. Raises as `resolve`, and StoreDamaged if it cannot be read."""
-        return self._by_digest(self.resolve(task, wanted).digest)
+        return self._by_digest(self.resolve(task, version_or_digest).digest)
 
     def active(self) -> dict[str, InstalledBundle]:
         """Return the bundle that answers, by task; a task whose bundle cannot be read is left out."""
-        found = {bundle.digest: bundle for bundle in self._state.bundles()}
-        return {task: found[active] for task, (active, _) in self._state.pointers().items() if active in found}
+        readable = {bundle.digest: bundle for bundle in self._state.bundles()}
+        return {task: readable[active] for task, (active, _) in self._state.pointers().items() if active in readable}
 
     def pointers(self) -> dict[str, tuple[str, str]]:
         """Return the digests of the active and of the previous bundle, readable or not, by task; empty = none."""
@@ -267,24 +268,24 @@ class Store:
         self._state.set_active(self._by_digest(digest).digest, progress)
 
     def remove(self, digest: str) -> int:
-        """Forget a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""
+        """Delete a bundle; return the bytes freed. Raises UnknownBundle, or BundleInUse if it is active or previous."""
         name = self._name(digest)
         active, previous = self._state.pointers().get(name.task, ("", ""))
         if digest in (active, previous):
             uses = f"answers for task '{name.task}'", f"is what task '{name.task}' would roll back to"
             message = f"bundle {name.version} ({digest[:12]}) {uses[digest != active]}"
             raise BundleInUse(message, task=name.task, version=name.version, digest=digest)
-        return self._forget(lambda: self._state.remove(digest))
+        return self._delete(lambda: self._state.remove(digest))
 
     def remove_task(self, task: str) -> int:
-        """Forget a task with all its bundles; return the bytes freed. Raises UnknownBundle."""
+        """Delete a task with all its bundles; return the bytes freed. Raises UnknownBundle."""
         if not any(name.task == task for name in self._state.names()):
             raise UnknownBundle(f"nothing is installed for a task called {task[:64]!r}", task=task[:64])
-        return self._forget(lambda: self._state.remove_task(task))
+        return self._delete(lambda: self._state.remove_task(task))
 
-    def _forget(self, forget: Callable[[], None]) -> int:
+    def _delete(self, delete_rows: Callable[[], None]) -> int:
         """Delete rows, and blobs that only they named; return the bytes freed."""
-        self._ballast.run(forget)
+        self._ballast.run(delete_rows)
         freed = self._collect()
         self._ballast.lay()
         return freed
@@ -320,7 +321,7 @@ class Store:
                 raise broken.error
         return next(bundle for bundle in self._state.bundles() if bundle.digest == digest)
 
-    def _keep(self, bundle: InstalledBundle, members: dict[str, BundleMember]) -> bool:
+    def _add(self, bundle: InstalledBundle, members: dict[str, BundleMember]) -> bool:
         with ExitStack() as closing:
             closing.callback(self._collect)
             self._copy(bundle.manifest, members)
@@ -359,14 +360,14 @@ class Store:
                 self._blobs.put(artifact.path, artifact.sha256, members[artifact.path].chunks())
 
     def _collect(self) -> int:
-        referenced = {file.sha256 for each in self._state.bundles() for file in each.manifest.artifacts}
+        referenced = {file.sha256 for bundle in self._state.bundles() for file in bundle.manifest.artifacts}
         for broken in self._state.unreadable():
             # In any format, a blob is named by its sha256: keep every blob that the manifest may name.
             referenced |= {name.decode() for name in _SHA256.findall(broken.manifest_bytes)}
         return self._blobs.collect(referenced)
 
 
-def _locked(state_dir: Path) -> int:
+def _lock_directory(state_dir: Path) -> int:
     """Create the directory and lock it; return the descriptor that holds the lock."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -401,8 +402,8 @@ def _write_process_id(fd: int) -> None:
 
 def _check_files(manifest: Manifest, members: dict[str, BundleMember], limits: StoreLimits) -> None:
     """Check the names and sizes in the bundle against the manifest and the limits."""
-    named = {artifact.path for artifact in manifest.artifacts} | {MANIFEST_NAME}
-    for path in sorted(members.keys() - named):
+    manifest_paths = {artifact.path for artifact in manifest.artifacts} | {MANIFEST_NAME}
+    for path in sorted(members.keys() - manifest_paths):
         raise ManifestInvalid(f"the bundle holds {path}, which {MANIFEST_NAME} does not name", path=path)
     for artifact in manifest.artifacts:
         if artifact.path not in members:
@@ -423,19 +424,19 @@ def _check_size(manifest: Manifest, limits: StoreLimits) -> None:
 
 def _check_agent(manifest: Manifest, agent_version: str) -> None:
     needed = manifest.requires.agent
-    if _numbers(needed) > _numbers(agent_version):
+    if _version_numbers(needed) > _version_numbers(agent_version):
         message = f"the bundle needs edge-agent {needed} or newer; this is {agent_version}"
         raise RequirementUnmet(message, remedy="Update edge-agent.", needed=needed, actual=agent_version)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def _matches(name: BundleName, wanted: str) -> bool:
-    is_prefix = len(wanted) >= DIGEST_PREFIX_CHARACTERS_MIN and name.digest.startswith(wanted)
-    return is_prefix or wanted == name.version
+def _matches(name: BundleName, version_or_digest: str) -> bool:
+    is_prefix = len(version_or_digest) >= DIGEST_PREFIX_CHARACTERS_MIN and name.digest.startswith(version_or_digest)
+    return is_prefix or version_or_digest == name.version
 
 
-def _listed(names: list[BundleName]) -> str:
+def _versions_text(names: list[BundleName]) -> str:
     return ", ".join(f"{name.version} ({name.digest[:12]})" for name in names)

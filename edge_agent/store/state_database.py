@@ -2,7 +2,7 @@
 
 SQLite in WAL mode with synchronous=FULL: a change that was committed survives a power cut, and every change is one
 transaction. One process owns the file, and one thread at a time uses it (any thread). The database itself refuses to
-forget a bundle that a pointer names.
+delete a bundle that a pointer names.
 
 The mode in the plan is stored, so that a site whose metadata has expired stays in its mode. An operator's mode holds
 until the plan names another mode than it did when the operator chose, as with bundles.
@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -48,12 +49,8 @@ class RecordedModes:
     """Modes by task, set by the plan and the operator; a task without one has the mode in agent.yaml."""
 
     planned: Mapping[str, Mode]
-    said: Mapping[str, Mode]
+    by_operator: Mapping[str, Mode]
     """Those of the operator that are still in force."""
-
-    def of(self, task: str, configured: Mode) -> Mode:
-        """Return the mode of a task."""
-        return self.said.get(task) or self.planned.get(task) or configured
 
 
 class ModeTable:
@@ -69,14 +66,14 @@ class ModeTable:
         """Return the modes in force."""
         rows = self._db.rows("SELECT task, planned, said, against FROM modes ORDER BY task")
         planned = {task: mode for task, mode, _, _ in rows if mode}
-        chosen = {task: mode for task, now, mode, against in rows if mode and now == against}
-        return RecordedModes(planned, chosen)
+        by_operator = {task: mode for task, planned_mode, mode, against in rows if mode and planned_mode == against}
+        return RecordedModes(planned, by_operator)
 
-    def plan(self, modes: Mapping[str, Mode]) -> None:
+    def set_planned(self, modes: Mapping[str, Mode]) -> None:
         """Store the modes of all tasks in the plan; writes only changes."""
-        before = self.read().planned
-        changed = {task: modes.get(task, "") for task in before.keys() | modes.keys()}
-        rows = [(task, mode) for task, mode in changed.items() if mode != before.get(task, "")]
+        stored = self.read().planned
+        merged = {task: modes.get(task, "") for task in stored.keys() | modes.keys()}
+        rows = [(task, mode) for task, mode in merged.items() if mode != stored.get(task, "")]
         if rows:
             with self._db.transaction():
                 self._db.executemany(
@@ -85,7 +82,7 @@ class ModeTable:
                     rows,
                 )
 
-    def say(self, task: str, mode: Mode | None) -> None:
+    def set_by_operator(self, task: str, mode: Mode | None) -> None:
         """Store the operator's mode of a task; None = the operator no longer sets one."""
         with self._db.transaction():
             self._db.execute(
@@ -119,10 +116,10 @@ class Demotion:
         same = bool(digest) and self.digest == digest and self.against == planned
         return same and not self.taken and self.alarm in self.permitted
 
-    def due(self, digest: str, standing: Sequence[Alarm]) -> Alarm | None:
+    def due(self, digest: str, raised: Sequence[Alarm]) -> Alarm | None:
         """Return the alarm that may demote that bundle now, or None."""
-        known = self.seen if self.digest == digest else frozenset()
-        return next((alarm for alarm in standing if alarm in self.permitted and alarm not in known), None)
+        raised_before = self.seen if self.digest == digest else frozenset()
+        return next((alarm for alarm in raised if alarm in self.permitted and alarm not in raised_before), None)
 
 
 class DemotionTable:
@@ -145,13 +142,13 @@ class DemotionTable:
             if alarm in get_args(Alarm)
         }
 
-    def permit(self, wanted: Mapping[str, Sequence[Alarm]]) -> None:
+    def permit(self, permitted: Mapping[str, Sequence[Alarm]]) -> None:
         """Store which alarms the plan permits to demote each task; writes only changes."""
-        before = {task: each.permitted for task, each in self.read().items()}
+        stored = {task: demotion.permitted for task, demotion in self.read().items()}
         changed = {
-            task: wanted.get(task, ())
-            for task in before.keys() | wanted.keys()
-            if frozenset(wanted.get(task, ())) != before.get(task, frozenset())
+            task: permitted.get(task, ())
+            for task in stored.keys() | permitted.keys()
+            if frozenset(permitted.get(task, ())) != stored.get(task, frozenset())
         }
         if changed:
             with self._db.transaction():
@@ -161,12 +158,12 @@ class DemotionTable:
                     [(task, " ".join(alarms)) for task, alarms in changed.items()],
                 )
 
-    def demote(self, task: str, now: Demotion) -> None:
+    def demote(self, task: str, demotion: Demotion) -> None:
         """Store that an alarm put a task into shadow; the plan's permission stays as it is."""
         with self._db.transaction():
             self._db.execute(
                 "UPDATE demotions SET digest = ?, alarm = ?, seen = ?, at = ?, against = ?, taken = 0 WHERE task = ?",
-                (now.digest, now.alarm, " ".join(sorted(now.seen)), now.at, now.against, task),
+                (demotion.digest, demotion.alarm, " ".join(sorted(demotion.seen)), demotion.at, demotion.against, task),
             )
 
     def take_back(self, task: str) -> None:
@@ -227,8 +224,7 @@ class UpdateJournal:
 
     def rows(self) -> dict[str, UpdateProgress]:
         """Return all rows, by task."""
-        found = (UpdateProgress(**dict(zip(_NAMES, row, strict=True))) for row in self._db.rows(_ROWS))
-        return {progress.task: progress for progress in found}
+        return {progress.task: progress for progress in starmap(UpdateProgress, self._db.rows(_ROWS))}
 
     def write(self, progress: UpdateProgress) -> None:
         """Write the row of a task; inside a transaction."""
@@ -283,11 +279,13 @@ class TrustTable:
         floors = {}
         for role, value in self._db.rows("SELECT name, value FROM trust"):
             try:
-                read = json.loads(value)
-                listed = {str(name): int(version) for name, version in read.get("listed", {}).items()}
-                seen = listed, str(read.get("sha256", ""))
+                stored = json.loads(value)
                 floors[role] = MetadataFloor(
-                    int(read["version"]), tuple(read["signers"]), float(read["issued_at"]), *seen
+                    int(stored["version"]),
+                    tuple(stored["signers"]),
+                    float(stored["issued_at"]),
+                    {str(name): int(version) for name, version in stored.get("listed", {}).items()},
+                    str(stored.get("sha256", "")),
                 )
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise self._db.damaged(f"{self._db.path} holds an invalid floor of the role '{role}'") from None
@@ -400,7 +398,7 @@ class StateDatabase:
         task, version = bundle.manifest.task.name, bundle.manifest.version
         row = (bundle.digest, task, version, bundle.manifest_bytes, bundle.signed, bundle.installed_at)
         with self._db.transaction():
-            known = self._db.execute("SELECT 1 FROM bundles WHERE digest = ?", (bundle.digest,)).fetchone()
+            existing = self._db.execute("SELECT 1 FROM bundles WHERE digest = ?", (bundle.digest,)).fetchone()
             self._db.execute(
                 "INSERT INTO bundles (digest, task, version, manifest, signed, installed_at) VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (digest) DO UPDATE SET manifest = excluded.manifest,"
@@ -412,7 +410,7 @@ class StateDatabase:
             idle = self._db.execute(_IDLE_OLDEST_FIRST, (task,)).fetchall()
             spare = [digest for (digest,) in idle if digest != bundle.digest][: max(0, count - per_task_max)]
             self._db.executemany("DELETE FROM bundles WHERE digest = ?", [(digest,) for digest in spare])
-        return known is None
+        return existing is None
 
     def set_active(self, digest: str, progress: UpdateProgress | None = None) -> None:
         """Let an installed bundle answer for its task; the active one becomes the previous one.
@@ -428,12 +426,12 @@ class StateDatabase:
                     self._db.execute("UPDATE pointers SET previous = NULL WHERE task = ?", (progress.task,))
 
     def remove(self, digest: str) -> None:
-        """Forget a bundle that no pointer names."""
+        """Delete a bundle that no pointer names."""
         with self._db.transaction():
             self._db.execute("DELETE FROM bundles WHERE digest = ?", (digest,))
 
     def remove_task(self, task: str) -> None:
-        """Forget a task with all its bundles."""
+        """Delete a task with all its bundles."""
         with self._db.transaction():
             self._db.execute("DELETE FROM pointers WHERE task = ?", (task,))
             self._db.execute("DELETE FROM bundles WHERE task = ?", (task,))
@@ -441,7 +439,7 @@ class StateDatabase:
     def _read(self) -> Iterator[InstalledBundle | UnreadableBundle]:
         for task, version, digest, manifest_bytes, signed, installed_at in self._db.rows(_ALL):
             try:
-                manifest = _manifest(digest, manifest_bytes)
+                manifest = _parse_stored(digest, manifest_bytes)
                 yield InstalledBundle(digest, manifest_bytes, manifest, bool(signed), installed_at)
             except StoreDamaged as error:
                 yield UnreadableBundle(BundleName(task, version, digest), manifest_bytes, error)
@@ -449,12 +447,12 @@ class StateDatabase:
 
 def _schema_at(path: Path) -> DatabaseSchema:
     # With its -wal file, which SQLite would replay into a new database, and the blobs, which no row would name.
-    away = f"{path}* and {path.parent / 'blobs'}"
-    remedy = f"Stop the daemon, move {away} away, start it and install the bundles again."
+    paths = f"{path}* and {path.parent / 'blobs'}"
+    remedy = f"Stop the daemon, move {paths} away, start it and install the bundles again."
     return DatabaseSchema(SCHEMA_VERSION, _BUNDLES + _UPDATES, remedy, migrations={1: _UPDATES})
 
 
-def _manifest(digest: str, manifest_bytes: bytes) -> Manifest:
+def _parse_stored(digest: str, manifest_bytes: bytes) -> Manifest:
     if digest_of(manifest_bytes) != digest:
         raise StoreDamaged(f"the manifest stored for bundle {digest} is not the one installed", digest=digest)
     try:

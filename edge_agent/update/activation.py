@@ -77,7 +77,7 @@ class BundleInventory:
     """Installed, but unusable for this agent: kept for the version that installed them."""
 
 
-First = Callable[[], Awaitable[None]]
+BeforeLoad = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class BundleSwap:
     """Written to the journal with the pointer."""
     drain_seconds: float
     """Time for running calls of the old bundle to finish."""
-    first: First | None = None
+    before_load: BeforeLoad | None = None
     """With `swap: pause`, awaited after the old bundle has stopped and before the new one loads."""
-    left: asyncio.Event | None = None
+    caller_left: asyncio.Event | None = None
     """Set when the caller has left: a bundle that is not ready yet is given up."""
 
 
@@ -118,7 +118,7 @@ class Activation:
         self._drain_seconds = drain_seconds
         self.serving: dict[str, InstalledBundle] = {}
         """The bundle that answers each task; only this class changes it."""
-        self._changes = TaskChanges(self._changed)
+        self._changes = TaskChanges(self._update_inventory)
         self._loading: set[asyncio.Task[None]] = set()
         self.problems: dict[str, EdgeAgentError] = {}
         """By task: why its last load failed, or why its bundle cannot be read."""
@@ -130,13 +130,13 @@ class Activation:
         if bundle is None:
             if task in self.problems:
                 raise self.problems[task]
-            known = sorted(self.serving)[:KNOWN_SHOWN_MAX]
-            listed = f"known tasks: {', '.join(known)}" if known else "no task is installed"
+            known_tasks = sorted(self.serving)[:KNOWN_SHOWN_MAX]
+            tasks = f"known tasks: {', '.join(known_tasks)}" if known_tasks else "no task is installed"
             raise UnknownTask(
-                f"no task is called {task[:64]!r}; {listed}",
+                f"no task is called {task[:64]!r}; {tasks}",
                 remedy="Check the name; 'edge-agent install BUNDLE' adds a task.",
                 task=task[:64],
-                known=",".join(known),
+                known=",".join(known_tasks),
             )
         return bundle
 
@@ -148,22 +148,22 @@ class Activation:
         self.serving = dict(await self._store.thread.run(self._store.active))
         self.inventory = await self._store.thread.run(self._take_inventory)
         active = {digest for digest, _ in (await self._store.thread.run(self._store.pointers)).values()}
-        for broken in self.inventory.unreadable:
-            log.error("bundle_unreadable", bundle=str(broken.name), message=broken.error.message)
-            if broken.name.digest in active:
-                self.problems[broken.name.task] = broken.error
+        for unreadable in self.inventory.unreadable:
+            log.error("bundle_unreadable", bundle=str(unreadable.name), message=unreadable.error.message)
+            if unreadable.name.digest in active:
+                self.problems[unreadable.name.task] = unreadable.error
         for bundle in self.serving.values():
             self._load_in_background(bundle)
 
     async def install(
-        self, path: Path, *, activate: bool, left: asyncio.Event | None = None
+        self, path: Path, *, activate: bool, caller_left: asyncio.Event | None = None
     ) -> tuple[InstalledBundle, bool]:
         """Verify a bundle and copy it into the store. Returns it and whether it is new.
 
         Raises:
             BundleError, SiteError, ModelError: refused, or it does not load. Nothing new is left in the store, and the
                 task keeps its bundle.
-            RequestCancelled: `left` was set before the bundle was ready; likewise.
+            RequestCancelled: `caller_left` was set before the bundle was ready; likewise.
         """
 
         async def change(task: str) -> tuple[InstalledBundle, bool]:
@@ -171,32 +171,32 @@ class Activation:
             log.info("bundle_verified", task=bundle.manifest.task.name, digest=bundle.digest, new=new)
             if activate:
                 try:
-                    await self._activate(bundle, BundleSwap(None, self._drain_seconds, left=left))
+                    await self._activate(bundle, BundleSwap(None, self._drain_seconds, caller_left=caller_left))
                 except EdgeAgentError as error:
                     if new:
                         await self._store.thread.run(self._store.remove, bundle.digest)
-                    raise _naming(bundle, error) from None
-            for each in self.problems.keys() & self.serving.keys():  # a shared file may be repaired now
-                self._load_in_background(self.serving[each])
+                    raise _with_bundle_name(bundle, error) from None
+            for name in self.problems.keys() & self.serving.keys():  # a shared file may be repaired now
+                self._load_in_background(self.serving[name])
             return bundle, new
 
-        async def installed() -> tuple[InstalledBundle, bool]:
+        async def install_in_turn() -> tuple[InstalledBundle, bool]:
             task = await self._store.thread.run(self._store.task_of, path)
             return await self._changes.in_turn(task, functools.partial(change, task))
 
-        return await self._changes.to_the_end(installed())
+        return await self._changes.to_the_end(install_in_turn())
 
-    async def activate(self, task: str, version: str, left: asyncio.Event | None = None) -> InstalledBundle:
+    async def activate(self, task: str, version: str, caller_left: asyncio.Event | None = None) -> InstalledBundle:
         """Let an installed bundle answer. Raises UnknownBundle, AmbiguousBundle, ModelError, RequestCancelled."""
 
         async def change() -> InstalledBundle:
             bundle = await self._store.thread.run(self._store.find, task, version)
-            await self._activate(bundle, BundleSwap(None, self._drain_seconds, left=left))
+            await self._activate(bundle, BundleSwap(None, self._drain_seconds, caller_left=caller_left))
             return bundle
 
         return await self._changes.run(task, change)
 
-    async def rollback(self, task: str, left: asyncio.Event | None = None) -> InstalledBundle:
+    async def rollback(self, task: str, caller_left: asyncio.Event | None = None) -> InstalledBundle:
         """Activate the previous bundle. Raises UnknownTask, NothingToRollBack, ModelError, RequestCancelled."""
 
         async def change() -> InstalledBundle:
@@ -204,24 +204,27 @@ class Activation:
             if previous is None:
                 active = self.bundle_of(task)
                 raise NothingToRollBack(f"task {task!r} has no bundle before {active.manifest.version}", task=task)
-            await self._activate(previous, BundleSwap(None, self._drain_seconds, left=left))
+            await self._activate(previous, BundleSwap(None, self._drain_seconds, caller_left=caller_left))
             return previous
 
         return await self._changes.run(task, change)
 
-    async def switch(self, progress: UpdateProgress, digest: str, expected: str, first: First | None = None) -> bool:
+    async def switch(
+        self, progress: UpdateProgress, digest: str, expected: str, before_load: BeforeLoad | None = None
+    ) -> bool:
         """Let an installed bundle answer, and write `progress` to the journal in the same transaction.
 
         Args:
             progress: the row of the task when the bundle answers.
             digest: that of the bundle.
             expected: digest of the bundle that answers now; empty = none.
-            first: awaited before the new bundle loads, if the active one had to make room (`pauses`).
+            before_load: awaited before the new bundle loads, if the active one had to make room (`pauses`).
 
         Returns False, and changes nothing, if another bundle answers.
 
         Raises:
-            UnknownBundle, StoreDamaged, ModelError, MemoryShort: or what `first` raises. The task keeps its bundle.
+            UnknownBundle, StoreDamaged, ModelError, MemoryShort: or what `before_load` raises. The task keeps its
+                bundle.
         """
 
         async def change() -> bool:
@@ -229,7 +232,9 @@ class Activation:
             if expected != (active.digest if active else ""):
                 return False
             bundle = await self._store.thread.run(self._store.find, progress.task, digest)
-            await self._activate(bundle, BundleSwap(progress, max(self._drain_seconds, SWITCH_DRAIN_SECONDS), first))
+            await self._activate(
+                bundle, BundleSwap(progress, max(self._drain_seconds, SWITCH_DRAIN_SECONDS), before_load)
+            )
             return True
 
         return await self._changes.run(progress.task, change)
@@ -240,11 +245,11 @@ class Activation:
 
     def pauses(self, bundle: InstalledBundle) -> bool:
         """Tell whether the active bundle stops before a bundle loads, to make room for it."""
-        before = self.serving.get(bundle.manifest.task.name)
-        return self._swap == "pause" and before is not None and self._engines.replaces(before.digest, bundle.manifest)
+        active = self.serving.get(bundle.manifest.task.name)
+        return self._swap == "pause" and active is not None and self._engines.replaces(active.digest, bundle.manifest)
 
     async def remove(self, task: str, version: str) -> int:
-        """Remove one bundle, or with an empty `wanted` the whole task; return the bytes freed.
+        """Remove one bundle, or with an empty `version` the whole task; return the bytes freed.
 
         Raises:
             UnknownBundle, AmbiguousBundle: nothing of the task matches.
@@ -257,10 +262,10 @@ class Activation:
                 return await self._store.thread.run(self._store.remove, name.digest)
             # The disk first: if it fails, the task stays. A loaded model no longer needs its files.
             freed = await self._store.thread.run(self._store.remove_task, task)
-            gone = self.serving.pop(task, None)
+            removed = self.serving.pop(task, None)
             self.problems.pop(task, None)
-            if gone is not None:
-                await self._engines.detach(gone.digest, self._drain_seconds)
+            if removed is not None:
+                await self._engines.detach(removed.digest, self._drain_seconds)
             return freed
 
         return await self._changes.run(task, change)
@@ -270,13 +275,13 @@ class Activation:
 
         Returns whether the disk has finished all work within STOP_SECONDS_MAX.
         """
-        await self._changes.ended()
+        await self._changes.wait()
         for loading in self._loading:
             loading.cancel()
         await asyncio.gather(*self._loading, return_exceptions=True)
         return await asyncio.to_thread(self._store.thread.stop, STOP_SECONDS_MAX)
 
-    async def _changed(self) -> None:
+    async def _update_inventory(self) -> None:
         """Update the inventory and health after a change, made or refused."""
         self.inventory = await self._store.thread.run(self._take_inventory)
         await self._engines.report()
@@ -291,49 +296,49 @@ class Activation:
             unreadable=tuple(self._store.unreadable()),
         )
 
-    async def _activate(self, bundle: InstalledBundle, change: BundleSwap) -> None:
-        before = self.serving.get(bundle.manifest.task.name)
-        if before is None or before.digest == bundle.digest:
-            await self._make_active(bundle, change, same=before is not None)
+    async def _activate(self, bundle: InstalledBundle, swap: BundleSwap) -> None:
+        incumbent = self.serving.get(bundle.manifest.task.name)
+        if incumbent is None or incumbent.digest == bundle.digest:
+            await self._make_active(bundle, swap, same=incumbent is not None)
         elif self.pauses(bundle):
-            await self._take_turns(before, bundle, change)
+            await self._pause_and_load(incumbent, bundle, swap)
         else:
-            await self._overlap(before, bundle, change)
+            await self._overlap(incumbent, bundle, swap)
 
-    async def _overlap(self, before: InstalledBundle, bundle: InstalledBundle, change: BundleSwap) -> None:
+    async def _overlap(self, incumbent: InstalledBundle, bundle: InstalledBundle, swap: BundleSwap) -> None:
         """Load a bundle while the old one answers."""
-        pausing_helps = self._engines.replaces(before.digest, bundle.manifest)
+        pausing_helps = self._engines.replaces(incumbent.digest, bundle.manifest)
         try:
-            await self._make_active(bundle, change, same=False)
+            await self._make_active(bundle, swap, same=False)
         except MemoryShort as error:
             error.remedy = PAUSE_REMEDY if pausing_helps else error.remedy
             raise
-        await self._detach(before, change)
+        await self._detach(incumbent, swap)
 
-    async def _take_turns(self, before: InstalledBundle, bundle: InstalledBundle, change: BundleSwap) -> None:
+    async def _pause_and_load(self, incumbent: InstalledBundle, bundle: InstalledBundle, swap: BundleSwap) -> None:
         """Stop the old bundle, which frees its memory, and report that; load it again if the new one fails."""
-        log.warning("task_pauses", task=before.manifest.task.name, version=before.manifest.version)
-        await self._detach(before, change)
+        log.warning("task_pauses", task=incumbent.manifest.task.name, version=incumbent.manifest.version)
+        await self._detach(incumbent, swap)
         await self._engines.report()
         try:
-            if change.first is not None:
-                await change.first()
-            await self._make_active(bundle, change, same=False)
+            if swap.before_load is not None:
+                await swap.before_load()
+            await self._make_active(bundle, swap, same=False)
         except EdgeAgentError:
-            await self._load(before)
+            await self._load(incumbent)
             raise
 
-    async def _detach(self, before: InstalledBundle, change: BundleSwap) -> None:
+    async def _detach(self, incumbent: InstalledBundle, swap: BundleSwap) -> None:
         # First let calls that have just looked up the bundle pass their inputs to its engine.
         await asyncio.sleep(0)
-        await self._engines.detach(before.digest, change.drain_seconds)
+        await self._engines.detach(incumbent.digest, swap.drain_seconds)
 
-    async def _make_active(self, bundle: InstalledBundle, change: BundleSwap, *, same: bool) -> None:
+    async def _make_active(self, bundle: InstalledBundle, swap: BundleSwap, *, same: bool) -> None:
         """Make a bundle ready, and only then move the pointer. `same`: it is the active one already."""
         if not (same and self._engines.ready(bundle.digest)):
-            await run_unless_left(change.left, self._attach(bundle, keep=same))
+            await run_unless_left(swap.caller_left, self._attach(bundle, keep=same))
         try:
-            await self._store.thread.run(self._store.set_active, bundle.digest, change.progress)
+            await self._store.thread.run(self._store.set_active, bundle.digest, swap.progress)
         except EdgeAgentError:
             if not same:
                 await self._engines.detach(bundle.digest, 0)
@@ -347,9 +352,9 @@ class Activation:
     def _load_in_background(self, bundle: InstalledBundle) -> None:
         loading = asyncio.create_task(self._load(bundle))
         self._loading.add(loading)
-        loading.add_done_callback(lambda done: self._loaded(bundle, done))
+        loading.add_done_callback(lambda finished: self._record_load_error(bundle, finished))
 
-    def _loaded(self, bundle: InstalledBundle, loading: asyncio.Task[None]) -> None:
+    def _record_load_error(self, bundle: InstalledBundle, loading: asyncio.Task[None]) -> None:
         """Record an unexpected error as the problem of the task; `_load` has recorded all others."""
         self._loading.discard(loading)
         if not loading.cancelled() and (error := loading.exception()) is not None:
@@ -373,7 +378,7 @@ class Activation:
         await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, keep)
 
 
-def _naming(bundle: InstalledBundle, error: EdgeAgentError) -> EdgeAgentError:
+def _with_bundle_name(bundle: InstalledBundle, error: EdgeAgentError) -> EdgeAgentError:
     """Return an engine's error with the name of the bundle, as the engine's message names only files."""
     message = f"bundle {bundle.manifest.task.name} {bundle.manifest.version}: {error.message}"
     return from_wire(error.reason, message, error.remedy, error.metadata)
@@ -385,9 +390,9 @@ class TaskChanges:
     A change that has begun runs to its end, even if its caller is cancelled.
     """
 
-    def __init__(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Begin with none; `changed` is awaited at the end of each change, before the task's next one."""
-        self._changed = changed
+    def __init__(self, on_change: Callable[[], Awaitable[None]]) -> None:
+        """Begin with none; `on_change` is awaited at the end of each change, before the task's next one."""
+        self._on_change = on_change
         self._running: set[asyncio.Task[Any]] = set()
         self._locks: dict[str, asyncio.Lock] = {}
         self._users: dict[str, int] = {}
@@ -400,7 +405,7 @@ class TaskChanges:
         """Run a change to its end, even if the caller is cancelled."""
         running = asyncio.create_task(change)
         self._running.add(running)
-        running.add_done_callback(self._ended)
+        running.add_done_callback(self._finish_change)
         return await asyncio.shield(running)
 
     async def in_turn(self, task: str, change: Callable[[], Awaitable[Result]]) -> Result:
@@ -412,34 +417,34 @@ class TaskChanges:
                 try:
                     return await change()
                 finally:
-                    await self._changed()
+                    await self._on_change()
         finally:
             self._users[task] -= 1
             if not self._users[task]:
                 del self._users[task], self._locks[task]
 
-    async def ended(self) -> None:
+    async def wait(self) -> None:
         """Wait for the end of running changes."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _ended(self, change: asyncio.Task[Any]) -> None:
+    def _finish_change(self, change: asyncio.Task[Any]) -> None:
         self._running.discard(change)
         if not change.cancelled() and (error := change.exception()) is not None:
             unexpected = None if isinstance(error, EdgeAgentError) else error  # logged with its traceback
             log.warning("change_refused", error=type(error).__name__, message=str(error), exc_info=unexpected)
 
 
-async def run_unless_left(left: asyncio.Event | None, work: Coroutine[Any, Any, Result]) -> Result:
-    """Return the result of `work`. When `left` is set, cancel it and raise RequestCancelled."""
-    if left is None:
+async def run_unless_left(caller_left: asyncio.Event | None, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of `work`. When `caller_left` is set, cancel it and raise RequestCancelled."""
+    if caller_left is None:
         return await work
-    working, leaving = asyncio.create_task(work), asyncio.create_task(left.wait())
+    work_task, leave_task = asyncio.create_task(work), asyncio.create_task(caller_left.wait())
     try:
-        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([work_task, leave_task], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        working.cancel()
-        leaving.cancel()
-        await asyncio.wait([working, leaving])
-    if working.cancelled():
+        work_task.cancel()
+        leave_task.cancel()
+        await asyncio.wait([work_task, leave_task])
+    if work_task.cancelled():
         raise RequestCancelled("the caller left before the bundle was ready")
-    return working.result()
+    return work_task.result()

@@ -141,89 +141,86 @@ class Explanation:
     message: str = ""
 
 
-def explain(cause: BlockingCause, phase: UpdatePhase, seen: BlockedUpdate) -> Explanation | None:
+def explain(cause: BlockingCause, phase: UpdatePhase, details: BlockedUpdate) -> Explanation | None:
     """Return the message about an update that a cause blocks in a phase; None = it does not block it."""
     from_drive = cause in (BlockingCause.DRIVE_INCOMPLETE, BlockingCause.DRIVE_UNREADABLE)
     match phase:
         case UpdatePhase.FETCHING if cause is BlockingCause.DISK_FULL:
-            return _no_room_to_fetch(seen)
+            return _explain_full_disk(details)
         case UpdatePhase.FETCHING:
-            return _not_here(cause, seen)
+            return _explain_missing(cause, details)
         case UpdatePhase.IMPORTING:
-            return _import_failed(cause, seen)
+            return _explain_failed_import(cause, details)
         case _ if from_drive or cause is BlockingCause.INTERRUPTED:
             return None  # the bundle is on this machine: the step is repeated from there
         case _ if cause is BlockingCause.FILES_MISSING:
-            return _not_here(cause, seen)
+            return _explain_missing(cause, details)
         case _:
-            return _blocked_here(cause, seen)
+            return _explain_blocked_step(cause, details)
 
 
-def _not_here(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
+def _explain_missing(cause: BlockingCause, details: BlockedUpdate) -> Explanation:
     """Explain missing files: either the uplink brings them, or a person must."""
-    if seen.download is None:
-        return Explanation("fetching", message=f"{seen.detail} still to come")
+    if details.download is None:
+        return Explanation("fetching", message=f"{details.detail} still to come")
     if cause is BlockingCause.INTERRUPTED:
         return Explanation("waiting", "INTERRUPTED", f"{STOPPED_WHILE_COPYING}: {IMPORT_AGAIN}; {NOTHING_LOST}")
     if cause is not BlockingCause.FILES_MISSING:  # an import has failed before, and its message still applies
-        return Explanation("waiting", seen.reason or cause.value, seen.detail)
-    if seen.download.disk_full:
-        return _no_room_to_fetch(replace(seen, detail=seen.download.message))
-    more = ", or wait for the uplink" if seen.download.has_uplink else ""
-    message = f"{seen.detail} missing on this machine, and {seen.download.message}: {IMPORT_AGAIN}{more}"
+        return Explanation("waiting", details.reason or cause.value, details.detail)
+    if details.download.disk_full:
+        return _explain_full_disk(replace(details, detail=details.download.message))
+    alternative = ", or wait for the uplink" if details.download.has_uplink else ""
+    message = f"{details.detail} missing on this machine, and {details.download.message}: {IMPORT_AGAIN}{alternative}"
     return Explanation("waiting", "FILES_MISSING", message)
 
 
-def _no_room_to_fetch(seen: BlockedUpdate) -> Explanation:
-    if seen.short_bytes is None:  # the message of the last measurement still applies
-        return Explanation("waiting", "DISK_FULL", seen.detail)
-    by_uplink = seen.download is None or seen.download.disk_full
-    if seen.short_bytes == 0:
-        again = "the uplink tries again within an hour" if by_uplink else IMPORT_AGAIN
-        return Explanation("waiting", "FILES_MISSING", f"{_disk(seen)} has room for it now: {again}")
-    after = "the download then continues automatically" if by_uplink else f"then {IMPORT_AGAIN}"
-    return Explanation("waiting", "DISK_FULL", f"{_free(seen)}; {after}")
+def _explain_full_disk(details: BlockedUpdate) -> Explanation:
+    if details.short_bytes is None:  # the message of the last measurement still applies
+        return Explanation("waiting", "DISK_FULL", details.detail)
+    by_uplink = details.download is None or details.download.disk_full
+    if details.short_bytes == 0:
+        remedy = "the uplink tries again within an hour" if by_uplink else IMPORT_AGAIN
+        return Explanation("waiting", "FILES_MISSING", f"{_disk_text(details)} has room for it now: {remedy}")
+    follow_up = "the download then continues automatically" if by_uplink else f"then {IMPORT_AGAIN}"
+    return Explanation("waiting", "DISK_FULL", f"{_free_space_text(details)}; {follow_up}")
 
 
-def _import_failed(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
+def _explain_failed_import(cause: BlockingCause, details: BlockedUpdate) -> Explanation:
     """Explain a failed import: a person brings the drive again, as it may be gone, or the uplink brings the rest."""
-    state: UpdateState = "fetching" if seen.download is None else "waiting"
-    reason = seen.reason or cause.value
+    state: UpdateState = "fetching" if details.download is None else "waiting"
+    reason = details.reason or cause.value
     match cause:
         case BlockingCause.FILES_MISSING | BlockingCause.DRIVE_INCOMPLETE:
-            again = "have the USB drive written again for this site, and import it"
-            return Explanation(state, "UPDATE_INCOMPLETE", f"{seen.detail}: {again}")
+            remedy = "have the USB drive written again for this site, and import it"
+            return Explanation(state, "UPDATE_INCOMPLETE", f"{details.detail}: {remedy}")
         case BlockingCause.DRIVE_UNREADABLE:
-            return Explanation(state, "STICK_FAILED", f"{seen.detail}: {IMPORT_AGAIN}; {NOTHING_LOST}")
+            return Explanation(state, "STICK_FAILED", f"{details.detail}: {IMPORT_AGAIN}; {NOTHING_LOST}")
         case BlockingCause.DISK_FULL:
-            return Explanation(state, "DISK_FULL", f"{_free(seen)}; then {IMPORT_AGAIN}")
+            return Explanation(state, "DISK_FULL", f"{_free_space_text(details)}; then {IMPORT_AGAIN}")
         case BlockingCause.DISK_FAILED:
             check = "check the disk of this machine ('dmesg')"
-            return Explanation(state, reason, f"{seen.detail}: {check}, then {IMPORT_AGAIN}")
+            return Explanation(state, reason, f"{details.detail}: {check}, then {IMPORT_AGAIN}")
         case BlockingCause.AGENT_OLD:
-            return Explanation(state, reason, f"{seen.detail}: update edge-agent, then {IMPORT_AGAIN}")
+            return Explanation(state, reason, f"{details.detail}: update edge-agent, then {IMPORT_AGAIN}")
         case BlockingCause.INTERRUPTED:
             return Explanation(state, "INTERRUPTED", f"{STOPPED_WHILE_COPYING}: {IMPORT_AGAIN}; {NOTHING_LOST}")
 
 
-def _blocked_here(cause: BlockingCause, seen: BlockedUpdate) -> Explanation:
+def _explain_blocked_step(cause: BlockingCause, details: BlockedUpdate) -> Explanation:
     """Explain a block with all files on this machine: the step is tried again automatically."""
     if cause is BlockingCause.DISK_FULL:
-        if seen.short_bytes == 0:
-            return Explanation("staged", message=f"{_disk(seen)} has room for it now; it continues in a moment")
-        return Explanation("staged", "DISK_FULL", f"{_free(seen)}; it then continues automatically")
-    return Explanation("staged", seen.reason or cause.value, f"{seen.detail}; it is tried again automatically")
+        if details.short_bytes == 0:
+            return Explanation("staged", message=f"{_disk_text(details)} has room for it now; it continues in a moment")
+        return Explanation("staged", "DISK_FULL", f"{_free_space_text(details)}; it then continues automatically")
+    return Explanation("staged", details.reason or cause.value, f"{details.detail}; it is tried again automatically")
 
 
-def _disk(seen: BlockedUpdate) -> str:
-    return f"the disk of {seen.disk}" if seen.disk else "the disk"
+def _disk_text(details: BlockedUpdate) -> str:
+    return f"the disk of {details.disk}" if details.disk else "the disk"
 
 
-def _free(seen: BlockedUpdate) -> str:
-    if seen.short_bytes:
-        return f"{_disk(seen)} is too full for it: free {megabytes_to_free(seen.short_bytes)}"
-    return (
-        f"{_disk(seen)} is full ({seen.detail}): free some space"
-        if seen.detail
-        else f"{_disk(seen)} is full: free some space"
-    )
+def _free_space_text(details: BlockedUpdate) -> str:
+    if details.short_bytes:
+        return f"{_disk_text(details)} is too full for it: free {megabytes_to_free(details.short_bytes)}"
+    error = f" ({details.detail})" if details.detail else ""
+    return f"{_disk_text(details)} is full{error}: free some space"

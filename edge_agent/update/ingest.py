@@ -67,7 +67,7 @@ class BundleIngest:
         self, config: Config, store: Store, trust: RepositoryTrust, now: Callable[[], float] = time.time
     ) -> None:
         """Bring bundles into a store."""
-        self._incoming, self._wants_file, self._state_dir = config.incoming, config.wants, config.state_dir
+        self._incoming, self._requests_file, self._state_dir = config.incoming, config.wants, config.state_dir
         self._reserve_bytes = max(config.uplink.disk_reserve_bytes, config.store.disk_reserve_bytes)
         self._store, self._trust, self._now = store, trust, now
         self._verified = VerifiedRepository()
@@ -75,7 +75,7 @@ class BundleIngest:
         """Blobs in the store with the right size but wrong bytes."""
         self._refused: set[str] = set()
         """Blobs that the mirror brought damaged. They are not requested until it has deleted them."""
-        self._written = _read_wants(self._wants_file)
+        self._requests = _read_requests(self._requests_file)
         self.copied = CopyProgress()
         self.on_progress: Callable[[CopyProgress], None] = lambda _: None
         """Called with `copied` whenever it changes."""
@@ -99,21 +99,21 @@ class BundleIngest:
         raw = self._manifest_bytes(folder, digest, signed)
         if raw is None:
             return (DownloadRequest(sha256=digest, size_bytes=signed.size_bytes),)
-        return tuple(want for want in self._needed(raw) if not self._arrived(folder, want))
+        return tuple(request for request in self._needed_files(raw) if not self._has_arrived(folder, request))
 
     def describe_missing(self, source: Path, verified: VerifiedRepository, digest: str) -> MissingFiles | None:
         """Describe what `missing_files` returns; None = nothing is missing. Raises MediaFailed."""
         missing = self.missing_files(source, verified, digest)
         if not missing:
             return None
-        size = sum(each.size_bytes for each in missing)
-        return MissingFiles(len(missing), size, _fault(self._folder(source), missing[0]))
+        size = sum(request.size_bytes for request in missing)
+        return MissingFiles(len(missing), size, _describe_fault(self._folder(source), missing[0]))
 
     def download_shortage(self, missing_bytes: int) -> int:
         """Return the bytes to free for a download, whose files are in `incoming/` and in the store for a while."""
-        where = self._incoming if self._incoming.exists() else self._state_dir
-        copies = 2 if where.stat().st_dev == self._state_dir.stat().st_dev else 1
-        return max(0, copies * missing_bytes + self._reserve_bytes - shutil.disk_usage(where).free)
+        folder = self._incoming if self._incoming.exists() else self._state_dir
+        copies = 2 if folder.stat().st_dev == self._state_dir.stat().st_dev else 1
+        return max(0, copies * missing_bytes + self._reserve_bytes - shutil.disk_usage(folder).free)
 
     def _folder(self, source: Path) -> RepositoryFolder:
         return RepositoryFolder(source, is_media=source != self._incoming)
@@ -156,42 +156,42 @@ class BundleIngest:
             digests: bundles to fetch, the most urgent first.
             bytes_per_second_max: the plan's cap; None = it has none.
         """
-        before = self._written or DownloadRequests(at=format_timestamp(self._now()))
-        blobs, cap = before.blobs, before.bytes_per_second_max
+        previous = self._requests or DownloadRequests(at=format_timestamp(self._now()))
+        blobs, cap = previous.blobs, previous.bytes_per_second_max
         if verified is not None:
-            blobs, cap = self._blobs(verified, digests), bytes_per_second_max
-        after = DownloadRequests(
-            at=before.at,
+            blobs, cap = self._blobs_to_request(verified, digests), bytes_per_second_max
+        requests = DownloadRequests(
+            at=previous.at,
             blobs=blobs,
             bytes_per_second_max=cap,
             root_version=self._trust.root_version,
             again=isinstance(self._trust.problem, UpdateUntrusted | UpdateIncomplete),
         )
-        if after == self._written:
+        if requests == self._requests:
             return
-        after = after.model_copy(update={"at": format_timestamp(self._now())})
-        with disk_errors(self._wants_file):
-            self._wants_file.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        write_durably(self._wants_file, repository_metadata.encode(after), FILE_MODE)
-        self._written = after
+        requests = requests.model_copy(update={"at": format_timestamp(self._now())})
+        with disk_errors(self._requests_file):
+            self._requests_file.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        write_durably(self._requests_file, repository_metadata.encode(requests), FILE_MODE)
+        self._requests = requests
 
-    def _blobs(self, verified: VerifiedRepository, digests: Collection[str]) -> tuple[DownloadRequest, ...]:
-        found: dict[str, DownloadRequest] = {}
+    def _blobs_to_request(self, verified: VerifiedRepository, digests: Collection[str]) -> tuple[DownloadRequest, ...]:
+        requests: dict[str, DownloadRequest] = {}
         folder = RepositoryFolder(self._incoming)
         for digest in digests:
             signed = verified.bundles.get(digest)
             if signed is None:
                 continue
-            found.setdefault(digest, DownloadRequest(sha256=digest, size_bytes=signed.size_bytes))
+            requests.setdefault(digest, DownloadRequest(sha256=digest, size_bytes=signed.size_bytes))
             raw = self._manifest_bytes(folder, digest, signed)
-            for want in self._needed(raw) if raw else ():
-                if not self._still_refused(want.sha256):
-                    found.setdefault(want.sha256, want)
-        return tuple(found.values())[: repository_metadata.BLOBS_MAX]
+            for request in self._needed_files(raw) if raw else ():
+                if not self._still_refused(request.sha256):
+                    requests.setdefault(request.sha256, request)
+        return tuple(requests.values())[: repository_metadata.BLOBS_MAX]
 
-    def _arrived(self, folder: RepositoryFolder, want: DownloadRequest) -> bool:
-        refused = folder.path == self._incoming and self._still_refused(want.sha256)
-        return not refused and folder.size(BLOBS, want.sha256) == want.size_bytes
+    def _has_arrived(self, folder: RepositoryFolder, request: DownloadRequest) -> bool:
+        is_refused = folder.path == self._incoming and self._still_refused(request.sha256)
+        return not is_refused and folder.size(BLOBS, request.sha256) == request.size_bytes
 
     def _still_refused(self, sha256: str) -> bool:
         if sha256 in self._refused and RepositoryFolder(self._incoming).size(BLOBS, sha256) < 0:
@@ -206,7 +206,7 @@ class BundleIngest:
             return None
         return raw if raw is not None and digest_of(raw) == digest and signed.is_this(raw) else None
 
-    def _needed(self, raw: bytes) -> list[DownloadRequest]:
+    def _needed_files(self, raw: bytes) -> list[DownloadRequest]:
         """Return the files of a bundle that the store does not have."""
         try:
             manifest = parse(raw)
@@ -220,15 +220,15 @@ class BundleIngest:
 
     def _copy(self, folder: RepositoryFolder, raw: bytes, manifest: Manifest) -> InstalledBundle:
         artifacts = {artifact.sha256: artifact for artifact in manifest.artifacts}
-        needed = {want.sha256: want.size_bytes for want in self._needed(raw)}
+        needed = {request.sha256: request.size_bytes for request in self._needed_files(raw)}
         self._show_progress(CopyProgress(f"{manifest.task.name} {manifest.version}", 0, sum(needed.values())))
         with folder.blobs({sha256: artifact.size_bytes for sha256, artifact in artifacts.items()}) as members:
             try:
                 bundle = self._store.admit(
-                    raw, {sha256: _counted(each, self._count) for sha256, each in members.items()}
+                    raw, {sha256: _counted_member(member, self._add_copied) for sha256, member in members.items()}
                 )
             except (FileMissing, HashMismatch) as error:
-                raise self._not_whole(error, folder, manifest) from None
+                raise self._incomplete_error(error, folder, manifest) from None
             except BundleUnreadable as error:
                 self._require_readable(error, folder)
                 raise
@@ -245,7 +245,7 @@ class BundleIngest:
             self._refused.add(error.metadata["path"].rpartition("/")[2])
         raise UpdateIncomplete(f"a file in {folder.path} is damaged: {error.message}", path=folder.path)
 
-    def _not_whole(self, error: BundleError, folder: RepositoryFolder, manifest: Manifest) -> UpdateIncomplete:
+    def _incomplete_error(self, error: BundleError, folder: RepositoryFolder, manifest: Manifest) -> UpdateIncomplete:
         """Note the file that must be fetched again; return the error."""
         paths = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
         sha256 = paths[error.metadata["path"]]
@@ -256,8 +256,8 @@ class BundleIngest:
             self._refused.add(sha256)
         return UpdateIncomplete(f"a file in {folder.path} is damaged: {error.message}", path=folder.path)
 
-    def _count(self, count: int) -> None:
-        self._show_progress(replace(self.copied, bytes=self.copied.bytes + count))
+    def _add_copied(self, bytes_read: int) -> None:
+        self._show_progress(replace(self.copied, bytes=self.copied.bytes + bytes_read))
 
     def _show_progress(self, copied: CopyProgress) -> None:
         self.copied = copied
@@ -277,21 +277,21 @@ class _CountedMember(BundleMember):
             yield chunk
 
 
-def _fault(folder: RepositoryFolder, want: DownloadRequest) -> str:
+def _describe_fault(folder: RepositoryFolder, request: DownloadRequest) -> str:
     """Describe what is wrong with a file."""
-    name, found = f"{BLOBS}/{shorten_digest(want.sha256)}", folder.size(BLOBS, want.sha256)
-    if found < 0:
+    name, size = f"{BLOBS}/{shorten_digest(request.sha256)}", folder.size(BLOBS, request.sha256)
+    if size < 0:
         return f"{name} is not there"
-    if found < want.size_bytes:
-        return f"{name} is cut short, to {format_bytes(found)} of {format_bytes(want.size_bytes)}"
+    if size < request.size_bytes:
+        return f"{name} is cut short, to {format_bytes(size)} of {format_bytes(request.size_bytes)}"
     return f"{name} is damaged"
 
 
-def _counted(member: BundleMember, count: Callable[[int], None]) -> BundleMember:
+def _counted_member(member: BundleMember, count: Callable[[int], None]) -> BundleMember:
     return _CountedMember(member.path, member.size_bytes, member.open_fd, member.offset, count)
 
 
-def _read_wants(path: Path) -> DownloadRequests | None:
+def _read_requests(path: Path) -> DownloadRequests | None:
     """Return the content of the file; None = it must be written again."""
     try:
         with path.open("rb") as file:

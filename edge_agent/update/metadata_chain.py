@@ -72,7 +72,7 @@ _CONFIG = UpdaterConfig(
     targets_max_length=TARGETS_BYTES_MAX,
 )
 # Metadata is parsed before its signature is checked, so malicious JSON may cause these errors.
-_HOSTILE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+_HOSTILE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class MetadataChain:
     @property
     def listed(self) -> dict[str, int]:
         """The version of each metadata file that the snapshot names, by file name."""
-        return {name: each.version for name, each in self.metadata["snapshot"].signed.meta.items()}
+        return {name: file.version for name, file in self.metadata["snapshot"].signed.meta.items()}
 
     def sha256(self, role: str) -> str:
         """Return the sha256 of the signed part of a role's metadata."""
@@ -115,7 +115,7 @@ class MetadataChain:
         result = self.delegator(role).get_verification_result(role, metadata.signed_bytes, metadata.signatures)
         return tuple(sorted(result.signed))
 
-    def still_count(self, role: str, signers: tuple[str, ...]) -> bool:
+    def has_enough_signers(self, role: str, signers: tuple[str, ...]) -> bool:
         """Tell whether signatures of these keys would still be enough for a role."""
         if role not in self.metadata:
             return False
@@ -147,11 +147,12 @@ def verify_chain(
             try:
                 updater.refresh()
             finally:
-                on_roots(_walked(scratch, root))
+                on_roots(_trusted_roots(scratch, root))
             plan = _plan(source, updater.get_targetinfo(FILE_NAME))
-        except (RepositoryError, DownloadError, *_HOSTILE) as error:
-            raise _explained(error, source, fetcher.files) from None
-        metadata = {role: _read(path) for role in ROLES if (path := scratch / f"{role}.json").exists()}
+        except (RepositoryError, DownloadError, *_HOSTILE_ERRORS) as error:
+            raise _explain(error, source, fetcher.files) from None
+        paths = {role: scratch / f"{role}.json" for role in ROLES}
+        metadata = {role: Metadata[Any].from_bytes(path.read_bytes()) for role, path in paths.items() if path.exists()}
     files = {f"{METADATA}/{name}": raw for name, raw in fetcher.files.items() if not name.endswith("root.json")}
     return MetadataChain(metadata, b"".join(plan.values()), files | plan)
 
@@ -168,32 +169,27 @@ def parse_root(raw: bytes) -> Metadata[Root]:
         if not isinstance(root.signed, Root):
             raise ValueError(f"it is the metadata of another role: {root.signed.type}")
         root.verify_delegate("root", root)
-    except (RepositoryError, *_HOSTILE) as error:
-        raise ValueError(_said(error)) from None
+    except (RepositoryError, *_HOSTILE_ERRORS) as error:
+        raise ValueError(_message_of(error)) from None
     return root
 
 
-def parse_next_root(before: Metadata[Root], raw: bytes) -> Metadata[Root]:
+def parse_next_root(previous: Metadata[Root], raw: bytes) -> Metadata[Root]:
     """Read the root that comes after another one. Raises ValueError."""
     root = parse_root(raw)
     try:
-        before.verify_delegate("root", root)
+        previous.verify_delegate("root", root)
     except RepositoryError as error:
         raise ValueError(str(error)) from None
-    if root.signed.version != before.signed.version + 1:
-        raise ValueError(f"version {root.signed.version} does not come after {before.signed.version}")
+    if root.signed.version != previous.signed.version + 1:
+        raise ValueError(f"version {root.signed.version} does not come after {previous.signed.version}")
     return root
 
 
-def _walked(scratch: Path, root: bytes) -> dict[int, bytes]:
+def _trusted_roots(scratch: Path, root: bytes) -> dict[int, bytes]:
     """Return the roots that the client has trusted, without the first."""
-    found = {int(path.name.partition(".")[0]): path.read_bytes() for path in (scratch / "root_history").iterdir()}
-    return {version: raw for version, raw in sorted(found.items()) if raw != root}
-
-
-def _read(path: Path) -> Metadata[Any]:
-    metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
-    return metadata
+    roots = {int(path.name.partition(".")[0]): path.read_bytes() for path in (scratch / "root_history").iterdir()}
+    return {version: raw for version, raw in sorted(roots.items()) if raw != root}
 
 
 def _plan(source: RepositoryFolder, target: TargetFile | None) -> dict[str, bytes]:
@@ -214,31 +210,31 @@ def _plan(source: RepositoryFolder, target: TargetFile | None) -> dict[str, byte
     return {path: raw}
 
 
-def _explained(error: Exception, source: RepositoryFolder, files: Mapping[str, bytes]) -> UpdateError:
+def _explain(error: Exception, source: RepositoryFolder, files: Mapping[str, bytes]) -> UpdateError:
     """Return the error for a technician."""
     last = next(reversed(list(files)), TIMESTAMP)
     if isinstance(error, ExpiredMetadataError):
-        return UpdateExpired(f"the update in {source.path} is no longer valid: {error}{_until(error, files)}")
+        return UpdateExpired(f"the update in {source.path} is no longer valid: {error}{_expiry_text(error, files)}")
     if isinstance(error, DownloadHTTPError):
         return UpdateIncomplete(f"{error} in {source.path}")
     if isinstance(error, DeserializationError):
         return UpdateIncomplete(f"{METADATA}/{last} in {source.path} is damaged: it is cut short, or not metadata")
     if isinstance(error, LengthOrHashMismatchError):
-        files_in = f"files in {source.path} do not belong together, or one is damaged"
-        return UpdateIncomplete(f"{files_in}: {METADATA}/{last}, or {FILE_NAME}")
-    return UpdateUntrusted(f"{METADATA}/{last} in {source.path} is not trusted: {_said(error)}")
+        message = f"files in {source.path} do not belong together, or one is damaged"
+        return UpdateIncomplete(f"{message}: {METADATA}/{last}, or {FILE_NAME}")
+    return UpdateUntrusted(f"{METADATA}/{last} in {source.path} is not trusted: {_message_of(error)}")
 
 
-def _said(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     return str(error) or "it holds a number that cannot be signed"  # such as NaN, for which TUF's error has no message
 
 
-def _until(error: Exception, files: Mapping[str, bytes]) -> str:
+def _expiry_text(error: Exception, files: Mapping[str, bytes]) -> str:
     """Return when the metadata expired; its signature was checked before that."""
-    named = re.search("|".join(ROLES), str(error))
-    role = named.group() if named else ""
-    found = [raw for name, raw in files.items() if name.endswith(f"{role}.json")]
-    return f" (since {Metadata[Any].from_bytes(found[-1]).signed.expires:%Y-%m-%d %H:%M} UTC)" if found else ""
+    match = re.search("|".join(ROLES), str(error))
+    role = match.group() if match else ""
+    contents = [raw for name, raw in files.items() if name.endswith(f"{role}.json")]
+    return f" (since {Metadata[Any].from_bytes(contents[-1]).signed.expires:%Y-%m-%d %H:%M} UTC)" if contents else ""
 
 
 METADATA, BLOBS = "metadata", "blobs"
@@ -276,7 +272,7 @@ class RepositoryFolder:
     def read(self, folder: str, name: str, bytes_max: int) -> bytes | None:
         """Return a file's bytes; None = no readable file. Raises FileTooLong, MediaFailed."""
         try:
-            with self._opened(folder, name) as fd, open(fd, "rb", closefd=False) as file:
+            with self._open(folder, name) as fd, open(fd, "rb", closefd=False) as file:
                 raw = file.read(bytes_max + 1)
         except OSError as error:
             self.require_media(f"{folder}/{name}", error.errno)
@@ -290,7 +286,7 @@ class RepositoryFolder:
     def size(self, folder: str, name: str) -> int:
         """Return the bytes of a file; -1 = there is none that can be read. Raises MediaFailed."""
         try:
-            with self._opened(folder, name) as fd:
+            with self._open(folder, name) as fd:
                 return os.fstat(fd).st_size
         except OSError as error:
             self.require_media(f"{folder}/{name}", error.errno)
@@ -326,7 +322,7 @@ class RepositoryFolder:
             os.close(root_fd)
 
     @contextmanager
-    def _opened(self, folder: str, name: str) -> Iterator[int]:
+    def _open(self, folder: str, name: str) -> Iterator[int]:
         root_fd = os.open(self.path, READ | os.O_DIRECTORY)
         try:
             fd = open_inside(root_fd, f"{folder}/{name}")
@@ -373,60 +369,62 @@ class RootChain:
     def __init__(self, first: Path, records: TrustTable) -> None:
         """Read nothing yet; `first` is the file with the root that the site was given."""
         self._first, self._records = first, records
-        self._known: dict[int, bytes] = {}
+        self._roots: dict[int, bytes] = {}
 
     @property
     def version(self) -> int | None:
         """The version of the newest root; None = the roots were not read yet."""
-        return max(self._known, default=None)
+        return max(self._roots, default=None)
 
     def newest(self) -> tuple[int, bytes]:
         """Return version and bytes of the newest root. Raises ConfigInvalid, StoreDamaged."""
-        self._known = self._known or self._connected(self._records.roots())
-        version = max(self._known)
-        return version, self._known[version]
+        self._roots = self._roots or self._connect(self._records.roots())
+        version = max(self._roots)
+        return version, self._roots[version]
 
     def learn(self, roots: dict[int, bytes]) -> None:
         """Store newer roots."""
         if roots:
             self._records.add_roots(roots)
-            self._known |= roots
+            self._roots |= roots
             log.info("root_rotated", version=max(roots))
 
     def require_same_fleet(self, source: RepositoryFolder) -> None:
         """Refuse a folder that has another root of one of these versions. Raises UpdateUntrusted."""
-        for version, raw in self._known.items():
-            if not self._same(source, version, raw):
-                foreign = f"{source.path} belongs to another fleet"
-                message = f"{foreign}: its {version}.root.json is not the one trusted here"
+        for version, raw in self._roots.items():
+            if not self._has_same_root(source, version, raw):
+                fault = f"{source.path} belongs to another fleet"
+                message = f"{fault}: its {version}.root.json is not the one trusted here"
                 raise UpdateUntrusted(message, remedy=_FOREIGN_REMEDY, path=source.path)
 
-    def aged(self, source: RepositoryFolder) -> UpdateOutdated | None:
+    def outdated_error(self, source: RepositoryFolder) -> UpdateOutdated | None:
         """Return the error for a folder that was made before keys were replaced; None = it was not."""
-        held = [version for version in self._known if source.size(METADATA, root_name(version)) >= 0]
-        if not held or max(held) == self.version:
+        versions = [version for version in self._roots if source.size(METADATA, root_name(version)) >= 0]
+        if not versions or max(versions) == self.version:
             return None
-        message = f"{source.path} was made before keys were replaced: it ends with root {max(held)}, not {self.version}"
+        message = (
+            f"{source.path} was made before keys were replaced: it ends with root {max(versions)}, not {self.version}"
+        )
         return UpdateOutdated(message, path=source.path)
 
-    def _same(self, source: RepositoryFolder, version: int, ours: bytes) -> bool:
+    def _has_same_root(self, source: RepositoryFolder, version: int, ours: bytes) -> bool:
         try:
             theirs = source.read(METADATA, root_name(version), ROOT_BYTES_MAX)
-            return theirs in (None, ours) or parse_root(theirs or b"").signed == _stored(ours).signed
+            return theirs in (None, ours) or parse_root(theirs or b"").signed == _parse_stored(ours).signed
         except (FileTooLong, ValueError):
             return False
 
-    def _connected(self, stored: dict[int, bytes]) -> dict[int, bytes]:
+    def _connect(self, stored: dict[int, bytes]) -> dict[int, bytes]:
         """Return the stored roots if the site's first root is among them; otherwise start again with that one."""
         raw, anchor = self._anchor()
         version = anchor.signed.version
-        if version not in stored or _stored(stored[version]).signed != anchor.signed:
+        if version not in stored or _parse_stored(stored[version]).signed != anchor.signed:
             self._records.add_roots({version: raw}, replace=True)
             return {version: raw}
         newest = anchor
-        for following in range(version + 1, max(stored) + 1):
-            newest = _after(newest, stored.get(following, b""))
-        return {each: raw for each, raw in stored.items() if each >= version}
+        for next_version in range(version + 1, max(stored) + 1):
+            newest = _next_root(newest, stored.get(next_version, b""))
+        return {number: raw for number, raw in stored.items() if number >= version}
 
     def _anchor(self) -> tuple[bytes, Metadata[Root]]:
         try:
@@ -439,21 +437,21 @@ class RootChain:
             raise ConfigInvalid(message, remedy=remedy, path=self._first) from None
 
 
-def _stored(raw: bytes) -> Metadata[Root]:
+def _parse_stored(raw: bytes) -> Metadata[Root]:
     try:
         return parse_root(raw)
     except ValueError as error:
-        raise _damaged(error) from None
+        raise _damaged_error(error) from None
 
 
-def _after(before: Metadata[Root], raw: bytes) -> Metadata[Root]:
+def _next_root(previous: Metadata[Root], raw: bytes) -> Metadata[Root]:
     try:
-        return parse_next_root(before, raw)
+        return parse_next_root(previous, raw)
     except ValueError as error:
-        raise _damaged(error) from None
+        raise _damaged_error(error) from None
 
 
-def _damaged(error: Exception) -> StoreDamaged:
+def _damaged_error(error: Exception) -> StoreDamaged:
     remedy = "Check the disk; then stop the daemon, move state.db* and blobs away, and install the bundles again."
     return StoreDamaged(f"a root of trust in state.db is damaged: {error}", remedy=remedy)
 

@@ -53,11 +53,11 @@ class ProbationRecord:
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, plan: ProbationRules, before: BundleActivity) -> ProbationRecord:
-        """Begin a probation under a plan; `before` is the activity of the previous bundle."""
-        before_ms = before.median_ms if before.timed >= JUDGED_CALLS_MIN else 0.0
-        limits = plan.error_percent_max, plan.latency_percent_max
-        return cls(plan.calls, 3600.0 * plan.hours, *limits, before_ms=before_ms)
+    def begin(cls, rules: ProbationRules, previous: BundleActivity) -> ProbationRecord:
+        """Begin a probation under a plan; `previous` is the activity of the previous bundle."""
+        before_ms = previous.median_ms if previous.timed >= JUDGED_CALLS_MIN else 0.0
+        limits = rules.error_percent_max, rules.latency_percent_max
+        return cls(rules.calls, 3600.0 * rules.hours, *limits, before_ms=before_ms)
 
     @classmethod
     def decode(cls, text: str) -> ProbationRecord:
@@ -95,9 +95,9 @@ def evaluate_probation(total: ProbationRecord, activity: BundleActivity) -> Step
         return StepOutcome(StepResult.FAILED, "ERRORS", message)
     allowed_ms = total.before_ms * total.latency_percent_max / 100 + LATENCY_SLACK_MS
     if total.before_ms and activity.timed >= JUDGED_CALLS_MIN and activity.median_ms > allowed_ms:
-        slower = f"its median latency is {activity.median_ms:.1f} ms; before it was {total.before_ms:.1f} ms"
+        latencies = f"its median latency is {activity.median_ms:.1f} ms; before it was {total.before_ms:.1f} ms"
         allowed = f"{total.latency_percent_max}% of that is allowed"
-        return StepOutcome(StepResult.FAILED, "SLOWER", f"{slower}, and {allowed}")
+        return StepOutcome(StepResult.FAILED, "SLOWER", f"{latencies}, and {allowed}")
     if total.calls >= total.calls_max or total.seconds >= total.seconds_max:
         message = f"{total.calls} calls in {total.seconds / 3600:.1f} h, {total.failures} of them failed"
         return StepOutcome(StepResult.PASSED, message=message)
@@ -106,12 +106,12 @@ def evaluate_probation(total: ProbationRecord, activity: BundleActivity) -> Step
 
 @dataclass
 class _MonitoredProbation:
-    which: tuple[str, float]
+    key: tuple[str, float]
     """The bundle, and when its probation began."""
-    before: ProbationRecord
+    journal_record: ProbationRecord
     """The journal's record when this process began to count."""
-    began: float
-    saved: float
+    started_at: float
+    saved_at: float
 
 
 class ProbationMonitor:
@@ -120,16 +120,16 @@ class ProbationMonitor:
     def __init__(self, activity: Callable[[str], BundleActivity], monotonic: Callable[[], float]) -> None:
         """Take the activity of a digest from the engines, and the time from a monotonic clock in seconds."""
         self._activity, self._monotonic = activity, monotonic
-        self._watched: dict[str, _MonitoredProbation] = {}
+        self._probations: dict[str, _MonitoredProbation] = {}
 
-    def initial_record(self, plan: ProbationRules, incumbent: str) -> str:
+    def initial_record(self, rules: ProbationRules, incumbent: str) -> str:
         """Return the record for the journal of a probation that begins after `incumbent`."""
-        return ProbationRecord.begin(plan, self._activity(incumbent)).encode()
+        return ProbationRecord.begin(rules, self._activity(incumbent)).encode()
 
     def begin(self, row: UpdateProgress) -> None:
         """Count the time of a probation from now."""
         if row.state == "probation":
-            self._monitored(row)
+            self._probation_of(row)
 
     def evaluate(self, row: UpdateProgress) -> StepOutcome | None:
         """Return the outcome of a probation; None while it continues, or for a row in another state."""
@@ -139,9 +139,9 @@ class ProbationMonitor:
         """Return whether the counts should be written again."""
         if row.state != "probation":
             return False
-        watched = self._monitored(row)
-        due = self._monotonic() - watched.saved >= SAVE_SECONDS
-        watched.saved = self._monotonic() if due else watched.saved
+        probation = self._probation_of(row)
+        due = self._monotonic() - probation.saved_at >= SAVE_SECONDS
+        probation.saved_at = self._monotonic() if due else probation.saved_at
         return due
 
     def with_counts(self, row: UpdateProgress) -> UpdateProgress:
@@ -149,13 +149,15 @@ class ProbationMonitor:
         return replace(row, watch=self._total(row).encode()) if row.state == "probation" else row
 
     def _total(self, row: UpdateProgress) -> ProbationRecord:
-        watched = self._monitored(row)
-        return watched.before.plus(self._activity(row.candidate), self._monotonic() - watched.began)
+        probation = self._probation_of(row)
+        return probation.journal_record.plus(self._activity(row.candidate), self._monotonic() - probation.started_at)
 
-    def _monitored(self, row: UpdateProgress) -> _MonitoredProbation:
-        watched = self._watched.get(row.task)
-        which = row.candidate, row.since
-        if watched is None or watched.which != which:
+    def _probation_of(self, row: UpdateProgress) -> _MonitoredProbation:
+        probation = self._probations.get(row.task)
+        key = row.candidate, row.since
+        if probation is None or probation.key != key:
             now = self._monotonic()
-            watched = self._watched[row.task] = _MonitoredProbation(which, ProbationRecord.decode(row.watch), now, now)
-        return watched
+            probation = self._probations[row.task] = _MonitoredProbation(
+                key, ProbationRecord.decode(row.watch), now, now
+            )
+        return probation

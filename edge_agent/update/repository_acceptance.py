@@ -81,13 +81,16 @@ class RepositoryTrust:
 
     def __init__(self, config: Config, records: TrustTable, now: Callable[[], float] = time.time) -> None:
         """Read nothing yet; `now` gives seconds since 1970, and may be wrong."""
-        self._incoming, self._mirrored = config.incoming, bool(config.uplink.updates_url)
-        self._scratch, self._kept = config.state_dir / "trust" / "tuf", config.state_dir / "trust" / "kept"
+        self._incoming, self._has_mirror = config.incoming, bool(config.uplink.updates_url)
+        self._scratch_folder, self._kept_folder = (
+            config.state_dir / "trust" / "tuf",
+            config.state_dir / "trust" / "kept",
+        )
         self._records, self._now = records, now
         self._mirror_mark = config.state_dir / "trust" / "mirrored"
         """A file that exists once a repository in `incoming/` has been accepted."""
         self._roots = RootChain(Path(config.update.root_file), records)
-        self._last: dict[_CacheKey, _CachedVerification] = {}
+        self._cache: dict[_CacheKey, _CachedVerification] = {}
         """The result of the last verification; at most one."""
         self.problem: UpdateError | None = None
         """Why the repository in `incoming/` is not trusted; None = it is."""
@@ -117,7 +120,7 @@ class RepositoryTrust:
 
     def awaits_first(self, source: Path) -> bool:
         """Tell whether the site waits for its first update: none has arrived, from the uplink or on a drive."""
-        folders = map(RepositoryFolder, (self._incoming, self._kept))
+        folders = map(RepositoryFolder, (self._incoming, self._kept_folder))
         is_empty = all(folder.size(METADATA, TIMESTAMP) < 0 for folder in folders)
         return source == self._incoming and is_empty and not self._mirror_mark.exists()
 
@@ -128,14 +131,14 @@ class RepositoryTrust:
         that came on a drive. A mirror that was accepted once and is now empty is one.
         """
         is_empty = RepositoryFolder(self._incoming).size(METADATA, TIMESTAMP) < 0
-        empty = is_empty and not (self._mirrored and self._mirror_mark.exists())
+        is_expected = is_empty and not (self._has_mirror and self._mirror_mark.exists())
         try:
-            kept = self._verify(RepositoryFolder(self._kept))
+            verified = self._verify(RepositoryFolder(self._kept_folder))
         except UpdateExpired as expired:
-            raise (expired if empty else problem) from None
+            raise (expired if is_expected else problem) from None
         except UpdateError:
             raise problem from None
-        return kept if empty else replace(kept, problem=problem)
+        return verified if is_expected else replace(verified, problem=problem)
 
     def _mark_mirrored(self) -> None:
         if not self._mirror_mark.exists():
@@ -144,37 +147,37 @@ class RepositoryTrust:
     def _verify(self, source: RepositoryFolder) -> VerifiedRepository:
         root_version, root = self._roots.newest()
         key = _CacheKey(source.path, self._timestamp(source), root_version)
-        known = self._last.get(key)
-        if known and self._is_still_valid(source, key, known):
-            return known.verified
+        cached = self._cache.get(key)
+        if cached and self._is_still_valid(source, key, cached):
+            return cached.verified
         self._roots.require_same_fleet(source)
         try:
-            found = metadata_chain.verify_chain(source, root, self._scratch, self._roots.learn)
+            chain = metadata_chain.verify_chain(source, root, self._scratch_folder, self._roots.learn)
         except UpdateUntrusted as error:
-            raise self._roots.aged(source) or error from None
-        verified = self._checked(found, source)
-        self._keep(source, found)
+            raise self._roots.outdated_error(source) or error from None
+        verified = self._check_floors(chain, source)
+        self._keep(source, chain)
         newest, _ = self._roots.newest()
-        self._last = {key._replace(root_version=newest): _CachedVerification(verified, found.expires)}
+        self._cache = {key._replace(root_version=newest): _CachedVerification(verified, chain.expires)}
         return verified
 
-    def _is_still_valid(self, source: RepositoryFolder, key: _CacheKey, known: _CachedVerification) -> bool:
-        rotated = source.size(METADATA, metadata_chain.root_name(key.root_version + 1)) >= 0
-        return not rotated and self._now() < known.expires
+    def _is_still_valid(self, source: RepositoryFolder, key: _CacheKey, cached: _CachedVerification) -> bool:
+        has_newer_root = source.size(METADATA, metadata_chain.root_name(key.root_version + 1)) >= 0
+        return not has_newer_root and self._now() < cached.expires
 
-    def _checked(self, found: MetadataChain, source: RepositoryFolder) -> VerifiedRepository:
+    def _check_floors(self, chain: MetadataChain, source: RepositoryFolder) -> VerifiedRepository:
         """Check verified metadata against the floors, and raise these."""
-        before = self._records.floors()
-        floors = holding_floors(found, before)
-        after = raised_floors(found, found.versions, floors, source.path)
-        issued_at = newest_signed_time(after)
-        require_current(found, self._now(), issued_at, source.path)
-        bundles = dict(_bundles(found))
-        verified = VerifiedRepository(_plan(found, bundles), bundles, issued_at, found.expires)
-        numbers = {FILE_NAME: verified.plan_version} if found.plan and "plan" in found.metadata else {}
-        after |= raised_floors(found, numbers, floors, source.path)
-        if not after.items() <= before.items():
-            self._records.raise_floors(after)
+        stored = self._records.floors()
+        in_force = floors_in_force(chain, stored)
+        raised = raised_floors(chain, chain.versions, in_force, source.path)
+        issued_at = newest_signed_time(raised)
+        require_current(chain, self._now(), issued_at, source.path)
+        bundles = dict(_bundles(chain))
+        verified = VerifiedRepository(_plan(chain, bundles), bundles, issued_at, chain.expires)
+        plan_versions = {FILE_NAME: verified.plan_version} if chain.plan and "plan" in chain.metadata else {}
+        raised |= raised_floors(chain, plan_versions, in_force, source.path)
+        if not raised.items() <= stored.items():
+            self._records.raise_floors(raised)
         return verified
 
     def _timestamp(self, source: RepositoryFolder) -> bytes:
@@ -191,64 +194,68 @@ class RepositoryTrust:
             raise UpdateIncomplete(message, remedy=remedy, path=source.path)
         return raw
 
-    def _keep(self, source: RepositoryFolder, found: MetadataChain) -> None:
+    def _keep(self, source: RepositoryFolder, chain: MetadataChain) -> None:
         """Keep the files of the trusted repository, writing the timestamp last, and delete all others."""
-        if source.path == self._kept:
+        if source.path == self._kept_folder:
             return
-        for path in sorted(found.files, key=lambda path: path.endswith(TIMESTAMP)):
-            place = self._kept / path
-            with disk_errors(place):
-                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(place, found.files[path])
-        needed = {self._kept / path for path in found.files}
-        with disk_errors(self._kept):
-            for surplus in set(self._kept.glob("*/*")) - needed:
-                surplus.unlink()
+        for path in sorted(chain.files, key=lambda path: path.endswith(TIMESTAMP)):
+            target = self._kept_folder / path
+            with disk_errors(target):
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(target, chain.files[path])
+        kept_paths = {self._kept_folder / path for path in chain.files}
+        with disk_errors(self._kept_folder):
+            for stale_path in set(self._kept_folder.glob("*/*")) - kept_paths:
+                stale_path.unlink()
 
 
-def _bundles(found: MetadataChain) -> Iterator[tuple[str, SignedBundle]]:
+def _bundles(chain: MetadataChain) -> Iterator[tuple[str, SignedBundle]]:
     """Yield the bundles that `targets` signs, by digest; other targets are ignored."""
-    for path, target in found.metadata["targets"].signed.targets.items():
-        named = _TARGET.fullmatch(path)
-        if named and named[2] == target.hashes.get("sha256") and target.length <= MANIFEST_BYTES_MAX:
-            yield named[2], SignedBundle(named[1], _version(target.custom), target.length, target.hashes)
+    for path, target in chain.metadata["targets"].signed.targets.items():
+        match = _TARGET.fullmatch(path)
+        if match and match[2] == target.hashes.get("sha256") and target.length <= MANIFEST_BYTES_MAX:
+            yield match[2], SignedBundle(match[1], _version(target.custom), target.length, target.hashes)
 
 
 def _version(custom: Any) -> str:
     return str(custom.get("version", "")) if isinstance(custom, dict) else ""
 
 
-def _plan(found: MetadataChain, bundles: Bundles) -> RolloutPlan | None:
+def _plan(chain: MetadataChain, bundles: Bundles) -> RolloutPlan | None:
     """Read the plan. Raises PlanInvalid, also if it names a bundle that is not signed, or not for that task."""
-    if not found.plan:
+    if not chain.plan:
         return None
-    read = plan.parse(found.plan)
+    rollout_plan = plan.parse(chain.plan)
     signed = {(signed.task, digest) for digest, signed in bundles.items()}
-    for task, offer in _offers(read):
+    for task, offer in _offers(rollout_plan):
         if (task, offer.bundle) not in signed:
             name = f"{task} {offer.version} ({offer.bundle[:12]})"
             raise PlanInvalid(f"the plan names {name}, which is not signed for that task", digest=offer.bundle)
-    return read
+    return rollout_plan
 
 
-def _offers(read: RolloutPlan) -> Collection[tuple[str, BundleOffer]]:
-    tasks = [item for fleet in (*read.channels.values(), *read.sites.values()) for item in fleet.tasks.items()]
-    return [(task, offer) for task, each in tasks for offer in each.offers]
+def _offers(rollout_plan: RolloutPlan) -> Collection[tuple[str, BundleOffer]]:
+    tasks = [
+        item
+        for fleet in (*rollout_plan.channels.values(), *rollout_plan.sites.values())
+        for item in fleet.tasks.items()
+    ]
+    return [(task, offer) for task, task_plan in tasks for offer in task_plan.offers]
 
 
-_TWO_REMEDY = "Have the central team find out who published it, and publish again: 'edge-convert verify-repo'."
-_NONE = MetadataFloor(0, (), 0.0)
+_CONFLICT_REMEDY = "Have the central team find out who published it, and publish again: 'edge-convert verify-repo'."
+_NO_FLOOR = MetadataFloor(0, (), 0.0)
 Floors = Mapping[str, MetadataFloor]
 """By role; that of `plan.json` is for the version in the plan itself."""
 
 
-def holding_floors(found: MetadataChain, before: Floors) -> Floors:
+def floors_in_force(chain: MetadataChain, floors: Floors) -> Floors:
     """Return the floors that are still in force."""
-    return {name: floor for name, floor in before.items() if found.still_count(_role(name), floor.signers)}
+    return {name: floor for name, floor in floors.items() if chain.has_enough_signers(_role(name), floor.signers)}
 
 
 def raised_floors(
-    found: MetadataChain, versions: Mapping[str, int], before: Floors, where: object
+    chain: MetadataChain, versions: Mapping[str, int], floors: Floors, path: object
 ) -> dict[str, MetadataFloor]:
     """Return the floors raised to these versions.
 
@@ -256,24 +263,24 @@ def raised_floors(
         UpdateOutdated: a version is below its floor.
         UpdateUntrusted: the snapshot no longer names a file that it named, or there are two timestamps of a version.
     """
-    floors = {}
+    raised = {}
     for name, version in versions.items():
-        floor, role = before.get(name, _NONE), _role(name)
+        floor, role = floors.get(name, _NO_FLOOR), _role(name)
         if version < floor.version:
-            numbers = f"{name} {version}, not {floor.version}"
-            made = _made(_issued_at(found.metadata[role]), floor.issued_at)
+            mismatch = f"{name} {version}, not {floor.version}"
+            times = _signing_times(_issued_at(chain.metadata[role]), floor.issued_at)
             raise UpdateOutdated(
-                f"{where} is older than what this site has seen: {made}{numbers}", path=where, role=name
+                f"{path} is older than what this site has seen: {times}{mismatch}", path=path, role=name
             )
-        listed = found.listed if name == "snapshot" else {}
-        _require_listed(listed, floor.listed, where)
-        sha256 = found.sha256(name) if name == "timestamp" else ""
+        listed = chain.listed if name == "snapshot" else {}
+        _require_listed(listed, floor.listed, path)
+        sha256 = chain.sha256(name) if name == "timestamp" else ""
         if version == floor.version and floor.sha256 not in ("", sha256):
-            message = f"{where} has another {name} {version} than the one that this site has seen"
-            raise UpdateUntrusted(message, remedy=_TWO_REMEDY, path=where, role=name)
-        issued_at = max(_issued_at(found.metadata[role]), floor.issued_at)
-        floors[name] = MetadataFloor(version, found.signers(role), issued_at, listed, sha256)
-    return floors
+            message = f"{path} has another {name} {version} than the one that this site has seen"
+            raise UpdateUntrusted(message, remedy=_CONFLICT_REMEDY, path=path, role=name)
+        issued_at = max(_issued_at(chain.metadata[role]), floor.issued_at)
+        raised[name] = MetadataFloor(version, chain.signers(role), issued_at, listed, sha256)
+    return raised
 
 
 def newest_signed_time(floors: Floors) -> float:
@@ -281,24 +288,24 @@ def newest_signed_time(floors: Floors) -> float:
     return max(floor.issued_at for floor in floors.values())
 
 
-def require_current(found: MetadataChain, clock: float, signed: float, where: object) -> None:
+def require_current(chain: MetadataChain, clock: float, signed: float, path: object) -> None:
     """Refuse metadata that has expired by the clock, or by the newest signed time. Raises UpdateExpired."""
-    for role, metadata in found.metadata.items():
+    for role, metadata in chain.metadata.items():
         expires = metadata.signed.expires
         if expires.timestamp() <= max(clock, signed):
-            message = f"the update in {where} is no longer valid: '{role}' expired at {_day(expires)}"
-            raise UpdateExpired(f"{message}; {_by(clock, signed)}", path=where, role=role)
+            message = f"the update in {path} is no longer valid: '{role}' expired at {_format_time(expires)}"
+            raise UpdateExpired(f"{message}; {_clock_text(clock, signed)}", path=path, role=role)
 
 
-def _require_listed(now: Mapping[str, int], before: Mapping[str, int], where: object) -> None:
+def _require_listed(versions: Mapping[str, int], floor: Mapping[str, int], path: object) -> None:
     """Check the files in a snapshot against those that it named before: TUF 1.0.34, section 5.5.5."""
-    for file, version in before.items():
-        if file not in now:
-            message = f"the snapshot in {where} no longer names {file}, which it named when this site saw it last"
-            raise UpdateUntrusted(message, path=where, role="snapshot")
-        if now[file] < version:
-            older = f"{where} is older than what this site has seen: its snapshot names {file} {now[file]}"
-            raise UpdateOutdated(f"{older}, not {version}", path=where, role="snapshot")
+    for file, version in floor.items():
+        if file not in versions:
+            message = f"the snapshot in {path} no longer names {file}, which it named when this site saw it last"
+            raise UpdateUntrusted(message, path=path, role="snapshot")
+        if versions[file] < version:
+            problem = f"{path} is older than what this site has seen: its snapshot names {file} {versions[file]}"
+            raise UpdateOutdated(f"{problem}, not {version}", path=path, role="snapshot")
 
 
 def _role(name: str) -> str:
@@ -313,19 +320,19 @@ def _issued_at(metadata: Metadata[Any]) -> float:
         return 0.0
 
 
-def _made(issued_at: float, floor: float) -> str:
+def _signing_times(issued_at: float, floor: float) -> str:
     """Return both times in words, if they are known and differ; otherwise nothing."""
-    made, seen = (_day(datetime.fromtimestamp(at, UTC)) for at in (issued_at, floor))
-    return f"made at {made}, and there was one of {seen}; " if issued_at and made != seen else ""
+    signed, newest = (_format_time(datetime.fromtimestamp(at, UTC)) for at in (issued_at, floor))
+    return f"made at {signed}, and there was one of {newest}; " if issued_at and signed != newest else ""
 
 
-def _by(clock: float, signed: float) -> str:
-    by_clock = f"this machine's clock says {_day(datetime.fromtimestamp(clock, UTC))}"
-    later = _day(datetime.fromtimestamp(signed, UTC))
+def _clock_text(clock: float, signed: float) -> str:
+    clock_time = f"this machine's clock says {_format_time(datetime.fromtimestamp(clock, UTC))}"
+    signed_time = _format_time(datetime.fromtimestamp(signed, UTC))
     if clock >= signed:
-        return by_clock
-    return f"{by_clock}, but metadata was signed at {later}, so it is at least that late"
+        return clock_time
+    return f"{clock_time}, but metadata was signed at {signed_time}, so it is at least that late"
 
 
-def _day(at: datetime) -> str:
+def _format_time(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"

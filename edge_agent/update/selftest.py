@@ -125,31 +125,31 @@ class SelfTestRunner:
 
     async def _run(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
         paths = await self._store.thread.run(self._store.paths, bundle)
-        golden = paths.get("golden")
+        golden_path = paths.get("golden")
         test = SelfTest(
-            cases=await asyncio.to_thread(_read_cases, golden) if golden else (),
+            cases=await asyncio.to_thread(_read_cases, golden_path) if golden_path else (),
             vector=bundle.manifest.task.kind == "embed",
             latency_percent_max=plan.probation.latency_percent_max,
             answer_seconds_max=self._seconds_max,
             memory_bytes_wanted=bundle.manifest.requires.memory_bytes,
         )
-        before = self._activation.serving.get(bundle.manifest.task.name)
+        incumbent = self._activation.serving.get(bundle.manifest.task.name)
         async with self._load_for_test(bundle, paths, self._seconds_max) as candidate:
-            return await run_selftest(test, candidate, self._serving(before) if before else None)
+            return await run_selftest(test, candidate, self._serving(incumbent) if incumbent else None)
 
 
-def _read_cases(golden: Path) -> Sequence[GoldenCase]:
-    return parse(golden.read_bytes())[:CASES_MAX]
+def _read_cases(path: Path) -> Sequence[GoldenCase]:
+    return parse(path.read_bytes())[:CASES_MAX]
 
 
 async def run_selftest(test: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> StepOutcome:
     """Test a bundle against its golden cases and the incumbent, if that serves. Every failure is an outcome."""
-    gated = sum(map(is_binding, test.cases))
+    compared = sum(map(is_binding, test.cases))
     try:
-        wrong = await _golden_differences(test, candidate)
-        if 100 * len(wrong) > DIFFERENT_PERCENT_MAX * gated:
-            message = f"{len(wrong)} of {gated} golden inputs are answered differently: {'; '.join(wrong[:SHOWN_MAX])}"
-            return StepOutcome(StepResult.FAILED, "GOLDEN_DIFFERS", message)
+        different = await _golden_differences(test, candidate)
+        if 100 * len(different) > DIFFERENT_PERCENT_MAX * compared:
+            message = f"{len(different)} of {compared} golden inputs are answered differently"
+            return StepOutcome(StepResult.FAILED, "GOLDEN_DIFFERS", f"{message}: {'; '.join(different[:SHOWN_MAX])}")
         first_bytes = candidate.resident_bytes()
         slower = await _latency_excess(test, candidate, incumbent)
     except DeadlineExpired:
@@ -166,20 +166,22 @@ async def run_selftest(test: SelfTest, candidate: BundleUnderTest, incumbent: Bu
         return StepOutcome(StepResult.FAILED, "MEMORY_GROWS", excess)
     if slower:
         return StepOutcome(StepResult.FAILED, "SLOWER", slower)
-    alike = f"{gated - len(wrong)} of {gated} golden inputs are answered alike" if gated else NOT_COMPARED
-    unbound = sum(case.answer is not None for case in test.cases) - gated
-    more = f"; {unbound} more were not compared, as rounding may turn their answers" if unbound else ""
-    return StepOutcome(StepResult.PASSED, message=alike + more)
+    agreement = (
+        f"{compared - len(different)} of {compared} golden inputs are answered alike" if compared else NOT_COMPARED
+    )
+    uncompared = sum(case.answer is not None for case in test.cases) - compared
+    note = f"; {uncompared} more were not compared, as rounding may turn their answers" if uncompared else ""
+    return StepOutcome(StepResult.PASSED, message=agreement + note)
 
 
 async def _golden_differences(test: SelfTest, candidate: BundleUnderTest) -> list[str]:
     """Return a sentence for each case whose answer differs from that of the machine that made the bundle."""
-    wrong = []
+    sentences = []
     for case in test.cases:
-        given, _ = await candidate.answer(case.input, test.answer_seconds_max)
-        found = differences(case, given, vector=test.vector) if is_binding(case) else []
-        wrong += [f"{case.input[:60]!r}: {each}" for each in found[:1]]
-    return wrong
+        answer, _ = await candidate.answer(case.input, test.answer_seconds_max)
+        messages = differences(case, answer, vector=test.vector) if is_binding(case) else []
+        sentences += [f"{case.input[:60]!r}: {message}" for message in messages[:1]]
+    return sentences
 
 
 async def _latency_excess(test: SelfTest, candidate: BundleUnderTest, incumbent: BundleUnderTest | None) -> str:
@@ -203,19 +205,20 @@ async def _median_ms(test: SelfTest, texts: Sequence[str], subject: BundleUnderT
     """Return the median over the texts, of the shortest time for each: longer ones were disturbed."""
     times: list[list[float]] = [[] for _ in texts]
     for _ in range(REPEATS):
-        for text, taken in zip(texts, times, strict=True):
-            taken.append((await subject.answer(text, test.answer_seconds_max))[1])
+        for text, durations in zip(texts, times, strict=True):
+            durations.append((await subject.answer(text, test.answer_seconds_max))[1])
     return median(map(min, times))
 
 
 def _excess_memory(test: SelfTest, candidate: BundleUnderTest, first_bytes: int) -> str:
     """Return a sentence with the figures if it takes more memory than it may; otherwise nothing."""
-    now_bytes = candidate.resident_bytes()
-    grown = now_bytes - first_bytes
-    if grown > GROWTH_BYTES_MAX + first_bytes * GROWTH_PERCENT_MAX // 100:
-        more = REPEATS * len(test.cases[:TIMED_CASES_MAX])
-        return f"its memory grew by {grown / MEGABYTE:.0f} MB in {more} calls, to {now_bytes / MEGABYTE:.0f} MB"
+    resident_bytes = candidate.resident_bytes()
+    growth_bytes = resident_bytes - first_bytes
+    if growth_bytes > GROWTH_BYTES_MAX + first_bytes * GROWTH_PERCENT_MAX // 100:
+        calls = REPEATS * len(test.cases[:TIMED_CASES_MAX])
+        growth = f"its memory grew by {growth_bytes / MEGABYTE:.0f} MB in {calls} calls"
+        return f"{growth}, to {resident_bytes / MEGABYTE:.0f} MB"
     expected = max(candidate.estimated_bytes(), test.memory_bytes_wanted)
-    if expected and now_bytes > expected * EXCESS_PERCENT_MAX // 100 + EXCESS_BYTES_MAX:
-        return f"it takes {now_bytes / MEGABYTE:.0f} MB of memory; {expected / MEGABYTE:.0f} MB were expected"
+    if expected and resident_bytes > expected * EXCESS_PERCENT_MAX // 100 + EXCESS_BYTES_MAX:
+        return f"it takes {resident_bytes / MEGABYTE:.0f} MB of memory; {expected / MEGABYTE:.0f} MB were expected"
     return ""

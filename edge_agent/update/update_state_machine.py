@@ -39,23 +39,23 @@ from edge_agent.update.blocked_update_messages import (
 INTERRUPTIONS_MAX = 3
 """After this many tries in which the daemon itself ended, the bundle counts as the cause."""
 PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX = 10.0, 1800.0
-LATER = {
+VERDICT_MESSAGES = {
     "HALTED": "the plan has halted it",
     "WAVE_LATER": "this site's wave begins later",
     "NO_WAVE": "no wave of the plan takes this site yet",
     "HARDWARE_UNMET": "no bundle that the plan offers fits this machine",
 }
-CHOSEN = "somebody activated it here, without a test"
-HELD = (
+CHOSEN_MESSAGE = "somebody activated it here, without a test"
+HELD_MESSAGE = (
     "somebody activated another bundle here; it stays until the plan wants something else of the task."
     " 'sudo edge-agent bundles allow {task}' lets the plan's bundle take its place"
 )
-REMOVED = (
+REMOVED_MESSAGE = (
     "somebody removed the task here, and nothing answers it. To have it back, import the USB drive again, or run"
     " 'sudo edge-agent bundles allow {task}'"
 )
-ALLOWED = "somebody here allowed it again"
-REMEMBERED = {
+ALLOWED_MESSAGE = "somebody here allowed it again"
+LASTING_CAUSES = {
     "UPDATE_INCOMPLETE": BlockingCause.DRIVE_INCOMPLETE,
     "STICK_FAILED": BlockingCause.DRIVE_UNREADABLE,
     "DISK_FULL": BlockingCause.DISK_FULL,
@@ -113,7 +113,7 @@ class TaskFacts:
     """The candidate's missing files, in words; empty = none."""
     drive_failed: bool = False
     """The folder cannot be read to its end; `missing` explains why."""
-    brought: bool = False
+    importing: bool = False
     """The files are searched in a folder that a person has brought."""
     download: DownloadBlocker | None = None
     """Why the uplink brings no files; None = it does."""
@@ -123,17 +123,16 @@ class TaskFacts:
     """Bytes to free on it before the files fit; None = unknown."""
     unreadable: bool = False
     """This agent cannot read the active bundle."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the candidate is in the store, or all its files are here."""
-        return self.desired is not None and (self.installed or not self.missing)
-
     window_open: bool = True
     may_retry: bool = True
     """The pause after the last failure of this machine is over."""
     probation_outcome: StepOutcome | None = None
     """How the probation ended; None = it continues."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the candidate is in the store, or all its files are here."""
+        return self.desired is not None and (self.installed or not self.missing)
 
 
 def classify_error(error: EdgeAgentError) -> StepOutcome:
@@ -164,71 +163,75 @@ def pause_seconds(attempts: int) -> float:
 def decide(task: str, row: UpdateProgress | None, facts: TaskFacts, now: float) -> Decision:
     """Return the row as it should be, and the next action; `now` in seconds since 1970."""
     if facts.desired is not None:
-        row = _present_row(task, row, facts.desired, facts, now)
+        row = _current_row(task, row, facts.desired, facts, now)
     assert row is not None, "a task without a desired state must have a row"
     if facts.active == row.candidate:
-        return _answering(row, facts, now)
-    row = _brought_back(row, facts, now)
+        return _decide_answering(row, facts, now)
+    row = _lift_removal(row, facts, now)
     if row.state in ("failed", "rolled_back"):
         return row, UpdateAction.NOTHING
     if row.state in ("probation", "done", "held") or facts.active != row.incumbent:
-        return _held(row, facts, now), UpdateAction.NOTHING
+        return _hold(row, facts, now), UpdateAction.NOTHING
     if row.state in ("testing", "switching"):
-        row = _interrupted(row, now)
+        row = _count_interruption(row, now)
     if facts.desired is None or row.state == "failed":
         return row, UpdateAction.NOTHING
-    return _forward(row, facts.desired, facts, now)
+    return _advance(row, facts.desired, facts, now)
 
 
 def wants_files(row: UpdateProgress) -> bool:
     """Tell whether files of the candidate must still be fetched or copied into the store."""
-    is_blocked = row.state == "waiting" and (row.reason in REMEMBERED or row.reason == "FILES_MISSING")
+    is_blocked = row.state == "waiting" and (row.reason in LASTING_CAUSES or row.reason == "FILES_MISSING")
     return row.state in ("fetching", "staged") or is_blocked
 
 
 def with_choice(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
     """Return the row, held if an operator has chosen another bundle, `active`, since the last check; empty = none."""
-    answered = row.candidate if row.state in ("probation", "done") else row.incumbent
-    if row.state in ("testing", "switching", "failed", "rolled_back", "held") or active == answered:
+    expected = row.candidate if row.state in ("probation", "done") else row.incumbent
+    if row.state in ("testing", "switching", "failed", "rolled_back", "held") or active == expected:
         return row
-    return _chosen(row, active, now)
+    return _hold_for_choice(row, active, now)
 
 
 def allow(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
     """Return the row after an operator lifts `held`: the plan's bundle may replace `active`."""
     if row.state != "held":
         return row
-    return replace(_at(row, "waiting", now, message=ALLOWED), incumbent=active, attempts=0, interruptions=0)
+    return replace(
+        _in_state(row, "waiting", now, message=ALLOWED_MESSAGE), incumbent=active, attempts=0, interruptions=0
+    )
 
 
-def not_admitted(row: UpdateProgress, outcome: StepOutcome, now: float, facts: TaskFacts) -> UpdateProgress:
+def after_failed_admission(row: UpdateProgress, outcome: StepOutcome, now: float, facts: TaskFacts) -> UpdateProgress:
     """Return the row after the candidate could not be copied into the store; `facts` are those of the attempt."""
     if outcome.end is StepResult.FAILED:
-        return _at(row, "failed", now, outcome.reason, outcome.message)
-    seen = BlockedUpdate(outcome.message, outcome.reason, facts.disk, facts.short_bytes, facts.download)
-    return _blocked(row, outcome, now, UpdatePhase.IMPORTING if facts.brought else UpdatePhase.ADMITTING, seen)
+        return _in_state(row, "failed", now, outcome.reason, outcome.message)
+    details = BlockedUpdate(outcome.message, outcome.reason, facts.disk, facts.short_bytes, facts.download)
+    return _after_blocked_step(
+        row, outcome, now, UpdatePhase.IMPORTING if facts.importing else UpdatePhase.ADMITTING, details
+    )
 
 
 def after_test(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
     """Return the row after the self-test, or after a failure to read the candidate from the store."""
     if outcome.end is StepResult.PASSED:
-        return _at(row, "switching", now, message=outcome.message)
-    return _stopped(row, outcome, now)
+        return _in_state(row, "switching", now, message=outcome.message)
+    return _after_failed_step(row, outcome, now)
 
 
 def after_switch(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
     """Return the row after the switch to the candidate; with PASSED, the one to be written with the pointer."""
     if outcome.end is StepResult.PASSED:
-        return replace(_at(row, "probation", now), attempts=0, interruptions=0)
-    return _stopped(row, outcome, now)
+        return replace(_in_state(row, "probation", now), attempts=0, interruptions=0)
+    return _after_failed_step(row, outcome, now)
 
 
-def rolled_back(row: UpdateProgress, now: float) -> UpdateProgress:
+def after_rollback(row: UpdateProgress, now: float) -> UpdateProgress:
     """Return the row to be written with the pointer when the incumbent answers again."""
-    return _at(row, "rolled_back", now, row.reason, row.message)
+    return _in_state(row, "rolled_back", now, row.reason, row.message)
 
 
-def not_rolled_back(row: UpdateProgress, outcome: StepOutcome) -> UpdateProgress:
+def after_failed_rollback(row: UpdateProgress, outcome: StepOutcome) -> UpdateProgress:
     """Return the row if the incumbent cannot answer: the candidate stays, and the rollback is tried again."""
     message = f"it is to be rolled back ({row.reason}), but the bundle before cannot answer: {outcome.message}"
     return replace(row, attempts=row.attempts + 1, message=message)
@@ -236,15 +239,15 @@ def not_rolled_back(row: UpdateProgress, outcome: StepOutcome) -> UpdateProgress
 
 def suspend(row: UpdateProgress, now: float) -> UpdateProgress:
     """Return the row for an orderly stop of the daemon in the middle of a step."""
-    return _at(row, "staged", now) if row.state in ("testing", "switching") else row
+    return _in_state(row, "staged", now) if row.state in ("testing", "switching") else row
 
 
-def _present_row(
+def _current_row(
     task: str, row: UpdateProgress | None, desired: DesiredState, facts: TaskFacts, now: float
 ) -> UpdateProgress:
     """Return the row for what the plan wants now: a new one if that has changed."""
-    wanted = desired_state_id(desired)
-    if row is not None and row.wish == wanted:
+    state_id = desired_state_id(desired)
+    if row is not None and row.wish == state_id:
         return replace(row, plan_version=facts.plan_version)
     if row is not None and row.state == "probation" and facts.active == row.candidate and desired.verdict != "WANTED":
         return row  # the probation continues, because nothing replaces the candidate yet
@@ -253,7 +256,7 @@ def _present_row(
         task=task,
         candidate=offer.bundle,
         version=offer.version,
-        wish=wanted,
+        wish=state_id,
         plan_version=facts.plan_version,
         incumbent=facts.active,
         state="waiting",
@@ -261,121 +264,129 @@ def _present_row(
     )
 
 
-def _answering(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
+def _decide_answering(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
     """Decide about a candidate that answers."""
     if row.state == "probation":
-        return _in_probation(row, facts, now)
+        return _decide_probation(row, facts, now)
     if row.state == "done":
         return row, UpdateAction.NOTHING
     # It answered before the plan wanted it, or an operator activated it.
-    by_hand = ("BY_HAND", CHOSEN) if row.incumbent != row.candidate else ()
-    return _at(row, "done", now, *by_hand), UpdateAction.NOTHING
+    reason = ("BY_HAND", CHOSEN_MESSAGE) if row.incumbent != row.candidate else ()
+    return _in_state(row, "done", now, *reason), UpdateAction.NOTHING
 
 
-def _in_probation(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
+def _decide_probation(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
     if row.reason:  # it has failed, and the rollback was interrupted or failed
         return row, UpdateAction.ROLL_BACK if facts.may_retry else UpdateAction.NOTHING
     if facts.probation_outcome is None:
         return row, UpdateAction.NOTHING
     outcome = facts.probation_outcome
     if outcome.end is StepResult.PASSED:
-        return _at(row, "done", now, message=outcome.message), UpdateAction.NOTHING
+        return _in_state(row, "done", now, message=outcome.message), UpdateAction.NOTHING
     if not row.incumbent:
         message = f"{outcome.message}; nothing answered before, so there is nothing to go back to"
-        return _at(row, "done", now, outcome.reason, message), UpdateAction.NOTHING
+        return _in_state(row, "done", now, outcome.reason, message), UpdateAction.NOTHING
     return replace(row, reason=outcome.reason, message=outcome.message), UpdateAction.ROLL_BACK
 
 
-def _interrupted(row: UpdateProgress, now: float) -> UpdateProgress:
+def _count_interruption(row: UpdateProgress, now: float) -> UpdateProgress:
     row = replace(row, interruptions=row.interruptions + 1)
     if row.interruptions < INTERRUPTIONS_MAX:
-        return _at(row, "staged", now)
+        return _in_state(row, "staged", now)
     message = f"the daemon ended {row.interruptions} times while it was tested or switched to"
-    return _at(row, "failed", now, "INTERRUPTED", message)
+    return _in_state(row, "failed", now, "INTERRUPTED", message)
 
 
-def _forward(row: UpdateProgress, desired: DesiredState, facts: TaskFacts, now: float) -> Decision:
+def _advance(row: UpdateProgress, desired: DesiredState, facts: TaskFacts, now: float) -> Decision:
     """Take the next step towards the candidate, if nothing blocks it."""
     if desired.verdict != "WANTED":
-        return _at(row, "waiting", now, desired.verdict, LATER[desired.verdict]), UpdateAction.NOTHING
+        return _in_state(row, "waiting", now, desired.verdict, VERDICT_MESSAGES[desired.verdict]), UpdateAction.NOTHING
     if not facts.installed and facts.missing:
-        blocked = _files_missing(row, facts)
-        return _at(row, blocked.state, now, blocked.reason, blocked.message), UpdateAction.NOTHING
+        explanation = _explain_missing_files(row, facts)
+        return _in_state(row, explanation.state, now, explanation.reason, explanation.message), UpdateAction.NOTHING
     if not facts.may_retry or not facts.installed:
-        why = _why_staged(row, facts)
-        return _at(row, "staged", now, *why), UpdateAction.ADMIT if facts.may_retry else UpdateAction.NOTHING
+        reason = _staged_reason(row, facts)
+        return _in_state(row, "staged", now, *reason), UpdateAction.ADMIT if facts.may_retry else UpdateAction.NOTHING
     if not facts.window_open:
         message = "the plan's window for switching opens later"
-        return _at(row, "staged", now, "WINDOW_CLOSED", message), UpdateAction.NOTHING
-    return _at(row, "testing", now), UpdateAction.TEST
+        return _in_state(row, "staged", now, "WINDOW_CLOSED", message), UpdateAction.NOTHING
+    return _in_state(row, "testing", now), UpdateAction.TEST
 
 
-def _files_missing(row: UpdateProgress, facts: TaskFacts) -> Explanation:
+def _explain_missing_files(row: UpdateProgress, facts: TaskFacts) -> Explanation:
     """Explain why files are missing, and what brings them."""
-    seen = BlockedUpdate(facts.missing, "", facts.disk, facts.short_bytes, facts.download)
+    details = BlockedUpdate(facts.missing, "", facts.disk, facts.short_bytes, facts.download)
     cause, phase = BlockingCause.FILES_MISSING, UpdatePhase.FETCHING
-    if facts.brought:
+    if facts.importing:
         phase = UpdatePhase.IMPORTING
         cause = BlockingCause.DRIVE_UNREADABLE if facts.drive_failed else cause
     elif row.state == "staged" and not row.reason:
         cause = BlockingCause.INTERRUPTED
-    elif row.reason in REMEMBERED and facts.download is not None:
-        cause, seen = REMEMBERED[row.reason], replace(seen, reason=row.reason, detail=row.message)
-    explanation = explain(cause, phase, seen)
+    elif row.reason in LASTING_CAUSES and facts.download is not None:
+        cause, details = LASTING_CAUSES[row.reason], replace(details, reason=row.reason, detail=row.message)
+    explanation = explain(cause, phase, details)
     assert explanation is not None, "missing files always block an update"
     return explanation
 
 
-def _why_staged(row: UpdateProgress, facts: TaskFacts) -> tuple[str, str]:
+def _staged_reason(row: UpdateProgress, facts: TaskFacts) -> tuple[str, str]:
     """Return reason and message of a bundle that will be copied into the store, or waits for its next try."""
     if row.state != "staged":
         return "", ""
     if row.reason == "DISK_FULL" and facts.short_bytes is not None:
-        seen = BlockedUpdate(row.message, disk=facts.disk, short_bytes=facts.short_bytes)
-        explanation = explain(BlockingCause.DISK_FULL, UpdatePhase.ADMITTING, seen)
+        details = BlockedUpdate(row.message, disk=facts.disk, short_bytes=facts.short_bytes)
+        explanation = explain(BlockingCause.DISK_FULL, UpdatePhase.ADMITTING, details)
         return (explanation.reason, explanation.message) if explanation else ("", "")
     return row.reason, row.message
 
 
-def _stopped(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
+def _after_failed_step(row: UpdateProgress, outcome: StepOutcome, now: float) -> UpdateProgress:
     if outcome.end is StepResult.FAILED:
-        return _at(row, "failed", now, outcome.reason, outcome.message)
+        return _in_state(row, "failed", now, outcome.reason, outcome.message)
     phase = UpdatePhase.SWITCHING if row.state == "switching" else UpdatePhase.TESTING
-    return _blocked(row, outcome, now, phase, BlockedUpdate(outcome.message, outcome.reason))
+    return _after_blocked_step(row, outcome, now, phase, BlockedUpdate(outcome.message, outcome.reason))
 
 
-def _blocked(
-    row: UpdateProgress, outcome: StepOutcome, now: float, phase: UpdatePhase, seen: BlockedUpdate
+def _after_blocked_step(
+    row: UpdateProgress, outcome: StepOutcome, now: float, phase: UpdatePhase, details: BlockedUpdate
 ) -> UpdateProgress:
     """Return the row after this machine or the drive blocked a step, which counts as a try."""
-    cause = REMEMBERED.get(outcome.reason)
-    found = (explain(cause, phase, seen) if cause else None) or Explanation("staged", outcome.reason, outcome.message)
-    return replace(_at(row, found.state, now, found.reason, found.message), attempts=row.attempts + 1)
+    cause = LASTING_CAUSES.get(outcome.reason)
+    explanation = (explain(cause, phase, details) if cause else None) or Explanation(
+        "staged", outcome.reason, outcome.message
+    )
+    return replace(
+        _in_state(row, explanation.state, now, explanation.reason, explanation.message), attempts=row.attempts + 1
+    )
 
 
-def _brought_back(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
+def _lift_removal(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
     """Lift the removal of a task whose files a person brings again."""
-    if not facts.brought or not facts.complete or facts.active:
+    if not facts.importing or not facts.is_complete or facts.active:
         return row
     return allow(row if facts.unreadable else with_choice(row, "", now), "", now)
 
 
-def _held(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
+def _hold(row: UpdateProgress, facts: TaskFacts, now: float) -> UpdateProgress:
     """Return the row of a task for which an operator has chosen another bundle than the plan's."""
     if facts.unreadable:  # no operator's choice: it answers again with an agent that can read it
         return row
-    if facts.brought and facts.missing and not facts.active:  # the drive should restore it, but lacks files
-        failed = _files_missing(row, facts)
-        return _at(row, "held", now, failed.reason, f"{failed.message}. Until then the task stays removed")
-    return _chosen(row, facts.active, now)
+    if facts.importing and facts.missing and not facts.active:  # the drive should restore it, but lacks files
+        explanation = _explain_missing_files(row, facts)
+        return _in_state(
+            row, "held", now, explanation.reason, f"{explanation.message}. Until then the task stays removed"
+        )
+    return _hold_for_choice(row, facts.active, now)
 
 
-def _chosen(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
-    reason, message = ("BY_HAND", HELD) if active else ("REMOVED", REMOVED)
-    return _at(row, "held", now, reason, message.format(task=row.task))
+def _hold_for_choice(row: UpdateProgress, active: str, now: float) -> UpdateProgress:
+    reason, message = ("BY_HAND", HELD_MESSAGE) if active else ("REMOVED", REMOVED_MESSAGE)
+    return _in_state(row, "held", now, reason, message.format(task=row.task))
 
 
-def _at(row: UpdateProgress, state: UpdateState, now: float, reason: str = "", message: str = "") -> UpdateProgress:
+def _in_state(
+    row: UpdateProgress, state: UpdateState, now: float, reason: str = "", message: str = ""
+) -> UpdateProgress:
     """Return the row in a state; `since` stays if it is in that state already."""
     since = row.since if row.state == state else now
     return replace(row, state=state, since=since, reason=reason, message=message)

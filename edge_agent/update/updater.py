@@ -137,7 +137,7 @@ class Updater:
         """Begin the next check now, because an operator has changed the active bundle."""
         self._wake.set()
 
-    def held_by(self, task: str) -> UpdateProgress | None:
+    def held_row(self, task: str) -> UpdateProgress | None:
         """Return the row of a task that an operator's choice holds, even one made since the last check; None = none."""
         row = self._tasks.with_choice(task)
         return row if row is not None and row.state == "held" else None
@@ -224,8 +224,8 @@ class Updater:
         except (UpdateError, SiteError) as error:
             if isinstance(error, UpdateIncomplete) and await self._store.thread.run(self._ingest.awaits_first, folder):
                 return None, None  # no update has arrived yet, which is no problem
-            before = self._overview.problem
-            if before is None or before.message != error.message:
+            previous = self._overview.problem
+            if previous is None or previous.message != error.message:
                 log.warning("update_not_accepted", reason=error.reason, message=error.message)
             return None, error
         return verified, verified.problem
@@ -259,7 +259,7 @@ class TaskUpdates:
         self._selftests = SelfTestRunner(store, activation, dependencies.load_for_test, dependencies.serving, limit)
         self._probations = ProbationMonitor(dependencies.activity, dependencies.monotonic)
         self._retry_at: dict[str, float] = {}
-        self._room_bytes: dict[str, int] = {}
+        self._needed_bytes: dict[str, int] = {}
         """By task: the bytes that the store's disk must have free for a bundle for which it was too full."""
         self.rows: Mapping[str, UpdateProgress] = {}
         """The journal by task, as it is on the disk."""
@@ -295,8 +295,8 @@ class TaskUpdates:
         """Lift `held`; return whether the task was. Raises UnknownTask, SiteError."""
         row = self.with_choice(task)
         if row is None:
-            known = ", ".join(sorted(self.rows)) or "none"
-            message = f"no plan names a task {task[:64]!r}; tasks of the plan: {known}"
+            known_tasks = ", ".join(sorted(self.rows)) or "none"
+            message = f"no plan names a task {task[:64]!r}; tasks of the plan: {known_tasks}"
             raise UnknownTask(message, remedy="'edge-agent status' lists the tasks of the plan.", task=task[:64])
         await self._record(update_state_machine.allow(row, self._answering(task), self._now()))
         return row.state == "held"
@@ -326,11 +326,13 @@ class TaskUpdates:
         self, task: str, desired: DesiredState | None, context: UpdateContext
     ) -> update_state_machine.Decision:
         """Decide, and write the row; if a test is due, write it as staged, as tests of other tasks may come first."""
-        before = self.rows.get(task)
-        facts = await self._facts(task, before, desired, context)
-        row, action = update_state_machine.decide(task, before, facts, self._now())
-        shown = update_state_machine.suspend(row, self._now())
-        await self._record(self._probations.with_counts(shown) if self._probations.is_save_due(shown) else shown)
+        previous = self.rows.get(task)
+        facts = await self._facts(task, previous, desired, context)
+        row, action = update_state_machine.decide(task, previous, facts, self._now())
+        journal_row = update_state_machine.suspend(row, self._now())
+        await self._record(
+            self._probations.with_counts(journal_row) if self._probations.is_save_due(journal_row) else journal_row
+        )
         return row, action
 
     async def _facts(
@@ -343,7 +345,7 @@ class TaskUpdates:
             plan_version=context.plan_version,
             may_retry=self._dependencies.monotonic() >= self._retry_at.get(task, 0.0),
             probation_outcome=self._probations.evaluate(row) if row else None,
-            brought=context.folder != self._incoming,
+            importing=context.folder != self._incoming,
             unreadable=not active and task in self._activation.problems,
         )
         if desired is None or desired.bundle is None:
@@ -373,26 +375,26 @@ class TaskUpdates:
         """Add the missing files of a bundle, and why they do not arrive."""
         assert self._ingest is not None, "without a repository no bundle is wanted"
         assert context.verified is not None, "only an accepted plan names a bundle"
-        describe, download = self._ingest.describe_missing, self._dependencies.download_blocker()
+        describe, blocker = self._ingest.describe_missing, self._dependencies.download_blocker()
         try:
             missing = await self._store.thread.run(describe, context.folder, context.verified, digest)
         except MediaFailed as error:
-            return replace(facts, missing=error.message, drive_failed=True, download=download)
+            return replace(facts, missing=error.message, drive_failed=True, download=blocker)
         if missing is None:
-            return replace(facts, download=download)
-        if facts.brought:
-            return replace(facts, missing=f"in {context.folder} {missing.faults}", download=download)
-        facts = replace(facts, missing=missing.amount, download=download)
-        if download is None or not download.disk_full:
+            return replace(facts, download=blocker)
+        if facts.importing:
+            return replace(facts, missing=f"in {context.folder} {missing.faults}", download=blocker)
+        facts = replace(facts, missing=missing.amount, download=blocker)
+        if blocker is None or not blocker.disk_full:
             return facts
         short_bytes = self._ingest.download_shortage(missing.bytes)
         return replace(facts, disk=str(self._incoming), short_bytes=short_bytes)
 
     def _shortage(self, row: UpdateProgress | None) -> int | None:
         """Return the bytes to free for a bundle for which the store's disk was too full; None = unknown."""
-        if row is None or row.reason != "DISK_FULL" or row.task not in self._room_bytes:
+        if row is None or row.reason != "DISK_FULL" or row.task not in self._needed_bytes:
             return None
-        return max(0, self._room_bytes[row.task] - shutil.disk_usage(self._config.state_dir).free)
+        return max(0, self._needed_bytes[row.task] - shutil.disk_usage(self._config.state_dir).free)
 
     async def _admit(self, row: UpdateProgress, folder: Path) -> bool:
         """Copy the candidate into the store; return whether that succeeded."""
@@ -402,26 +404,26 @@ class TaskUpdates:
         except (BundleError, UpdateError, SiteError) as error:
             repairable = not isinstance(error, BundleError) or error.reason in REPAIRABLE
             outcome = StepOutcome(StepResult.BLOCKED if repairable else StepResult.FAILED, error.reason, error.message)
-            await self._record_failure(self._not_admitted(row, outcome, error, folder))
+            await self._record_failure(self._row_after_failed_admission(row, outcome, error, folder))
             return False
-        self._room_bytes.pop(row.task, None)
+        self._needed_bytes.pop(row.task, None)
         self._retry_at.pop(row.task, None)
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
         return True
 
-    def _not_admitted(
+    def _row_after_failed_admission(
         self, row: UpdateProgress, outcome: StepOutcome, error: EdgeAgentError, folder: Path
     ) -> UpdateProgress:
         if "needed" in error.metadata:
-            self._room_bytes[row.task] = int(error.metadata["needed"]) + int(error.metadata["reserve"])
-        seen = TaskFacts(
+            self._needed_bytes[row.task] = int(error.metadata["needed"]) + int(error.metadata["reserve"])
+        facts = TaskFacts(
             active="",
-            brought=folder != self._incoming,
+            importing=folder != self._incoming,
             download=self._dependencies.download_blocker(),
             disk=str(self._config.state_dir),
             short_bytes=self._shortage(replace(row, reason=error.reason)) or None,
         )
-        return update_state_machine.not_admitted(row, outcome, self._now(), seen)
+        return update_state_machine.after_failed_admission(row, outcome, self._now(), facts)
 
     async def test_and_switch(self, task: str, desired: DesiredState, context: UpdateContext) -> None:
         """Test the candidate, if that is still due, and activate it. Raises SiteError if the journal is not written."""
@@ -436,13 +438,15 @@ class TaskUpdates:
             return
         outcome = await self._selftests.run(bundle, desired.plan)
         # If there is memory for only one of them, the test follows when the old one has stopped.
-        later = outcome.reason == "MEMORY_SHORT" and self._activation.pauses(bundle)
-        row = update_state_machine.after_test(row, StepOutcome(StepResult.PASSED) if later else outcome, self._now())
+        is_test_later = outcome.reason == "MEMORY_SHORT" and self._activation.pauses(bundle)
+        row = update_state_machine.after_test(
+            row, StepOutcome(StepResult.PASSED) if is_test_later else outcome, self._now()
+        )
         if row.state != "switching":
             await self._record_failure(row)
             return
         await self._record(row)
-        await self._switch(row, desired.plan, bundle if later else None)
+        await self._switch(row, desired.plan, bundle if is_test_later else None)
 
     async def _switch(self, row: UpdateProgress, plan: TaskPlan, untested: InstalledBundle | None) -> None:
         """Activate the candidate; `untested` is tested when the incumbent has stopped."""
@@ -455,42 +459,42 @@ class TaskUpdates:
             if outcome.end is not StepResult.PASSED:
                 raise ModelFailed(outcome.message)
 
-        after = update_state_machine.after_switch(row, outcome, self._now())
+        probation_row = update_state_machine.after_switch(row, outcome, self._now())
         rules = plan.probation
         watch = self._probations.initial_record(rules, row.incumbent)
-        limits = f"watched for {rules.calls} calls or {rules.hours} h, whichever comes first"
-        after = replace(after, watch=watch, message=limits)
+        message = f"watched for {rules.calls} calls or {rules.hours} h, whichever comes first"
+        probation_row = replace(probation_row, watch=watch, message=message)
         try:
-            if await self._activation.switch(after, row.candidate, row.incumbent, test if untested else None):
-                self._show(after)
+            if await self._activation.switch(probation_row, row.candidate, row.incumbent, test if untested else None):
+                self._publish_row(probation_row)
         except EdgeAgentError as error:
             outcome = classify_error(error) if outcome.end is StepResult.PASSED else outcome
             await self._record_failure(update_state_machine.after_switch(row, outcome, self._now()))
 
     async def _roll_back(self, row: UpdateProgress) -> None:
-        back = update_state_machine.rolled_back(row, self._now())
+        rolled_back_row = update_state_machine.after_rollback(row, self._now())
         try:
-            if await self._activation.switch(back, row.incumbent, row.candidate):
-                self._show(back)
+            if await self._activation.switch(rolled_back_row, row.incumbent, row.candidate):
+                self._publish_row(rolled_back_row)
         except EdgeAgentError as error:
-            await self._record_failure(update_state_machine.not_rolled_back(row, classify_error(error)))
+            await self._record_failure(update_state_machine.after_failed_rollback(row, classify_error(error)))
 
     async def _record(self, row: UpdateProgress) -> None:
         """Write a row, if it differs from the one on the disk."""
         if row != self.rows.get(row.task):
             await self._store.thread.run(self._store.journal.record, row)
-            self._show(row)
+            self._publish_row(row)
 
     async def _record_failure(self, row: UpdateProgress) -> None:
         """Write that a step failed or was blocked, and delay the next try."""
         await self._record(row)
         self._retry_at[row.task] = self._dependencies.monotonic() + update_state_machine.pause_seconds(row.attempts)
 
-    def _show(self, row: UpdateProgress) -> None:
+    def _publish_row(self, row: UpdateProgress) -> None:
         """Show a row that is on the disk."""
-        before = self.rows.get(row.task)
+        previous = self.rows.get(row.task)
         self._probations.begin(row)
         self.rows = {**self.rows, row.task: row}
-        if before is None or (before.state, before.reason) != (row.state, row.reason):
+        if previous is None or (previous.state, previous.reason) != (row.state, row.reason):
             log.info("update", task=row.task, version=row.version, state=row.state, reason=row.reason, why=row.message)
             self._dependencies.changed()

@@ -64,34 +64,34 @@ def initial_connectivity(now: float) -> Connectivity:
     return Connectivity("probing", since=now, retry_at=now)
 
 
-def after_time_passed(known: Connectivity, now: float) -> Connectivity:
+def after_time_passed(link: Connectivity, now: float) -> Connectivity:
     """Return the state as time passes: an offline upstream is probed when its pause is over."""
-    if known.state == "offline" and now >= known.retry_at:
-        return replace(known, state="probing")
-    return known
+    if link.state == "offline" and now >= link.retry_at:
+        return replace(link, state="probing")
+    return link
 
 
-def after_success(known: Connectivity, now: float) -> Connectivity:
+def after_success(link: Connectivity, now: float) -> Connectivity:
     """Return the state after a request that succeeded."""
-    since = known.since if known.state == "online" else now
+    since = link.since if link.state == "online" else now
     return Connectivity("online", since=since, retry_at=now, last_contact=now)
 
 
-def after_failure(known: Connectivity, now: float, backoff: Backoff, jitter: float) -> Connectivity:
+def after_failure(link: Connectivity, now: float, backoff: Backoff, jitter: float) -> Connectivity:
     """Return the state after a request that failed; `jitter` is from 0 to 1."""
-    failures = known.failures + 1
-    opens = known.state != "online" or failures >= backoff.failures_max
+    failures = link.failures + 1
+    goes_offline = link.state != "online" or failures >= backoff.failures_max
     return Connectivity(
-        "offline" if opens else "online",
-        since=now if opens and known.state == "online" else known.since,
+        "offline" if goes_offline else "online",
+        since=now if goes_offline and link.state == "online" else link.since,
         retry_at=now + backoff.pause_seconds(failures, jitter),
         failures=failures,
-        last_contact=known.last_contact,
+        last_contact=link.last_contact,
     )
 
 
 TOKENS_MAX = 10.0
-GIVEN_BACK = 0.1
+TOKENS_PER_SUCCESS = 0.1
 PAUSE_SECONDS_DEFAULT = 1.0
 PAUSE_SECONDS_MAX = 30.0
 
@@ -112,7 +112,7 @@ class RetryThrottle:
 
     def after_success(self) -> RetryThrottle:
         """Return the tokens after an answer."""
-        return replace(self, tokens=min(TOKENS_MAX, self.tokens + GIVEN_BACK))
+        return replace(self, tokens=min(TOKENS_MAX, self.tokens + TOKENS_PER_SUCCESS))
 
 
 def retry_pause_seconds(retry_after: str | None, jitter: float) -> float:
@@ -121,8 +121,8 @@ def retry_pause_seconds(retry_after: str | None, jitter: float) -> float:
     A header with a date instead of seconds counts as missing.
     """
     try:
-        asked = float(retry_after or PAUSE_SECONDS_DEFAULT)
+        seconds = float(retry_after or PAUSE_SECONDS_DEFAULT)
     except ValueError:
-        asked = PAUSE_SECONDS_DEFAULT
-    asked = asked if 0 <= asked <= PAUSE_SECONDS_MAX else PAUSE_SECONDS_MAX
-    return asked * (1.0 + 0.1 * jitter)
+        seconds = PAUSE_SECONDS_DEFAULT
+    seconds = seconds if 0 <= seconds <= PAUSE_SECONDS_MAX else PAUSE_SECONDS_MAX
+    return seconds * (1.0 + 0.1 * jitter)

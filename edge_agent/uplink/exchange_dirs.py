@@ -103,12 +103,12 @@ class ExchangeDirs:
     def status_mark(self) -> tuple[int, int]:
         """Return time of change and size of the status object, to detect changes; zeros = there is none."""
         try:
-            found = (self.outbox / status_object.FILE_NAME).stat()
+            info = (self.outbox / status_object.FILE_NAME).stat()
         except OSError:
             return (0, 0)
-        return (found.st_mtime_ns, found.st_size)
+        return (info.st_mtime_ns, info.st_size)
 
-    def take_receipts(self, raw: bytes) -> bool:
+    def store_receipts(self, raw: bytes) -> bool:
         """Store receipts for the daemon, which alone can verify their signer; return whether they are new.
 
         Raises:
@@ -182,15 +182,15 @@ class BlobDownload:
         self.sha256, self.size_bytes = sha256, size_bytes
         self._path = folder / partial_name(sha256)
         self._hash = hashlib.sha256()
-        self.have = 0
+        self.received_bytes = 0
         """Bytes so far."""
         self.resumed = False
         """Some bytes are from an earlier process, perhaps from before a power failure."""
         self._chunk_bytes = chunk_bytes
         self._fd = -1
-        with self._or_drop():
+        with self._drop_on_error():
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
-            self._go_on()
+            self._resume()
 
     @property
     def closed(self) -> bool:
@@ -199,29 +199,29 @@ class BlobDownload:
 
     def missing(self) -> int:
         """Return how many bytes to request next: up to the end of the chunk or of the blob."""
-        return min(self._chunk_bytes - self.have % self._chunk_bytes, self.size_bytes - self.have)
+        return min(self._chunk_bytes - self.received_bytes % self._chunk_bytes, self.size_bytes - self.received_bytes)
 
-    def take_room(self, reserve_bytes: int) -> None:
+    def preallocate(self, reserve_bytes: int) -> None:
         """Allocate disk space for the missing bytes.
 
         Raises:
             DiskFull, ExchangeDirUnusable: no space, or the disk failed; the bytes so far stay.
         """
         with exchange_errors(self._path):
-            take_room(self._fd, self.size_bytes, reserve_bytes)
+            preallocate(self._fd, self.size_bytes, reserve_bytes)
 
-    def take(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         """Write received bytes.
 
         Raises:
             DiskFull, ExchangeDirUnusable: the disk failed; the blob is dropped.
         """
-        with self._or_drop():
+        with self._drop_on_error():
             rest = memoryview(piece)
             while rest:
-                rest = rest[os.pwrite(self._fd, rest, self.have + len(piece) - len(rest)) :]
+                rest = rest[os.pwrite(self._fd, rest, self.received_bytes + len(piece) - len(rest)) :]
         self._hash.update(piece)
-        self.have += len(piece)
+        self.received_bytes += len(piece)
 
     def sync(self) -> None:
         """Sync the bytes so far.
@@ -230,7 +230,7 @@ class BlobDownload:
             DiskFull, ExchangeDirUnusable: the disk failed; its content is unknown, so the blob is dropped.
         """
         if not self.closed:
-            with self._or_drop():
+            with self._drop_on_error():
                 os.fdatasync(self._fd)
 
     def finish(self) -> None:
@@ -243,7 +243,7 @@ class BlobDownload:
         if self._hash.hexdigest() != self.sha256:
             self.drop()
             raise HashMismatch(f"blobs/{self.sha256} has another hash than its name", remedy=REPOSITORY_REMEDY)
-        with self._or_drop():
+        with self._drop_on_error():
             os.fchmod(self._fd, FILE_MODE)
             os.fsync(self._fd)
             self._path.rename(self._path.with_name(self.sha256))
@@ -266,21 +266,21 @@ class BlobDownload:
             os.close(self._fd)
         self._fd = -1
 
-    def _go_on(self) -> None:
-        found = os.fstat(self._fd).st_size
-        kept = found // self._chunk_bytes * self._chunk_bytes if found <= self.size_bytes else 0
-        if found != kept:
-            os.ftruncate(self._fd, kept)
-        while self.have < kept:
-            piece = os.pread(self._fd, min(_READ_BYTES, kept - self.have), self.have)
+    def _resume(self) -> None:
+        size = os.fstat(self._fd).st_size
+        resumed_bytes = size // self._chunk_bytes * self._chunk_bytes if size <= self.size_bytes else 0
+        if size != resumed_bytes:
+            os.ftruncate(self._fd, resumed_bytes)
+        while self.received_bytes < resumed_bytes:
+            piece = os.pread(self._fd, min(_READ_BYTES, resumed_bytes - self.received_bytes), self.received_bytes)
             if not piece:
                 raise OSError(errno.EIO, "it ends before its end")
             self._hash.update(piece)
-            self.have += len(piece)
-        self.resumed = kept > 0
+            self.received_bytes += len(piece)
+        self.resumed = resumed_bytes > 0
 
     @contextmanager
-    def _or_drop(self) -> Iterator[None]:
+    def _drop_on_error(self) -> Iterator[None]:
         try:
             with exchange_errors(self._path):
                 yield
@@ -289,30 +289,31 @@ class BlobDownload:
             raise
 
 
-_KEEP_SIZE = (
-    1  # FALLOC_FL_KEEP_SIZE of fallocate(2): allocate blocks beyond the end of the file without changing its size
-)
-_UNKNOWN = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_KEEP_SIZE = 1
+"""FALLOC_FL_KEEP_SIZE of fallocate(2): allocate blocks beyond the end of the file without changing its size."""
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _BLOCK_BYTES = 512  # of st_blocks, on every file system: inode(7)
 
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate64
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-def take_room(fd: int, size_bytes: int, reserve_bytes: int) -> None:
+def preallocate(fd: int, size_bytes: int, reserve_bytes: int) -> None:
     """Allocate blocks for a file of that size; where the file system cannot, only check the free space.
 
     Raises:
         DiskFull: fewer than `reserve_bytes` would stay free.
         OSError: the disk failed.
     """
-    lacking = size_bytes - os.fstat(fd).st_blocks * _BLOCK_BYTES
-    if lacking <= 0:
+    missing_bytes = size_bytes - os.fstat(fd).st_blocks * _BLOCK_BYTES
+    if missing_bytes <= 0:
         return
     disk = os.fstatvfs(fd)
     free = disk.f_bavail * disk.f_frsize
-    if free - lacking < reserve_bytes:
-        message = f"a download needs {lacking} more bytes and must leave {reserve_bytes} free, and there are {free}"
+    if free - missing_bytes < reserve_bytes:
+        message = (
+            f"a download needs {missing_bytes} more bytes and must leave {reserve_bytes} free, and there are {free}"
+        )
         raise DiskFull(
             message,
             remedy="Free some space on the disk of 'incoming_dir', or lower 'disk_reserve_bytes' under 'uplink' in "
@@ -320,7 +321,7 @@ def take_room(fd: int, size_bytes: int, reserve_bytes: int) -> None:
         )
     if _fallocate(fd, _KEEP_SIZE, 0, size_bytes) != 0:
         code = ctypes.get_errno()
-        if code not in _UNKNOWN:
+        if code not in _UNSUPPORTED:
             raise OSError(code, os.strerror(code))
 
 
@@ -342,11 +343,11 @@ class IncomingDir:
         Raises:
             DiskFull, ExchangeDirUnusable: they cannot be created.
         """
-        for each in (self._metadata, self.blobs):
-            with exchange_errors(each):
-                each.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        for folder in (self._metadata, self.blobs):
+            with exchange_errors(folder):
+                folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 
-    def release(self) -> MetadataSet | None:
+    def current_metadata(self) -> MetadataSet | None:
         """Return the metadata here; None = it is incomplete or inconsistent.
 
         Raises:
@@ -355,25 +356,25 @@ class IncomingDir:
         timestamp = self.read(MetadataFile(repository_metadata.TIMESTAMP, repository_metadata.TIMESTAMP_BYTES_MAX))
         if timestamp is None:
             return None
-        following = repository_metadata.follow_metadata(timestamp)
+        traversal = repository_metadata.follow_metadata(timestamp)
         try:
-            raw = self.read(next(following))
+            raw = self.read(next(traversal))
             while raw is not None:
-                raw = self.read(following.send(raw))
+                raw = self.read(traversal.send(raw))
         except StopIteration as end:
             return cast("MetadataSet", end.value)
         except DocumentInvalid:
             pass
         return None
 
-    def read(self, named: MetadataFile) -> bytes | None:
-        """Return a file if its size and hash are those named; otherwise None.
+    def read(self, file: MetadataFile) -> bytes | None:
+        """Return a file if its size and hash are right; otherwise None.
 
         Raises:
             ExchangeDirUnusable: it cannot be read.
         """
-        raw = read_bounded(self.folder / named.key, named.bytes_max)
-        return raw if raw is not None and named.is_this(raw) else None
+        raw = read_bounded(self.folder / file.key, file.bytes_max)
+        return raw if raw is not None and file.is_this(raw) else None
 
     def newest_root(self) -> int:
         """Return the last version of an uninterrupted sequence from the oldest root here; 0 = there is no root.
@@ -381,13 +382,13 @@ class IncomingDir:
         Raises:
             ExchangeDirUnusable: the folder cannot be read.
         """
-        found = {repository_metadata.root_version(name) for name in _files(self._metadata)} - {0}
-        newest = min(found, default=0)
-        while newest + 1 in found:
+        versions = {repository_metadata.root_version(name) for name in _files(self._metadata)} - {0}
+        newest = min(versions, default=0)
+        while newest + 1 in versions:
             newest += 1
         return newest
 
-    def keep_root(self, version: int, raw: bytes) -> None:
+    def write_root(self, version: int, raw: bytes) -> None:
         """Write a root.
 
         Raises:
@@ -395,21 +396,21 @@ class IncomingDir:
         """
         write_exchanged(self._metadata / repository_metadata.root_name(version), raw)
 
-    def adopt(self, release: MetadataSet, before: MetadataSet | None) -> None:
+    def adopt(self, metadata_set: MetadataSet, previous: MetadataSet | None) -> None:
         """Write a set of metadata; remove files that are neither in it nor in the previous set, except roots.
 
         Raises:
             DiskFull, ExchangeDirUnusable: it cannot be written; the previous set is still there.
         """
-        if release.plan_sha256:
-            write_exchanged(self.blobs / release.plan_sha256, release.plan)
-        for name, raw in release.metadata.items():
+        if metadata_set.plan_sha256:
+            write_exchanged(self.blobs / metadata_set.plan_sha256, metadata_set.plan)
+        for name, raw in metadata_set.metadata.items():
             write_exchanged(self._metadata / name, raw)
-        write_exchanged(self._metadata / repository_metadata.TIMESTAMP, release.timestamp)
-        kept = {repository_metadata.TIMESTAMP, *release.metadata, *(before.metadata if before else ())}
+        write_exchanged(self._metadata / repository_metadata.TIMESTAMP, metadata_set.timestamp)
+        kept_names = {repository_metadata.TIMESTAMP, *metadata_set.metadata, *(previous.metadata if previous else ())}
         with exchange_errors(self._metadata):
             for name in _files(self._metadata):
-                if name not in kept and not repository_metadata.root_version(name):
+                if name not in kept_names and not repository_metadata.root_version(name):
                     (self._metadata / name).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
@@ -420,14 +421,14 @@ class IncomingDir:
         """
         return {name: size for name, size in _files(self.blobs).items() if not name.startswith(".")}
 
-    def begun(self, sha256: str) -> int:
+    def partial_bytes(self, sha256: str) -> int:
         """Return how many bytes of an incomplete blob are here."""
         try:
             return (self.blobs / partial_name(sha256)).stat(follow_symlinks=False).st_size
         except OSError:
             return 0
 
-    def holds(self, sha256: str) -> bool:
+    def verify_blob(self, sha256: str) -> bool:
         """Return whether a complete blob has the right hash; otherwise it is removed.
 
         Raises:
@@ -437,12 +438,12 @@ class IncomingDir:
         with exchange_errors(path):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             with open(fd, "rb") as file:  # noqa: PTH123 - from a descriptor
-                right = hashlib.file_digest(file, "sha256").hexdigest() == sha256
-            if not right:
+                is_intact = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            if not is_intact:
                 path.unlink()
-        return right
+        return is_intact
 
-    def begin(self, sha256: str, size_bytes: int, chunk_bytes: int) -> BlobDownload:
+    def open_download(self, sha256: str, size_bytes: int, chunk_bytes: int) -> BlobDownload:
         """Resume or start a download.
 
         Raises:
@@ -450,27 +451,27 @@ class IncomingDir:
         """
         return BlobDownload(self.blobs, sha256, size_bytes, chunk_bytes)
 
-    def keep_blobs(self, wanted: Collection[str]) -> None:
+    def remove_blobs_except(self, hashes: Collection[str]) -> None:
         """Remove all other blobs, complete or partial. Files that are not blobs stay.
 
         Raises:
             ExchangeDirUnusable: they cannot be removed.
         """
-        kept = {name for sha256 in wanted for name in (sha256, partial_name(sha256))}
+        kept_names = {name for sha256 in hashes for name in (sha256, partial_name(sha256))}
         with exchange_errors(self.blobs):
             for name in _files(self.blobs):
-                if name not in kept and _BLOB.fullmatch(name):
+                if name not in kept_names and _BLOB.fullmatch(name):
                     (self.blobs / name).unlink(missing_ok=True)
 
 
-def _sized(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
+def _regular_file_sizes(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
     for entry in entries:
         try:
-            found = entry.stat(follow_symlinks=False)
+            info = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             continue
-        if stat.S_ISREG(found.st_mode):
-            yield entry.name, found.st_size
+        if stat.S_ISREG(info.st_mode):
+            yield entry.name, info.st_size
 
 
 def _files(folder: Path) -> dict[str, int]:
@@ -478,6 +479,6 @@ def _files(folder: Path) -> dict[str, int]:
     with exchange_errors(folder):
         try:
             with os.scandir(folder) as entries:
-                return dict(_sized(entries))
+                return dict(_regular_file_sizes(entries))
         except FileNotFoundError:
             return {}

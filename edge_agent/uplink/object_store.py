@@ -159,8 +159,8 @@ class SiteObjectKeys:
 
 def md5_from_tag(tag: str) -> str:
     """Return the MD5 that an entity tag consists of; empty = it is not one."""
-    found = _MD5_TAG.fullmatch(tag)
-    return found[1] if found else ""
+    match = _MD5_TAG.fullmatch(tag)
+    return match[1] if match else ""
 
 
 def classify_store_error(message: str, operation: str, store: str) -> EdgeAgentError:
@@ -171,30 +171,30 @@ def classify_store_error(message: str, operation: str, store: str) -> EdgeAgentE
         operation: what was tried, such as "PUT site=a/status.json".
         store: name of the store, without anything secret.
     """
-    found = _STATUS.search(message)
-    if found is None:
+    status_match = _STATUS.search(message)
+    if status_match is None:
         kind, outcome = next(
             ((kind, outcome) for pattern, kind, outcome in _WITHOUT_STATUS if pattern.search(message)),
             (UpstreamUnreachable, "got no answer"),
         )
         return kind(f"{store}: {operation} {outcome}")
-    code = _code_of(message)
-    kind = UpstreamMissing if is_bucket_missing(message) else _BY_STATUS.get(found[1], UpstreamFailed)
+    code = _error_code(message)
+    kind = UpstreamMissing if is_bucket_missing(message) else _BY_STATUS.get(status_match[1], UpstreamFailed)
     kind = UpstreamRefused if is_credential_refused(message) else kind
-    answer = f"{found[1]} {code}" if code else found[1]
-    return kind(f"{store}: {operation} was answered with {answer}", status=found[1])
+    answer = f"{status_match[1]} {code}" if code else status_match[1]
+    return kind(f"{store}: {operation} was answered with {answer}", status=status_match[1])
 
 
 def is_bucket_missing(message: str) -> bool:
     """Return whether "not found" refers to the bucket or container, not to the object."""
-    return _code_of(message) in _BUCKET_MISSING_CODES
+    return _error_code(message) in _BUCKET_MISSING_CODES
 
 
 def is_credential_refused(message: str) -> bool:
     """Return whether a refusal is about the key, its token or the clock, whichever object was asked for."""
-    return _code_of(message) in _CREDENTIAL_CODES
+    return _error_code(message) in _CREDENTIAL_CODES
 
 
-def _code_of(message: str) -> str:
-    found = _CODE.search(message)
-    return found[1] if found else ""
+def _error_code(message: str) -> str:
+    match = _CODE.search(message)
+    return match[1] if match else ""

@@ -86,7 +86,7 @@ class FolderStore:
         return size
 
     def _head(self, key: str) -> ObjectMetadata | None:
-        with self._errors(key):
+        with self._classify_errors(key):
             try:
                 with self._open(key) as fd, open(fd, "rb", closefd=False) as file:
                     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -96,7 +96,7 @@ class FolderStore:
 
     def _put(self, key: str, content: bytes) -> None:
         path = self._root / key
-        with self._errors(key):
+        with self._classify_errors(key):
             for folder in reversed(path.relative_to(self._root).parents[:-1]):
                 if not (self._root / folder).is_dir():
                     (self._root / folder).mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -104,7 +104,7 @@ class FolderStore:
             write_durably(path, content, FILE_MODE)
 
     def _get(self, key: str, bytes_max: int, unless: str) -> FetchedObject | None:
-        with self._errors(key):
+        with self._classify_errors(key):
             try:
                 with self._open(key) as fd, open(fd, "rb", closefd=False) as file:
                     content = file.read(bytes_max + 1)
@@ -114,7 +114,7 @@ class FolderStore:
         return FetchedObject(b"", tag, same=True) if tag == unless else FetchedObject(content, tag)
 
     def _get_range(self, key: str, part: ByteRange) -> tuple[int | None, bytes]:
-        with self._errors(key):
+        with self._classify_errors(key):
             try:
                 with self._open(key) as fd:
                     size = os.fstat(fd).st_size
@@ -131,23 +131,23 @@ class FolderStore:
             os.close(fd)
 
     @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    def _classify_errors(self, key: str) -> Iterator[None]:
         self._require_folder()
         try:
             yield
         except DiskFull as error:
             raise DiskFull(error.message, remedy="Free some space there; the uplink retries automatically.") from None
         except StateDirUnwritable as error:
-            raise self._refused(error.message) from None
+            raise self._refusal(error.message) from None
         except PermissionError as error:
-            raise self._refused(f"cannot use {self._root / key}: {error.strerror}") from None
+            raise self._refusal(f"cannot use {self._root / key}: {error.strerror}") from None
         except SiteError as error:
             raise UpstreamFailed(error.message, remedy=_DISK_REMEDY) from None
         except OSError as error:
-            said = f"cannot use {self._root / key}: {error.strerror}"
+            message = f"cannot use {self._root / key}: {error.strerror}"
             if error.errno == errno.EROFS:
-                raise self._refused(said) from None
-            raise UpstreamFailed(said, remedy=_DISK_REMEDY) from None
+                raise self._refusal(message) from None
+            raise UpstreamFailed(message, remedy=_DISK_REMEDY) from None
 
     def _require_folder(self) -> None:
         """Check the folder itself. Its errors concern the whole store: their metadata has the path as `folder`."""
@@ -165,9 +165,9 @@ class FolderStore:
             message = f"the folder {self._root} does not exist"
             raise UpstreamMissing(message, remedy=_MISSING_REMEDY, folder=str(self._root))
         if not allowed:
-            raise self._refused(f"{_user()} may not read the folder {self._root}", folder=str(self._root))
+            raise self._refusal(f"{_user()} may not read the folder {self._root}", folder=str(self._root))
 
-    def _refused(self, message: str, **metadata: str) -> UpstreamRefused:
+    def _refusal(self, message: str, **metadata: str) -> UpstreamRefused:
         remedy = (
             f"'sudo edge-agent doctor' shows whether {_user()} lacks the rights or the unit has no drop-in for"
             f" {self._root}, and the command for it. The uplink retries automatically."
@@ -183,12 +183,12 @@ def _user() -> str:
 
 
 CREDENTIALS_BYTES_MAX = 64 * 1024
-_CONTENT_HASHED = ("s3://", "s3a://", "gs://")
+_MD5_TAG_SCHEMES = ("s3://", "s3a://", "gs://")
 """Stores whose entity tag is the MD5 of the content, unless they encrypt it with a managed key."""
 _HEADERS = ("authorization",)
-_NO_AUTHORITIES = "No CA certificates"
+_NO_CA_CERTIFICATES = "No CA certificates"
 """The library's message on a machine without CA certificates, such as a minimal Debian."""
-_READS = ("HEAD", "GET")
+_READ_METHODS = ("HEAD", "GET")
 
 
 class BucketStore:
@@ -199,59 +199,61 @@ class BucketStore:
         self.name = name
         self._store, self._config = store, config
         self._tag_is_md5 = tag_is_md5
-        self._reads = False
+        self._can_read = False
 
     async def head(self, key: str) -> ObjectMetadata | None:
         """Request size and tag."""
         async with self._request("HEAD", key, 0) as request:
-            found = await obstore.head_async(self._store, key)
+            metadata = await obstore.head_async(self._store, key)
         if request.absent:
             return None
-        self._reads = True
-        tag = found["e_tag"] or ""
-        return ObjectMetadata(found["size"], tag, md5=md5_from_tag(tag) if self._tag_is_md5 else "")
+        self._can_read = True
+        tag = metadata["e_tag"] or ""
+        return ObjectMetadata(metadata["size"], tag, md5=md5_from_tag(tag) if self._tag_is_md5 else "")
 
     async def put(self, key: str, content: bytes) -> str:
         """Put in one request, so that an interrupted upload leaves nothing behind."""
         async with self._request("PUT", key, len(content)):
-            done = await obstore.put_async(self._store, key, content, use_multipart=False)
-        return done["e_tag"] or ""
+            result = await obstore.put_async(self._store, key, content, use_multipart=False)
+        return result["e_tag"] or ""
 
     async def get(self, key: str, bytes_max: int, unless: str = "") -> FetchedObject | None:
         """Read at most `bytes_max` + 1 bytes, whatever size the store reports."""
         pieces, size = [], 0
         async with self._request("GET", key, 0) as request:
             try:
-                found = await obstore.get_async(self._store, key, options={"if_none_match": unless} if unless else {})
+                response = await obstore.get_async(
+                    self._store, key, options={"if_none_match": unless} if unless else {}
+                )
             except NotModifiedError:
                 return FetchedObject(b"", unless, same=True)
-            async for piece in found.stream(min_chunk_size=64 * 1024):
+            async for piece in response.stream(min_chunk_size=64 * 1024):
                 pieces.append(bytes(piece))
                 size += len(pieces[-1])
-                request.allow(size / self._config.bytes_per_second_min)
+                request.extend(size / self._config.bytes_per_second_min)
                 if size > bytes_max:
                     break
         if request.absent:
             return None
-        self._reads = True
-        return FetchedObject(b"".join(pieces)[: bytes_max + 1], found.meta["e_tag"] or "")
+        self._can_read = True
+        return FetchedObject(b"".join(pieces)[: bytes_max + 1], response.meta["e_tag"] or "")
 
     async def get_range(self, key: str, part: ByteRange, write: Callable[[bytes], None]) -> int | None:
         """Read a range in one request; the whole object without a range request, which every server supports."""
         whole = part.count == part.size
         options: Any = {} if whole else {"range": (part.start, part.start + part.count)}
-        came = 0
+        received = 0
         async with self._request("GET", key, 0) as request:
-            found = await obstore.get_async(self._store, key, options=options)
-            if found.meta["size"] != part.size:
-                return found.meta["size"]
+            response = await obstore.get_async(self._store, key, options=options)
+            if response.meta["size"] != part.size:
+                return response.meta["size"]
             # Unbuffered, because buffered bytes would be lost if the connection breaks.
-            async for each in found.stream(min_chunk_size=1):
-                piece = bytes(each)[: part.count - came]
-                came += len(piece)
+            async for chunk in response.stream(min_chunk_size=1):
+                piece = bytes(chunk)[: part.count - received]
+                received += len(piece)
                 write(piece)
-                request.allow(came / self._config.bytes_per_second_min)
-                if len(piece) < len(each):
+                request.extend(received / self._config.bytes_per_second_min)
+                if len(piece) < len(chunk):
                     raise UpstreamFailed(f"{self.name}: GET {key} returned more bytes than requested")
         return None if request.absent else part.size
 
@@ -268,10 +270,10 @@ class BucketStore:
         except (BaseError, OSError) as error:
             message = str(error)
             fault = classify_store_error(message, f"{method} {key}", self.name)
-            request.absent = method in _READS and (
+            request.absent = method in _READ_METHODS and (
                 (isinstance(error, FileNotFoundError) and not is_bucket_missing(message))
                 # Without the right to list a bucket, missing objects are reported as "forbidden".
-                or (self._reads and isinstance(fault, UpstreamRefused) and not is_credential_refused(message))
+                or (self._can_read and isinstance(fault, UpstreamRefused) and not is_credential_refused(message))
             )
             if not request.absent:
                 raise fault from None
@@ -280,14 +282,14 @@ class BucketStore:
 class _TimedRequest:
     """The time limit of one request, and whether its object is missing."""
 
-    def __init__(self, base: float) -> None:
-        self._base = base
-        self.limit = asyncio.timeout_at(base)
+    def __init__(self, initial_limit: float) -> None:
+        self._initial_limit = initial_limit
+        self.limit = asyncio.timeout_at(initial_limit)
         self.absent = False
 
-    def allow(self, seconds: float) -> None:
-        """Extend the limit to the base plus `seconds`, as content arrives."""
-        self.limit.reschedule(self._base + seconds)
+    def extend(self, seconds: float) -> None:
+        """Move the limit to `seconds` after the initial one, as content arrives."""
+        self.limit.reschedule(self._initial_limit + seconds)
 
 
 @dataclass(frozen=True)
@@ -324,11 +326,10 @@ def store_identities(config: UplinkConfig) -> tuple[str, str]:
 
     Equal identities share one connectivity state.
     """
-    places = ((config.url, config.options), (config.updates_url, config.updates_options))
-    return _store_of(*places[0]), _store_of(*places[1])
+    return _identity(config.url, config.options), _identity(config.updates_url, config.updates_options)
 
 
-def _store_of(url: str, options: dict[str, str]) -> str:
+def _identity(url: str, options: dict[str, str]) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc} {options.get('endpoint', '')}".strip() if parts.netloc else url
 
@@ -340,7 +341,7 @@ def _open(address: _StoreAddress, config: UplinkConfig) -> ObjectStore | None:
     folder = store_folder(url)
     if folder:
         return FolderStore(folder)
-    return BucketStore(_name(url), _store(address), config, tag_is_md5=url.startswith(_CONTENT_HASHED))
+    return BucketStore(_display_name(url), _open_bucket(address), config, tag_is_md5=url.startswith(_MD5_TAG_SCHEMES))
 
 
 def read_credentials(path: Path, prefix: str) -> dict[str, str]:
@@ -364,14 +365,14 @@ def read_credentials(path: Path, prefix: str) -> dict[str, str]:
         raise ConfigInvalid(f"uplink.{prefix}credentials_file {path} is not valid YAML", remedy=remedy) from None
     if not isinstance(plain, dict) or not all(isinstance(value, str | int) for value in plain.values()):
         raise ConfigInvalid(f"uplink.{prefix}credentials_file {path} must hold names and values", remedy=remedy)
-    found = {str(key): str(value) for key, value in plain.items()}
-    if setting := connection_setting(found):
+    credentials = {str(key): str(value) for key, value in plain.items()}
+    if setting := connection_setting(credentials):
         message = f"'{setting}' in uplink.{prefix}credentials_file {path} is a setting of the connection"
         raise ConfigInvalid(message, remedy=CONNECTION_REMEDY)
-    return found
+    return credentials
 
 
-def _store(address: _StoreAddress) -> Any:
+def _open_bucket(address: _StoreAddress) -> Any:
     secrets = read_credentials(Path(address.credentials_file), address.prefix) if address.credentials_file else {}
     options: dict[str, Any] = {**address.options, **secrets}
     headers = {name: options.pop(name) for name in _HEADERS if name in options}
@@ -383,23 +384,23 @@ def _store(address: _StoreAddress) -> Any:
         client["allow_http"] = True
     if proxy := options.pop("proxy_url", ""):
         client["proxy_url"] = proxy
-    if authority := options.pop("root_certificate_file", ""):
-        client["root_certificate"] = _certificate(Path(authority))
+    if ca_file := options.pop("root_certificate_file", ""):
+        client["root_certificate"] = _read_certificate(Path(ca_file))
     opener: Any = from_url
     try:
         return opener(address.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
     except (BaseError, ValueError, TypeError) as error:
-        if _NO_AUTHORITIES in str(error):
+        if _NO_CA_CERTIFICATES in str(error):
             message = "uplink: this machine has no CA certificates, so it cannot verify servers"
             raise ConfigInvalid(message, remedy="Install the system's: apt install ca-certificates.") from None
         # The library's message may contain secret values; its class does not.
-        given = f"{address.prefix}url, its options or its credential ({type(error).__name__})"
-        message = f"uplink: the store does not accept this {given}"
+        settings = f"{address.prefix}url, its options or its credential ({type(error).__name__})"
+        message = f"uplink: the store does not accept this {settings}"
         remedy = f"Known names of {urlsplit(address.url).scheme}:// are those of obstore; given: {sorted(options)}."
         raise ConfigInvalid(message, remedy=remedy) from None
 
 
-def _certificate(path: Path) -> bytes:
+def _read_certificate(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -407,6 +408,6 @@ def _certificate(path: Path) -> bytes:
         raise ConfigInvalid(message, remedy="A file with certificates in PEM.") from None
 
 
-def _name(url: str) -> str:
+def _display_name(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"  # an IPv6 address in brackets

@@ -45,8 +45,8 @@ from edge_agent.uplink.upload import OutboxUploader, UploadLog
 log = structlog.get_logger("edge_agent.uplink")
 
 FAULTS = (CapacityError, SiteError, ExchangeError, UpdateError, BundleError)
-OWN_FAULTS = (DiskFull, ExchangeDirUnusable)
-SILENCE = (UpstreamUnreachable, UpstreamBusy)
+LOCAL_FAULTS = (DiskFull, ExchangeDirUnusable)
+STORE_FAULTS = (UpstreamUnreachable, UpstreamBusy)
 """Errors of a store as a whole. Other errors of updates are no reason to stop sending examples."""
 MISSING_SECONDS = 600.0
 """How long a blob that the repository does not have is left alone."""
@@ -91,48 +91,52 @@ class TransferLoop:
         self,
         config: UplinkConfig,
         exchange: ExchangeDirs,
-        places: TransferTargets,
-        notes: UploadLog,
+        targets: TransferTargets,
+        upload_log: UploadLog,
         clocks: Clocks | None = None,
     ) -> None:
         """Use the locked notes of uploads."""
-        self._config, self._exchange, self._places, self._notes = config, exchange, places, notes
-        self._upstream, self._updates = places.upstream, places.updates
+        self._config, self._exchange, self._targets, self._upload_log = config, exchange, targets, upload_log
+        self._upstream, self._updates = targets.upstream, targets.updates
         self._clocks = clocks = clocks or Clocks()
         self._backoff = Backoff(config.retry_seconds_first, config.retry_seconds_max, config.failures_max)
-        self._up, self._down = store_identities(config)
+        self._examples_id, self._updates_id = store_identities(config)
         now = self._clocks.running()
-        links = {store: connectivity.initial_connectivity(now) for store in (self._up, self._down) if store}
-        self._known = TransferState(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
+        links = {
+            store: connectivity.initial_connectivity(now) for store in (self._examples_id, self._updates_id) if store
+        }
+        self._state = TransferState(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
         self._uploader = (
-            OutboxUploader(config, exchange, places.upstream, notes, clocks, self._known) if places.upstream else None
+            OutboxUploader(config, exchange, targets.upstream, upload_log, clocks, self._state)
+            if targets.upstream
+            else None
         )
         self._tries_once = False
         self._given_up: set[str] = set()
         """Stores that `once` does not retry."""
-        self._closed: Path | None = None
+        self._denied_path: Path | None = None
         """Path that this user had no rights to when the pause began; None = the pause has another cause."""
         self._published: tuple[float, object] = (now, None)
-        self._counted = (0, 0)
+        self._published_counts = (0, 0)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, which cancels the transfer under way; that one is repeated after the next start."""
-        stopping = asyncio.create_task(stop.wait())
+        stop_task = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
-                working = asyncio.create_task(self.step())
-                await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not working.done():
-                    working.cancel()
-                    await asyncio.wait({working})
+                step_task = asyncio.create_task(self.step())
+                await asyncio.wait({step_task, stop_task}, return_when=asyncio.FIRST_COMPLETED)
+                if not step_task.done():
+                    step_task.cancel()
+                    await asyncio.wait({step_task})
                     return
-                action = working.result()
+                action = step_task.result()
                 if action.kind == "wait":
                     seconds = max(0.0, action.until - self._clocks.running())
-                    await asyncio.wait({stopping}, timeout=min(seconds, uplink_state.REFRESH_SECONDS))
+                    await asyncio.wait({stop_task}, timeout=min(seconds, uplink_state.REFRESH_SECONDS))
         finally:
-            stopping.cancel()
-            self._leave()
+            stop_task.cancel()
+            self._shut_down()
 
     async def once(self) -> None:
         """Perform all transfers that are due, and return.
@@ -147,144 +151,150 @@ class TransferLoop:
                 if action.kind == "wait":
                     await asyncio.sleep(max(0.0, action.until - self._clocks.running()))
         finally:
-            self._leave()
-        for error in (*self._known.problems.values(), *(each.error for each in self._known.set_aside.values())):
+            self._shut_down()
+        for error in (*self._state.problems.values(), *(each.error for each in self._state.set_aside.values())):
             raise error
 
     async def step(self) -> transfer_schedule.TransferAction:
         """Perform the next action and return it; waiting is left to the caller."""
-        known, now = self._known, self._clocks.running()
-        for store in known.links.keys() - self._given_up:
-            known.links[store] = connectivity.after_time_passed(known.links[store], now)
-        if now >= known.scan_at:
-            if now >= known.paused_until or self._is_open_again():
+        state, now = self._state, self._clocks.running()
+        for store in state.links.keys() - self._given_up:
+            state.links[store] = connectivity.after_time_passed(state.links[store], now)
+        if now >= state.scan_at:
+            if now >= state.paused_until or self._has_rights_again():
                 self._scan(now)
             else:
-                known.scan_at = now + self._config.scan_seconds
+                state.scan_at = now + self._config.scan_seconds
         action = transfer_schedule.next_action(self._view(now))
-        if action.kind != "wait" and not await self._try(action):
+        if action.kind != "wait" and not await self._perform_and_record(action):
             # Return the pause now, so that the caller does not try again too early.
-            again = transfer_schedule.next_action(self._view(self._clocks.running()))
-            action = again if again.kind == "wait" else action
+            upcoming = transfer_schedule.next_action(self._view(self._clocks.running()))
+            action = upcoming if upcoming.kind == "wait" else action
         self.publish()
         return action
 
-    def publish(self, *, again: bool = False) -> None:
-        """Write `uplink.json` if it changed or is old; `again` = in any case."""
-        known, running = self._known, self._clocks.running()
-        links = tuple((link.state, link.failures) for link in known.links.values())
-        mark = (links, tuple(known.set_aside), tuple((key, each.reason) for key, each in known.problems.items()))
-        counted = (known.sent_segments, self._updates.progress.fetched_bytes if self._updates else 0)
-        patience = COUNTS_SECONDS if counted != self._counted else uplink_state.REFRESH_SECONDS
-        if not again and mark == self._published[1] and running - self._published[0] < patience:
+    def publish(self, *, force: bool = False) -> None:
+        """Write `uplink.json` if it changed or is old; `force` = in any case."""
+        state, running = self._state, self._clocks.running()
+        links = tuple((link.state, link.failures) for link in state.links.values())
+        snapshot = (
+            links,
+            tuple(state.set_aside),
+            tuple((key, problem.reason) for key, problem in state.problems.items()),
+        )
+        counts = (state.sent_segments, self._updates.progress.fetched_bytes if self._updates else 0)
+        interval = COUNTS_SECONDS if counts != self._published_counts else uplink_state.REFRESH_SECONDS
+        if not force and snapshot == self._published[1] and running - self._published[0] < interval:
             return
         try:
-            write_exchanged(self._notes.folder / uplink_state.FILE_NAME, uplink_state.encode(self._state(running)))
+            write_exchanged(
+                self._upload_log.folder / uplink_state.FILE_NAME, uplink_state.encode(self._uplink_state(running))
+            )
         except (DiskFull, ExchangeDirUnusable) as error:
             log.warning("state_not_written", **error_fields(error))
-        self._published, self._counted = (running, mark), counted
+        self._published, self._published_counts = (running, snapshot), counts
 
-    def _leave(self) -> None:
+    def _shut_down(self) -> None:
         if self._updates:
             self._updates.close()
-        self.publish(again=True)
+        self.publish(force=True)
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
     def _view(self, now: float) -> transfer_schedule.ScheduleInput:
-        known = self._known
+        state = self._state
         return transfer_schedule.ScheduleInput(
             now=now,
-            connectivity=self._link(self._up or self._down),
-            bandwidth=known.bandwidth,
-            next_segment=next(iter(known.waiting), ""),
-            has_status=known.status_mark != (0, 0),
-            status_changed=known.status_mark != known.status_sent,
-            heartbeat_at=known.heartbeat_at,
-            receipts_at=known.receipts_at,
-            receipts_unwritten=known.receipts_unwritten,
-            scan_at=known.scan_at,
-            paused_until=known.paused_until,
+            connectivity=self._link(self._examples_id or self._updates_id),
+            bandwidth=state.bandwidth,
+            next_segment=next(iter(state.waiting), ""),
+            has_status=state.status_mark != (0, 0),
+            status_changed=state.status_mark != state.status_sent,
+            heartbeat_at=state.heartbeat_at,
+            receipts_at=state.receipts_at,
+            receipts_unwritten=state.receipts_unwritten,
+            scan_at=state.scan_at,
+            paused_until=state.paused_until,
             uploads=self._upstream is not None,
             downloads=self._downloads(),
-            lead_seconds=known.lead_seconds,
+            lead_seconds=state.lead_seconds,
         )
 
     def _downloads(self) -> transfer_schedule.DownloadInput | None:
-        known = self._known
+        state = self._state
         if self._updates is None:
             return None
-        link = self._link(self._down)
+        link = self._link(self._updates_id)
         return transfer_schedule.DownloadInput(
-            link, known.downloads_bandwidth, self._next_blob(), known.refresh_at, known.held_until
+            link, state.downloads_bandwidth, self._next_blob(), state.refresh_at, state.held_until
         )
 
     def _link(self, store: str) -> Connectivity:
-        link = self._known.links[store]
+        link = self._state.links[store]
         return replace(link, state="offline", retry_at=math.inf) if store in self._given_up else link
 
     def _next_blob(self) -> str:
         waiting = self._updates.progress.waiting if self._updates else {}
-        return next((sha256 for sha256 in waiting if sha256 not in self._known.set_aside), "")
+        return next((sha256 for sha256 in waiting if sha256 not in self._state.set_aside), "")
 
     def _scan(self, now: float) -> None:
-        known = self._known
-        known.set_aside = {name: each for name, each in known.set_aside.items() if now < each.until}
-        known.scan_at, known.paused_until = now + self._config.scan_seconds, 0.0
+        state = self._state
+        state.set_aside = {name: item for name, item in state.set_aside.items() if now < item.until}
+        state.scan_at, state.paused_until = now + self._config.scan_seconds, 0.0
         try:
             if self._uploader:
                 self._uploader.scan()
-        except OWN_FAULTS as error:
+        except LOCAL_FAULTS as error:
             # A scan costs nothing, so it keeps its usual interval.
             self._pause("scan", error, self._config.scan_seconds)
         else:
-            known.problems.pop("scan", None)
+            state.problems.pop("scan", None)
             if self._updates:
                 self._scan_incoming(self._updates, now)
 
     def _scan_incoming(self, updates: UpdateDownloader, now: float) -> None:
-        known, wrong = self._known, ""
+        state, faulty_item = self._state, ""
         try:
-            updates.look(now)
-        except OWN_FAULTS as error:
-            wrong = INCOMING
-            known.defer(wrong, error, now + SET_ASIDE_SECONDS)
+            updates.read_requests(now)
+        except LOCAL_FAULTS as error:
+            faulty_item = INCOMING
+            state.defer(faulty_item, error, now + SET_ASIDE_SECONDS)
         except ExchangeError as error:
-            wrong = repository_metadata.FILE_NAME
-            known.defer(wrong, error, now + SET_ASIDE_SECONDS)
-        stays = {wrong, *updates.progress.waiting}
-        known.set_aside = {
-            name: each for name, each in known.set_aside.items() if name in stays or not is_of_updates(name)
+            faulty_item = repository_metadata.FILE_NAME
+            state.defer(faulty_item, error, now + SET_ASIDE_SECONDS)
+        kept_names = {faulty_item, *updates.progress.waiting}
+        state.set_aside = {
+            name: item for name, item in state.set_aside.items() if name in kept_names or not is_of_updates(name)
         }
-        wanted = updates.progress.wants
-        cap = (wanted.bytes_per_second_max if wanted else None) or 0
-        if cap != known.downloads_bandwidth.bytes_per_second:
-            known.downloads_bandwidth = Bandwidth.full(cap, now)
+        requests = updates.progress.requests
+        cap = (requests.bytes_per_second_max if requests else None) or 0
+        if cap != state.downloads_bandwidth.bytes_per_second:
+            state.downloads_bandwidth = Bandwidth.full(cap, now)
 
     # --- doing it -----------------------------------------------------------------------------------------------------
 
-    async def _try(self, action: transfer_schedule.TransferAction) -> bool:
+    async def _perform_and_record(self, action: transfer_schedule.TransferAction) -> bool:
         """Perform an action and record its outcome; return whether it succeeded."""
-        known, store = self._known, self._down if action.kind in ("refresh", "pull") else self._up
-        began, moved = self._clocks.running(), self._moved()
+        state, store = self._state, self._updates_id if action.kind in ("refresh", "pull") else self._examples_id
+        started_at, bytes_before = self._clocks.running(), self._bytes_moved()
         error = None
         try:
-            if await self._do(action):
-                self._heard(store)
+            if await self._perform(action):
+                self._record_contact(store)
         except FAULTS as fault:
             error = fault
-            self._learn(action, store, fault)
+            self._record_failure(action, store, fault)
         else:
-            self._went_well(action)
+            self._record_success(action)
         now = self._clocks.running()
-        spent = self._moved() - moved
-        known.bandwidth = known.bandwidth.spend(spent, now)
+        bytes_moved = self._bytes_moved() - bytes_before
+        state.bandwidth = state.bandwidth.spend(bytes_moved, now)
         if action.kind in ("refresh", "pull"):
-            known.downloads_bandwidth = known.downloads_bandwidth.spend(spent, now)
-        self._take_turns(action, max(now, known.links[store].retry_at) - began, spent)
+            state.downloads_bandwidth = state.downloads_bandwidth.spend(bytes_moved, now)
+        self._charge_direction(action, max(now, state.links[store].retry_at) - started_at, bytes_moved)
         return error is None
 
-    async def _do(self, action: transfer_schedule.TransferAction) -> bool:
+    async def _perform(self, action: transfer_schedule.TransferAction) -> bool:
         """Perform an action; return whether the store answered."""
         now = self._clocks.running()
         if self._updates and action.kind == "pull":
@@ -300,119 +310,122 @@ class TransferLoop:
         return await self._uploader.fetch_receipts()
 
     async def _refresh(self, updates: UpdateDownloader, now: float) -> bool:
-        known = self._known
-        known.refresh_at = now + self._config.updates_seconds
+        state = self._state
+        state.refresh_at = now + self._config.updates_seconds
         if await updates.refresh(now):
             log.info("metadata_fetched", repository=updates.name)
             # The central team may have fixed what was missing or wrong.
-            known.set_aside = {name: each for name, each in known.set_aside.items() if not is_blob(name)}
+            state.set_aside = {name: item for name, item in state.set_aside.items() if not is_blob(name)}
         return True
 
     # --- learning from it ---------------------------------------------------------------------------------------------
 
-    def _moved(self) -> int:
+    def _bytes_moved(self) -> int:
         """Return the bytes sent and fetched so far."""
-        return self._known.sent_bytes + (self._updates.progress.fetched_bytes if self._updates else 0)
+        return self._state.sent_bytes + (self._updates.progress.fetched_bytes if self._updates else 0)
 
-    def _take_turns(self, action: transfer_schedule.TransferAction, elapsed: float, moved: int) -> None:
+    def _charge_direction(self, action: transfer_schedule.TransferAction, elapsed: float, bytes_moved: int) -> None:
         """Account the time of a transfer to its direction, while both directions have work."""
-        known = self._known
+        state = self._state
         if action.kind not in ("send", "pull"):
             return
-        if not known.waiting or not self._next_blob():
-            known.lead_seconds = 0.0
+        if not state.waiting or not self._next_blob():
+            state.lead_seconds = 0.0
             return
-        cost = transfer_schedule.transfer_cost_seconds(elapsed, moved, self._config.bytes_per_second_max)
-        lead = known.lead_seconds + (cost if action.kind == "send" else -cost)
-        known.lead_seconds = max(-LEAD_SECONDS_MAX, min(LEAD_SECONDS_MAX, lead))
+        cost = transfer_schedule.transfer_cost_seconds(elapsed, bytes_moved, self._config.bytes_per_second_max)
+        lead = state.lead_seconds + (cost if action.kind == "send" else -cost)
+        state.lead_seconds = max(-LEAD_SECONDS_MAX, min(LEAD_SECONDS_MAX, lead))
 
-    def _heard(self, store: str) -> None:
-        known = self._known
-        known.problems.pop(store, None)
-        if known.links[store].state != "online":
+    def _record_contact(self, store: str) -> None:
+        state = self._state
+        state.problems.pop(store, None)
+        if state.links[store].state != "online":
             log.info(
-                "online", upstream=self._updates.name if self._updates and store != self._up else self._places.name
+                "online",
+                upstream=self._updates.name if self._updates and store != self._examples_id else self._targets.name,
             )
-        known.links[store] = connectivity.after_success(known.links[store], self._clocks.running())
+        state.links[store] = connectivity.after_success(state.links[store], self._clocks.running())
 
-    def _went_well(self, action: transfer_schedule.TransferAction) -> None:
-        known = self._known
+    def _record_success(self, action: transfer_schedule.TransferAction) -> None:
+        state = self._state
         if action.kind == "refresh":
-            known.problems.pop("refresh", None)
-            known.refresh_failures = 0
+            state.problems.pop("refresh", None)
+            state.refresh_failures = 0
         elif action.kind == "pull":
-            known.held_until, known.pull_failures = 0.0, 0
+            state.held_until, state.pull_failures = 0.0, 0
         else:
-            known.problems.pop("disk", None)
+            state.problems.pop("disk", None)
 
-    def _learn(self, action: transfer_schedule.TransferAction, store: str, error: EdgeAgentError) -> None:
+    def _record_failure(self, action: transfer_schedule.TransferAction, store: str, error: EdgeAgentError) -> None:
         # A folder that is missing or not readable counts as a store that does not answer.
-        silent = isinstance(error, SILENCE) or "folder" in error.metadata
-        if action.kind in ("refresh", "pull") and not silent:
-            if not isinstance(error, OWN_FAULTS):
-                self._heard(store)
-            self._learn_of_update(action, error)
-        elif isinstance(error, OWN_FAULTS):
+        concerns_store = isinstance(error, STORE_FAULTS) or "folder" in error.metadata
+        if action.kind in ("refresh", "pull") and not concerns_store:
+            if not isinstance(error, LOCAL_FAULTS):
+                self._record_contact(store)
+            self._record_update_failure(action, error)
+        elif isinstance(error, LOCAL_FAULTS):
             self._pause("disk", error, DISK_PAUSE_SECONDS)
-            self._closed = _closed_path(error)
+            self._denied_path = _denied_path_of(error)
         else:
-            self._failed(store, error)
+            self._record_store_failure(store, error)
 
-    def _learn_of_update(self, action: transfer_schedule.TransferAction, error: EdgeAgentError) -> None:
+    def _record_update_failure(self, action: transfer_schedule.TransferAction, error: EdgeAgentError) -> None:
         """Defer an item that is wrong in the repository or lacks room here; everything else continues."""
-        known, own = self._known, isinstance(error, OWN_FAULTS)
+        state, is_local = self._state, isinstance(error, LOCAL_FAULTS)
         if action.kind == "refresh":
-            known.problems["refresh"] = error
-            known.refresh_failures += 1
+            state.problems["refresh"] = error
+            state.refresh_failures += 1
             pause = (
                 DISK_PAUSE_SECONDS
-                if own
-                else self._backoff.pause_seconds(known.refresh_failures, self._clocks.chance())
+                if is_local
+                else self._backoff.pause_seconds(state.refresh_failures, self._clocks.chance())
             )
-            known.refresh_at = self._clocks.running() + pause
+            state.refresh_at = self._clocks.running() + pause
             log.error("metadata_not_fetched", again_in_seconds=round(pause, 1), **error_fields(error))
             return
         if isinstance(error, HashMismatch):
-            known.defer(action.name, error, self._clocks.running() + SET_ASIDE_SECONDS)
+            state.defer(action.name, error, self._clocks.running() + SET_ASIDE_SECONDS)
         elif isinstance(error, UpdateError):
-            known.defer(action.name, error, self._clocks.running() + MISSING_SECONDS)
+            state.defer(action.name, error, self._clocks.running() + MISSING_SECONDS)
         else:
-            known.defer(action.name, error, self._clocks.running() + DISK_PAUSE_SECONDS)
-            if not own:
-                known.pull_failures += 1
-                pause = self._backoff.pause_seconds(known.pull_failures, self._clocks.chance())
-                known.held_until = self._clocks.running() + pause
+            state.defer(action.name, error, self._clocks.running() + DISK_PAUSE_SECONDS)
+            if not is_local:
+                state.pull_failures += 1
+                pause = self._backoff.pause_seconds(state.pull_failures, self._clocks.chance())
+                state.held_until = self._clocks.running() + pause
 
-    def _failed(self, store: str, error: EdgeAgentError) -> None:
-        now, links = self._clocks.running(), self._known.links
+    def _record_store_failure(self, store: str, error: EdgeAgentError) -> None:
+        now, links = self._clocks.running(), self._state.links
         links[store] = connectivity.after_failure(links[store], now, self._backoff, self._clocks.chance())
-        again = round(links[store].retry_at - now, 1)
-        log.warning(links[store].state, again_in_seconds=again, **error_fields(error))
-        self._known.problems[store] = error
+        retry_seconds = round(links[store].retry_at - now, 1)
+        log.warning(links[store].state, again_in_seconds=retry_seconds, **error_fields(error))
+        self._state.problems[store] = error
         self._given_up |= {store} if self._tries_once else set()
 
     def _pause(self, kind: str, error: EdgeAgentError, seconds: float) -> None:
-        known, now = self._known, self._clocks.running()
-        known.paused_until, known.scan_at = now + seconds, now + min(seconds, self._config.scan_seconds)
-        before = known.problems.get(kind)
-        if before is None or kind == "disk" or before.message != error.message:
+        state, now = self._state, self._clocks.running()
+        state.paused_until, state.scan_at = now + seconds, now + min(seconds, self._config.scan_seconds)
+        previous = state.problems.get(kind)
+        if previous is None or kind == "disk" or previous.message != error.message:
             log.error("disk_failed", again_in_seconds=seconds, **error_fields(error))
-        known.problems[kind], self._closed = error, None
+        state.problems[kind], self._denied_path = error, None
 
-    def _is_open_again(self) -> bool:
+    def _has_rights_again(self) -> bool:
         """Return whether this user now has the rights whose lack caused the pause."""
-        return self._closed is not None and _has_rights(self._closed)
+        return self._denied_path is not None and _has_rights(self._denied_path)
 
-    def _state(self, running: float) -> uplink_state.UplinkState:
-        known, updates = self._known, self._updates
-        seen = None
+    def _uplink_state(self, running: float) -> uplink_state.UplinkState:
+        state, updates = self._state, self._updates
+        downloads = None
         if updates:
-            seen = DownloadView(updates.name, known.links[self._down], updates.progress, updates.waiting_bytes())
-        link = known.links[self._up or self._down]
-        return build_uplink_state(known, link, self._places.name, seen, (self._clocks.now(), running))
+            downloads = DownloadView(
+                updates.name, state.links[self._updates_id], updates.progress, updates.waiting_bytes()
+            )
+        link = state.links[self._examples_id or self._updates_id]
+        return build_uplink_state(state, link, self._targets.name, downloads, (self._clocks.now(), running))
 
 
-def _closed_path(error: EdgeAgentError) -> Path | None:
+def _denied_path_of(error: EdgeAgentError) -> Path | None:
     """Return the path of an error if this user has no rights to it."""
     path = Path(error.metadata.get("path") or "/")
     return None if isinstance(error, DiskFull) or _has_rights(path) else path

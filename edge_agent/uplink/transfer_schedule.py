@@ -100,13 +100,13 @@ def next_action(view: ScheduleInput) -> TransferAction:
     """
     if view.now < view.paused_until:
         return TransferAction("wait", until=min(at for at in (view.paused_until, view.scan_at) if at > view.now))
-    if small := _small_upload(view) or _small_download(view):
-        return small
-    ways = [action for action in (_send(view), _pull(view)) if action]
-    ready = [action for action in ways if action.kind != "wait"]
+    if request := _small_upload(view) or _small_download(view):
+        return request
+    candidates = [action for action in (_next_upload(view), _next_download(view)) if action]
+    ready = [action for action in candidates if action.kind != "wait"]
     if len(ready) == 2:
         return ready[view.lead_seconds > 0]
-    return ready[0] if ready else _wait(view, ways)
+    return ready[0] if ready else _wait(view, candidates)
 
 
 def transfer_cost_seconds(elapsed_seconds: float, count_bytes: int, bytes_per_second_max: int) -> float:
@@ -122,19 +122,19 @@ def _small_upload(view: ScheduleInput) -> TransferAction | None:
     changed = view.status_changed and not view.next_segment
     if view.has_status and (changed or view.now >= view.heartbeat_at):
         return TransferAction("heartbeat")
-    again = view.receipts_unwritten and not view.next_segment
-    return TransferAction("fetch") if again or view.now >= view.receipts_at else None
+    retry_receipts = view.receipts_unwritten and not view.next_segment
+    return TransferAction("fetch") if retry_receipts or view.now >= view.receipts_at else None
 
 
 def _small_download(view: ScheduleInput) -> TransferAction | None:
-    down = view.downloads
-    if down is None or not down.connectivity.may_try(view.now):
+    downloads = view.downloads
+    if downloads is None or not downloads.connectivity.may_try(view.now):
         return None
-    due = down.connectivity.state == "probing" or view.now >= down.refresh_at
+    due = downloads.connectivity.state == "probing" or view.now >= downloads.refresh_at
     return TransferAction("refresh") if due else None
 
 
-def _send(view: ScheduleInput) -> TransferAction | None:
+def _next_upload(view: ScheduleInput) -> TransferAction | None:
     """Return the next upload, or the wait for it; None = there is nothing to send."""
     if not view.uploads:
         return None
@@ -145,19 +145,19 @@ def _send(view: ScheduleInput) -> TransferAction | None:
     return _when_free(view, TransferAction("send", view.next_segment), view.bandwidth.free_at())
 
 
-def _pull(view: ScheduleInput) -> TransferAction | None:
+def _next_download(view: ScheduleInput) -> TransferAction | None:
     """Return the next download, or the wait for it; None = there is nothing to fetch."""
-    down = view.downloads
-    if down is None:
+    downloads = view.downloads
+    if downloads is None:
         return None
-    if not down.connectivity.may_try(view.now):
-        return TransferAction("wait", until=down.connectivity.retry_at)
-    if not down.next_blob:
+    if not downloads.connectivity.may_try(view.now):
+        return TransferAction("wait", until=downloads.connectivity.retry_at)
+    if not downloads.next_blob:
         return None
-    if view.now < down.held_until:
-        return TransferAction("wait", until=down.held_until)
+    if view.now < downloads.held_until:
+        return TransferAction("wait", until=downloads.held_until)
     return _when_free(
-        view, TransferAction("pull", down.next_blob), max(view.bandwidth.free_at(), down.bandwidth.free_at())
+        view, TransferAction("pull", downloads.next_blob), max(view.bandwidth.free_at(), downloads.bandwidth.free_at())
     )
 
 
@@ -165,40 +165,42 @@ def _when_free(view: ScheduleInput, action: TransferAction, free_at: float) -> T
     return action if view.now >= free_at else TransferAction("wait", until=free_at, saving=True)
 
 
-def _wait(view: ScheduleInput, ways: list[TransferAction]) -> TransferAction:
+def _wait(view: ScheduleInput, candidates: list[TransferAction]) -> TransferAction:
     """Wait for the earliest of the next transfers, the next scan and the next small request."""
     links = [view.connectivity] if view.uploads else []
     links += [view.downloads.connectivity] if view.downloads else []
     if links and not any(link.may_try(view.now) for link in links):
         return TransferAction("wait", until=min(link.retry_at for link in links))
-    times = [view.scan_at, *(way.until for way in ways), *_due_times(view)]
+    times = [view.scan_at, *(candidate.until for candidate in candidates), *_due_times(view)]
     until = min((at for at in times if at > view.now), default=view.now + 1)
-    return TransferAction("wait", until=until, idle=not ways, saving=any(way.saving for way in ways))
+    return TransferAction(
+        "wait", until=until, idle=not candidates, saving=any(candidate.saving for candidate in candidates)
+    )
 
 
 def _due_times(view: ScheduleInput) -> list[float]:
     """Return when small requests to available stores are due."""
-    times, down = [], view.downloads
+    times, downloads = [], view.downloads
     if view.uploads and view.connectivity.may_try(view.now):
         times += [view.receipts_at, *([view.heartbeat_at] if view.has_status else [])]
-    if down and down.connectivity.may_try(view.now):
-        times.append(down.refresh_at)
+    if downloads and downloads.connectivity.may_try(view.now):
+        times.append(downloads.refresh_at)
     return times
 
 
-def unsent_segments(files: Mapping[str, int], settled: Callable[[str], bool]) -> dict[str, int]:
+def unsent_segments(files: Mapping[str, int], is_settled: Callable[[str], bool]) -> dict[str, int]:
     """Return the segments to send, in order, with their sizes; `files` are names and sizes in the outbox.
 
     A sealed file without its manifest is not a segment yet, and a manifest without its sealed file no longer one. Other
     files are ignored.
     """
-    found = {}
+    sizes = {}
     for name in sorted(files):
         stem = name.removesuffix(segment.MANIFEST_SUFFIX)
         sealed = stem + segment.SEALED_SUFFIX
-        if stem != name and segment.parse_name(stem) and sealed in files and not settled(stem):
-            found[stem] = files[name] + files[sealed]
-    return found
+        if stem != name and segment.parse_name(stem) and sealed in files and not is_settled(stem):
+            sizes[stem] = files[name] + files[sealed]
+    return sizes
 
 
 BURST_SECONDS = 1.0
@@ -227,11 +229,9 @@ class Bandwidth:
 
     def spend(self, count: int, now: float) -> Bandwidth:
         """Return the bucket after a transfer of `count` bytes."""
-        return replace(self._filled(now), tokens=self._filled(now).tokens - count)
-
-    def _filled(self, now: float) -> Bandwidth:
         gained = self.bytes_per_second * max(0.0, now - self.at)
-        return replace(self, tokens=min(self.bytes_per_second * BURST_SECONDS, self.tokens + gained), at=now)
+        filled = min(self.bytes_per_second * BURST_SECONDS, self.tokens + gained)
+        return replace(self, tokens=filled - count, at=now)
 
 
 log = structlog.get_logger("edge_agent.uplink")
@@ -307,16 +307,16 @@ class DownloadView:
 
 
 def build_uplink_state(
-    known: TransferState,
+    state: TransferState,
     link: connectivity.Connectivity,
     upstream: str,
-    seen: DownloadView | None,
+    downloads: DownloadView | None,
     clocks: tuple[float, float],
 ) -> uplink_state.UplinkState:
     """Return the state for `uplink.json`; `clocks` are seconds since 1970 and the monotonic clock."""
     wall, running = clocks
 
-    def at(seconds: float) -> str:
+    def to_timestamp(seconds: float) -> str:
         return format_timestamp(wall - (running - seconds))
 
     return uplink_state.UplinkState(
@@ -326,40 +326,40 @@ def build_uplink_state(
         at=format_timestamp(wall),
         running_seconds=running,
         state=link.state,
-        since=at(link.since),
-        last_contact=None if link.last_contact is None else at(link.last_contact),
-        retry_at=at(link.retry_at) if link.retry_at > running else None,
+        since=to_timestamp(link.since),
+        last_contact=None if link.last_contact is None else to_timestamp(link.last_contact),
+        retry_at=to_timestamp(link.retry_at) if link.retry_at > running else None,
         failures=link.failures,
-        waiting_segments=len(known.waiting),
-        waiting_bytes=sum(known.waiting.values()),
-        sent_segments=known.sent_segments,
-        sent_bytes=known.sent_bytes,
-        downloads=None if seen is None else _downloads(known, seen, running, at),
-        problems=tuple(_problems(known)),
+        waiting_segments=len(state.waiting),
+        waiting_bytes=sum(state.waiting.values()),
+        sent_segments=state.sent_segments,
+        sent_bytes=state.sent_bytes,
+        downloads=None if downloads is None else _downloads(state, downloads, running, to_timestamp),
+        problems=tuple(_problems(state)),
     )
 
 
 def _downloads(
-    known: TransferState, seen: DownloadView, running: float, at: Callable[[float], str]
+    state: TransferState, downloads: DownloadView, running: float, to_timestamp: Callable[[float], str]
 ) -> uplink_state.DownloadProgress:
-    retry_at, progress = max(seen.link.retry_at, known.held_until), seen.progress
+    retry_at, progress = max(downloads.link.retry_at, state.held_until), downloads.progress
     return uplink_state.DownloadProgress(
-        repository=seen.repository[:500],
-        state=seen.link.state,
-        since=at(seen.link.since),
-        retry_at=at(retry_at) if retry_at > running else None,
-        refreshed_at=None if progress.refreshed_at is None else at(progress.refreshed_at),
+        repository=downloads.repository[:500],
+        state=downloads.link.state,
+        since=to_timestamp(downloads.link.since),
+        retry_at=to_timestamp(retry_at) if retry_at > running else None,
+        refreshed_at=None if progress.refreshed_at is None else to_timestamp(progress.refreshed_at),
         waiting_blobs=len(progress.waiting),
-        waiting_bytes=min(seen.waiting_bytes, 2**62),
+        waiting_bytes=min(downloads.waiting_bytes, 2**62),
         fetched_blobs=progress.fetched_blobs,
         fetched_bytes=progress.fetched_bytes,
     )
 
 
-def _problems(known: TransferState) -> Iterator[uplink_state.UplinkStateProblem]:
-    shown = [(problem, "") for problem in known.problems.values()]
-    shown += [(each.error, name) for name, each in known.set_aside.items()]
-    for error, name in shown[:PROBLEMS_SHOWN_MAX]:
+def _problems(state: TransferState) -> Iterator[uplink_state.UplinkStateProblem]:
+    problems = [(problem, "") for problem in state.problems.values()]
+    problems += [(item.error, name) for name, item in state.set_aside.items()]
+    for error, name in problems[:PROBLEMS_SHOWN_MAX]:
         yield uplink_state.UplinkStateProblem(
             reason=error.reason, message=error.message[:1000], remedy=error.remedy[:1000], about=name[:200]
         )

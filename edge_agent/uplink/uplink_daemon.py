@@ -31,10 +31,10 @@ EXIT_FAILED = 1
 log = structlog.get_logger("edge_agent.uplink")
 
 
-def uplink(config: Config, *, once: bool, around: RunWrapper = run_unwrapped) -> int:
+def uplink(config: Config, *, once: bool, wrap: RunWrapper = run_unwrapped) -> int:
     """Upload the outbox and fetch receipts and updates, until told to stop, or `once`; return the exit code.
 
-    `around` wraps each component of the supervisor.
+    `wrap` wraps each component of the supervisor.
 
     Raises:
         SiteError: the configuration, the exchange directories or the credential cannot be used.
@@ -43,40 +43,40 @@ def uplink(config: Config, *, once: bool, around: RunWrapper = run_unwrapped) ->
     logs.configure(config.log)
     if not config.site.id:
         raise ConfigInvalid("site.id is not set", remedy="Set 'id' under 'site' in agent.yaml to the site's name.")
-    places = _places(config)
+    targets = _open_targets(config)
     exchange = ExchangeDirs(config.site.id, config.outbox, config.receipts)
-    with UploadLog(config.uplink_notes, places.name) as notes:
-        mirror = TransferLoop(config.uplink, exchange, places, notes) if places.name else None
-        if once and mirror:
-            asyncio.run(mirror.once())
+    with UploadLog(config.uplink_notes, targets.name) as upload_log:
+        transfer_loop = TransferLoop(config.uplink, exchange, targets, upload_log) if targets.name else None
+        if once and transfer_loop:
+            asyncio.run(transfer_loop.once())
         elif not once:
-            return EXIT_FAILED if asyncio.run(_serve(config, mirror, places.name, around)) else 0
+            return EXIT_FAILED if asyncio.run(_serve(config, transfer_loop, targets.name, wrap)) else 0
     return 0
 
 
-def _places(config: Config) -> TransferTargets:
+def _open_targets(config: Config) -> TransferTargets:
     repository = open_updates_store(config.uplink)
     updates = (
         UpdateDownloader(config.uplink, IncomingDir(config.incoming), config.wants, repository) if repository else None
     )
-    places = TransferTargets(open_examples_store(config.uplink), updates)
-    if not places.name and not config.escalation.url:
+    targets = TransferTargets(open_examples_store(config.uplink), updates)
+    if not targets.name and not config.escalation.url:
         message = "uplink.url is not set, nor are updates_url and escalation.url"
         raise ConfigInvalid(
             message, remedy="Set 'url' under 'uplink' in agent.yaml: s3://…, a folder …; or one of the others."
         )
-    return places
+    return targets
 
 
-async def _serve(config: Config, mirror: TransferLoop | None, name: str, around: RunWrapper) -> str:
+async def _serve(config: Config, transfer_loop: TransferLoop | None, name: str, wrap: RunWrapper) -> str:
     """Work until told to stop; return the component whose death ended it, if one did."""
     stop = asyncio.Event()
     supervision.stop_on_signals(stop)
-    if mirror:
-        mirror.publish(again=True)
-    supervisor = Supervisor(stop.set, wrap=around)
-    async with _escalating(config, supervisor):
-        for component in components(mirror):
+    if transfer_loop:
+        transfer_loop.publish(force=True)
+    supervisor = Supervisor(stop.set, wrap=wrap)
+    async with _escalation_service(config, supervisor):
+        for component in components(transfer_loop):
             supervisor.add(component)
         supervisor.start()
         supervision.notify_systemd("READY=1")
@@ -90,23 +90,23 @@ async def _serve(config: Config, mirror: TransferLoop | None, name: str, around:
     return supervisor.failed_component
 
 
-def components(mirror: TransferLoop | None) -> Iterator[Component]:
+def components(transfer_loop: TransferLoop | None) -> Iterator[Component]:
     """Yield the background components; `serve_escalations` adds the one of the large model."""
-    if mirror:
-        leave = asyncio.Event()
+    if transfer_loop:
+        stop = asyncio.Event()
 
-        async def end() -> None:
-            leave.set()
+        async def request_stop() -> None:
+            stop.set()
 
         why = "its state in memory may be wrong then; its notes on the disk are not"
-        yield Component("mirror", lambda: mirror.run(leave), DeathPolicy.STOP, why, end)
+        yield Component("mirror", lambda: transfer_loop.run(stop), DeathPolicy.STOP, why, request_stop)
     if supervision.watchdog_seconds():
         why = "without its ping systemd kills the daemon: better it ends in order"
         # The ping shows only that the event loop runs.
         yield Component("watchdog", lambda: supervision.ping_watchdog(lambda _: True), DeathPolicy.STOP, why)
 
 
-def _escalating(config: Config, supervisor: Supervisor) -> contextlib.AbstractAsyncContextManager[None]:
+def _escalation_service(config: Config, supervisor: Supervisor) -> contextlib.AbstractAsyncContextManager[None]:
     """Serve questions for the large model if the site has one; otherwise do not load its client library."""
     if not config.escalation.url:
         return contextlib.nullcontext()

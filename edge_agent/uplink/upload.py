@@ -65,8 +65,8 @@ class UploadLog:
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._fd = -1
         try:
-            _take(self._lock, folder)
-            self._noted = self._read()
+            _take_lock(self._lock, folder)
+            self._uploaded_at = self._read()
             self._rewrite()
         except BaseException:
             self.close()
@@ -89,12 +89,12 @@ class UploadLog:
                 os.close(self._fd)
                 self._fd = -1
                 raise
-        self._noted[stem] = at
+        self._uploaded_at[stem] = at
 
     def is_settled(self, stem: str, now: float, recheck_seconds: float) -> bool:
         """Return whether a segment is uploaded and needs no check; a wrong clock only costs a request."""
-        noted = self._noted.get(stem)
-        return noted is not None and 0 <= now - noted < recheck_seconds
+        uploaded_at = self._uploaded_at.get(stem)
+        return uploaded_at is not None and 0 <= now - uploaded_at < recheck_seconds
 
     def keep(self, stems: Collection[str]) -> None:
         """Forget segments that are no longer in the outbox.
@@ -102,10 +102,10 @@ class UploadLog:
         Raises:
             DiskFull, ExchangeDirUnusable: the notes could not be rewritten.
         """
-        gone = self._noted.keys() - set(stems)
-        if len(gone) > STALE_LINES_MAX:
-            for stem in gone:
-                del self._noted[stem]
+        stale = self._uploaded_at.keys() - set(stems)
+        if len(stale) > STALE_LINES_MAX:
+            for stem in stale:
+                del self._uploaded_at[stem]
             self._rewrite()
 
     def close(self) -> None:
@@ -126,19 +126,19 @@ class UploadLog:
     def _read(self) -> dict[str, float]:
         with exchange_errors(self._path):
             lines = self._path.read_bytes().splitlines() if stat_or_none(self._path) else []
-        head, *rest = [_parsed(line) for line in lines] or [{}]
+        head, *rest = [_parse_line(line) for line in lines] or [{}]
         if head.get("schema") != SCHEMA or head.get("upstream") != self._upstream:
             return {}
-        found = {}
-        for each in rest:
-            stem, at = each.get("segment"), each.get("at")
+        uploaded_at = {}
+        for entry in rest:
+            stem, at = entry.get("segment"), entry.get("at")
             if isinstance(stem, str) and segment.parse_name(stem) and isinstance(at, int | float):
-                found[stem] = float(at)
-        return found
+                uploaded_at[stem] = float(at)
+        return uploaded_at
 
     def _rewrite(self) -> None:
         head = json.dumps({"schema": SCHEMA, "upstream": self._upstream}).encode() + b"\n"
-        lines = [_line(stem, at) for stem, at in sorted(self._noted.items())]
+        lines = [_line(stem, at) for stem, at in sorted(self._uploaded_at.items())]
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -147,7 +147,7 @@ class UploadLog:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
-def _take(lock: int, folder: Path) -> None:
+def _take_lock(lock: int, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -169,7 +169,7 @@ def _line(stem: str, at: float) -> bytes:
     return json.dumps({"segment": stem, "at": round(at, 3)}).encode() + b"\n"
 
 
-def _parsed(line: bytes) -> dict[str, object]:
+def _parse_line(line: bytes) -> dict[str, object]:
     try:
         plain = json.loads(line)
     except (ValueError, RecursionError):
@@ -211,23 +211,23 @@ class OutboxUploader:
     async def send_segment(self, stem: str) -> bool:
         """Upload a segment; return whether the store answered."""
         try:
-            found = self._exchange.segment(stem)
+            sealed_segment = self._exchange.segment(stem)
         except ExchangeError as error:
             self._state.defer(stem, error, self._clocks.running() + SET_ASIDE_SECONDS)
             return False
-        if found is None:
+        if sealed_segment is None:
             self._state.waiting.pop(stem, None)
             return False
         try:
-            sent = await upload_segment(self._store, self._keys, found)
+            sent_bytes = await upload_segment(self._store, self._keys, sealed_segment)
         except UploadConflict as error:
             self._state.defer(stem, error, self._clocks.running() + SET_ASIDE_SECONDS)
             return True
-        self._state.sent_bytes += sent
+        self._state.sent_bytes += sent_bytes
         self._log.add(stem, self._clocks.now())
         self._state.waiting.pop(stem, None)
         self._state.sent_segments += 1
-        log.info("segment_sent", segment=stem, bytes=sent)
+        log.info("segment_sent", segment=stem, bytes=sent_bytes)
         return True
 
     async def send_status(self) -> bool:
@@ -253,7 +253,7 @@ class OutboxUploader:
         if fetched is None or fetched.same:
             return True
         try:
-            if self._exchange.take_receipts(fetched.content):
+            if self._exchange.store_receipts(fetched.content):
                 log.info("receipts_fetched", bytes=len(fetched.content))
         except ExchangeError as error:
             self._state.defer(segment.RECEIPTS_FILE_NAME, error, self._clocks.running() + SET_ASIDE_SECONDS)
@@ -266,7 +266,7 @@ class OutboxUploader:
         return True
 
 
-async def upload_segment(store: ObjectStore, keys: SiteObjectKeys, what: SealedSegment) -> int:
+async def upload_segment(store: ObjectStore, keys: SiteObjectKeys, sealed_segment: SealedSegment) -> int:
     """Upload the sealed file, then its manifest; return the bytes sent.
 
     Raises:
@@ -274,8 +274,8 @@ async def upload_segment(store: ObjectStore, keys: SiteObjectKeys, what: SealedS
         UpstreamFailed: the object in the store is not the one that was sent.
         CapacityError, SiteError: the store does not accept it now.
     """
-    sent = await upload_immutable(store, keys.sealed(what.stem), what.sealed)
-    return sent + await upload_immutable(store, keys.manifest(what.stem), what.manifest)
+    sent_bytes = await upload_immutable(store, keys.sealed(sealed_segment.stem), sealed_segment.sealed)
+    return sent_bytes + await upload_immutable(store, keys.manifest(sealed_segment.stem), sealed_segment.manifest)
 
 
 async def upload_immutable(store: ObjectStore, key: str, content: bytes) -> int:
@@ -286,15 +286,15 @@ async def upload_immutable(store: ObjectStore, key: str, content: bytes) -> int:
     """
     existing = await store.head(key)
     if existing is not None:
-        whole = existing.matches(content)
-        if whole is None or (whole is False and existing.size < len(content)):
+        is_same = existing.matches(content)
+        if is_same is None or (is_same is False and existing.size < len(content)):
             fetched = await store.get(key, len(content))
-            whole = None if fetched is None else fetched.content == content
-            if whole is False and fetched is not None and content.startswith(fetched.content):
-                whole = None
-        if whole:
+            is_same = None if fetched is None else fetched.content == content
+            if is_same is False and fetched is not None and content.startswith(fetched.content):
+                is_same = None
+        if is_same:
             return 0
-        if whole is False:
+        if is_same is False:
             message = f"{store.name}: {key} holds {existing.size} other bytes; {len(content)} were to be sent"
             raise UploadConflict(message, key=key)
     return await upload_replacing(store, key, content)
@@ -321,9 +321,9 @@ async def _verify(store: ObjectStore, key: str, content: bytes, tag: str) -> Non
 
 
 async def _holds(store: ObjectStore, key: str, existing: ObjectMetadata, content: bytes, tag: str) -> bool:
-    known = existing.matches(content)
-    if known is not None:
-        return known
+    is_same = existing.matches(content)
+    if is_same is not None:
+        return is_same
     if tag and existing.tag:
         # The object is the one from this request, which TLS or the request signature protected.
         return tag == existing.tag

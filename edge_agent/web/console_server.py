@@ -50,9 +50,9 @@ from edge_agent.web.gateway import endpoints
 from edge_agent.web.rendering import guard_settings_of, read_form, render_page
 from edge_agent.web.request_guard import HTTP, GuardSettings, RequestGuard, SessionSigner, allowed_hosts, client_name
 
-_BYTES = 32
-_CHARS_MIN = 32
-_READ_BYTES_MAX = 1024
+_TOKEN_BYTES = 32
+_TOKEN_CHARS_MIN = 32
+_TOKEN_FILE_BYTES_MAX = 1024
 
 
 def read_or_create_token(path: Path) -> str:
@@ -60,7 +60,7 @@ def read_or_create_token(path: Path) -> str:
     try:
         return read_token(path)
     except FileNotFoundError:
-        return _create(path)
+        return _create_token(path)
 
 
 def read_token(path: Path) -> str:
@@ -72,20 +72,20 @@ def read_token(path: Path) -> str:
     except OSError as error:
         raise WebTokenUnusable(f"cannot read {path}: {error.strerror}", path=path) from None
     with os.fdopen(fd, encoding="ascii", errors="replace") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+        file_status = os.fstat(fd)
+        if not stat.S_ISREG(file_status.st_mode) or file_status.st_mode & 0o077:
             raise WebTokenUnusable(f"other users may read {path}, or it is not a regular file", path=path)
-        token = file.read(_READ_BYTES_MAX).strip()
-    if len(token) < _CHARS_MIN or not (token.isascii() and token.isprintable()):
+        token = file.read(_TOKEN_FILE_BYTES_MAX).strip()
+    if len(token) < _TOKEN_CHARS_MIN or not (token.isascii() and token.isprintable()):
         raise WebTokenUnusable(f"{path} does not hold a token", path=path)
     return token
 
 
-def _create(path: Path) -> str:
-    token = secrets.token_urlsafe(_BYTES)
+def _create_token(path: Path) -> str:
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write(path, token)
+        _write_token(path, token)
     except FileExistsError:  # another console created it first
         return read_token(path)
     except OSError as error:
@@ -93,7 +93,7 @@ def _create(path: Path) -> str:
     return token
 
 
-def _write(path: Path, token: str) -> None:
+def _write_token(path: Path, token: str) -> None:
     """Write the file completely, then link it. In another user's folder root gives it to that user."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -120,17 +120,15 @@ class ConsoleSettings:
     config: WebConfig
     endpoints: Mapping[Role, DaemonEndpoint]
     """Endpoints of the daemon, by role."""
-    certified: Mapping[str, tuple[Role, ...]]
+    roles_by_certificate: Mapping[str, tuple[Role, ...]]
     """Roles by certificate name, in addition to those in the certificates."""
     token_path: Path
 
 
-def serve_console(
-    settings: ConsoleSettings, announce: Callable[[str], None], around: RunWrapper = run_unwrapped
-) -> int:
+def serve_console(settings: ConsoleSettings, announce: Callable[[str], None], wrap: RunWrapper = run_unwrapped) -> int:
     """Serve until SIGTERM or Ctrl-C, and return the exit code. `announce` gets the address once the console listens.
 
-    `around` wraps each component of the supervisor.
+    `wrap` wraps each component of the supervisor.
 
     Raises:
         WebTokenUnusable, CertificateUnusable, SocketInUse: it cannot start.
@@ -142,7 +140,7 @@ def serve_console(
     guard = GuardSettings(
         hosts=allowed_hosts(config.address, config.names),
         signer=SessionSigner(secret),
-        certified=settings.certified if tls else None,
+        roles_by_certificate=settings.roles_by_certificate if tls else None,
         body_bytes_max=config.body_bytes_max,
         request_seconds_max=config.request_seconds_max,
         refusals=refusals,
@@ -150,17 +148,17 @@ def serve_console(
     )
     with contextlib.closing(open_listener(config.address)) as sock:
         announce(_address(config, secret))
-        return EXIT_FAILED if asyncio.run(_serve(settings, guard, (tls, sock), around)) else 0
+        return EXIT_FAILED if asyncio.run(_serve(settings, guard, tls, sock, wrap)) else 0
 
 
 async def _serve(
     settings: ConsoleSettings,
     guard: GuardSettings,
-    listening: tuple[ReloadingTls | None, socket.socket],
-    around: RunWrapper,
+    tls: ReloadingTls | None,
+    sock: socket.socket,
+    wrap: RunWrapper,
 ) -> str:
     """Serve; return the background component whose failure ended it, or an empty string."""
-    tls, sock = listening
     async with DaemonConnections(settings.endpoints) as daemon:
         app = application(daemon, guard, settings.config)
         server = uvicorn.Server(_server_config(settings.config, app, tls))
@@ -168,7 +166,7 @@ async def _serve(
         def stop_serving() -> None:
             server.should_exit = True
 
-        supervisor = Supervisor(stop_serving, wrap=around)
+        supervisor = Supervisor(stop_serving, wrap=wrap)
         if watchdog_seconds():
             why = "systemd kills a console without its ping; an orderly exit is better"
             supervisor.add(Component("watchdog", lambda: ping_watchdog(lambda _: True), DeathPolicy.STOP, why))
@@ -197,7 +195,7 @@ def _address(config: WebConfig, secret: str) -> str:
 
 
 def _server_config(config: WebConfig, app: ASGIApp, tls: ReloadingTls | None) -> uvicorn.Config:
-    settings = uvicorn.Config(
+    server_config = uvicorn.Config(
         app,
         http=protocol_class(config.silent_seconds_max),
         ws="none",
@@ -212,9 +210,9 @@ def _server_config(config: WebConfig, app: ASGIApp, tls: ReloadingTls | None) ->
         timeout_graceful_shutdown=STOP_SECONDS_MAX,
         h11_max_incomplete_event_size=16 * 1024,
     )
-    settings.load()
-    settings.ssl = tls.context if tls else None
-    return settings
+    server_config.load()
+    server_config.ssl = tls.context if tls else None
+    return server_config
 
 
 _BACKLOG = 128
@@ -225,21 +223,21 @@ _NEVER_SECONDS = 365 * 86_400
 def open_listener(address: str) -> socket.socket:
     """Listen on host:port. Raises SocketInUse."""
     host, port = sections.split_host_port(address)
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         try:
-            # The IPv4 address of a name that has both: it is the only one by which a console of before was reached.
-            found = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP))
+            # The IPv4 address of a name that has both: earlier consoles listened on it alone.
+            address_info = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP))
             # With the protocol named, asyncio turns off Nagle's algorithm, which delayed each answer by 40 ms.
-            listening = opened.enter_context(socket.socket(*found[:3]))
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(found[4])
-            listening.listen(_BACKLOG)
+            listener = stack.enter_context(socket.socket(*address_info[:3]))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address_info[4])
+            listener.listen(_BACKLOG)
         except OSError as error:
             remedy = "Stop the program that listens there, or choose another 'address' under 'web' in agent.yaml."
             raise SocketInUse(f"cannot listen on {address}: {error.strerror}", remedy=remedy, address=address) from None
-        opened.pop_all()
-    listening.setblocking(False)
-    return listening
+        stack.pop_all()
+    listener.setblocking(False)
+    return listener
 
 
 class ReloadingTls:
@@ -251,7 +249,7 @@ class ReloadingTls:
         self._files = [Path(name) for name in (config.certificate_file, config.key_file, config.client_ca_file)]
         self.names: tuple[str, ...] = ()
         """The names in the certificate that is in use."""
-        self._loaded_times = self._times()
+        self._loaded_times = self._modification_times()
         self._latest = self._load()
         self.context = self._latest
         self.context.sni_callback = self._reload
@@ -259,7 +257,7 @@ class ReloadingTls:
     def _reload(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
         """Load changed files; the old certificate stays in use while they are invalid."""
         try:
-            times = self._times()
+            times = self._modification_times()
             if times != self._loaded_times:
                 self._latest = self._load()
                 self._loaded_times = times
@@ -267,7 +265,7 @@ class ReloadingTls:
             pass
         connection.context = self._latest
 
-    def _times(self) -> list[int]:
+    def _modification_times(self) -> list[int]:
         return [path.stat().st_mtime_ns if path.exists() else 0 for path in self._files]
 
     def _load(self) -> ssl.SSLContext:
@@ -284,7 +282,7 @@ class ReloadingTls:
             self.names = parse_certificates(certificate.read_bytes(), str(certificate))[0].names
         except OSError as error:
             message = f"cannot use the console's certificate: {error.strerror or error}"
-            raise CertificateUnusable(message, remedy=_CHECK) from None
+            raise CertificateUnusable(message, remedy=_TLS_REMEDY) from None
         return context
 
 
@@ -309,7 +307,7 @@ def connection_class(refusals: RefusalLog) -> type[RecordingTlsConnection]:
     return type("RecordedTls", (RecordingTlsConnection,), {"refusals": refusals})
 
 
-_CHECK = "Check the three files under 'web' in agent.yaml; 'edge-agent certs show FILE' prints one."
+_TLS_REMEDY = "Check the three files under 'web' in agent.yaml; 'edge-agent certs show FILE' prints one."
 
 
 class TimedHttpProtocol(H11Protocol):
@@ -320,13 +318,13 @@ class TimedHttpProtocol(H11Protocol):
 
     silent_seconds_max: float
     _timer: asyncio.TimerHandle | None = None
-    _taken_bytes = 0
+    _bytes_at_start = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in the parent
         """Read the client's certificate, and start the timer for the first request."""
         super().connection_made(transport)
-        secured = transport.get_extra_info("ssl_object")
-        der = secured.getpeercert(binary_form=True) if secured else None
+        ssl_object = transport.get_extra_info("ssl_object")
+        der = ssl_object.getpeercert(binary_form=True) if ssl_object else None
         if der:
             pem = ssl.DER_cert_to_PEM_cert(der).encode()
             self.app_state = {**self.app_state, "certificate": parse_certificates(pem, "a client's certificate")[0]}
@@ -353,12 +351,12 @@ class TimedHttpProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_timer()
         elif self._timer is None:
-            self._taken_bytes = self._acknowledged_bytes()
+            self._bytes_at_start = self._acknowledged_bytes()
             self._timer = self.loop.call_later(self.silent_seconds_max, self._end_silence)
 
     def _end_silence(self) -> None:
         self._timer = None
-        if self._acknowledged_bytes() > self._taken_bytes:
+        if self._acknowledged_bytes() > self._bytes_at_start:
             self._update_timer()
         else:
             self.transport.abort()
@@ -366,10 +364,10 @@ class TimedHttpProtocol(H11Protocol):
     def _acknowledged_bytes(self) -> int:
         """Return how many bytes the client's machine acknowledged; the kernel is asked, since TLS hides it."""
         try:
-            about = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+            tcp_info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
         except OSError:
             return 0
-        return _BYTES_ACKED.unpack_from(about, _BYTES_ACKED_AT)[0] if len(about) == 128 else 0  # since Linux 4.1
+        return _BYTES_ACKED.unpack_from(tcp_info, _BYTES_ACKED_AT)[0] if len(tcp_info) == 128 else 0  # since Linux 4.1
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -389,8 +387,8 @@ def protocol_class(seconds: float) -> type[TimedHttpProtocol]:
 def display_address(address: str, *, secure: bool) -> str:
     """Return the URL for a browser; an address of all networks becomes this machine's host name."""
     host, port = sections.split_host_port(address)
-    named = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with
-    return f"{'https' if secure else 'http'}://{sections.join_host_port(named, port)}"
+    display_host = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared with
+    return f"{'https' if secure else 'http'}://{sections.join_host_port(display_host, port)}"
 
 
 STATIC = Path(__file__).parent / "static"
@@ -421,15 +419,15 @@ async def show_liveness(_: Request) -> Response:
 
 async def sign_in(request: Request) -> Response:
     """Start a session for a browser that sends the token, by the printed link or by the form."""
-    given = request.query_params.get("token", "")
+    token = request.query_params.get("token", "")
     if request.method == "POST":
-        given = (await read_form(request)).get("token", "").strip()
+        token = (await read_form(request)).get("token", "").strip()
     settings = guard_settings_of(request)
-    if settings.certified is not None:
+    if settings.roles_by_certificate is not None:
         return render_page(request, "login.html", {"wrong": False, "certified": True}, 401)
-    if not given:
+    if not token:
         return render_page(request, "login.html", {"wrong": False, "certified": False})
-    if not settings.signer.is_token(given):
+    if not settings.signer.is_token(token):
         settings.refusals.record(HTTP, client_name(request.scope), "TOKEN_WRONG")
         return render_page(request, "login.html", {"wrong": True, "certified": False}, 401)
     return _start_session(request)
@@ -440,36 +438,38 @@ def _start_session(request: Request) -> Response:
     signer = guard_settings_of(request).signer
     cookie = signer.sign_session(time.time() + seconds, secrets.token_urlsafe(12))
     # The redirect keeps the token out of the address bar, the history and the Referer header.
-    answer = RedirectResponse("/", 303)
+    response = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
-    answer.set_cookie(signer.cookie_name, cookie, max_age=int(seconds), httponly=True, samesite="strict", secure=secure)
-    return answer
+    response.set_cookie(
+        signer.cookie_name, cookie, max_age=int(seconds), httponly=True, samesite="strict", secure=secure
+    )
+    return response
 
 
 async def sign_out(request: Request) -> Response:
     """End the session in this browser."""
-    answer = Response(status_code=204, headers={"hx-redirect": "/login"})
-    answer.delete_cookie(guard_settings_of(request).signer.cookie_name, httponly=True, samesite="strict")
-    return answer
+    response = Response(status_code=204, headers={"hx-redirect": "/login"})
+    response.delete_cookie(guard_settings_of(request).signer.cookie_name, httponly=True, samesite="strict")
+    return response
 
 
-async def show_daemon_failure(request: Request, problem: Exception) -> Response:
+async def show_daemon_failure(request: Request, error: Exception) -> Response:
     """Explain why a call to the daemon failed: as text for a part of a page, otherwise as a page."""
-    assert isinstance(problem, CallFailed), "it is registered for these"
-    status = 503 if problem.code == "UNAVAILABLE" else 422
+    assert isinstance(error, CallFailed), "it is registered for these"
+    status = 503 if error.code == "UNAVAILABLE" else 422
     if request.headers.get("hx-request"):
-        message = f"{problem.message[:1].upper()}{problem.message[1:]}"
-        return PlainTextResponse(f"{message}. {problem.remedy}".strip(), status)
-    facts = {"headline": "The daemon refused this request", "message": problem.message, "remedy": problem.remedy}
-    return render_page(request, "error.html", facts, status)
+        message = f"{error.message[:1].upper()}{error.message[1:]}"
+        return PlainTextResponse(f"{message}. {error.remedy}".strip(), status)
+    context = {"headline": "The daemon refused this request", "message": error.message, "remedy": error.remedy}
+    return render_page(request, "error.html", context, status)
 
 
-async def show_http_error(request: Request, problem: Exception) -> Response:
+async def show_http_error(request: Request, error: Exception) -> Response:
     """Report that a page does not exist, or why its form is refused: as text for a part of a page."""
-    assert isinstance(problem, HTTPException), "it is registered for these"
-    message, status = str(problem.detail), problem.status_code
+    assert isinstance(error, HTTPException), "it is registered for these"
+    message, status = str(error.detail), error.status_code
     if request.headers.get("hx-request"):
         return PlainTextResponse(f"{message[:1].upper()}{message[1:]}.", status)
     headline = "Page not found" if status == 404 else "This request was refused"
-    facts = {"headline": headline, "message": message, "remedy": "Open the overview for all pages."}
-    return render_page(request, "error.html", facts, status)
+    context = {"headline": headline, "message": message, "remedy": "Open the overview for all pages."}
+    return render_page(request, "error.html", context, status)

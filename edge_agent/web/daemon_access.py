@@ -69,17 +69,17 @@ class _CachedAnswer(Generic[_T]):
         self._fetch = fetch
         self._seconds = seconds
         self._lock = asyncio.Lock()
-        self._answers: list[_T] = []
+        self._latest: list[_T] = []
         self._until = 0.0
 
     async def get(self) -> _T:
         """Return the answer, fetched again when it is too old. Raises what fetching raises."""
         async with self._lock:
             clock = asyncio.get_running_loop().time
-            if not self._answers or clock() >= self._until:
-                self._answers = [await self._fetch()]
+            if not self._latest or clock() >= self._until:
+                self._latest = [await self._fetch()]
                 self._until = clock() + self._seconds
-            return self._answers[0]
+            return self._latest[0]
 
 
 class DaemonConnections:
@@ -116,8 +116,8 @@ class DaemonConnections:
     @property
     def roles(self) -> frozenset[Role]:
         """The roles that this console uses."""
-        used: dict[Role, object] = {"infer": self.devices, "feedback": self.reviews, "admin": self.operator}
-        return frozenset(role for role, client in used.items() if client is not None)
+        clients: dict[Role, object] = {"infer": self.devices, "feedback": self.reviews, "admin": self.operator}
+        return frozenset(role for role, client in clients.items() if client is not None)
 
     def require_operator(self) -> AsyncAdminClient:
         """Return the operator's client. Raises CallFailed where `roles` of the console leaves it out."""
@@ -143,15 +143,15 @@ class DaemonConnections:
             try:
                 status = await self.operator.status(timeout_seconds=CALL_SECONDS_MAX)
                 serving, answers = status.serving, True
-            except CallFailed as failed:
-                problems["admin"] = failed
+            except CallFailed as error:
+                problems["admin"] = error
         if self.devices is not None and not answers:
             try:
                 serving = await self.devices.serving(timeout_seconds=CALL_SECONDS_MAX)
                 tasks = tuple(await self.devices.tasks(timeout_seconds=CALL_SECONDS_MAX))
                 answers = True
-            except CallFailed as failed:
-                problems["infer"] = failed
+            except CallFailed as error:
+                problems["infer"] = error
         self._last = DaemonSnapshot(status, tasks, serving, problems, answers)
         return self._last
 

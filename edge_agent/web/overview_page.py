@@ -44,27 +44,27 @@ REFRESH_SECONDS = 3
 
 async def show_overview(request: Request) -> Response:
     """Show the page, which refreshes its live part."""
-    facts = await _facts(request)
-    return render_page(request, "overview.html", {**facts, "live": _live_part(request, facts)})
+    context = await _page_context(request)
+    return render_page(request, "overview.html", {**context, "live": _live_part(request, context)})
 
 
 async def refresh_overview(request: Request) -> Response:
     """Return the live part, or 204 when the page shows the same already."""
-    part = _live_part(request, await _facts(request))
+    part = _live_part(request, await _page_context(request))
     if f'seen={request.query_params.get("seen")}"' in part:
         return Response(status_code=204)
     return HTMLResponse(part)
 
 
-def _live_part(request: Request, facts: dict[str, Any]) -> str:
+def _live_part(request: Request, context: dict[str, Any]) -> str:
     """Render the live part, in an element that asks for the next refresh and carries its own digest."""
-    inner = bytes(render_page(request, "live.html", facts).body)
-    digest = hashlib.sha256(inner).hexdigest()[:16]
-    every = f'hx-get="/live?seen={digest}" hx-trigger="every {REFRESH_SECONDS}s" hx-swap="outerHTML"'
-    return f'<div id="live" {every}>{inner.decode()}</div>'
+    html = bytes(render_page(request, "live.html", context).body)
+    digest = hashlib.sha256(html).hexdigest()[:16]
+    refresh = f'hx-get="/live?seen={digest}" hx-trigger="every {REFRESH_SECONDS}s" hx-swap="outerHTML"'
+    return f'<div id="live" {refresh}>{html.decode()}</div>'
 
 
-async def _facts(request: Request) -> dict[str, Any]:
+async def _page_context(request: Request) -> dict[str, Any]:
     daemon, principal = daemon_of(request), principal_of(request)
     snapshot = await daemon.snapshot()
     status = snapshot.status if principal.has_role("admin") else None
@@ -74,7 +74,7 @@ async def _facts(request: Request) -> dict[str, Any]:
         "status": status,
         "tasks": tasks,
         "rows": task_rows(tasks or (), status),
-        "updates": [each for each in status.updates.tasks if each.candidate] if status and status.updates else [],
+        "updates": [task for task in status.updates.tasks if task.candidate] if status and status.updates else [],
         **(daemon_totals(status) if status else {}),
         "health": summarize_health(snapshot, tasks, status),
         "hidden": list_hidden_sections(snapshot, principal, daemon.roles),
@@ -86,8 +86,8 @@ async def show_charts(request: Request) -> Response:
     drawings, problem = [], ""
     try:
         drawings = draw_tasks(await daemon_of(request).monitoring())
-    except CallFailed as failed:
-        problem = failed.message
+    except CallFailed as error:
+        problem = error.message
     except ValueError as error:
         problem = str(error)
     return render_page(request, "charts.html", {"drawings": drawings, "problem": problem})
@@ -105,7 +105,7 @@ async def show_task(request: Request) -> Response:
         raise HTTPException(500, str(error)) from None
 
 
-_ASK_STATUS = "'edge-agent status' on the machine says how the first one comes to it."
+_STATUS_HINT = "'edge-agent status' on the machine shows how to install the first one."
 Tone = Literal["good", "warn", "bad"]
 SECTIONS: dict[Role, str] = {
     "admin": "Health of engines, updates, alarms and charts",
@@ -137,7 +137,7 @@ class HiddenSection:
 def summarize_health(snapshot: DaemonSnapshot, tasks: Sequence[Task] | None, status: Status | None) -> HealthSummary:
     """Judge the daemon from what the principal may see of it."""
     if not snapshot.answers:
-        return _summarize_silence(snapshot, known=bool(tasks or status))
+        return _summarize_silence(snapshot, has_figures=bool(tasks or status))
     if not snapshot.serving:
         return HealthSummary(
             "warn",
@@ -162,35 +162,37 @@ def summarize_health(snapshot: DaemonSnapshot, tasks: Sequence[Task] | None, sta
 
 
 def _first_steps(status: Status | None) -> str:
-    return first_task_remedy(status.site) if status else _ASK_STATUS
+    return first_task_remedy(status.site) if status else _STATUS_HINT
 
 
-def _summarize_silence(snapshot: DaemonSnapshot, *, known: bool) -> HealthSummary:
+def _summarize_silence(snapshot: DaemonSnapshot, *, has_figures: bool) -> HealthSummary:
     problem = next(iter(snapshot.problems.values()), None)
-    before = " The figures below are older." if known else ""
+    note = " The figures below are older." if has_figures else ""
     if problem is None:
         return HealthSummary(
-            "warn", "The daemon's state is unknown", f"This console uses the role feedback only.{before}"
+            "warn", "The daemon's state is unknown", f"This console uses the role feedback only.{note}"
         )
-    sentence = f"{problem.message[:1].upper()}{problem.message[1:]}. The console retries every few seconds.{before}"
+    sentence = f"{problem.message[:1].upper()}{problem.message[1:]}. The console retries every few seconds.{note}"
     return HealthSummary("bad", "The daemon does not answer", sentence, problem.remedy)
 
 
-def list_hidden_sections(snapshot: DaemonSnapshot, principal: Principal, used: frozenset[Role]) -> list[HiddenSection]:
+def list_hidden_sections(
+    snapshot: DaemonSnapshot, principal: Principal, console_roles: frozenset[Role]
+) -> list[HiddenSection]:
     """List hidden sections and why: a missing role of the principal or of the console, or a failed call."""
-    found = []
+    sections = []
     for role, what in SECTIONS.items():
         if not principal.has_role(role):
             why = f"your certificate lacks the role {role}"
-            found.append(
+            sections.append(
                 HiddenSection(what, why, f"'sudo edge-agent certs issue NAME --role {role}' makes one that has it.")
             )
-        elif role not in used:
+        elif role not in console_roles:
             why = f"this console does not use the role {role}"
-            found.append(HiddenSection(what, why, "'roles' under 'web' in agent.yaml lists the roles that it uses."))
+            sections.append(HiddenSection(what, why, "'roles' under 'web' in agent.yaml lists the roles that it uses."))
         elif snapshot.answers and role in snapshot.problems:
-            found.append(HiddenSection(what, snapshot.problems[role].message, snapshot.problems[role].remedy))
-    return found
+            sections.append(HiddenSection(what, snapshot.problems[role].message, snapshot.problems[role].remedy))
+    return sections
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,8 @@ class TaskRow:
     def threshold(self) -> str:
         """The threshold; of a decide task how many of its questions have one."""
         if self.task.kind == "DECIDE":
-            proved = sum(each.threshold is not None for each in self.task.questions)
-            return f"{proved} of {len(self.task.questions)} questions"
+            with_threshold = sum(each.threshold is not None for each in self.task.questions)
+            return f"{with_threshold} of {len(self.task.questions)} questions"
         return UNKNOWN if self.task.threshold is None else f"{self.task.threshold:.2f}"
 
 
@@ -270,49 +272,49 @@ class TaskDrawing:
 def draw_tasks(monitoring: MonitoringSnapshot, task: str = "") -> list[TaskDrawing]:
     """Draw all charts of one task, or a few of every task. Raises ValueError: a figure is not a number."""
     reports = DaemonReports(monitoring.report, monitoring.bundles, usual_local_ms(monitoring.status))
-    found = collect_figures(reports, ReportRequest((task,) if task else ()))
-    return [_draw_task(figures, f"c{at}", whole=bool(task)) for at, figures in enumerate(found) if figures.days]
+    tasks = collect_figures(reports, ReportRequest((task,) if task else ()))
+    return [_draw_task(figures, f"c{at}", whole=bool(task)) for at, figures in enumerate(tasks) if figures.days]
 
 
 def _draw_task(figures: TaskFigures, html_id: str, *, whole: bool) -> TaskDrawing:
-    judged = judge_task(figures)
-    every = charts.task_charts(judged, html_id)
-    chosen = [each for each in every if whole or each.text.title in AT_A_GLANCE]
+    judgement = judge_task(figures)
+    task_charts = charts.task_charts(judgement, html_id)
+    shown_charts = [each for each in task_charts if whole or each.text.title in AT_A_GLANCE]
     confidence = confidence_chart(figures, f"{html_id}-confidence")
     return TaskDrawing(
         name=figures.subject,
         task=figures.task,
         question=figures.question,
         html_id=html_id,
-        headline=headline(judged),
-        because=judged.advice.because,
-        then=judged.advice.then,
-        tiles=tuple(summary_tiles(judged)),
-        figures=tuple(render_figure(each) for each in [*chosen, *([confidence] if confidence else [])]),
+        headline=headline(judgement),
+        because=judgement.advice.because,
+        then=judgement.advice.then,
+        tiles=tuple(summary_tiles(judgement)),
+        figures=tuple(render_figure(each) for each in [*shown_charts, *([confidence] if confidence else [])]),
     )
 
 
 def confidence_chart(figures: TaskFigures, name: str) -> Chart | None:
     """Draw the distribution of confidence; None without answers. `name` is unique on the page."""
     bands = band_answers(figures.confident, figures.threshold)
-    every = sum(band.answers for band in bands)
-    if not every:
+    total = sum(band.answers for band in bands)
+    if not total:
         return None
-    sheet = DrawingArea(y_max=charts.round_up(max(4, *(band.answers for band in bands))))
-    marks = charts.count_axis(sheet)
+    area = DrawingArea(y_max=charts.round_up(max(4, *(band.answers for band in bands))))
+    marks = charts.count_axis(area)
     for band in bands:
-        marks += _band_bars(sheet, band)
-    marks += charts.below(sheet, [(part, f"{part:g}") for part in QUARTERS])
+        marks += _band_bars(area, band)
+    marks += charts.below(area, [(tick, f"{tick:g}") for tick in QUARTERS])
     if figures.threshold is not None:
-        marks.append(charts.line((sheet.x(figures.threshold),) * 2, (sheet.top, sheet.y(0)), "mark"))
+        marks.append(charts.line((area.x(figures.threshold),) * 2, (area.top, area.y(0)), "mark"))
     text = ChartText(
         "Confidence of the answers",
-        _confidence_sentence(bands, every, figures.threshold),
+        _confidence_sentence(bands, total, figures.threshold),
         (("a", "at or above the threshold"), ("b", "below the threshold")) if figures.threshold is not None else (),
         ("confidence from", "answers", "of all", "the large model agreed"),
-        tuple(_band_row(band, every) for band in bands if band.answers),
+        tuple(_band_row(band, total) for band in bands if band.answers),
     )
-    return compose_chart(name, text, sheet, marks)
+    return compose_chart(name, text, area, marks)
 
 
 @dataclass(frozen=True)
@@ -334,36 +336,36 @@ class ChartBand:
 
 def band_answers(levels: Sequence[ConfidenceBand], threshold: float | None) -> list[ChartBand]:
     """Sum counts of answers by hundredths of confidence into bands of five."""
-    found = [ChartBand(number / BANDS, 0, 0, ComparisonCount()) for number in range(BANDS)]
+    bands = [ChartBand(number / BANDS, 0, 0, ComparisonCount()) for number in range(BANDS)]
     for level in levels:
-        at = min(BANDS - 1, int(level.above * BANDS + 1e-9))
-        band, is_below = found[at], threshold is not None and level.above < threshold
+        index = min(BANDS - 1, int(level.above * BANDS + 1e-9))
+        band, is_below = bands[index], threshold is not None and level.above < threshold
         confident, below = band.confident + level.answers * (not is_below), band.below + level.answers * is_below
-        found[at] = ChartBand(band.low, confident, below, band.compared + level.compared)
-    return found
+        bands[index] = ChartBand(band.low, confident, below, band.compared + level.compared)
+    return bands
 
 
-def _band_bars(sheet: DrawingArea, band: ChartBand) -> Iterator[str]:
+def _band_bars(area: DrawingArea, band: ChartBand) -> Iterator[str]:
     """Draw a band: confident answers on top of those below the threshold."""
-    left, wide = sheet.x(band.low) + 1, sheet.x(1 / BANDS) - sheet.x(0) - 2
-    for kind, beneath, number in (("b", 0, band.below), ("a", band.below, band.confident)):
+    left, width = area.x(band.low) + 1, area.x(1 / BANDS) - area.x(0) - 2
+    for kind, base, number in (("b", 0, band.below), ("a", band.below, band.confident)):
         if number:
-            upper, lower = sheet.y(beneath + number), sheet.y(beneath)
+            upper, lower = area.y(base + number), area.y(base)
             label = f"{band.low:.2f} to {band.low + 1 / BANDS:.2f}: {count_of(number, 'answer')}"
-            yield charts.bar((left, upper), (wide, lower - upper), kind, label)
+            yield charts.bar((left, upper), (width, lower - upper), kind, label)
 
 
-def _confidence_sentence(bands: Sequence[ChartBand], every: int, threshold: float | None) -> str:
+def _confidence_sentence(bands: Sequence[ChartBand], total: int, threshold: float | None) -> str:
     if threshold is None:
-        return f"Of {count_of(every, 'answer')}; the bundle has no threshold, so no answer counts as confident."
+        return f"Of {count_of(total, 'answer')}; the bundle has no threshold, so no answer counts as confident."
     confident = sum(band.confident for band in bands)
-    of = f"{percent(confident / every)} of {count_of(every, 'answer')}"
-    return f"{of} were at the threshold of {threshold:.2f} or above."
+    share = f"{percent(confident / total)} of {count_of(total, 'answer')}"
+    return f"{share} were at the threshold of {threshold:.2f} or above."
 
 
-def _band_row(band: ChartBand, every: int) -> tuple[str, str, str, str]:
-    same = percent(band.compared.same / band.compared.rows) if band.compared.rows else "-"
-    return f"{band.low:.2f}", count(band.answers), percent(band.answers / every), same
+def _band_row(band: ChartBand, total: int) -> tuple[str, str, str, str]:
+    agreement = percent(band.compared.same / band.compared.rows) if band.compared.rows else "-"
+    return f"{band.low:.2f}", count(band.answers), percent(band.answers / total), agreement
 
 
 ROUTES = [

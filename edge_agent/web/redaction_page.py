@@ -50,7 +50,7 @@ class TextPart:
 
 async def show_form(request: Request) -> Response:
     """Show the form with an example."""
-    return render_page(request, "redaction.html", {"text": EXAMPLE, "tried": None, "before": (), "after": ()})
+    return render_page(request, "redaction.html", {"text": EXAMPLE, "trial": None, "before": (), "after": ()})
 
 
 async def try_text(request: Request) -> Response:
@@ -58,39 +58,39 @@ async def try_text(request: Request) -> Response:
     text = (await read_form(request)).get("text", "").replace("\r\n", "\n")
     if not text.strip():
         raise HTTPException(422, "the text is empty")
-    tried = await _operator(request).try_redaction(text, timeout_seconds=TRY_SECONDS_MAX)
-    before, after = parts_before(tried.spans, text), parts_after(tried.spans, text)
-    return render_page(request, "redaction.html", {"text": text, "tried": tried, "before": before, "after": after})
+    trial = await _operator_client(request).try_redaction(text, timeout_seconds=TRY_SECONDS_MAX)
+    before, after = parts_before(trial.spans, text), parts_after(trial.spans, text)
+    return render_page(request, "redaction.html", {"text": text, "trial": trial, "before": before, "after": after})
 
 
 async def show_audit(request: Request) -> Response:
     """Show the first waiting text after the row in the query, and the audit's results so far."""
-    return await _audit_page(request, _number(request.query_params.get("after", "0")))
+    return await _audit_page(request, _whole_number(request.query_params.get("after", "0")))
 
 
 async def judge_text(request: Request) -> Response:
     """Store a person's judgement of a text, and show the next text."""
     form = await read_fields(request, JUDGED_FIELDS_MAX)
-    given = {name: values[-1].replace("\r\n", "\n") for name, values in form.items()}
-    operator, row = _operator(request), _number(given.get("row", ""))
-    found = await operator.redaction_audit(after=max(row - 1, 0), count=1, timeout_seconds=CALL_SECONDS_MAX)
-    if [given.get("prediction_id", "")] != [each.prediction_id for each in found]:
+    fields = {name: values[-1].replace("\r\n", "\n") for name, values in form.items()}
+    operator, row = _operator_client(request), _whole_number(fields.get("row", ""))
+    texts = await operator.redaction_audit(after=max(row - 1, 0), count=1, timeout_seconds=CALL_SECONDS_MAX)
+    if [fields.get("prediction_id", "")] != [each.prediction_id for each in texts]:
         return PlainTextResponse("This text was judged or deleted meanwhile. Skip it to see the next one.", 409)
-    label = given.get("label", "").strip() or DEFAULT_TYPE
+    label = fields.get("label", "").strip() or DEFAULT_TYPE
     try:
-        missed = missed_values(found[0], named_values(given.get("values", "")), label)
+        missed = missed_values(texts[0], named_values(fields.get("values", "")), label)
     except ValueError as error:
         return PlainTextResponse(f"{error}. Write it as the text has it.", 422)
-    wrong = [_number(place) for place in form.get("wrong", ())]
-    await operator.judge_redaction(found[0].prediction_id, missed, wrong, timeout_seconds=CALL_SECONDS_MAX)
+    wrong = [_whole_number(index) for index in form.get("wrong", ())]
+    await operator.judge_redaction(texts[0].prediction_id, missed, wrong, timeout_seconds=CALL_SECONDS_MAX)
     return await _audit_page(request, row)
 
 
 async def _audit_page(request: Request, after: int) -> Response:
-    found = await _operator(request).redaction_audit(after=after, count=1, timeout_seconds=CALL_SECONDS_MAX)
-    text: RedactionAuditText | None = found[0] if found else None
-    status = await _operator(request).status(timeout_seconds=CALL_SECONDS_MAX)
-    facts = {
+    texts = await _operator_client(request).redaction_audit(after=after, count=1, timeout_seconds=CALL_SECONDS_MAX)
+    text: RedactionAuditText | None = texts[0] if texts else None
+    status = await _operator_client(request).status(timeout_seconds=CALL_SECONDS_MAX)
+    context = {
         "text": text,
         "before": parts_before(text.spans, text.text) if text else [],
         "after": parts_after(text.spans, text.text) if text else [],
@@ -98,16 +98,16 @@ async def _audit_page(request: Request, after: int) -> Response:
         "types": OFFERED_TYPES,
         "skipped": after > 0,
     }
-    return render_page(request, "redaction_audit.html", facts)
+    return render_page(request, "redaction_audit.html", context)
 
 
-def _number(written: str) -> int:
-    if not (written.isascii() and written.isdigit() and len(written) < DIGITS_MAX):
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < DIGITS_MAX):
         raise HTTPException(422, "a row of the audit and an index of a value are whole numbers")
-    return int(written)
+    return int(text)
 
 
-def _operator(request: Request) -> AsyncAdminClient:
+def _operator_client(request: Request) -> AsyncAdminClient:
     return daemon_of(request).require_operator()
 
 
@@ -121,12 +121,12 @@ def parts_after(spans: Sequence[ReplacedSpan], text: str) -> list[TextPart]:
     return _parts(spans, text, lambda span: span.placeholder)
 
 
-def _parts(spans: Sequence[ReplacedSpan], text: str, shown: Callable[[ReplacedSpan], str]) -> list[TextPart]:
+def _parts(spans: Sequence[ReplacedSpan], text: str, text_of_span: Callable[[ReplacedSpan], str]) -> list[TextPart]:
     parts, end = [], 0
     for number, span in enumerate(spans):
         score = f"{span.score:.2f}" if span.by_model else ""
         parts.append(TextPart(text[end : span.start]))
-        parts.append(TextPart(shown(span), span.source, span.placeholder, span.rule, score, number))
+        parts.append(TextPart(text_of_span(span), span.source, span.placeholder, span.rule, score, number))
         end = span.end
     return [part for part in (*parts, TextPart(text[end:])) if part.text]
 

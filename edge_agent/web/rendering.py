@@ -53,20 +53,20 @@ _TEMPLATES.globals.update(version=__version__)
 
 def principal_of(request: Request) -> Principal:
     """Return who sent a request that passed the guard."""
-    found: Principal = request.scope["principal"]
-    return found
+    principal: Principal = request.scope["principal"]
+    return principal
 
 
 def daemon_of(request: Request) -> DaemonConnections:
     """Return the connections to the daemon."""
-    found: DaemonConnections = request.app.state.daemon
-    return found
+    connections: DaemonConnections = request.app.state.daemon
+    return connections
 
 
 def guard_settings_of(request: Request) -> GuardSettings:
     """Return the settings of the request guard."""
-    found: GuardSettings = request.app.state.guard
-    return found
+    settings: GuardSettings = request.app.state.guard
+    return settings
 
 
 async def read_form(request: Request) -> dict[str, str]:
@@ -83,7 +83,7 @@ async def read_fields(request: Request, fields_max: int) -> dict[str, list[str]]
         raise HTTPException(422, f"the form has more than {fields_max} fields") from None
 
 
-def render_page(request: Request, template: str, facts: Mapping[str, Any], status: int = 200) -> HTMLResponse:
+def render_page(request: Request, template: str, context: Mapping[str, Any], status: int = 200) -> HTMLResponse:
     """Fill in a page, or a part of one, with the principal and the page key that its forms send."""
     principal: Principal | None = request.scope.get("principal")
     shared = {
@@ -92,4 +92,4 @@ def render_page(request: Request, template: str, facts: Mapping[str, Any], statu
         "path": f"/{request.url.path.lstrip('/')}",  # a browser takes //NAME for another site
         "now": datetime.now(UTC),
     }
-    return HTMLResponse(_TEMPLATES.get_template(template).render({**shared, **facts}), status)
+    return HTMLResponse(_TEMPLATES.get_template(template).render({**shared, **context}), status)

@@ -32,9 +32,9 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HTTP = "http"
 """Name of the HTTP interface in the log of refusals."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_LEFT_OUT = (":80", ":443")
+_DEFAULT_PORTS = (":80", ":443")
 """Ports that browsers leave out of `Host`."""
-_ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 Proof = Literal["cookie", "bearer", "certificate"]
 # The first match counts; every principal may read a path that is not listed.
 _REQUIRED_ROLES: tuple[tuple[str, Role], ...] = (
@@ -95,7 +95,7 @@ def client_name(scope: Mapping[str, Any]) -> str:
 
 def required_role(path: str) -> Role | None:
     """Return the role that a path needs; None when every principal may read it."""
-    return next((role for start, role in _REQUIRED_ROLES if path.startswith(start)), None)
+    return next((role for prefix, role in _REQUIRED_ROLES if path.startswith(prefix)), None)
 
 
 def is_public(path: str) -> bool:
@@ -109,46 +109,46 @@ class SessionSigner:
     def __init__(self, secret: str) -> None:
         """`secret`: the text of the token file."""
         self._secret = secret.encode()
-        self.cookie_name = f"edge_agent_{self._signed('cookie', '')[:12]}"
+        self.cookie_name = f"edge_agent_{self._signature('cookie', '')[:12]}"
         """Name of the session cookie. It depends on the secret, as browsers share cookies between ports of one host."""
 
-    def is_token(self, given: str) -> bool:
+    def is_token(self, token: str) -> bool:
         """Return whether a text is the secret, in constant time."""
-        return hmac.compare_digest(given.encode(), self._secret)
+        return hmac.compare_digest(token.encode(), self._secret)
 
     def sign_session(self, ends_at: float, nonce: str) -> str:
         """Return the cookie of a session that ends at a time, in seconds since 1970."""
         claim = f"{ends_at:.0f}.{nonce}"
-        return f"{claim}.{self._signed('session', claim)}"
+        return f"{claim}.{self._signature('session', claim)}"
 
     def is_valid_session(self, cookie: str, now: float) -> bool:
         """Return whether a cookie was signed here, and its session has not ended."""
         claim, _, signature = cookie.rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._signed("session", claim).encode()):
+        if not hmac.compare_digest(signature.encode(), self._signature("session", claim).encode()):
             return False
         return float(claim.partition(".")[0]) > now
 
     def page_key(self, identity: str) -> str:
         """Return the key that a principal's pages send with every change, and that no other site's page has."""
-        return self._signed("page", identity)
+        return self._signature("page", identity)
 
-    def is_page_key(self, identity: str, given: str) -> bool:
+    def is_page_key(self, identity: str, key: str) -> bool:
         """Return whether a text is the page key of a principal, in constant time."""
-        return hmac.compare_digest(given.encode(), self.page_key(identity).encode())
+        return hmac.compare_digest(key.encode(), self.page_key(identity).encode())
 
-    def _signed(self, purpose: str, text: str) -> str:
+    def _signature(self, purpose: str, text: str) -> str:
         return hmac.new(self._secret, f"{purpose}\0{text}".encode(), hashlib.sha256).hexdigest()
 
 
 def allowed_hosts(address: str, names: Iterable[str]) -> frozenset[str]:
     """Return the accepted values of `Host`, for the listening address and the names (or name:port) that lead to it."""
     host, port = sections.split_host_port(address)
-    ported = frozenset(name.lower() for name in names if name.count(":") == 1 or "]:" in name)
-    known = [_bracketed(name.lower()) for name in names if name.lower() not in ported]
-    known += [*_LOOPBACK] if sections.is_loopback(host) or host in _ANY else []
-    known += [] if host in _ANY else [_bracketed(host.lower())]
-    hosts = ported | {f"{name}:{port}" for name in known}
-    return hosts | {each.rpartition(":")[0] for each in hosts if each.endswith(_LEFT_OUT)}
+    hosts_with_port = frozenset(name.lower() for name in names if name.count(":") == 1 or "]:" in name)
+    host_names = [_bracket(name.lower()) for name in names if name.lower() not in hosts_with_port]
+    host_names += [*_LOOPBACK] if sections.is_loopback(host) or host in _ANY_ADDRESS else []
+    host_names += [] if host in _ANY_ADDRESS else [_bracket(host.lower())]
+    hosts = hosts_with_port | {f"{name}:{port}" for name in host_names}
+    return hosts | {each.rpartition(":")[0] for each in hosts if each.endswith(_DEFAULT_PORTS)}
 
 
 def is_same_origin(origin: str, host: str, *, secure: bool) -> bool:
@@ -156,7 +156,7 @@ def is_same_origin(origin: str, host: str, *, secure: bool) -> bool:
     return not origin or origin == f"{'https' if secure else 'http'}://{host}"
 
 
-def _bracketed(host: str) -> str:
+def _bracket(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
@@ -182,7 +182,7 @@ class GuardSettings:
     hosts: frozenset[str]
     """Accepted values of `Host`, by configuration."""
     signer: SessionSigner
-    certified: Mapping[str, tuple[Role, ...]] | None
+    roles_by_certificate: Mapping[str, tuple[Role, ...]] | None
     """Roles by certificate name, where clients authenticate by certificate; None where they use the token."""
     body_bytes_max: int
     request_seconds_max: float
@@ -192,7 +192,7 @@ class GuardSettings:
     certificate_hosts: Callable[[], frozenset[str]] = frozenset
     """Accepted values of `Host` by the names in the current certificate, which a renewal can change."""
 
-    def knows_host(self, host: str) -> bool:
+    def accepts_host(self, host: str) -> bool:
         """Return whether a value of `Host` is accepted."""
         return host in self.hosts or host in self.certificate_hosts()
 
@@ -228,21 +228,22 @@ class RequestGuard:
                 if scope["path"].startswith(API):  # once read, a call has its caller's deadline: gateway/http_calls.py
                     body.on_end = response.on_start
                 await self._app(scope, body, response)
-        except RequestRefused as refused:
-            await response.replace(self._refusal(scope, refused), scope, receive)
+        except RequestRefused as refusal:
+            await response.replace(self._refusal_response(scope, refusal), scope, receive)
         except TimeoutError:
-            late = RequestRefused(504, "DEADLINE_EXPIRED", f"no answer within {self._settings.request_seconds_max:g} s")
-            await response.replace(self._refusal(scope, late), scope, receive)
+            message = f"no answer within {self._settings.request_seconds_max:g} s"
+            timeout_refusal = RequestRefused(504, "DEADLINE_EXPIRED", message)
+            await response.replace(self._refusal_response(scope, timeout_refusal), scope, receive)
 
     def _admit(self, scope: Scope, headers: Headers) -> None:
         """Write the principal into the scope. Raises RequestRefused."""
-        settings, path, safe = self._settings, scope["path"], scope["method"] in SAFE_METHODS
+        settings, path, is_safe = self._settings, scope["path"], scope["method"] in SAFE_METHODS
         host = headers.get("host", "").lower()
-        if not settings.knows_host(host):
+        if not settings.accepts_host(host):
             message = "this console has another host name; 'names' under 'web' in agent.yaml adds one, with its port"
             raise RequestRefused(421, "HOST_UNKNOWN", f"{message} if that is not the console's")
         same_origin = is_same_origin(headers.get("origin", ""), host, secure=scope["scheme"] == "https")
-        if not safe and not same_origin:
+        if not is_safe and not same_origin:
             raise RequestRefused(403, "ORIGIN_FOREIGN", "a page of another site requested a change")
         if int(headers.get("content-length", "0") or 0) > settings.body_bytes_max:
             raise _too_large(settings.body_bytes_max)
@@ -251,18 +252,20 @@ class RequestGuard:
         principal = self._authenticate(scope, headers)
         if principal is None:
             raise RequestRefused(401, "TOKEN_MISSING", "the token is missing or wrong, or the session has ended")
-        needed = required_role(path)
-        if needed and not principal.has_role(needed):
-            raise RequestRefused(403, "ROLE_MISSING", f"this page needs the role {needed}")
-        if not safe and not _is_own_request(principal, headers, settings.signer):
+        role = required_role(path)
+        if role and not principal.has_role(role):
+            raise RequestRefused(403, "ROLE_MISSING", f"this page needs the role {role}")
+        if not is_safe and not _is_own_request(principal, headers, settings.signer):
             raise RequestRefused(403, "PAGE_STALE", "the page was loaded before the token changed; load it again")
         scope["principal"] = principal
 
     def _authenticate(self, scope: Scope, headers: Headers) -> Principal | None:
         settings = self._settings
-        if settings.certified is not None:
-            found: Certificate | None = scope.get("state", {}).get("certificate")
-            return certificate_principal(found, settings.certified, settings.now()) if found else None
+        if settings.roles_by_certificate is not None:
+            certificate: Certificate | None = scope.get("state", {}).get("certificate")
+            if certificate is None:
+                return None
+            return certificate_principal(certificate, settings.roles_by_certificate, settings.now())
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return token_principal() if settings.signer.is_token(token.strip()) else None
@@ -271,25 +274,25 @@ class RequestGuard:
             session_principal(cookie) if cookie and settings.signer.is_valid_session(cookie, settings.now()) else None
         )
 
-    def _refusal(self, scope: Scope, refused: RequestRefused) -> Response:
+    def _refusal_response(self, scope: Scope, refusal: RequestRefused) -> Response:
         """Record a refusal, and return it: JSON for a program, the sign-in page for a browser without a session."""
         if scope["path"].startswith(API):
-            error = openai_responses.GatewayError(refused.message, reason=refused.reason)
-            error.status = refused.status
-            self._record(scope, refused)
+            error = openai_responses.GatewayError(refusal.message, reason=refusal.reason)
+            error.status = refusal.status
+            self._record(scope, refusal)
             return JSONResponse(
                 error.as_json(), error.status, error.headers() | (_CHALLENGE if error.status == 401 else {})
             )
-        if refused.status == 401 and self._settings.certified is None:
+        if refusal.status == 401 and self._settings.roles_by_certificate is None:
             if Headers(scope=scope).get("hx-request"):
                 return PlainTextResponse("", 401, {"hx-redirect": "/login"})
             if scope["method"] in SAFE_METHODS:
                 return RedirectResponse("/login", 303)
-        self._record(scope, refused)
-        return PlainTextResponse(f"{refused.reason}: {refused.message}.\n", refused.status)
+        self._record(scope, refusal)
+        return PlainTextResponse(f"{refusal.reason}: {refusal.message}.\n", refusal.status)
 
-    def _record(self, scope: Scope, refused: RequestRefused) -> None:
-        self._settings.refusals.record(HTTP, client_name(scope), refused.reason)
+    def _record(self, scope: Scope, refusal: RequestRefused) -> None:
+        self._settings.refusals.record(HTTP, client_name(scope), refusal.reason)
 
 
 def _is_own_request(principal: Principal, headers: Headers, signer: SessionSigner) -> bool:
@@ -341,9 +344,9 @@ class _GuardedResponse:
         if message["type"] == "http.response.start":
             self._started = True
             self.on_start()
-            given = {name.lower() for name, _ in message.get("headers", ())}
-            more = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in given]
-            message = {**message, "headers": [*message.get("headers", ()), *more]}
+            sent = {name.lower() for name, _ in message.get("headers", ())}
+            missing = [(name.encode(), text.encode()) for name, text in HEADERS.items() if name.encode() not in sent]
+            message = {**message, "headers": [*message.get("headers", ()), *missing]}
         await self._send(message)
 
     async def replace(self, response: Response, scope: Scope, receive: Receive) -> None:

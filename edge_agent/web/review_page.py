@@ -25,7 +25,7 @@ from edge_agent.web.rendering import daemon_of, principal_of, read_form, render_
 REVIEWER_COOKIE = "edge_agent_reviewer"
 REVIEWER_CHARS_MAX = 100
 REVIEWER_SECONDS = 365 * 86_400
-FETCHED_FIRST, FETCHED_NEXT = 8, 20
+FIRST_PAGE_SIZE, NEXT_PAGE_SIZE = 8, 20
 """Answers that the page starts with, and answers that it fetches when few are left."""
 JUDGE_SECONDS_MAX = 12.0
 """A judgement is retried this long while the daemon restarts."""
@@ -106,7 +106,7 @@ class ReviewerJudgement:
     """The right answer, or why it is wrong."""
 
     @property
-    def shown(self) -> str:
+    def summary(self) -> str:
         """The judgement in a few words."""
         text = {"accept": "right", "correct": self.value, "reject": f"wrong: {self.value}"}[self.verdict]
         return text if len(text) <= SHOWN_CHARS_MAX else f"{text[: SHOWN_CHARS_MAX - 1]}…"
@@ -114,8 +114,8 @@ class ReviewerJudgement:
 
 def make_review_form(prediction: Prediction) -> ReviewForm:
     """Return the form of an answer."""
-    taught = prediction.teacher_answer is not None
-    before = [f"{each.reviewer}: {each.verdict} {each.value}".strip() for each in prediction.feedback]
+    has_teacher = prediction.teacher_answer is not None
+    earlier = [f"{feedback.reviewer}: {feedback.verdict} {feedback.value}".strip() for feedback in prediction.feedback]
     return ReviewForm(
         prediction_id=prediction.prediction_id,
         task=prediction.subject,
@@ -128,18 +128,18 @@ def make_review_form(prediction: Prediction) -> ReviewForm:
         confidence_label=_confidence_label(prediction),
         choices=_choices(prediction) if prediction.kind in LABEL_KINDS else (),
         edited_format=_EDITED_FORMATS.get(prediction.kind, ""),
-        teacher_model=(prediction.teacher_model or "large model") if taught else "",
-        local_answer=readable_output(prediction.kind, prediction.local_answer or "") if taught else "",
+        teacher_model=(prediction.teacher_model or "large model") if has_teacher else "",
+        local_answer=readable_output(prediction.kind, prediction.local_answer or "") if has_teacher else "",
         stream=prediction.review_stream.lower(),
         stream_reason=_stream_reason(prediction),
-        earlier_feedback="; ".join(before),
+        earlier_feedback="; ".join(earlier),
     )
 
 
 def _stream_reason(prediction: Prediction) -> str:
     if prediction.sampling_probability is not None:
-        every = 1 / prediction.sampling_probability
-        number = f"{every:.3g}" if every < 100 else count(every)
+        interval = 1 / prediction.sampling_probability
+        number = f"{interval:.3g}" if interval < 100 else count(interval)
         return f"random audit, one of {number} answers: please skip none"
     return _STREAM_REASONS.get(prediction.review_stream, "")
 
@@ -194,30 +194,30 @@ async def show_review(request: Request) -> Response:
     """Show the queue, or ask for the reviewer's name first."""
     tasks, name = await _tasks(request), _task_name(request)
     questions = tasks.get(name.partition("/")[0], ())
-    facts = {"tasks": list(tasks), "task": name, "questions": questions, "reviewer": _reviewer(request)}
-    if not facts["reviewer"] or "rename" in request.query_params:
-        return render_page(request, "reviewer.html", facts)
-    return render_page(request, "review.html", {**facts, **await _queue_facts(request, FETCHED_FIRST)})
+    context = {"tasks": list(tasks), "task": name, "questions": questions, "reviewer": _reviewer(request)}
+    if not context["reviewer"] or "rename" in request.query_params:
+        return render_page(request, "reviewer.html", context)
+    return render_page(request, "review.html", {**context, **await _queue_context(request, FIRST_PAGE_SIZE)})
 
 
 async def show_queue(request: Request) -> Response:
     """Show the queue alone: the page asks for it repeatedly while the daemon does not answer."""
     return render_page(
-        request, "review_queue.html", {"task": _task_name(request), **await _queue_facts(request, FETCHED_FIRST)}
+        request, "review_queue.html", {"task": _task_name(request), **await _queue_context(request, FIRST_PAGE_SIZE)}
     )
 
 
 async def show_more(request: Request) -> Response:
     """Show the next answers, or that none is left."""
-    facts = await _queue_facts(request, FETCHED_NEXT)
-    if facts["problem"]:
-        return PlainTextResponse(str(facts["problem"].message), 503)
-    return render_page(request, "review_forms.html", {"task": _task_name(request), **facts})
+    context = await _queue_context(request, NEXT_PAGE_SIZE)
+    if context["problem"]:
+        return PlainTextResponse(str(context["problem"].message), 503)
+    return render_page(request, "review_forms.html", {"task": _task_name(request), **context})
 
 
 async def review_again(request: Request) -> Response:
     """Show an answer again: the newest judgement of a reviewer counts."""
-    prediction = await _reviews(request).prediction(
+    prediction = await _review_client(request).prediction(
         request.query_params.get("id", ""), timeout_seconds=CALL_SECONDS_MAX
     )
     return render_page(request, "review_form.html", {"form": make_review_form(prediction)})
@@ -225,19 +225,19 @@ async def review_again(request: Request) -> Response:
 
 async def submit_judgement(request: Request) -> Response:
     """Pass a judgement on. It is on the daemon's disk when this returns."""
-    given, reviewer = await read_form(request), _reviewer(request)
+    form, reviewer = await read_form(request), _reviewer(request)
     if not reviewer:
         return PlainTextResponse("The reviewer's name is missing: load this page again.", 409)
     try:
-        judgement = parse_judgement(given)
+        judgement = parse_judgement(form)
     except ReviewFormInvalid as error:
         return PlainTextResponse(str(error), 422)
-    prediction_id = given.get("prediction_id", "")
-    await _send_judgement(_reviews(request), prediction_id, judgement, reviewer)
+    prediction_id = form.get("prediction_id", "")
+    await _send_judgement(_review_client(request), prediction_id, judgement, reviewer)
     return render_page(
         request,
         "judged.html",
-        {"prediction_id": prediction_id, "judgement": judgement, "about": given.get("about", "")},
+        {"prediction_id": prediction_id, "judgement": judgement, "about": form.get("about", "")},
     )
 
 
@@ -255,36 +255,36 @@ async def _send_judgement(
 
 async def remember_reviewer(request: Request) -> Response:
     """Store the reviewer's name in a cookie."""
-    given = (await read_form(request)).get("reviewer", "").strip()[:REVIEWER_CHARS_MAX]
-    if not given:
+    name = (await read_form(request)).get("reviewer", "").strip()[:REVIEWER_CHARS_MAX]
+    if not name:
         return PlainTextResponse("Enter a name.", 422)
-    answer = Response(status_code=204, headers={"hx-redirect": f"/review?{urlencode({'task': _task_name(request)})}"})
-    answer.set_cookie(REVIEWER_COOKIE, quote(given), max_age=REVIEWER_SECONDS, httponly=True, samesite="strict")
-    return answer
+    response = Response(status_code=204, headers={"hx-redirect": f"/review?{urlencode({'task': _task_name(request)})}"})
+    response.set_cookie(REVIEWER_COOKIE, quote(name), max_age=REVIEWER_SECONDS, httponly=True, samesite="strict")
+    return response
 
 
-async def _queue_facts(request: Request, size: int) -> dict[str, Any]:
+async def _queue_context(request: Request, size: int) -> dict[str, Any]:
     """Fetch answers. A failed call becomes `problem`, which the page shows."""
     after = request.query_params.get("after", "")
     try:
-        found, token = await _reviews(request).page(
+        predictions, token = await _review_client(request).page(
             _task_name(request), page_token=after, page_size=size, timeout_seconds=CALL_SECONDS_MAX
         )
     except CallFailed as problem:
         return {"forms": [], "after": "", "problem": problem}
-    return {"forms": [make_review_form(each) for each in found], "after": token, "problem": None}
+    return {"forms": [make_review_form(each) for each in predictions], "after": token, "problem": None}
 
 
 async def _tasks(request: Request) -> dict[str, list[str]]:
     """Return the tasks that the principal may see, to choose one, each with the questions that have a queue."""
     snapshot, principal = await daemon_of(request).snapshot(), principal_of(request)
     if snapshot.status and principal.has_role("admin"):
-        known, examples = list(snapshot.status.tasks), snapshot.status.examples
+        tasks, examples = list(snapshot.status.tasks), snapshot.status.examples
         names = sorted(examples.collect) if examples else []
     else:
-        known = list(snapshot.tasks or ()) if principal.has_role("infer") else []
-        names = [task.name for task in known]
-    questions = {task.name: [each.name for each in task.questions] for task in known if task.kind == "DECIDE"}
+        tasks = list(snapshot.tasks or ()) if principal.has_role("infer") else []
+        names = [task.name for task in tasks]
+    questions = {task.name: [each.name for each in task.questions] for task in tasks if task.kind == "DECIDE"}
     return {name: questions.get(name, []) for name in names}
 
 
@@ -297,7 +297,7 @@ def _reviewer(request: Request) -> str:
     return principal_of(request).name or unquote(request.cookies.get(REVIEWER_COOKIE, ""))[:REVIEWER_CHARS_MAX]
 
 
-def _reviews(request: Request) -> AsyncReviewClient:
+def _review_client(request: Request) -> AsyncReviewClient:
     return daemon_of(request).require_reviews()
 
 

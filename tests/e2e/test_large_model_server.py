@@ -125,7 +125,7 @@ async def test_another_key_is_refused(url: str) -> None:
     """The problem names the key and its remedy."""
     async with client_of(url, "sk-wrong") as client:
         with pytest.raises(UpstreamRefused, match="refuses the key"):
-            await client.reachable()
+            await client.check_reachable()
         with pytest.raises(UpstreamRefused, match="refuses the key"):
             await ask(client, EscalationQuestion((("user", "Hello!"),), None, 5))
 

@@ -22,7 +22,7 @@ import pytest
 from edge_agent.config import EscalationConfig
 from edge_agent.uplink.escalation.escalation_server import EscalationServicer
 from edge_agent.uplink.escalation.large_model_client import LargeModelClient
-from edge_agent.uplink.escalation.question_broker import REMEMBERED, EscalationBroker
+from edge_agent.uplink.escalation.question_broker import SAMPLES_MAX, EscalationBroker
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from edge_agent.v1.escalation_pb2_grpc import EscalationServiceStub, add_EscalationServiceServicer_to_server
@@ -97,7 +97,7 @@ class Uplink:
 
     async def rest(self) -> None:
         """Wait until no call is in progress: a caller who leaves is heard of later, and gives the only place back."""
-        await eventually(lambda: self.broker.standing().free and not self.look().tasks.keys() & OF_A_CALL)
+        await eventually(lambda: self.broker.status().free and not self.look().tasks.keys() & OF_A_CALL)
 
     async def faults(self, before: Held) -> list[str]:
         """Make every call again; return missing answers, lost data and leftovers."""
@@ -133,7 +133,7 @@ async def _uplink(folder: Path) -> AsyncIterator[Uplink]:
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-                await eventually(lambda: broker.standing().online)
+                await eventually(lambda: broker.status().online)
                 yield Uplink(points, EscalationServiceStub(channel), broker, servicer, folder)
         finally:
             running.cancel()
@@ -165,7 +165,7 @@ async def test_a_call_of_the_uplink_may_be_left_at_every_await(tmp_path: Path, n
     """Its only place is given back, what was delivered stays paid, and nothing is left over."""
     found, points = [], 0
     async with _uplink(tmp_path) as uplink:
-        for each in (*CALLS, *["Ask"] * REMEMBERED, name):  # how long answers took is remembered, so many of them
+        for each in (*CALLS, *["Ask"] * SAMPLES_MAX, name):  # how long answers took is remembered, so many of them
             uplink.passed = {"own": 0, "begun": 0}
             await uplink.call(each)
         passed = dict(uplink.passed)

@@ -32,7 +32,7 @@ config = Config.model_validate_json(sys.argv[1])
 """
 UPLINK = f"""{AROUND}
 from edge_agent.uplink.uplink_daemon import uplink
-sys.exit(uplink(config, once=False, around=around))
+sys.exit(uplink(config, once=False, wrap=around))
 """
 CONSOLE = f"""{AROUND}
 from edge_agent import logs

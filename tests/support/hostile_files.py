@@ -24,7 +24,7 @@ from edge_agent.capture.outbox import load_site_key
 from edge_agent.config import Config
 from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError
-from edge_agent.errors.base import OBEYED
+from edge_agent.errors.base import CONTROL_CHARACTERS
 from edge_agent.formats import golden_cases, manifest, plan, segment
 from edge_agent.formats.repository_metadata import DownloadRequest, DownloadRequests, encode
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
@@ -80,7 +80,7 @@ def outcome(
     try:
         read(case)
     except EdgeAgentError as error:
-        sound = error.message and not OBEYED.search(error.message)
+        sound = error.message and not CONTROL_CHARACTERS.search(error.message)
         return error.reason, "" if sound else f"the sentence of {error.reason} is none: {ascii(error.message)[:200]}"
     except KeyboardInterrupt:
         raise

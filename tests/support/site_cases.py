@@ -105,7 +105,7 @@ class Clock:
             "0.1.0",
             lambda: self.wall,
             lambda: self.running,
-            drawn=lambda: self.draws,
+            draw=lambda: self.draws,
             redactor=lambda: self.redactor,
         )
 

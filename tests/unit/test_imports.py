@@ -11,7 +11,7 @@ import typer
 
 from edge_agent import client
 from edge_agent.cli import COMMANDS, app
-from edge_agent.cli.services import hidden
+from edge_agent.cli.services import hide_modules
 from tests.support.daemon import RunningDaemon
 from tests.support.fake_daemon import FakeDaemon
 
@@ -94,7 +94,7 @@ def test_a_command_s_summary_is_the_first_line_of_its_help(name):
 def test_a_hidden_library_is_absent_inside_the_block_alone():
     """What is hidden cannot be imported, can be again afterwards, and what is loaded already stays."""
     sys.modules.pop("colorsys", None)
-    with hidden("colorsys", "sys"):
+    with hide_modules("colorsys", "sys"):
         with pytest.raises(ImportError):
             import_module("colorsys")
         assert import_module("sys") is sys

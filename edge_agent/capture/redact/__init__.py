@@ -29,7 +29,7 @@ class RuleGate:
     """A necessary condition of a rule's matches: cheap to search for, and absent from most texts."""
 
     pattern: re.Pattern[str] | None
-    """None = a cluster of `digits`, or a digit run `behind_letter`, is enough."""
+    """None = a cluster of `digits`, or a digit run `after_letter`, is enough."""
     near: bool = True
     """True = only the text around each hit is searched; False = the whole text."""
     reach: int = _REACH
@@ -38,7 +38,7 @@ class RuleGate:
     """Minimum digits of a match, all in one cluster; 0 = a match may have none."""
     margin: int = 1
     """Characters on each side of a cluster in which `pattern` is tried, too."""
-    behind_letter: bool = False
+    after_letter: bool = False
     """A match has digits directly after an ASCII letter."""
 
     def windows(self, text: IndexedText) -> list[Span]:
@@ -46,17 +46,17 @@ class RuleGate:
         if not self.near:
             is_hit = self._hits(text) if self.pattern is None else self.pattern.search(text)
             return [(0, len(text))] if is_hit else []
-        found: list[Span] = []
+        windows: list[Span] = []
         for begin, end in self._hits(text):
             first, last = max(0, begin - self.reach), end + self.reach
-            if found and first <= found[-1][1]:
-                first, _ = found.pop()
-            found.append((first, last))
-        return found
+            if windows and first <= windows[-1][1]:
+                first, _ = windows.pop()
+            windows.append((first, last))
+        return windows
 
     def _hits(self, text: IndexedText) -> list[Span]:
-        if self.behind_letter:
-            return text.runs_behind_letters
+        if self.after_letter:
+            return text.runs_after_letters
         if self.digits:
             return self._hits_in_clusters(text)
         return [match.span() for match in self.pattern.finditer(text)] if self.pattern else []
@@ -66,8 +66,8 @@ class RuleGate:
         pattern, margin = self.pattern, self.margin
         if pattern is None:
             return clusters
-        around = [(max(0, begin - margin), end + margin) for begin, end in clusters]
-        return [match.span() for begin, end in around for match in pattern.finditer(text, begin, end)]
+        search_ranges = [(max(0, begin - margin), end + margin) for begin, end in clusters]
+        return [match.span() for begin, end in search_ranges for match in pattern.finditer(text, begin, end)]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RedactionRule:
     """Where it finds nothing, there is no match. None = the rule searches every text."""
 
 
-def checked(pattern: str, check: Callable[[str], bool] = bool) -> Finder:
+def finder(pattern: str, check: Callable[[str], bool] = bool) -> Finder:
     """Return a finder of a pattern's matches that, without blanks and separators, pass a check.
 
     It yields the span of the group `v`, or of the whole match without one.
@@ -92,7 +92,7 @@ def checked(pattern: str, check: Callable[[str], bool] = bool) -> Finder:
 
     def find(text: str) -> Iterator[Span]:
         for match in compiled.finditer(text):
-            if check(bare(match[group])):
+            if check(strip_separators(match[group])):
                 yield match.span(group)
 
     return find
@@ -101,7 +101,7 @@ def checked(pattern: str, check: Callable[[str], bool] = bool) -> Finder:
 _SEPARATOR = re.compile(r"[^0-9A-Za-z]")
 
 
-def bare(number: str) -> str:
+def strip_separators(number: str) -> str:
     """Return a number without separators, in upper case, digits of any script as 0 to 9."""
     if not number.isascii():
         number = "".join(str(int(char)) if char.isdecimal() else char for char in number)

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from edge_agent.capture.redact import Span, bare
+from edge_agent.capture.redact import Span, strip_separators
 from edge_agent.capture.redact.indexed_text import stands_before
 
 # https://www.swift.com/standards/data-standards/iban: letters and digits in an IBAN, by country.
@@ -49,42 +49,43 @@ _CF_ODD = dict(zip("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", (
 _DNI_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
 
 
-def luhn(digits: str) -> bool:
-    """ISO/IEC 7812-1, annex B."""
+def passes_luhn(digits: str) -> bool:
+    """Check the Luhn digit (ISO/IEC 7812-1, annex B)."""
     doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
     return (sum(map(int, digits[-1::-2])) + sum(doubled)) % 10 == 0
 
 
-def card(digits: str) -> bool:
+def is_card_number(digits: str) -> bool:
     """Return whether it is a payment card number: an issuer's range of that length, and Luhn.
 
     Visa numbers of 13 digits are left out: none was issued for decades, and bar codes look like them.
     """
     first = int(digits[:4])
-    return any(low <= first <= high and len(digits) in lengths for low, high, lengths in _ISSUERS) and luhn(digits)
+    is_issued = any(low <= first <= high and len(digits) in lengths for low, high, lengths in _ISSUERS)
+    return is_issued and passes_luhn(digits)
 
 
-def iban(number: str) -> bool:
-    """ISO 13616, with ISO 7064 mod 97-10; upper case."""
+def is_iban(number: str) -> bool:
+    """Check an IBAN in upper case (ISO 13616, with ISO 7064 mod 97-10)."""
     if IBAN_CHARACTERS.get(number[:2]) != len(number):
         return False
     return int("".join(str(int(char, 36)) for char in number[4:] + number[:4])) % 97 == 1
 
 
 def us_ssn(digits: str) -> bool:
-    """Social Security Number: no check digit, but areas, groups and serials that are never issued."""
+    """Check a Social Security Number: no check digit, but areas, groups and serials that are never issued."""
     area, group, serial = digits[:3], digits[3:5], digits[5:]
     return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
 
 
 def uk_nhs(digits: str) -> bool:
-    """NHS number, modulo 11."""
-    rest = 11 - weighted_sum(digits, range(10, 1, -1)) % 11
-    return rest != 10 and rest % 11 == int(digits[9])
+    """Check an NHS number, modulo 11."""
+    remainder = 11 - weighted_sum(digits, range(10, 1, -1)) % 11
+    return remainder != 10 and remainder % 11 == int(digits[9])
 
 
 def de_tax_id(digits: str) -> bool:
-    """Steuer-Identifikationsnummer: one of the first ten digits occurs two or three times; ISO 7064 mod 11,10."""
+    """Check a Steuer-Identifikationsnummer: one of ten digits occurs two or three times; ISO 7064 mod 11,10."""
     counts = sorted(Counter(digits[:10]).values(), reverse=True)
     one_repeats = counts[0] in (2, 3) and max(counts[1:]) == 1
     return digits[0] != "0" and one_repeats and _mod_11_10(digits[:10]) == int(digits[10])
@@ -103,36 +104,36 @@ def weighted_sum(digits: str, weights: Iterable[int]) -> int:
 
 
 def es_dni(number: str) -> bool:
-    """DNI or NIE: eight digits (or X, Y, Z and seven) and a letter, modulo 23; upper case."""
+    """Check a DNI or NIE in upper case: eight digits (or X, Y, Z and seven) and a letter, modulo 23."""
     digits = number[:-1].replace("X", "0").replace("Y", "1").replace("Z", "2")
     return _DNI_LETTERS[int(digits) % 23] == number[-1]
 
 
 def it_cf(code: str) -> bool:
-    """Codice fiscale; upper case."""
+    """Check a codice fiscale in upper case."""
     even = (int(char, 36) if char.isdigit() else int(char, 36) - 10 for char in code[1:15:2])
     return chr(65 + (sum(map(_CF_ODD.__getitem__, code[0:15:2])) + sum(even)) % 26) == code[15]
 
 
 def fr_nir(number: str) -> bool:
-    """Numéro de sécurité sociale: 13 characters and a key, modulo 97."""
+    """Check a numéro de sécurité sociale: 13 characters and a key, modulo 97."""
     digits = number[:13].replace("2A", "19").replace("2B", "18")
     return digits.isdigit() and 97 - int(digits) % 97 == int(number[13:])
 
 
 def pl_pesel(digits: str) -> bool:
-    """PESEL: a date of birth, a serial and a check digit."""
-    fits = 1 <= int(digits[2:4]) % 20 <= 12 and 1 <= int(digits[4:6]) <= 31
-    return fits and weighted_sum(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0
+    """Check a PESEL: a date of birth, a serial and a check digit."""
+    is_date = 1 <= int(digits[2:4]) % 20 <= 12 and 1 <= int(digits[4:6]) <= 31
+    return is_date and weighted_sum(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1)) % 10 == 0
 
 
 def se_personnummer(digits: str) -> bool:
-    """Personnummer, ten digits: a date (day plus 60 for a samordningsnummer), a serial, Luhn."""
-    return 1 <= int(digits[2:4]) <= 12 and 1 <= int(digits[4:6]) % 60 <= 31 and luhn(digits)
+    """Check a personnummer of ten digits: a date (day plus 60 for a samordningsnummer), a serial, Luhn."""
+    return 1 <= int(digits[2:4]) <= 12 and 1 <= int(digits[4:6]) % 60 <= 31 and passes_luhn(digits)
 
 
 def br_cpf(digits: str) -> bool:
-    """Cadastro de Pessoas Físicas: two check digits, modulo 11."""
+    """Check a CPF (Cadastro de Pessoas Físicas): two check digits, modulo 11."""
     first, second = weighted_sum(digits, range(10, 1, -1)), weighted_sum(digits, range(11, 1, -1))
     expected = f"{first * 10 % 11 % 10}{second * 10 % 11 % 10}"
     return digits[9:] == expected and len(set(digits)) > 1
@@ -143,10 +144,10 @@ _BLANKS = (
     "\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
 )
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d"
-_FLAT = str.maketrans(
+_FLATTENING = str.maketrans(
     dict.fromkeys(_BLANKS, " ") | dict.fromkeys(_DASHES, "-") | {"_": "-", "\u00b7": ".", "\u2024": "."}
 )
-_UNFLAT = re.compile("[" + "".join(re.escape(chr(code)) for code in _FLAT) + "]")
+_TO_FLATTEN = re.compile("[" + "".join(re.escape(chr(code)) for code in _FLATTENING) + "]")
 _LOOK_ALIKES = {
     "0": "OoQ\u039f\u03bf\u041e\u043e",
     "1": "Il|\u0406\u0456\u0399",
@@ -156,18 +157,18 @@ _LOOK_ALIKES = {
     "8": "B\u0392\u0412",
 }
 _DIGIT_OF = {letter: digit for digit, letters in _LOOK_ALIKES.items() for letter in letters}
-_READ = str.maketrans(_DIGIT_OF)
+_AS_DIGITS = str.maketrans(_DIGIT_OF)
 _DIGIT = "[0-9" + "".join(map(re.escape, _DIGIT_OF)) + "]"
 _DIGITS_MIN = 8
 """Minimum digits in a number with look-alikes."""
 
 
-def flat(text: str) -> str:
+def flatten(text: str) -> str:
     """Return the text with a blank for each line end, tab or zero-width character, and a hyphen for each dash.
 
     The length stays the same, so positions in both are equal.
     """
-    return text.translate(_FLAT) if _UNFLAT.search(text) else text
+    return text.translate(_FLATTENING) if _TO_FLATTEN.search(text) else text
 
 
 _CARD_GROUPS_MAX = 6
@@ -189,17 +190,19 @@ _WORD_REACH = 45
 
 def find_cards(text: str) -> Iterator[Span]:
     """Find card numbers, also between other numbers: every run of whole groups is tried, the longest first."""
-    flattened = flat(text)
-    for run in _DIGIT_RUN.finditer(flattened):
-        groups = [group.span() for group in _DIGIT_GROUP.finditer(flattened, *run.span())]
-        found = list(_cards(flattened, groups))
-        yield from found or _announced_card(flattened, groups) or _spaced_card(run)
-    for run in _DISGUISED_RUN.finditer(flattened):
+    flat_text = flatten(text)
+    for run in _DIGIT_RUN.finditer(flat_text):
+        groups = [group.span() for group in _DIGIT_GROUP.finditer(flat_text, *run.span())]
+        cards = list(_cards(flat_text, groups))
+        yield from cards or _announced_card(flat_text, groups) or _spaced_card(run)
+    for run in _DISGUISED_RUN.finditer(flat_text):
         if run[0].translate(_SEPARATORS).isdigit() or sum(map(str.isdigit, run[0])) < _DIGITS_MIN:
             continue
         # A group without digits is a word; with letters read as digits, only whole groups are tried.
         groups = [group.span() for group in _DISGUISED_GROUP.finditer(run[0]) if any(map(str.isdigit, group[0]))]
-        yield from ((run.start() + start, run.start() + end) for start, end in _cards(run[0].translate(_READ), groups))
+        yield from (
+            (run.start() + start, run.start() + end) for start, end in _cards(run[0].translate(_AS_DIGITS), groups)
+        )
 
 
 def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
@@ -209,14 +212,14 @@ def _cards(text: str, groups: list[Span]) -> Iterator[Span]:
         if not text[start : start + 4].isdigit():
             groups = groups[1:]
             continue
-        ends = [end for _, end in reversed(groups[:_CARD_GROUPS_MAX]) if _is_card(text[start:end])]
+        ends = [end for _, end in reversed(groups[:_CARD_GROUPS_MAX]) if _is_written_card(text[start:end])]
         yield from [(start, end) for end in ends[:1]]
         groups = groups[1 + [end for _, end in groups].index(ends[0]) :] if ends else groups[1:]
 
 
-def _is_card(written: str) -> bool:
+def _is_written_card(candidate: str) -> bool:
     # The length rules out most candidates.
-    return len(written.translate(_SEPARATORS)) in _CARD_LENGTHS and card(bare(written))
+    return len(candidate.translate(_SEPARATORS)) in _CARD_LENGTHS and is_card_number(strip_separators(candidate))
 
 
 def _announced_card(text: str, groups: list[Span]) -> list[Span]:
@@ -224,14 +227,14 @@ def _announced_card(text: str, groups: list[Span]) -> list[Span]:
     start = groups[0][0]
     if not stands_before(_CARD_WORD, text, start, _WORD_REACH):
         return []
-    ends = [end for _, end in groups if len(bare(text[start:end])) in _CARD_LENGTHS]
+    ends = [end for _, end in groups if len(strip_separators(text[start:end])) in _CARD_LENGTHS]
     return [(start, ends[-1])] if ends else []
 
 
 def _spaced_card(run: re.Match[str]) -> list[Span]:
     """Return the whole run if it is a card whose digits are grouped in an unusual way."""
-    digits = bare(run[0])
-    return [run.span()] if 14 <= len(digits) <= 19 and card(digits) else []
+    digits = strip_separators(run[0])
+    return [run.span()] if 14 <= len(digits) <= 19 and is_card_number(digits) else []
 
 
 # Only a look-ahead, so that overlapping matches are found, too.
@@ -246,20 +249,20 @@ _IBAN_WORD = re.compile(
 
 def find_ibans(text: str) -> Iterator[Span]:
     """Find IBANs of their country's length, in groups or in one piece."""
-    flattened = flat(text)
-    for match in _IBAN.finditer(flattened):
-        announced = stands_before(_IBAN_WORD, flattened, match.start(), _WORD_REACH)
+    flat_text = flatten(text)
+    for match in _IBAN.finditer(flat_text):
+        announced = stands_before(_IBAN_WORD, flat_text, match.start(), _WORD_REACH)
         end = match.start() + _iban_length(match[0] + match[1], announced=announced)
         if end > match.start() and not text[end : end + 1].isalnum():
             yield match.start(), end
 
 
-def _iban_length(written: str, *, announced: bool) -> int:
+def _iban_length(candidate: str, *, announced: bool) -> int:
     """Return how many characters at the start form an IBAN, blanks included; 0 = none."""
-    length = IBAN_CHARACTERS.get(written[:2].upper(), 99)
-    ends = [match.end() for match in _IBAN_CHARACTER.finditer(written)][length - 1 : length]
+    length = IBAN_CHARACTERS.get(candidate[:2].upper(), 99)
+    ends = [match.end() for match in _IBAN_CHARACTER.finditer(candidate)][length - 1 : length]
     if not ends:
         return 0
-    number = written[: ends[0]]
-    read = number[:2] + number[2:].translate(_READ)
-    return ends[0] if announced or iban(bare(number)) or iban(bare(read)) else 0
+    number = candidate[: ends[0]]
+    corrected = number[:2] + number[2:].translate(_AS_DIGITS)
+    return ends[0] if announced or is_iban(strip_separators(number)) or is_iban(strip_separators(corrected)) else 0

@@ -17,7 +17,7 @@ from edge_agent.capture.redact.indexed_text import (
     AnnouncingWords,
     IndexedText,
     beginnings,
-    indexed,
+    index_text,
     matches_at,
 )
 
@@ -57,13 +57,13 @@ def find_emails(text: str) -> Iterator[Span]:
 
 def find_spoken_emails(text: str) -> Iterator[Span]:
     """Find addresses in words: "jane at example dot com", "jane (at) example.com"; a top-level domain ends them."""
-    read = indexed(text)
-    bracket = any(each in text for each in "([{<")
-    at_word = bool(read.starts(_AT_WORDS))
+    indexed_text = index_text(text)
+    has_bracket = any(each in text for each in "([{<")
+    has_at_word = bool(indexed_text.starts(_AT_WORDS))
     with_word, with_sign = _SPOKEN
-    if at_word and (bracket or read.starts(_DOT_WORDS)):
+    if has_at_word and (has_bracket or indexed_text.starts(_DOT_WORDS)):
         yield from (match.span() for match in with_word.finditer(text))
-    if "@ " in text or " @" in text or (bracket and (at_word or "@" in text)):
+    if "@ " in text or " @" in text or (has_bracket and (has_at_word or "@" in text)):
         yield from (match.span() for match in with_sign.finditer(text))
 
 
@@ -110,13 +110,13 @@ def find_ip_addresses(text: str) -> Iterator[Span]:
                 yield match.span()
 
 
-def _is_ip(written: str) -> bool:
+def _is_ip(candidate: str) -> bool:
     try:
-        ipaddress.ip_address(written)
+        ipaddress.ip_address(candidate)
     except ValueError:
         return False
     # "::" and "1::" are code or a time more often than an address.
-    return "." in written or len(written) > 4
+    return "." in candidate or len(candidate) > 4
 
 
 def find_mac_addresses(text: str) -> Iterator[Span]:
@@ -291,11 +291,11 @@ _ANNOUNCED_CODE = AnnouncedPattern(
 
 def find_postal_addresses(text: str) -> Iterator[Span]:
     """Find streets with a house number and their unit, postal code and town; post-office boxes; postal codes."""
-    read = indexed(text)
-    yield from (match.span() for match in _streets(read))
-    yield from (match.span("v") for match in _ANNOUNCED_CODE.finditer(read))
-    if read.has_capitals:
-        yield from (match.span("s" if match["s"] else 0) for match in _CODES.finditer(read))
+    indexed_text = index_text(text)
+    yield from (match.span() for match in _streets(indexed_text))
+    yield from (match.span("v") for match in _ANNOUNCED_CODE.finditer(indexed_text))
+    if indexed_text.has_capitals:
+        yield from (match.span("s" if match["s"] else 0) for match in _CODES.finditer(indexed_text))
 
 
 def _streets(text: IndexedText) -> Iterator[re.Match[str]]:
@@ -305,8 +305,8 @@ def _streets(text: IndexedText) -> Iterator[re.Match[str]]:
         yield from matches_at(_NUMBER_FIRST_PLAIN, text, text.numbers)
     if text.starts(_UNIT_BEGINNINGS):
         yield from matches_at(_UNIT_LAST, text, text.numbers)
-    for announced in (_AT_PLACE, _BOX, _LOWER_PREFIX):
-        yield from announced.finditer(text)
+    for pattern in (_AT_PLACE, _BOX, _LOWER_PREFIX):
+        yield from pattern.finditer(text)
     if prefixes := _PREFIX_WORDS.starts(text):
         yield from matches_at(_PREFIX_FIRST, text, sorted({*prefixes, *text.numbers}))
     if text.has_capitals:

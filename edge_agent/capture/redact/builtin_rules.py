@@ -12,11 +12,10 @@ title, a greeting, "my name is" or a closing formula; a name alone takes a model
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from edge_agent.capture.redact import UPPER, RedactionRule, RuleGate, Span, checked
+from edge_agent.capture.redact import UPPER, RedactionRule, RuleGate, Span, finder
 from edge_agent.capture.redact.account_numbers import (
     br_cpf,
     de_tax_id,
@@ -40,7 +39,7 @@ from edge_agent.capture.redact.addresses import (
     find_postal_addresses,
     find_spoken_emails,
 )
-from edge_agent.capture.redact.indexed_text import AnnouncedPattern, indexed
+from edge_agent.capture.redact.indexed_text import AnnouncedPattern, index_text
 from edge_agent.capture.redact.national_numbers import (
     find_announced_national_numbers,
     find_machine_readable_lines,
@@ -66,11 +65,11 @@ _TITLE = (
     r"|Lord|Dame|Baron|Judge|Officer"
 )
 _TITLES = rf"{_TITLE}|frau|herrn?|mevrouw|meneer|signora?|señora?|madame|monsieur|pani|senhora?|fru"
-_TITLED = AnnouncedPattern(
+_TITLED_NAME = AnnouncedPattern(
     rf"(?<!\w)(?:{_TITLES})\.? (?:(?:Dr|Prof|med|h\.c|Dipl|Ing)\.? ){{0,3}}(?P<v>{_NAME})(?!\w)", _TITLES
 )
 # "Pan" is also bread, and a kitchen tool: the surname must have a Polish ending.
-_POLISH_MAN = AnnouncedPattern(
+_POLISH_NAME = AnnouncedPattern(
     rf"(?<!\w)[Pp]an (?P<v>(?:{_PART} )?[{UPPER}]\w{{1,30}}(?:ski|cki|dzki|wicz|czyk|czak|iak|arz))(?!\w)", "pan"
 )
 _GREETINGS = (
@@ -78,7 +77,7 @@ _GREETINGS = (
     r"|Car[oa]|Gentile|Beste|Geachte|Dzień dobry|Cześć|Drog[ia]|Hej|Kære|Hei|Olá|Oi|Thanks|Thank you|Danke|Merci"
     r"|Gracias|Grazie|Best|Good (?:morning|afternoon|evening)"
 )
-_GREETED = AnnouncedPattern(rf"(?<!\w)(?:{_GREETINGS}),? (?P<v>{_NAME})(?=[,!:.;]|\n|$| -| \u2013)", _GREETINGS)
+_GREETED_NAME = AnnouncedPattern(rf"(?<!\w)(?:{_GREETINGS}),? (?P<v>{_NAME})(?=[,!:.;]|\n|$| -| \u2013)", _GREETINGS)
 _INTRODUCTIONS = (
     r"my (?:full )?name(?:['\u2019]s| is)|name of the patient(?: is)?"
     r"|patient(?:['\u2019]?s)? name(?: is)?"
@@ -95,14 +94,16 @@ _INTRODUCTIONS = (
     r"|regards|sincerely|cheers|yours|grüßen|grüße|gruß|cordialement|saludos|saluti|groeten|groet|pozdrawiam"
     r"|hälsningar|hilsen|cumprimentos)"
 )
-_SAID = AnnouncedPattern(rf"(?i:(?<!\w)(?:{_INTRODUCTIONS})[ ]?[:,]?\s{{1,2}})(?P<v>{_NAME})(?!\w)", _INTRODUCTIONS)
+_INTRODUCED_NAME = AnnouncedPattern(
+    rf"(?i:(?<!\w)(?:{_INTRODUCTIONS})[ ]?[:,]?\s{{1,2}})(?P<v>{_NAME})(?!\w)", _INTRODUCTIONS
+)
 _NAMINGS = (
     r"my (?:full )?name(?:['\u2019]s| is)|ich hei(?:ß|ss)e|mein name ist|je m['\u2019]appelle"
     r"|mon nom est"
     r"|me llamo|mi nombre es|mi chiamo|il mio nome è|ik heet|mijn naam is|nazywam się|jag heter|mitt namn är"
     r"|jeg hedder|mit navn er|jeg heter|o meu nome é|chamo-me"
 )
-_LOWER = AnnouncedPattern(
+_LOWER_CASE_NAME = AnnouncedPattern(
     rf"(?i)(?<!\w)(?:{_NAMINGS})"
     r":? (?P<v>[^\W\d_]{2,20}(?:[-'\u2019][^\W\d_]{1,20})?(?: (?!(?:and|und|et|y|e|en|i|och|og|ja|on|is|not|with|from"
     r"|aus|de|my|ich|und|je|the|a|an|at|in|to|for|please|bitte|pas|nicht|spelled|but|aber)(?!\w))[^\W\d_]{2,20})?)",
@@ -124,11 +125,12 @@ _NO_NAME = re.compile(
 
 def find_announced_names(text: str) -> Iterator[Span]:
     """Find names of up to four parts after a title, a greeting or an introduction, and below a closing formula."""
-    read = indexed(text)
-    for pattern in (_TITLED, _POLISH_MAN, _GREETED, _SAID, _LOWER) if read.has_capitals else (_LOWER,):
-        for match in pattern.finditer(read):
-            first = _FIRST_WORD.match(match["v"])
-            if first and not _NO_NAME.match(first[0]):
+    indexed_text = index_text(text)
+    capitalized = (_TITLED_NAME, _POLISH_NAME, _GREETED_NAME, _INTRODUCED_NAME) if indexed_text.has_capitals else ()
+    for pattern in (*capitalized, _LOWER_CASE_NAME):
+        for match in pattern.finditer(indexed_text):
+            first_word = _FIRST_WORD.match(match["v"])
+            if first_word and not _NO_NAME.match(first_word[0]):
                 yield match.span("v")
 
 
@@ -196,10 +198,10 @@ RECORD_DIGITS_MIN = 4
 def find_announced_numbers(text: str) -> Iterator[Span]:
     """Find numbers of records, documents, accounts and customers: at least four digits after a word for them."""
     for match in _RECORD.finditer(text):
-        before = text[match.start() : match.start("v")]
-        plain = _PLAIN_WORD.match(before)
+        announcement = text[match.start() : match.start("v")]
+        plain_word = _PLAIN_WORD.match(announcement)
         digits = sum(char.isdigit() for char in match["v"])
-        if digits >= RECORD_DIGITS_MIN and (plain is None or _SECOND_WORD.search(before)):
+        if digits >= RECORD_DIGITS_MIN and (plain_word is None or _SECOND_WORD.search(announcement)):
             yield match.span("v")
 
 
@@ -251,18 +253,18 @@ _NO_SECRET = re.compile(
 
 def find_secrets(text: str) -> Iterator[Span]:
     """Find values after "password is" and the like, and API keys by their prefix."""
-    read = indexed(text)
-    for match in _SECRET.finditer(read):
+    indexed_text = index_text(text)
+    for match in _SECRET.finditer(indexed_text):
         if not _NO_SECRET.match(match["v"]):
             end = match.end("v") - (len(match["v"]) - len(match["v"].rstrip(".,;!?)")))
             yield match.start("v"), end
-    yield from (match.span() for match in _KEY.finditer(read))
+    yield from (match.span() for match in _KEY.finditer(indexed_text))
 
 
 ANNOUNCED_NAME_RULE = "announced_name"
 _AT, _LINK = RuleGate(AT_SIGN, near=False), RuleGate(re.compile("://"), near=False)
 # An Italian tax code starts with letters, so its first digit follows one.
-_MIXED = RuleGate(None, behind_letter=True)
+_MIXED = RuleGate(None, after_letter=True)
 _NUMBER = RuleGate(re.compile(r"\d(?:[ .\-/()]{0,4}\d){5,}"), digits=6)
 # Numbers with check digits, or with an unmistakable form: pattern and check.
 _NATIONAL_IDS: dict[str, tuple[str, Callable[[str], bool]]] = {
@@ -308,7 +310,7 @@ GATES = (_AT, _LINK, _MIXED, _NUMBER, _ID, _LONG_NUMBER, _SHORT_NUMBER, _DAY, _D
 _PARAMETERS = "token|access_token|api_?key|key|password|passwd|pwd|secret|sig|signature|auth|session|code"
 
 RULES = (
-    RedactionRule("url_credentials", "URL", checked(
+    RedactionRule("url_credentials", "URL", finder(
         r"(?i)(?<![a-z0-9])(?:[a-z][a-z0-9+.-]{1,20}://[^\s/@:?#]{1,200}:[^\s/@]{1,200}@[^\s<>\"]{1,500}"
         rf"|https?://[^\s<>\"?]{{1,500}}\?(?:[^\s<>\"&]{{0,500}}&){{0,10}}(?:{_PARAMETERS})=[^\s<>\"]{{1,500}})"
     ), _LINK),
@@ -317,8 +319,8 @@ RULES = (
     RedactionRule("iban", "IBAN", find_ibans, _LONG_NUMBER),
     RedactionRule("card", "CARD", find_cards, _LONG_NUMBER),
     RedactionRule("mrz", "ID", find_machine_readable_lines, _FILLERS),
-    *(RedactionRule(name, "ID", checked(pattern, check), _ID) for name, (pattern, check) in _NATIONAL_IDS.items()),
-    RedactionRule("it_cf", "ID", checked(
+    *(RedactionRule(name, "ID", finder(pattern, check), _ID) for name, (pattern, check) in _NATIONAL_IDS.items()),
+    RedactionRule("it_cf", "ID", finder(
         r"(?i)(?<!\w)[A-Z]{6}[0-9LMNP-V]{2}[ABCDEHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z](?!\w)", it_cf
     ), _MIXED),
     RedactionRule("announced_national_number", "RECORD", find_announced_national_numbers, _DIGIT),
@@ -341,5 +343,5 @@ def built_in_rules(phone_regions: Sequence[str]) -> tuple[RedactionRule, ...]:
     """Return the rules; telephone numbers without a prefix belong to these regions (ISO 3166-1 codes)."""
     if not phone_regions:
         return RULES
-    phones = functools.partial(RedactionRule, "phone", "PHONE", gate=_NUMBER)
-    return tuple(phones(regional_phones(phone_regions)) if rule.name == "phone" else rule for rule in RULES)
+    regional_rule = RedactionRule("phone", "PHONE", regional_phones(phone_regions), _NUMBER)
+    return tuple(regional_rule if rule.name == "phone" else rule for rule in RULES)

@@ -14,9 +14,9 @@ from functools import cached_property
 CLUSTER_GAP = 4
 """Maximum number of characters between two digit runs of one cluster."""
 _LETTERS = 4
-_NO_WORD = re.compile(r"\W")
+_NON_WORD = re.compile(r"\W")
 # The same for ASCII texts, in a tenth of the time.
-_SPACED = {code: " " for code in range(128) if _NO_WORD.match(chr(code))}
+_NON_WORDS_AS_BLANKS = {code: " " for code in range(128) if _NON_WORD.match(chr(code))}
 _NUMBER = re.compile(r"\d+")
 # Where the lower case of a character has another length, or `re.IGNORECASE` knows more than `str.lower`.
 _CASES = str.maketrans({"\u0130": "i", "\u0131": "i", "\u017f": "s"})
@@ -41,7 +41,7 @@ class IndexedText(str):
     @cached_property
     def numbers(self) -> list[int]:
         """Starts of the digit runs that have no word character before them."""
-        return [start for start, _ in self.runs if not start or not _is_of_word(self[start - 1])]
+        return [start for start, _ in self.runs if not start or not _is_word_character(self[start - 1])]
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
@@ -49,10 +49,10 @@ class IndexedText(str):
         return [match.span() for match in _NUMBER.finditer(self)]
 
     @property
-    def runs_behind_letters(self) -> list[tuple[int, int]]:
+    def runs_after_letters(self) -> list[tuple[int, int]]:
         """Start and end of the digit runs directly after an ASCII letter."""
-        before = ((start, end, self[start - 1]) for start, end in self.runs if start)
-        return [(start, end) for start, end, letter in before if letter.isascii() and letter.isalpha()]
+        candidates = ((start, end, self[start - 1]) for start, end in self.runs if start)
+        return [(start, end) for start, end, letter in candidates if letter.isascii() and letter.isalpha()]
 
     @cached_property
     def clusters(self) -> list[tuple[int, int, int]]:
@@ -70,31 +70,31 @@ class IndexedText(str):
     def _words(self) -> dict[str, list[int]]:
         """The positions of words, by their beginning, for the beginnings of all patterns."""
         # Words are between blanks here, so a word begins after each blank.
-        spaced = f" {_spaced(self.lowered)} "
-        there = {word[:_LETTERS] for word in spaced.split()} & _KNOWN.keys()
-        known = (beginning for letters in there for beginning in _KNOWN[letters])
-        found = {each: starts for each in known if (starts := list(_places(spaced, f" {each}")))}
-        for after_blank, beginning in _OPEN.items():
+        spaced = f" {_blank_non_words(self.lowered)} "
+        prefixes = {word[:_LETTERS] for word in spaced.split()} & _BEGINNINGS.keys()
+        candidates = (beginning for letters in prefixes for beginning in _BEGINNINGS[letters])
+        positions = {each: starts for each in candidates if (starts := list(_positions(spaced, f" {each}")))}
+        for after_blank, beginning in _OPEN_BEGINNINGS.items():
             if after_blank in spaced:
-                found[beginning] = list(_places(spaced, after_blank))
-        return found
+                positions[beginning] = list(_positions(spaced, after_blank))
+        return positions
 
     def starts(self, beginnings: frozenset[str]) -> list[int]:
         """Return the positions of words with one of these beginnings, in order."""
         words = self._words
         if beginnings.isdisjoint(words):
             return []
-        found = [starts for beginning, starts in words.items() if beginning in beginnings]
-        return sorted(set().union(*found)) if len(found) > 1 else found[0]
+        position_lists = [starts for beginning, starts in words.items() if beginning in beginnings]
+        return sorted(set().union(*position_lists)) if len(position_lists) > 1 else position_lists[0]
 
 
-_KNOWN: dict[str, set[str]] = {}
+_BEGINNINGS: dict[str, set[str]] = {}
 """Beginnings of all patterns, by the first four letters of their first word; complete once all rules are loaded."""
-_OPEN: dict[str, str] = {}
+_OPEN_BEGINNINGS: dict[str, str] = {}
 """Shorter beginnings that any letter may follow; the key is the beginning after a blank."""
 
 
-def indexed(text: str) -> IndexedText:
+def index_text(text: str) -> IndexedText:
     """Return the text as an IndexedText; an existing index is kept."""
     return text if isinstance(text, IndexedText) else IndexedText(text)
 
@@ -103,20 +103,20 @@ def _lowered(text: str) -> str:
     return text.lower() if text.isascii() else text.translate(_CASES).lower()
 
 
-def _spaced(text: str) -> str:
+def _blank_non_words(text: str) -> str:
     """Return the text with a blank for each non-word character."""
-    return text.translate(_SPACED) if text.isascii() else _NO_WORD.sub(" ", text)
+    return text.translate(_NON_WORDS_AS_BLANKS) if text.isascii() else _NON_WORD.sub(" ", text)
 
 
-def _places(text: str, part: str) -> Iterator[int]:
+def _positions(text: str, part: str) -> Iterator[int]:
     """Yield the positions of a part in a text, overlapping ones, too."""
-    at = text.find(part)
-    while at >= 0:
-        yield at
-        at = text.find(part, at + 1)
+    position = text.find(part)
+    while position >= 0:
+        yield position
+        position = text.find(part, position + 1)
 
 
-def _is_of_word(character: str) -> bool:
+def _is_word_character(character: str) -> bool:
     return character.isalnum() or character == "_"
 
 
@@ -129,82 +129,84 @@ def beginnings(words: str, *, whole: bool = True) -> frozenset[str]:
     Raises:
         ValueError: an alternative begins with something other than a letter, a digit or a group of these.
     """
-    known = frozenset(each for alternative in alternatives(words) for each in _beginnings_of(alternative, whole=whole))
-    for each in known:
-        if " " in each or len(each) == _LETTERS:
-            _KNOWN.setdefault(each.partition(" ")[0], set()).add(each)
+    all_beginnings = frozenset(
+        beginning for alternative in alternatives(words) for beginning in _beginnings_of(alternative, whole=whole)
+    )
+    for beginning in all_beginnings:
+        if " " in beginning or len(beginning) == _LETTERS:
+            _BEGINNINGS.setdefault(beginning.partition(" ")[0], set()).add(beginning)
         else:
-            _OPEN[f" {each}"] = each
-    return known
+            _OPEN_BEGINNINGS[f" {beginning}"] = beginning
+    return all_beginnings
 
 
 def alternatives(words: str) -> list[str]:
     """Split a pattern at each "|" outside of groups."""
-    alternatives, depth = [""], 0
+    parts, depth = [""], 0
     for unit in _UNIT.findall(words):
         depth += (unit == "(") - (unit == ")")
         if unit == "|" and depth == 0:
-            alternatives.append("")
+            parts.append("")
         else:
-            alternatives[-1] += unit
-    return alternatives
+            parts[-1] += unit
+    return parts
 
 
 def _beginnings_of(alternative: str, *, whole: bool) -> Iterator[str]:
     """Yield the beginnings of an alternative; `whole`: no word character follows it."""
-    before, inner, behind = _first_group(alternative)
-    if not inner or behind.startswith(("*", "+", "{")):
+    prefix, inner, rest = _first_group(alternative)
+    if not inner or rest.startswith(("*", "+", "{")):
         yield from _beginnings_of_units(alternative, whole=whole)
         return
-    optional = behind.startswith("?")
+    optional = rest.startswith("?")
     for part in [*alternatives(inner), *([""] if optional else [])]:
-        yield from _beginnings_of(f"{before}{part}{behind[optional:]}", whole=whole)
+        yield from _beginnings_of(f"{prefix}{part}{rest[optional:]}", whole=whole)
 
 
 def _beginnings_of_units(alternative: str, *, whole: bool) -> set[str]:
-    done: set[str] = set()
-    growing = {""}
+    finished: set[str] = set()
+    unfinished = {""}
     units = _UNIT.findall(alternative)
-    for unit, following in zip(units, [*units[1:], ""], strict=True):
+    for unit, next_unit in zip(units, [*units[1:], ""], strict=True):
         if unit == "?":
             continue
-        characters = _characters(unit) if following not in ("*", "+", "{") else []
+        characters = _characters(unit) if next_unit not in ("*", "+", "{") else []
         if not characters:  # any of many characters, or the end of a word
             whole &= unit == r"\b"
             break
-        grown = _grown(growing, characters) | (growing if following == "?" else set())
-        growing = {letters for letters in grown if len(letters) < _LETTERS}
-        done |= grown - growing
-    done |= set(map(_ended, growing)) if whole else growing
-    if any(not letters or letters.startswith(" ") for letters in done):
+        extended = _extend(unfinished, characters) | (unfinished if next_unit == "?" else set())
+        unfinished = {letters for letters in extended if len(letters) < _LETTERS}
+        finished |= extended - unfinished
+    finished |= set(map(_as_whole_word, unfinished)) if whole else unfinished
+    if any(not letters or letters.startswith(" ") for letters in finished):
         raise ValueError(f"the pattern {alternative!r} does not begin with a letter")
-    return done
+    return finished
 
 
-def _ended(letters: str) -> str:
+def _as_whole_word(letters: str) -> str:
     """Return a beginning as a whole word, with a blank after it."""
     return letters if letters.endswith(" ") else letters + " "
 
 
-def _grown(beginnings: Iterable[str], characters: Iterable[str]) -> set[str]:
+def _extend(beginnings: Iterable[str], characters: Iterable[str]) -> set[str]:
     """Return the beginnings with one more character, a blank for a non-word one."""
-    letters = [each.lower() if _is_of_word(each) else " " for each in characters]
+    letters = [each.lower() if _is_word_character(each) else " " for each in characters]
     return {beginning + letter for beginning in beginnings for letter in letters}
 
 
 def _characters(unit: str) -> list[str]:
     """Return the characters that a unit of a pattern matches; empty = too many to list."""
     if unit.startswith("["):
-        inside = _IN_CLASS.findall(unit[1:-1])
-        return [_character(each) for each in inside] if "".join(inside) == unit[1:-1] else []
+        characters = _IN_CLASS.findall(unit[1:-1])
+        return [_character(each) for each in characters] if "".join(characters) == unit[1:-1] else []
     if unit == r"\s":
         return [" "]
-    many = unit in ("(", ")", ".") or (unit.startswith("\\") and unit[1].isalnum() and unit[1] != "u")
-    return [] if many else [_character(unit)]
+    is_many = unit in ("(", ")", ".") or (unit.startswith("\\") and unit[1].isalnum() and unit[1] != "u")
+    return [] if is_many else [_character(unit)]
 
 
-def _character(written: str) -> str:
-    return chr(int(written[2:], 16)) if written.startswith(r"\u") else written[-1]
+def _character(unit: str) -> str:
+    return chr(int(unit[2:], 16)) if unit.startswith(r"\u") else unit[-1]
 
 
 def _first_group(alternative: str) -> tuple[str, str, str]:
@@ -250,16 +252,16 @@ class AnnouncedPattern(AnnouncingWords):
 
     def finditer(self, text: str) -> Iterator[re.Match[str]]:
         """Yield the matches as `re.Pattern.finditer` does."""
-        read = indexed(text)
-        starts = self.starts(read)
-        return matches_at(self.pattern, read, starts) if starts else iter(())
+        indexed_text = index_text(text)
+        starts = self.starts(indexed_text)
+        return matches_at(self.pattern, indexed_text, starts) if starts else iter(())
 
 
-def stands_before(words: re.Pattern[str], text: str, at: int, reach: int) -> bool:
+def stands_before(words: re.Pattern[str], text: str, position: int, reach: int) -> bool:
     r"""Return whether a pattern in lower case that ends with \Z matches within `reach` characters before a position."""
-    begin = max(0, at - reach)
-    before = min(begin, 1)  # one character more, for \b
-    return words.search(_lowered(text[begin - before : at]), before) is not None
+    begin = max(0, position - reach)
+    margin = min(begin, 1)  # one character more, for \b
+    return words.search(_lowered(text[begin - margin : position]), margin) is not None
 
 
 def matches_at(pattern: re.Pattern[str], text: str, starts: Iterable[int]) -> Iterator[re.Match[str]]:

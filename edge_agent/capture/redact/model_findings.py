@@ -52,8 +52,8 @@ class ModelFindings:
 
     def echoes(self) -> dict[str, str]:
         """Return the found values to replace in all texts of the example, with their types."""
-        found = {text[each.start : each.end]: each.label for text, values in self.values.items() for each in values}
-        return {value: label for value, label in found.items() if _is_distinctive(value)}
+        labels = {text[each.start : each.end]: each.label for text, values in self.values.items() for each in values}
+        return {value: label for value, label in labels.items() if _is_distinctive(value)}
 
 
 def texts_of_value(value: Any, key: str = "") -> Iterator[str]:
@@ -81,12 +81,12 @@ def windows(text: str, characters_max: int = WINDOW_CHARACTERS) -> list[tuple[in
         text: of any length.
         characters_max: of one window, at least 8.
     """
-    found, start, overlap = [], 0, characters_max // OVERLAP_SHARE
+    spans, start, overlap = [], 0, characters_max // OVERLAP_SHARE
     while len(text) - start > characters_max:
         end = _gap_before(text, start + characters_max, start + characters_max - overlap // 2)
-        found.append((start, end))
+        spans.append((start, end))
         start = _gap_before(text, end - overlap, end - 2 * overlap)
-    return [*found, (start, len(text))]
+    return [*spans, (start, len(text))]
 
 
 def narrower_windows(text: str) -> list[tuple[int, int]]:
@@ -96,10 +96,10 @@ def narrower_windows(text: str) -> list[tuple[int, int]]:
     return windows(text, max(len(text) // 2, WINDOW_CHARACTERS_MIN // 2))
 
 
-def join_windows(found: Iterable[FoundValue]) -> tuple[FoundValue, ...]:
+def join_windows(values: Iterable[FoundValue]) -> tuple[FoundValue, ...]:
     """Join overlapping values of overlapping windows into one; the longer one gives the type."""
     joined: list[FoundValue] = []
-    for value in sorted(found):
+    for value in sorted(values):
         last = joined[-1] if joined else None
         if last is None or value.start >= last.end:
             joined.append(value)
@@ -110,9 +110,9 @@ def join_windows(found: Iterable[FoundValue]) -> tuple[FoundValue, ...]:
     return tuple(joined)
 
 
-def _gap_before(text: str, place: int, least: int) -> int:
-    """Return the last position after white space in (least, place]; `place` if there is none."""
-    return next((each for each in range(place, least, -1) if text[each - 1].isspace()), place)
+def _gap_before(text: str, position: int, lower_bound: int) -> int:
+    """Return the last position after white space in (lower_bound, position]; `position` if there is none."""
+    return next((gap for gap in range(position, lower_bound, -1) if text[gap - 1].isspace()), position)
 
 
 def _is_distinctive(value: str) -> bool:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from edge_agent.capture.redact import Span, bare
+from edge_agent.capture.redact import Span, strip_separators
 from edge_agent.capture.redact.account_numbers import weighted_sum
 from edge_agent.capture.redact.indexed_text import AnnouncedPattern, beginnings
 
@@ -29,7 +29,7 @@ class NationalNumber:
     """Pattern of the bare number, in upper case, without separators."""
     words: str = ""
     """Pattern of the words that announce it; empty = no words."""
-    written: str = ""
+    form: str = ""
     """Pattern of the forms that are found without a word if the check passes; empty = no form."""
 
 
@@ -163,72 +163,75 @@ beginnings(_WORDS)
 @functools.cache
 def announcers() -> tuple[AnnouncedPattern, dict[str, re.Pattern[str]]]:
     """Return the pattern of all words that announce a number, and each entry's own."""
-    single = {
+    word_patterns = {
         number.words: re.compile(_word_pattern(number.words), re.IGNORECASE)
         for number in NATIONAL_NUMBERS
         if number.words
     }
-    return AnnouncedPattern(f"(?i){_word_pattern(_WORDS)}", _WORDS), single
+    return AnnouncedPattern(f"(?i){_word_pattern(_WORDS)}", _WORDS), word_patterns
 
 
-_AFTER = re.compile(_CONNECTOR + _LINKS, re.IGNORECASE)
+_LINK_WORDS = re.compile(_CONNECTOR + _LINKS, re.IGNORECASE)
 
 
 def find_announced_national_numbers(text: str) -> Iterator[Span]:
     """Find numbers after a word that announces them, mistyped ones, too: the longest run of groups that has a shape."""
-    every, single = announcers()
-    for word in every.finditer(text):
-        after = _AFTER.match(text, word.end())
-        groups = _GROUPS.match(text, after.end() if after else word.end())
+    announcing_pattern, word_patterns = announcers()
+    for word in announcing_pattern.finditer(text):
+        links = _LINK_WORDS.match(text, word.end())
+        groups = _GROUPS.match(text, links.end() if links else word.end())
         if groups:
-            shapes = [each.shape for each in NATIONAL_NUMBERS if each.words and single[each.words].fullmatch(word[0])]
-            yield from _longest(text, groups, shapes)
+            shapes = [
+                each.shape for each in NATIONAL_NUMBERS if each.words and word_patterns[each.words].fullmatch(word[0])
+            ]
+            yield from _longest_number(text, groups, shapes)
 
 
-def _longest(text: str, groups: re.Match[str], shapes: list[str]) -> Iterator[Span]:
+def _longest_number(text: str, groups: re.Match[str], shapes: list[str]) -> Iterator[Span]:
     ends = [groups.start() + match.end() for match in _GROUP_END.finditer(groups[0])]
     for end in reversed(ends):
-        number = bare(text[groups.start() : end])
+        number = strip_separators(text[groups.start() : end])
         if any(re.fullmatch(shape, number) for shape in shapes):
             yield groups.start(), end
             return
 
 
-_WITH_FORM = tuple(number for number in NATIONAL_NUMBERS if number.written)
+_WITH_FORM = tuple(number for number in NATIONAL_NUMBERS if number.form)
 
 
 @functools.cache
-def _written() -> re.Pattern[str]:
+def _form_start_pattern() -> re.Pattern[str]:
     """Return a pattern with an empty match wherever a form that is found without a word begins."""
-    forms = (f"({number.written})" for number in _WITH_FORM)
+    forms = (f"({number.form})" for number in _WITH_FORM)
     return re.compile(rf"(?<![\w.,/+-])(?=[0-9A-Z])(?=(?:{'|'.join(forms)})(?![\w/-]))")
 
 
 def find_written_national_numbers(text: str) -> Iterator[Span]:
     """Find numbers of a distinctive form whose check digits are right."""
     end = 0
-    for match in _written().finditer(text):
+    for hit in _form_start_pattern().finditer(text):
         # Forms of several countries may begin here; the pattern finds the first, the others are tried one by one.
-        for number, form in zip(_WITH_FORM, _forms(), strict=True):
-            found = form.match(text, match.start())
-            if found and found.start() >= end and accepts(number, found[0]):
-                end = found.end()
-                yield found.span()
+        for number, pattern in zip(_WITH_FORM, _form_patterns(), strict=True):
+            match = pattern.match(text, hit.start())
+            if match and match.start() >= end and accepts(number, match[0]):
+                end = match.end()
+                yield match.span()
                 break
 
 
 @functools.cache
-def _forms() -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(rf"(?:{number.written})(?![\w/-])") for number in _WITH_FORM)
+def _form_patterns() -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(rf"(?:{number.form})(?![\w/-])") for number in _WITH_FORM)
 
 
-def accepts(number: NationalNumber, written: str) -> bool:
+def accepts(number: NationalNumber, candidate: str) -> bool:
     """Return whether the check of that kind of number accepts a written one."""
     if number.module.startswith("."):
-        return bool(re.fullmatch(number.shape, bare(written))) and OWN_CHECKS[number.module](bare(written))
+        compact = strip_separators(candidate)
+        return bool(re.fullmatch(number.shape, compact)) and OWN_CHECKS[number.module](compact)
     separators = "-+" if number.module in ("fi.hetu", "se.personnummer") else ""
-    kept = "".join(char for char in written if char.isalnum() or char in separators)
-    return bool(_stdnum(number.module)(kept))
+    compact = "".join(char for char in candidate if char.isalnum() or char in separators)
+    return bool(_stdnum(number.module)(compact))
 
 
 @functools.cache
@@ -251,9 +254,10 @@ def de_health(number: str) -> bool:
 def de_pension(number: str) -> bool:
     """Check a Rentenversicherungsnummer (VKVV): a day and month of birth, and a check digit."""
     digits = f"{number[:8]}{ord(number[8]) - 64:02d}{number[9:11]}"
-    born = 1 <= int(number[2:4]) <= 31 and 1 <= int(number[4:6]) <= 12
+    has_birth_day = 1 <= int(number[2:4]) <= 31 and 1 <= int(number[4:6]) <= 12
     weights = (2, 1, 2, 5, 7, 1, 2, 1, 2, 1, 2, 1)
-    return born and sum(_cross_sum(int(d) * w) for d, w in zip(digits, weights, strict=True)) % 10 == int(number[-1])
+    total = sum(_cross_sum(int(digit) * weight) for digit, weight in zip(digits, weights, strict=True))
+    return has_birth_day and total % 10 == int(number[-1])
 
 
 def au_medicare(number: str) -> bool:

@@ -1,4 +1,4 @@
-"""Replaces personal data by placeholders or made-up names, and remembers in memory what they stand for.
+"""Replaces personal data by placeholders or made-up names, and keeps the replaced values in memory.
 
 The same value gets the same placeholder everywhere in the input and the answer: "[CARD_1]" twice is one card. A
 placeholder that the text contains already is not used, so the answer of a large model is restored unambiguously. The
@@ -35,7 +35,7 @@ from edge_agent.capture.redact.indexed_text import IndexedText
 from edge_agent.capture.redact.model_findings import MODEL_RULE, FoundValue, ModelFindings, context_of
 from edge_agent.errors import ConfigInvalid
 
-_GIVEN = (
+_GIVEN_NAMES = (
     *("Maria", "Jonas", "Elena", "Lukas", "Sofia", "Martin", "Clara", "Felix", "Nina", "Oscar", "Julia", "Simon"),
     *("Laura", "David", "Helena", "Victor", "Irene", "Emil", "Teresa", "Anton", "Vera", "Hugo", "Alma", "Leon"),
 )
@@ -49,7 +49,7 @@ _CITIES = (
 )
 _STREETS = ("Mill Lane", "Park Road", "Station Street", "Garden Row", "Church Walk", "Bridge Street", "Orchard Way")
 _BY_WORD: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("GIVEN_NAME", "FIRST_NAME"), _GIVEN),
+    **dict.fromkeys(("GIVEN_NAME", "FIRST_NAME"), _GIVEN_NAMES),
     **dict.fromkeys(("SURNAME", "LAST_NAME"), _SURNAMES),
     "CITY": _CITIES,
     **dict.fromkeys(("STREET_NAME", "STREET"), _STREETS),
@@ -60,30 +60,30 @@ Draw = Callable[[int], int]
 """Returns a random number from 0 to below its argument."""
 
 
-def made_up(value: str, word: str, avoid: str, taken: Collection[str], draw: Draw) -> str:
+def choose_surrogate(value: str, word: str, text: str, used_surrogates: Collection[str], draw: Draw) -> str:
     """Return a made-up value; empty = the type keeps its placeholder, or all made-up values are in use.
 
     Args:
         value: the real value, whose case is kept.
         word: the word of its placeholder, such as GIVEN_NAME.
-        avoid: the text; values that occur in it are not returned.
-        taken: the made-up values of the example so far.
+        text: values that occur in it are not returned.
+        used_surrogates: the made-up values of the example so far.
         draw: chooses one.
     """
     if any(character.isdecimal() for character in value):
         return ""
-    lowered, used = avoid.lower(), {each.lower() for each in taken}
+    lowered, used = text.lower(), {each.lower() for each in used_surrogates}
     free = [each for each in _choices(value, word) if each.lower() not in lowered and each.lower() not in used]
     return _in_case_of(value, free[draw(len(free))]) if free else ""
 
 
-def restoring(values: Mapping[str, str]) -> re.Pattern[str] | None:
+def surrogate_pattern(values: Mapping[str, str]) -> re.Pattern[str] | None:
     """Return the pattern that finds made-up values in an answer, as whole words; None without any."""
     longest_first = sorted(values, key=len, reverse=True)
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)") if values else None
 
 
-def unfinished(text: str, values: Collection[str]) -> int:
+def count_unfinished(text: str, values: Collection[str]) -> int:
     """Return how many characters at the end of a text may be a made-up value or the beginning of one."""
     longest = max(map(len, values), default=0)
     for length in range(min(longest, len(text)), 0, -1):
@@ -96,14 +96,14 @@ def _choices(value: str, word: str) -> tuple[str, ...]:
     if word not in _FULL_NAMES:
         return _BY_WORD.get(word, ())
     if len(value.split()) < 2:
-        return _GIVEN
-    return tuple(f"{given} {surname}" for given, surname in zip(_GIVEN, _SURNAMES, strict=False))
+        return _GIVEN_NAMES
+    return tuple(f"{given} {surname}" for given, surname in zip(_GIVEN_NAMES, _SURNAMES, strict=False))
 
 
-def _in_case_of(value: str, made: str) -> str:
+def _in_case_of(value: str, surrogate: str) -> str:
     if value.isupper() and len(value) > 1:
-        return made.upper()
-    return made.lower() if value.islower() else made
+        return surrogate.upper()
+    return surrogate.lower() if value.islower() else surrogate
 
 
 PLACEHOLDER = re.compile(r"\[(?P<word>[A-Z][A-Z0-9_]{0,40})_\d{1,6}\]")
@@ -145,13 +145,13 @@ class RedactionSession:
     """Replacements by the name of the rule."""
     _placeholders: dict[str, str] = field(default_factory=dict)
     _numbers: Counter[str] = field(default_factory=Counter)
-    _known: dict[str, str] = field(default_factory=dict)
+    _known_values: dict[str, str] = field(default_factory=dict)
     findings: ModelFindings | None = None
     """What a redaction model found in the texts of the example; None = rules alone."""
     draw: Draw | None = None
     """Chooses made-up names in place of real ones; None = placeholders only."""
-    _made_up: dict[str, str] = field(default_factory=dict)
-    _read: list[str] = field(default_factory=list)
+    _surrogates: dict[str, str] = field(default_factory=dict)
+    _texts: list[str] = field(default_factory=list)
 
     def text(self, text: str, context: str = "") -> str:
         """Replace what the rules find, and whatever was replaced in an earlier text of the example.
@@ -160,39 +160,41 @@ class RedactionSession:
         """
         self.reserved.update(placeholders(text))
         if self.draw is not None:
-            self._read.append(text)
-        spans = self.found(text, context)
+            self._texts.append(text)
+        spans = self.find_values(text, context)
         for start, stop, rule, _ in spans:  # another text may contain the value without what identifies it
-            self._known.setdefault(text[start:stop], FIELD_RULE if context else rule)
-        return self._replaced(text, spans)
+            self._known_values.setdefault(text[start:stop], FIELD_RULE if context else rule)
+        return self._replace_spans(text, spans)
 
     def again(self, value: Any) -> Any:
         """Redact a JSON value again, with the values found in later texts of the example."""
-        return _mapped(value, "", lambda text, _: self._replaced(text, _united(self._found_known(text))))
+        return _map_texts(value, "", lambda text, _: self._replace_spans(text, _unite(self._find_known(text))))
 
     def trace(self, text: str) -> tuple[str, list[ReplacedValue]]:
         """Replace as `text` does; also return the replaced values, and whether rules or model found them."""
-        by_rules = replace(self, findings=None).found(text)
-        by_model = self.findings.of(text) if self.findings is not None and text.strip() else ()
-        spans, redacted = self.found(text), self.text(text)
+        rule_spans = replace(self, findings=None).find_values(text)
+        model_values = self.findings.of(text) if self.findings is not None and text.strip() else ()
+        spans, redacted = self.find_values(text), self.text(text)
         replaced = []
         for start, end, rule, word in spans:
-            scores = [each.score for each in by_model if each.start < end and start < each.end]
-            ruled = any(first < end and start < last for first, last, *_ in by_rules)
+            scores = [each.score for each in model_values if each.start < end and start < each.end]
+            by_rules = any(first < end and start < last for first, last, *_ in rule_spans)
             placeholder = self._placeholder(text[start:end], word)
-            replaced.append(ReplacedValue(start, end, placeholder, rule, ruled, bool(scores), max(scores, default=0.0)))
+            replaced.append(
+                ReplacedValue(start, end, placeholder, rule, by_rules, bool(scores), max(scores, default=0.0))
+            )
         return redacted, replaced
 
     def fields(self, record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Replace the values of fields in a record, and remember them so that `text` finds them in the input."""
-        return {key: self._field(value, key) if key in names else value for key, value in record.items()}
+        return {key: self._redact_field(value, key) if key in names else value for key, value in record.items()}
 
     def value(self, value: Any, key: str = "") -> Any:
         """Replace what the rules find in a JSON value: in strings, numbers and keys, at any depth.
 
         A number in which something is found becomes the placeholder, a string. `key` is the key of the value.
         """
-        return _mapped(value, key, lambda text, key: self.text(text, context_of(key)))
+        return _map_texts(value, key, lambda text, key: self.text(text, context_of(key)))
 
     @property
     def replaced(self) -> Mapping[str, str]:
@@ -202,78 +204,78 @@ class RedactionSession:
     def restore(self, text: str) -> str:
         """Put the values back into a text that holds placeholders, or made-up names, of this example."""
         values = {placeholder: value for value, placeholder in self._placeholders.items()}
-        if pattern := restoring(self._made_up):
-            text = pattern.sub(lambda match: self._made_up[match[0]], text)
+        if pattern := surrogate_pattern(self._surrogates):
+            text = pattern.sub(lambda match: self._surrogates[match[0]], text)
         return PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
 
     def split(self, text: str) -> tuple[str, str]:
         """Split a streamed answer before an end that may be an incomplete placeholder or made-up name."""
         at = text.rfind("[")
         open_ = at >= 0 and len(text) - at <= PLACEHOLDER_CHARACTERS_MAX and "]" not in text[at:]
-        end = min(at if open_ else len(text), len(text) - unfinished(text, self._made_up))
+        end = min(at if open_ else len(text), len(text) - count_unfinished(text, self._surrogates))
         return text[:end], text[end:]
 
-    def _field(self, value: Any, name: str) -> Any:
+    def _redact_field(self, value: Any, name: str) -> Any:
         if isinstance(value, list):
-            return [self._field(each, name) for each in value]
+            return [self._redact_field(each, name) for each in value]
         if value in (None, "", True, False) or (isinstance(value, str) and value in self.reserved):
             return value
-        written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self.counts[FIELD_RULE] += 1
-        self._known[written] = FIELD_RULE
-        return self._placeholder(written, _word(name))
+        self._known_values[text] = FIELD_RULE
+        return self._placeholder(text, _placeholder_word(name))
 
-    def found(self, text: str, context: str = "") -> list[tuple[int, int, str, str]]:
+    def find_values(self, text: str, context: str = "") -> list[tuple[int, int, str, str]]:
         """Return start, end, rule and placeholder of each value to be replaced, in the order of the text.
 
-        `context` is read before the text; a find that begins in it counts from the start of the text.
+        `context` is read before the text; a match that begins in it counts from the start of the text.
         """
-        every = self._found(text)
+        spans = self._find(text)
         if context:
-            every = itertools.chain(every, self._found_behind(context, text))
+            spans = itertools.chain(spans, self._find_with_context(context, text))
         if self.findings is not None:
-            every = itertools.chain(every, self._found_by_model(self.findings, text, context))
-        return [(start, _word_end(text, end), rule, word) for start, end, rule, word in _united(every)]
+            spans = itertools.chain(spans, self._find_by_model(self.findings, text, context))
+        return [(start, _word_end(text, end), rule, word) for start, end, rule, word in _unite(spans)]
 
-    def _found_by_model(self, findings: ModelFindings, text: str, context: str) -> Iterator[tuple[int, int, str, str]]:
+    def _find_by_model(self, findings: ModelFindings, text: str, context: str) -> Iterator[tuple[int, int, str, str]]:
         """Yield what the model found in a text, and values it found in other texts that occur in this one."""
-        taken = [match.span() for match in PLACEHOLDER.finditer(text)] if "[" in text else []
-        values = list(_echoed(findings.echoes(), text))
-        if _without(text, taken).strip():
-            before = len(context)
-            of_text = findings.of(context + text)
-            values += [each._replace(start=max(each.start - before, 0), end=each.end - before) for each in of_text]
+        placeholder_spans = [match.span() for match in PLACEHOLDER.finditer(text)] if "[" in text else []
+        values = list(_find_echoes(findings.echoes(), text))
+        if _without_spans(text, placeholder_spans).strip():
+            offset = len(context)
+            text_values = findings.of(context + text)
+            values += [each._replace(start=max(each.start - offset, 0), end=each.end - offset) for each in text_values]
         for start, end, label, _ in values:
-            inside = any(begin <= start and end <= stop for begin, stop in taken)
-            if end > start and not inside:
-                yield start, end, MODEL_RULE + label.lower(), _word(label)
+            in_placeholder = any(begin <= start and end <= stop for begin, stop in placeholder_spans)
+            if end > start and not in_placeholder:
+                yield start, end, MODEL_RULE + label.lower(), _placeholder_word(label)
 
-    def _found_behind(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
-        before = len(context)
-        for start, end, rule, word in self._found(context + text):
+    def _find_with_context(self, context: str, text: str) -> Iterator[tuple[int, int, str, str]]:
+        offset = len(context)
+        for start, end, rule, word in self._find(context + text):
             # A key such as "name" does not announce a person's name: the field settings decide whether it is redacted.
-            if end > before and rule != ANNOUNCED_NAME_RULE:
-                yield max(start - before, 0), end - before, rule, word
+            if end > offset and rule != ANNOUNCED_NAME_RULE:
+                yield max(start - offset, 0), end - offset, rule, word
 
-    def _found(self, text: str) -> Iterator[tuple[int, int, str, str]]:
-        yield from self._found_known(text)
-        read = IndexedText(text)
-        windows = {gate: gate.windows(read) for gate in GATES}
+    def _find(self, text: str) -> Iterator[tuple[int, int, str, str]]:
+        yield from self._find_known(text)
+        indexed_text = IndexedText(text)
+        windows = {gate: gate.windows(indexed_text) for gate in GATES}
         for rule in self.rules:
             for begin, stop in windows[rule.gate] if rule.gate else ((0, len(text)),):
                 # The whole text keeps its index of words.
-                for start, end in rule.find(read if begin == 0 and stop >= len(text) else text[begin:stop]):
+                for start, end in rule.find(indexed_text if begin == 0 and stop >= len(text) else text[begin:stop]):
                     yield begin + start, begin + end, rule.name, rule.placeholder
 
-    def _found_known(self, text: str) -> Iterator[tuple[int, int, str, str]]:
+    def _find_known(self, text: str) -> Iterator[tuple[int, int, str, str]]:
         """Yield values of earlier texts: as whole words, those of redacted fields also within words."""
-        for value in sorted(self._known, key=len, reverse=True):
+        for value in sorted(self._known_values, key=len, reverse=True):
             if value in text:
-                rule, escaped = self._known[value], re.escape(value)
+                rule, escaped = self._known_values[value], re.escape(value)
                 pattern = escaped if rule == FIELD_RULE else rf"(?<!\w){escaped}(?!\w)"
                 yield from ((*match.span(), rule, "") for match in re.finditer(pattern, text))
 
-    def _replaced(self, text: str, spans: Sequence[tuple[int, int, str, str]]) -> str:
+    def _replace_spans(self, text: str, spans: Sequence[tuple[int, int, str, str]]) -> str:
         parts, end = [], 0
         for start, stop, rule, word in spans:
             parts += [text[end:start], self._placeholder(text[start:stop], word)]
@@ -283,32 +285,32 @@ class RedactionSession:
 
     def _placeholder(self, value: str, word: str) -> str:
         if value not in self._placeholders and self.draw is not None:
-            surrogate = made_up(value, word, "\n".join(self._read), self._made_up, self.draw)
+            surrogate = choose_surrogate(value, word, "\n".join(self._texts), self._surrogates, self.draw)
             if surrogate:
-                self._made_up[surrogate] = value
+                self._surrogates[surrogate] = value
                 self._placeholders[value] = surrogate
         if value not in self._placeholders:
-            made = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
-            chosen = next(placeholder for placeholder in made if placeholder not in self.reserved)
-            self._numbers[word] = int(chosen[len(word) + 2 : -1])
-            self._placeholders[value] = chosen
+            candidates = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
+            placeholder = next(placeholder for placeholder in candidates if placeholder not in self.reserved)
+            self._numbers[word] = int(placeholder[len(word) + 2 : -1])
+            self._placeholders[value] = placeholder
         return self._placeholders[value]
 
 
-def _mapped(value: Any, key: str, redact: Callable[[str, str], str]) -> Any:
+def _map_texts(value: Any, key: str, redact: Callable[[str, str], str]) -> Any:
     """Redact the strings, numbers and keys of a JSON value; `redact` gets each with its key."""
     if isinstance(value, dict):
-        return {redact(name, ""): _mapped(each, name, redact) for name, each in value.items()}
+        return {redact(name, ""): _map_texts(each, name, redact) for name, each in value.items()}
     if isinstance(value, list):
-        return [_mapped(each, key, redact) for each in value]
+        return [_map_texts(each, key, redact) for each in value]
     if value is None or isinstance(value, bool):
         return value
-    written = value if isinstance(value, str) else json.dumps(value)
-    redacted = redact(written, key)
-    return value if redacted == written else redacted
+    text = value if isinstance(value, str) else json.dumps(value)
+    redacted = redact(text, key)
+    return value if redacted == text else redacted
 
 
-def _word(name: str) -> str:
+def _placeholder_word(name: str) -> str:
     """Make the word of a placeholder from the name of a field."""
     return re.sub(r"\W", "_", name, flags=re.ASCII).upper()[:40] or "FIELD"
 
@@ -342,25 +344,25 @@ class Redactor:
         return RedactionSession(self._rules, set(placeholders(stored)), findings=findings, draw=draw)
 
 
-def _united(found: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
+def _unite(spans: Iterator[tuple[int, int, str, str]]) -> list[tuple[int, int, str, str]]:
     """Join overlapping finds, so that no part of a value is left; the longest gives the name, the first of equal ones.
 
     A value known from another text has no placeholder word, so a larger union takes that of the other find.
     """
     united: list[tuple[int, int, str, str]] = []
     longest = 0
-    for start, end, rule, word in sorted(found, key=lambda each: each[0]):  # stable: equal starts keep the rules' order
+    for start, end, rule, word in sorted(spans, key=lambda each: each[0]):  # stable: equal starts keep the rules' order
         if not united or start >= united[-1][1]:
             united.append((start, end, rule, word))
             longest = end - start
             continue
-        first, last, *named = united[-1]
-        other, stop = [rule, word], max(last, end)
+        first, last, *name = united[-1]
+        other_name, stop = [rule, word], max(last, end)
         if end - start > longest:
-            longest, named, other = end - start, other, named
-        if not named[1] and stop - first > longest:
-            named = [other[0], other[1] or "FIELD"]
-        united[-1] = (first, stop, named[0], named[1])
+            longest, name, other_name = end - start, other_name, name
+        if not name[1] and stop - first > longest:
+            name = [other_name[0], other_name[1] or "FIELD"]
+        united[-1] = (first, stop, name[0], name[1])
     return united
 
 
@@ -372,7 +374,7 @@ def _word_end(text: str, end: int) -> int:
     return end
 
 
-def _echoed(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:
+def _find_echoes(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:
     """Yield the values that the model found in any text of the example, where they occur here as whole words."""
     for value, label in echoes.items():
         if value in text:
@@ -380,10 +382,10 @@ def _echoed(echoes: Mapping[str, str], text: str) -> Iterator[FoundValue]:
             yield from (FoundValue(*match.span(), label) for match in re.finditer(pattern, text))
 
 
-def _without(text: str, taken: Sequence[tuple[int, int]]) -> str:
+def _without_spans(text: str, spans: Sequence[tuple[int, int]]) -> str:
     """Return a text without these spans."""
-    ends = [0, *(end for _, end in taken)]
-    starts = [*(start for start, _ in taken), len(text)]
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), len(text)]
     return "".join(text[begin:stop] for begin, stop in zip(ends, starts, strict=True))
 
 
@@ -454,14 +456,14 @@ def name_detector(pipeline: Path) -> Callable[[str], Iterator[Span]]:
         remedy = "Install it, in your clone: pip install '.[presidio]'; or remove examples.presidio_pipeline."
         raise ConfigInvalid(f"examples.presidio_pipeline needs {error.name}", remedy=remedy) from None
     try:
-        loaded = spacy.load(pipeline)
+        nlp = spacy.load(pipeline)
     except (OSError, ValueError) as error:
         raise ConfigInvalid(
             f"examples.presidio_pipeline: {pipeline} holds no spaCy pipeline: {error}",
             remedy="Give a directory that spaCy's nlp.to_disk() wrote, with the same version of spaCy.",
         ) from None
     engine = engines.SpacyNlpEngine(models=[{"lang_code": PIPELINE_LANGUAGE, "model_name": str(pipeline)}])
-    engine.nlp = {PIPELINE_LANGUAGE: loaded}
+    engine.nlp = {PIPELINE_LANGUAGE: nlp}
     registry = presidio.RecognizerRegistry(supported_languages=[PIPELINE_LANGUAGE])
     registry.load_predefined_recognizers(languages=[PIPELINE_LANGUAGE], nlp_engine=engine)
     for recognizer in NEEDS_NETWORK:
@@ -472,7 +474,7 @@ def name_detector(pipeline: Path) -> Callable[[str], Iterator[Span]]:
         results = analyzer.analyze(
             text, language=PIPELINE_LANGUAGE, entities=list(PIPELINE_ENTITIES), score_threshold=NAME_SCORE_MIN
         )
-        for result in sorted(results, key=lambda found: found.start):
+        for result in sorted(results, key=lambda result: result.start):
             yield result.start, result.end
 
     return find

@@ -45,31 +45,31 @@ _MONTH_REACH, _WORD_REACH = 20, 40
 def find_birth_dates(text: str) -> Iterator[Span]:
     """Find dates announced as a date of birth, and full dates in years in which adults were born."""
     for pattern in DATES:
-        yield from (found.span() for found in pattern.finditer(text) if _is_date(found) and _is_birth(text, found))
+        yield from (match.span() for match in pattern.finditer(text) if _is_date(match) and _is_birth(text, match))
     for year in _YEAR.finditer(text):
-        before = _MONTH_AND_DAY.search(text, max(0, year.start() - _MONTH_REACH), year.start())
-        if before and _is_birth(text, before, int(year[0])):
-            yield before.start(), year.end()
-    for found in _IN_ONE_PIECE.finditer(text):
-        if _is_date(found) and _is_announced(text, found):
-            yield found.span()
+        month_and_day = _MONTH_AND_DAY.search(text, max(0, year.start() - _MONTH_REACH), year.start())
+        if month_and_day and _is_birth(text, month_and_day, int(year[0])):
+            yield month_and_day.start(), year.end()
+    for match in _IN_ONE_PIECE.finditer(text):
+        if _is_date(match) and _is_announced(text, match):
+            yield match.span()
 
 
-def is_written_date(written: str) -> bool:
+def is_written_date(text: str) -> bool:
     """Return whether a whole text has the form of a date."""
-    return any(pattern.fullmatch(written) for pattern in DATES)
+    return any(pattern.fullmatch(text) for pattern in DATES)
 
 
-def _is_birth(text: str, found: re.Match[str], year: int = 0) -> bool:
-    return _is_announced(text, found) or (year or int(found["y"])) in _BIRTH_YEARS
+def _is_birth(text: str, match: re.Match[str], year: int = 0) -> bool:
+    return _is_announced(text, match) or (year or int(match["y"])) in _BIRTH_YEARS
 
 
-def _is_announced(text: str, found: re.Match[str]) -> bool:
-    return stands_before(_BIRTH_WORD, text, found.start(), _WORD_REACH)
+def _is_announced(text: str, match: re.Match[str]) -> bool:
+    return stands_before(_BIRTH_WORD, text, match.start(), _WORD_REACH)
 
 
-def _is_date(found: re.Match[str]) -> bool:
-    parts = found.groupdict(default="1")
+def _is_date(match: re.Match[str]) -> bool:
+    parts = match.groupdict(default="1")
     year, month, day = int(parts["y"]) % 10_000 or 2000, int(parts.get("m", "1")), int(parts["d"])
     # American dates have the month first.
     return is_date(year, month, day) or is_date(year, day, month)
@@ -119,26 +119,26 @@ _EXTENSION = re.compile(r" ?(?:x|ext\.?|extension|durchwahl|poste|app\.)[ .:]{0,
 
 def find_phones(text: str) -> Iterator[Span]:
     """Find telephone numbers of 6 to 15 digits (the maximum of ITU-T E.164) that are not dates, with extension."""
-    for start, end in _find_written(text):
+    for start, end in _find_without_extension(text):
         extension = _EXTENSION.match(text, end)
         yield start, extension.end() if extension else end
 
 
-def _find_written(text: str) -> Iterator[Span]:
-    read = _without_extensions(text)
-    for digits in _DIGITS.finditer(read):
+def _find_without_extension(text: str) -> Iterator[Span]:
+    masked = _mask_extensions(text)
+    for run in _DIGITS.finditer(masked):
         # A sign or a parenthesis may come before, and the characters after it show whether the number ends.
-        begin, end = max(0, digits.start() - 3), digits.end() + 3
-        every = (match for pattern in _PHONES for match in pattern.finditer(read, begin, end))
-        found = {match.span("v") for match in every if _is_phone(match["v"])}
-        yield from sorted(found)
-        for match in _SHORT_PHONE.finditer(read, begin, end):
-            is_new = match.span() not in found and _is_phone(match[0])
+        begin, end = max(0, run.start() - 3), run.end() + 3
+        matches = (match for pattern in _PHONES for match in pattern.finditer(masked, begin, end))
+        spans = {match.span("v") for match in matches if _is_phone(match["v"])}
+        yield from sorted(spans)
+        for match in _SHORT_PHONE.finditer(masked, begin, end):
+            is_new = match.span() not in spans and _is_phone(match[0])
             if is_new and stands_before(_PHONE_WORD, text, match.start(), _PHONE_WORD_REACH):
                 yield match.span()
 
 
-def _without_extensions(text: str) -> str:
+def _mask_extensions(text: str) -> str:
     """Replace the "x" of an extension directly after a digit by a blank, so that the number ends there."""
     return _X_OF_EXTENSION.sub(" ", text) if "x" in text or "X" in text else text
 
@@ -162,8 +162,8 @@ def regional_phones(regions: Sequence[str]) -> Finder:
         yield from find_phones(text)
         for match in _CANDIDATE.finditer(text):
             digits = "".join(char for char in match[0] if char.isdecimal())
-            grouped = not match[0].isdecimal() or match[0].startswith("0")
-            if grouped and _is_phone(match[0]) and any(_is_in_plan(digits, region) for region in regions):
+            is_grouped = not match[0].isdecimal() or match[0].startswith("0")
+            if is_grouped and _is_phone(match[0]) and any(_is_in_plan(digits, region) for region in regions):
                 yield match.span()
 
     return find
@@ -171,7 +171,7 @@ def regional_phones(regions: Sequence[str]) -> Finder:
 
 @functools.lru_cache(maxsize=4096)
 def _is_in_plan(digits: str, region: str) -> bool:
-    library = _library()
+    library = _phonenumbers()
     try:
         return bool(library.is_valid_number(library.parse(digits, region)))
     except library.NumberParseException:
@@ -179,11 +179,11 @@ def _is_in_plan(digits: str, region: str) -> bool:
 
 
 @functools.cache
-def _library() -> Any:
+def _phonenumbers() -> Any:
     """Load phonenumbers: 5 MB, so only at a site that names its regions."""
     return importlib.import_module("phonenumbers")
 
 
 def is_known_region(region: str) -> bool:
     """Return whether there is a numbering plan for a region code."""
-    return region in _library().SUPPORTED_REGIONS
+    return region in _phonenumbers().SUPPORTED_REGIONS

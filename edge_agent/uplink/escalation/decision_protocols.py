@@ -89,10 +89,11 @@ def _decisions_question(question: TypedQuestion) -> dict[str, Any]:
     plain: dict[str, Any] = {"type": question.type, "instructions": question.instructions}
     if question.named:
         plain["name"] = question.name
-    members = {"choice": ("choices", "value"), "score": ("levels", "label")}.get(question.type)
-    if members is not None:
-        plain[members[0]] = [
-            {members[1]: value} | ({"description": told} if told else {}) for value, told in question.options
+    keys = {"choice": ("choices", "value"), "score": ("levels", "label")}.get(question.type)
+    if keys is not None:
+        plain[keys[0]] = [
+            {keys[1]: value} | ({"description": description} if description else {})
+            for value, description in question.options
         ]
     return plain
 
@@ -157,7 +158,7 @@ def _from_decisions(response: _DecisionsResponse, questions: Sequence[TypedQuest
     if len(response.answers) != len(questions):
         raise ValueError(f"it has {len(response.answers)} answers to {len(questions)} questions")
     answers = tuple(map(_decisions_answer, questions, response.answers))
-    return _parsed(response.model, answers, response.usage)
+    return _parsed_answers(response.model, answers, response.usage)
 
 
 def _decisions_answer(question: TypedQuestion, answer: Any) -> TypedAnswer:
@@ -182,9 +183,9 @@ _SYSTEM_ONE_TYPES = {"predicate": "noul", "choice": "choice", "score": "score"}
 def _system_one_question(question: TypedQuestion) -> dict[str, Any]:
     plain: dict[str, Any] = {"type": _SYSTEM_ONE_TYPES[question.type], "instructions": question.instructions}
     if question.type == "choice":
-        plain["criteria"] = {value: told or None for value, told in question.options}
+        plain["criteria"] = {value: description or None for value, description in question.options}
     elif question.type == "score":
-        plain["criteria"] = [told or value for value, told in question.options]
+        plain["criteria"] = [description or value for value, description in question.options]
     return plain
 
 
@@ -218,7 +219,7 @@ def _from_system_one(response: _SystemOneResponse, questions: Sequence[TypedQues
     answers = tuple(
         _system_one_answer(each, response.answers[each.name]) for each in questions if each.name in response.answers
     )
-    return _parsed(response.model, answers, response.usage)
+    return _parsed_answers(response.model, answers, response.usage)
 
 
 def _system_one_answer(question: TypedQuestion, answer: Any) -> TypedAnswer:
@@ -248,9 +249,9 @@ def _score_answer(question: TypedQuestion, pairs: Sequence[tuple[str, float]]) -
     labels = {str(level): value for level, (value, _) in enumerate(question.options)}
     if any(level not in labels for level, _ in pairs):
         raise ValueError(f"its answer to question {question.name!r} has a level that the question does not have")
-    return TypedAnswer(question.name, tuple((labels[level], number) for level, number in pairs))
+    return TypedAnswer(question.name, tuple((labels[level], probability) for level, probability in pairs))
 
 
-def _parsed(model: str, answers: tuple[TypedAnswer, ...], usage: _TokenUsage | None) -> ParsedAnswers:
-    counted = usage or _TokenUsage()
-    return ParsedAnswers(model[:MODEL_CHARACTERS_MAX], answers, counted.input_tokens, counted.output_tokens)
+def _parsed_answers(model: str, answers: tuple[TypedAnswer, ...], usage: _TokenUsage | None) -> ParsedAnswers:
+    tokens = usage or _TokenUsage()
+    return ParsedAnswers(model[:MODEL_CHARACTERS_MAX], answers, tokens.input_tokens, tokens.output_tokens)

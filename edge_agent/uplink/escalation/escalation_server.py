@@ -35,8 +35,8 @@ HEARTBEAT_SECONDS = 2.0
 """Interval of messages to a watcher, so that silence means that this process is not working."""
 KEY_BYTES_MAX = 4096
 STOP_SECONDS = 1.0
-_KEY = "Write the key alone into the file, readable for the uplink's user."
-BUDGET = "UPSTREAM_BUDGET_SPENT"
+_KEY_REMEDY = "Write the key alone into the file, readable for the uplink's user."
+BUDGET_SPENT = "UPSTREAM_BUDGET_SPENT"
 
 
 class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
@@ -54,14 +54,14 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
         if self._watches >= WATCHES_MAX:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {WATCHES_MAX} watchers already")
         self._watches += 1
-        sent, due = None, 0.0
+        last_response, due = None, 0.0
         try:
             with self._broker.watching() as changed:
                 while True:
                     changed.clear()
-                    if (now := self._standing()) != sent or time.monotonic() >= due:
-                        sent, due = now, time.monotonic() + HEARTBEAT_SECONDS
-                        await context.write(now)
+                    if (response := self._watch_response()) != last_response or time.monotonic() >= due:
+                        last_response, due = response, time.monotonic() + HEARTBEAT_SECONDS
+                        await context.write(response)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(HEARTBEAT_SECONDS):
                             await changed.wait()
@@ -70,29 +70,29 @@ class EscalationServicer(escalation_pb2_grpc.EscalationServiceServicer):
 
     async def Ask(self, request: pb.AskRequest, context: Any) -> None:
         """Ask one question."""
-        left = context.time_remaining()
+        seconds_left = context.time_remaining()
         try:
             if request.task not in self._config.tasks:
                 raise InvalidRequest(f"task {request.task!r} is not in 'tasks' under 'escalation' in agent.yaml")
             question = parse_question(request, self._config)
-            asking = self._broker.ask(question, self._config.seconds_max if left is None else left)
-            async with contextlib.aclosing(asking) as events:
+            answer = self._broker.ask(question, self._config.seconds_max if seconds_left is None else seconds_left)
+            async with contextlib.aclosing(answer) as events:
                 async for event in events:
                     await context.write(_message(event))
         except EdgeAgentError as error:
             await context.write(failure_response(error))
 
-    def _standing(self) -> pb.WatchResponse:
-        standing, ledger = self._broker.standing(), self._broker.ledger
-        problem = standing.problem or next(map(EdgeAgentError, self._deaths()), None)
+    def _watch_response(self) -> pb.WatchResponse:
+        status, ledger = self._broker.status(), self._broker.ledger
+        problem = status.problem or next(map(EdgeAgentError, self._deaths()), None)
         return pb.WatchResponse(
-            online=standing.online,
-            affordable=standing.affordable,
-            free=standing.free,
-            spare=standing.spare,
-            usual_ms=standing.usual_ms,
+            online=status.online,
+            affordable=status.affordable,
+            free=status.free,
+            spare=status.spare,
+            usual_ms=status.usual_ms,
             model=self._config.model,
-            problem_reason=problem.reason if problem else "" if standing.affordable else BUDGET,
+            problem_reason=problem.reason if problem else "" if status.affordable else BUDGET_SPENT,
             problem=problem.message if problem else "",
             day_micros=ledger.paid.on(ledger.today),
             month_micros=ledger.paid.in_month(ledger.today),
@@ -107,20 +107,20 @@ def _message(event: PricedEvent) -> pb.AskResponse:
         return pb.AskResponse(text=event)
     if isinstance(event, tuple):
         return pb.AskResponse(typed=pb.TypedAnswers(answers=map(_typed_answer, event)))
-    ended = event.ended
+    end = event.end
     return pb.AskResponse(
         finish=pb.AskFinish(
-            model=ended.model,
-            input_tokens=ended.input_tokens,
-            output_tokens=ended.output_tokens,
+            model=end.model,
+            input_tokens=end.input_tokens,
+            output_tokens=end.output_tokens,
             cost_micros=event.cost_micros,
-            complete=ended.complete,
+            complete=end.complete,
         )
     )
 
 
 def _typed_answer(answer: decision_protocols.TypedAnswer) -> pb.TypedAnswer:
-    pairs = [pb.OptionProbability(value=value, probability=number) for value, number in answer.probabilities]
+    pairs = [pb.OptionProbability(value=value, probability=probability) for value, probability in answer.probabilities]
     return pb.TypedAnswer(question=answer.question, probabilities=pairs)
 
 
@@ -180,9 +180,11 @@ def read_key(config: EscalationConfig) -> str:
         key = raw.decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not plain text"
-        raise ConfigInvalid(f"escalation.credentials_file {path} cannot be read: {reason}", remedy=_KEY) from None
+        raise ConfigInvalid(
+            f"escalation.credentials_file {path} cannot be read: {reason}", remedy=_KEY_REMEDY
+        ) from None
     if not key or len(raw) > KEY_BYTES_MAX or not key.isprintable() or " " in key:
-        raise ConfigInvalid(f"escalation.credentials_file {path} does not hold one key", remedy=_KEY)
+        raise ConfigInvalid(f"escalation.credentials_file {path} does not hold one key", remedy=_KEY_REMEDY)
     return key
 
 
@@ -227,9 +229,9 @@ def _typed_questions(request: pb.AskRequest) -> tuple[TypedQuestion, ...]:
     return tuple(_typed_question(each, named=each.name != request.task) for each in request.questions)
 
 
-def _typed_question(asked: pb.AskedQuestion, *, named: bool) -> TypedQuestion:
-    options = tuple((option.value, option.description) for option in asked.options)
-    return TypedQuestion(asked.name, asked.type, asked.instructions, options, named)
+def _typed_question(question: pb.AskedQuestion, *, named: bool) -> TypedQuestion:
+    options = tuple((option.value, option.description) for option in question.options)
+    return TypedQuestion(question.name, question.type, question.instructions, options, named)
 
 
 def failure_response(error: EdgeAgentError) -> pb.AskResponse:

@@ -36,30 +36,32 @@ log = structlog.get_logger("edge_agent.uplink")
 
 BYTES_PER_TOKEN = 2
 """Minimum bytes of text per token, to reserve the price before the server has counted."""
-_ENDPOINT = "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is retried automatically."
-_PROXY = (
+_ENDPOINT_REMEDY = (
+    "Check 'url' and 'model' under 'escalation' in agent.yaml, and the server; it is retried automatically."
+)
+_PROXY_REMEDY = (
     "Check 'proxy_url' under 'escalation' in agent.yaml, and whether the proxy lets this machine connect to the server"
     " without a password; it is retried automatically."
 )
-_UNFIT = (
+_QUESTION_REMEDY = (
     "Other questions are still asked. If this message stays, check that the server accepts inputs of this length, and "
     "the model and the parameters that 'model', 'task_models' and 'parameters' under 'escalation' in agent.yaml name."
 )
-_SPENT = (
+_TOKENS_REMEDY = (
     "If the model thinks before it answers, set 'thinking_tokens_max' under 'escalation' in agent.yaml, or let it think"
     " less, e.g. with 'parameters: {reasoning_effort: low}'."
 )
-_UNPACKED = {"Accept-Encoding": "identity"}
+_NO_COMPRESSION = {"Accept-Encoding": "identity"}
 """A few compressed bytes can become a large answer, so compression is neither requested nor accepted."""
 # Of the libraries; ValueError and the two after it for bodies that are not JSON or do not fit the API.
 _FAILURES = (openai.OpenAIError, httpx.HTTPError, ValueError, AttributeError, TypeError)
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NOT_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 _NOT_FOUND = 404
-_MISSING = (_NOT_FOUND, 405, 410, 415)
-_UNSUITABLE = (400, 413, 422)
+_MISSING_STATUSES = (_NOT_FOUND, 405, 410, 415)
+_UNSUITABLE_STATUSES = (400, 413, 422)
 _IDLE_SECONDS_MAX = 4.0
 """For reuse of a connection. Many servers close one after 5 s, and a question under way would then be lost."""
-_THOUGHT = "<think>", "</think>"
+_THOUGHT_MARKS = "<think>", "</think>"
 _BLANKS_MAX = 100
 """Characters after which white space at the beginning belongs to the answer."""
 
@@ -129,7 +131,7 @@ class LargeModelClient:
         timeout = httpx.Timeout(config.seconds_max, connect=config.connect_seconds_max)
         transport = _BoundedTransport(config.answer_bytes_max, limits, config.proxy_url or None)
         http = httpx.AsyncClient(
-            transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=_UNPACKED
+            transport=transport, timeout=timeout, follow_redirects=False, trust_env=False, headers=_NO_COMPRESSION
         )
         self._client = openai.AsyncOpenAI(
             base_url=config.url, api_key=key or "none", max_retries=0, http_client=http, timeout=timeout
@@ -139,7 +141,7 @@ class LargeModelClient:
         """Close its connections."""
         await self._client.close()
 
-    async def reachable(self) -> None:
+    async def check_reachable(self) -> None:
         """Request the list of models, which costs nothing.
 
         A key may be allowed to use a model but not to list models, so if the list is refused, an empty question is
@@ -159,9 +161,9 @@ class LargeModelClient:
                 try:
                     await self._client.chat.completions.create(**empty, timeout=seconds)
                 except openai.NotFoundError as error:  # so the server has not checked the key
-                    raise self._said(error) from None
+                    raise self._translate_error(error) from None
         except _FAILURES as error:
-            problem = self._said(error)
+            problem = self._translate_error(error)
             # A server without that page, or one that rejects the empty question, is reachable.
             if not isinstance(problem, UpstreamMissing | QuestionRefused):
                 raise problem from None
@@ -178,34 +180,34 @@ class LargeModelClient:
             return
         answer = await self._answer(question)
         if not isinstance(answer, openai.AsyncStream):
-            yield self._pieces(_once(answer), question)
+            yield self._events(_once(answer), question)
             return
         try:
-            yield self._pieces(answer, question)
+            yield self._events(answer, question)
         finally:
             await answer.close()
 
     async def _answer(self, question: EscalationQuestion) -> Any:
         """Send a question in a form that the server accepts; return the stream of the answer, or the whole answer."""
         key = self._model(question), question.task
-        known = form = self._forms.get(key, ChatRequestForm())
+        stored_form = form = self._forms.get(key, ChatRequestForm())
         while True:
             request = self._request(question, form)
             try:
                 answer = await self._client.chat.completions.create(**request)
             except openai.APIStatusError as error:
-                changed = form.adapted(error.status_code, error.body, request)
-                if changed is None:
-                    raise self._said(error, question.task) from None
-                form = changed
+                adapted_form = form.adapted(error.status_code, error.body, request)
+                if adapted_form is None:
+                    raise self._translate_error(error, question.task) from None
+                form = adapted_form
             except _FAILURES as error:
-                raise self._said(error, question.task) from None
+                raise self._translate_error(error, question.task) from None
             else:
                 break
-        if form != known:
+        if form != stored_form:
             self._forms[key] = form
-            written = {"limit": form.limit, "format": form.format, "without": sorted(form.without)}
-            log.info("large_model_request_adapted", model=key[0], task=key[1], **written)
+            fields = {"limit": form.limit, "format": form.format, "without": sorted(form.without)}
+            log.info("large_model_request_adapted", model=key[0], task=key[1], **fields)
         return answer
 
     async def _typed_answers(
@@ -215,14 +217,14 @@ class LargeModelClient:
         try:
             response = await self._client.post(f"/{protocol}", body=body, cast_to=httpx.Response)
         except _FAILURES as error:
-            raise self._said(error, question.task) from None
+            raise self._translate_error(error, question.task) from None
         try:
             parsed = decision_protocols.parse_answers(protocol, response.content, question.questions)
         except ValueError as error:
-            raise self._broken(str(error)) from None
+            raise self._incomplete_answer(str(error)) from None
         yield parsed.answers
-        read = question.input_tokens_max if parsed.input_tokens is None else parsed.input_tokens
-        yield AnswerEnd(parsed.model or self._model(question), read, parsed.output_tokens or 0, complete=True)
+        input_tokens = question.input_tokens_max if parsed.input_tokens is None else parsed.input_tokens
+        yield AnswerEnd(parsed.model or self._model(question), input_tokens, parsed.output_tokens or 0, complete=True)
 
     def _model(self, question: EscalationQuestion) -> str:
         return self._config.task_models.get(question.task, self._config.model)
@@ -241,73 +243,75 @@ class LargeModelClient:
         elif question.schema is not None and form.format != "none":
             format_ = {"name": "answer", "strict": form.format == "strict", "schema": question.schema}
             plain["response_format"] = {"type": "json_schema", "json_schema": format_}
-        kept = {name: value for name, value in plain.items() if name not in form.without}
-        return kept | {"extra_body": self._config.parameters}
+        members = {name: value for name, value in plain.items() if name not in form.without}
+        return members | {"extra_body": self._config.parameters}
 
-    async def _pieces(self, stream: Any, question: EscalationQuestion) -> AsyncIterator[AnswerEvent]:
-        heard = _AnswerStream(self._model(question))
+    async def _events(self, stream: Any, question: EscalationQuestion) -> AsyncIterator[AnswerEvent]:
+        parts = _AnswerStream(self._model(question))
         try:
             async for chunk in stream:
-                if text := heard.take(chunk):
+                if text := parts.take(chunk):
                     yield text
         except _FAILURES as error:
-            raise self._said(error) from None
-        if heard.finish is None:
-            raise self._broken("it stops in the middle")
-        if heard.finish == "length" and not heard.is_answering:
+            raise self._translate_error(error) from None
+        if parts.finish is None:
+            raise self._incomplete_answer("it stops in the middle")
+        if parts.finish == "length" and not parts.is_answering:
             message = (
                 f"the large model at {self._config.url} used its {question.output_tokens_max} tokens before it answered"
             )
-            raise UpstreamFailed(message, remedy=_SPENT)
-        if heard.rest and not heard.rest.startswith(_THOUGHT[0]):
-            yield heard.rest
-        # A server need not send the thoughts that it charges for.
-        written = max(
-            heard.bytes // BYTES_PER_TOKEN, question.output_tokens_max * bool(self._config.thinking_tokens_max)
-        )
-        counted = heard.usage or _EstimatedUsage(question.input_tokens_max, written)
-        tokens = _count(counted.prompt_tokens), _count(counted.completion_tokens)
-        yield AnswerEnd(str(heard.model)[:200], *tokens, complete=heard.finish == "stop")
+            raise UpstreamFailed(message, remedy=_TOKENS_REMEDY)
+        if parts.rest and not parts.rest.startswith(_THOUGHT_MARKS[0]):
+            yield parts.rest
+        if parts.usage:
+            tokens = _count(parts.usage.prompt_tokens), _count(parts.usage.completion_tokens)
+        else:
+            # A server need not send the thoughts that it charges for.
+            thinking_tokens = question.output_tokens_max if self._config.thinking_tokens_max else 0
+            tokens = question.input_tokens_max, max(parts.bytes // BYTES_PER_TOKEN, thinking_tokens)
+        yield AnswerEnd(str(parts.model)[:200], *tokens, complete=parts.finish == "stop")
 
-    def _said(self, error: Exception, task: str = "") -> EdgeAgentError:
+    def _translate_error(self, error: Exception, task: str = "") -> EdgeAgentError:
         """Return our error for an error of the libraries, with URL and status, but without text from the server.
 
         `task` is the task of the question, if one was asked.
         """
-        where = self._config.url
+        url = self._config.url
         if isinstance(error, openai.APIStatusError):
-            return self._status(error.status_code, error.response.headers.get("retry-after"), task)
+            return self._error_of_status(error.status_code, error.response.headers.get("retry-after"), task)
         if isinstance(error, openai.APIConnectionError):
-            why = error.__cause__ or error
-            if isinstance(why, httpx.ProxyError):
-                message = f"the proxy {self._config.proxy_url} does not connect to the large model at {where}"
-                return UpstreamUnreachable(message, remedy=_PROXY)
-            kind = UpstreamUnreachable if isinstance(why, _UNSENT) else ConnectionLost
-            return kind(f"the large model at {where} cannot be reached ({type(why).__name__})", remedy=_ENDPOINT)
-        return self._broken(type(error).__name__)
+            cause = error.__cause__ or error
+            if isinstance(cause, httpx.ProxyError):
+                message = f"the proxy {self._config.proxy_url} does not connect to the large model at {url}"
+                return UpstreamUnreachable(message, remedy=_PROXY_REMEDY)
+            kind = UpstreamUnreachable if isinstance(cause, _NOT_SENT_ERRORS) else ConnectionLost
+            return kind(f"the large model at {url} cannot be reached ({type(cause).__name__})", remedy=_ENDPOINT_REMEDY)
+        return self._incomplete_answer(type(error).__name__)
 
-    def _status(self, status: int, retry_after: str | None, task: str) -> EdgeAgentError:
-        where, of_task = self._config.url, self._config.task_models.get(task)
+    def _error_of_status(self, status: int, retry_after: str | None, task: str) -> EdgeAgentError:
+        url, task_model = self._config.url, self._config.task_models.get(task)
         if status in (401, 403):
             remedy = "Give the uplink another key: the credential 'escalation', or 'credentials_file' in agent.yaml."
-            return UpstreamRefused(f"the large model at {where} refuses the key (HTTP {status})", remedy=remedy)
+            return UpstreamRefused(f"the large model at {url} refuses the key (HTTP {status})", remedy=remedy)
         if status in (429, 503):
-            message = f"the large model at {where} is overloaded (HTTP {status})"
+            message = f"the large model at {url} is overloaded (HTTP {status})"
             busy = LargeModelBusy(message, remedy="Nothing: it is retried automatically, with longer pauses.")
             busy.retry_after = retry_after
             return busy
-        if status in _UNSUITABLE or (status == _NOT_FOUND and of_task):
-            model = f" for the model {of_task!r}" if of_task else ""
+        if status in _UNSUITABLE_STATUSES or (status == _NOT_FOUND and task_model):
+            model = f" for the model {task_model!r}" if task_model else ""
             return QuestionRefused(
-                f"the large model at {where} refuses one question{model} (HTTP {status})", remedy=_UNFIT
+                f"the large model at {url} refuses one question{model} (HTTP {status})", remedy=_QUESTION_REMEDY
             )
-        if status in _MISSING:
-            message = f"{where} refuses the question for the model {self._config.model!r} (HTTP {status})"
-            return UpstreamMissing(message, remedy=_ENDPOINT)
-        return UpstreamFailed(f"the large model at {where} failed (HTTP {status})", remedy=_ENDPOINT)
+        if status in _MISSING_STATUSES:
+            message = f"{url} refuses the question for the model {self._config.model!r} (HTTP {status})"
+            return UpstreamMissing(message, remedy=_ENDPOINT_REMEDY)
+        return UpstreamFailed(f"the large model at {url} failed (HTTP {status})", remedy=_ENDPOINT_REMEDY)
 
-    def _broken(self, how: str) -> UpstreamFailed:
-        return UpstreamFailed(f"the large model at {self._config.url} gave no whole answer: {how}", remedy=_ENDPOINT)
+    def _incomplete_answer(self, problem: str) -> UpstreamFailed:
+        return UpstreamFailed(
+            f"the large model at {self._config.url} gave no whole answer: {problem}", remedy=_ENDPOINT_REMEDY
+        )
 
 
 async def _once(answer: Any) -> AsyncIterator[Any]:
@@ -339,34 +343,26 @@ class _AnswerStream:
         choice = chunk.choices[0]
         self.finish = choice.finish_reason or self.finish
         part = choice.message if hasattr(choice, "message") else choice.delta
-        text, beside = (part.content or "", part.model_extra or {}) if part else ("", {})
-        self.bytes += sum(len(each.encode()) for each in (text, *beside.values()) if isinstance(each, str))
+        text, extra = (part.content or "", part.model_extra or {}) if part else ("", {})
+        self.bytes += sum(len(value.encode()) for value in (text, *extra.values()) if isinstance(value, str))
         return str(text) if self.is_answering else self._without_thoughts(str(text))
 
     def _without_thoughts(self, text: str) -> str:
         """Return the text that certainly belongs to the answer, and hold back the rest."""
-        begin, end = _THOUGHT
-        held = self.rest + text
-        seen = held.lstrip()
-        if not self.has_thought and seen.startswith(begin):
-            _, self.has_thought, held = seen.partition(end)
+        begin, end = _THOUGHT_MARKS
+        pending = self.rest + text
+        stripped = pending.lstrip()
+        if not self.has_thought and stripped.startswith(begin):
+            _, self.has_thought, pending = stripped.partition(end)
             if not self.has_thought:  # only a possible part of the mark is kept
-                self.rest = begin + seen[len(begin) :][-len(end) :]
+                self.rest = begin + stripped[len(begin) :][-len(end) :]
                 return ""
-        elif not self.has_thought and begin.startswith(seen[: len(begin)]) and len(held) < _BLANKS_MAX:
-            self.rest = held
+        elif not self.has_thought and begin.startswith(stripped[: len(begin)]) and len(pending) < _BLANKS_MAX:
+            self.rest = pending
             return ""
-        held = held.lstrip() if self.has_thought else held
-        self.rest, self.is_answering = "", bool(held)
-        return held
-
-
-@dataclass(frozen=True)
-class _EstimatedUsage:
-    """The assumed usage where a server does not count tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
+        pending = pending.lstrip() if self.has_thought else pending
+        self.rest, self.is_answering = "", bool(pending)
+        return pending
 
 
 def _count(tokens: object) -> int:
@@ -391,12 +387,12 @@ class _BoundedTransport(httpx.AsyncHTTPTransport):
 
 class _BoundedBody(httpx.AsyncByteStream):
     def __init__(self, inner: httpx.AsyncByteStream, bytes_max: int) -> None:
-        self._inner, self._left = inner, bytes_max
+        self._inner, self._bytes_left = inner, bytes_max
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for part in self._inner:
-            self._left -= len(part)
-            if self._left < 0:
+            self._bytes_left -= len(part)
+            if self._bytes_left < 0:
                 raise httpx.ReadError("more bytes than the limit")
             yield part
 

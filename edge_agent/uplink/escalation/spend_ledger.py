@@ -63,7 +63,7 @@ class SpendByDay:
 
     def in_month(self, day: str) -> int:
         """Return the spending of the month of a day."""
-        return sum(micros for each, micros in self.days.items() if each[:7] == day[:7])
+        return sum(micros for date, micros in self.days.items() if date[:7] == day[:7])
 
     def allows(self, micros: int, day: str, caps: SpendCaps) -> bool:
         """Return whether another `micros` would stay within both caps."""
@@ -74,9 +74,9 @@ class SpendByDay:
         """Return the amounts with `micros` added on a day, or subtracted; old days of other months are dropped."""
         days = {**self.days, day: max(0, self.on(day) + micros)}
         # After a clock is set back by years, this day and its month must not be dropped as the oldest.
-        others = sorted(each for each in days if each[:7] != day[:7])
-        for each in others[: max(0, len(days) - DAYS_MAX)]:
-            del days[each]
+        others = sorted(date for date in days if date[:7] != day[:7])
+        for date in others[: max(0, len(days) - DAYS_MAX)]:
+            del days[date]
         return replace(self, days=days)
 
 
@@ -158,22 +158,22 @@ class SpendLedger:
         """
         if not self.affords(input_tokens, output_tokens, share):
             raise UpstreamBusy(NO_ROOM)
-        reserved = CostReservation(self.prices.of(input_tokens, output_tokens), self.today)
-        self._write(self.spent.add(reserved.micros, reserved.day))
-        return reserved
+        reservation = CostReservation(self.prices.of(input_tokens, output_tokens), self.today)
+        self._write(self.spent.add(reservation.micros, reservation.day))
+        return reservation
 
-    def settle(self, reserved: CostReservation, micros: int) -> None:
+    def settle(self, reservation: CostReservation, micros: int) -> None:
         """Replace a reservation by the real price.
 
         Raises:
             DiskFull, ExchangeDirUnusable: it could not be written; the reservation counts as paid.
         """
-        paid = reserved.micros
+        paid = reservation.micros
         try:
-            self._write(self.spent.add(micros - reserved.micros, reserved.day))
+            self._write(self.spent.add(micros - reservation.micros, reservation.day))
             paid = micros
         finally:
-            self.paid = self.paid.add(paid, reserved.day)
+            self.paid = self.paid.add(paid, reservation.day)
 
     def _write(self, spent: SpendByDay) -> None:
         if spent == self.spent:  # without prices, nothing is written

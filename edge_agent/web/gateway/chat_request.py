@@ -19,7 +19,7 @@ from edge_agent.web.gateway.openai_responses import EXTENSION, GatewayError
 NODES_MAX = 2000
 """Limit for a caller's schema with references resolved and values of enums counted; a task's own has 100 properties
 and 1,000 values at most."""
-_NOTES = frozenset(
+_ANNOTATIONS = frozenset(
     {"title", "description", "$schema", "$id", "$comment", "$defs", "definitions", "default", "examples"}
 )
 _REFERENCES = ("#/$defs/", "#/definitions/")
@@ -37,7 +37,7 @@ Schema = Mapping[str, Any]
 def difference(caller: Schema, record: Schema) -> str:
     """Return where the caller's schema does not match; empty when it matches."""
     try:
-        return _differs(_SchemaNormalizer(caller).node(caller), _SchemaNormalizer(record).node(record), "")
+        return _first_difference(_SchemaNormalizer(caller).normalized, _SchemaNormalizer(record).normalized, "")
     except ValueError as error:
         return str(error)
     except RecursionError:
@@ -48,126 +48,128 @@ class _SchemaNormalizer:
     """Normalizes a schema: references resolved, types as lists, constants as choices."""
 
     def __init__(self, root: Schema) -> None:
-        self._defined = {start: root.get(start[2:-1]) for start in _REFERENCES}
+        self._definitions = {prefix: root.get(prefix[2:-1]) for prefix in _REFERENCES}
         self._nodes = 0
+        self.normalized = self._normalize(root)
 
-    def node(self, node: Any) -> dict[str, Any]:
+    def _normalize(self, node: Any) -> dict[str, Any]:
         self._count(1)
         if not isinstance(node, dict):
             raise ValueError("a part of it is not an object")
         if "$ref" in node:
-            return self.node(self._referred(node["$ref"]))
-        plain = {keyword: value for keyword, value in node.items() if keyword not in _NOTES}
-        if "const" in plain:
-            plain["enum"] = [plain.pop("const")]
-        if "enum" in plain:
-            self._count(len(_listed(plain["enum"])))
-            plain["type"] = sorted({_type_of(value) for value in plain["enum"]})
-        if "type" in plain:
-            plain["type"] = _types_of(plain["type"])
-        return self._inside(plain)
+            return self._normalize(self._resolve(node["$ref"]))
+        schema = {keyword: value for keyword, value in node.items() if keyword not in _ANNOTATIONS}
+        if "const" in schema:
+            schema["enum"] = [schema.pop("const")]
+        if "enum" in schema:
+            self._count(len(_require_list(schema["enum"])))
+            schema["type"] = sorted({_type_of(value) for value in schema["enum"]})
+        if "type" in schema:
+            schema["type"] = _types_of(schema["type"])
+        return self._normalize_parts(schema)
 
     def _count(self, parts: int) -> None:
         self._nodes += parts
         if self._nodes > NODES_MAX:
             raise ValueError(f"it has more than {NODES_MAX} parts, or refers to itself")
 
-    def _inside(self, plain: dict[str, Any]) -> dict[str, Any]:
-        if "properties" in plain:
-            named = plain["properties"]
-            if not isinstance(named, dict):
+    def _normalize_parts(self, schema: dict[str, Any]) -> dict[str, Any]:
+        if "properties" in schema:
+            properties = schema["properties"]
+            if not isinstance(properties, dict):
                 raise ValueError("'properties' is not an object")
-            plain["properties"] = {name: self.node(inner) for name, inner in named.items()}
-        if "items" in plain:
-            plain["items"] = self.node(plain["items"])
-        if "anyOf" in plain:
-            return _or_null(plain, [self.node(each) for each in _listed(plain["anyOf"])])
-        return plain
+            schema["properties"] = {name: self._normalize(value) for name, value in properties.items()}
+        if "items" in schema:
+            schema["items"] = self._normalize(schema["items"])
+        if "anyOf" in schema:
+            return _merge_null(schema, [self._normalize(each) for each in _require_list(schema["anyOf"])])
+        return schema
 
-    def _referred(self, reference: Any) -> Any:
-        for start, defined in self._defined.items():
-            if isinstance(reference, str) and reference.startswith(start) and isinstance(defined, dict):
-                return defined.get(reference.removeprefix(start))
+    def _resolve(self, reference: Any) -> Any:
+        for prefix, definitions in self._definitions.items():
+            if isinstance(reference, str) and reference.startswith(prefix) and isinstance(definitions, dict):
+                return definitions.get(reference.removeprefix(prefix))
         raise ValueError(f"it refers to {str(reference)[:80]!r}, which is not in it")
 
 
-def _or_null(plain: dict[str, Any], branches: list[dict[str, Any]]) -> dict[str, Any]:
+def _merge_null(schema: dict[str, Any], branches: list[dict[str, Any]]) -> dict[str, Any]:
     """Rewrite "any of X or null" as an X that may be null, when X has a type."""
-    others = [each for each in branches if each != {"type": ["null"]}]
-    if len(others) != 1 or len(branches) != 2 or "type" not in others[0]:
-        return {**plain, "anyOf": branches}
-    [one] = others
-    choice = {"enum": [*one["enum"], None]} if "enum" in one else {}
-    rest = {keyword: value for keyword, value in plain.items() if keyword != "anyOf"}
-    return {**rest, **one, **choice, "type": sorted({*one["type"], "null"})}
+    non_null = [each for each in branches if each != {"type": ["null"]}]
+    if len(non_null) != 1 or len(branches) != 2 or "type" not in non_null[0]:
+        return {**schema, "anyOf": branches}
+    [branch] = non_null
+    choice = {"enum": [*branch["enum"], None]} if "enum" in branch else {}
+    others = {keyword: value for keyword, value in schema.items() if keyword != "anyOf"}
+    return {**others, **branch, **choice, "type": sorted({*branch["type"], "null"})}
 
 
-def _listed(value: Any) -> list[Any]:
+def _require_list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError("'enum' or 'anyOf' is not a list")
     return value
 
 
 def _types_of(value: Any) -> list[str]:
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+    types = [value] if isinstance(value, str) else value
+    if not isinstance(types, list) or not all(isinstance(each, str) for each in types):
         raise ValueError("a 'type' is neither a string nor a list of strings")
-    return sorted(found)
+    return sorted(types)
 
 
 def _type_of(value: Any) -> str:
     return next((name for kind, name in _JSON_TYPES if isinstance(value, kind)), "null")
 
 
-def _differs(caller: Schema, record: Schema, at: str) -> str:
+def _first_difference(caller: Schema, record: Schema, path: str) -> str:
     """Return the first difference of two normalized schemas."""
     for keyword in caller:
+        difference = ""
         if keyword == "properties":
-            other = _properties(caller[keyword], record.get(keyword, {}), at)
+            difference = _properties_difference(caller[keyword], record.get(keyword, {}), path)
         elif keyword == "items":
-            other = _differs(caller[keyword], record.get(keyword, {}), f"{at}[]")
-        else:
-            other = "" if _FITS.get(keyword, _same)(keyword, caller, record) else f"'{keyword}' of {at or 'the record'}"
-        if other:
-            return other
+            difference = _first_difference(caller[keyword], record.get(keyword, {}), f"{path}[]")
+        elif not _COMPARISONS.get(keyword, _is_same)(keyword, caller, record):
+            difference = f"'{keyword}' of {path or 'the record'}"
+        if difference:
+            return difference
     return ""
 
 
-def _properties(caller: Schema, record: Schema, at: str) -> str:
-    for name, inner in caller.items():
-        place = f"{at}.{name}" if at else name
+def _properties_difference(caller: Schema, record: Schema, path: str) -> str:
+    for name, schema in caller.items():
+        member = f"{path}.{name}" if path else name
         if name not in record:
-            return f"'{place}', which is not in it"
-        other = _differs(inner, record[name], place)
-        if other:
-            return other
+            return f"'{member}', which is not in it"
+        difference = _first_difference(schema, record[name], member)
+        if difference:
+            return difference
     return ""
 
 
-def _same(keyword: str, caller: Schema, record: Schema) -> bool:
+def _is_same(keyword: str, caller: Schema, record: Schema) -> bool:
     return bool(caller[keyword] == record.get(keyword))
 
 
-def _types(_keyword: str, caller: Schema, record: Schema) -> bool:
+def _types_match(_keyword: str, caller: Schema, record: Schema) -> bool:
     """Compare types; an integer is a number."""
-    able = {*caller["type"], *(["integer"] if "number" in caller["type"] else [])}
-    return "type" in record and able.issuperset(record["type"])
+    accepted = {*caller["type"], *(["integer"] if "number" in caller["type"] else [])}
+    return "type" in record and accepted.issuperset(record["type"])
 
 
-def _values(_keyword: str, caller: Schema, record: Schema) -> bool:
+def _values_match(_keyword: str, caller: Schema, record: Schema) -> bool:
     return "enum" in record and all(each in caller["enum"] for each in record["enum"])
 
 
-def _required(_keyword: str, caller: Schema, record: Schema) -> bool:
-    named = caller["required"]
-    return isinstance(named, list) and all(each in record.get("required", ()) for each in named)
+def _required_match(_keyword: str, caller: Schema, record: Schema) -> bool:
+    names = caller["required"]
+    return isinstance(names, list) and all(each in record.get("required", ()) for each in names)
 
 
-def _closed(_keyword: str, caller: Schema, record: Schema) -> bool:
+def _additional_properties_match(_keyword: str, caller: Schema, record: Schema) -> bool:
     """Compare 'additionalProperties': a task's record has the properties of its schema only."""
-    more = caller["additionalProperties"]
-    return more is True or (
-        more is False and record.get("properties", {}).keys() <= caller.get("properties", {}).keys()
+    additional = caller["additionalProperties"]
+    return additional is True or (
+        additional is False and record.get("properties", {}).keys() <= caller.get("properties", {}).keys()
     )
 
 
@@ -181,11 +183,11 @@ def _at_least(keyword: str, caller: Schema, record: Schema) -> bool:
     return isinstance(limit, int | float) and keyword in record and bool(record[keyword] >= limit)
 
 
-_FITS: Mapping[str, Callable[[str, Schema, Schema], bool]] = {
-    "type": _types,
-    "enum": _values,
-    "required": _required,
-    "additionalProperties": _closed,
+_COMPARISONS: Mapping[str, Callable[[str, Schema, Schema], bool]] = {
+    "type": _types_match,
+    "enum": _values_match,
+    "required": _required_match,
+    "additionalProperties": _additional_properties_match,
     **dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems"), _at_least),
     **dict.fromkeys(("maximum", "exclusiveMaximum", "maxLength", "maxItems"), _at_most),
 }
@@ -213,10 +215,8 @@ IGNORED_MEMBERS: Mapping[str, Callable[[Any], Any]] = {
 }
 """Members that clients send by default, each with the values that request nothing."""
 _REMEDIES = {
-    "tools": "Leave it out: a task answers one text, and calls nothing.",
-    "functions": "Leave it out: a task answers one text, and calls nothing.",
-    "input": "Write the text as the one user message of 'messages'.",
-    "prompt": "Write the text as the one user message of 'messages'.",
+    **dict.fromkeys(("tools", "functions"), "Leave it out: a task answers one text, and calls nothing."),
+    **dict.fromkeys(("input", "prompt"), "Write the text as the one user message of 'messages'."),
 }
 _OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "max_tokens": request_json.integer_in(1, request_json.UINT32_MAX),
@@ -264,14 +264,14 @@ class ChatRequest:
 
     def require_supported(self, task: Task) -> None:
         """Check the request against a task. Raises GatewayError when the task does not support it."""
-        known = KINDS.get(task.kind)
-        if known is None:
+        supported = KINDS.get(task.kind)
+        if supported is None:
             remedy = "Use /v1/embeddings." if task.kind == "EMBED" else ""
             message = f"'{task.name}' is of kind {task.kind.lower()}, and completes no chat"
             raise GatewayError(message, param="model", remedy=remedy, reason="TASK_KIND_MISMATCH")
         for name in self.options:
-            if name not in known:
-                raise _not_of(name, task)
+            if name not in supported:
+                raise _unsupported_option(name, task)
         if task.kind == "GENERATE":
             self._check_length(task.output_tokens_max)
         elif self.options.get("temperature"):
@@ -280,11 +280,11 @@ class ChatRequest:
             )
         _check_format(self.format, task)
 
-    def _check_length(self, most: int) -> None:
+    def _check_length(self, tokens_max: int) -> None:
         for name in _LIMITS:
-            if self.options.get(name, 0) > most:
+            if self.options.get(name, 0) > tokens_max:
                 raise GatewayError(
-                    f"'{name}' is {self.options[name]}; the task's limit is {most}",
+                    f"'{name}' is {self.options[name]}; the task's limit is {tokens_max}",
                     param=name,
                     remedy="Leave it out for the task's limit.",
                 )
@@ -315,22 +315,22 @@ class ChatRequest:
 
 def parse_chat_request(raw: bytes) -> ChatRequest:
     """Parse a request. Raises GatewayError."""
-    asked = request_json.parse_body(raw)
-    stream = asked.optional("stream", request_json.parse_bool, False)
-    usage = asked.optional("stream_options", lambda value: _include_usage(value, stream), False)
-    found = ChatRequest(
-        task=asked.required("model", request_json.parse_string),
-        text=asked.required(
-            MESSAGES, lambda given: request_json.parse_user_message(given, MESSAGES, request_json.CHAT_PARTS)
+    members = request_json.parse_body(raw)
+    stream = members.optional("stream", request_json.parse_bool, False)
+    usage = members.optional("stream_options", lambda value: _parse_include_usage(value, stream), False)
+    request = ChatRequest(
+        task=members.required("model", request_json.parse_string),
+        text=members.required(
+            MESSAGES, lambda value: request_json.parse_user_message(value, MESSAGES, request_json.CHAT_PARTS)
         ),
         stream=stream,
         include_usage=usage,
-        format=asked.optional("response_format", _format, ResponseFormat()),
-        options={**_with_logprobs(asked.present(_OPTIONS)), **asked.optional(EXTENSION, _extra, {})},
+        format=members.optional("response_format", _parse_format, ResponseFormat()),
+        options={**_with_logprobs(members.present(_OPTIONS)), **members.optional(EXTENSION, _parse_extension, {})},
     )
-    asked.present(IGNORED_MEMBERS)
-    asked.refuse_rest(_REMEDIES)
-    return found
+    members.present(IGNORED_MEMBERS)
+    members.refuse_rest(_REMEDIES)
+    return request
 
 
 def _with_logprobs(options: dict[str, Any]) -> dict[str, Any]:
@@ -342,47 +342,47 @@ def _with_logprobs(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "logprobs"}
 
 
-def _include_usage(value: Any, stream: bool) -> bool:
+def _parse_include_usage(value: Any, stream: bool) -> bool:
     if not stream:
         raise ValueError("is for a stream: set 'stream' to true, or leave it out")
     options = request_json.parse_members(value, "stream_options")
     options.optional("include_obfuscation", request_json.one_of(False), False)
-    requested = options.optional("include_usage", request_json.parse_bool, False)
+    include_usage = options.optional("include_usage", request_json.parse_bool, False)
     options.refuse_rest()
-    return requested
+    return include_usage
 
 
 def parse_stops(value: Any) -> list[str]:
     """Parse one stop string, or a list of them."""
-    found = [request_json.parse_string(value)] if isinstance(value, str) else request_json.parse_strings(value)
-    if len(found) > STOPS_MAX or not all(0 < len(each) <= STOP_CHARS_MAX for each in found):
+    stops = [request_json.parse_string(value)] if isinstance(value, str) else request_json.parse_strings(value)
+    if len(stops) > STOPS_MAX or not all(0 < len(stop) <= STOP_CHARS_MAX for stop in stops):
         raise ValueError(f"can be up to {STOPS_MAX} strings of 1 to {STOP_CHARS_MAX} characters")
-    return found
+    return stops
 
 
-def _extra(value: Any) -> dict[str, Any]:
+def _parse_extension(value: Any) -> dict[str, Any]:
     options = request_json.parse_members(value, EXTENSION)
-    found = options.present(_EXTRA_OPTIONS)
+    parsed = options.present(_EXTRA_OPTIONS)
     options.refuse_rest()
-    return {f"{EXTENSION}.{name}": given for name, given in found.items()}
+    return {f"{EXTENSION}.{name}": option for name, option in parsed.items()}
 
 
-def _format(value: Any) -> ResponseFormat:
-    given = request_json.parse_members(value, "response_format")
-    kind = given.required("type", request_json.one_of("text", "json_object", "json_schema"))
-    schema = given.required("json_schema", _schema) if kind == "json_schema" else None
-    given.refuse_rest()
+def _parse_format(value: Any) -> ResponseFormat:
+    members = request_json.parse_members(value, "response_format")
+    kind = members.required("type", request_json.one_of("text", "json_object", "json_schema"))
+    schema = members.required("json_schema", _parse_schema) if kind == "json_schema" else None
+    members.refuse_rest()
     return ResponseFormat(kind, schema)
 
 
-def _schema(value: Any) -> dict[str, Any]:
-    given = request_json.parse_members(value, "response_format.json_schema")
+def _parse_schema(value: Any) -> dict[str, Any]:
+    members = request_json.parse_members(value, "response_format.json_schema")
     for name in ("name", "description"):
-        given.optional(name, request_json.parse_string, "")
-    given.optional("strict", request_json.parse_bool, False)
-    found = given.required("schema", request_json.parse_object)
-    given.refuse_rest()
-    return found
+        members.optional(name, request_json.parse_string, "")
+    members.optional("strict", request_json.parse_bool, False)
+    schema = members.required("schema", request_json.parse_object)
+    members.refuse_rest()
+    return schema
 
 
 def _check_format(requested: ResponseFormat, task: Task) -> None:
@@ -394,14 +394,14 @@ def _check_format(requested: ResponseFormat, task: Task) -> None:
     if not task.record_schema:
         message = f"'{task.name}' finds its values in the text, and has no schema"
         raise GatewayError(message, param="response_format", remedy='Use {"type": "json_object"}, or leave it out.')
-    other = difference(requested.schema, json.loads(task.record_schema))
-    if other:
-        message = f"'{task.name}' writes its own record, and the schema wants another: {other}"
+    mismatch = difference(requested.schema, json.loads(task.record_schema))
+    if mismatch:
+        message = f"'{task.name}' writes its own record, and the schema requires another: {mismatch}"
         remedy = "Leave it out, or use the schema of the task: GET /v1/models/TASK has it."
         raise GatewayError(message, param="response_format", remedy=remedy)
 
 
-def _not_of(name: str, task: Task) -> GatewayError:
-    known = ", ".join(sorted(KINDS[task.kind]))
-    message = f"'{name}' is nothing that a task of kind {task.kind.lower()} has"
-    return GatewayError(message, param=name, remedy=f"Leave it out; '{task.name}' has {known}.")
+def _unsupported_option(name: str, task: Task) -> GatewayError:
+    supported = ", ".join(sorted(KINDS[task.kind]))
+    message = f"a task of kind {task.kind.lower()} does not support '{name}'"
+    return GatewayError(message, param=name, remedy=f"Leave it out; '{task.name}' supports {supported}.")

@@ -47,7 +47,7 @@ class RequestedQuestion:
 
     kind: QuestionKind
     name: str | None
-    where: str
+    path: str
     """Path of the question in the request, for errors."""
     instructions: str = ""
     """Empty where the API does not require them."""
@@ -77,26 +77,26 @@ class DecisionRequest:
 
 def parse_decisions(raw: bytes, headers: Mapping[str, str] = NO_HEADERS) -> DecisionRequest:
     """Parse a body of POST /v1/decisions. Raises GatewayError."""
-    given = request_json.parse_body(raw)
+    members = request_json.parse_body(raw)
     request = DecisionRequest(
-        task=given.required("model", request_json.parse_string),
-        text=given.required(INPUT, _input),
-        questions=given.required("questions", _questions),
-        on_low_confidence=_policy(given, headers),
+        task=members.required("model", request_json.parse_string),
+        text=members.required(INPUT, _input),
+        questions=members.required("questions", _questions),
+        on_low_confidence=_policy(members, headers),
     )
-    given.present(_IGNORED)
-    given.present({"prompt_cache_options": request_json.parse_object})
-    given.refuse_rest()
+    members.present(_IGNORED)
+    members.present({"prompt_cache_options": request_json.parse_object})
+    members.refuse_rest()
     return request
 
 
-def _policy(given: JsonMembers, headers: Mapping[str, str]) -> OnLowConfidence:
+def _policy(members: JsonMembers, headers: Mapping[str, str]) -> OnLowConfidence:
     """Read the policy: of the body, or of the header where a client cannot add a member to the body."""
     try:
         default = _POLICY(headers.get(POLICY_HEADER, AS_MODE))
     except ValueError as error:
         raise GatewayError(f"the header {POLICY_HEADER} {error}", param=POLICY_HEADER) from None
-    return given.optional(EXTENSION, lambda value: _extension(value, default), default)
+    return members.optional(EXTENSION, lambda value: _extension(value, default), default)
 
 
 def _extension(value: Any, default: OnLowConfidence) -> OnLowConfidence:
@@ -116,55 +116,57 @@ def _input(value: Any) -> str:
 
 
 def _questions(value: Any) -> tuple[RequestedQuestion, ...]:
-    listed = request_json.parse_list(value, 1, QUESTIONS_MAX, "question")
-    questions = tuple(_question(each, f"questions[{place}]") for place, each in enumerate(listed))
+    items = request_json.parse_list(value, 1, QUESTIONS_MAX, "question")
+    questions = tuple(_question(each, f"questions[{index}]") for index, each in enumerate(items))
     names = [each.name for each in questions if each.name is not None]
-    twice = next((each for each in names if names.count(each) > 1), None)
-    if twice is not None:
-        raise ValueError(f"must have names of their own; '{twice[: request_json.SHOWN_CHARS_MAX]}' is there twice")
+    duplicate = next((each for each in names if names.count(each) > 1), None)
+    if duplicate is not None:
+        raise ValueError(f"must have names of their own; '{duplicate[: request_json.SHOWN_CHARS_MAX]}' is there twice")
     return questions
 
 
-def _question(value: Any, where: str) -> RequestedQuestion:
-    members = request_json.parse_members(value, where)
+def _question(value: Any, path: str) -> RequestedQuestion:
+    members = request_json.parse_members(value, path)
     kind: QuestionKind = members.required("type", request_json.one_of("predicate", "choice", "score"))
     name = members.optional("name", request_json.parse_filled, None)
-    instructions = members.required("instructions", lambda given: _instructions(given, f"{where}.instructions"))
+    instructions = members.required("instructions", lambda member: _instructions(member, f"{path}.instructions"))
     options: tuple[RequestedOption, ...] = ()
     if kind == "choice":
-        options = members.required("choices", lambda given: _choices(given, f"{where}.choices"))
+        options = members.required("choices", lambda member: _choices(member, f"{path}.choices"))
     elif kind == "score":
-        options = members.required("levels", lambda given: _levels(given, f"{where}.levels"))
+        options = members.required("levels", lambda member: _levels(member, f"{path}.levels"))
     members.refuse_rest()
-    return RequestedQuestion(kind, name, where, instructions, options)
+    return RequestedQuestion(kind, name, path, instructions, options)
 
 
-def _instructions(value: Any, where: str) -> str:
-    return request_json.parse_filled(request_json.parse_content(value, where, request_json.DECISION_PARTS))
+def _instructions(value: Any, path: str) -> str:
+    return request_json.parse_filled(request_json.parse_content(value, path, request_json.DECISION_PARTS))
 
 
-def _choices(value: Any, where: str) -> tuple[RequestedOption, ...]:
-    listed = request_json.parse_list(value, CHOICES_MIN, CHOICES_MAX, "choice")
-    options = tuple(_described(each, f"{where}[{place}]", "value") for place, each in enumerate(listed))
+def _choices(value: Any, path: str) -> tuple[RequestedOption, ...]:
+    items = request_json.parse_list(value, CHOICES_MIN, CHOICES_MAX, "choice")
+    options = tuple(_option(each, f"{path}[{index}]", "value") for index, each in enumerate(items))
     if len({(type(each.value), each.value) for each in options}) < len(options):
         raise ValueError("must be unique values")
     return options
 
 
-def _levels(value: Any, where: str) -> tuple[RequestedOption, ...]:
-    listed = request_json.parse_list(value, LEVELS_MIN, LEVELS_MAX, "level")
-    return tuple(_described(each, f"{where}[{place}]", "label") for place, each in enumerate(listed))
+def _levels(value: Any, path: str) -> tuple[RequestedOption, ...]:
+    items = request_json.parse_list(value, LEVELS_MIN, LEVELS_MAX, "level")
+    return tuple(_option(each, f"{path}[{index}]", "label") for index, each in enumerate(items))
 
 
-def _described(value: Any, where: str, member: str) -> RequestedOption:
-    members = request_json.parse_members(value, where)
-    given: str | bool = members.required(member, _value if member == "value" else request_json.parse_filled)
+def _option(value: Any, path: str, member: str) -> RequestedOption:
+    members = request_json.parse_members(value, path)
+    option_value: str | bool = members.required(
+        member, _option_value if member == "value" else request_json.parse_filled
+    )
     description = members.optional("description", request_json.parse_string, "")
     members.refuse_rest()
-    return RequestedOption(given, description)
+    return RequestedOption(option_value, description)
 
 
-def _value(value: Any) -> str | bool:
+def _option_value(value: Any) -> str | bool:
     return value if isinstance(value, bool) else request_json.parse_filled(value)
 
 
@@ -173,14 +175,14 @@ def _value(value: Any) -> str | bool:
 
 def parse_system_one(raw: bytes, headers: Mapping[str, str] = NO_HEADERS) -> DecisionRequest:
     """Parse a body of POST /v1/systemone. Raises GatewayError."""
-    given = request_json.parse_body(raw)
+    members = request_json.parse_body(raw)
     request = DecisionRequest(
-        task=given.required("model", request_json.parse_string),
-        text=given.required(STATE, _state),
-        questions=given.required("questions", _named_questions),
-        on_low_confidence=_policy(given, headers),
+        task=members.required("model", request_json.parse_string),
+        text=members.required(STATE, _state),
+        questions=members.required("questions", _named_questions),
+        on_low_confidence=_policy(members, headers),
     )
-    given.refuse_rest({"assets": "Leave it out: a task reads text, not images."})
+    members.refuse_rest({"assets": "Leave it out: a task reads text, not images."})
     return request
 
 
@@ -201,42 +203,42 @@ def _named_questions(value: Any) -> tuple[RequestedQuestion, ...]:
 _SYSTEM_ONE_KINDS: Mapping[str, QuestionKind] = {"noul": "predicate", "choice": "choice", "score": "score"}
 
 
-def _named_question(name: str, value: Any, where: str) -> RequestedQuestion:
-    members = request_json.parse_members(value, where)
+def _named_question(name: str, value: Any, path: str) -> RequestedQuestion:
+    members = request_json.parse_members(value, path)
     kind = _SYSTEM_ONE_KINDS[members.required("type", request_json.one_of(*_SYSTEM_ONE_KINDS))]
-    instructions = members.optional("instructions", lambda given: _instructions(given, f"{where}.instructions"), "")
+    instructions = members.optional("instructions", lambda member: _instructions(member, f"{path}.instructions"), "")
     options: tuple[RequestedOption, ...] = ()
     if kind == "predicate":
-        options = members.optional("criteria", lambda given: _outcomes(given, f"{where}.criteria"), options)
+        options = members.optional("criteria", lambda member: _outcomes(member, f"{path}.criteria"), options)
         if not instructions and not any(each.description for each in options):
-            raise GatewayError(f"'{where}' needs 'instructions', or an outcome described in 'criteria'", param=where)
+            raise GatewayError(f"'{path}' needs 'instructions', or an outcome described in 'criteria'", param=path)
     elif kind == "choice":
         options = members.required("criteria", _criteria_labels)
     else:
         options = members.required("criteria", _criteria_levels)
     members.refuse_rest()
-    return RequestedQuestion(kind, name, where, instructions, options, unlabelled=kind == "score")
+    return RequestedQuestion(kind, name, path, instructions, options, unlabelled=kind == "score")
 
 
-def _outcomes(value: Any, where: str) -> tuple[RequestedOption, ...]:
-    members = request_json.parse_members(value, where)
-    given = {name: members.optional(name, request_json.parse_string, "") for name in ("false", "true")}
+def _outcomes(value: Any, path: str) -> tuple[RequestedOption, ...]:
+    members = request_json.parse_members(value, path)
+    descriptions = {name: members.optional(name, request_json.parse_string, "") for name in ("false", "true")}
     members.refuse_rest()
-    return RequestedOption(False, given["false"]), RequestedOption(True, given["true"])
+    return RequestedOption(False, descriptions["false"]), RequestedOption(True, descriptions["true"])
 
 
 def _criteria_labels(value: Any) -> tuple[RequestedOption, ...]:
     options = tuple(
-        RequestedOption(request_json.parse_filled(label), _meaning(told))
-        for label, told in request_json.parse_object(value).items()
+        RequestedOption(request_json.parse_filled(label), _meaning(meaning))
+        for label, meaning in request_json.parse_object(value).items()
     )
     request_json.check_count(len(options), CHOICES_MIN, CHOICES_MAX, "choice")
     return options
 
 
 def _criteria_levels(value: Any) -> tuple[RequestedOption, ...]:
-    listed = request_json.parse_list(value, LEVELS_MIN, LEVELS_MAX, "level")
-    return tuple(RequestedOption(str(level), _meaning(told)) for level, told in enumerate(listed))
+    items = request_json.parse_list(value, LEVELS_MIN, LEVELS_MAX, "level")
+    return tuple(RequestedOption(str(level), _meaning(meaning)) for level, meaning in enumerate(items))
 
 
 def _meaning(value: Any) -> str:
@@ -256,7 +258,7 @@ _DEFAULT_INSTRUCTIONS = {"choice": "Which option fits the text best?", "score": 
 class MatchedQuestion:
     """A question of the request, and how the daemon answers it."""
 
-    asked: RequestedQuestion
+    requested: RequestedQuestion
     question: TaskQuestion
     """The question for the daemon; for a question of the task, only its name."""
     labels: tuple[str, ...]
@@ -273,16 +275,20 @@ def match_questions(request: DecisionRequest, task: Task) -> tuple[MatchedQuesti
             message, param="model", remedy="Name a decide or classify task.", reason="TASK_KIND_MISMATCH"
         )
     own = own_questions(task)
-    unnamed = _names_for_unnamed(request, own)
-    found = [_match(asked, own, task, name) for asked, name in zip(request.questions, unnamed, strict=True)]
+    fallback_names = _names_for_unnamed(request, own)
+    matches = [
+        _match(requested, own, task, name) for requested, name in zip(request.questions, fallback_names, strict=True)
+    ]
     names: set[str] = set()
-    for each in found:
-        if each.question.name in names:
-            several = f"question '{each.question.name}' is asked twice"
-            said = f"the request has {len(request.questions)} questions" if len(own) == 1 else several
-            _refuse(said, each.asked, task)
-        names.add(each.question.name)
-    return tuple(found)
+    for match in matches:
+        name = match.question.name
+        if name in names:
+            problem = f"question '{name}' is asked twice"
+            if len(own) == 1:
+                problem = f"the request has {len(request.questions)} questions"
+            _refuse(problem, match.requested, task)
+        names.add(name)
+    return tuple(matches)
 
 
 def own_questions(task: Task) -> tuple[TaskQuestion, ...]:
@@ -306,116 +312,122 @@ def label_of(value: str | bool) -> str:
 
 def _names_for_unnamed(request: DecisionRequest, own: Sequence[TaskQuestion]) -> list[str]:
     """Return a unique fallback name for each question whose name is missing or not accepted by the daemon."""
-    taken = {each.name for each in own} | {each.name for each in request.questions}
-    prefix, places = "call-" if own else "q", range(len(request.questions))
-    while taken.intersection(f"{prefix}{place}" for place in places):
+    used_names = {each.name for each in own} | {each.name for each in request.questions}
+    prefix, indices = "call-" if own else "q", range(len(request.questions))
+    while used_names.intersection(f"{prefix}{index}" for index in indices):
         prefix += "-"
-    return [f"{prefix}{place}" for place in places]
+    return [f"{prefix}{index}" for index in indices]
 
 
-def _match(asked: RequestedQuestion, own: Sequence[TaskQuestion], task: Task, fallback: str) -> MatchedQuestion:
-    if asked.name is None and len(own) == 1 and not task.open_questions:
-        return _match_own(asked, own[0], task)
-    named = next((each for each in own if each.name == asked.name), None)
-    if named is not None:
-        return _match_own(asked, named, task)
+def _match(requested: RequestedQuestion, own: Sequence[TaskQuestion], task: Task, fallback: str) -> MatchedQuestion:
+    if requested.name is None and len(own) == 1 and not task.open_questions:
+        return _match_own(requested, own[0], task)
+    question = next((each for each in own if each.name == requested.name), None)
+    if question is not None:
+        return _match_own(requested, question, task)
     if task.open_questions:
-        return _match_open(asked, fallback, task)
+        return _match_open(requested, fallback, task)
     message = (
-        "a question has no name" if asked.name is None else f"there is no question '{asked.name[:SHOWN_CHARS_MAX]}'"
+        "a question has no name"
+        if requested.name is None
+        else f"there is no question '{requested.name[:SHOWN_CHARS_MAX]}'"
     )
-    return _refuse(message, asked, task, ".name")
+    return _refuse(message, requested, task, ".name")
 
 
-def _match_own(asked: RequestedQuestion, question: TaskQuestion, task: Task) -> MatchedQuestion:
+def _match_own(requested: RequestedQuestion, question: TaskQuestion, task: Task) -> MatchedQuestion:
     labels = tuple(each.label for each in question.options)
     by_name = TaskQuestion(question.name)
-    if asked.kind == "predicate":
+    if requested.kind == "predicate":
         truth = truth_label(labels)
         if truth is None:
-            _refuse("a predicate needs a question with two labels, 'yes' and 'no' or 'true' and 'false'", asked, task)
-        return MatchedQuestion(asked, by_name, (), truth)
-    if asked.kind == "score":
-        _check_levels(asked, question, task)
-        return MatchedQuestion(asked, by_name, labels)
+            _refuse(
+                "a predicate needs a question with two labels, 'yes' and 'no' or 'true' and 'false'", requested, task
+            )
+        return MatchedQuestion(requested, by_name, (), truth)
+    if requested.kind == "score":
+        _check_levels(requested, question, task)
+        return MatchedQuestion(requested, by_name, labels)
     if question.type != "CHOICE":
-        _refuse(f"question '{question.name}' is a {question.type.lower()}, not a choice", asked, task, ".type")
-    return MatchedQuestion(asked, by_name, _check_choices(asked, labels, task))
+        _refuse(f"question '{question.name}' is a {question.type.lower()}, not a choice", requested, task, ".type")
+    return MatchedQuestion(requested, by_name, _check_choices(requested, labels, task))
 
 
-def _check_choices(asked: RequestedQuestion, labels: Sequence[str], task: Task) -> tuple[str, ...]:
+def _check_choices(requested: RequestedQuestion, labels: Sequence[str], task: Task) -> tuple[str, ...]:
     """Return the labels that the choices name: all of the question's, in the request's order."""
-    named = _distinct_labels(asked, task)
-    unknown = [each for each in named if each not in labels]
+    chosen_labels = _distinct_labels(requested, task)
+    unknown = [each for each in chosen_labels if each not in labels]
     if unknown:
-        _refuse(f"it has no label {_listed(unknown)}", asked, task)
-    missing = [each for each in labels if each not in named]
+        _refuse(f"it has no label {_quoted(unknown)}", requested, task)
+    missing = [each for each in labels if each not in chosen_labels]
     if missing:
-        _refuse(f"the choices lack {_listed(missing)}", asked, task)
-    return named
+        _refuse(f"the choices lack {_quoted(missing)}", requested, task)
+    return chosen_labels
 
 
-def _check_levels(asked: RequestedQuestion, question: TaskQuestion, task: Task) -> None:
+def _check_levels(requested: RequestedQuestion, question: TaskQuestion, task: Task) -> None:
     labels = [each.label for each in question.options]
     if question.type != "SCORE":
-        _refuse("the labels of a choice have no order, so it gives no score", asked, task, ".type")
-    if len(asked.options) != len(labels):
-        _refuse(f"the request has {len(asked.options)} levels, and the question {len(labels)}", asked, task)
-    if not asked.unlabelled and list(map(label_of, asked.values)) != labels:
-        _refuse(f"the levels must be {_listed(labels)}, in this order", asked, task)
+        _refuse("the labels of a choice have no order, so it gives no score", requested, task, ".type")
+    if len(requested.options) != len(labels):
+        _refuse(f"the request has {len(requested.options)} levels, and the question {len(labels)}", requested, task)
+    if not requested.unlabelled and list(map(label_of, requested.values)) != labels:
+        _refuse(f"the levels must be {_quoted(labels)}, in this order", requested, task)
 
 
-def _match_open(asked: RequestedQuestion, fallback: str, task: Task) -> MatchedQuestion:
+def _match_open(requested: RequestedQuestion, fallback: str, task: Task) -> MatchedQuestion:
     """Return a question of the call; a name that the daemon does not take, or none, is replaced."""
-    name = asked.name if asked.name and _NAME.fullmatch(asked.name) else fallback
-    if asked.kind == "predicate":
-        return _open_predicate(asked, name)
-    labels = _level_labels(asked) if asked.unlabelled else _distinct_labels(asked, task)
+    name = requested.name if requested.name and _NAME.fullmatch(requested.name) else fallback
+    if requested.kind == "predicate":
+        return _open_predicate(requested, name)
+    labels = _level_labels(requested) if requested.unlabelled else _distinct_labels(requested, task)
     options = tuple(
         QuestionOption(label, option.description if option.description != label else "")
-        for label, option in zip(labels, asked.options, strict=True)
+        for label, option in zip(labels, requested.options, strict=True)
     )
-    instructions = asked.instructions or _DEFAULT_INSTRUCTIONS[asked.kind]
-    return MatchedQuestion(asked, TaskQuestion(name, asked.kind.upper(), instructions, options), labels)
+    instructions = requested.instructions or _DEFAULT_INSTRUCTIONS[requested.kind]
+    return MatchedQuestion(requested, TaskQuestion(name, requested.kind.upper(), instructions, options), labels)
 
 
-def _open_predicate(asked: RequestedQuestion, name: str) -> MatchedQuestion:
+def _open_predicate(requested: RequestedQuestion, name: str) -> MatchedQuestion:
     """Return a predicate of the call; without instructions, a described outcome is the statement."""
-    meaning = {each.value: each.description for each in asked.options}
-    told = tuple(QuestionOption(label, meaning[value]) for label, value in (("no", False), ("yes", True)) if meaning)
-    statement = asked.instructions or meaning[True] or f"This is not true: {meaning[False]}"
-    return MatchedQuestion(asked, TaskQuestion(name, "PREDICATE", statement, told), (), "yes")
+    meaning = {each.value: each.description for each in requested.options}
+    options = tuple(QuestionOption(label, meaning[value]) for label, value in (("no", False), ("yes", True)) if meaning)
+    statement = requested.instructions or meaning[True] or f"This is not true: {meaning[False]}"
+    return MatchedQuestion(requested, TaskQuestion(name, "PREDICATE", statement, options), (), "yes")
 
 
-def _level_labels(asked: RequestedQuestion) -> tuple[str, ...]:
+def _level_labels(requested: RequestedQuestion) -> tuple[str, ...]:
     """Return the descriptions of the levels as labels if possible, otherwise their indices."""
-    told = tuple(each.description for each in asked.options)
-    fit = all(0 < len(each) <= LABEL_CHARS_MAX for each in told) and len(set(told)) == len(told)
-    return told if fit else tuple(map(label_of, asked.values))
+    descriptions = tuple(each.description for each in requested.options)
+    are_unique = len(set(descriptions)) == len(descriptions)
+    if are_unique and all(0 < len(each) <= LABEL_CHARS_MAX for each in descriptions):
+        return descriptions
+    return tuple(map(label_of, requested.values))
 
 
-def _distinct_labels(asked: RequestedQuestion, task: Task) -> tuple[str, ...]:
-    named = tuple(label_of(value) for value in asked.values)
-    if len(set(named)) < len(named):
+def _distinct_labels(requested: RequestedQuestion, task: Task) -> tuple[str, ...]:
+    labels = tuple(label_of(value) for value in requested.values)
+    if len(set(labels)) < len(labels):
         message = (
-            "a boolean and a string name the same label" if asked.kind == "choice" else "two levels have one label"
+            "a boolean and a string name the same label" if requested.kind == "choice" else "two levels have one label"
         )
-        _refuse(message, asked, task)
-    return named
+        _refuse(message, requested, task)
+    return labels
 
 
-def _refuse(problem: str, asked: RequestedQuestion, task: Task, member: str = "") -> NoReturn:
+def _refuse(problem: str, requested: RequestedQuestion, task: Task, member: str = "") -> NoReturn:
     own = own_questions(task)
     if len(own) == 1:
-        labels = _listed([each.label for each in own[0].options])
-        fixed = f"'{task.name}' answers one question, '{own[0].name}': a {own[0].type.lower()} of {labels}"
+        labels = _quoted([each.label for each in own[0].options])
+        task_questions = f"'{task.name}' answers one question, '{own[0].name}': a {own[0].type.lower()} of {labels}"
     else:
-        listed = ", ".join(f"'{each.name}' ({each.type.lower()})" for each in own)
-        fixed = f"'{task.name}' answers {len(own)} questions: {listed}"
-    raise GatewayError(f"{problem}; {fixed}", param=f"{asked.where}{member}", remedy=_FIXED)
+        names = ", ".join(f"'{each.name}' ({each.type.lower()})" for each in own)
+        task_questions = f"'{task.name}' answers {len(own)} questions: {names}"
+    raise GatewayError(f"{problem}; {task_questions}", param=f"{requested.path}{member}", remedy=_FIXED)
 
 
-def _listed(names: Iterable[str]) -> str:
-    every = list(names)
-    shown = ", ".join(f"'{each[:SHOWN_CHARS_MAX]}'" for each in every[:NAMED_MAX])
-    return f"{shown} and {len(every) - NAMED_MAX} more" if len(every) > NAMED_MAX else shown
+def _quoted(names: Iterable[str]) -> str:
+    all_names = list(names)
+    shown = ", ".join(f"'{each[:SHOWN_CHARS_MAX]}'" for each in all_names[:NAMED_MAX])
+    return f"{shown} and {len(all_names) - NAMED_MAX} more" if len(all_names) > NAMED_MAX else shown

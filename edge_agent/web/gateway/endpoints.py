@@ -51,7 +51,7 @@ from edge_agent.web.gateway.request_json import SHOWN_CHARS_MAX
 
 _UNKNOWN_DATE = "1970-01-01"
 """The format needs a date, and the creation time of a bundle is not known here."""
-_DECIDING = ("CLASSIFY", "DECIDE")
+_DECISION_KINDS = ("CLASSIFY", "DECIDE")
 CALLS_MAX = 32
 """Limit of calls in progress, streams included; at most half of the console's connections, to leave some for people."""
 PATHS = (
@@ -75,13 +75,13 @@ class DecisionEndpoints:
     async def decide(self, call: GatewayCall) -> Response:
         """Answer OpenAI's call. Raises CallFailed, GatewayError."""
         request = decision_requests.parse_decisions(call.body, call.headers)
-        matched, decision = await self._answer(request, call, INPUT)
-        answers = [openai_answer(each, decision[each.question.name]) for each in matched]
-        read = _input_tokens(decision)
+        matches, decision = await self._answer(request, call, INPUT)
+        answers = [openai_answer(each, decision[each.question.name]) for each in matches]
+        input_tokens = _input_tokens(decision)
         usage = {
-            "input_tokens": read,
+            "input_tokens": input_tokens,
             "output_tokens": 0,
-            "total_tokens": read,
+            "total_tokens": input_tokens,
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens_details": {"reasoning_tokens": 0},
         }
@@ -90,8 +90,8 @@ class DecisionEndpoints:
     async def system_one(self, call: GatewayCall) -> Response:
         """Answer TypeSafe's call. Raises CallFailed, GatewayError."""
         request = decision_requests.parse_system_one(call.body, call.headers)
-        matched, decision = await self._answer(request, call, STATE)
-        answers = {str(each.asked.name): system_one_answer(each, decision[each.question.name]) for each in matched}
+        matches, decision = await self._answer(request, call, STATE)
+        answers = {str(each.requested.name): system_one_answer(each, decision[each.question.name]) for each in matches}
         usage = {"input_tokens": _input_tokens(decision), "output_tokens": 0}
         return JSONResponse({"model": request.task, "answers": answers, "usage": usage})
 
@@ -99,21 +99,21 @@ class DecisionEndpoints:
         self, request: DecisionRequest, call: GatewayCall, text_member: str
     ) -> tuple[tuple[MatchedQuestion, ...], Decision]:
         task = await self._client.task(request.task, timeout_seconds=call.seconds_left)
-        matched = match_questions(request, task)
-        questions = [each.question for each in matched]
-        of_call = any(each.type for each in questions)
+        matches = match_questions(request, task)
+        questions = [each.question for each in matches]
+        is_open = any(each.type for each in questions)
         [decision] = await self._client.decide(
             request.task,
             [request.text],
-            questions=() if of_call else [each.name for each in questions],
-            open_questions=questions if of_call else (),
+            questions=() if is_open else [each.name for each in questions],
+            open_questions=questions if is_open else (),
             on_low_confidence=request.on_low_confidence,
             request_id=call.request_id,
             timeout_seconds=call.seconds_left,
         )
         if isinstance(decision, Failure):
             raise openai_responses.from_input_failure(decision, text_member)
-        return matched, decision
+        return matches, decision
 
 
 def _input_tokens(decision: Decision) -> int:
@@ -126,61 +126,62 @@ def is_answered(answer: DecisionAnswer) -> bool:
     return answer.route != "ABSTAINED" and bool(answer.probabilities)
 
 
-def openai_answer(matched: MatchedQuestion, answer: DecisionAnswer) -> JsonObject:
+def openai_answer(match: MatchedQuestion, answer: DecisionAnswer) -> JsonObject:
     """Return an answer as OpenAI's clients read it, or a refusal."""
-    asked, odds = matched.asked, dict(answer.probabilities)
-    named = {"name": asked.name, EXTENSION: answer_details(answer)}
+    requested, by_label = match.requested, dict(answer.probabilities)
+    members = {"name": requested.name, EXTENSION: answer_details(answer)}
     if not is_answered(answer):
-        return {"type": "refusal", **named}
-    if asked.kind == "predicate":
-        return {"type": "predicate", "probability": odds[matched.truth], **named}
-    sure = {"confidence": odds[answer.label], **named}
-    if asked.kind == "score":
+        return {"type": "refusal", **members}
+    if requested.kind == "predicate":
+        return {"type": "predicate", "probability": by_label[match.truth], **members}
+    graded = {"confidence": by_label[answer.label], **members}
+    if requested.kind == "score":
         levels = [
-            {"value": place, "label": label, "probability": odds[label]} for place, label in enumerate(matched.labels)
+            {"value": level, "label": label, "probability": by_label[label]} for level, label in enumerate(match.labels)
         ]
-        return {"type": "score", "score": answer.score, "probabilities": levels, **sure}
-    chosen = asked.values[matched.labels.index(answer.label)]
+        return {"type": "score", "score": answer.score, "probabilities": levels, **graded}
+    choice = requested.values[match.labels.index(answer.label)]
     probabilities = [
-        {"value": value, "probability": odds[label]} for value, label in zip(asked.values, matched.labels, strict=True)
+        {"value": value, "probability": by_label[label]}
+        for value, label in zip(requested.values, match.labels, strict=True)
     ]
-    return {"type": "choice", "choice": chosen, "probabilities": probabilities, **sure}
+    return {"type": "choice", "choice": choice, "probabilities": probabilities, **graded}
 
 
-def system_one_answer(matched: MatchedQuestion, answer: DecisionAnswer) -> JsonObject:
+def system_one_answer(match: MatchedQuestion, answer: DecisionAnswer) -> JsonObject:
     """Return an answer as TypeSafe's clients read it. They leave out one of type `refusal`, which they do not know."""
-    asked, odds, details = matched.asked, dict(answer.probabilities), {EXTENSION: answer_details(answer)}
+    requested, by_label, details = match.requested, dict(answer.probabilities), {EXTENSION: answer_details(answer)}
     if not is_answered(answer):
         return {"type": "refusal", **details}
-    if asked.kind == "predicate":
-        return {"type": "noul", "noul": odds[matched.truth], **details}
-    sure = {"confidence": odds[answer.label], **details}
-    if asked.kind == "score":
+    if requested.kind == "predicate":
+        return {"type": "noul", "noul": by_label[match.truth], **details}
+    graded = {"confidence": by_label[answer.label], **details}
+    if requested.kind == "score":
         legend = {
-            str(place): each.description or label
-            for place, (each, label) in enumerate(zip(asked.options, matched.labels, strict=True))
+            str(level): option.description or label
+            for level, (option, label) in enumerate(zip(requested.options, match.labels, strict=True))
         }
-        places = {str(place): odds[label] for place, label in enumerate(matched.labels)}
-        return {"type": "score", "score": answer.score, "legend": legend, "probabilities": places, **sure}
+        probabilities = {str(level): by_label[label] for level, label in enumerate(match.labels)}
+        return {"type": "score", "score": answer.score, "legend": legend, "probabilities": probabilities, **graded}
     return {
         "type": "choice",
         "choice": answer.label,
-        "probabilities": {each: odds[each] for each in matched.labels},
-        **sure,
+        "probabilities": {option: by_label[option] for option in match.labels},
+        **graded,
     }
 
 
 def system_one_models(tasks: Sequence[Task]) -> JsonObject:
     """Return the tasks that answer questions, as TypeSafe's clients read a list of models."""
-    return {"models": [_model(task) for task in tasks if task.kind in _DECIDING]}
+    return {"models": [_model(task) for task in tasks if task.kind in _DECISION_KINDS]}
 
 
 def _model(task: Task) -> JsonObject:
     names = ", ".join(each.name for each in own_questions(task)) or "those of the call"
-    what = f"a choice of {len(task.labels)} labels" if task.kind == "CLASSIFY" else f"questions: {names}"
+    description = f"a choice of {len(task.labels)} labels" if task.kind == "CLASSIFY" else f"questions: {names}"
     return {
         "name": task.name,
-        "description": f"{what}; bundle version {task.bundle.version}",
+        "description": f"{description}; bundle version {task.bundle.version}",
         "release_date": _UNKNOWN_DATE,
     }
 
@@ -208,10 +209,10 @@ class ChatCompletionEndpoint:
             return await (
                 _stream_response(stream, request, head, call) if request.stream else _whole_response(stream, head)
             )
-        written, answer = await (self._label(request, call) if task.kind == "CLASSIFY" else self._record(request, call))
+        text, answer = await (self._label(request, call) if task.kind == "CLASSIFY" else self._record(request, call))
         if request.stream:
-            return EventStream(_single_chunk_events(head, written, answer, request), call.seconds_left)
-        return JSONResponse(openai_responses.completion(head, written, answer))
+            return EventStream(_single_chunk_events(head, text, answer, request), call.seconds_left)
+        return JSONResponse(openai_responses.completion(head, text, answer))
 
     def _generation(self, request: ChatRequest, call: GatewayCall) -> AsyncGenerateStream:
         return self._client.generate(
@@ -222,7 +223,7 @@ class ChatCompletionEndpoint:
         )
 
     async def _label(self, request: ChatRequest, call: GatewayCall) -> tuple[str, Classification]:
-        found = await self._client.classify(
+        answers = await self._client.classify(
             request.task,
             [request.text],
             on_low_confidence=request.on_low_confidence,
@@ -230,23 +231,23 @@ class ChatCompletionEndpoint:
             request_id=call.request_id,
             timeout_seconds=call.seconds_left,
         )
-        answer = _single(found)
+        answer = _single_answer(answers)
         return answer.label, answer
 
     async def _record(self, request: ChatRequest, call: GatewayCall) -> tuple[str, Extraction]:
-        found = await self._client.extract(
+        answers = await self._client.extract(
             request.task,
             [request.text],
             on_low_confidence=request.on_low_confidence,
             request_id=call.request_id,
             timeout_seconds=call.seconds_left,
         )
-        answer = _single(found)
+        answer = _single_answer(answers)
         return answer.json, answer
 
 
-def _single(found: Sequence[_A | Failure]) -> _A:
-    [answer] = found
+def _single_answer(answers: Sequence[_A | Failure]) -> _A:
+    [answer] = answers
     if isinstance(answer, Failure):
         raise openai_responses.from_input_failure(answer, MESSAGES)
     return answer
@@ -254,7 +255,7 @@ def _single(found: Sequence[_A | Failure]) -> _A:
 
 async def _whole_response(stream: AsyncGenerateStream, head: CompletionHead) -> Response:
     async with stream:
-        text = "".join([each async for each in stream])
+        text = "".join([piece async for piece in stream])
     return JSONResponse(openai_responses.completion(head, text, _finish(stream)))
 
 
@@ -262,42 +263,40 @@ async def _stream_response(
     stream: AsyncGenerateStream, request: ChatRequest, head: CompletionHead, call: GatewayCall
 ) -> Response:
     """Wait for the first chunk: a failure before it becomes an error of the request, not of the stream."""
-    pieces = aiter(stream)
+    texts = aiter(stream)
     try:
-        first = await anext(pieces, None)
+        first_text = await anext(texts, None)
     except BaseException:
         stream.cancel()
         raise
-    return EventStream(_events(stream, first, pieces, head, request), call.seconds_left)
+    return EventStream(_generation_events(stream, first_text, texts, head, request), call.seconds_left)
 
 
-async def _events(
+async def _generation_events(
     stream: AsyncGenerateStream,
-    first: str | None,
-    pieces: AsyncIterator[str],
+    first_text: str | None,
+    texts: AsyncIterator[str],
     head: CompletionHead,
     request: ChatRequest,
 ) -> AsyncGenerator[JsonObject, None]:
     async with stream:
         yield openai_responses.stream_chunk(head, {"role": "assistant", "content": "", "refusal": None})
-        if first is not None:
-            yield openai_responses.stream_chunk(head, {"content": first})
+        if first_text is not None:
+            yield openai_responses.stream_chunk(head, {"content": first_text})
         try:
-            async for text in pieces:
+            async for text in texts:
                 yield openai_responses.stream_chunk(head, {"content": text})
-            ended = openai_responses.final_chunks(head, _finish(stream), include_usage=request.include_usage)
-        except CallFailed as failed:
-            ended = [openai_responses.from_call_failure(failed, MESSAGES).as_json()]
-        for chunk in ended:
+            last_chunks = openai_responses.final_chunks(head, _finish(stream), include_usage=request.include_usage)
+        except CallFailed as error:
+            last_chunks = [openai_responses.from_call_failure(error, MESSAGES).as_json()]
+        for chunk in last_chunks:
             yield chunk
 
 
 async def _single_chunk_events(
-    head: CompletionHead, written: str, answer: Answer, request: ChatRequest
+    head: CompletionHead, text: str, answer: Answer, request: ChatRequest
 ) -> AsyncGenerator[JsonObject, None]:
-    yield openai_responses.stream_chunk(
-        head, {"role": "assistant", **openai_responses.message_content(written, answer)}
-    )
+    yield openai_responses.stream_chunk(head, {"role": "assistant", **openai_responses.message_content(text, answer)})
     for chunk in openai_responses.final_chunks(head, answer, include_usage=request.include_usage):
         yield chunk
 
@@ -321,10 +320,10 @@ class TaskEndpoints:
 
     async def models(self, call: GatewayCall) -> Response:
         """Answer GET /v1/models, in the format of System One for its clients, otherwise in that of OpenAI."""
-        found = await self._client.tasks(timeout_seconds=call.seconds_left)
+        tasks = await self._client.tasks(timeout_seconds=call.seconds_left)
         if SYSTEM_ONE_HEADER in call.headers:
-            return JSONResponse(system_one_models(found))
-        return JSONResponse({"object": "list", "data": [openai_responses.model_entry(task) for task in found]})
+            return JSONResponse(system_one_models(tasks))
+        return JSONResponse({"object": "list", "data": [openai_responses.model_entry(task) for task in tasks]})
 
     async def model(self, call: GatewayCall) -> Response:
         """Answer GET /v1/models/TASK."""
@@ -340,8 +339,8 @@ class TaskEndpoints:
         dimensions = request.optional("dimensions", request_json.integer_in(1, request_json.UINT32_MAX), 0)
         request.present(_IGNORED_EMBEDDING_MEMBERS)
         request.refuse_rest()
-        found = await self._client.embed(task, texts, request_id=call.request_id, timeout_seconds=call.seconds_left)
-        vectors = [_vector(each, place, len(found)) for place, each in enumerate(found, 1)]
+        results = await self._client.embed(task, texts, request_id=call.request_id, timeout_seconds=call.seconds_left)
+        vectors = [_require_embedding(each, number, len(results)) for number, each in enumerate(results, 1)]
         if dimensions and len(vectors[0].values) != dimensions:
             message = f"'dimensions' is {dimensions}; '{task}' makes vectors of {len(vectors[0].values)}"
             raise GatewayError(message, param="dimensions", remedy="Leave it out.")
@@ -356,7 +355,7 @@ class TaskEndpoints:
         )
         top_k = request.optional("top_k", request_json.integer_in(0, request_json.UINT32_MAX), 0)
         request.refuse_rest()
-        found = await self._client.classify(
+        results = await self._client.classify(
             call.path["task"],
             texts,
             on_low_confidence=policy,
@@ -364,7 +363,7 @@ class TaskEndpoints:
             request_id=call.request_id,
             timeout_seconds=call.seconds_left,
         )
-        return JSONResponse({"results": list(map(_result, found))})
+        return JSONResponse({"results": list(map(_classification_result, results))})
 
 
 def _inputs(value: Any) -> list[str]:
@@ -377,19 +376,19 @@ def _inputs(value: Any) -> list[str]:
         raise ValueError(f"{error}, or one; a task makes its own tokens") from None
 
 
-def _vector(found: Embedding | Failure, place: int, of: int) -> Embedding:
-    if isinstance(found, Embedding):
-        return found
-    error = openai_responses.from_input_failure(found, "input")
-    error.message = f"input {place} of {of}: {error.message}"
+def _require_embedding(result: Embedding | Failure, number: int, count: int) -> Embedding:
+    if isinstance(result, Embedding):
+        return result
+    error = openai_responses.from_input_failure(result, "input")
+    error.message = f"input {number} of {count}: {error.message}"
     raise error
 
 
-def _result(found: Classification | Failure) -> dict[str, Any]:
+def _classification_result(result: Classification | Failure) -> dict[str, Any]:
     return (
-        openai_responses.answer_details(found)
-        if isinstance(found, Classification)
-        else openai_responses.from_input_failure(found, "texts").as_json()
+        openai_responses.answer_details(result)
+        if isinstance(result, Classification)
+        else openai_responses.from_input_failure(result, "texts").as_json()
     )
 
 

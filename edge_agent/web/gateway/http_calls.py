@@ -107,40 +107,42 @@ class GatewayEndpoint:
         try:
             with self._slots.take():
                 response = await self._response(request)
-                if given := _request_id(request.headers):
-                    response.headers["x-request-id"] = given
+                if request_id := _request_id(request.headers):
+                    response.headers["x-request-id"] = request_id
                 await response(scope, receive, send)
-        except GatewayError as refused:
-            await self._refusal(refused, scope)(scope, receive, send)
+        except GatewayError as error:
+            await self._error_response(error, scope)(scope, receive, send)
         except ClientDisconnect:
             return  # the caller has disconnected
 
     async def _response(self, request: Request) -> Response:
         try:
-            call = await _read(request)
+            call = await _read_call(request)
             return await run_until_disconnect(request.receive, self._answer(call))
-        except CallFailed as failed:
-            return self._refusal(openai_responses.from_call_failure(failed, self._inputs), request.scope)
-        except GatewayError as refused:
-            return self._refusal(refused, request.scope)
+        except CallFailed as failure:
+            return self._error_response(openai_responses.from_call_failure(failure, self._inputs), request.scope)
+        except GatewayError as error:
+            return self._error_response(error, request.scope)
 
-    def _refusal(self, refused: GatewayError, scope: Scope) -> Response:
+    def _error_response(self, error: GatewayError, scope: Scope) -> Response:
         """Record a refusal, and return its response."""
-        self._refusals.record(HTTP, client_name(scope), refused.reason)
-        body = refused.as_json()
+        self._refusals.record(HTTP, client_name(scope), error.reason)
+        body = error.as_json()
         if self._detailed:
             body["detail"] = body["error"]["message"]
-        return JSONResponse(body, refused.status, refused.headers())
+        return JSONResponse(body, error.status, error.headers())
 
 
-async def _read(request: Request) -> GatewayCall:
+async def _read_call(request: Request) -> GatewayCall:
     """Read a request whole. Raises GatewayError, ClientDisconnect."""
     seconds = timeout_seconds(request.headers)
     ends_at = asyncio.get_running_loop().time() + seconds
-    kind = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
     # Also for security: another site's page can make a browser send forms and plain text here, but not JSON.
-    if request.method == "POST" and kind != _JSON:
-        raise GatewayError(f"the body is of type {kind[:80]!r}", remedy=f"Send JSON, with 'Content-Type: {_JSON}'.")
+    if request.method == "POST" and content_type != _JSON:
+        raise GatewayError(
+            f"the body is of type {content_type[:80]!r}", remedy=f"Send JSON, with 'Content-Type: {_JSON}'."
+        )
     try:
         async with asyncio.timeout(min(seconds, BODY_SECONDS_MAX)):
             body = await request.body()
@@ -148,11 +150,11 @@ async def _read(request: Request) -> GatewayCall:
         error = GatewayError("the body did not come in time", reason="DEADLINE_EXPIRED")
         error.status = openai_responses.STATUSES["DEADLINE_EXCEEDED"]
         raise error from None
-    body = _decoded(body, request.headers.get("content-encoding", "identity").strip().lower())
+    body = _decompress_body(body, request.headers.get("content-encoding", "identity").strip().lower())
     return GatewayCall(body, request.path_params, _request_id(request.headers), ends_at, request.headers)
 
 
-def _decoded(body: bytes, encoding: str) -> bytes:
+def _decompress_body(body: bytes, encoding: str) -> bytes:
     """Decompress a body. Raises GatewayError when it is damaged, too large, or encoded another way."""
     if encoding == "identity":
         return body
@@ -174,37 +176,36 @@ def _request_id(headers: Headers) -> str:
 
 def timeout_seconds(headers: Mapping[str, str]) -> float:
     """Return the timeout of a call: the caller's header or the default, which the library's header can shorten."""
-    if given := headers.get(TIMEOUT_HEADER):
-        return _seconds(given)
+    if value := headers.get(TIMEOUT_HEADER):
+        return _parse_seconds(value)
     try:
-        waits = request_json.number_in(0.001, TIMEOUT_SECONDS_DEFAULT)(float(headers.get(LIBRARY_HEADER, "inf")))
+        return request_json.number_in(0.001, TIMEOUT_SECONDS_DEFAULT)(float(headers.get(LIBRARY_HEADER, "inf")))
     except ValueError:
         return TIMEOUT_SECONDS_DEFAULT
-    return waits
 
 
-def _seconds(given: str) -> float:
+def _parse_seconds(value: str) -> float:
     try:
-        return request_json.number_in(0.001, TIMEOUT_SECONDS_MAX)(float(given))
+        return request_json.number_in(0.001, TIMEOUT_SECONDS_MAX)(float(value))
     except ValueError:
         message = (
-            f"the header {TIMEOUT_HEADER} must be seconds, from 0.001 to {TIMEOUT_SECONDS_MAX:g}; it is {given[:40]!r}"
+            f"the header {TIMEOUT_HEADER} must be seconds, from 0.001 to {TIMEOUT_SECONDS_MAX:g}; it is {value[:40]!r}"
         )
         raise GatewayError(message, param=TIMEOUT_HEADER) from None
 
 
 async def run_until_disconnect(receive: Receive, work: Awaitable[_T]) -> _T:
     """Return the result of the work; cancel it when the caller disconnects. Raises ClientDisconnect."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(receive))
+    work_task, disconnect_task = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait({work_task, disconnect_task}, return_when=asyncio.FIRST_COMPLETED)
+        if not work_task.done():
             raise ClientDisconnect
-        return working.result()
+        return work_task.result()
     finally:
-        for each in (working, leaving):
-            each.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
+        for task in (work_task, disconnect_task):
+            task.cancel()
+        await asyncio.gather(work_task, disconnect_task, return_exceptions=True)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -55,8 +55,8 @@ class GatewayError(Exception):
     def __init__(self, message: str, *, param: str = "", remedy: str = "", reason: str = REQUEST_INVALID) -> None:
         """Keep the parts; `param` is the member of the request to change, empty when there is none."""
         super().__init__(message)
-        self.message = _escaped(message)
-        self.param = _escaped(param)
+        self.message = _escape_surrogates(message)
+        self.param = _escape_surrogates(param)
         self.remedy = remedy
         self.reason = reason
         self.status = REASON_STATUSES.get(reason, STATUSES["INVALID_ARGUMENT"])
@@ -66,7 +66,7 @@ class GatewayError(Exception):
     def as_json(self) -> dict[str, Any]:
         """Return it in OpenAI's format."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= SERVER_FAILED else "invalid_request_error")
-        error = {"message": _sentence(self), "type": kind, "param": self.param or None, "code": self.reason}
+        error = {"message": _error_text(self), "type": kind, "param": self.param or None, "code": self.reason}
         return {"error": error}
 
     def headers(self) -> dict[str, str]:
@@ -74,43 +74,43 @@ class GatewayError(Exception):
         seconds = self.retry_seconds
         if seconds is None:
             return {"x-should-retry": "false"}
-        exact = {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
-        return {"x-should-retry": "true", **exact}
+        delays = {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
+        return {"x-should-retry": "true", **delays}
 
 
-def _escaped(text: str) -> str:
+def _escape_surrogates(text: str) -> str:
     """Return a text that may quote a caller, with halves of surrogate pairs as escapes: no response can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _sentence(refused: GatewayError) -> str:
-    sentence = refused.message if refused.message.endswith((".", "!", "?")) else f"{refused.message}."
-    return f"{sentence} {refused.remedy}".rstrip()
+def _error_text(error: GatewayError) -> str:
+    sentence = error.message if error.message.endswith((".", "!", "?")) else f"{error.message}."
+    return f"{sentence} {error.remedy}".rstrip()
 
 
-def from_call_failure(failed: CallFailed, inputs: str) -> GatewayError:
+def from_call_failure(failure: CallFailed, inputs: str) -> GatewayError:
     """Return the error of a failed call; `inputs` names the member with its inputs."""
-    refused = _refused(failed, inputs)
-    refused.status = REASON_STATUSES.get(failed.reason) or STATUSES.get(failed.code, SERVER_FAILED)
-    refused.retry_seconds = failed.retry_after_seconds
-    if failed.reason in ("UNREACHABLE", "STREAM_BROKEN") and refused.retry_seconds is None:
-        refused.retry_seconds = _RETRY_SECONDS
-    return refused
+    error = _gateway_error(failure, inputs)
+    error.status = REASON_STATUSES.get(failure.reason) or STATUSES.get(failure.code, SERVER_FAILED)
+    error.retry_seconds = failure.retry_after_seconds
+    if failure.reason in ("UNREACHABLE", "STREAM_BROKEN") and error.retry_seconds is None:
+        error.retry_seconds = _RETRY_SECONDS
+    return error
 
 
 def from_input_failure(failure: Failure, inputs: str) -> GatewayError:
     """Return the error of one input of several."""
-    refused = _refused(failure, inputs)
+    error = _gateway_error(failure, inputs)
     code = INPUT_CODES.get(failure.reason, "")
-    refused.status = STATUSES.get(code, SERVER_FAILED)
+    error.status = STATUSES.get(code, SERVER_FAILED)
     if code in ("RESOURCE_EXHAUSTED", "UNAVAILABLE"):
-        refused.retry_seconds = _RETRY_SECONDS
-    return refused
+        error.retry_seconds = _RETRY_SECONDS
+    return error
 
 
-def _refused(failed: CallFailed | Failure, inputs: str) -> GatewayError:
-    param = "model" if failed.reason in _MODEL_REASONS else inputs if failed.reason in _INPUT_REASONS else ""
-    return GatewayError(failed.message, param=param, remedy=failed.remedy, reason=failed.reason)
+def _gateway_error(failure: CallFailed | Failure, inputs: str) -> GatewayError:
+    param = "model" if failure.reason in _MODEL_REASONS else inputs if failure.reason in _INPUT_REASONS else ""
+    return GatewayError(failure.message, param=param, remedy=failure.remedy, reason=failure.reason)
 
 
 EXTENSION = "edge_agent"
@@ -128,16 +128,16 @@ JsonObject = dict[str, Any]
 
 def answer_details(answer: Answer) -> JsonObject:
     """Return everything that the daemon reports of an answer."""
-    plain = {
+    details = {
         field.name: getattr(answer, field.name)
         for field in dataclasses.fields(answer)
         if field.name not in _STANDARD_MEMBERS
     }
-    for name in _PAIRS.keys() & plain.keys():
-        plain[name] = [dict(zip(_PAIRS[name], pair, strict=True)) for pair in plain[name]]
+    for name in _PAIRS.keys() & details.keys():
+        details[name] = [dict(zip(_PAIRS[name], pair, strict=True)) for pair in details[name]]
     entities = {"entities": list(map(dataclasses.asdict, answer.entities))} if isinstance(answer, Extraction) else {}
     return {
-        **plain,
+        **details,
         **entities,
         "bundle": dataclasses.asdict(answer.bundle),
         "timings": dataclasses.asdict(answer.timings),
@@ -146,8 +146,13 @@ def answer_details(answer: Answer) -> JsonObject:
 
 def usage(answers: Sequence[Answer]) -> JsonObject:
     """Sum the tokens that the daemon counted."""
-    read, written = sum(each.input_tokens for each in answers), sum(each.output_tokens for each in answers)
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    input_tokens = sum(each.input_tokens for each in answers)
+    output_tokens = sum(each.output_tokens for each in answers)
+    return {
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,8 +190,8 @@ def final_chunks(head: CompletionHead, answer: Answer, *, include_usage: bool) -
         "system_fingerprint": answer.bundle.digest,
         EXTENSION: answer_details(answer),
     }
-    counted = {**_head(head, "chat.completion.chunk", []), "usage": usage([answer])}
-    return [end, counted] if include_usage else [end]
+    usage_chunk = {**_head(head, "chat.completion.chunk", []), "usage": usage([answer])}
+    return [end, usage_chunk] if include_usage else [end]
 
 
 def message_content(text: str, answer: Answer) -> JsonObject:
@@ -222,33 +227,33 @@ def _head(head: CompletionHead, kind: str, choices: list[JsonObject]) -> JsonObj
     return {"id": head.id, "object": kind, "created": head.created, "model": head.model, "choices": choices}
 
 
-def embedding_list(task: str, found: Sequence[Embedding], *, as_base64: bool) -> JsonObject:
+def embedding_list(task: str, embeddings: Sequence[Embedding], *, as_base64: bool) -> JsonObject:
     """Return vectors as lists of numbers, or as little-endian 32-bit floats in base64."""
     data = [
-        {"object": "embedding", "index": index, "embedding": _packed(each.values) if as_base64 else each.values}
-        for index, each in enumerate(found)
+        {"object": "embedding", "index": index, "embedding": _pack_base64(each.values) if as_base64 else each.values}
+        for index, each in enumerate(embeddings)
     ]
-    counted = usage(found)
-    del counted["completion_tokens"]
+    tokens = usage(embeddings)
+    del tokens["completion_tokens"]
     return {
         "object": "list",
         "data": data,
         "model": task,
-        "usage": counted,
-        EXTENSION: {"results": [answer_details(each) for each in found]},
+        "usage": tokens,
+        EXTENSION: {"results": [answer_details(each) for each in embeddings]},
     }
 
 
-def _packed(values: Sequence[float]) -> str:
+def _pack_base64(values: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
 
 def model_entry(task: Task) -> JsonObject:
     """Return a task as a model. Its creation time is unknown: 0."""
-    known = dataclasses.asdict(task)
-    del known["name"]
-    known["record_schema"] = json.loads(task.record_schema) if task.record_schema else None
-    return {"id": task.name, "object": "model", "created": 0, "owned_by": "edge-agent", EXTENSION: known}
+    details = dataclasses.asdict(task)
+    del details["name"]
+    details["record_schema"] = json.loads(task.record_schema) if task.record_schema else None
+    return {"id": task.name, "object": "model", "created": 0, "owned_by": "edge-agent", EXTENSION: details}
 
 
 def sse_event(body: JsonObject) -> bytes:

@@ -34,50 +34,50 @@ _TYPES: tuple[tuple[type, str], ...] = (
 class JsonMembers:
     """The unread members of an object."""
 
-    def __init__(self, given: Mapping[str, Any], where: str = "") -> None:
-        """Take an object's members; `where` is its path in the request, empty for the request itself."""
-        self._left = {name: value for name, value in given.items() if value is not None}
-        self._where = where
+    def __init__(self, members: Mapping[str, Any], path: str = "") -> None:
+        """Take an object's members; `path` is its path in the request, empty for the request itself."""
+        self._unread = {name: value for name, value in members.items() if value is not None}
+        self._path = path
 
     def optional(self, name: str, read: Callable[[Any], _T], default: _T) -> _T:
         """Read an optional member. `read` raises ValueError, whose text follows the name. Raises GatewayError."""
-        if name not in self._left:
+        if name not in self._unread:
             return default
         try:
-            return read(self._left.pop(name))
+            return read(self._unread.pop(name))
         except ValueError as error:
-            raise GatewayError(f"'{self._at(name)}' {error}", param=self._at(name)) from None
+            raise GatewayError(f"'{self._path_of(name)}' {error}", param=self._path_of(name)) from None
 
     def required(self, name: str, read: Callable[[Any], _T]) -> _T:
         """Read a required member. Raises GatewayError."""
-        if name not in self._left:
-            raise GatewayError(f"'{self._at(name)}' is missing", param=self._at(name))
+        if name not in self._unread:
+            raise GatewayError(f"'{self._path_of(name)}' is missing", param=self._path_of(name))
         return self.optional(name, read, None)  # type: ignore[return-value] # it is there
 
     def present(self, names: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-        """Read the given ones of these members. Raises GatewayError."""
-        return {name: self.optional(name, read, None) for name, read in names.items() if name in self._left}
+        """Read those of these members that the request has. Raises GatewayError."""
+        return {name: self.optional(name, read, None) for name, read in names.items() if name in self._unread}
 
     def refuse_rest(self, remedies: Mapping[str, str] | None = None) -> None:
         """Refuse unread members. `remedies` has advice for members of OpenAI's API. Raises GatewayError."""
-        for name in self._left:
+        for name in self._unread:
             remedy = (remedies or {}).get(name, "Leave it out, or correct its name; docs/gateway.md lists all members.")
-            shown = self._at(name)[:SHOWN_CHARS_MAX]
+            shown = self._path_of(name)[:SHOWN_CHARS_MAX]
             raise GatewayError(f"'{shown}' is not supported here", param=shown, remedy=remedy)
 
-    def _at(self, name: str) -> str:
-        return f"{self._where}.{name}" if self._where else name
+    def _path_of(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
 
 
 def parse_body(raw: bytes) -> JsonMembers:
     """Parse the body of a request. Raises GatewayError."""
     try:
-        given = strict_json.decode(raw)
+        body = strict_json.decode(raw)
     except ValueError as error:
         raise GatewayError(f"the body cannot be read as JSON: {str(error)[:PROBLEM_CHARS_MAX]}") from None
-    if not isinstance(given, dict):
-        raise GatewayError(f"the body must be a JSON object; it is {type_name(given)}")
-    return JsonMembers(given)
+    if not isinstance(body, dict):
+        raise GatewayError(f"the body must be a JSON object; it is {type_name(body)}")
+    return JsonMembers(body)
 
 
 def type_name(value: Any) -> str:
@@ -111,18 +111,18 @@ def parse_filled(value: Any) -> str:
     return text
 
 
-def parse_list(value: Any, least: int, most: int, noun: str) -> list[Any]:
-    """Return a list of `least` to `most` items; `noun` names these in errors. Raises ValueError."""
+def parse_list(value: Any, minimum: int, maximum: int, noun: str) -> list[Any]:
+    """Return a list of `minimum` to `maximum` items; `noun` names these in errors. Raises ValueError."""
     if not isinstance(value, list):
         raise ValueError(f"must be a list of {noun}s; it is {type_name(value)}")
-    check_count(len(value), least, most, noun)
+    check_count(len(value), minimum, maximum, noun)
     return value
 
 
-def check_count(count: int, least: int, most: int, noun: str) -> None:
-    """Raise ValueError unless `count` is between `least` and `most`."""
-    if not least <= count <= most:
-        raise ValueError(f"must have {least} to {most} {noun}s; it has {count}")
+def check_count(count: int, minimum: int, maximum: int, noun: str) -> None:
+    """Raise ValueError unless `count` is between `minimum` and `maximum`."""
+    if not minimum <= count <= maximum:
+        raise ValueError(f"must have {minimum} to {maximum} {noun}s; it has {count}")
 
 
 def parse_object(value: Any) -> dict[str, Any]:
@@ -139,47 +139,47 @@ def parse_bool(value: Any) -> bool:
     return value
 
 
-def integer_in(least: int, most: int) -> Callable[[Any], int]:
+def integer_in(minimum: int, maximum: int) -> Callable[[Any], int]:
     """Return a parser of whole numbers in a range."""
 
     def read(value: Any) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}{_shown(value)}")
+        if type(value) is not int or not minimum <= value <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}{_value_suffix(value)}")
         return value
 
     return read
 
 
-def number_in(least: float, most: float) -> Callable[[Any], float]:
+def number_in(minimum: float, maximum: float) -> Callable[[Any], float]:
     """Return a parser of numbers in a range."""
 
     def read(value: Any) -> float:
-        if type(value) not in (int, float) or not least <= value <= most:
-            raise ValueError(f"must be a number from {least:g} to {most:g}{_shown(value)}")
+        if type(value) not in (int, float) or not minimum <= value <= maximum:
+            raise ValueError(f"must be a number from {minimum:g} to {maximum:g}{_value_suffix(value)}")
         return float(value)
 
     return read
 
 
-def one_of(*words: _T) -> Callable[[Any], _T]:
+def one_of(*values: _T) -> Callable[[Any], _T]:
     """Return a parser that accepts these values only; true is not 1."""
 
     def read(value: Any) -> _T:
-        for word in words:
-            if isinstance(value, bool) == isinstance(word, bool) and value == word:
-                return word
-        known = " or ".join(json.dumps(word) for word in words)
-        raise ValueError(f"can only be {known}{_shown(value)}")
+        for candidate in values:
+            if isinstance(value, bool) == isinstance(candidate, bool) and value == candidate:
+                return candidate
+        choices = " or ".join(json.dumps(candidate) for candidate in values)
+        raise ValueError(f"can only be {choices}{_value_suffix(value)}")
 
     return read
 
 
-def parse_members(value: Any, where: str) -> JsonMembers:
+def parse_members(value: Any, path: str) -> JsonMembers:
     """Return the members of a nested object. Raises ValueError."""
-    return JsonMembers(parse_object(value), where)
+    return JsonMembers(parse_object(value), path)
 
 
-def _shown(value: Any) -> str:
+def _value_suffix(value: Any) -> str:
     if isinstance(value, list | dict):
         return f"; it is {type_name(value)}"
     return f"; it is {json.dumps(value)[:SHOWN_CHARS_MAX]}"
@@ -211,32 +211,32 @@ DECISION_PARTS = {"input_text": _read_cached_text, "input_json": _read_json}
 PartTypes = Mapping[str, Any]
 
 
-def parse_user_message(value: Any, where: str, parts: PartTypes) -> str:
+def parse_user_message(value: Any, path: str, parts: PartTypes) -> str:
     """Return the text of a list of messages, which must be one of the user. Raises ValueError, GatewayError."""
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise ValueError("must be a list of objects")
     roles = [str(each.get("role") or each.get("type"))[:20] for each in value[:_ROLES_SHOWN_MAX]]
     if len(value) != 1 or value[0].get("role") != "user":
-        problem = f"'{where}' must be one message of the user; it holds {len(value)}: {', '.join(roles) or 'none'}"
-        raise GatewayError(problem, param=where, remedy=_ALONE)
-    message = JsonMembers(value[0], f"{where}[0]")
+        problem = f"'{path}' must be one message of the user; it holds {len(value)}: {', '.join(roles) or 'none'}"
+        raise GatewayError(problem, param=path, remedy=_ALONE)
+    message = JsonMembers(value[0], f"{path}[0]")
     message.required("role", parse_string)
     message.optional("type", one_of("message"), "message")
-    text = message.required("content", lambda content: parse_content(content, f"{where}[0].content", parts))
+    text = message.required("content", lambda content: parse_content(content, f"{path}[0].content", parts))
     message.refuse_rest()
     return text
 
 
-def parse_content(value: Any, where: str, parts: PartTypes) -> str:
+def parse_content(value: Any, path: str, parts: PartTypes) -> str:
     """Return a text, or parts joined by line breaks. Raises ValueError, GatewayError."""
     if not isinstance(value, list):
         return parse_string(value)
     check_count(len(value), 1, PARTS_MAX, "part")
-    return "\n".join(_part(each, f"{where}[{place}]", parts) for place, each in enumerate(value))
+    return "\n".join(_part(each, f"{path}[{index}]", parts) for index, each in enumerate(value))
 
 
-def _part(value: Any, where: str, parts: PartTypes) -> str:
-    part = parse_members(value, where)
+def _part(value: Any, path: str, parts: PartTypes) -> str:
+    part = parse_members(value, path)
     text: str = parts[part.required("type", one_of(*parts))](part)
     part.refuse_rest()
     return text

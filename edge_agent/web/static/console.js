@@ -1,14 +1,14 @@
 // Keys of the review page, and the banner for a console that does not answer. htmx does everything else.
 "use strict";
 
-const one = (what, within = document) => within.querySelector(what);
-const all = (what, within = document) => [...within.querySelectorAll(what)];
+const one = (selector, root = document) => root.querySelector(selector);
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
 // --- review -------------------------------------------------------------------------------------------------------
-const FEW = 5;
+const ITEMS_MIN = 5;
 const RETRY_MS = 3000;
-const begun = Date.now();
-let retry;
+const startTime = Date.now();
+let retryTimer;
 let judged = 0;
 let againRequested = false;
 
@@ -25,11 +25,11 @@ function show() {
 
 function fetchMore() {
   const more = one("#more");
-  if (more && waiting().length < FEW && !more.classList.contains("htmx-request")) htmx.trigger(more, "more");
+  if (more && waiting().length < ITEMS_MIN && !more.classList.contains("htmx-request")) htmx.trigger(more, "more");
 }
 
 function count() {
-  const minutes = (Date.now() - begun) / 60000;
+  const minutes = (Date.now() - startTime) / 60000;
   const pace = judged > 4 && minutes > 0.2 ? `, ${(judged / minutes).toFixed(0)} a minute` : "";
   const shown = one("#count");
   if (shown) shown.textContent = `${judged} judged${pace}`;
@@ -69,8 +69,8 @@ function press(key) {
     focus.setSelectionRange(0, focus.tagName === "TEXTAREA" ? 0 : focus.value.length);
     return true;
   }
-  const named = `[data-key="${CSS.escape(key)}"]`;
-  const button = (item && one(named, item)) || (key === "Backspace" && one(`#judged ${named}`));
+  const selector = `[data-key="${CSS.escape(key)}"]`;
+  const button = (item && one(selector, item)) || (key === "Backspace" && one(`#judged ${selector}`));
   if (button) button.click();
   return Boolean(button);
 }
@@ -90,8 +90,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("click", (event) => {
-  const skipped = event.target.closest("[data-skip]");
-  if (skipped) skip(skipped.closest(".item"));
+  const skipButton = event.target.closest("[data-skip]");
+  if (skipButton) skip(skipButton.closest(".item"));
 });
 
 document.addEventListener("htmx:beforeRequest", (event) => {
@@ -121,13 +121,13 @@ document.addEventListener("htmx:afterRequest", (event) => {
   const place = elt.closest(".item, #judged > li") || elt.closest("form");
   if (!successful && place) {
     const error = one(".error", place);
-    const lost = elt.closest("form") ? "; the judgement was not stored." : ".";
-    if (error) error.textContent = xhr.responseText || `This console does not answer${lost}`;
+    const ending = elt.closest("form") ? "; the judgement was not stored." : ".";
+    if (error) error.textContent = xhr.responseText || `This console does not answer${ending}`;
   }
   if (!successful && elt.id === "more") {
     one("p", elt).textContent = `${xhr.responseText || "This console does not answer"}. The page retries every few seconds.`;
-    clearTimeout(retry);
-    retry = setTimeout(fetchMore, RETRY_MS);
+    clearTimeout(retryTimer);
+    retryTimer = setTimeout(fetchMore, RETRY_MS);
   }
   if (againRequested && !pending().length) {
     againRequested = false;

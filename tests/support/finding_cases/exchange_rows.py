@@ -39,7 +39,9 @@ def _folder_store(folder: Path) -> Mapping[str, Any]:
     return {"site": IDENTITY, "uplink": {"url": str(folder / "store")}}
 
 
-@made("folder-store/fault/problem-seen", settings=_folder_store, by_hand=lambda site: (site.folder / "store").mkdir())
+@made(
+    "folder-store/fault/problem-message", settings=_folder_store, by_hand=lambda site: (site.folder / "store").mkdir()
+)
 def store_away(site: FaultySite) -> None:
     """The disk of the folder store is not mounted."""
     (site.folder / "store").rmdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.client import ExamplesStatus
-from edge_agent.doctor.capture_checks import NEARLY
+from edge_agent.doctor.capture_checks import NEARLY_FULL
 from tests.support.finding_cases.case import made
 from tests.support.finding_cases.exchange_rows import collecting
 from tests.support.finding_cases.site import TASK, FaultySite
@@ -54,7 +54,7 @@ def _collect(site: FaultySite, check: str, measure: Callable[[ExamplesStatus], i
                 admin.seal_examples()
             examples = admin.status().examples
             assert examples is not None
-            return measure(examples) > NEARLY * LIMIT_BYTES
+            return measure(examples) > NEARLY_FULL * LIMIT_BYTES
 
         site.until(is_nearly_full)
     site.until_found(check)

@@ -49,7 +49,7 @@ def test_idle_housekeeping_does_not_read_every_digest(tmp_path: Path):
     for number in (100, 20_000):
         with site.worker.spool.transaction():
             digests = (f"{number}-{each}".encode() for each in range(number))
-            site.worker.spool.personal.add([(f"p-{number}", digests)], site.worker.spool.clock)
+            site.worker.spool.personal.add_digests([(f"p-{number}", digests)], site.worker.spool.clock)
         site.clock.running += 20
         with counted_steps(site.worker) as counted:
             site.worker.do_housekeeping()

@@ -55,8 +55,8 @@ def test_each_question_is_a_separate_example(site: ASite) -> None:
     series = {each.task: each for each in site.worker.monitoring.report("pos-intent")}
     assert ["pos-intent/intent", "pos-intent/urgent"] == sorted(series)
     assert (None, 0.05) == (
-        series["pos-intent/intent"].promise,
-        series["pos-intent/urgent"].promise and series["pos-intent/urgent"].promise.target,
+        series["pos-intent/intent"].guarantee,
+        series["pos-intent/urgent"].guarantee and series["pos-intent/urgent"].guarantee.target,
     )
     site.worker.seal_all()
     records = site.records()

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from edge_agent.capture.redact import RedactionRule
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings
-from edge_agent.capture.redact.redactor import RedactionSession, Redactor, made_up, name_detector, unfinished
+from edge_agent.capture.redact.redactor import (
+    RedactionSession,
+    Redactor,
+    choose_surrogate,
+    count_unfinished,
+    name_detector,
+)
 from edge_agent.errors import ConfigInvalid
 
 
@@ -64,8 +70,8 @@ def test_placeholders_are_used_when_made_up_names_run_out():
 
 def test_full_name_is_replaced_by_a_full_name():
     """A name of two words is replaced by one of two words."""
-    assert "Maria Fischer" == made_up("Anna Meyer", "NAME", "", (), first)
-    assert "" == made_up("Anna 2", "NAME", "", (), first)
+    assert "Maria Fischer" == choose_surrogate("Anna Meyer", "NAME", "", (), first)
+    assert "" == choose_surrogate("Anna 2", "NAME", "", (), first)
 
 
 def test_stream_is_held_back_only_at_a_possible_placeholder():
@@ -76,7 +82,7 @@ def test_stream_is_held_back_only_at_a_possible_placeholder():
     assert ("Dear ", "Mar") == made.split("Dear Mar")
     assert ("Dear ", "Maria") == made.split("Dear Maria")
     assert ("Dear Marianne, see ", "[GIV") == made.split("Dear Marianne, see [GIV")
-    assert 0 == unfinished("Dear Bo", ["Maria"])
+    assert 0 == count_unfinished("Dear Bo", ["Maria"])
 
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname")

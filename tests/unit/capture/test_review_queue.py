@@ -22,7 +22,7 @@ def drawing(tmp_path, *draws: float, **settings) -> ASite:
     """Return a site whose audit draws these numbers, one for each answer; the last one repeats."""
     site = ASite(tmp_path, **settings)
     left = list(draws)
-    site.worker.spool.streams._drawn = lambda: left.pop(0) if len(left) > 1 else left[0]
+    site.worker.spool.streams._draw = lambda: left.pop(0) if len(left) > 1 else left[0]
     return site
 
 
@@ -48,7 +48,7 @@ def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -
 def test_audit_draws_every_kind_of_answer_equally(tmp_path, seed: int):
     """Confident, unsure and escalated answers are drawn with the configured share."""
     site = drawing(tmp_path, 0.0, review_shares={"pos-intent": 0.2})
-    site.worker.spool.streams._drawn = random.Random(seed).random
+    site.worker.spool.streams._draw = random.Random(seed).random
     kinds = {
         "sure": {"sure": True, "confidence": 0.99},
         "unsure": {},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from convert.package.bundle_assembly import AssembleRequest, assemble
-from edge_agent.cli.demo import STRANGE, read_demo_bundle
+from edge_agent.cli.demo import OOD_INPUTS, read_demo_bundle
 from edge_agent.errors import BundleUnreadable, FileMissing
 from tests.support import gated_onnx
 
@@ -90,8 +90,8 @@ def test_a_gate_is_shown_at_work(tmp_path):
     process = demo(tmp_path, gated, "--labelled", file)
     out, err = process.communicate(timeout=60)
     assert (0, "") == (process.returncode, err)
-    asked = [line for line in out.splitlines() if line.startswith(STRANGE)]
-    assert len(STRANGE) == len(asked)
+    asked = [line for line in out.splitlines() if line.startswith(OOD_INPUTS)]
+    assert len(OOD_INPUTS) == len(asked)
     assert all(line.endswith(("out of distribution", "not confident", "confident")) for line in asked)
     assert "On average such a gate holds up 25% of ordinary messages" in out
 

@@ -146,7 +146,7 @@ def test_a_sentence_is_broken_between_words_and_never_inside_a_command() -> None
     """On a terminal of 40 columns; a pipe gets one line."""
     said = "Free some space: 'edge-agent bundles list' and 'df -h' show what takes it."
     assert ["Free some space:", "'edge-agent bundles list' and 'df -h'", "show what takes it."] == [
-        line.strip() for line in terminal.wrapped(said, 40)
+        line.strip() for line in terminal.wrap_sentence(said, 40)
     ]
     written = io.StringIO()
     terminal.print_wrapped(Terminal(file=written, width=40), said, Text("do: "))

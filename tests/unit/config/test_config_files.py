@@ -91,9 +91,9 @@ def test_where_a_value_came_from_can_be_told(tmp_path: Path):
     )
     keys = [("uplink", "url"), ("uplink", "options"), ("site", "receipts_dir"), ("log", "level")]
     assert ["agent.yaml", "site.yaml", "appliance.yaml", "agent.yaml"] == [found.source_of(*key).name for key in keys]
-    assert ["uplink.url"] == found.overruled()
+    assert ["uplink.url"] == found.overruled_keys()
     again = config_files.read(laid(tmp_path, agent="site: {outbox_dir: /z}"), optional=False)
-    assert ["site.outbox_dir"] == again.overruled()
+    assert ["site.outbox_dir"] == again.overruled_keys()
 
 
 def test_what_is_written_is_read_back(tmp_path: Path):
@@ -110,3 +110,12 @@ def test_what_is_written_is_read_back(tmp_path: Path):
 def test_a_path_that_names_no_file_has_files_beside_it(path: Path):
     """`doctor --config ""` then reports that agent.yaml is a folder."""
     assert [path / "site.yaml", path / "appliance.yaml"] == config_files.lower_file_paths(path)
+
+
+def test_a_remote_file_that_is_too_large_is_refused_instead_of_cut(tmp_path: Path) -> None:
+    """A remote.yaml whose certificate stands behind the limit is refused: cut, it would connect without TLS."""
+    path = tmp_path / config_files.REMOTE_FILE
+    comment = "#" * config_files.REMOTE_BYTES_MAX
+    path.write_text(f"address: shop:9443\n{comment}\nca: ca.crt\ncertificate: client.crt\nkey: client.key\n")
+    with pytest.raises(ConfigInvalid, match=f"at most {config_files.REMOTE_BYTES_MAX} bytes"):
+        config_files.load_remote(path, {})

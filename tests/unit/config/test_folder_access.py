@@ -17,7 +17,7 @@ from edge_agent.config.folder_access import FolderFacts, judge_bundle_path, judg
         ({"kind": "other"}, "/mnt/fleet is not a folder", "sudoedit"),
         ({"path": Path("/home/kim/fleet")}, "the uplink's service cannot see /home/kim/fleet", "sudoedit"),
         (
-            {"usable": False, "shown": "root:root 0755"},
+            {"usable": False, "owner_and_mode": "root:root 0755"},
             "edge-uplink may not write to /mnt/fleet (root:root 0755)",
             "sudo chown edge-uplink:edge-exchange /mnt/fleet",
         ),
@@ -30,7 +30,7 @@ def test_a_folder_that_cannot_be_used_is_explained(changed: dict[str, object], s
     facts = {"path": Path("/mnt/fleet"), "kind": "folder", "written": True, "managed": True, **changed}
     problem = judge_folder(FolderFacts(**facts))
     assert problem is not None
-    assert (True, True) == (seen in problem.seen, command in problem.command), problem
+    assert (True, True) == (seen in problem.message, command in problem.command), problem
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_a_folder_that_can_be_used_has_no_problem(changed: dict[str, object]):
 def test_a_bundle_that_the_daemon_may_not_read_is_explained(path: str, code: int, managed: bool, seen: str):
     """Hidden by the unit, or closed to the daemon's user; what is not there or broken is the caller's to correct."""
     problem = judge_bundle_path(Path(path), code, managed=managed)
-    assert (seen != "", True) == (problem is not None, problem is None or problem.seen.startswith(seen))
+    assert (seen != "", True) == (problem is not None, problem is None or problem.message.startswith(seen))

@@ -233,7 +233,7 @@ def test_a_database_is_read_with_what_is_in_its_log_only(tmp_path):
     found = read_stored_state(path)
     state.close()
     assert not isinstance(found, ProbeFailure)
-    assert (["t"], None, "") == (list(found.journal), found.signed, find_damage(path))
+    assert (["t"], None, "") == (list(found.journal), found.signed_at, find_damage(path))
 
 
 def test_a_database_that_is_too_large_is_not_copied(tmp_path):
@@ -243,7 +243,7 @@ def test_a_database_that_is_too_large_is_not_copied(tmp_path):
         file.truncate(DATABASE_BYTES_MAX + 1)
     found, nothing = read_stored_state(path), read_stored_state(tmp_path / "none.db")
     assert f"{path} cannot be read: it has more than {DATABASE_BYTES_MAX} bytes" == getattr(found, "why", "")
-    assert ({}, None) == (getattr(nothing, "journal", None), getattr(nothing, "signed", 0))
+    assert ({}, None) == (getattr(nothing, "journal", None), getattr(nothing, "signed_at", 0))
 
 
 def logged_keys() -> set[str]:

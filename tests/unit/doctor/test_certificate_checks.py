@@ -25,8 +25,13 @@ NAMES = ("server.crt", "server.key", "ca.crt")
         ("fault", CertificateFacts("server", file("/tls/server.crt"), starts_in=DAY, expires_in=90 * DAY)),
         ("fault", CertificateFacts("server", file("/tls/server.crt", kind=""))),
         ("fault", CertificateFacts("server", file("/tls/server.crt"), "it holds no certificate in PEM")),
-        ("fault", CertificateFacts("server", file("/tls/server.crt"), barred="edge-agent")),
-        ("fault", CertificateFacts("key", file("/tls/server.key"), barred="edge-agent", closed=file("/tls", 0o750))),
+        ("fault", CertificateFacts("server", file("/tls/server.crt"), denied_user="edge-agent")),
+        (
+            "fault",
+            CertificateFacts(
+                "key", file("/tls/server.key"), denied_user="edge-agent", closed_folder=file("/tls", 0o750)
+            ),
+        ),
         ("fault", CertificateFacts("key", file("/tls/server.key", 0o644))),
         ("ok", CertificateFacts("key", file("/tls/server.key", 0o640))),
     ],
@@ -49,7 +54,9 @@ def test_certificates_are_judged(verdict, facts):
 )
 def test_a_folder_that_is_closed_on_purpose_stays_closed(folder: str, command: str):
     """The system's folder of keys and somebody's home are not opened to all: the file is copied out of them."""
-    closed = CertificateFacts("key", file(f"{folder}/server.key"), barred="edge-agent", closed=file(folder, 0o710))
+    closed = CertificateFacts(
+        "key", file(f"{folder}/server.key"), denied_user="edge-agent", closed_folder=file(folder, 0o710)
+    )
     [finding] = judged((closed,))
     after = "sudoedit /etc/edge-agent/agent.yaml" if command.endswith("; ") else ""
     assert command + after == finding.command

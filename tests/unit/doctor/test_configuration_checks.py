@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cli.daemon_target import DaemonTarget
-from edge_agent.cli.doctor import place_of
+from edge_agent.cli.doctor import installation_of
 from edge_agent.config import Config, Overrides
 from edge_agent.doctor import configuration_checks, enrolment_checks, state_checks, update_checks
 from edge_agent.doctor.configuration_checks import ConfigurationFacts, FileReader
@@ -155,7 +155,7 @@ def test_a_wrong_key_is_found_and_the_rest_is_looked_at_all_the_same(tmp_path):
     """The finding names key and remedy; site.yaml still holds."""
     (tmp_path / "agent.yaml").write_text("stor: {}")
     (tmp_path / "site.yaml").write_text("site: {id: shop-7}")
-    where = place_of(DaemonTarget(tmp_path / "agent.yaml", Overrides(tmp_path / "state", tmp_path / "run")))
+    where = installation_of(DaemonTarget(tmp_path / "agent.yaml", Overrides(tmp_path / "state", tmp_path / "run")))
     found = looked(where)
     assert ("fault", "Did you mean 'store'?") == (found["config"].verdict, found["config"].remedy)
     assert ("shop-7", "ok") == (where.config.site.id, found["cpu"].verdict)

@@ -282,7 +282,7 @@ def test_a_daemon_that_does_not_run_has_its_journal_read(tmp_path):
 
 def kept(**changed):
     of = {"spool_bytes": 10, "spool_bytes_max": 100, "outbox_bytes": 10, "outbox_bytes_max": 100, "segments": 1}
-    of |= {"oldest_seconds": 60.0, "counters": {"captured": 5}, "problems": (), "leaves": True, **changed}
+    of |= {"oldest_seconds": 60.0, "counters": {"captured": 5}, "problems": (), "can_leave_site": True, **changed}
     return list(capture_checks.judge_capture(CaptureFacts(**of)))
 
 
@@ -351,7 +351,7 @@ def test_without_a_task_the_way_to_the_first_one_is_named(status_of, takes_updat
 def test_where_nothing_is_kept_nothing_is_said():
     """No spool, no line; nothing that leaves, no word of receipts."""
     assert [] == list(capture_checks.judge_capture(None))
-    assert {"spool", "examples-lost"} == set(verdicts(kept(leaves=False, segments=0)))
+    assert {"spool", "examples-lost"} == set(verdicts(kept(can_leave_site=False, segments=0)))
 
 
 def test_sizes_are_read_from_the_disk_without_a_daemon(tmp_path):

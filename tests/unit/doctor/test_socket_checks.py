@@ -62,7 +62,7 @@ def test_a_socket_that_a_killed_daemon_left_is_told_from_a_living_one(tmp_path):
 
 
 def port(**changed) -> TcpPort:
-    of = {"taken": True, "holder": "nginx, pid 7", "ours": True, "daemon_runs": True, "local": True, **changed}
+    of = {"in_use": True, "holder": "nginx, pid 7", "is_ours": True, "daemon_runs": True, "is_local": True, **changed}
     return TcpPort("service.tcp_address", "127.0.0.1:9443", **of)
 
 
@@ -70,11 +70,11 @@ def port(**changed) -> TcpPort:
     ("verdict", "changed"),
     [
         ("ok", {}),
-        ("ok", {"taken": False, "daemon_runs": False}),
-        ("unseen", {"ours": None}),
-        ("fault", {"ours": False}),
-        ("fault", {"local": False, "taken": False}),
-        ("warning", {"taken": False}),
+        ("ok", {"in_use": False, "daemon_runs": False}),
+        ("unseen", {"is_ours": None}),
+        ("fault", {"is_ours": False}),
+        ("fault", {"is_local": False, "in_use": False}),
+        ("warning", {"in_use": False}),
     ],
 )
 def test_ports_are_judged(verdict, changed):

@@ -14,7 +14,7 @@ from edge_agent.doctor.probe_context import UnitPhase, query_daemon
 from edge_agent.doctor.uplink_checks import LargeModelFacts
 from tests.support.doctor_cases import only, place, told, verdicts
 
-WELL = LargeModelFacts("large-1", online=True, tasks=("pos-intent",), usual_ms=800.0, spent=(("today", 10, 0),))
+WELL = LargeModelFacts("large-1", online=True, tasks=("pos-intent",), usual_ms=800.0, spending=(("today", 10, 0),))
 REFUSED = {"online": False, "reason": "UPSTREAM_REFUSED", "problem": "the large model refuses the key (HTTP 401)"}
 CAPPED = (("today", 950_000, 1_000_000), ("this month", 950_000, 0))
 ACTIVE = "ActiveState=active\nSubState=running\nStateChangeTimestampMonotonic={}\n"
@@ -32,7 +32,7 @@ SILENT = {"online": False, "reason": "UPLINK_SILENT", "problem": "the uplink doe
         ({"problem": "it is overloaded"}, "note", "ok", "ok"),
         (REFUSED, "warning", "fault", "ok"),
         ({"affordable": False, "reason": "UPSTREAM_BUDGET_SPENT"}, "ok", "ok", "warning"),
-        ({"spent": CAPPED}, "ok", "ok", "note"),
+        ({"spending": CAPPED}, "ok", "ok", "note"),
     ],
 )
 def test_the_large_model_is_judged(changed, large, key, budget):
@@ -65,7 +65,7 @@ def test_a_mistyped_address_does_not_stop_doctor():
 
 def test_what_was_spent_is_told_with_its_cap():
     """In the currency that the prices are in."""
-    seen = only(uplink_checks.judge_large_model(replace(WELL, spent=CAPPED)), "large-model-budget").seen
+    seen = only(uplink_checks.judge_large_model(replace(WELL, spending=CAPPED)), "large-model-budget").seen
     assert "nearly spent: 0.95 of 1.00 today" == seen
 
 
@@ -112,5 +112,5 @@ def test_the_key_is_looked_for_where_systemd_keeps_it(tmp_path):
     case = query_daemon(place(tmp_path, escalation=named))
     assert isinstance(uplink_checks.probe_large_model(case), ProbeFailure)
     (secret,) = enrolment_checks.probe_credentials(case)
-    assert ("escalation", True, "") == (secret.what, secret.needed, secret.file.kind)
+    assert ("escalation", True, "") == (secret.purpose, secret.needed, secret.file.kind)
     assert secret.file.path.endswith("etc/credstore.encrypted/edge-agent-escalation.cred")

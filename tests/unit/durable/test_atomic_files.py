@@ -1,6 +1,6 @@
 """Files that are written whole or not at all.
 
-Folders for decrypted examples: closed to others whatever the umask, with all that is made in them.
+Folders for decrypted examples, closed to other users under any umask, with everything in them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ print("written", flush=True)
 """
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path):
-    """The new content, the mode asked for, and nothing beside it."""
+def test_file_is_replaced_completely(tmp_path: Path):
+    """The file has the new content and the given mode, and no partial file remains."""
     path = tmp_path / "status.json"
     write_durably(path, b"old")
     write_durably(path, b"new" * 100_000, 0o640)
@@ -55,7 +55,8 @@ def test_a_file_is_replaced_whole(tmp_path: Path):
 
 @needs_strace
 def test_a_power_cut_leaves_the_old_file_or_the_new_one(tmp_path: Path):
-    """After any call, whether names or bytes reach the disk first; once the write has returned it is the new one."""
+    """After any system call, whether names or bytes reach the disk first, the file is old or new; after the write
+    returned it is new."""
     site, log = tmp_path / "site", tmp_path / "log"
     site.mkdir()
     (site / "status.json").write_bytes(OLD)
@@ -74,15 +75,15 @@ def test_a_power_cut_leaves_the_old_file_or_the_new_one(tmp_path: Path):
     assert [NEW, NEW] == left[-2:]
 
 
-def test_what_was_left_of_a_write_is_overwritten(tmp_path: Path):
+def test_partial_file_of_a_crash_is_overwritten(tmp_path: Path):
     """A crash in the middle of a write leaves a part that the next write takes the place of."""
     (tmp_path / ".a.partial").write_bytes(b"torn")
     write_durably(tmp_path / "a", b"whole")
     assert ["a"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_a_link_in_the_way_is_not_followed(tmp_path: Path):
-    """Whoever may write into the folder cannot have another file overwritten."""
+def test_link_in_place_of_the_partial_file_is_not_followed(tmp_path: Path):
+    """A user who may write into the folder cannot have another file overwritten."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (tmp_path / ".a.partial").symlink_to(victim)
@@ -91,7 +92,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path):
     assert b"precious" == victim.read_bytes()
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
+def test_missing_folder_is_named(tmp_path: Path):
     """The error has the path."""
     with pytest.raises(StoreDamaged, match="none/a"):
         write_durably(tmp_path / "none" / "a", b"x")
@@ -100,8 +101,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
         write_durably(tmp_path / "file" / "a", b"x")
 
 
-def test_a_file_that_is_not_finished_leaves_the_old_one(tmp_path: Path):
-    """An exception while the new file is written deletes it, and changes nothing."""
+def test_exception_while_writing_keeps_the_old_file(tmp_path: Path):
+    """An exception deletes the partial file and keeps the old one."""
     path = tmp_path / "a"
     write_atomically(path, b"old")
 
@@ -117,7 +118,7 @@ def test_a_file_that_is_not_finished_leaves_the_old_one(tmp_path: Path):
 
 
 def test_a_new_file_replaces_nothing(tmp_path: Path):
-    """It has the mode asked for; a name that is taken, also by a link, is refused."""
+    """`create` sets the given mode and refuses a name that exists, also as a link."""
     path = tmp_path / "a"
     create(path, b"first", 0o600)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
@@ -130,7 +131,7 @@ def test_a_new_file_replaces_nothing(tmp_path: Path):
 
 @pytest.fixture(autouse=True)
 def open_umask() -> Iterator[None]:
-    """Run with an umask that closes nothing."""
+    """Run with a umask of 0."""
     before = os.umask(0)
     yield
     os.umask(before)
@@ -148,8 +149,8 @@ def mode(path: Path) -> str:
     return f"{stat.S_IMODE(path.stat().st_mode):o}"
 
 
-def test_what_libraries_and_child_processes_make_in_the_block_is_closed(tmp_path: Path):
-    """Plain opens, new folders and the files of a child have 0600 and 0700; the umask is as before afterwards."""
+def test_everything_made_in_the_block_is_private(tmp_path: Path):
+    """Files and folders of libraries and child processes have 0600 and 0700; the umask is restored afterwards."""
     folder = tmp_path / "work"
     with private_folder(folder):
         (folder / "inner").mkdir()
@@ -160,7 +161,7 @@ def test_what_libraries_and_child_processes_make_in_the_block_is_closed(tmp_path
     assert ("700", "666") == (mode(folder), mode(tmp_path / "after"))
 
 
-def test_a_failed_block_gives_the_umask_back(tmp_path: Path):
+def test_exception_in_the_block_restores_the_umask(tmp_path: Path):
     """An exception leaves the block as any other end does."""
     with pytest.raises(ValueError, match="stop"), private_folder(tmp_path / "work"):
         raise ValueError("stop")
@@ -169,7 +170,7 @@ def test_a_failed_block_gives_the_umask_back(tmp_path: Path):
 
 
 def test_a_folder_of_an_earlier_version_is_closed_with_everything_in_it(tmp_path: Path):
-    """It is known by its mark; files with a second name elsewhere, and links, keep what they have."""
+    """A folder with the mark is closed with its contents; hard links to other files, and links, keep their modes."""
     work, model = tmp_path / "work", tmp_path / "model"
     (work / "prepare").mkdir(parents=True)
     (work / ".lock").write_text("")
@@ -183,8 +184,8 @@ def test_a_folder_of_an_earlier_version_is_closed_with_everything_in_it(tmp_path
     assert ("700", "666") == (mode(work), mode(model))
 
 
-def test_another_folder_of_the_user_keeps_its_mode(tmp_path: Path):
-    """Only new content is closed where the folder holds what this program did not make."""
+def test_folder_without_the_mark_keeps_its_mode(tmp_path: Path):
+    """In a folder with other files only new content is private."""
     (tmp_path / "notes").write_text("")
     tmp_path.chmod(0o755)
     with private_folder(tmp_path, marks=(".lock",)):
@@ -193,8 +194,8 @@ def test_another_folder_of_the_user_keeps_its_mode(tmp_path: Path):
     assert "755" == mode(tmp_path)
 
 
-def test_an_open_file_is_closed_before_more_is_written(tmp_path: Path):
-    """Appending keeps the content; writing replaces it."""
+def test_file_readable_by_others_is_closed_before_it_is_written(tmp_path: Path):
+    """Appending keeps the content, writing replaces it, and both set the mode to 0600."""
     path = tmp_path / "rows"
     path.write_text("a")
     with open_private(path, "a") as file:
@@ -206,7 +207,7 @@ def test_an_open_file_is_closed_before_more_is_written(tmp_path: Path):
 
 
 def test_a_device_is_not_replaced_by_a_file(tmp_path: Path):
-    """Root could take /dev/null or /dev/stdout from every program of the machine."""
+    """A device is never replaced, because root would take /dev/null from every program."""
     link = tmp_path / "link"
     link.symlink_to("/dev/null")
     for path in (link, Path("/dev/null"), Path("/dev/there-is-no-such-device")):
@@ -216,23 +217,23 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path):
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
-def test_a_folder_in_the_way_is_named(tmp_path: Path):
-    """And not the file that would have taken its place, which nobody has heard of."""
+def test_folder_in_place_of_the_file_is_named(tmp_path: Path):
+    """The error names the folder and not the partial file."""
     with pytest.raises(IsADirectoryError) as raised:
         write_atomically(tmp_path, b"page")
     assert str(tmp_path) == raised.value.filename
 
 
-def test_a_path_without_a_name_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As `--html ""` gives it."""
+def test_empty_path_raises_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An empty path, as `--html ""` gives it, raises OSError and writes nothing."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError, match=r"'\.'"):
         write_atomically(Path(), b"page")
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_device_that_is_written_to_keeps_its_mode(tmp_path: Path):
-    """Rows that nobody wants may go to a device, which stays everybody's."""
+def test_mode_of_a_device_is_not_changed(tmp_path: Path):
+    """Rows may be written to a device such as /dev/null, whose mode stays."""
     link, before = tmp_path / "link", mode(Path("/dev/null"))
     link.symlink_to("/dev/null")
     with open_private(link, "a") as file:
@@ -240,8 +241,8 @@ def test_a_device_that_is_written_to_keeps_its_mode(tmp_path: Path):
     assert before == mode(Path("/dev/null"))
 
 
-def test_a_file_of_others_is_read_within_its_limit(tmp_path: Path):
-    """One byte more shows that it is longer; a link is not followed, a folder and a pipe are no files."""
+def test_untrusted_file_is_read_up_to_a_limit(tmp_path: Path):
+    """At most `limit` bytes are read; a link, folder or pipe is refused."""
     (tmp_path / "file").write_bytes(b"12345")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     os.mkfifo(tmp_path / "pipe")
@@ -252,15 +253,15 @@ def test_a_file_of_others_is_read_within_its_limit(tmp_path: Path):
         assert code == raised.value.errno
 
 
-def test_a_tree_with_files_of_others_is_closed_as_far_as_possible(tmp_path: Path):
-    """A name that disappears meanwhile is no error."""
+def test_close_tree_ignores_dangling_links(tmp_path: Path):
+    """A name that leads nowhere raises nothing."""
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     close_tree(tmp_path)
     assert "700" == mode(tmp_path)
 
 
-def test_only_what_does_not_exist_is_absent(tmp_path: Path):
-    """A path whose folder is closed to this user is an error: nobody can tell whether it exists."""
+def test_path_in_a_closed_folder_is_an_error_instead_of_absent(tmp_path: Path):
+    """A path that cannot exist is absent; one in a folder that this user may not enter raises."""
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "file").write_bytes(b"four")
     absent = [tmp_path / "nothing", tmp_path / "file" / "nothing", tmp_path / "loop"]
@@ -274,8 +275,8 @@ def test_only_what_does_not_exist_is_absent(tmp_path: Path):
         stat_or_none(tmp_path / "closed" / "file")
 
 
-def test_a_disk_that_can_hold_no_more_files_is_full_and_the_remedy_counts_them(tmp_path: Path):
-    """It has space, as 'df' shows, and no inode for another file."""
+def test_disk_without_inodes_is_reported_as_full(tmp_path: Path):
+    """A disk with space but no free inode is full, and the remedy names `df -i`."""
     with tmpfs(tmp_path / "disk", "size=1m,nr_inodes=2") as disk:
         write_durably(disk / "first", b"x")
         with pytest.raises(DiskFull, match="No space left") as full:

@@ -1,4 +1,4 @@
-"""Databases that survive a power cut, and whose errors have a remedy."""
+"""SQLite databases that survive a power cut, and whose errors have a remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEMA = DatabaseSchema(2, ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT) STRI
 
 
 def test_a_database_is_synced_on_every_commit(tmp_path: Path):
-    """WAL with synchronous=FULL, readable by its owner only."""
+    """A database uses WAL with synchronous=FULL and has mode 0600."""
     database = Database(tmp_path / "a.db", SCHEMA)
     assert [("wal",)] == database.rows("PRAGMA journal_mode")
     assert [(2,)] == database.rows("PRAGMA synchronous")
@@ -26,7 +26,7 @@ def test_a_database_is_synced_on_every_commit(tmp_path: Path):
 
 
 def test_a_transaction_is_all_or_nothing(tmp_path: Path):
-    """An error in the block takes everything back; nothing stays open."""
+    """An exception in the block rolls everything back and leaves no open transaction."""
     database = Database(tmp_path / "a.db", SCHEMA)
     with database.transaction():
         database.executemany("INSERT INTO t (b) VALUES (?)", [("x",), ("y",)])
@@ -43,15 +43,15 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path):
     database.close()
 
 
-def test_a_newer_database_is_left_alone(tmp_path: Path):
-    """The agent that wrote it may read it; this one says so."""
+def test_newer_database_is_refused_and_unchanged(tmp_path: Path):
+    """The error has both schema versions."""
     Database(tmp_path / "a.db", SCHEMA).close()
     with pytest.raises(StoreDamaged, match="schema version 2; this agent supports 1"):
         Database(tmp_path / "a.db", DatabaseSchema(1, (), ""))
 
 
-def test_an_older_database_is_brought_up_step_by_step(tmp_path: Path):
-    """Each version's statements, in order, in one transaction; what is in it stays."""
+def test_older_database_is_migrated_step_by_step(tmp_path: Path):
+    """Each version's statements run in order in one transaction, and the rows stay."""
     Database(tmp_path / "a.db", SCHEMA).close()
     steps = {2: ("ALTER TABLE t ADD COLUMN c TEXT",), 3: ("UPDATE t SET c = b", "CREATE INDEX i ON t (c)")}
     database = Database(tmp_path / "a.db", DatabaseSchema(4, ("never run",), "", migrations=steps))
@@ -60,8 +60,8 @@ def test_an_older_database_is_brought_up_step_by_step(tmp_path: Path):
     database.close()
 
 
-def test_the_file_itself_shows_that_it_was_brought_up(tmp_path: Path):
-    """Its header has the new version while the database is still open: who reads only the file is not misled."""
+def test_migrated_version_is_in_the_file_header(tmp_path: Path):
+    """The header has the new version while the database is open, so a reader of the file alone is not misled."""
     Database(tmp_path / "a.db", SCHEMA).close()
     steps = {2: ("ALTER TABLE t ADD COLUMN c TEXT",)}
     database = Database(tmp_path / "a.db", DatabaseSchema(3, (), "", migrations=steps))
@@ -69,8 +69,8 @@ def test_the_file_itself_shows_that_it_was_brought_up(tmp_path: Path):
     database.close()
 
 
-def test_a_database_without_a_way_up_is_left_alone(tmp_path: Path):
-    """It says that an agent in between is needed; nothing was changed."""
+def test_database_without_a_migration_is_unchanged(tmp_path: Path):
+    """The remedy says that an agent version in between is needed."""
     Database(tmp_path / "a.db", SCHEMA).close()
     with pytest.raises(StoreDamaged, match="schema version 2, which this agent cannot") as caught:
         Database(tmp_path / "a.db", DatabaseSchema(4, (), "", migrations={2: ("CREATE TABLE u (a)",)}))
@@ -78,14 +78,14 @@ def test_a_database_without_a_way_up_is_left_alone(tmp_path: Path):
     Database(tmp_path / "a.db", SCHEMA).close()
 
 
-def test_a_missing_database_is_made_only_where_that_is_right(tmp_path: Path):
-    """Beside blobs that it should name, an empty database would forget them."""
+def test_missing_database_is_created_only_if_allowed(tmp_path: Path):
+    """With may_create=False a missing database is an error, because an empty one would forget the blobs beside it."""
     with pytest.raises(StoreDamaged, match="missing or empty"):
         Database(tmp_path / "a.db", SCHEMA, may_create=False)
 
 
 def test_damage_has_the_remedy_of_its_owner(tmp_path: Path):
-    """Each database says what to do about its own damage, whether the file is read whole at the start or not."""
+    """Damage raises StoreDamaged with the owner's remedy, whether or not the file is checked at the start."""
     (tmp_path / "a.db").write_bytes(os.urandom(8192))
     for checked in (True, False):
         with pytest.raises(StoreDamaged) as caught:
@@ -96,7 +96,7 @@ def test_damage_has_the_remedy_of_its_owner(tmp_path: Path):
 @pytest.mark.parametrize(
     "statement", ["PRAGMA user_version = 0", "DROP TABLE t", "ALTER TABLE t RENAME b TO c", "ALTER TABLE t RENAME TO s"]
 )
-def test_a_database_with_other_tables_is_damaged(tmp_path: Path, statement: str):
+def test_database_with_other_tables_is_reported_as_damaged(tmp_path: Path, statement: str):
     """A list of tables that is not the one that was written is damage of the file, and no mistake of ours."""
     Database(tmp_path / "a.db", SCHEMA).close()
     with sqlite3.connect(tmp_path / "a.db") as other:
@@ -107,8 +107,8 @@ def test_a_database_with_other_tables_is_damaged(tmp_path: Path, statement: str)
     assert "Move it away." == caught.value.remedy
 
 
-def test_a_sentence_of_sqlite_that_is_no_text_is_damage(tmp_path: Path):
-    """Where the list of tables holds bytes that are no text, what SQLite says of it is none either."""
+def test_sqlite_error_that_is_not_text_is_reported_as_damage(tmp_path: Path):
+    """If the list of tables has bytes that are not UTF-8, SQLite's message is not text either."""
     Database(tmp_path / "a.db", SCHEMA).close()
     raw = (tmp_path / "a.db").read_bytes()
     (tmp_path / "a.db").write_bytes(raw.replace(b"CREATE TABLE t (a", b"CREATE \xff\xfe\xff\xfe\xfft (a"))
@@ -116,8 +116,8 @@ def test_a_sentence_of_sqlite_that_is_no_text_is_damage(tmp_path: Path):
         Database(tmp_path / "a.db", SCHEMA)
 
 
-def test_a_text_that_is_no_text_is_damage(tmp_path: Path):
-    """What stands in a column of texts was written as UTF-8; other bytes there are the disk's."""
+def test_text_column_that_is_not_utf8_is_reported_as_damage(tmp_path: Path):
+    """Text columns are written as UTF-8, so other bytes are damage of the disk."""
     Database(tmp_path / "a.db", SCHEMA).close()
     with sqlite3.connect(tmp_path / "a.db") as other:
         other.execute("INSERT INTO t (b) VALUES (CAST(x'73ff64' AS TEXT))")
@@ -127,8 +127,8 @@ def test_a_text_that_is_no_text_is_damage(tmp_path: Path):
     assert "Move it away." == caught.value.remedy
 
 
-def test_another_program_in_the_way_is_named(tmp_path: Path):
-    """A database that somebody else holds locked is in use, not damaged."""
+def test_locked_database_is_in_use_and_not_damaged(tmp_path: Path):
+    """A database that another program has locked raises StateDirInUse with its path."""
     database = Database(tmp_path / "a.db", SCHEMA)
     database.execute("PRAGMA busy_timeout = 10")
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
@@ -140,7 +140,7 @@ def test_another_program_in_the_way_is_named(tmp_path: Path):
     database.close()
 
 
-def test_a_mistake_of_ours_is_not_blamed_on_the_disk(tmp_path: Path):
+def test_use_of_a_closed_database_raises_programming_error(tmp_path: Path):
     """Using a closed database is a bug, and shows as one."""
     database = Database(tmp_path / "a.db", SCHEMA)
     database.close()

@@ -1,4 +1,4 @@
-"""`edge-agent enrol` on a directory: what it writes, and that it changes nothing when something is wrong."""
+"""`edge-agent enrol` on a directory: what it writes, and that an error changes nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ONE = RoleQuorum(1, 1)
 
 
 class Box:
-    """A machine that becomes a site: its /etc, and enrolment files as the central team makes them."""
+    """A machine to enrol, with its /etc, and the enrolment files of a central team."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.etc = folder, folder / "etc"
@@ -80,12 +80,12 @@ class Box:
 
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
-    """Return a box that is no site yet."""
+    """Return a machine that is not enrolled."""
     return Box(tmp_path)
 
 
-def test_a_box_becomes_a_site(box: Box):
-    """The daemon's configuration has it all; secrets are in no file that others may read, nor on the screen."""
+def test_enrolment_configures_a_machine(box: Box):
+    """The configuration has all settings; secrets are in no file that others may read and not in the output."""
     done = box.enrol(box.enrolment(), "--yes")
     assert (0, "shop-12") == (done.exit_code, box.site().id), done.output
     loaded = config.load(box.agent_yaml(), environ={})
@@ -96,8 +96,8 @@ def test_a_box_becomes_a_site(box: Box):
     assert "s3cr3t" not in done.output
 
 
-def test_who_may_not_write_etc_is_told_before_codes_are_compared():
-    """Two people on the telephone would otherwise compare them twice; --check needs no such rights."""
+def test_missing_rights_are_reported_before_the_code():
+    """A user who may not write to /etc is told before the code is compared; --check needs no such rights."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         Path(folder).chmod(0o755)
         box = Box(Path(folder))
@@ -111,8 +111,8 @@ def test_who_may_not_write_etc_is_told_before_codes_are_compared():
         assert (3, True, {}) == (done.exit_code, "cannot write" in said and "with sudo" in said, box.files()), said
 
 
-def test_the_uplinks_unit_gets_its_credential(box: Box):
-    """By a drop-in that names the file, encrypted where systemd can."""
+def test_uplink_unit_gets_its_credential(box: Box):
+    """A drop-in names the credential, encrypted where systemd can encrypt."""
     box.enrol(box.enrolment(), "--yes")
     drop_in = box.files()["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
     directive, _, path = drop_in.splitlines()[-1].partition("=uplink:")
@@ -121,8 +121,9 @@ def test_the_uplinks_unit_gets_its_credential(box: Box):
     assert 0o600 == stat.S_IMODE(Path(path).stat().st_mode)
 
 
-def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
-    """The secret then lies in a file of root's, where the uplink's unit finds it."""
+def test_unencrypted_credential_is_reported(box: Box):
+    """If systemd cannot encrypt, the secret is in a file of root that the uplink's unit reads, and the output says
+    so."""
     done = box.enrol(box.enrolment(), "--yes", env={"PATH": str(box.folder)})
     said = "systemd-creds did not encrypt 1 credential of the uplink, stored unencrypted and readable by root only"
     assert said in " ".join(done.output.split())
@@ -130,8 +131,8 @@ def test_where_systemd_cannot_encrypt_it_says_so(box: Box):
     assert b"LoadCredential=uplink:" in box.files()["systemd/system/edge-uplink.service.d/credentials.conf"]
 
 
-def test_a_large_model_comes_with_its_key(box: Box):
-    """Its address, prices, caps and tasks in site.yaml; the key alone in a credential that only the uplink is given."""
+def test_large_model_settings_and_key_are_written(box: Box):
+    """Address, prices, limits and tasks are in site.yaml; the key is only in a credential of the uplink."""
     done = box.enrol(box.enrolment(escalation=LARGE_MODEL), "--yes", env={"PATH": str(box.folder)})
     assert 0 == done.exit_code, done.output
     found = config.load(box.agent_yaml(), environ={}).escalation
@@ -147,8 +148,8 @@ def test_a_large_model_comes_with_its_key(box: Box):
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_reasoning_model_comes_with_its_room(box: Box):
-    """What it may think, and the further members of its requests."""
+def test_parameters_of_a_reasoning_model_are_written(box: Box):
+    """The limit of thinking tokens and further request parameters are in site.yaml."""
     thinking = {
         "thinking_tokens_max": 2000,
         "parameters": {"reasoning_effort": "low", "top_p": 0.9, "metadata": {"site": 12}},
@@ -158,8 +159,8 @@ def test_a_reasoning_model_comes_with_its_room(box: Box):
     assert thinking == {name: getattr(found, name) for name in thinking}
 
 
-def test_the_uplink_reads_the_key_that_systemd_hands_over(box: Box, tmp_path: Path):
-    """Decrypted where it was encrypted: the credential holds the key alone, under the name that the uplink asks for."""
+def test_uplink_reads_the_key_from_its_credential(box: Box, tmp_path: Path):
+    """The credential that systemd passes has the decrypted key alone, under the name that the uplink reads."""
     box.enrol(box.enrolment(escalation=LARGE_MODEL), "--yes")
     handed = tmp_path / "handed"
     handed.mkdir()
@@ -169,8 +170,8 @@ def test_the_uplink_reads_the_key_that_systemd_hands_over(box: Box, tmp_path: Pa
     assert "sk-s3cr3t" == read_key(loaded.escalation)
 
 
-def test_a_key_is_renewed_and_taken_away_by_the_next_enrolment(box: Box):
-    """A later enrolment file replaces it; one without a large model removes credential, drop-in and settings of it."""
+def test_next_enrolment_replaces_or_removes_the_key(box: Box):
+    """A later file replaces the key; one without a large model removes its credential, drop-in and settings."""
     alone = {"examples": {"url": "s3://fleet/examples"}}
     paths = {"PATH": str(box.folder)}
     box.enrol(box.enrolment(ago=60, escalation=LARGE_MODEL, **alone), "--yes", env=paths)
@@ -183,7 +184,7 @@ def test_a_key_is_renewed_and_taken_away_by_the_next_enrolment(box: Box):
 
 
 def test_the_same_enrolment_again_changes_nothing(box: Box):
-    """Also when it has expired by then."""
+    """Applying the same enrolment file again changes nothing, also after it has expired."""
     path = box.enrolment(ago=DAY - 2, days=1)
     assert 0 == box.enrol(path, "--yes").exit_code
     before = box.files()
@@ -197,7 +198,7 @@ ENCRYPTING = '#!/bin/sh\n[ "$1" = encrypt ] || exec sed s/^sealed://\nexec sed s
 
 
 def encrypting(box: Box) -> dict[str, str]:
-    """Return the environment of a machine that can encrypt."""
+    """Return the environment of a machine whose systemd-creds encrypts."""
     programs = box.folder / "programs"
     programs.mkdir()
     (programs / "systemd-creds").write_text(ENCRYPTING)
@@ -205,8 +206,8 @@ def encrypting(box: Box) -> dict[str, str]:
     return {"PATH": f"{programs}:{os.environ['PATH']}"}
 
 
-def test_a_plain_secret_of_an_enrolment_that_was_cut_off_goes(box: Box):
-    """A power cut leaves it without a record; the next enrolment stores it encrypted, and only so."""
+def test_plain_secret_of_an_interrupted_enrolment_is_removed(box: Box):
+    """If a power cut left an unrecorded plain secret, the next enrolment stores only an encrypted one."""
     path = box.enrolment()
     box.enrol(path, "--yes", env={"PATH": str(box.folder)})
     (box.etc / "edge-agent/enrolment.json").unlink()
@@ -215,8 +216,8 @@ def test_a_plain_secret_of_an_enrolment_that_was_cut_off_goes(box: Box):
     assert ["credstore.encrypted/edge-agent-uplink.cred"] == credentials
 
 
-def test_the_same_enrolment_encrypts_what_could_not_be_encrypted_before(box: Box):
-    """As doctor advises; the plain file is gone then, and the third time nothing changes."""
+def test_same_enrolment_encrypts_a_plain_secret(box: Box):
+    """Once systemd can encrypt, the same file replaces the plain secret; a third time changes nothing."""
     path = box.enrolment()
     box.enrol(path, "--yes", env={"PATH": str(box.folder)})
     path_with_it = encrypting(box)
@@ -227,8 +228,8 @@ def test_the_same_enrolment_encrypts_what_could_not_be_encrypted_before(box: Box
     assert "nothing was changed" in box.enrol(path, "--yes", env=path_with_it).output
 
 
-def test_what_was_lost_is_written_again(box: Box):
-    """The same enrolment file mends what somebody deleted or changed."""
+def test_same_enrolment_restores_missing_files(box: Box):
+    """The same enrolment file restores what was deleted; a root that was changed is refused."""
     path = box.enrolment()
     box.enrol(path, "--yes")
     before = box.files()
@@ -240,8 +241,8 @@ def test_what_was_lost_is_written_again(box: Box):
     assert before.keys() == box.files().keys()
 
 
-def test_check_only_looks(box: Box):
-    """It says what the enrolment file is, and writes nothing."""
+def test_check_writes_nothing(box: Box):
+    """`--check` describes the enrolment file and writes nothing."""
     done = box.enrol(box.enrolment(), "--check")
     assert (0, {}) == (done.exit_code, box.files())
     assert ("shop-12" in done.output, "s3://fleet/examples" in done.output) == (True, True)
@@ -258,7 +259,7 @@ def test_check_only_looks(box: Box):
         ({"examples": {"url": "s3://f", "options": {"secret_access_key": "x"}}}, 5, "may be a secret"),
     ],
 )
-def test_a_enrolment_that_is_not_good_changes_nothing(box: Box, changes: dict[str, Any], code: int, said: str):
+def test_invalid_enrolment_file_changes_nothing(box: Box, changes: dict[str, Any], code: int, said: str):
     """Whatever is wrong with it."""
     done = box.enrol(box.enrolment(**changes), "--yes")
     assert (code, {}) == (done.exit_code, box.files()), done.output
@@ -266,8 +267,8 @@ def test_a_enrolment_that_is_not_good_changes_nothing(box: Box, changes: dict[st
 
 
 @pytest.mark.parametrize("path", ["none.kit", "a.kit/none.kit"])
-def test_a_path_without_a_file_is_wrong_usage(box: Box, path: str):
-    """Nothing was refused: the command names no file."""
+def test_missing_enrolment_file_is_a_usage_error(box: Box, path: str):
+    """A path without a file ends with exit status 2."""
     box.enrolment()
     done = box.enrol(box.folder / path, "--yes")
     assert (2, {}) == (done.exit_code, box.files())
@@ -275,8 +276,8 @@ def test_a_path_without_a_file_is_wrong_usage(box: Box, path: str):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo", "empty", "truncated"])
-def test_a_file_that_is_no_enrolment_changes_nothing(box: Box, kind: str):
-    """A USB drive may hold anything; nothing is waited for."""
+def test_path_that_is_not_an_enrolment_file_changes_nothing(box: Box, kind: str):
+    """A folder, link, FIFO, empty or truncated file is refused without waiting."""
     good, path = box.enrolment(), box.folder / "b.kit"
     make = {
         "folder": path.mkdir,
@@ -290,8 +291,8 @@ def test_a_file_that_is_no_enrolment_changes_nothing(box: Box, kind: str):
     assert (5, {}) == (done.exit_code, box.files())
 
 
-def test_another_sites_enrolment_is_refused(box: Box):
-    """Two drives in a pocket do not make one shop out of another; nor does an enrolment file of another fleet."""
+def test_enrolment_file_of_another_site_is_refused(box: Box):
+    """An enrolled machine refuses the file of another site or fleet."""
     box.enrol(box.enrolment(), "--yes")
     before = box.files()
     (box.folder / "keys").rename(box.folder / "keys-before")
@@ -301,15 +302,15 @@ def test_another_sites_enrolment_is_refused(box: Box):
         assert "nothing was changed" in done.output
 
 
-def test_a_site_without_a_store_is_told_that_it_uses_a_drive(box: Box):
-    """A file that names no store is no site without a way: examples and updates travel on a USB drive."""
+def test_site_without_a_store_uses_a_usb_drive(box: Box):
+    """If the file names no store, the output says that examples and updates travel on a USB drive."""
     done = box.enrol(box.enrolment(examples={}, updates={}), "--yes")
     facts = dict(re.findall(r"^(examples to|updates from) +(.*?) *$", done.output, re.MULTILINE))
     assert {"examples to": "a USB drive", "updates from": "a USB drive"} == facts, done.output
 
 
-def test_a_newer_enrolment_brings_new_settings(box: Box):
-    """What it has no more goes; an older one is refused afterwards."""
+def test_newer_enrolment_replaces_settings(box: Box):
+    """A newer file replaces all settings and removes those that it lacks; an older one is then refused."""
     old = box.enrolment(ago=60).read_bytes()
     (box.folder / "old.kit").write_bytes(old)
     box.enrol(box.folder / "old.kit", "--yes")
@@ -321,8 +322,8 @@ def test_a_newer_enrolment_brings_new_settings(box: Box):
     assert 5 == box.enrol(box.folder / "old.kit", "--yes").exit_code
 
 
-def test_the_technicians_file_wins(box: Box):
-    """The command says where; but which site it is the enrolment file says."""
+def test_agent_yaml_overrides_the_enrolment(box: Box):
+    """The output names the settings that agent.yaml overrides; another site id there is refused."""
     box.agent_yaml("uplink: {url: /mnt/out}\n")
     assert "agent.yaml overrides   uplink.url" in box.enrol(box.enrolment(), "--yes").output
     box.agent_yaml("site: {id: shop-1}\n")
@@ -330,15 +331,15 @@ def test_the_technicians_file_wins(box: Box):
     assert (3, True) == (done.exit_code, "says that this is site shop-1" in " ".join(done.output.split()))
 
 
-def test_a_broken_agent_yaml_is_named_first(box: Box):
-    """It is the technician's to mend."""
+def test_invalid_agent_yaml_is_reported_first(box: Box):
+    """If agent.yaml is invalid, enrolment ends before it writes anything."""
     box.agent_yaml("egnine: {}\n")
     done = box.enrol(box.enrolment(), "--yes")
     assert (3, ["edge-agent/agent.yaml"]) == (done.exit_code, list(box.files()))
 
 
-def test_nobody_there_means_no(box: Box):
-    """Without the code, a passphrase or --yes nothing from a USB drive is believed; the right code is enough."""
+def test_enrolment_requires_code_passphrase_or_yes(box: Box):
+    """Without a terminal, the code, a passphrase or --yes is required; the right code is enough."""
     path = box.enrolment()
     sha256 = enrolment_file.parse(path.read_bytes())[1]
     assert (2, {}) == (box.enrol(path).exit_code, box.files())
@@ -348,8 +349,8 @@ def test_nobody_there_means_no(box: Box):
 
 
 @pytest.mark.slow
-def test_a_sealed_enrolment_needs_its_passphrase(box: Box):
-    """And then no code: who does not know it could not change the enrolment file."""
+def test_sealed_enrolment_requires_its_passphrase(box: Box):
+    """A sealed file needs its passphrase but no code: only its holder could have changed the file."""
     path, secret = box.enrolment(), box.folder / "passphrase"
     path.write_bytes(enrolment_file.seal(path.read_bytes(), PASSPHRASE))
     assert (2, {}) == (box.enrol(path).exit_code, box.files())
@@ -360,7 +361,7 @@ def test_a_sealed_enrolment_needs_its_passphrase(box: Box):
 
 
 def fill(disk: Path) -> Path:
-    """Leave no room on a disk; return the file that takes it."""
+    """Fill a disk; return the file that does."""
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
@@ -369,7 +370,7 @@ def fill(disk: Path) -> Path:
 
 
 def test_a_full_disk_changes_nothing(tmp_path: Path):
-    """Neither at the first enrolment nor at a renewal; the same command works when there is room."""
+    """A full disk changes nothing, also at a renewal, and the same command works once there is space."""
     with tmpfs(tmp_path / "etc", "size=64k") as disk:
         box = Box(tmp_path)
         ballast = fill(disk)
@@ -388,8 +389,8 @@ PEM = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "ke
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_the_daemons_enter_the_folders_whatever_the_umask(box: Box, mask: int):
-    """Hardened machines give root a umask that closes new folders; the folder of secrets stays closed."""
+def test_daemons_can_enter_the_folders_under_any_umask(box: Box, mask: int):
+    """Folders are 0755 even if root's umask closes new ones; the folder of secrets stays 0700."""
     with umask(mask):
         assert 0 == box.enrol(box.enrolment(tls={**PEM, "address": "127.0.0.1:9443"}), "--yes").exit_code
     modes = {str(path.relative_to(box.etc)): stat.S_IMODE(path.stat().st_mode) for path in box.etc.rglob("*/")}
@@ -398,8 +399,8 @@ def test_the_daemons_enter_the_folders_whatever_the_umask(box: Box, mask: int):
     assert {0o755} == {mode for name, mode in modes.items() if name not in secrets}
 
 
-def test_tls_files_are_the_daemons_to_read(box: Box):
-    """Mode 0640, beside the configuration, which names them."""
+def test_tls_files_are_readable_by_the_daemon(box: Box):
+    """TLS files have mode 0640, are beside the configuration, and are named in it."""
     assert 0 == box.enrol(box.enrolment(tls={**PEM, "address": "127.0.0.1:9443"}), "--yes").exit_code
     names = sorted((box.etc / "edge-agent" / "tls").iterdir())
     assert ["clients.crt", "server.crt", "server.key"] == [path.name for path in names]
@@ -412,8 +413,8 @@ def test_tls_files_are_the_daemons_to_read(box: Box):
     )
 
 
-def test_a_record_lists_every_file(box: Box):
-    """A purge removes what it names, and the record itself."""
+def test_enrolment_record_lists_every_file(box: Box):
+    """The record names every written file, so a purge can remove them."""
     box.enrol(box.enrolment(), "--yes")
     named = {
         str(Path(path).relative_to(box.etc)) for path in parse_record(box.files()["edge-agent/enrolment.json"]).files
@@ -421,16 +422,16 @@ def test_a_record_lists_every_file(box: Box):
     assert named | {"edge-agent/enrolment.json"} == box.files().keys()
 
 
-def test_a_damaged_record_is_named(box: Box):
-    """It is not taken for a box that was never enrolled."""
+def test_damaged_enrolment_record_is_reported(box: Box):
+    """A machine with a damaged record is not treated as one that was never enrolled."""
     box.enrol(box.enrolment(), "--yes")
     (box.etc / "edge-agent" / "enrolment.json").write_text("{")
     done = box.enrol(box.enrolment(), "--yes")
     assert (3, True) == (done.exit_code, "enrolment.json is damaged" in " ".join(done.output.split()))
 
 
-def test_the_site_is_shown(box: Box):
-    """Also as JSON; before it is one, the remedy says what makes it one."""
+def test_identity_shows_the_site(box: Box):
+    """`identity` shows the site, also as JSON; before enrolment its remedy is `edge-agent enrol`."""
     shown = ["--config", str(box.agent_yaml()), "--state-dir", str(box.folder / "state"), "identity"]
     assert "edge-agent enrol" in CliRunner().invoke(app, shown).output
     box.enrol(box.enrolment(), "--yes")
@@ -439,8 +440,8 @@ def test_the_site_is_shown(box: Box):
     assert ("shop-12", "", False) == (found["site"], found["key"], found["known_at_centre"])
 
 
-def test_a_code_that_does_not_fit_is_first_a_code_to_type_again(box: Box):
-    """It says for which site the file is, and how many characters are missing; nobody is suspected."""
+def test_wrong_code_asks_to_type_it_again(box: Box):
+    """The message has the site of the file and the number of missing characters, and accuses nobody."""
     path = box.enrolment()
     code = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
     done = box.enrol(path, "--code", code[:-1])
@@ -454,8 +455,8 @@ def test_a_code_that_does_not_fit_is_first_a_code_to_type_again(box: Box):
     assert {} == box.files()
 
 
-def test_a_folder_store_gets_its_drop_in_and_a_word_about_what_is_missing(box: Box):
-    """The unit of the uplink may write there; a folder that does not exist is a warning. The same file completes it."""
+def test_folder_store_gets_its_drop_in_and_a_warning(box: Box):
+    """The uplink's unit may write to the folder; a missing folder is a warning that the same file resolves."""
     folder = box.folder / "fleet"
     path = box.enrolment(examples={"url": str(folder)})
     done = box.enrol(path, "--yes")
@@ -471,8 +472,8 @@ def test_a_folder_store_gets_its_drop_in_and_a_word_about_what_is_missing(box: B
     assert not drop_in.exists()
 
 
-def test_a_check_ends_with_what_it_found(box: Box):
-    """That the file fits, that nothing was changed, and what the same command without --check does."""
+def test_check_ends_with_its_result(box: Box):
+    """The output says that the file fits, that nothing was changed, and what the command does without --check."""
     done = box.enrol(box.enrolment(), "--check")
     said = " ".join(done.stdout.split())
     assert (0, True) == (done.exit_code, "fits this machine; nothing was changed. The same command" in said), said
@@ -482,8 +483,8 @@ def test_a_check_ends_with_what_it_found(box: Box):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code"), [("the code", 0), ("yes", 0), ("1234", 5), ("no", 5)])
-def test_the_question_takes_the_code_itself(box: Box, answer: str, code: int):
-    """As it was read out; a code that does not fit, and a no, change nothing."""
+def test_code_can_be_typed_at_the_question(box: Box, answer: str, code: int):
+    """The typed code is accepted in any case; a wrong code or a no changes nothing."""
     path = box.enrolment()
     _, sha256 = enrolment_file.parse(path.read_bytes())
     typed = enrolment_file.verification_code(sha256).lower() if answer == "the code" else answer

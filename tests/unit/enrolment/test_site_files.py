@@ -1,4 +1,4 @@
-"""How the uplink's credentials are stored, where systemd's program does not do what was asked."""
+"""How the uplink's credentials are stored if systemd-creds fails or a write is interrupted."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ esac
 """
 
 
-def test_a_secret_that_cannot_be_encrypted_leaves_the_others_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """systemd-creds may encrypt one secret and fail at the next: the uplink's unit has each as it is stored."""
+def test_failed_encryption_of_one_secret_keeps_the_others_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """If systemd-creds encrypts one secret and fails at the next, the unit reads each as it is stored."""
     program = tmp_path / "systemd-creds"
     program.write_text(SYSTEMD_CREDS)
     program.chmod(0o755)
@@ -49,8 +49,8 @@ def test_a_secret_that_cannot_be_encrypted_leaves_the_others_encrypted(tmp_path:
     assert ("plain", [str(key)]) == (secrecy_of(sealed), plain_credentials(map(str, files)))
 
 
-def test_the_record_comes_after_everything_that_it_promises(tmp_path: Path):
-    """A machine that dies while old files are removed has no new record, so the same enrolment file completes it."""
+def test_record_is_written_last(tmp_path: Path):
+    """If old files cannot be removed, there is no new record, so the same enrolment file completes it."""
     settings, record = (SiteFile(tmp_path / name, b"new") for name in ("site.yaml", "enrolment.json"))
     record.path.write_bytes(b"old")
     stage([settings, record])

@@ -1,4 +1,4 @@
-"""The drop-ins that a configuration needs: which networks and folders, and writing them."""
+"""The drop-ins that a configuration needs: networks and folders, and how they are written."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def listening(address: str) -> Config:
     return Config(service=ServiceConfig(tcp_address=address, insecure=True))
 
 
-def test_the_networks_of_this_machine_are_found():
-    """Those of its interfaces; not what a router leads to, nor loopback, nor link-local addresses."""
+def test_attached_networks_are_those_of_the_interfaces():
+    """Networks behind a router, loopback and link-local addresses are not included."""
     assert ATTACHED == attached_networks(ROUTE, IF_INET6)
     assert [] == attached_networks("", "")
 
@@ -56,26 +56,26 @@ def test_the_networks_of_this_machine_are_found():
         ("0.0.0.0:9443", ("10.9.8.7/16", "10.9.8.7/16"), ["10.9.0.0/16"]),
     ],
 )
-def test_the_networks_of_a_listener_are_those_of_its_address(tmp_path: Path, address: str, given, networks):
-    """Without a choice of the technician; a listener for this machine alone needs none."""
+def test_default_networks_depend_on_the_address(tmp_path: Path, address: str, given, networks):
+    """Without a choice the networks follow from the listener's address; a local listener needs none."""
     assert networks == allowed_networks(listening(address), tmp_path, given, ATTACHED)
 
 
-def test_a_network_that_is_none_is_named(tmp_path: Path):
-    """With an example of one."""
+def test_invalid_network_is_refused(tmp_path: Path):
+    """The error has an example of a valid network."""
     with pytest.raises(ConfigInvalid, match=r"'10\.0\.0' is not a network"):
         allowed_networks(listening("0.0.0.0:1"), tmp_path, ["10.0.0"], ())
 
 
-def test_a_choice_of_the_technician_stays(tmp_path: Path):
-    """The networks of the drop-in that exists count, not those of a cable that was plugged in since."""
+def test_chosen_networks_are_kept(tmp_path: Path):
+    """The networks of an existing drop-in are kept, whatever cable was plugged in since."""
     config = listening("0.0.0.0:9443")
     write_drop_ins(unit_drop_ins(config, tmp_path, ["10.9.0.0/16"]))
     assert ["10.9.0.0/16"] == allowed_networks(config, tmp_path, (), ATTACHED)
 
 
-def test_a_network_is_added_and_taken_away(tmp_path: Path):
-    """Those allowed before stay; one that is not there, and the last one, cannot be taken away."""
+def test_networks_are_added_and_removed(tmp_path: Path):
+    """An added network joins the existing ones; an unknown one, and the last one, cannot be removed."""
     config = listening("0.0.0.0:9443")
     write_drop_ins(unit_drop_ins(config, tmp_path, ["10.9.0.0/16"]))
     both = allowed_networks(config, tmp_path, ["192.168.10.0/24", "10.9.0.0/16"], ATTACHED)
@@ -88,8 +88,8 @@ def test_a_network_is_added_and_taken_away(tmp_path: Path):
         allowed_networks(config, tmp_path, (), ATTACHED, both)
 
 
-def test_what_is_needed_is_written_and_what_is_not_is_removed(tmp_path: Path):
-    """The second time nothing changes; without listener and folder both files go."""
+def test_needed_drop_ins_are_written_and_others_removed(tmp_path: Path):
+    """A second write changes nothing; without listener and folder both files are removed."""
     config = Config(
         service=ServiceConfig(tcp_address="0.0.0.0:9443", insecure=True),
         uplink=UplinkConfig(url="/mnt/50% fleet", updates_url="/mnt/updates"),
@@ -104,14 +104,14 @@ def test_what_is_needed_is_written_and_what_is_not_is_removed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("folder", ["/mnt/a\nUser=root", '/mnt/"', "/mnt/a\\x20"])
-def test_a_folder_that_would_be_another_setting_is_refused(tmp_path: Path, folder: str):
-    """A line end or a quotation mark in its name would change the meaning of the unit."""
+def test_folder_with_special_characters_is_refused(tmp_path: Path, folder: str):
+    """A line break or quotation mark in the folder's name, which would change the unit, is refused."""
     with pytest.raises(ConfigInvalid, match="characters that a systemd unit cannot name"):
         unit_drop_ins(Config(uplink=UplinkConfig(url=folder)), tmp_path, [])
 
 
 def drop_ins(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run the command on a configuration with a listener and a folder; return its exit code and what it printed."""
+    """Run the command on a configuration with a listener and a folder; return exit status and output."""
     (folder / "agent.yaml").write_text(
         "service: {tcp_address: '0.0.0.0:9443', insecure: true}\nuplink: {url: /mnt/fleet}\n"
     )
@@ -120,8 +120,8 @@ def drop_ins(folder: Path, *arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_the_command_shows_asks_and_writes(tmp_path: Path):
-    """Without a terminal it asks for --yes; --check ends with 1 while something is missing."""
+def test_command_shows_confirms_and_writes(tmp_path: Path):
+    """Without a terminal the command requires --yes; --check ends with 1 while something is missing."""
     network = ("--allow", "192.168.10.7/24")
     code, said = drop_ins(tmp_path, *network)
     assert (2, True, True) == (code, "IPAddressAllow=192.168.10.0/24" in said, "--yes" in said)
@@ -132,8 +132,8 @@ def test_the_command_shows_asks_and_writes(tmp_path: Path):
     assert (0, True) == ((done := drop_ins(tmp_path, "--check"))[0], "In place: " in done[1])
 
 
-def test_the_command_shows_what_it_takes_away(tmp_path: Path):
-    """A network that is named is added to those before; each line that changes has its mark."""
+def test_command_marks_added_and_removed_lines(tmp_path: Path):
+    """A named network is added to the existing ones, and each changed line has a mark."""
     drop_ins(tmp_path, "--allow", "192.168.10.0/24", "--yes")
     said = drop_ins(tmp_path, "--allow", "10.20.0.0/16", "--check")[1]
     assert (True, True) == ("    IPAddressAllow=192.168.10.0/24" in said, "  + IPAddressAllow=10.20.0.0/16" in said)
@@ -142,8 +142,8 @@ def test_the_command_shows_what_it_takes_away(tmp_path: Path):
     assert (True, True) == ("  - IPAddressAllow=192.168.10.0/24" in said, "  + IPAddressAllow=10.20.0.0/16" in said)
 
 
-def test_a_folder_with_letters_beyond_ascii_can_be_changed(tmp_path: Path):
-    """Its drop-in, and a comment that somebody wrote into the listener's, are read as they were written."""
+def test_drop_ins_with_non_ascii_text_can_be_changed(tmp_path: Path):
+    """Folders and comments with letters beyond ASCII are read as UTF-8."""
     before = Config(uplink=UplinkConfig(url="/mnt/Straße"))
     write_drop_ins(unit_drop_ins(before, tmp_path, []))
     (listener,) = [each for each in unit_drop_ins(listening("0.0.0.0:9443"), tmp_path, ATTACHED[:1]) if each.content]
@@ -162,8 +162,9 @@ def test_a_folder_with_letters_beyond_ascii_can_be_changed(tmp_path: Path):
         (False, ["disable --now edge-uplink", "enable edge-agent", "restart edge-agent"]),
     ],
 )
-def test_an_uplink_without_anything_to_do_is_stopped_for_good(tmp_path: Path, monkeypatch, has_store: bool, asked):
-    """It would keep the credentials that it has read, and fail at each start; nobody waits for its next report."""
+def test_uplink_without_a_store_is_disabled(tmp_path: Path, monkeypatch, has_store: bool, asked):
+    """An uplink without a store is stopped and disabled, because it would keep its credentials and fail at each
+    start."""
     program, report = tmp_path / "systemctl", tmp_path / uplink_state.FILE_NAME
     program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Whether an enrolment file may be taken: its dates, the site that the box is, and what is newer."""
+"""Whether an enrolment file may be applied: its dates, the machine's site, and which file is newer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.examples import NOW
 
 
 def known(**changes: Any) -> SiteEnrolment:
-    """Return what a box remembers that became shop-12 by an enrolment file made at NOW."""
+    """Return the record of a machine that became shop-12 at NOW."""
     plain = {
         "site": SITE,
         "kit_sha256": "0" * 64,
@@ -29,7 +29,7 @@ def known(**changes: Any) -> SiteEnrolment:
 
 
 def judged(before: SiteEnrolment | None = None, now: float = NOW, **options: Any) -> EnrolmentKind:
-    """Judge the enrolment file of shop-12, made at NOW for 30 days."""
+    """Classify the enrolment file of shop-12, made at NOW for 30 days."""
     return classify_enrolment(a_enrolment(), before, now, **{"same_fleet": True, "replace": False, **options})
 
 
@@ -45,8 +45,8 @@ def judged(before: SiteEnrolment | None = None, now: float = NOW, **options: Any
         (known(issued_at=format_timestamp(NOW + DAY), site="shop-1"), {"replace": True}, "replacement"),
     ],
 )
-def test_what_a_enrolment_is_to_a_box(before: SiteEnrolment | None, options: dict[str, Any], kind: EnrolmentKind):
-    """A box stays the site that it is unless it is told not to."""
+def test_kind_of_an_enrolment(before: SiteEnrolment | None, options: dict[str, Any], kind: EnrolmentKind):
+    """A machine stays its site unless --force replaces it."""
     assert kind == judged(before, **options)
 
 
@@ -62,7 +62,7 @@ def test_what_a_enrolment_is_to_a_box(before: SiteEnrolment | None, options: dic
         (known(), {"now": NOW + 31 * DAY, "replace": True}, "expired on"),
     ],
 )
-def test_what_is_refused(before: SiteEnrolment | None, options: dict[str, Any], said: str):
+def test_refused_enrolment_has_a_remedy(before: SiteEnrolment | None, options: dict[str, Any], said: str):
     """With what to do about it."""
     with pytest.raises(EnrolmentFileRefused) as caught:
         judged(before, **options)
@@ -70,5 +70,5 @@ def test_what_is_refused(before: SiteEnrolment | None, options: dict[str, Any], 
 
 
 def test_a_clock_may_be_a_day_behind():
-    """A box without a battery knows the day at best."""
+    """A clock up to a day behind is accepted, because a machine without a battery may be off by that."""
     assert "first" == judged(now=NOW - DAY + 1)

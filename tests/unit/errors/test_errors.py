@@ -1,4 +1,4 @@
-"""The error tree: drawn, stable, and able to cross a pipe."""
+"""The error tree: documented, stable, and able to cross a pipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEAVES = sorted(BY_REASON.values(), key=lambda cls: cls.__name__)
 
 
 def drawn() -> dict[str, str]:
-    """Return the family of each leaf, as the module's docstring draws them."""
+    """Return the family of each leaf, as drawn in the module's docstring."""
     families: dict[str, str] = {}
     family = ""
     for line in (errors.__doc__ or "").splitlines():
@@ -42,12 +42,12 @@ def drawn() -> dict[str, str]:
 
 
 def test_every_leaf_is_drawn_under_its_family() -> None:
-    """The tree in the docstring names each class once, under the class it inherits from."""
+    """The tree in the docstring names each class once, below its base class."""
     assert {cls.__name__: cls.__bases__[0].__name__ for cls in LEAVES} == drawn()
 
 
 def test_a_class_without_a_reason_is_a_family() -> None:
-    """No class is left out of BY_REASON but the root and the nine families."""
+    """Only the root and the nine families have no reason of their own."""
     everything = {name for name, value in vars(errors).items() if isinstance(value, type)}
     families = set(drawn().values())
     assert {"EdgeAgentError", "CapacityError"} | families == everything - {cls.__name__ for cls in LEAVES}
@@ -61,15 +61,15 @@ def test_reasons_are_unique() -> None:
 
 
 @pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
-def test_a_reason_is_upper_snake(cls: type[EdgeAgentError]) -> None:
+def test_reason_has_the_form_of_error_info(cls: type[EdgeAgentError]) -> None:
     """ErrorInfo.reason is at most 63 characters of [A-Z][A-Z0-9_]+[A-Z0-9] (google/rpc/error_details.proto)."""
     assert re.fullmatch(r"[A-Z][A-Z0-9_]+[A-Z0-9]", cls.reason)
     assert len(cls.reason) <= 63
 
 
 @pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
-def test_an_error_crosses_the_wire_whole(cls: type[EdgeAgentError]) -> None:
-    """Class, message, remedy and metadata come back as they were sent."""
+def test_error_crosses_the_pipe_unchanged(cls: type[EdgeAgentError]) -> None:
+    """Class, message, remedy and metadata are the same after the pipe."""
     sent = cls("it broke at 7", remedy="Mend it.", count=7, path="a/b")
     back = from_wire(sent.reason, sent.message, sent.remedy, sent.metadata)
     assert (cls, "it broke at 7", "Mend it.") == (type(back), back.message, back.remedy)
@@ -77,50 +77,50 @@ def test_an_error_crosses_the_wire_whole(cls: type[EdgeAgentError]) -> None:
 
 
 def test_an_unknown_reason_becomes_model_failed() -> None:
-    """A child of another version cannot make the parent stumble."""
+    """An unknown reason from a child of another version becomes ModelFailed."""
     back = from_wire("NEVER_HEARD_OF", "something", "", {})
     assert (ModelFailed, "something") == (type(back), back.message)
 
 
-def test_the_root_s_reason_cannot_be_claimed_from_the_wire() -> None:
-    """INTERNAL is nobody's reason on the wire: the root itself is never raised."""
+def test_reason_of_the_root_becomes_model_failed() -> None:
+    """INTERNAL is never sent by a child, so it becomes ModelFailed."""
     assert ModelFailed is type(from_wire("INTERNAL", "x", "", {}))
 
 
 def test_the_message_is_the_text_of_the_exception() -> None:
-    """Logs and tracebacks show the same sentence as the caller."""
+    """str() of an error is its message, so logs and callers see the same sentence."""
     assert "the queue has 64 of 64" == str(QueueFull("the queue has 64 of 64"))
 
 
-def test_a_class_s_remedy_applies_until_an_instance_has_its_own() -> None:
-    """`remedy_default` stands in."""
+def test_remedy_of_the_class_is_the_default() -> None:
+    """An instance without a remedy has the one of its class."""
     assert QueueFull.remedy_default == QueueFull("full").remedy
     assert "Wait." == QueueFull("full", remedy="Wait.").remedy
 
 
 @pytest.mark.parametrize("cls", LEAVES, ids=lambda cls: cls.__name__)
-def test_every_error_has_a_remedy_of_its_class(cls: type[EdgeAgentError]) -> None:
-    """Whoever raises it need not think of one, and docs/errors.md has one for each reason."""
+def test_every_error_class_has_a_remedy(cls: type[EdgeAgentError]) -> None:
+    """Each class has a remedy, which docs/errors.md shows."""
     assert re.fullmatch(r".+[.?]", cls("x").remedy)
 
 
-def test_capacity_errors_say_when_to_try_again() -> None:
-    """The default is one second."""
+def test_capacity_errors_have_a_retry_delay() -> None:
+    """The default delay is one second."""
     assert 1.0 == QueueFull("full").retry_seconds
     assert 2.5 == QueueFull("full", retry_seconds=2.5).retry_seconds
     assert all(issubclass(cls, CapacityError) for cls in LEAVES if drawn()[cls.__name__] == "CapacityError")
 
 
 @pytest.mark.parametrize("quoted", ["\x1b[2J", "\0", "\ud800", "\u202e", "\x07\x9b"])
-def test_a_sentence_holds_nothing_that_a_terminal_obeys(quoted: str) -> None:
-    """What it quotes of a hostile file is escaped; it is one line, and other scripts stay readable."""
+def test_message_has_no_control_characters(quoted: str) -> None:
+    """Control characters of a quoted file are escaped, the message is one line, and other scripts stay readable."""
     error = QueueFull(f"the file says {quoted!s} and 漢\n  ends", remedy=f"Remove {quoted}.")
     assert f"the file says {ascii(quoted)[1:-1]} and 漢 ends" == error.message == str(error)
     assert f"Remove {ascii(quoted)[1:-1]}." == error.remedy
 
 
 def test_metadata_of_a_child_may_have_any_key() -> None:
-    """Keys that are parameters of the error's constructor are kept as metadata."""
+    """Keys that are also parameters of the error's constructor are kept as metadata."""
     error = from_wire("QUEUE_FULL", "full", "wait", {"message": "m", "remedy": "r", "retry_seconds": "s"})
     assert {"message": "m", "remedy": "r", "retry_seconds": "s"} == error.metadata
 
@@ -129,15 +129,15 @@ def test_metadata_of_a_child_may_have_any_key() -> None:
     ("told", "seconds"),
     [("0.25", 0.25), ("0", 0.0), ("-3", 0.0), ("1e9", RETRY_SECONDS_MAX), ("nan", 1.0), ("inf", 1.0), ("soon", 1.0)],
 )
-def test_a_child_tells_when_to_try_again(told: str, seconds: float) -> None:
-    """Within what a caller can be told to wait; what is no number leaves the second that is usual."""
+def test_retry_delay_of_a_child_is_limited(told: str, seconds: float) -> None:
+    """A child's delay is limited; one that is not a number becomes the default second."""
     error = from_wire("DEADLINE_UNATTAINABLE", "too slow", "", {"retry_seconds": told})
     assert isinstance(error, CapacityError)
     assert seconds == error.retry_seconds
 
 
 def test_the_delay_of_a_child_reaches_the_caller() -> None:
-    """Through the pipe, into RetryInfo."""
+    """The delay of a child's error passes through the pipe into RetryInfo."""
     sent = failure_report("job", DeadlineUnattainable("too slow", retry_seconds=0.75, tokens=30))
     back = from_wire(sent.reason, sent.message, sent.remedy, sent.metadata)
     (_, retry) = to_status(back).details
@@ -146,8 +146,8 @@ def test_the_delay_of_a_child_reaches_the_caller() -> None:
     assert (750, "30") == (delay.retry_delay.ToMilliseconds(), back.metadata["tokens"])
 
 
-def test_an_input_can_be_too_long_for_the_task_or_for_its_way() -> None:
-    """docs/errors.md is made from this: it names both causes, and the limit of the second."""
+def test_input_too_long_documents_both_limits() -> None:
+    """The docstring, which docs/errors.md shows, names the limit in tokens and that of a frame."""
     said = InputTooLong.__doc__ or ""
     assert ("tokens" in said, f"{FRAME_BYTES_MAX >> 20} MiB" in said) == (True, True)
 
@@ -161,6 +161,6 @@ def test_an_input_can_be_too_long_for_the_task_or_for_its_way() -> None:
         ({}, 0, ""),
     ],
 )
-def test_a_record_names_the_person_before_sudo(environment: dict[str, str], user_id: int, name: str) -> None:
-    """Not root, for whom the command runs; a user who is not root is their own name, whatever the environment says."""
+def test_sudo_user_is_named(environment: dict[str, str], user_id: int, name: str) -> None:
+    """Under sudo the calling user is named; a user who is not root is named whatever the environment says."""
     assert name == sudo_user(environment, user_id)

@@ -1,4 +1,4 @@
-"""The error of a refused bundle has a remedy, whatever its fault."""
+"""The error for a refused bundle has a remedy for every fault."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def tar(path: Path, *names: str, kind: bytes = tarfile.REGTYPE) -> Path:
 
 
 def test_every_refusal_of_an_archive_has_a_remedy(tmp_path):
-    """Paths outside, links, duplicates, wrong sizes and files that are not archives: each error has a remedy."""
+    """Unsafe paths, links, duplicates, wrong sizes and files that are not archives are refused with a remedy."""
     found = [
         refused(tar(tmp_path / "leaves.tar", "../x")),
         refused(tar(tmp_path / "link.tar", "x", kind=tarfile.SYMTYPE)),
@@ -58,8 +58,8 @@ def test_every_refusal_of_an_archive_has_a_remedy(tmp_path):
         ({"more": 1}, "more: Extra inputs are not permitted"),
     ],
 )
-def test_a_broken_rule_is_said_in_words(change, said):
-    """No pattern reaches the reader, and every broken rule has a remedy."""
+def test_broken_manifest_rule_is_described(change, said):
+    """The message describes the rule without its pattern, and has a remedy."""
     with pytest.raises(ManifestInvalid) as caught:
         parse(json.dumps({**GOOD, **change}).encode())
     assert caught.value.message.startswith(f"manifest.json: {said}")
@@ -67,8 +67,8 @@ def test_a_broken_rule_is_said_in_words(change, said):
 
 
 @pytest.mark.parametrize("stored", [b"{", b"[]", b" " * (4 * 2**20 + 1), b'{"schema": 1}'])
-def test_what_is_no_manifest_has_a_remedy(stored):
-    """Broken JSON, another type, too many bytes, another schema."""
+def test_invalid_manifest_has_a_remedy(stored):
+    """Broken JSON, another type, too many bytes and another schema are refused with a remedy."""
     with pytest.raises(BundleError) as caught:
         parse(stored)
     assert caught.value.remedy

@@ -1,4 +1,4 @@
-"""The port that Prometheus reads from: its answers, and its limits."""
+"""The port that Prometheus scrapes: its answers and its limits."""
 
 import contextlib
 import socket
@@ -20,7 +20,7 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Site:
-    """Counts how often its page was made; `stuck` makes it wait for ever."""
+    """Counts how often its page is made; `stuck` makes it wait for ever."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -36,7 +36,7 @@ class Site:
 
 @contextlib.contextmanager
 def listening(site: Site, port: int = 0, host: str = "127.0.0.1") -> Iterator[MetricsListener]:
-    """Listen, and stop at the end of the block."""
+    """Listen until the end of the block."""
     made = MetricsListener(host, port, site.page)
     made.start()
     try:
@@ -48,7 +48,7 @@ def listening(site: Site, port: int = 0, host: str = "127.0.0.1") -> Iterator[Me
 
 @pytest.fixture
 def site() -> Site:
-    """A site that answers."""
+    """A site that responds."""
     return Site()
 
 
@@ -57,7 +57,7 @@ def status_of(answer: bytes) -> int:
 
 
 def test_a_scraper_gets_the_page(site):
-    """GET /metrics is answered with the page in the text format, also with a query behind it."""
+    """GET /metrics returns the page in the text format, also with a query string."""
     with listening(site) as there:
         head, _, body = say(there.port, GET).partition(b"\r\n\r\n")
         assert site.body == body
@@ -76,30 +76,30 @@ def test_a_scraper_gets_the_page(site):
         (b"\r\n\r\n", 405),
     ],
 )
-def test_anything_else_is_refused(site, request_bytes, status):
-    """Other methods, other paths and what is not HTTP are refused, and no page is made for them."""
+def test_other_requests_are_refused(site, request_bytes, status):
+    """Other methods and paths, and what is not HTTP, are refused without making a page."""
     with listening(site) as there:
         assert status == status_of(say(there.port, request_bytes))
     assert 0 == site.made
 
 
-def test_a_head_has_no_body(site):
-    """HEAD is answered like GET, without the page."""
+def test_head_has_no_body(site):
+    """HEAD returns the headers of GET without the page."""
     with listening(site) as there:
         answer = say(there.port, GET.replace(b"GET", b"HEAD"))
     assert b"Content-Length: 21\r\n" in answer
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_a_request_has_little_space(site):
-    """Headers without end are cut off, and cost no more than their limit."""
+def test_request_size_is_limited(site):
+    """Endless headers are cut off at their limit."""
     with listening(site) as there:
         assert b"" == say(there.port, b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * REQUEST_BYTES_MAX)
         assert site.body.decode() == fetch(there.port)
 
 
 def test_a_page_is_made_once_a_second(site):
-    """However often it is asked for, by however many, the page is not made anew within a second."""
+    """200 requests by 8 clients make at most one page per second."""
     with listening(site) as there, ThreadPoolExecutor(8) as pool:
         began = time.monotonic()
         assert [200] * 200 == [status_of(answer) for answer in pool.map(lambda _: say(there.port, GET), range(200))]
@@ -107,16 +107,16 @@ def test_a_page_is_made_once_a_second(site):
 
 
 @pytest.mark.slow
-def test_idle_connections_keep_nobody_out(site):
-    """With 300 connections that say nothing, a scraper still gets its page, and few of them are held."""
+def test_idle_connections_do_not_block_a_scraper(site):
+    """With 300 idle connections a scraper gets its page, and few of them stay open."""
     with listening(site) as there, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(socket.create_connection(("127.0.0.1", there.port))) for _ in range(300)]
         assert site.body.decode() == fetch(there.port)
         eventually_sync(lambda: sum(map(_open, idle)) <= CONNECTIONS_MAX)
 
 
-def test_a_site_that_hangs_is_told(site):
-    """When the daemon does not turn to a scrape in time, the scraper is told so, and the next one is tried again."""
+def test_hanging_daemon_is_reported_to_the_scraper(site):
+    """A scrape that the daemon does not answer in time gets 503, and the next is tried again."""
     with listening(site) as there:
         site.stuck = True
         assert 503 == status_of(say(there.port, GET))
@@ -124,22 +124,22 @@ def test_a_site_that_hangs_is_told(site):
         assert 200 == status_of(say(there.port, GET))
 
 
-def test_whoever_does_not_read_is_left(site):
-    """A scraper that takes nothing of a large page holds up nobody else, and does not keep the listener from ending."""
+def test_scraper_that_does_not_read_blocks_no_other(site):
+    """A scraper that reads nothing of a large page blocks neither another nor the stop."""
     site.body = b"#" * 2**24
     with listening(site) as there, socket.create_connection(("127.0.0.1", there.port)) as slow:
         slow.sendall(GET)
         assert len(site.body) == len(fetch(there.port))
 
 
-def test_a_taken_port_stops_nothing(site):
-    """While another program has the port, the listener logs it and tries again; its thread ends on request."""
+def test_port_in_use_is_reported_and_retried(site):
+    """While another program has the port, the listener logs it and retries, and its thread can be stopped."""
     port = free_port()
     with socket.create_server(("127.0.0.1", port)), listening(site, port) as there:
         assert (0, True) == (there.port, "in use" in there.problem)
 
 
-def test_the_log_has_an_ipv6_address_that_can_be_opened(site):
+def test_logged_url_has_the_ipv6_address_in_brackets(site):
     """In brackets, as in every URL."""
     with capture_logs() as logged, listening(site, host="::1") as there:
         if not there.port:
@@ -147,8 +147,8 @@ def test_the_log_has_an_ipv6_address_that_can_be_opened(site):
     assert f"http://[::1]:{there.port}/metrics" == logged[0]["url"]
 
 
-def test_the_thread_ends(site):
-    """After `stop` there is no thread and no socket, be there open connections or none."""
+def test_stop_ends_the_thread_and_its_socket(site):
+    """After `stop` there is no thread and no socket, with or without open connections."""
     before = threading.active_count()
     with listening(site) as there:
         port = there.port

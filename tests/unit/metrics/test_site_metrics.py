@@ -1,4 +1,4 @@
-"""What is counted, how it is written, and that the documents name all of it."""
+"""What is counted and how it is rendered, and that the documents name every metric."""
 
 import json
 import math
@@ -46,22 +46,22 @@ def written(*samples: MetricSample) -> str:
 @pytest.mark.parametrize(
     ("value", "place"), [(0.0, 0), (0.0005, 0), (0.00051, 1), (60.0, 15), (60.1, 16), (math.inf, 16), (-1.0, 0)]
 )
-def test_an_observation_falls_below_its_bound(value, place):
-    """A value counts in the first bucket whose bound it does not exceed, and above the last one in the rest."""
+def test_observation_counts_in_the_first_bucket_that_holds_it(value, place):
+    """A value counts in the first bucket whose bound it does not exceed, above the last bound in +Inf only."""
     histogram = Histogram(SECONDS)
     histogram.observe(value)
     assert [int(number >= place) for number in range(17)] == histogram.cumulative
 
 
-def test_what_is_no_number_is_left_out():
-    """NaN is not observed: it would spoil the total for ever."""
+def test_nan_is_not_observed():
+    """NaN is not observed, because it would make the sum NaN."""
     histogram = Histogram(RATIOS)
     histogram.observe(math.nan)
     assert (0, 0.0) == (histogram.cumulative[-1], histogram.total)
 
 
-def test_tasks_are_bounded():
-    """However many tasks come and go, only so many are told apart."""
+def test_number_of_tasks_is_limited():
+    """Tasks beyond the limit are counted together."""
     counts = AnswerCounts()
     for number in range(TASKS_MAX + 5):
         counts.of(f"task-{number}").held_up["BELOW_THRESHOLD"] += 1
@@ -73,24 +73,24 @@ def test_tasks_are_bounded():
     ("error", "reason"),
     [(EngineCrashed("x"), "ENGINE_CRASHED"), (KeyboardInterrupt(), "INTERNAL"), (ValueError("secret"), "INTERNAL")],
 )
-def test_a_call_without_an_answer_is_counted(error, reason):
-    """Whatever ends a call is counted by its reason and goes on; of a bug nothing but that it was one is said."""
+def test_failed_call_is_counted_by_its_reason(error, reason):
+    """Every error of a call is counted by its reason and raised; an unexpected exception counts without details."""
     counts = AnswerCounts()
     with pytest.raises(type(error)), UnansweredCallCounter(counts, "till"):
         raise error
     assert {UnansweredInput("till", reason): 1} == counts.errors
 
 
-def test_a_call_with_an_answer_is_no_error():
-    """What ends well is not counted among the errors."""
+def test_successful_call_is_not_counted_as_an_error():
+    """A call that returns adds nothing to the errors."""
     counts = AnswerCounts()
     with UnansweredCallCounter(counts, UNKNOWN_TASK):
         pass
     assert {} == counts.errors
 
 
-def test_prometheus_reads_a_histogram():
-    """Buckets are cumulative, the sum and the number of observations agree with them."""
+def test_histogram_is_parsed_by_prometheus_client():
+    """Buckets are cumulative and agree with sum and count."""
     histogram = Histogram(SECONDS)
     for value in (0.003, 0.003, 0.2, 99.0):
         histogram.observe(value)
@@ -107,8 +107,8 @@ def test_prometheus_reads_a_histogram():
     assert pytest.approx(99.206) == read.value("queue_seconds_sum", task="till")
 
 
-def test_prometheus_reads_any_label():
-    """Quotes, backslashes and line ends in a label stay one label, and a long one is cut."""
+def test_any_label_is_escaped():
+    """Quotes, backslashes and line breaks stay in one label, and a long one is truncated."""
     hostile = 'a"} 1\nedge_agent_serving 7\\'
     read = parse(written(MetricSample("engine_info", 1, ("e", "llama", hostile)), MetricSample("serving", True)))
     assert [{"engine": "e", "runtime": "llama", "device": hostile}] == read.labels("engine_info")
@@ -118,41 +118,42 @@ def test_prometheus_reads_any_label():
 
 
 @pytest.mark.parametrize("value", [0, 1, True, 0.1, 2**53, 1e-9, 1795630838.27])
-def test_prometheus_reads_any_number(value):
+def test_any_number_is_rendered_exactly(value):
     """Numbers come out as they went in."""
     assert float(value) == parse(written(MetricSample("serving", value))).value("serving")
 
 
-def test_a_metric_stands_in_one_place():
-    """Samples of one metric stand together whatever the order in which they come: Prometheus demands it."""
+def test_samples_of_a_metric_are_adjacent():
+    """Samples of one metric are rendered together in any order of arrival, as Prometheus requires."""
     samples = [MetricSample(name, 1, (task,)) for task in ("a", "b") for name in ("task_ready", "task_signed")]
     lines = [line.split("{")[0] for line in written(*samples).splitlines() if not line.startswith("#")]
     assert ["edge_agent_task_ready"] * 2 + ["edge_agent_task_signed"] * 2 == lines
 
 
-def test_an_unknown_metric_is_a_bug():
-    """What the catalogue does not know is not written: no metric is without its meaning."""
+def test_metric_outside_the_catalogue_raises():
+    """A metric without an entry in the catalogue raises KeyError."""
     with pytest.raises(KeyError, match="edge_agent_surprise"):
         written(MetricSample("surprise", 1))
 
 
 @pytest.mark.parametrize("metric", CATALOGUE.values(), ids=lambda metric: metric.name)
-def test_names_follow_prometheus(metric: MetricDefinition):
-    """A counter, and nothing else, ends in _total; names and labels are plain; every one has a meaning."""
+def test_names_follow_the_conventions_of_prometheus(metric: MetricDefinition):
+    """Only counters end with _total, names and labels are plain, units are base units, and every metric has a
+    description."""
     assert (metric.kind == "counter") == metric.name.endswith("_total")
     assert re.fullmatch(r"edge_agent(_[a-z]+)+", metric.name)
     assert all(re.fullmatch(r"[a-z]+", label) for label in metric.labels)
-    assert metric.means.endswith((".", "…"))
+    assert metric.meaning.endswith((".", "…"))
     assert not re.search(r"_(ms|milliseconds|minutes|kilobytes|megabytes|percent)(_|$)", metric.name)
 
 
 def test_the_document_has_every_metric():
-    """docs/metrics.md shows the catalogue as it is."""
+    """docs/metrics.md contains the catalogue."""
     assert document().strip() in (DOCS / "metrics.md").read_text(encoding="utf-8")
 
 
-def test_our_own_process_is_measured():
-    """Memory, processor time, threads, descriptors and the start of this process are those that the kernel shows."""
+def test_process_metrics_match_the_kernel():
+    """Memory, processor time, descriptors and start time of this process match those of the kernel."""
     found = {sample.name: sample.value for sample in site_metrics.process_samples("serve", os.getpid())}
     assert found["process_resident_memory_bytes"] > 10 * 2**20
     assert found["process_cpu_seconds_total"] > 0
@@ -160,19 +161,19 @@ def test_our_own_process_is_measured():
     assert Path("/proc/self").stat().st_ctime - found["process_start_time_seconds"] < 3600
 
 
-def test_a_disk_that_is_gone_has_no_figure(tmp_path):
-    """The rest of the page is what tells of it."""
+def test_missing_disk_has_no_sample(tmp_path):
+    """A folder that does not exist has no sample of free space."""
     assert [] == list(site_metrics.disk_samples(tmp_path / "gone"))
     assert ["disk_free_bytes"] == [sample.name for sample in site_metrics.disk_samples(tmp_path)]
 
 
-def test_a_process_that_is_gone_has_no_figures(tmp_path):
+def test_missing_process_has_no_samples(tmp_path):
     """Of a process that is not there, nothing is said."""
     assert [] == list(site_metrics.process_samples("gone", 0, tmp_path))
 
 
-def test_a_name_cannot_shift_the_figures(tmp_path):
-    """A process may call itself anything: its name is not taken for figures."""
+def test_process_name_cannot_forge_figures(tmp_path):
+    """A process name with blanks and parentheses does not shift the fields of its stat file."""
     place = tmp_path / "proc/7"
     place.mkdir(parents=True)
     fields = " ".join(["S", *(str(number) for number in range(4, 53))])
@@ -186,22 +187,22 @@ def test_a_name_cannot_shift_the_figures(tmp_path):
     assert 24 * os.sysconf("SC_PAGE_SIZE") == found["process_resident_memory_bytes"]
 
 
-def test_errors_counted_are_errors_documented():
-    """Reasons in labels are those of docs/errors.md, so their number is bounded."""
+def test_reasons_in_labels_are_documented():
+    """The reasons in labels are those of docs/errors.md, so their number is limited."""
     known = (DOCS / "errors.md").read_text(encoding="utf-8")
     assert [] == [reason for reason in BY_REASON if f"`{reason}`" not in known]
 
 
 def unknown(query: str) -> set[str]:
-    """Return the metrics of a query that do not exist; a histogram also has its buckets, sum and count."""
+    """Return the metrics of a query that do not exist; a histogram has buckets, sum and count too."""
     found = set(re.findall(r"\bedge_agent_[a-z_]+", query))
     known = {f"{name}{end}" for name, each in CATALOGUE.items() for end in ENDS[each.kind == "histogram"]}
     return found - known
 
 
 def test_a_deprecated_metric_names_its_replacement():
-    """It names a metric that stays, and no document, dashboard or alert still asks for it."""
-    deprecated = {name: each.means for name, each in CATALOGUE.items() if each.means.startswith("Deprecated")}
+    """A deprecated metric names an existing replacement, and no document, dashboard or alert uses it."""
+    deprecated = {name: each.meaning for name, each in CATALOGUE.items() if each.meaning.startswith("Deprecated")}
     assert {"edge_agent_engine_device_short"} == {*deprecated}
     asking = "\n".join(
         each.read_text(encoding="utf-8")
@@ -219,8 +220,8 @@ def covered(place: dict[str, int]) -> list[tuple[int, int]]:
     return [(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])]
 
 
-def test_the_dashboard_asks_for_what_there_is():
-    """Every query of the dashboard names metrics that exist, each panel has one, and none stands on another."""
+def test_dashboard_uses_existing_metrics():
+    """Every query of the dashboard names existing metrics, each panel has a query, and no panels overlap."""
     dashboard = json.loads((DOCS / "grafana" / "edge-agent.json").read_text(encoding="utf-8"))
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
@@ -234,8 +235,8 @@ def test_the_dashboard_asks_for_what_there_is():
     assert max(x for x, _ in cells) < 24
 
 
-def test_alerts_ask_for_what_there_is():
-    """Each alert names metrics that exist, how bad it is, what has happened and what to do about it."""
+def test_alerts_use_existing_metrics():
+    """Each alert names existing metrics and has a severity, a summary and an action."""
     rules = yaml.safe_load((DOCS / "prometheus" / "edge-agent.rules.yml").read_text(encoding="utf-8"))
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
     assert set() == unknown("\n".join(rule["expr"] for rule in alerts))
@@ -260,31 +261,32 @@ tests:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus")
-def test_two_restarts_are_not_more_than_two(tmp_path):
-    """Prometheus extrapolates an increase to its whole range: by its own tool, two restarts raise no alert."""
+def test_two_restarts_raise_no_alert(tmp_path):
+    """promtool shows that two restarts raise no alert, although Prometheus extrapolates an increase to its whole
+    range."""
     (tmp_path / "restarts.yml").write_text(RESTARTS.replace("RULES", str(DOCS / "prometheus" / "edge-agent.rules.yml")))
     command = ["promtool", "test", "rules", str(tmp_path / "restarts.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
-def test_every_loss_of_examples_is_shown_from_zero_on():
-    """Each event for which the alert of lost examples watches, and that the program counts, is in LOSS_EVENTS."""
+def test_every_counter_of_lost_examples_starts_at_zero():
+    """Each counted event of the alert on lost examples is in LOSS_EVENTS, so it is exported from 0."""
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "edge_agent" / "capture").glob("*.py"))
     counted = set(re.findall(r'\[f?"(dropped_\w+|segments_lost)"\] \+=', sources))
     evicted = {f"sacrificed_{name}" for name in (*CLASS_NAMES[:3], "audit")}
     assert sorted(counted | evicted) == sorted(site_metrics.LOSS_EVENTS)
 
 
-def test_an_alert_of_errors_needs_no_answer():
-    """A site where every input fails has no counter of answers: the errors are compared with 0 then."""
+def test_error_alert_works_without_any_answer():
+    """If every input fails there is no counter of answers, and the alert compares the errors with 0."""
     rules = yaml.safe_load((DOCS / "prometheus" / "edge-agent.rules.yml").read_text(encoding="utf-8"))
     [errors] = [rule["expr"] for rule in rules["groups"][0]["rules"] if rule["alert"] == "EdgeAgentErrors"]
     assert re.search(r"\(sum by \(instance\) \(rate\(edge_agent_answers_total\[10m\]\)\) or 0 \* sum by", errors)
 
 
-def test_a_number_of_a_child_that_is_none_spoils_no_page():
-    """A child may say anything of itself, also a number with more digits than Python reads."""
+def test_invalid_number_of_a_child_is_left_out():
+    """A child may report anything, also a number with more digits than Python parses."""
     said = {"memory_limit_bytes": "9" * 5000, "context_cells": "4096", "memory_estimated_bytes": "much"}
     engine = EngineStatus("e", "llama", EngineState.READY, 1, 0, 0, 0, "", "cpu", {}, (), said)
     found = {each.name: each.value for each in site_metrics.engine_samples(engine)}
@@ -292,7 +294,8 @@ def test_a_number_of_a_child_that_is_none_spoils_no_page():
     assert not {"engine_memory_limit_bytes", "engine_memory_estimated_bytes"} & found.keys()
 
 
-def test_the_reasons_of_denied_calls_are_those_that_are_shown():
-    """The meaning of the metric names the values of its label. A handshake without a certificate is no denied call."""
-    named = re.findall("[A-Z_]{2,}", CATALOGUE["edge_agent_denied_total"].means)
+def test_denied_calls_metric_names_its_reasons():
+    """The description of the metric names the values of its label; a handshake without a certificate is no denied
+    call."""
+    named = re.findall("[A-Z_]{2,}", CATALOGUE["edge_agent_denied_total"].meaning)
     assert sorted(site_metrics.DENIAL_REASONS) == named

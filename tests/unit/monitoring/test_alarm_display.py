@@ -1,4 +1,4 @@
-"""Where an alarm of the field is shown: metrics, doctor, the fleet."""
+"""Where a monitoring alarm is shown: metrics, doctor, fleet report."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def scraped(serving: str):
     return parse("".join(page(list(samples), CATALOGUE)))
 
 
-def test_metrics_speak_of_the_bundle_that_answers():
-    """Its alarms, its agreement, its evidence as a share of what refutes the promise."""
+def test_metrics_describe_the_active_bundle():
+    """Metrics have the active bundle's alarms, its agreement with the large model, and its evidence as a share of what
+    refutes the guarantee."""
     found = scraped("ab")
     assert (1, 0) == tuple(found.value("field_alarm", task="till", alarm=name) for name in ("errors", "labels"))
     assert (10, 9) == tuple(found.value(f"field_{name}_total", task="till") for name in ("pairs", "agreed"))
@@ -46,13 +47,13 @@ def test_metrics_speak_of_the_bundle_that_answers():
     assert 1 == found.value("field_demoted", task="till")
 
 
-def test_a_bundle_that_promises_nothing_has_no_evidence():
-    """Of it agreement and drift are shown only."""
+def test_bundle_without_a_guarantee_has_no_evidence():
+    """A bundle without a risk guarantee has agreement and drift metrics only."""
     assert [] == scraped("cd").labels("field_judged_total")
 
 
-def test_doctor_says_what_to_do():
-    """A refuted promise is a fault, drift a warning, and a demotion says how it is taken back."""
+def test_doctor_has_a_finding_for_each_alarm():
+    """A refuted guarantee is a fault, drift a warning, and a demotion names how it is reversed."""
     since = datetime.fromtimestamp(NOW, UTC)
     alarms = [
         FieldAlarm("till", "ab", "errors", since, None, "6 of 20 wrong", REMEDIES["errors"], demoted=True),
@@ -65,8 +66,8 @@ def test_doctor_says_what_to_do():
     assert "edge-agent mode till planned" == next(each.command for each in found if each.check == "field-demoted")
 
 
-def test_the_fleet_shows_alarms_of_sites(tmp_path):
-    """Site, task, what stands, since when, what to do; a site without alarms says nothing."""
+def test_fleet_report_lists_alarms_of_sites(tmp_path):
+    """The fleet report has site, task, alarm, date and remedy, and no line for a site without alarms."""
     raised = RaisedAlarm(
         alarm="errors", since=format_timestamp(NOW), message="people found 6 of 20 wrong", demoted=True
     )

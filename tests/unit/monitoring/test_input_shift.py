@@ -1,4 +1,4 @@
-"""The sequential test of a bundle's gate: few false alarms whatever the held-out rows, and a change is found."""
+"""The sequential test of a bundle's gate: its false-alarm rate for any held-out rows, and its power."""
 
 import bisect
 import json
@@ -16,7 +16,7 @@ NEW_MEAN = 3.0
 
 
 class Inputs:
-    """Inputs that arrive one after the other, and the p-values of a gate; each seed has a gate of its own."""
+    """A stream of inputs with the p-values of a gate; each seed has its own gate."""
 
     def __init__(self, seed: int, rows: int = ROWS) -> None:
         self._random = random.Random(seed)
@@ -35,27 +35,27 @@ class Inputs:
         return rejected
 
 
-def test_false_alarms_are_as_rare_as_stated():
-    """At level 0.2, over 30 draws of held-out rows and 1,000 inputs each, the alarm is raised in 6 at most."""
+def test_false_alarm_rate_is_within_the_level():
+    """At level 0.2, with 30 draws of held-out rows and 1,000 inputs each, at most 6 streams raise an alarm."""
     alarms = [Inputs(seed, 200).observe(InputShiftTest(200, 0.2), 1000) for seed in range(30)]
     assert 6 >= sum(each is not None for each in alarms)
 
 
 def test_a_new_topic_is_found_and_dated():
-    """5% of new inputs after 2,000 known ones are found; the date and the share are near the truth."""
+    """5% of new inputs after 2,000 known ones are detected, with a date and share close to the truth."""
     inputs, shift = Inputs(1), InputShiftTest(ROWS)
     assert None is inputs.observe(shift, 2000)
     rejected = inputs.observe(shift, 3000, 0.05)
-    found = shift.found()
+    finding = shift.finding()
     assert rejected is not None
-    assert found is not None
-    assert 1000 <= found.since <= 3000
-    assert 0.02 <= found.share <= 0.08
-    assert found.within / found.inputs > found.bound
+    assert finding is not None
+    assert 1000 <= finding.since <= 3000
+    assert 0.02 <= finding.share <= 0.08
+    assert finding.within / finding.inputs > finding.bound
 
 
-def test_the_evidence_dissolves_after_the_change():
-    """Once inputs are again as they were, the capital falls to that of the start."""
+def test_evidence_decreases_after_the_change_ends():
+    """When inputs are again as before, the capital falls to its initial value."""
     inputs, shift = Inputs(2), InputShiftTest(ROWS)
     inputs.observe(shift, 1500, 0.3)
     assert shift.log_capital >= shift.limit
@@ -64,7 +64,7 @@ def test_the_evidence_dissolves_after_the_change():
 
 
 def test_a_stored_test_continues():
-    """Written as JSON after every input and read again, it is what it would have been."""
+    """A test that is written as JSON and read after every input gives the same result as one that is not."""
     one, other = InputShiftTest(ROWS), InputShiftTest(ROWS)
     inputs, again = Inputs(3), Inputs(3)
     inputs.observe(one, 40, 0.2)
@@ -77,7 +77,7 @@ def test_a_stored_test_continues():
 
 @pytest.mark.parametrize("rows", [33, 100, 1000, 4096])
 def test_bounds_hold_for_nearly_all_draws_of_held_out_rows(rows):
-    """The bound of each cut is the quantile of its Beta distribution, and the average share lies below it."""
+    """The bound of each cut is the quantile of its Beta distribution, and the mean share is below it."""
     for cut in p_value_cuts(rows, SHIFT_LEVEL):
         place = round(cut.share * (rows + 1))
         assert pytest.approx(1 - SHIFT_LEVEL / 2 / len(CUTS), abs=1e-6) == beta_cdf(place, rows + 1 - place, cut.bound)
@@ -86,15 +86,15 @@ def test_bounds_hold_for_nearly_all_draws_of_held_out_rows(rows):
 
 
 def test_no_bet_gains_on_average_while_nothing_changes():
-    """At the bound the expected factor of every bet is 1, so that the capital does not grow on average."""
+    """At the bound the expected factor of every bet is 1, so the capital does not grow on average."""
     for cut in p_value_cuts(ROWS, SHIFT_LEVEL):
         for beyond, within in cut.bets:
             assert pytest.approx(1.0) == cut.bound * math.exp(within) + (1 - cut.bound) * math.exp(beyond)
 
 
-def test_too_few_rows_test_nothing():
-    """With so few held-out rows that no cut has one, nothing is ever found."""
+def test_too_few_held_out_rows_never_raise_an_alarm():
+    """With so few held-out rows that no cut contains one, no alarm is raised."""
     shift = InputShiftTest(8)
     assert not any(shift.observe(1 / 9, float(each)) for each in range(500))
-    assert shift.found() is None
+    assert shift.finding() is None
     assert 500 == shift.seen

@@ -1,4 +1,4 @@
-"""What a report needs of the book: what can be learnt from, label by label, and what the large model cost."""
+"""What a report reads from the monitoring tables: training examples by label, and the cost of the large model."""
 
 import pytest
 
@@ -19,18 +19,18 @@ def site(tmp_path) -> ASite:
 
 
 def only(site):
-    """Return what is known of the only bundle."""
+    """Return the series of the only bundle."""
     (series,) = site.worker.monitoring.report("pos-intent")
     return series
 
 
 def examples(site):
-    """Return how many examples there are."""
+    """Return the number of training examples."""
     return sum(day.get("examples", 0) for day in only(site).days.values())
 
 
-def test_what_the_large_model_says_is_an_example(site):
-    """Each of its answers can be learnt from; one from here cannot, though its label is counted."""
+def test_answer_of_the_large_model_counts_as_an_example(site):
+    """Each answer of the large model is a training example; a local answer is not, though its label is counted."""
     site.keep(
         answered(1, teacher_answer="price", **UPSTREAM), answered(2), answered(3, teacher_answer="price", **UPSTREAM)
     )
@@ -38,8 +38,9 @@ def test_what_the_large_model_says_is_an_example(site):
     assert (LabelCount("price", 2, 2), LabelCount("refund", 1, 0)) == only(site).labels
 
 
-def test_what_a_person_says_is_an_example_once(site):
-    """The first word on an answer from here counts, under the label that is right; the large model's counts already."""
+def test_feedback_counts_as_an_example_once(site):
+    """The first feedback on a local answer counts, under the correct label; an answer of the large model is counted
+    already."""
     site.keep(answered(1), answered(2, teacher_answer="price", **UPSTREAM))
     local = {"prediction_id": "p-1", "task": "pos-intent", "kind": "classify", "bundle": {"digest": only(site).digest}}
     rest = {"output": "refund", "input": "", "scores": [["refund", 0.75]], "confidence": 0.75, "sure": False}
@@ -51,8 +52,8 @@ def test_what_a_person_says_is_an_example_once(site):
     assert (LabelCount("price", 1, 2), LabelCount("refund", 1, 0)) == only(site).labels
 
 
-def test_what_was_paid_is_added_up_by_task_and_day(site):
-    """Questions and their price, day by day; another task is another sum."""
+def test_spend_is_summed_by_task_and_day(site):
+    """Questions and their price are summed for each task and day."""
     at = 20_000 * DAY
     site.worker.store_charges(
         [Charge("pos-intent", at, 300), Charge("pos-intent", at + 5, 200), Charge("other", at, 7)]
@@ -65,8 +66,8 @@ def test_what_was_paid_is_added_up_by_task_and_day(site):
     assert 3 == len(site.reopen().monitoring.daily_spend())
 
 
-def test_what_was_paid_is_bounded(site):
-    """The oldest days of a task go; those of another task stay."""
+def test_days_of_spend_are_limited(site):
+    """The oldest days of a task are deleted; those of another task stay."""
     site.worker.store_charges([Charge("other", 0.0, 1)])
     for day in range(DAYS_MAX + 3):
         site.worker.store_charges([Charge("pos-intent", day * DAY, 1)])
@@ -75,8 +76,8 @@ def test_what_was_paid_is_bounded(site):
     assert 1 == len(site.worker.monitoring.daily_spend("other"))
 
 
-def test_a_bill_waits_until_it_is_written():
-    """What could not be written is tried again, in its order; where nothing waits nothing is written."""
+def test_pending_charges_are_retried_in_order():
+    """Charges that could not be stored are retried in order; without any nothing is written."""
     bills, written = PendingCharges(), []
 
     def refuse(paid):
@@ -92,8 +93,8 @@ def test_a_bill_waits_until_it_is_written():
     assert [1, 2] == [paid.micros for paid in written]
 
 
-def test_bills_that_cannot_be_written_do_not_pile_up():
-    """While nothing can be written, the oldest are forgotten."""
+def test_pending_charges_are_limited():
+    """While charges cannot be stored, the oldest beyond the limit are dropped."""
     bills, written = PendingCharges(), []
     for number in range(PENDING_CHARGES_MAX + 1):
         bills.add("pos-intent", number)
@@ -101,8 +102,9 @@ def test_bills_that_cannot_be_written_do_not_pile_up():
     assert (PENDING_CHARGES_MAX, 1) == (len(written), written[0].micros)
 
 
-def test_labels_that_callers_bring_raise_no_alarm_and_fill_no_table(site):
-    """A question of the call has other options each time: its answers are counted, and not which ones they are."""
+def test_open_questions_are_counted_without_their_options(site):
+    """Answers to an open question are counted, and not by option, so that they neither raise an alarm nor fill the
+    table."""
     task = {
         "name": "pos-intent",
         "kind": "decide",

@@ -1,4 +1,4 @@
-"""What is counted of answers and of what is said of them: once, by bundle and day, and bounded."""
+"""Counts of answers and of feedback: once, by bundle and day, and limited."""
 
 from datetime import UTC, datetime
 
@@ -51,7 +51,7 @@ def standing(site: ASite) -> list[str]:
 
 
 def test_answers_are_counted_by_day_route_and_reason(site):
-    """A day has its answers, where they came from and why; another day begins with the clock."""
+    """A day has its answers by route and reason; the next day begins with the clock."""
     site.keep(sure(1), answered(2, manifest=calibrated(), reasons=("BELOW_THRESHOLD",)))
     site.clock.wall += DAY
     site.keep(sure(3))
@@ -63,8 +63,8 @@ def test_answers_are_counted_by_day_route_and_reason(site):
     assert {"answers": 1, "graded": 1, "confident": 1, "sure": 1, "route:local": 1, "reason:SURE": 1} == second
 
 
-def test_a_confident_answer_to_an_unusual_input_is_confident_and_not_covered(site):
-    """The risk guarantee does not cover it ("sure"), which makes it no answer below the threshold."""
+def test_confident_answer_to_an_unusual_input_is_not_covered(site):
+    """It counts as confident and not as below the threshold, although the risk guarantee does not cover it."""
     site.keep(sure(1, reasons=("SURE", "INPUT_LENGTH_UNUSUAL")))
     assert {
         **{"answers": 1, "graded": 1, "confident": 1, "unusual": 1, "route:local": 1, "reason:SURE": 1},
@@ -74,8 +74,9 @@ def test_a_confident_answer_to_an_unusual_input_is_confident_and_not_covered(sit
 @pytest.mark.parametrize(
     ("reason", "at_least"), [("OUT_OF_DISTRIBUTION", 0), ("BELOW_THRESHOLD", 80), ("BELOW_FLOOR", 80)]
 )
-def test_what_holds_an_answer_up_is_counted(site, reason, at_least):
-    """A day has how many answers each limit held up; no threshold lets an answer through that the gate holds up."""
+def test_held_up_answers_are_counted_by_limit(site, reason, at_least):
+    """A day has the number of answers that each limit held up; an answer held up by the gate counts below every
+    threshold."""
     scores = [("refund", 0.8), ("price", 0.2)]
     held_up = {"scores": scores, "confidence": 0.8, "sure": False, "reasons": (reason,), "held_up": reason}
     site.keep(sure(1), sure(2, **held_up), shadowed(3, "refund", **{**held_up, "reasons": ("MODE_SHADOW", reason)}))
@@ -85,8 +86,9 @@ def test_what_holds_an_answer_up_is_counted(site, reason, at_least):
     assert {95: (1, 0), at_least: (2, 1)} == found
 
 
-def test_a_word_on_a_stranger_changes_no_threshold(site):
-    """What people and the large model say of an answer that the gate held up counts at confidence 0, too."""
+def test_feedback_on_a_held_up_answer_counts_at_confidence_zero(site):
+    """Feedback and comparisons of an answer that the gate held up count at confidence 0, so they change no
+    threshold."""
     site.clock.draws = 0.0
     reasons = ("MODE_SHADOW", "OUT_OF_DISTRIBUTION")
     site.keep(shadowed(1, "price", reasons=reasons, sure=False, held_up="OUT_OF_DISTRIBUTION"))
@@ -103,7 +105,7 @@ def gated(number: int, p_value: float):
 
 
 def test_more_inputs_outside_the_gate_raise_an_alarm(site):
-    """Small p-values beyond what chance explains raise an alarm that says since when, and it ends when they do."""
+    """More small p-values than chance explains raise an alarm with the date of its start, which ends when they do."""
     site.keep(*(gated(each, (1 + each * 37 % 401) / 401) for each in range(400)))
     assert [] == standing(site)
     site.clock.wall += DAY
@@ -111,24 +113,24 @@ def test_more_inputs_outside_the_gate_raise_an_alarm(site):
     (alarm,) = site.worker.monitoring.active_alarms()
     assert "new_inputs" == alarm.alarm
     began = datetime.fromtimestamp(site.clock.wall, UTC).strftime("%Y-%m-%d")
-    assert alarm.said.startswith(f"since {began} about ")
-    assert "40 of 40 have" in alarm.said
+    assert alarm.message.startswith(f"since {began} about ")
+    assert "40 of 40 have" in alarm.message
     site.keep(*(gated(2000 + each, (1 + each * 37 % 401) / 401) for each in range(1200)))
     assert [] == standing(site)
 
 
 def test_the_evidence_of_new_inputs_survives_a_restart(site):
-    """Two processes, one after the other, find what one would have found."""
+    """Two consecutive processes find what one would have found."""
     site.keep(*(gated(each, 1 / 401) for each in range(4)))
     site.reopen()
     assert [] == standing(site)
     site.keep(*(gated(10 + each, 1 / 401) for each in range(4)))
     (alarm,) = site.worker.monitoring.active_alarms()
-    assert "8 of 8 have" in alarm.said
+    assert "8 of 8 have" in alarm.message
 
 
-def test_a_task_may_have_a_level_of_its_own(tmp_path):
-    """A stricter level takes more evidence for the same alarm."""
+def test_alarm_level_of_a_task(tmp_path):
+    """A stricter level of a task takes more evidence for the same alarm."""
     site = ASite(tmp_path, new_inputs_level={"pos-intent": 1e-9})
     site.keep(*(gated(each, 1 / 401) for each in range(8)))
     assert [] == standing(site)
@@ -136,15 +138,15 @@ def test_a_task_may_have_a_level_of_its_own(tmp_path):
     assert ["new_inputs"] == standing(site)
 
 
-def test_an_answer_that_is_kept_twice_is_counted_once(site):
-    """What the spool knows already is no new answer."""
+def test_repeated_answer_is_counted_once(site):
+    """An answer that the spool already has is not counted again."""
     site.keep(sure(1), sure(1))
     site.keep(sure(1))
     assert 1 == only(site).days[int(site.clock.wall // DAY)]["answers"]
 
 
-def test_both_models_are_compared_by_label(site):
-    """In shadow each pair counts under what the small model said; where they differ the answer is remembered."""
+def test_local_and_large_model_are_compared_by_label(site):
+    """In shadow each pair counts under the local label, and a disagreement is stored with its prediction."""
     site.keep(shadowed(1, "refund"), shadowed(2, "price"), shadowed(3, "refund"))
     series = only(site)
     ((agreed),) = series.agreement
@@ -156,16 +158,16 @@ def test_both_models_are_compared_by_label(site):
     assert (3, 1) == (evidence.judged, evidence.wrong)
 
 
-def test_what_was_escalated_in_doubt_is_no_evidence(site):
-    """Answers that the large model gave because the small one was unsure are compared, and kept apart."""
+def test_escalated_answers_are_compared_separately(site):
+    """Answers that were escalated for low confidence are compared separately and are no evidence on the guarantee."""
     site.keep(shadowed(1, "price", reasons=("BELOW_THRESHOLD",), sure=False, confidence=0.5))
     series = only(site)
     assert ["escalated"] == [each.source for each in series.agreement]
     assert (0, 0) == (series.evidence[LARGE_MODEL].judged, series.confidences[0].pairs)
 
 
-def test_records_are_compared_whatever_their_spelling(site):
-    """Two records with the same fields agree; their values are kept nowhere."""
+def test_records_are_compared_by_their_fields(site):
+    """Two records with the same fields agree, whatever their formatting, and no value is stored."""
     same = {"manifest": manifest("visit"), "scores": (), "model": "large-1", "route": "upstream"}
     site.keep(
         answered(
@@ -179,7 +181,7 @@ def test_records_are_compared_whatever_their_spelling(site):
 
 
 def kept(number: int, **changes):
-    """Return the record of a sure answer as the spool has it."""
+    """Return the record of a confident answer as the spool stores it."""
     record = {**PREDICTION, "input": "", "output": "refund", "sure": True, "confidence": 0.95, "reason": "SURE"}
     return {**record, "prediction_id": f"p-{number}", **changes}
 
@@ -199,8 +201,8 @@ def kept(number: int, **changes):
         ({"verdict": "corrected", "value": "price"}, {"reason": "INPUT_LENGTH_UNUSUAL"}, 0, 0),
     ],
 )
-def test_people_judge_the_small_model(site, said, prediction, judged, wrong):
-    """A verdict is evidence where the answer was sure and the verdict says whether it was right."""
+def test_feedback_on_a_confident_answer_is_evidence(site, said, prediction, judged, wrong):
+    """Feedback is evidence if the answer was confident and the feedback says whether it was right."""
     site.clock.draws = 0.0
     site.keep(sure(1, sure=prediction.get("sure", True), reasons=(prediction.get("reason", "SURE"),)))
     site.judge(judgement(1, **said), prediction=kept(1, **prediction))
@@ -208,8 +210,8 @@ def test_people_judge_the_small_model(site, said, prediction, judged, wrong):
     assert (judged, wrong) == (evidence.judged, evidence.wrong)
 
 
-def test_the_first_word_counts(site):
-    """A second verdict on the same answer, or the same request again, is no further evidence."""
+def test_only_the_first_feedback_is_evidence(site):
+    """A second feedback on an answer, or a repeated request, is no further evidence."""
     site.clock.draws = 0.0
     site.keep(sure(1))
     for number in (1, 1, 2):
@@ -219,8 +221,8 @@ def test_the_first_word_counts(site):
     assert (2, 1, 1, 1) == (counts["said:corrected"], counts["reviewed"], counts["checked"], counts["wrong"])
 
 
-def test_a_word_on_an_answer_that_was_not_drawn_is_no_evidence(site):
-    """People have chosen what they look at: it is counted as reviewed, and says nothing of all answers."""
+def test_feedback_on_an_answer_outside_the_audit_is_no_evidence(site):
+    """Feedback on an answer that a person chose counts as reviewed and says nothing about all answers."""
     for number in range(30):
         site.keep(sure(number))
         site.judge(judgement(number), prediction=kept(number))
@@ -229,8 +231,9 @@ def test_a_word_on_an_answer_that_was_not_drawn_is_no_evidence(site):
     assert (30, None) == (counts["reviewed"], counts.get("checked"))
 
 
-def test_what_was_drawn_is_weighed_in_the_order_in_which_it_was_drawn(site):
-    """Wrong answers are often reported at once: they wait for the verdict on those that were drawn before them."""
+def test_audited_answers_are_weighed_in_the_order_of_their_draw(site):
+    """Feedback on an audited answer waits for that on the answers drawn before it, because wrong answers are often
+    reported first."""
     site.clock.draws = 0.0
     site.keep(*(sure(number) for number in range(30)))
     for number in range(1, 30):
@@ -240,8 +243,9 @@ def test_what_was_drawn_is_weighed_in_the_order_in_which_it_was_drawn(site):
     assert (30, 29, ["errors"]) == (*judged_wrong(site), standing(site))
 
 
-def test_a_drawn_answer_that_nobody_judged_counts_as_right(site):
-    """What is missing is no evidence against a promise, and is counted by itself."""
+def test_audited_answer_without_feedback_counts_as_right(site):
+    """An audited answer that expires without feedback is no evidence against the guarantee and is counted
+    separately."""
     site.clock.draws = 0.0
     site.keep(*(sure(number) for number in range(30)))
     site.worker.seal_all()
@@ -251,12 +255,12 @@ def test_a_drawn_answer_that_nobody_judged_counts_as_right(site):
     site.worker.do_housekeeping()
     evidence = only(site).evidence[PEOPLE]
     assert (15, 15, 15, ["errors"]) == (evidence.judged, evidence.wrong, evidence.unjudged, standing(site))
-    assert ", 15 more were not judged;" in site.worker.monitoring.active_alarms()[0].said
+    assert ", 15 more were not judged;" in site.worker.monitoring.active_alarms()[0].message
     assert [] == site.worker.spool.db.rows("SELECT * FROM review_audit")
 
 
-def test_evidence_of_an_earlier_agent_is_not_carried_on(site):
-    """It weighed whatever people had chosen to look at."""
+def test_evidence_of_an_earlier_agent_is_discarded(site):
+    """An earlier agent weighed answers that people had chosen, so its evidence is not continued."""
     site.keep(sure(1))
     with site.worker.spool.transaction():
         site.worker.spool.db.execute("INSERT INTO field_tests SELECT series, 'people', ? FROM field_series", (_OLD,))
@@ -271,8 +275,8 @@ def judged_wrong(site) -> tuple[int, int]:
     return evidence.judged, evidence.wrong
 
 
-def test_many_corrections_refute_the_promise(site):
-    """When people correct sure answers far more often than promised, the alarm stands, with the figures."""
+def test_many_corrections_refute_the_guarantee(site):
+    """If people correct confident answers much more often than guaranteed, the alarm is raised with the figures."""
     site.clock.draws = 0.0
     for number in range(30):
         site.keep(sure(number))
@@ -280,12 +284,12 @@ def test_many_corrections_refute_the_promise(site):
         site.judge(judgement(number, **verdict), prediction=kept(number))
     (alarm,) = site.worker.monitoring.active_alarms()
     assert "errors" == alarm.alarm
-    assert alarm.said.startswith("people found ")
-    assert alarm.said.endswith("the bundle promises 5% at most")
+    assert alarm.message.startswith("people found ")
+    assert alarm.message.endswith("the bundle promises 5% at most")
 
 
 def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
-    """Let people judge that many answers of the large model, before there was a small one."""
+    """Let people review answers of the large model before there was a local one."""
     for number in range(right + wrong):
         site.keep(
             answered(number, local_answer=None, teacher_answer="refund", confidence=None, route="upstream", scores=())
@@ -300,8 +304,9 @@ def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
 
 
 @pytest.mark.parametrize(("right", "wrong", "alarms"), [(94, 6, []), (89, 6, ["opinions"]), (0, 0, ["opinions"])])
-def test_the_large_models_own_errors_are_allowed_for(site, right: int, wrong: int, alarms: list[str]):
-    """It contradicts 9% of the sure answers: with 6 of 100 known errors of its own that refutes nothing of 5%."""
+def test_errors_of_the_large_model_are_allowed_for(site, right: int, wrong: int, alarms: list[str]):
+    """With 6 of 100 known errors of the large model, its contradicting 9% of the confident answers does not refute a
+    guarantee of 5%."""
     reviewed_bootstrap(site, right, wrong)
     theirs = ["price" if number % 11 == 10 else "refund" for number in range(440)]
     site.keep(*(shadowed(1000 + number, said, digest="d" * 64) for number, said in enumerate(theirs)))
@@ -312,8 +317,8 @@ def test_the_large_models_own_errors_are_allowed_for(site, right: int, wrong: in
     assert (0.0 if alarms else pytest.approx(0.1152, abs=0.001)) == allowed
 
 
-def test_what_the_large_model_errs_is_settled_before_the_first_comparison(site):
-    """A test whose hypothesis moves with the data proves nothing: what people say afterwards allows no more."""
+def test_allowance_for_the_large_model_is_fixed_before_the_first_comparison(site):
+    """Later feedback does not change the allowance, because a hypothesis that moves with the data proves nothing."""
     site.keep(shadowed(1000, "refund", digest="d" * 64))
     reviewed_bootstrap(site, 50, 60)
     site.keep(shadowed(1001, "refund", digest="d" * 64))
@@ -321,8 +326,8 @@ def test_what_the_large_model_errs_is_settled_before_the_first_comparison(site):
     assert (2, 0.0) == (series.evidence[LARGE_MODEL].judged, series.evidence[LARGE_MODEL].allowed)
 
 
-def test_an_opinion_is_evidence_only_when_it_was_asked_by_chance(site):
-    """An opinion of the audit is weighed; one that was put off because of doubt is only compared."""
+def test_only_teacher_labels_of_the_audit_are_evidence(site):
+    """A teacher label of the random audit is weighed; one that was deferred for low confidence is only compared."""
     site.keep(sure(1), sure(2))
     with site.worker.spool.transaction():
         site.worker.monitoring.count_teacher_label(kept(1), TeacherLabel("price", "audit"), site.clock.wall)
@@ -347,8 +352,8 @@ WAYS = {"route": "upstream", "model": "large-1", "reason": "MODE_SHADOW"}
         ("price", REJECT, (0, 0, 0)),  # so that nobody knows what is right
     ],
 )
-def test_a_person_s_word_stands_beside_what_both_models_said_in_shadow(site, theirs, said, expected):
-    """By the confidence of the small model; the first word alone."""
+def test_feedback_in_shadow_is_counted_with_both_models(site, theirs, said, expected):
+    """The first feedback on a shadow answer counts by the local confidence, beside the answers of both models."""
     site.clock.draws = 0.0
     site.keep(shadowed(1, theirs))
     for number in range(2):
@@ -362,8 +367,9 @@ def test_a_person_s_word_stands_beside_what_both_models_said_in_shadow(site, the
 
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize(("why", "expected"), [("audit", (1, 0, 1)), ("deferred", (0, 0, 0))])
-def test_it_does_so_in_the_audit_whoever_spoke_first(site, before, why, expected):
-    """A person before the large model, or after it: once. What was put off because of doubt is no fair sample."""
+def test_feedback_and_audit_are_counted_together_in_any_order(site, before, why, expected):
+    """Feedback before or after a teacher label of the audit counts once; with a label deferred for low confidence it
+    does not count."""
     site.clock.draws = 0.0
     site.keep(sure(1, later=why))
     if before:
@@ -377,8 +383,8 @@ def test_it_does_so_in_the_audit_whoever_spoke_first(site, before, why, expected
     assert expected == (found.reviewed, found.reviewed_agreed, found.right)
 
 
-def test_a_person_s_word_on_what_only_one_model_said_is_no_comparison(site):
-    """Neither where nobody else was asked, nor where the large one was because of doubt."""
+def test_feedback_on_one_model_alone_is_no_comparison(site):
+    """Feedback counts for no comparison if the large model was not asked, or only because of low confidence."""
     site.clock.draws = 0.0
     doubt = {"reasons": ("BELOW_THRESHOLD",), "sure": False, "confidence": 0.5}
     site.keep(sure(1), shadowed(2, "price", **doubt))
@@ -387,18 +393,18 @@ def test_a_person_s_word_on_what_only_one_model_said_is_no_comparison(site):
     assert [0, 0] == [each.reviewed for each in only(site).confidences]
 
 
-def test_unsure_answers_raise_the_alarm_of_confidence(site):
-    """Where calibration was sure of 70% and the field is of none, the first whole window says so."""
+def test_fewer_confident_answers_raise_an_alarm(site):
+    """If no answer is confident where calibration had 70%, the first full window raises the alarm with both shares."""
     site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
     assert ["confidence"] == standing(site)
     assert (
         "answers with confidence at the threshold or above are 0.0% of the last 500; in calibration they were 70.0%"
-        == site.worker.monitoring.active_alarms()[0].said
+        == site.worker.monitoring.active_alarms()[0].message
     )
 
 
-def test_an_alarm_of_drift_goes_away_when_it_is_as_before(site):
-    """A window without any difference ends it; when it began and ended is remembered."""
+def test_drift_alarm_ends_when_the_difference_ends(site):
+    """A window without a difference ends the alarm; its start and end are stored."""
     site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
     site.clock.wall += DAY
     site.keep(*(sure(500 + number, sure=number % 10 < 7) for number in range(500)))
@@ -415,15 +421,15 @@ def test_an_alarm_of_drift_goes_away_when_it_is_as_before(site):
         ("novelty", {"reasons": ("SURE", "LABEL_MASS_UNUSUAL")}),
     ],
 )
-def test_what_changes_is_what_is_named(site, alarm, change):
-    """Other labels, longer inputs, unusual ones: each has its own alarm, and no other one."""
+def test_each_kind_of_drift_has_its_alarm(site, alarm, change):
+    """Other labels, longer inputs and unusual ones each raise their own alarm and no other."""
     site.keep(*(sure(number, sure=number % 10 < 7) for number in range(1000)))
     site.keep(*(sure(1000 + number, **{**change, "sure": number % 10 < 7}) for number in range(500)))
     assert [alarm] == standing(site)
 
 
-def test_a_new_bundle_begins_anew_and_old_ones_are_bounded(site):
-    """Figures of the bundle before stay for comparison, of so many bundles; alarms are each bundle's own."""
+def test_new_bundle_has_its_own_series(site):
+    """A new bundle starts with its own figures and alarms; those of a limited number of earlier bundles stay."""
     site.keep(*(answered(number, manifest=calibrated()) for number in range(500)))
     for number in range(monitoring_tables.SERIES_OF_TASK_MAX):
         site.keep(sure(1000 + number, digest=f"{number:064}"))
@@ -437,7 +443,8 @@ def test_a_new_bundle_begins_anew_and_old_ones_are_bounded(site):
 
 
 def test_a_bundle_that_answers_again_after_rollbacks_keeps_its_figures(site):
-    """Its evidence goes on, however many bundles were tried since; a clock that was set back hides no new bundle."""
+    """The evidence of a bundle continues after rollbacks, however many were tried since; a clock that was set back
+    hides no new bundle."""
     numbers = range(1, 3 * monitoring_tables.SERIES_OF_TASK_MAX)
     for number in numbers:
         site.clock.wall += DAY
@@ -452,8 +459,8 @@ def test_a_bundle_that_answers_again_after_rollbacks_keeps_its_figures(site):
     assert f"{1000:064}" in {each.digest for each in site.worker.monitoring.report("pos-intent")}
 
 
-def test_days_are_bounded(site):
-    """After so many days the oldest are forgotten."""
+def test_number_of_days_is_limited(site):
+    """Days beyond the limit are deleted, oldest first."""
     for number in range(monitoring_tables.DAYS_MAX + 3):
         site.clock.wall += DAY
         site.keep(shadowed(number, "refund"))
@@ -462,16 +469,16 @@ def test_days_are_bounded(site):
     assert int(site.clock.wall // DAY) == max(series.days)
 
 
-def test_what_is_erased_is_not_shown_among_disagreements(site):
-    """Counts stay, for they hold nothing of an input; the list of inputs does not."""
+def test_erased_answer_is_removed_from_disagreements(site):
+    """The counts, which have nothing of an input, stay."""
     site.keep(shadowed(1, "price"))
     with site.worker.spool.transaction():
         site.worker.erasure.erase_answer("p-1")
     assert ((), 1) == (only(site).disagreements, only(site).agreement[0].pairs)
 
 
-def test_counts_survive_a_restart_and_a_failed_transaction_takes_its_own(site):
-    """What was committed is there after a start anew; what was not is not."""
+def test_only_committed_counts_survive_a_restart(site):
+    """Counts of a committed transaction are there after a restart; those of a failed one are not."""
     site.keep(sure(1))
 
     def fail() -> None:
@@ -484,7 +491,7 @@ def test_counts_survive_a_restart_and_a_failed_transaction_takes_its_own(site):
     assert 1 == only(site).days[int(site.clock.wall // DAY)]["answers"]
 
 
-def test_an_older_agent_opens_the_spool(site):
-    """The tables are beside the schema, whose version is what it was."""
+def test_monitoring_tables_keep_the_schema_version(site):
+    """The tables do not change the schema version, so an older agent can open the spool."""
     site.keep(sure(1))
     assert [(1,)] == site.worker.spool.db.rows("PRAGMA user_version")

@@ -1,4 +1,4 @@
-"""How many series there are, and which of them go."""
+"""The number of series, and which of them are evicted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from edge_agent.monitoring import monitoring_tables
 from tests.support.site_cases import ASite, answered
 
 
-def test_questions_that_callers_name_drive_out_no_other_task(tmp_path: Path) -> None:
-    """Where there are too many series, one of the task that has most goes: it promises nothing, and is the oldest."""
+def test_open_questions_evict_no_other_task(tmp_path: Path) -> None:
+    """Beyond the limit, a series of the task with the most series is evicted: one without a guarantee, and the
+    oldest."""
     site = ASite(tmp_path)
     site.keep(answered(1))
     later, db = 10_000_000_000.0, site.worker.spool.db
@@ -24,7 +25,7 @@ def test_questions_that_callers_name_drive_out_no_other_task(tmp_path: Path) -> 
         for number in range(3):
             row = monitoring_tables.SeriesRow(0, f"open/new{number}", "d", "1.0.0", 0.0, 0.1, later, 2 * later)
             tables.begin(row)
-    left = [row.task for row in tables.every()]
+    left = [row.task for row in tables.all_series()]
     assert monitoring_tables.SERIES_MAX == len(left)
     assert {"pos-intent", "open/own", "open/new0", "open/new1", "open/new2", "open/q3"} <= set(left)
     assert {"open/q0", "open/q1", "open/q2"}.isdisjoint(left)

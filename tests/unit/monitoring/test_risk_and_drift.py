@@ -1,4 +1,4 @@
-"""The statistics of the field: false alarms as rare as they say, and power enough to be of use."""
+"""The statistics of monitoring: false-alarm rates as stated, and sufficient power."""
 
 import math
 import random
@@ -27,21 +27,21 @@ PROMISE = RiskGuarantee(0.05, 0.05)
 
 
 @given(st.floats(0.5, 500), st.floats(0.5, 500), st.floats(0.0, 1.0))
-def test_the_beta_distribution_is_that_of_scipy(a, b, x):
+def test_beta_distribution_matches_scipy(a, b, x):
     """The agent's own arithmetic gives what scipy gives."""
     assert pytest.approx(stats.beta.cdf(x, a, b), abs=1e-9) == statistics.beta_cdf(a, b, x)
 
 
 @pytest.mark.parametrize("rows", [1, 50, 1000, 1_000_000])
-def test_intervals_of_many_rows_are_exact_too(rows):
-    """The bound agrees with scipy's quantile from one row to a million."""
+def test_upper_bound_matches_scipy(rows):
+    """The bound agrees with scipy's quantile for one to a million rows."""
     for errors in {0, rows // 20, rows // 2, rows - 1}:
         exact = stats.beta.ppf(0.975, errors + 1, rows - errors)
         assert pytest.approx(exact, rel=1e-7) == statistics.upper_bound(errors, rows, 0.025)
 
 
 def weighed(errors, promise=PROMISE) -> RiskEvidence:
-    """Return the evidence after a stream of judgements."""
+    """Return the evidence after a stream of reviewed answers."""
     found = RiskEvidence()
     for wrong in errors:
         found = found.after(wrong, promise)
@@ -49,13 +49,13 @@ def weighed(errors, promise=PROMISE) -> RiskEvidence:
 
 
 def streams(rate: float, rows: int, count: int, seed: int):
-    """Return streams of judgements that are wrong with a probability."""
+    """Return streams of reviewed answers that are wrong with a probability."""
     drawn = random.Random(seed)
     return ([drawn.random() < rate for _ in range(rows)] for _ in range(count))
 
 
-def test_a_kept_promise_is_rarely_refuted_over_a_whole_life():
-    """With errors exactly at the target, looked at after each of 2,000 answers, alarms are as rare as delta says."""
+def test_kept_guarantee_is_refuted_at_most_with_delta():
+    """With errors exactly at the target, tested after each of 2,000 answers, the alarm rate is at most delta."""
     runs = 250
     alarms = sum(weighed(stream).rejects(PROMISE) for stream in streams(PROMISE.target, 2000, runs, 1))
     spread = math.sqrt(PROMISE.delta * (1 - PROMISE.delta) / runs)
@@ -63,8 +63,8 @@ def test_a_kept_promise_is_rarely_refuted_over_a_whole_life():
 
 
 @pytest.mark.parametrize(("rate", "rows"), [(0.10, 600), (0.15, 250), (0.30, 80)])
-def test_a_broken_promise_is_refuted(rate, rows):
-    """Errors at two, three and six times the target are found in most streams of a length that a site sees."""
+def test_broken_guarantee_is_refuted(rate, rows):
+    """Errors at two, three and six times the target are detected in at least 80% of streams of a realistic length."""
     runs = 200
     alarms = sum(weighed(stream).rejects(PROMISE) for stream in streams(rate, rows, runs, 2))
     assert alarms / runs >= 0.8
@@ -72,7 +72,7 @@ def test_a_broken_promise_is_refuted(rate, rows):
 
 @given(st.floats(0.01, 0.5), st.integers(0, 300), st.data())
 def test_the_bet_is_fair(target, judged, data):
-    """Whatever happened, one more answer at the target's chance leaves the expected capital as it was."""
+    """After any history, one more answer at the target's error rate leaves the expected capital unchanged."""
     wrong = data.draw(st.integers(0, judged))
     now = statistics.betting_log_capital(judged, wrong, target, RISK_RATES)
     expected = target * math.exp(statistics.betting_log_capital(judged + 1, wrong + 1, target, RISK_RATES) - now) + (
@@ -82,8 +82,8 @@ def test_the_bet_is_fair(target, judged, data):
 
 
 @given(st.lists(st.booleans(), max_size=200))
-def test_what_is_refuted_stays_refuted(errors):
-    """Evidence that was enough once is enough for good."""
+def test_peak_of_the_evidence_never_decreases(errors):
+    """Evidence that once refuted the guarantee keeps it refuted."""
     peaks = [weighed(errors[:end]).peak for end in range(len(errors) + 1)]
     assert sorted(peaks) == peaks
 
@@ -98,7 +98,7 @@ def test_two_samples_are_compared_exactly(rows, rows_now, data):
 
 
 def watched(drawn: np.random.Generator, shares: list[float], floor: float) -> int:
-    """Return how many windows were found to differ: the first share is of the reference, then one of each window."""
+    """Return how many windows differ: the first share is of the reference, the others of one window each."""
 
     def sample(rows: int, share: float) -> EventSample:
         hits = int(drawn.binomial(rows, share))
@@ -107,40 +107,40 @@ def watched(drawn: np.random.Generator, shares: list[float], floor: float) -> in
     stream, found = DriftStream(sample(REFERENCE_ROWS, shares[0])), 0
     for share in shares[1:]:
         stream = replace(stream, window=sample(WINDOW_ROWS, share))
-        found += stream.judged(floor, 2) is not None
-        stream = stream.closed()
+        found += stream.find_drift(floor, 2) is not None
+        stream = stream.next_window()
     return found
 
 
-def test_what_does_not_drift_raises_no_alarm():
-    """Without any floor, 500 sites that never change have a false alarm as rarely as delta says, over 20 windows."""
+def test_false_alarm_rate_of_drift_is_within_delta():
+    """Without a floor, at most a share delta of 500 unchanged sites raises an alarm over 20 windows."""
     drawn, sites = np.random.default_rng(3), 500
     alarms = sum(watched(drawn, [0.3] * 21, 0.0) > 0 for _ in range(sites))
     assert alarms / sites <= DRIFT_DELTA + 2 * math.sqrt(DRIFT_DELTA * (1 - DRIFT_DELTA) / sites)
 
 
 def test_a_drift_is_found_in_its_first_window():
-    """A share that moves from 30% to 45% is found at once at nine sites in ten."""
+    """A share that changes from 30% to 45% is detected in the next window at 18 of 20 sites."""
     found = [watched(np.random.default_rng(seed), [0.3] * 10 + [0.45], 0.1) for seed in range(20)]
     assert sum(found) >= 18
 
 
 def test_memory_is_bounded():
-    """A stream holds two counts for each event, and the rows that it needs, whatever goes by."""
+    """A stream holds two counts for each event, however many answers it observes."""
     stream = DriftStream()
     for number in range(REFERENCE_ROWS + 3 * WINDOW_ROWS):
         stream = stream.after([[f"{number % 7}"]])
-        stream = stream.closed() if stream.full else stream
+        stream = stream.next_window() if stream.is_full else stream
     assert (REFERENCE_ROWS, 0, WINDOW_ROWS, 3) == (
         stream.reference.rows, stream.window.rows, stream.last.rows, stream.windows)  # fmt: skip
     assert 7 == len(stream.reference.counts) == len(stream.last.counts)
 
 
-def test_a_calibrated_reference_is_not_added_to():
-    """What calibration saw is compared with from the first window on."""
+def test_calibrated_reference_is_fixed():
+    """A reference from calibration is compared from the first window and not extended."""
     stream = DriftStream(EventSample(200, {"sure": 160}), calibrated=True)
     for _ in range(risk_and_drift.WINDOW_ROWS):
         stream = stream.after([[]])
-    found = stream.judged(0.1, 1)
+    found = stream.find_drift(0.1, 1)
     assert found is not None
-    assert ("sure", 0.8, 0.0) == (found.event, found.before, found.now)
+    assert ("sure", 0.8, 0.0) == (found.event, found.reference_share, found.window_share)

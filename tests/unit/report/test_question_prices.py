@@ -98,7 +98,7 @@ def test_labels_reach_the_client():
 def told(**known):
     """Return what a client gets of a bundle of which that is known."""
     plain = {"task": "pos-intent", "digest": "ab" * 32, "version": "1.0.0", "first": 0.0, "last": 0.0, "days": {}}
-    nothing = {"agreement": (), "confidences": (), "promise": None, "evidence": {}, "streams": {}, "alarms": ()}
+    nothing = {"agreement": (), "confidences": (), "guarantee": None, "evidence": {}, "streams": {}, "alarms": ()}
     message = series_message(BundleSeries(**{**plain, **nothing, **known}), None, active=True, demoted=lambda _: False)
     (series,) = value_of(operator_reports.FieldReport, admin_pb2.GetFieldReportResponse(series=[message])).series
     return series

@@ -125,7 +125,7 @@ def test_pattern_is_matched_in_bounded_time():
 def test_second_question_has_the_answer_and_its_problem():
     """The second question has the first one, the refused answer up to a limit, and the problem."""
     first = large_model_questions.build_question(manifest(), "hi")
-    again = first.repaired("x" * 200_000, "it is not JSON")
+    again = first.follow_up("x" * 200_000, "it is not JSON")
     assert first.turns == again.turns[:2]
     assert ("assistant", "user") == (again.turns[2][0], again.turns[3][0])
     assert large_model_questions.ANSWER_CHARACTERS_MAX == len(again.turns[2][1])

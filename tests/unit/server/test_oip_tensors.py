@@ -238,8 +238,8 @@ def test_statistics_are_the_counts_of_the_daemon(tmp_path: Path) -> None:
     of.answers["local"] += 2
     for histogram, seconds in ((of.total, 0.5), (of.queue, 0.125), (of.compute, 0.25)):
         histogram.observe(seconds)
-    counts.lost("intent", "INPUT_EMPTY")
-    counts.lost("other", "INPUT_EMPTY")
+    counts.count_unanswered("intent", "INPUT_EMPTY")
+    counts.count_unanswered("other", "INPUT_EMPTY")
     found = oip_tensors.model_statistics(bundle, counts)
     stats = found.inference_stats
     assert (2, 2) == (found.inference_count, found.execution_count)

@@ -111,7 +111,7 @@ async def test_install_is_abandoned_when_its_caller_leaves(site, swap, brought_b
     site.engines.on_attach = lambda: attaching.pop()()
     path = echo_bundle(site.tmp_path / "new", "pos", version="2.0.0", weights=b"w")
     with pytest.raises(RequestCancelled):
-        await site.activation.install(path, activate=True, left=left)
+        await site.activation.install(path, activate=True, caller_left=left)
     assert old == site.active()
     assert ["1.0.0"] == [bundle.manifest.version for bundle in site.activation.inventory.bundles]
     assert 1 + brought_back == [what for what, digest, _ in site.engines.notes if digest == old].count("attach")

@@ -169,22 +169,22 @@ def test_imported_files_restore_a_removed_task():
     stays."""
     removed, _ = update_state_machine.decide(TASK, row("done"), facts(""), NOW)
     for there in ({"installed": True}, {"installed": False}):
-        after, action = update_state_machine.decide(TASK, removed, facts("", brought=True, **there), NOW)
+        after, action = update_state_machine.decide(TASK, removed, facts("", importing=True, **there), NOW)
         assert (False, "") == (action is UpdateAction.NOTHING, after.incumbent)
     for refused in (
-        facts("", brought=False),
-        facts("", brought=True, desired=None),
+        facts("", importing=False),
+        facts("", importing=True, desired=None),
     ):
         assert ("held", "REMOVED", UpdateAction.NOTHING) == decided(removed, refused)
     damaged, _ = update_state_machine.decide(
-        TASK, removed, facts("", brought=True, installed=False, missing="blobs/ab is damaged"), NOW
+        TASK, removed, facts("", importing=True, installed=False, missing="blobs/ab is damaged"), NOW
     )
     assert ("held", "UPDATE_INCOMPLETE") == (damaged.state, damaged.reason)
     assert damaged.message.startswith("blobs/ab is damaged: have the USB drive written again")
     assert damaged.message.endswith("Until then the task stays removed")
-    assert ("held", "REMOVED", UpdateAction.NOTHING) == decided(damaged, facts("", brought=False))
+    assert ("held", "REMOVED", UpdateAction.NOTHING) == decided(damaged, facts("", importing=False))
     chosen, _ = update_state_machine.decide(TASK, row("done"), facts(OTHER), NOW)
-    assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(chosen, facts(OTHER, brought=True))
+    assert ("held", "BY_HAND", UpdateAction.NOTHING) == decided(chosen, facts(OTHER, importing=True))
 
 
 def test_unreadable_manifest_does_not_count_as_removed():
@@ -268,9 +268,11 @@ def test_interrupted_rollback_continues():
             condemned, facts(NEW, probation_outcome=judged)
         )
     assert ("probation", "ERRORS", UpdateAction.NOTHING) == decided(condemned, facts(NEW, may_retry=False))
-    back = update_state_machine.rolled_back(condemned, NOW)
+    back = update_state_machine.after_rollback(condemned, NOW)
     assert ("rolled_back", "ERRORS", "5 of 20") == (back.state, back.reason, back.message)
-    stuck = update_state_machine.not_rolled_back(update_state_machine.not_rolled_back(condemned, HINDERED), HINDERED)
+    stuck = update_state_machine.after_failed_rollback(
+        update_state_machine.after_failed_rollback(condemned, HINDERED), HINDERED
+    )
     assert ("probation", "ERRORS", 2) == (stuck.state, stuck.reason, stuck.attempts)
     assert 1 == stuck.message.count("no room")
 
@@ -358,7 +360,7 @@ class World:
                 self.row = update_state_machine.after_switch(row, outcomes[1], NOW)
                 self.active = row.candidate if self.row.state == "probation" else self.active
         elif action is UpdateAction.ROLL_BACK and next(writes) != killed_at:
-            self.row, self.active = update_state_machine.rolled_back(row, NOW), row.incumbent
+            self.row, self.active = update_state_machine.after_rollback(row, NOW), row.incumbent
 
 
 outcomes = st.sampled_from([PASSED, FAILED, HINDERED])

@@ -1,4 +1,4 @@
-"""The known state of the upstream: whatever happens, it is tried again in bounded time, and never in a busy loop."""
+"""The known state of the upstream: it is retried within a limited time and never in a busy loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVENTS = st.lists(st.tuples(st.booleans(), JITTERS, st.floats(0, 5000)), max_siz
 
 
 def follow(events: list[tuple[bool, float, float]]) -> list[tuple[float, Connectivity, Connectivity]]:
-    """Let a caller try whenever it may; return (time, state before, state after) of each try."""
+    """Retry whenever allowed; return (time, state before, state after) of each attempt."""
     now, known, seen = 0.0, connectivity.initial_connectivity(0.0), []
     for success, jitter, later in events:
         now += later
@@ -35,7 +35,7 @@ def follow(events: list[tuple[bool, float, float]]) -> list[tuple[float, Connect
 
 @given(EVENTS)
 def test_success_means_online_and_failure_means_a_pause(events):
-    """After each success more may follow at once; after each failure nothing may for at least half the first pause."""
+    """After a success more attempts are allowed at once; after a failure none for at least half the first pause."""
     for now, before, after in follow(events):
         if after.state == "online" and not after.failures:
             assert after.may_try(now)
@@ -47,8 +47,8 @@ def test_success_means_online_and_failure_means_a_pause(events):
 
 
 @given(EVENTS)
-def test_the_pause_ends(events):
-    """When it does, one try may be made, whatever happened before."""
+def test_pause_ends_with_one_attempt(events):
+    """When the pause ends, one attempt is allowed, whatever happened before."""
     for _, _, after in follow(events):
         later = connectivity.after_time_passed(after, after.retry_at)
         assert later.may_try(after.retry_at)
@@ -57,7 +57,7 @@ def test_the_pause_ends(events):
 
 @given(EVENTS)
 def test_an_upstream_that_was_not_online_is_offline_after_one_failure(events):
-    """One that was online stays so until failures_max in a row."""
+    """An upstream that was online stays so until `failures_max` failures in a row; any other is offline after one."""
     for _, before, after in follow(events):
         if after.failures:
             online = before.state == "online" and after.failures < BACKOFF.failures_max
@@ -66,7 +66,7 @@ def test_an_upstream_that_was_not_online_is_offline_after_one_failure(events):
 
 @given(EVENTS)
 def test_since_is_when_the_state_began(events):
-    """It changes with the state only: an upstream that stays offline over many probes has been so all the time."""
+    """`since` changes only with the state, so it does not move while an upstream stays offline."""
     seen = follow(events)
     for (_, _, first), (now, before, after) in itertools.pairwise(seen):
         if first.state == after.state:
@@ -77,14 +77,14 @@ def test_since_is_when_the_state_began(events):
 
 @given(st.integers(1, 10_000), JITTERS)
 def test_pauses_grow_to_a_limit(failures, jitter):
-    """Each is between half of its ceiling and the ceiling, and the ceilings double up to the largest."""
+    """Each pause is between half its ceiling and the ceiling, which doubles up to a maximum."""
     ceiling = min(900, 2 * 2 ** min(failures - 1, 60))
     assert ceiling / 2 <= BACKOFF.pause_seconds(failures, jitter) <= ceiling
     assert BACKOFF.pause_seconds(failures, jitter) <= BACKOFF.pause_seconds(failures + 1, jitter)
 
 
-def test_a_day_offline_takes_few_tries():
-    """Of an upstream that is never there, about one a quarter of an hour."""
+def test_day_offline_takes_few_attempts():
+    """An unreachable upstream is tried about once in a quarter of an hour."""
     now, known, tries = 0.0, connectivity.initial_connectivity(0.0), 0
     while now < 86_400:
         known = connectivity.after_time_passed(known, now)

@@ -1,4 +1,4 @@
-"""The two wire formats of a large model that answers typed questions: what is written, and what is read."""
+"""The two wire formats for typed questions to a large model: requests and responses."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ SYSTEM_ONE: dict[str, Any] = {
 
 @pytest.mark.parametrize(("protocol", "response"), [("decisions", DECISIONS), ("systemone", SYSTEM_ONE)])
 def test_both_formats_give_the_same_answers(protocol: DecisionProtocol, response: dict[str, Any]) -> None:
-    """A predicate gives no and yes, a score the labels of its levels."""
+    """Both formats yield 'no' and 'yes' for a predicate and the labels of the levels for a score."""
     found = parse_answers(protocol, json.dumps(response).encode(), ALL)
     assert ("big-1", EXPECTED, 12, 0) == (found.model, found.answers, found.input_tokens, found.output_tokens)
 
 
-def test_questions_are_written_as_each_api_has_them() -> None:
-    """Descriptions are given where there are some; a level without one is described by its label."""
+def test_questions_have_the_form_of_each_api() -> None:
+    """Descriptions are included if there are any; a level without one is described by its label."""
     decisions = build_body("decisions", "big-1", "hello", ALL)["questions"]
     assert [{"value": "refund", "description": "money back"}, {"value": "price"}] == decisions[0]["choices"]
     assert [{"label": "low"}, {"label": "high", "description": "someone is hurt"}] == decisions[2]["levels"]
@@ -77,7 +77,7 @@ def test_questions_are_written_as_each_api_has_them() -> None:
 
 @pytest.mark.parametrize("protocol", ["decisions", "systemone"])
 def test_a_refusal_is_an_answer_without_probabilities(protocol: DecisionProtocol) -> None:
-    """In System One an answer can also be left out: its official client does so."""
+    """A refusal has no probabilities; in System One an answer may also be absent, as its official client allows."""
     refusal = {"type": "refusal"}
     answers: Any = [refusal] if protocol == "decisions" else {"intent": refusal}
     found = parse_answers(protocol, json.dumps({"answers": answers}).encode(), (INTENT,))
@@ -100,16 +100,16 @@ def test_a_refusal_is_an_answer_without_probabilities(protocol: DecisionProtocol
         (b'{"answers": {}}', "it breaks a rule of the API: tuple_type"),
     ],
 )
-def test_another_format_is_refused_without_quoting_it(raw: bytes, problem: str) -> None:
-    """What the server wrote does not reach a log."""
+def test_invalid_response_is_refused_without_quoting_it(raw: bytes, problem: str) -> None:
+    """The error has no text of the server, because it reaches logs."""
     with pytest.raises(ValueError, match="it") as raised:
         parse_answers("decisions", raw, (INTENT,))
     assert problem in str(raised.value)
     assert "SECRET" not in str(raised.value)
 
 
-def test_a_level_beyond_the_last_is_refused() -> None:
-    """A score has as many levels as its question."""
+def test_unknown_level_is_refused() -> None:
+    """A level that the question does not have is refused."""
     raw = json.dumps({"answers": {"severity": {"type": "score", "probabilities": {"0": 0.5, "2": 0.5}}}}).encode()
     with pytest.raises(ValueError, match="has a level that the question does not have"):
         parse_answers("systemone", raw, (SEVERITY,))

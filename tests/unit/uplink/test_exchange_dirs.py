@@ -1,4 +1,4 @@
-"""The uplink's reads of the outbox, its written files, and its status; all content can be invalid."""
+"""The uplink's reads of the outbox, the files that it writes, and its status; any content may be invalid."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ def case(tmp_path: Path) -> UplinkCase:
 
 
 def exchange_of(case: UplinkCase, site: str = SITE) -> ExchangeDirs:
-    """Return the directories as the uplink sees them."""
+    """Return the exchange directories as the uplink uses them."""
     return ExchangeDirs(site, case.outbox, case.receipts)
 
 
 def only_stem(case: UplinkCase) -> str:
-    """Return the name of its segment."""
+    """Return the name of the only segment."""
     return next((case.outbox / "segments").glob("*.age")).stem
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"short", b"\0" * 3000, b"\0" * 3001])
-def test_a_segment_that_is_not_what_its_manifest_says_is_no_segment(case: UplinkCase, spoilt: bytes):
-    """A bit flip or a torn file on this disk never reaches a name that cannot be changed afterwards."""
+def test_damaged_segment_is_not_uploaded(case: UplinkCase, spoilt: bytes):
+    """A segment that does not match its manifest raises SegmentDamaged, because an uploaded object cannot be
+    changed."""
     stem = only_stem(case)
     (case.outbox / "segments" / f"{stem}.age").write_bytes(spoilt)
     with pytest.raises(SegmentDamaged, match=stem):
@@ -45,8 +46,8 @@ def test_a_segment_that_is_not_what_its_manifest_says_is_no_segment(case: Uplink
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"{}", b"{" * 5_000_000, b'{"body": {}, "key": "", "signature": ""}'])
-def test_a_manifest_that_is_none_is_refused(case: UplinkCase, spoilt: bytes):
-    """By name; so is the one of another site."""
+def test_invalid_manifest_is_refused(case: UplinkCase, spoilt: bytes):
+    """An invalid manifest, and one of another site, are refused by name."""
     stem = only_stem(case)
     with pytest.raises(DocumentInvalid, match="is of site 'site-1'; this uplink is for 'other'"):
         exchange_of(case, "other").segment(stem)
@@ -56,7 +57,7 @@ def test_a_manifest_that_is_none_is_refused(case: UplinkCase, spoilt: bytes):
 
 
 def test_links_and_folders_in_the_outbox_are_not_followed(case: UplinkCase):
-    """A link named like a segment is not listed, and not read when it takes the place of one."""
+    """A link, folder or FIFO with the name of a segment is neither listed nor read."""
     stem = only_stem(case)
     path = case.outbox / "segments" / f"{stem}.age"
     path.unlink()
@@ -68,8 +69,8 @@ def test_links_and_folders_in_the_outbox_are_not_followed(case: UplinkCase):
         exchange_of(case).segment(stem)
 
 
-def test_a_segment_that_is_gone_is_nothing(case: UplinkCase):
-    """The daemon deletes after a receipt, at any time; an outbox that is not there yet is empty."""
+def test_missing_segment_is_ignored(case: UplinkCase):
+    """The daemon may delete a segment at any time after its receipt; a missing outbox counts as empty."""
     stem = only_stem(case)
     (case.outbox / "segments" / f"{stem}.json").unlink()
     assert exchange_of(case).segment(stem) is None
@@ -78,14 +79,14 @@ def test_a_segment_that_is_gone_is_nothing(case: UplinkCase):
 
 
 def test_receipts_that_cannot_be_written_are_named(case: UplinkCase):
-    """The error names the file."""
+    """The error names receipts.json."""
     case.receipts.rmdir()
     with pytest.raises(ExchangeDirUnusable, match=r"receipts\.json"):
-        exchange_of(case).take_receipts(signed_receipts())
+        exchange_of(case).store_receipts(signed_receipts())
 
 
-def test_damaged_segments_are_set_aside_and_the_others_go_up(case: UplinkCase):
-    """The pass ends with the reason; the state names the segment; mended, it goes up."""
+def test_damaged_segment_does_not_block_the_others(case: UplinkCase):
+    """The pass ends with the reason, the state names the segment, and it is uploaded once repaired."""
     stem = only_stem(case)
     path = case.outbox / "segments" / f"{stem}.age"
     good = path.read_bytes()
@@ -100,14 +101,14 @@ def test_damaged_segments_are_set_aside_and_the_others_go_up(case: UplinkCase):
 
 
 @given(st.binary(max_size=300))
-def test_garbage_in_place_of_the_state_is_refused(raw: bytes):
+def test_invalid_state_file_is_refused(raw: bytes):
     """Whatever lies there, the reader gets an error of ours."""
     with pytest.raises(DocumentInvalid, match=r"uplink\.json"):
         uplink_state.parse(raw)
 
 
 def test_a_state_that_is_too_large_is_refused():
-    """Before it is read as JSON."""
+    """The size of the state file is checked before it is parsed."""
     with pytest.raises(DocumentInvalid, match="the limit is"):
         uplink_state.parse(b" " * (uplink_state.STATE_BYTES_MAX + 1))
 
@@ -116,8 +117,8 @@ SECRET = "X-Amz-Signature=0badc0de"
 
 
 @given(st.text(max_size=200))
-def test_a_fault_passes_nothing_on_but_status_and_code(noise: str):
-    """Addresses, queries and what a server wrote stay out of sentences."""
+def test_store_error_has_only_status_and_code(noise: str):
+    """Addresses, queries and texts of a server do not reach the message."""
     said = f"Error performing PUT http://h/b?{SECRET} in 1ms - status code: 503 Busy: <Code>SlowDown</Code>{noise}"
     error = object_store.classify_store_error(said, "PUT site=a/x", "s3://b")
     assert ("UPSTREAM_BUSY", "s3://b: PUT site=a/x was answered with 503 SlowDown") == (error.reason, error.message)

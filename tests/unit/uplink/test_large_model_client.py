@@ -1,4 +1,4 @@
-"""One question to servers that take different requests, over real HTTP."""
+"""One question to servers that accept different requests, over real HTTP."""
 
 import contextlib
 
@@ -39,7 +39,7 @@ async def client_of(oracle, **settings):
 
 
 async def ask(client, question=QUESTION):
-    """Return the text of an answer, and its end."""
+    """Return the text of an answer and its end."""
     async with client.answering(question) as events:
         *texts, end = [event async for event in events]
     assert isinstance(end, AnswerEnd)
@@ -47,8 +47,9 @@ async def ask(client, question=QUESTION):
 
 
 @pytest.mark.parametrize("refused", [*[(each,) for each in ADAPTABLE], ADAPTABLE[::-1]])
-async def test_a_request_is_written_as_the_server_takes_it(oracle, refused):
-    """A member that a server refuses by name is written otherwise or left out; only the first question takes longer."""
+async def test_request_is_adapted_to_what_the_server_accepts(oracle, refused):
+    """A member that the server refuses by name is written differently or omitted; only the first question takes
+    longer."""
     oracle.refuses = refused
     async with client_of(oracle) as client:
         said, end = await ask(client)
@@ -66,16 +67,16 @@ async def test_a_request_is_written_as_the_server_takes_it(oracle, refused):
     assert not oracle.asked[0].keys() & {*refused}
 
 
-async def test_an_answer_in_one_piece_is_like_a_stream(oracle):
-    """OpenAI streams some models only to verified organizations: text, end, price and thoughts are the same without."""
+async def test_answer_without_a_stream_is_the_same(oracle):
+    """If a server refuses streams, as OpenAI does for unverified organizations, text, end and price are the same."""
     oracle.refuses, oracle.thoughts = ("stream",), "<think>hm</think>"
     async with client_of(oracle) as client:
         said, end = await ask(client)
     assert ('{"label": "hello there"}', 5, 4, True) == (said, end.input_tokens, end.output_tokens, end.complete)
 
 
-async def test_what_a_model_refuses_is_remembered_for_the_task_alone(oracle):
-    """OpenAI takes a schema or not by what is in it: another task has another one."""
+async def test_refused_member_is_remembered_for_its_task(oracle):
+    """Whether a schema is accepted depends on its content, so the refusal is remembered for that task only."""
     oracle.refuses = ("response_format",)
     async with client_of(oracle) as client:
         await ask(client)
@@ -85,8 +86,8 @@ async def test_what_a_model_refuses_is_remembered_for_the_task_alone(oracle):
     assert [False, False, True] == ["response_format" in each for each in oracle.asked]
 
 
-async def test_a_refusal_of_what_the_site_wants_is_final(oracle):
-    """Neither a member of 'parameters' nor a question that the server takes in no form is sent again."""
+async def test_refused_parameter_of_the_site_is_an_error(oracle):
+    """A refused member of 'parameters', or a question that is refused in every form, is not sent again."""
     oracle.refuses = ("reasoning_effort",)
     async with client_of(oracle, parameters={"reasoning_effort": "low"}) as client:
         with pytest.raises(QuestionRefused) as caught:
@@ -99,8 +100,8 @@ async def test_a_refusal_of_what_the_site_wants_is_final(oracle):
     assert 2 == len(oracle.received)
 
 
-async def test_a_server_that_refuses_everything_is_asked_a_few_times(oracle):
-    """Each member is given up once: whatever the server says, the question ends."""
+async def test_server_that_refuses_everything_gets_few_requests(oracle):
+    """Each member is dropped once, so a question ends after 8 requests."""
     oracle.refuses = ("messages",)
     async with client_of(oracle) as client:
         with pytest.raises(QuestionRefused):
@@ -109,23 +110,23 @@ async def test_a_server_that_refuses_everything_is_asked_a_few_times(oracle):
 
 
 @pytest.mark.parametrize("status", ["401", "403"])
-async def test_a_key_that_may_not_list_models_may_ask(oracle, status):
-    """OpenAI's keys have a right for each; what is sent to find out is no question that anybody pays for."""
+async def test_key_without_the_right_to_list_models_is_accepted(oracle, status):
+    """OpenAI's keys have separate rights, and the request that checks the key costs nothing."""
     oracle.listing = status
     async with client_of(oracle) as client:
-        await client.reachable()
+        await client.check_reachable()
     assert [] == oracle.asked
     oracle.way = "401"
     async with client_of(oracle) as client:
         with pytest.raises(UpstreamRefused, match="refuses the key"):
-            await client.reachable()
+            await client.check_reachable()
 
 
-async def test_a_proxy_is_asked_for_the_server(oracle):
-    """The proxy gets the whole address, and the server's name is its business."""
+async def test_proxy_is_used(oracle):
+    """The proxy gets the whole address and resolves the server's name."""
     settings = {"url": "http://models.invalid/v1", "proxy_url": oracle.url.removesuffix("/v1")}
     async with client_of(oracle, **settings) as client:
-        await client.reachable()
+        await client.check_reachable()
         assert "hello there" in (await ask(client))[0]
     assert [
         "GET http://models.invalid/v1/models HTTP/1.1",
@@ -133,19 +134,19 @@ async def test_a_proxy_is_asked_for_the_server(oracle):
     ] == [each.partition("\n")[0] for each in oracle.received]
 
 
-async def test_only_the_page_that_questions_are_sent_to_overrules_a_refused_key(oracle):
-    """A server of decisions has no page for chat, which says nothing of its key; nor does a wrong address."""
+async def test_refused_key_is_checked_at_the_question_endpoint(oracle):
+    """A 404 of a server that has no chat endpoint, or of a wrong address, does not prove the key valid."""
     oracle.listing, oracle.way = "401", "404"
     async with client_of(oracle, protocol="systemone") as client:
         with pytest.raises(UpstreamRefused, match="refuses the key"):
-            await client.reachable()
+            await client.check_reachable()
     async with client_of(oracle) as client:
         with pytest.raises(UpstreamMissing, match="refuses the question for the model 'm'"):
-            await client.reachable()
+            await client.check_reachable()
 
 
-async def test_a_proxy_that_does_not_connect_is_named_and_nothing_was_asked(oracle):
-    """The question has not left the machine: it is no lost connection, whose question may have been paid for."""
+async def test_proxy_that_does_not_connect_is_named(oracle):
+    """The question has not left the machine, so the error is not a lost connection whose question may have cost."""
     proxy = oracle.url.removesuffix("/v1")
     async with client_of(oracle, url="https://models.invalid/v1", proxy_url=proxy) as client:
         with pytest.raises(UpstreamUnreachable, match=f"the proxy {proxy} does not connect") as caught:
@@ -154,8 +155,8 @@ async def test_a_proxy_that_does_not_connect_is_named_and_nothing_was_asked(orac
 
 
 @pytest.mark.parametrize(("beside", "room", "tokens"), [("", 0, 9), ("hm, a greeting", 0, 16), ("", 2000, 100)])
-async def test_thoughts_that_no_server_counts_are_paid_for(oracle, beside, room, tokens):
-    """Where the server does not count, what it sends beside the answer counts; a thinker may send nothing of it."""
+async def test_uncounted_thoughts_are_priced(oracle, beside, room, tokens):
+    """If the server counts no tokens, everything that it sends beside the answer counts, up to the limit."""
     oracle.refuses, oracle.beside, oracle.answer = ("stream_options",), beside, lambda _: "hello"
     async with client_of(oracle, thinking_tokens_max=room) as client:
         said, end = await ask(client)
@@ -163,7 +164,7 @@ async def test_thoughts_that_no_server_counts_are_paid_for(oracle, beside, room,
 
 
 async def test_parameters_of_the_site_are_sent(oracle):
-    """What the site wants further stands in each request, also nested, and the rest is as ever."""
+    """Parameters of the configuration are sent in each request, nested ones included."""
     further = {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}, "temperature": 1.0}
     async with client_of(oracle, parameters=further) as client:
         await ask(client)
@@ -182,14 +183,14 @@ async def test_parameters_of_the_site_are_sent(oracle):
     ],
 )
 async def test_thoughts_before_an_answer_are_not_the_answer(oracle, thoughts, answer):
-    """Some servers write what a model thinks into its answer; anything else at its beginning belongs to it."""
+    """A thinking block at the beginning of an answer is removed; any other text belongs to the answer."""
     oracle.thoughts = thoughts
     async with client_of(oracle) as client:
         assert answer == (await ask(client))[0]
 
 
 async def test_an_answer_that_ends_in_thoughts_is_empty(oracle):
-    """A model that never stops thinking has answered nothing."""
+    """If a model never stops thinking, its answer is empty."""
     oracle.thoughts = "<think>" + "and then " * 9
     async with client_of(oracle) as client:
         said, end = await ask(client)
@@ -197,8 +198,8 @@ async def test_an_answer_that_ends_in_thoughts_is_empty(oracle):
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 30])
-async def test_a_model_that_thinks_until_its_limit_is_told_so(oracle, tokens):
-    """The remedy names the settings that give it room, or let it think less."""
+async def test_model_that_thinks_until_its_limit_is_reported(oracle, tokens):
+    """The remedy names the settings that allow more thinking or reduce it."""
     oracle.thoughts = "<think>" + "and then " * 99
     async with client_of(oracle) as client:
         with pytest.raises(UpstreamFailed, match=f"used its {tokens} tokens before it answered") as caught:
@@ -208,14 +209,14 @@ async def test_a_model_that_thinks_until_its_limit_is_told_so(oracle, tokens):
 
 
 @pytest.mark.parametrize(("wanted", "sent"), [(64, 2064), (0, 3024), (5000, 3024)])
-def test_thinking_has_room_beside_the_answer(wanted, sent):
-    """What a model may think is added to what it may answer, so that the price of both is set aside."""
+def test_thinking_tokens_are_added_to_the_limit(wanted, sent):
+    """The limit of thinking tokens is added to that of the answer, so the price of both is reserved."""
     request = pb.AskRequest(task="greeting", turns=[pb.Turn(role="user", text="hi")], output_tokens_max=wanted)
     assert sent == parse_question(request, EscalationConfig(thinking_tokens_max=2000)).output_tokens_max
 
 
-def test_settings_that_the_uplink_makes_itself_are_refused():
-    """Who decides what is sent to whom, and at which price, is the section, not a member of a request."""
+def test_parameters_that_the_uplink_sets_are_refused():
+    """Members that decide model, price or form of a request cannot be set by 'parameters'."""
     for name in ("model", "messages", "max_tokens", "stream", "n"):
         with pytest.raises(ValueError, match=f"{name}: the uplink sets this itself"):
             EscalationConfig(parameters={name: 1})
@@ -226,7 +227,7 @@ def test_settings_that_the_uplink_makes_itself_are_refused():
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7, 8, 100])
 async def test_pieces_of_any_size_give_the_same_answer(oracle, size):
-    """Where a piece ends decides nothing."""
+    """The answer does not depend on where the stream is divided."""
     oracle.thoughts, oracle.piece_characters = " <think>a < b </thin k></think>\n ", size
     oracle.answer = lambda _: '{"label": "<think>"}'
     async with client_of(oracle) as client:

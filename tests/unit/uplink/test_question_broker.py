@@ -1,4 +1,4 @@
-"""The uplink's broker for questions: caps, places, retries and what is remembered, against a real server."""
+"""The uplink's question broker: spending caps, places, retries and memory, against a real server."""
 
 import asyncio
 import contextlib
@@ -44,14 +44,14 @@ def oracle():
 
 @contextlib.asynccontextmanager
 async def broker_for(oracle, folder, now=lambda: NOON, key=KEY, **settings):
-    """Open a broker and wait until it has seen the server."""
+    """Open a broker and wait until it has reached the server."""
     fast = {"retry_seconds_first": 0.01, "retry_seconds_max": 0.02}
     config = EscalationConfig(url=oracle.url, model="m", tasks=("t",), **{**fast, **settings})
     endpoint = Endpoint(config, key)
     broker = EscalationBroker(config, endpoint, SpendLedger(folder, config, now))
     running = asyncio.create_task(broker.run())
     try:
-        await eventually(lambda: broker.standing().online or broker.standing().problem is not None)
+        await eventually(lambda: broker.status().online or broker.status().problem is not None)
         yield broker
     finally:
         running.cancel()
@@ -59,14 +59,14 @@ async def broker_for(oracle, folder, now=lambda: NOON, key=KEY, **settings):
 
 
 async def said(broker, question=QUESTION, seconds=5.0):
-    """Ask; return the text and the end."""
+    """Ask a question; return the text and the end."""
     async with contextlib.aclosing(broker.ask(question, seconds)) as events:
         parts = [event async for event in events]
     return "".join(parts[:-1]), parts[-1]
 
 
-async def test_an_answer_costs_what_was_counted(oracle, tmp_path):
-    """The price of the tokens that the server counted is on the disk afterwards, and no more."""
+async def test_answer_costs_the_counted_tokens(oracle, tmp_path):
+    """The price of the tokens that the server counted is stored."""
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         text, end = await said(broker)
     assert ("hello there", TOKENS[0] + 2 * TOKENS[1]) == (text, end.cost_micros)
@@ -75,7 +75,7 @@ async def test_an_answer_costs_what_was_counted(oracle, tmp_path):
 
 
 async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
-    """The dearest answer must fit under the cap; what does not is not sent, and the next day is another."""
+    """A question whose highest possible price exceeds the cap is not sent; the next day has a new cap."""
     today = [NOON]
     async with broker_for(oracle, tmp_path, lambda: today[0], day_cost_max=0.0004, **PRICES) as broker:
         await said(broker)
@@ -85,33 +85,34 @@ async def test_no_question_is_sent_beyond_the_cap(oracle, tmp_path):
             await said(broker)
         sent = len(oracle.asked)
         assert sent * (TOKENS[0] + 2 * TOKENS[1]) <= 400
-        assert not broker.standing().affordable
+        assert not broker.status().affordable
         today[0] += 86_400
         await said(broker)
     assert sent + 1 == len(oracle.asked)
 
 
-async def test_what_is_set_aside_for_a_question_in_progress_is_not_shown_as_spent(oracle, tmp_path):
-    """The budget is not spent and the figure does not move; another question is busy until the real price is known."""
+async def test_reserved_price_is_not_shown_as_spent(oracle, tmp_path):
+    """While a question is in progress the spending is unchanged, and another question that would exceed the cap is
+    refused as busy."""
     oracle.seconds = 60.0
     async with broker_for(oracle, tmp_path, calls_max=4, day_cost_max=0.0016, **PRICES) as broker:
         ledger = broker.ledger
         asking = asyncio.create_task(said(broker, replace(QUESTION, output_tokens_max=400), seconds=50.0))
         await eventually(lambda: oracle.asked)
-        standing = broker.standing()
+        status = broker.status()
         assert ledger.spent.on("2026-11-26") > 0 == ledger.paid.on("2026-11-26")
-        assert (True, False) == (standing.affordable, standing.free)
+        assert (True, False) == (status.affordable, status.free)
         with pytest.raises(UpstreamBusy, match="cap of the day"):
             await said(broker, replace(QUESTION, output_tokens_max=400))
         oracle.release()
         await asking
-        standing = broker.standing()
-        assert (True, True) == (standing.affordable, standing.free)
+        status = broker.status()
+        assert (True, True) == (status.affordable, status.free)
         assert TOKENS[0] + 2 * TOKENS[1] == ledger.paid.on("2026-11-26") == ledger.spent.on("2026-11-26")
 
 
-async def test_a_time_limit_that_ends_between_two_parts_does_not_cancel_the_reader(oracle, tmp_path):
-    """A slow reader has the error at its next read; what it awaits meanwhile is left alone."""
+async def test_timeout_between_two_parts_does_not_cancel_the_reader(oracle, tmp_path):
+    """A slow reader gets the error at its next read; what it awaits meanwhile is not cancelled."""
     loop = asyncio.get_running_loop()
 
     async def read_slowly():
@@ -125,8 +126,8 @@ async def test_a_time_limit_that_ends_between_two_parts_does_not_cancel_the_read
 
 
 @pytest.mark.parametrize("way", ["stall", "cut"])
-async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
-    """The cost of a broken answer is unknown: the reserved amount stays spent."""
+async def test_interrupted_answer_counts_as_spent(oracle, tmp_path, way):
+    """The cost of an interrupted answer is unknown, so the reserved amount stays spent."""
     oracle.way = way
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
@@ -138,20 +139,20 @@ async def test_what_was_cut_off_counts_as_spent(oracle, tmp_path, way):
 @pytest.mark.parametrize(
     ("way", "error"), [("429", LargeModelBusy), ("404", UpstreamMissing), ("401", UpstreamRefused)]
 )
-async def test_what_was_refused_costs_nothing(oracle, tmp_path, way, error):
-    """A server that did no work is owed nothing; its own words are shown to nobody."""
+async def test_refused_question_costs_nothing(oracle, tmp_path, way, error):
+    """A refused question is not charged, and the server's text is not shown."""
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         oracle.way = way
         with pytest.raises(error) as raised:
             await said(broker)
         assert "SECRET" not in raised.value.message + raised.value.remedy
         assert 0 == broker.ledger.spent.on("2026-11-26")
-        assert 0.0 == broker.standing().usual_ms, "how fast it refuses says nothing of how long an answer takes"
+        assert 0.0 == broker.status().usual_ms, "how fast it refuses says nothing of how long an answer takes"
 
 
 @pytest.mark.parametrize("way", ["400", "413", "422"])
 async def test_a_refused_question_leaves_the_large_model_online_for_others(oracle, tmp_path, way):
-    """It costs nothing and is not asked again; the next question is asked at once, and its answer ends the message."""
+    """A question that the server refuses costs nothing, is not repeated and does not take the large model offline."""
     async with broker_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30, **PRICES) as broker:
         for _ in range(4):
             oracle.way = way
@@ -159,47 +160,47 @@ async def test_a_refused_question_leaves_the_large_model_online_for_others(oracl
                 await said(broker)
             assert "SECRET" not in raised.value.message + raised.value.remedy
             assert (True, True, raised.value) == (
-                broker.standing().online,
-                broker.standing().free,
-                broker.standing().problem,
+                broker.status().online,
+                broker.status().free,
+                broker.status().problem,
             )
         oracle.way = "well"
         assert 0 == broker.ledger.spent.on("2026-11-26")
-        assert 0.0 == broker.standing().usual_ms
+        assert 0.0 == broker.status().usual_ms
         assert "hello there" == (await said(broker))[0]
-        assert broker.standing().problem is None
+        assert broker.status().problem is None
     assert 5 == len(oracle.asked)
 
 
-async def test_a_model_that_is_missing_for_one_task_leaves_the_others_alone(oracle, tmp_path):
-    """A 404 is that of the model which `task_models` gives to the task; of the model of all tasks it closes the way."""
+async def test_missing_model_of_one_task_does_not_affect_others(oracle, tmp_path):
+    """A 404 for a model in `task_models` affects its task; for the default model it takes the large model offline."""
     async with broker_for(oracle, tmp_path, task_models={"t": "gone"}, retry_seconds_first=30) as broker:
         oracle.way = "404"
         with pytest.raises(QuestionRefused, match="for the model 'gone'"):
             await said(broker, replace(QUESTION, task="t"))
-        assert broker.standing().online
+        assert broker.status().online
         with pytest.raises(UpstreamMissing):
             await said(broker, replace(QUESTION, task="another"))
-        assert not broker.standing().online
+        assert not broker.status().online
 
 
 @pytest.mark.slow
-async def test_patience_is_tried_once(oracle, tmp_path):
-    """A question that was refused unworked is sent once more, and then the server is left alone: there, not free."""
+async def test_refused_question_is_retried_once(oracle, tmp_path):
+    """An unprocessed question is sent once more; then the server counts as busy."""
     async with broker_for(oracle, tmp_path) as broker:
         oracle.way = "503"
         with pytest.raises(UpstreamBusy):
             await said(broker)
         assert 2 == len(oracle.asked)
-        assert isinstance(broker.standing().problem, UpstreamBusy)
-        assert (True, False) == (broker.standing().online, broker.standing().free)
+        assert isinstance(broker.status().problem, UpstreamBusy)
+        assert (True, False) == (broker.status().online, broker.status().free)
         oracle.way = "well"
-        await eventually(lambda: broker.standing().free)
+        await eventually(lambda: broker.status().free)
         assert "hello there" == (await said(broker))[0]
 
 
-async def test_who_has_no_time_for_patience_does_not_wait(oracle, tmp_path):
-    """A pause that ends after the caller's deadline is not begun: the refusal comes long before, and costs nothing."""
+async def test_question_without_time_for_a_retry_is_refused_at_once(oracle, tmp_path):
+    """A pause that would end after the caller's deadline is not started, and nothing is charged."""
     oracle.way, oracle.retry_after = "429", "90"
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         asking = asyncio.create_task(said(broker, seconds=60))
@@ -212,12 +213,12 @@ async def test_who_has_no_time_for_patience_does_not_wait(oracle, tmp_path):
 
 
 @pytest.mark.slow
-async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_path):
-    """While one question waits for the time that the server named, no other is sent."""
+async def test_retry_after_applies_to_all_questions(oracle, tmp_path):
+    """While one question waits for the server's Retry-After, no other is sent."""
     oracle.way, oracle.retry_after = "429", "1"
     async with broker_for(oracle, tmp_path) as broker:
         waiting = asyncio.create_task(said(broker))
-        await eventually(lambda: not broker.standing().free and isinstance(broker.standing().problem, LargeModelBusy))
+        await eventually(lambda: not broker.status().free and isinstance(broker.status().problem, LargeModelBusy))
         for _ in range(5):
             with pytest.raises(LargeModelBusy):
                 await said(broker)
@@ -229,8 +230,8 @@ async def test_a_server_that_asks_for_patience_is_left_alone_by_all(oracle, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["huge-line", "huge-500", "packed", "lost", "html"])
-async def test_a_hostile_answer_is_a_failure_with_a_name(oracle, tmp_path, way):
-    """Ten megabytes in one line, in an error or packed into a few: none is read to its end, and it may have cost."""
+async def test_hostile_response_is_an_error(oracle, tmp_path, way):
+    """10 MB in one line, in an error or compressed are not read to the end, and count as spent."""
     oracle.way = way
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         with pytest.raises((UpstreamFailed, UpstreamUnreachable)):
@@ -241,28 +242,29 @@ async def test_a_hostile_answer_is_a_failure_with_a_name(oracle, tmp_path, way):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("listing", ["500", "html", "huge", "packed", "lost", "array"])
-async def test_a_hostile_list_of_models_ends_no_looking(oracle, tmp_path, listing):
-    """Whatever comes of the look whether the large model is there, the next look follows."""
+async def test_hostile_list_of_models_does_not_end_the_checks(oracle, tmp_path, listing):
+    """Whatever the list of models contains, the next check follows."""
     oracle.listing = listing
     async with broker_for(oracle, tmp_path) as broker:
         looks = len(oracle.received)
-        await eventually(lambda: broker.standing().online or len(oracle.received) > looks + 1)
+        await eventually(lambda: broker.status().online or len(oracle.received) > looks + 1)
         oracle.listing = "well"
-        await eventually(lambda: broker.standing().online)
+        await eventually(lambda: broker.status().online)
         assert "hello there" == (await said(broker))[0]
 
 
-async def test_an_answer_that_is_never_waited_for_is_not_asked_for_again(oracle, tmp_path):
-    """Whoever was cut off has learnt that it takes longer than that: the next with as much time knows it before."""
+async def test_interrupted_answer_raises_the_expected_latency(oracle, tmp_path):
+    """After a caller's deadline passed, the expected latency exceeds it, so the next caller with as little time is not
+    sent."""
     oracle.seconds = 30
     async with broker_for(oracle, tmp_path) as broker:
         with pytest.raises(UpstreamUnreachable):
             await said(broker, seconds=0.3)
-        assert broker.standing().usual_ms > 500
+        assert broker.status().usual_ms > 500
 
 
-async def test_an_answer_that_was_given_up_a_moment_before_its_deadline_counts_as_late(oracle, tmp_path):
-    """It is the caller's clock that ends it, or this one's: three of them close the way either way."""
+async def test_answer_cancelled_just_before_its_deadline_counts_as_late(oracle, tmp_path):
+    """Whichever clock ends it first, three late answers take the large model offline."""
     oracle.seconds = 30
     async with broker_for(oracle, tmp_path, retry_seconds_first=30, retry_seconds_max=30) as broker:
         for _ in range(3):
@@ -270,43 +272,43 @@ async def test_an_answer_that_was_given_up_a_moment_before_its_deadline_counts_a
             await asyncio.wait([asking], timeout=0.27)
             asking.cancel()
             await asyncio.wait([asking])
-        assert not broker.standing().online
+        assert not broker.status().online
 
 
-async def test_one_more_than_may_be_under_way_is_refused(oracle, tmp_path):
-    """Places are counted; a full broker says so beforehand, and a place is free again when its question ends."""
+async def test_questions_in_progress_are_limited(oracle, tmp_path):
+    """A question beyond the limit is refused, and a place is free again when its question ends."""
     async with broker_for(oracle, tmp_path, calls_max=2) as broker:
         oracle.seconds = 0.5
         asking = [asyncio.create_task(said(broker)) for _ in range(2)]
-        await eventually(lambda: not broker.standing().free)
+        await eventually(lambda: not broker.status().free)
         with pytest.raises(UpstreamBusy, match="2 questions are under way"):
             await said(broker)
         assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(*asking)]
-        assert broker.standing().free
-        assert broker.standing().usual_ms > 400
+        assert broker.status().free
+        assert broker.status().usual_ms > 400
 
 
 UNHURRIED = replace(QUESTION, background=True)
 
 
-async def test_who_is_waited_for_goes_first(oracle, tmp_path):
-    """A question that nobody waits for takes no last place: one is always free for a caller."""
+async def test_live_questions_have_a_reserved_place(oracle, tmp_path):
+    """A deferred question never takes the last place."""
     async with broker_for(oracle, tmp_path, calls_max=2) as broker:
-        assert broker.standing().spare
+        assert broker.status().spare
         oracle.seconds = 0.5
         asking = asyncio.create_task(said(broker, UNHURRIED))
-        await eventually(lambda: not broker.standing().spare)
-        assert broker.standing().free
+        await eventually(lambda: not broker.status().spare)
+        assert broker.status().free
         with pytest.raises(UpstreamBusy, match="reserved for callers who wait"):
             await said(broker, UNHURRIED)
         assert ["hello there"] * 2 == [text for text, _ in await asyncio.gather(asking, said(broker))]
-        assert broker.standing().spare
+        assert broker.status().spare
     async with broker_for(oracle, tmp_path, calls_max=1) as broker:
-        assert not broker.standing().spare
+        assert not broker.status().spare
 
 
-async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
-    """Beyond their share of a cap questions that nobody waits for are not sent; a caller's are."""
+async def test_live_questions_have_a_reserved_budget(oracle, tmp_path):
+    """Beyond their share of a cap deferred questions are refused; live ones are sent."""
     async with broker_for(oracle, tmp_path, day_cost_max=0.004, later_cost_share=0.25, **PRICES) as broker:
         while broker.ledger.affords(QUESTION.input_tokens_max, 100, 0.25):
             await said(broker, UNHURRIED)
@@ -314,30 +316,31 @@ async def test_who_is_waited_for_has_money_left(oracle, tmp_path):
         assert sent > 1
         with pytest.raises(UpstreamBusy, match="reserved for callers who wait"):
             await said(broker, UNHURRIED)
-        assert broker.standing().affordable
+        assert broker.status().affordable
         await said(broker)
     assert sent + 1 == len(oracle.asked)
 
 
-async def test_nobody_who_can_wait_finds_out_that_nobody_is_there(oracle, tmp_path):
-    """While the large model is offline, a question that nobody waits for is refused unsent, so that it can wait."""
+async def test_deferred_question_is_not_sent_while_offline(oracle, tmp_path):
+    """While the large model is offline a deferred question is refused unsent, so it can wait."""
     async with broker_for(oracle, tmp_path, key="sk-wrong") as broker:
-        assert not broker.standing().spare
+        assert not broker.status().spare
         with pytest.raises(UpstreamBusy):
             await said(broker, UNHURRIED)
 
 
 async def test_a_wrong_key_is_found_without_a_question(oracle, tmp_path):
-    """The key is tested with a free request; the problem has a remedy."""
+    """The key is tested with a free request, and the problem has a remedy."""
     async with broker_for(oracle, tmp_path, key="sk-wrong") as broker:
-        assert isinstance(broker.standing().problem, UpstreamRefused)
+        assert isinstance(broker.status().problem, UpstreamRefused)
         with pytest.raises(UpstreamRefused, match="refuses the key"):
             await said(broker)
     assert [] == oracle.asked
 
 
-async def test_a_slow_disk_holds_up_nobody_who_does_not_wait_for_it(oracle, tmp_path):
-    """While a price cannot be set aside, an answer under way comes in, and who watches is told; then it is refused."""
+async def test_slow_disk_delays_only_the_question_that_needs_it(oracle, tmp_path):
+    """While a price cannot be reserved, an answer in progress arrives and the status is sent; the question is then
+    refused."""
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         oracle.seconds = 0.3
         coming = broker.ask(QUESTION, 5.0)
@@ -351,7 +354,7 @@ async def test_a_slow_disk_holds_up_nobody_who_does_not_wait_for_it(oracle, tmp_
             events = [await first, *[await anext(coming) for _ in range(4)]]
             assert ("hello there", True) == ("".join(events[:-1]), isinstance(events[-1], PricedAnswer))
             assert not stuck.done()
-            assert broker.standing().online
+            assert broker.status().online
         with pytest.raises(SiteError, match=r"spending\.json"):  # a pipe cannot be synced
             await stuck
         with pytest.raises(UpstreamBusy, match="disk took longer"):
@@ -363,7 +366,7 @@ async def test_a_slow_disk_holds_up_nobody_who_does_not_wait_for_it(oracle, tmp_
 
 @contextlib.contextmanager
 def slow(pipe):
-    """Let whoever writes wait inside the block, or for ten seconds, so that a test that fails ends."""
+    """Make writers wait inside the block, up to ten seconds, so that a failing test ends."""
     over = threading.Event()
 
     def read():
@@ -379,8 +382,8 @@ def slow(pipe):
         reader.join()
 
 
-async def test_who_goes_away_while_the_disk_is_slow_is_not_asked_for_and_owes_nothing(oracle, tmp_path):
-    """The price that was set aside for a caller who has gone is given back, and a cap is not eaten by nothing."""
+async def test_cancelled_question_releases_its_reserved_price(oracle, tmp_path):
+    """A price that was reserved for a caller who left is released, and its question is not sent."""
     async with broker_for(oracle, tmp_path, **PRICES) as broker:
         gone = [asyncio.create_task(said(broker)) for _ in range(3)]
         await asyncio.wait(gone, timeout=0)  # until each has asked for its price to be set aside
@@ -392,24 +395,24 @@ async def test_who_goes_away_while_the_disk_is_slow_is_not_asked_for_and_owes_no
     assert 1 == len(oracle.asked)
 
 
-async def test_many_at_once_do_not_break_a_cap(oracle, tmp_path):
-    """All find room before any has taken it: who comes too late on the disk is refused."""
+async def test_simultaneous_questions_do_not_exceed_a_cap(oracle, tmp_path):
+    """Of 20 simultaneous questions, those that would exceed the cap are refused."""
     async with broker_for(oracle, tmp_path, calls_max=20, day_cost_max=0.0006, **PRICES) as broker:
         came = await asyncio.gather(*(said(broker) for _ in range(20)), return_exceptions=True)
         assert {tuple, UpstreamBusy} == {type(each) for each in came}
         assert 1e6 * 0.0006 >= broker.ledger.spent.on("2026-11-26")
 
 
-def test_a_damaged_purse_is_not_an_empty_one(tmp_path):
-    """What was spent is not forgotten because a file is broken: somebody has to look."""
+def test_damaged_spending_record_is_refused(tmp_path):
+    """A damaged spending record raises StoreDamaged instead of counting as nothing spent."""
     (tmp_path / "spending.json").write_text("{}")
     with pytest.raises(StoreDamaged, match="is not a record of the spending"):
         SpendLedger(tmp_path, EscalationConfig(), lambda: NOON)
 
 
 @pytest.mark.parametrize("content", [b"", b"two words", b"\xff\xfe", b"x" * 5000, b"a\nb"])
-def test_a_file_that_holds_no_key_is_refused(tmp_path, content):
-    """The key is one word of plain text; anything else is named, and not shown."""
+def test_file_without_a_key_is_refused(tmp_path, content):
+    """A key is one word of plain text; any other content is refused and not shown."""
     path = tmp_path / "key"
     path.write_bytes(content)
     with pytest.raises(ConfigInvalid, match=r"escalation\.credentials_file") as raised:
@@ -429,7 +432,7 @@ ANSWERED = {"type": "choice", "probabilities": {"refund": 0.75, "price": 0.25}}
 
 
 async def test_typed_questions_are_asked_by_their_protocol_and_priced(oracle, tmp_path):
-    """Of the model that the task has there; the answer is handed on unchecked, and its tokens cost what they cost."""
+    """The task's model is asked in its protocol, the answer is passed on unchecked, and its tokens are priced."""
     counted = {"input_tokens": 7, "output_tokens": 0}
     oracle.typed = json.dumps({"model": "big-1", "answers": {"t": ANSWERED}, "usage": counted}).encode()
     settings = {"protocol": "systemone", "task_models": {"t": "other"}, **PRICES}
@@ -439,7 +442,7 @@ async def test_typed_questions_are_asked_by_their_protocol_and_priced(oracle, tm
     ):
         typed, end = [event async for event in events]
     assert (TypedAnswer("t", (("refund", 0.75), ("price", 0.25))),) == typed
-    assert ("big-1", 7, 7) == (end.ended.model, end.ended.input_tokens, end.cost_micros)
+    assert ("big-1", 7, 7) == (end.end.model, end.end.input_tokens, end.cost_micros)
     [asked] = oracle.asked
     assert ("other", "hi there", {"refund": None, "price": "money"}) == (
         asked["model"],
@@ -448,17 +451,17 @@ async def test_typed_questions_are_asked_by_their_protocol_and_priced(oracle, tm
     )
 
 
-async def test_an_answer_of_another_format_is_a_named_failure(oracle, tmp_path):
-    """It is counted as a broken answer; nothing that the server wrote is in the message."""
+async def test_invalid_typed_answer_is_an_error(oracle, tmp_path):
+    """It counts as a broken answer, and the message has no text of the server."""
     oracle.typed = b'{"answers": {"t": {"type": "choice", "probabilities": {"SECRET": NaN}}}}'
     async with broker_for(oracle, tmp_path, protocol="systemone") as broker:
         with pytest.raises(UpstreamFailed, match="it is not JSON, or it holds NaN") as raised:
             await said(broker, TYPED)
-        assert broker.standing().problem is raised.value
+        assert broker.status().problem is raised.value
     assert "SECRET" not in raised.value.message
 
 
-async def test_where_the_large_model_is_asked_by_chat_a_text_answers_typed_questions(oracle, tmp_path):
+async def test_chat_protocol_answers_typed_questions_with_text(oracle, tmp_path):
     """Also a question that has a typed form."""
     async with broker_for(oracle, tmp_path) as broker:
         text, _ = await said(broker, TYPED)

@@ -1,10 +1,10 @@
-"""Spending, retrying and modes: the rules beside the decision."""
+"""Rules for spending, retries and modes."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.store.state_database import StateDatabase
+from edge_agent.store.state_database import RecordedModes, StateDatabase
 from edge_agent.uplink import connectivity
 from edge_agent.uplink.connectivity import RetryThrottle
 from edge_agent.uplink.escalation import spend_ledger
@@ -14,8 +14,8 @@ DAY = "2026-11-25"
 
 
 @pytest.mark.parametrize(("tokens", "price"), [((0, 0), 0), ((1, 0), 1), ((1000, 100), 210), ((3, 1), 2)])
-def test_a_price_is_rounded_up(tokens, price):
-    """A million tokens for 0.15 and 0.60: the smallest part of a millionth counts as one."""
+def test_price_is_rounded_up(tokens, price):
+    """A price is rounded up to a millionth."""
     assert price == TokenPrices(0.15, 0.6).of(*tokens)
 
 
@@ -31,14 +31,15 @@ def test_a_price_is_rounded_up(tokens, price):
     ],
 )
 def test_caps_hold_to_the_last_millionth(micros, caps, allowed):
-    """What would bring a day or its month over the cap is not allowed."""
+    """An amount that would exceed the cap of its day or month is not allowed."""
     spent = SpendByDay({"2026-11-24": 10, DAY: 60, "2026-10-31": 1000})
     assert allowed is spent.allows(micros, DAY, caps)
 
 
 @given(st.lists(st.tuples(st.integers(1, 28), st.integers(0, 50), st.integers(0, 50))))
 def test_no_order_of_questions_breaks_a_cap(questions):
-    """Whatever is reserved, made good and on which day a jumping clock says it is: no day is over its cap."""
+    """Under any order of reservations and settlements, on any day that a jumping clock shows, no day exceeds its
+    cap."""
     caps, spent = SpendCaps(day_micros=200, month_micros=500), SpendByDay()
     for number, dearest, real in questions:
         day = f"2026-11-{number:02}"
@@ -49,8 +50,8 @@ def test_no_order_of_questions_breaks_a_cap(questions):
     assert spent == spend_ledger.parse(spend_ledger.encode(spent))
 
 
-def test_a_clock_that_was_set_back_by_years_opens_no_cap():
-    """The day that it shows is older than all that are kept, and counts all the same; so does its month."""
+def test_clock_set_back_by_years_does_not_reset_a_cap():
+    """A day older than all stored ones is counted, and its month too."""
     spent = SpendByDay()
     for number in range(spend_ledger.DAYS_MAX):
         spent = spent.add(1, f"2026-{1 + number // 28:02}-{1 + number % 28:02}")
@@ -60,8 +61,8 @@ def test_a_clock_that_was_set_back_by_years_opens_no_cap():
     assert spend_ledger.DAYS_MAX == len(spent.days)
 
 
-def test_old_days_are_forgotten():
-    """A bounded number of days is kept, the newest."""
+def test_number_of_stored_days_is_limited():
+    """The newest days are stored, up to a limit."""
     spent = SpendByDay()
     for number in range(spend_ledger.DAYS_MAX + 5):
         spent = spent.add(1, f"{2000 + number}-01-01")
@@ -70,14 +71,14 @@ def test_old_days_are_forgotten():
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{}", b'{"days": {"x": 1}}', b'{"days": {"2026-11-25": -1}}', b"\xff"])
-def test_what_is_no_spending_is_refused(raw):
-    """A damaged file is not taken for nothing spent."""
+def test_invalid_spending_record_is_refused(raw):
+    """A damaged record raises ValueError instead of counting as nothing spent."""
     with pytest.raises(ValueError, match=r"."):
         spend_ledger.parse(raw)
 
 
-def test_retries_run_dry():
-    """In trouble few questions are asked twice; answers give the right back slowly."""
+def test_retries_are_limited_under_failures():
+    """Under failures few questions are retried, and answers restore the budget slowly."""
     throttle, retried = RetryThrottle(), 0
     while throttle.can_retry():
         throttle, retried = throttle.after_retry(), retried + 1
@@ -92,26 +93,27 @@ def test_retries_run_dry():
     ("header", "seconds"),
     [("2", 2.0), ("0", 0.0), (None, 1.0), ("1e9", 30.0), ("-1", 30.0), ("nan", 30.0), ("Wed, 21 Oct 2026", 1.0)],
 )
-def test_the_server_says_how_long_to_wait(header, seconds):
-    """Retry-After is kept to, within bounds."""
+def test_retry_after_is_limited(header, seconds):
+    """Retry-After is honoured within limits, with jitter."""
     assert seconds == connectivity.retry_pause_seconds(header, 0.0)
     assert seconds * 1.1 == pytest.approx(connectivity.retry_pause_seconds(header, 1.0))
 
 
-def test_the_operator_s_mode_holds_until_the_plan_moves(tmp_path):
-    """What he says goes before the plan and agent.yaml; another word of the plan ends it; a restart does not."""
+def test_mode_of_the_operator_holds_until_the_plan_changes(tmp_path):
+    """The operator's mode takes precedence over plan and agent.yaml, survives a restart, and ends with another mode in
+    the plan."""
     state = StateDatabase(tmp_path / "state.db", may_create=True)
     modes = state.modes
-    assert "hybrid" == modes.read().of("pos", "hybrid")
-    modes.plan({"pos": "shadow", "other": "local"})
-    modes.say("pos", "local")
-    modes.plan({"pos": "shadow"})
+    assert RecordedModes({}, {}) == modes.read()
+    modes.set_planned({"pos": "shadow", "other": "local"})
+    modes.set_by_operator("pos", "local")
+    modes.set_planned({"pos": "shadow"})
     state.close()
     state = StateDatabase(tmp_path / "state.db", may_create=False)
-    assert ("local", "hybrid") == (state.modes.read().of("pos", "hybrid"), state.modes.read().of("other", "hybrid"))
-    state.modes.plan({"pos": "hybrid"})
-    assert "hybrid" == state.modes.read().of("pos", "local")
-    state.modes.say("pos", "shadow")
-    state.modes.say("pos", None)
-    assert "hybrid" == state.modes.read().of("pos", "local")
+    assert RecordedModes({"pos": "shadow"}, {"pos": "local"}) == state.modes.read()
+    state.modes.set_planned({"pos": "hybrid"})
+    assert RecordedModes({"pos": "hybrid"}, {}) == state.modes.read()
+    state.modes.set_by_operator("pos", "shadow")
+    state.modes.set_by_operator("pos", None)
+    assert RecordedModes({"pos": "hybrid"}, {}) == state.modes.read()
     state.close()

@@ -1,5 +1,5 @@
-"""A folder as an object store: what is said when it is missing, closed, read-only or no folder; what a bucket's refusal
-means."""
+"""Errors of object stores: a folder that is missing, closed, read-only or not a folder, and the refusals of a
+bucket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOBODY = 65534
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Be a user without rights, if this one could do everything."""
+    """Run as a user without rights, if this one is root."""
     before = os.geteuid()
     try:
         if before == 0:
@@ -33,7 +33,7 @@ def as_nobody() -> Iterator[None]:
 
 
 def fault(folder: Path) -> EdgeAgentError:
-    """Return how a write to a folder fails."""
+    """Return the error of a write to a folder."""
     with pytest.raises(EdgeAgentError) as caught:
         asyncio.run(FolderStore(folder).put("site=a/status.json", b"{}"))
     return caught.value
@@ -41,14 +41,14 @@ def fault(folder: Path) -> EdgeAgentError:
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder that other users can reach, unlike pytest's own."""
+    """A folder that other users can enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
-def test_a_missing_folder_is_one_to_mount(shared: Path):
-    """A fault of the whole store, which the metadata tells; so is a file in its place."""
+def test_missing_folder_suggests_mounting(shared: Path):
+    """A missing folder, or a file in its place, is an error of the whole store whose remedy is to mount it."""
     (shared / "file").write_text("")
     for path in (shared / "none", shared / "file", shared / "file" / "below"):
         error = fault(path)
@@ -57,8 +57,8 @@ def test_a_missing_folder_is_one_to_mount(shared: Path):
 
 
 @pytest.mark.parametrize("closed", ["fleet", "."])
-def test_a_folder_that_is_closed_is_a_matter_of_rights(shared: Path, closed: str):
-    """Its own mode, or that of a folder above it: an error that names the user, and no credential or login page."""
+def test_closed_folder_is_an_error_of_rights(shared: Path, closed: str):
+    """The error names the user and suggests rights instead of credentials, also for a closed parent folder."""
     folder = shared / "fleet"
     folder.mkdir()
     (shared / closed).chmod(0)
@@ -70,8 +70,8 @@ def test_a_folder_that_is_closed_is_a_matter_of_rights(shared: Path, closed: str
     assert ("doctor" in error.remedy, "credential" in error.remedy, "login" in error.remedy) == (True, False, False)
 
 
-def test_a_folder_that_may_only_be_read_is_a_matter_of_rights(shared: Path):
-    """The store itself answers: other objects in it can be used."""
+def test_read_only_folder_is_an_error_of_rights(shared: Path):
+    """Writes fail with an error of rights, while objects in the folder can be read."""
     folder = shared / "fleet"
     folder.mkdir()
     folder.chmod(0o555)
@@ -85,7 +85,7 @@ S3_KEYS = {"access_key_id": "a", "secret_access_key": "b", "region": "us-east-1"
 
 
 def read_again(way: str) -> str:
-    """Return how a read of a bucket on S3 ends that answered well before, and then in that way."""
+    """Return how a read of an S3 bucket ends that first succeeded and then fails in the given way."""
     with AnsweringServer() as server:
         options = {"endpoint": server.address, **S3_KEYS}
         store = open_updates_store(UplinkConfig(updates_url="s3://fleet/updates", updates_options=options))
@@ -102,7 +102,7 @@ def read_again(way: str) -> str:
 
 @pytest.mark.parametrize("way", ["403 AccessDenied", "404 NoSuchKey"])
 def test_an_object_that_a_site_may_not_list_is_absent(way: str):
-    """S3 says "forbidden" of what is not there to a site that may not list the bucket."""
+    """S3 answers 403 for a missing object to a site that may not list the bucket; it counts as absent."""
     assert read_again(way) == "absent"
 
 
@@ -115,20 +115,20 @@ def test_an_object_that_a_site_may_not_list_is_absent(way: str):
         "400 ExpiredToken",
     ],
 )
-def test_a_credential_that_is_not_accepted_any_more_is_refused(answer: str):
-    """A clock that goes wrong, a key that is withdrawn, a token that expires: that does not make the object absent."""
+def test_rejected_credential_does_not_make_an_object_absent(answer: str):
+    """A wrong clock, a withdrawn key and an expired token raise UPSTREAM_REFUSED."""
     assert read_again(answer) == f"UPSTREAM_REFUSED was answered with {answer}"
 
 
 @pytest.mark.parametrize("host", ["[fd00::5]:8443", "[fd00::5]", "store.example", "store.example:8443"])
-def test_a_store_is_named_by_an_address_that_can_be_opened(host: str):
-    """Without the user that an address can hold."""
+def test_store_name_has_no_user_info(host: str):
+    """The user info of an address is removed from the store's name."""
     store = open_updates_store(UplinkConfig(updates_url=f"https://kim:SECRET@{host}/updates"))
     assert f"https://{host}/updates" == getattr(store, "name", "")
 
 
-def test_a_store_behind_a_proxy_is_asked_through_it():
-    """The proxy looks the store's name up: this machine does not."""
+def test_store_is_reached_through_the_proxy():
+    """The proxy resolves the store's name."""
     with AnsweringServer() as proxy:
         options = {"allow_http": "true", "proxy_url": proxy.address}
         store = open_updates_store(UplinkConfig(updates_url="http://nowhere.invalid/x", updates_options=options))
@@ -138,7 +138,8 @@ def test_a_store_behind_a_proxy_is_asked_through_it():
 
 
 def test_a_setting_of_the_connection_in_the_credential_is_refused(tmp_path: Path):
-    """By its name, as under 'options': the library would end the uplink in a panic. A proxy with a password is used."""
+    """A connection setting in the credential is refused by name, because the library would panic; a proxy with a
+    password is accepted."""
     (path := tmp_path / "credential").touch(0o600)
     config = UplinkConfig(updates_url="s3://fleet", updates_credentials_file=str(path))
     path.write_text("timeout: 30s\nsecret_access_key: hunter2\n")
@@ -150,6 +151,6 @@ def test_a_setting_of_the_connection_in_the_credential_is_refused(tmp_path: Path
 
 
 def test_a_bucket_of_another_region_is_named():
-    """S3 redirects without an address where the region is another."""
+    """The redirect that S3 sends without an address is reported as another region."""
     said = "was redirected without an address, as S3 does for another region: correct 'region' under 'options'"
     assert read_again("301 PermanentRedirect") == f"UPSTREAM_FAILED {said}"

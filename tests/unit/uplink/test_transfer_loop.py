@@ -1,4 +1,4 @@
-"""edge_agent/uplink/transfer_loop.py: problems of this machine's folders, and how long they are shown."""
+"""edge_agent/uplink/transfer_loop.py: problems with folders of this machine, and how long they are reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCAN_SECONDS = 5
 
 @pytest.fixture
 def case(tmp_path: Path) -> UplinkCase:
-    """A site whose store is a folder, and whose time is told."""
+    """A site whose store is a folder and whose clock the test sets."""
     (tmp_path / "store").mkdir()
     made = UplinkCase(tmp_path, str(tmp_path / "store"))
     made.clock = Clock()
@@ -27,7 +27,7 @@ def case(tmp_path: Path) -> UplinkCase:
 
 @pytest.fixture
 def loop(case: UplinkCase) -> Iterator[TransferLoop]:
-    """Its uplink, with one segment uploaded."""
+    """The uplink of the site, with one uploaded segment."""
     case.seal()
     loop, notes = case.opened()
     with notes:
@@ -41,14 +41,15 @@ def reasons(case: UplinkCase) -> list[str]:
 
 
 def later(case: UplinkCase, loop: TransferLoop, seconds: float) -> None:
-    """Let time pass, and let it do what is due."""
+    """Advance the clock and run what is due."""
     assert case.clock is not None
     case.clock.advance(seconds)
     asyncio.run(idle(loop))
 
 
-def test_an_outbox_that_can_be_read_again_is_read_at_the_next_look(case: UplinkCase, loop: TransferLoop):
-    """It is named as long as it cannot be read, and no longer, also where nothing is to be sent."""
+def test_unreadable_outbox_is_reported_until_it_is_readable(case: UplinkCase, loop: TransferLoop):
+    """The problem is reported while the outbox cannot be read and ends at the next scan, also without anything to
+    send."""
     segments = case.outbox / "segments"
     segments.rename(case.outbox / "aside")
     segments.write_bytes(b"no folder")
@@ -62,7 +63,7 @@ def test_an_outbox_that_can_be_read_again_is_read_at_the_next_look(case: UplinkC
 
 
 def test_receipts_are_fetched_as_soon_as_they_can_be_written(case: UplinkCase, loop: TransferLoop):
-    """A folder in which this user gets its rights back ends the pause at the next look."""
+    """When the receipts folder is writable again, the pause ends at the next scan."""
     case.put(f"{PREFIX}receipts.json", signed_receipts())
     case.receipts.rmdir()
     case.receipts.write_bytes(b"no folder")
@@ -74,8 +75,8 @@ def test_receipts_are_fetched_as_soon_as_they_can_be_written(case: UplinkCase, l
     assert ([], True) == (reasons(case), any(case.receipts.iterdir()))
 
 
-def test_receipts_that_cannot_be_written_stop_no_segment(case: UplinkCase, loop: TransferLoop):
-    """Each failure pauses everything for a while; then segments go first."""
+def test_unwritable_receipts_do_not_block_segments(case: UplinkCase, loop: TransferLoop):
+    """Each failure pauses all transfers briefly; then segments come first."""
     case.put(f"{PREFIX}receipts.json", signed_receipts())
     case.receipts.rmdir()
     case.receipts.write_bytes(b"no folder")
@@ -87,8 +88,8 @@ def test_receipts_that_cannot_be_written_stop_no_segment(case: UplinkCase, loop:
     assert ["EXCHANGE_DIR_UNUSABLE"] == reasons(case)
 
 
-def test_a_full_disk_is_left_alone_for_a_while(case: UplinkCase, loop: TransferLoop):
-    """Whether there is room shows only in the next attempt, which may send something again."""
+def test_full_disk_is_retried_after_a_pause(case: UplinkCase, loop: TransferLoop):
+    """Whether there is space shows only in the next attempt, so it waits for a pause."""
     case.put(f"{PREFIX}receipts.json", signed_receipts())
     case.receipts.rmdir()
     with tmpfs(case.receipts, "size=16k") as disk:

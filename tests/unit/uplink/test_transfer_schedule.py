@@ -1,4 +1,4 @@
-"""What the uplink does next, and how much it may send."""
+"""The uplink's next action and its bandwidth."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ DOWN = DownloadInput(ONLINE, Bandwidth.full(0, NOW), "b-1", refresh_at=NOW + 300
     ],
 )
 def test_the_next_action(changes, expected):
-    """Probing risks one small request; a changed status waits for its segments; debts and pauses are waited for."""
+    """Probing uses one small request; a changed status waits for its segments; bandwidth debts and pauses are waited
+    for."""
     assert expected == next_action(replace(VIEW, **changes)).kind
 
 
@@ -89,12 +90,13 @@ def test_the_next_action(changes, expected):
     ],
 )
 def test_the_next_action_with_downloads(changes, down, expected):
-    """Small things first, then who has used the way for less time; what stops one direction does not stop the other."""
+    """Small transfers come first, then the direction that has used less time; a block in one direction does not affect
+    the other."""
     assert expected == next_action(replace(VIEW, **changes, downloads=replace(DOWN, **down))).kind
 
 
 def test_neither_direction_starves():
-    """Whatever a turn costs each of them, both get half of the way's time, but for one turn."""
+    """Whatever a turn costs, each direction gets half of the time, up to one turn."""
     for costs in ((1.0, 1.0), (30.0, 0.1), (0.01, 280.0)):
         used, lead = {"send": 0.0, "pull": 0.0}, 0.0
         for _ in range(2000):
@@ -105,14 +107,14 @@ def test_neither_direction_starves():
         assert abs(used["send"] - used["pull"]) <= max(costs)
 
 
-def test_a_turn_costs_its_time_and_its_share_of_the_cap():
-    """So that quick turns under a cap count by their bytes, and none is free."""
+def test_cost_of_a_transfer():
+    """A transfer costs its time plus its bytes under the cap, and never nothing."""
     assert 12.0 == transfer_cost_seconds(2.0, 1000, 100)
     assert 0 < transfer_cost_seconds(0.0, 1000, 0) < 0.001
 
 
 def test_only_a_wait_with_nothing_to_do_is_idle():
-    """Waiting for tokens, for a pause or for the upstream is not."""
+    """Waiting for bandwidth, a pause or the upstream is not idle."""
     assert next_action(replace(VIEW, next_segment="")).idle
     assert next_action(replace(VIEW, next_segment="", downloads=replace(DOWN, next_blob=""))).idle
     held = replace(VIEW, next_segment="", downloads=replace(DOWN, held_until=NOW + 9))
@@ -145,8 +147,8 @@ TIMES = st.floats(NOW - 50, NOW + 1000)
         TIMES,
     ),
 )
-def test_a_wait_is_never_over_at_once(segment, has_status, changed, times, special, down):
-    """Except where the outbox is to be looked at first, which the caller does before it asks: no busy loop."""
+def test_wait_is_never_zero(segment, has_status, changed, times, special, down):
+    """No wait ends at once, so there is no busy loop; scanning the outbox is due before."""
     heartbeat_at, receipts_at, scan_at = times
     view = replace(VIEW, next_segment=segment, has_status=has_status, status_changed=changed)
     view = replace(
@@ -172,8 +174,8 @@ FILES = {
 }
 
 
-def test_segments_wait_in_order_when_they_are_whole():
-    """Without a manifest there is no segment yet, without the sealed file none any more, and other files stay alone."""
+def test_complete_segments_are_sent_in_order():
+    """A segment without its manifest or sealed file is skipped, and other files are ignored."""
     expected = {"0123456789abcdef-0000000001": 11, "0123456789abcdef-0000000002": 22}
     assert list(expected.items()) == list(transfer_schedule.unsent_segments(FILES, lambda _: False).items())
     assert ["0123456789abcdef-0000000002"] == list(
@@ -182,8 +184,8 @@ def test_segments_wait_in_order_when_they_are_whole():
 
 
 @given(st.integers(1, 10**7), st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 100)), min_size=1, max_size=50))
-def test_the_cap_holds_over_any_time(rate, objects):
-    """Whoever sends as soon as it may sends at most rate * T, one burst and one object."""
+def test_bandwidth_cap_holds_over_any_interval(rate, objects):
+    """Over any time T at most rate * T, one burst and one object are sent."""
     now, bucket, sent = 0.0, Bandwidth.full(rate, 0.0), 0
     for size, idle in objects:
         now = max(now + idle, bucket.free_at())
@@ -193,8 +195,8 @@ def test_the_cap_holds_over_any_time(rate, objects):
 
 
 @given(st.integers(1, 10**7), st.integers(0, 10**9))
-def test_a_debt_is_paid_back_in_time(rate, size):
-    """After size / rate seconds the next object may go; without a cap at once."""
+def test_bandwidth_debt_is_repaid_after_size_over_rate(rate, size):
+    """After size / rate seconds the next object may be sent; without a cap at once."""
     bucket = Bandwidth.full(rate, 0.0).spend(size, 0.0)
     assert bucket.free_at() <= size / rate + 1 / rate
     assert Bandwidth.full(0, 5.0).spend(size, 5.0).free_at() == 5.0

@@ -1,4 +1,4 @@
-"""The uplink's notes: written after an upload, locked, and never more than a hint."""
+"""The uplink's upload log: written after an upload, locked, and only a hint."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def stems(*numbers: int) -> list[str]:
     return [STEM.format(number) for number in numbers]
 
 
-def test_what_is_noted_is_there_after_the_next_start(tmp_path: Path):
-    """For the time that it counts; a note from the future of a clock that was wrong does not."""
+def test_logged_upload_survives_a_restart(tmp_path: Path):
+    """An entry counts for its time; one that a wrong clock dated in the future does not."""
     with UploadLog(tmp_path, UPSTREAM) as notes:
         notes.add(stems(1)[0], at=1000)
         assert notes.is_settled(stems(1)[0], 1000, DAY)
@@ -48,8 +48,8 @@ def test_what_is_noted_is_there_after_the_next_start(tmp_path: Path):
 @pytest.mark.parametrize(
     "damage", [b"{", b'{"segment": "0123', b"\xff\xfe\n", b"[]\n", b'{"segment": "../x", "at": 1}\n']
 )
-def test_a_torn_or_odd_line_is_dropped(tmp_path: Path, damage: bytes):
-    """The lines before it count, and the next one is whole."""
+def test_damaged_line_is_dropped(tmp_path: Path, damage: bytes):
+    """The lines before a damaged one count, and the next one is written correctly."""
     with UploadLog(tmp_path, UPSTREAM) as notes:
         notes.add(stems(1)[0], at=1)
     with (tmp_path / "uploaded.jsonl").open("ab") as file:
@@ -61,7 +61,7 @@ def test_a_torn_or_odd_line_is_dropped(tmp_path: Path, damage: bytes):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"schema": "edge-agent/uplink-notes/v9"}\n'])
-def test_a_file_that_is_none_counts_for_nothing(tmp_path: Path, content: bytes):
+def test_invalid_upload_log_is_replaced(tmp_path: Path, content: bytes):
     """It is written anew."""
     (tmp_path / "uploaded.jsonl").write_bytes(content)
     with UploadLog(tmp_path, UPSTREAM) as notes:
@@ -70,8 +70,8 @@ def test_a_file_that_is_none_counts_for_nothing(tmp_path: Path, content: bytes):
     assert 2 == len((tmp_path / "uploaded.jsonl").read_bytes().splitlines())
 
 
-def test_notes_of_segments_that_are_gone_are_forgotten(tmp_path: Path):
-    """Not one by one, but before they become many."""
+def test_entries_of_deleted_segments_are_removed(tmp_path: Path):
+    """Entries of deleted segments are removed together once there are many."""
     many = notes_module.STALE_LINES_MAX + 1
     with UploadLog(tmp_path, UPSTREAM) as notes:
         for stem in stems(*range(1, many + 2)):
@@ -84,8 +84,8 @@ def test_notes_of_segments_that_are_gone_are_forgotten(tmp_path: Path):
     assert 2 == len((tmp_path / "uploaded.jsonl").read_bytes().splitlines())
 
 
-def test_a_second_uplink_is_told_who_is_there(tmp_path: Path):
-    """The lock goes with the process, however it ends."""
+def test_second_uplink_is_refused_with_the_process_id(tmp_path: Path):
+    """The lock ends with its process, however that ends."""
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -97,7 +97,7 @@ def test_a_second_uplink_is_told_who_is_there(tmp_path: Path):
 
 
 def add_until_full(notes: UploadLog) -> int:
-    """Note segments from number 2 on; return the number that did not fit."""
+    """Log segments from number 2 on; return the first that did not fit."""
     for number in range(2, 2000):
         try:
             notes.add(stems(number)[0], at=1)
@@ -106,8 +106,8 @@ def add_until_full(notes: UploadLog) -> int:
     raise AssertionError("the disk does not get full")
 
 
-def test_a_full_disk_is_named_and_got_over(tmp_path: Path):
-    """The note that did not fit is not there, the ones before are; with room again it can be made."""
+def test_upload_log_recovers_from_a_full_disk(tmp_path: Path):
+    """The entry that did not fit is absent, earlier ones are there, and with space it can be added."""
     with tmpfs(tmp_path / "disk", "size=64k") as disk, UploadLog(disk / "notes", UPSTREAM) as notes:
         notes.add(stems(1)[0], at=1)
         (disk / "filler").write_bytes(b"\0" * 4096 * 8)
@@ -120,14 +120,14 @@ def test_a_full_disk_is_named_and_got_over(tmp_path: Path):
 
 
 def test_an_uplink_that_starts_before_the_daemon_makes_a_private_state_directory(tmp_path: Path):
-    """The daemon keeps captured examples there, so only its owner may enter it, whichever program made it."""
+    """The state directory has mode 0700 even if the uplink creates it, because the daemon stores examples there."""
     with UploadLog(tmp_path / "state" / "uplink", "s3://fleet"):
         assert 0o700 == stat.S_IMODE((tmp_path / "state").stat().st_mode)
         assert 0o750 == stat.S_IMODE((tmp_path / "state" / "uplink").stat().st_mode)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
-    """The error names it, and the command that says which rights are needed."""
+def test_folder_that_cannot_be_created_is_named(tmp_path: Path):
+    """The error names the folder and the command that shows the required rights."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ExchangeDirUnusable, match="file/notes") as caught:
         UploadLog(tmp_path / "file" / "notes", UPSTREAM)

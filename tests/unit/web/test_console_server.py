@@ -1,9 +1,4 @@
-"""The console's token file.
-
-What the console listens on.
-
-What the application answers where there is no page, or no form that it takes.
-"""
+"""The console's token file, its listener, and its answers to unknown pages and refused forms."""
 
 import asyncio
 import contextlib
@@ -43,7 +38,7 @@ CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_fil
 
 
 def test_token_is_created_once(tmp_path):
-    """The first start makes the file, for its user alone; later ones read what is there."""
+    """The first start creates the token file with mode 0600; later starts read it."""
     path = tmp_path / "new" / "folder" / "web-token"
     made = console_server.read_or_create_token(path)
     assert (made, made, True) == (console_server.read_or_create_token(path), path.read_text().strip(), len(made) >= 43)
@@ -54,7 +49,7 @@ def test_token_is_created_once(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "short", "x" * 31, "ä" * 40, "x" * 20 + "\n" + "y" * 20])
 def test_file_without_a_token_is_refused(tmp_path, content):
-    """What could be guessed, or is no line of text, is no token."""
+    """A token that could be guessed, or is not a line of text, is refused."""
     path = tmp_path / "web-token"
     path.write_text(content)
     path.chmod(0o600)
@@ -63,7 +58,7 @@ def test_file_without_a_token_is_refused(tmp_path, content):
 
 
 def test_token_that_other_users_may_read_is_refused(tmp_path):
-    """A file open to others, a link and a pipe are refused by name, and never waited for."""
+    """A token file that others may read, a link and a pipe are refused by name without waiting."""
     path = tmp_path / "web-token"
     console_server.read_or_create_token(path)
     path.chmod(0o640)
@@ -78,7 +73,7 @@ def test_token_that_other_users_may_read_is_refused(tmp_path):
         console_server.read_or_create_token(path / "below" / "a-file")
 
 
-def test_token_belongs_to_the_owner_of_its_folder():
+def test_default_token_path_is_in_the_state_directory_of_the_user():
     """Without a name in agent.yaml the token is in the state directory of whoever starts the console."""
     assert "/var/lib/x/token" == str(token_path(WebConfig(token_file="/var/lib/x/token"), {}))
     assert "/home/a/.st/edge-agent/web-token" == str(token_path(WebConfig(), {"XDG_STATE_HOME": "/home/a/.st"}))
@@ -97,8 +92,8 @@ def test_token_belongs_to_the_owner_of_its_folder():
         ({"adress": "127.0.0.1:1"}, "address"),
     ],
 )
-def test_what_would_open_the_console_by_an_oversight_is_refused(tmp_path, web, said):
-    """Others than this machine are let in with certificates alone, all three files together."""
+def test_unprotected_network_listener_is_refused(tmp_path, web, said):
+    """A listener beyond this machine requires certificates, with all three files set."""
     path = tmp_path / "agent.yaml"
     path.write_text(f"web: {web}\n")
     with pytest.raises(ConfigInvalid) as refused:
@@ -107,23 +102,23 @@ def test_what_would_open_the_console_by_an_oversight_is_refused(tmp_path, web, s
 
 
 @pytest.mark.parametrize("web", [{}, {"address": "[::1]:1"}, CERTIFICATES, {**CERTIFICATES, "address": "0.0.0.0:1"}])
-def test_a_console_for_this_machine_or_with_certificates_is_fine(tmp_path, web):
+def test_loopback_or_certificates_are_accepted(tmp_path, web):
     """Loopback, or all three files, is all that it takes."""
     path = tmp_path / "agent.yaml"
     path.write_text(f"web: {web}\n")
     assert load(path, environ={}).web.has_tls == ("key_file" in web)
 
 
-def test_a_port_that_is_taken_is_named():
-    """Two consoles on one address: the second says what to do."""
+def test_port_in_use_is_named():
+    """A second console on one address fails with a remedy that names the setting."""
     address = f"127.0.0.1:{free_port()}"
     with open_listener(address), pytest.raises(SocketInUse, match=f"cannot listen on {address}") as refused:
         open_listener(address)
     assert "'address' under 'web'" in refused.value.remedy
 
 
-def test_a_name_that_has_an_ipv6_address_alone_is_listened_on(tmp_path):
-    """On a network without IPv4 a name of this machine leads to an IPv6 address; a name without any is an error."""
+def test_name_with_only_an_ipv6_address_is_accepted(tmp_path):
+    """A host name that has only an IPv6 address can be listened on; a name without any address is an error."""
     hosts = tmp_path / "hosts"
     hosts.write_text("::1 till-3.shop\n")
     program = (
@@ -141,8 +136,8 @@ def test_a_name_that_has_an_ipv6_address_alone_is_listened_on(tmp_path):
         open_listener("nowhere.invalid:1")
 
 
-def test_the_shown_address_can_be_opened():
-    """An address of every network is shown by this machine's name; one of IPv6 in brackets."""
+def test_shown_url_can_be_opened():
+    """A listener on all networks is shown by the machine's name, an IPv6 address in brackets."""
     assert "http://127.0.0.1:1" == display_address("127.0.0.1:1", secure=False)
     assert "https://[::1]:1" == display_address("[::1]:1", secure=True)
     assert f"https://{os.uname().nodename}:1" == display_address("0.0.0.0:1", secure=True)
@@ -153,7 +148,7 @@ SIGNER = SessionSigner("t" * 43)
 
 @pytest.fixture
 async def console() -> AsyncIterator[Any]:
-    """Make the application of a console that uses no role of the daemon."""
+    """Create the application of a console that uses no role of the daemon."""
     async with DaemonConnections({}) as daemon:
         yield application(daemon, GuardSettings(allowed_hosts(HOST, ()), SIGNER, None, 100_000, 5.0), WebConfig())
 
@@ -163,22 +158,22 @@ def signed_in(**more: str) -> dict[str, str]:
     return {"cookie": f"{SIGNER.cookie_name}={session}", PAGE_KEY: SIGNER.page_key(session), **more}
 
 
-async def test_a_form_of_too_many_fields_is_refused(console):
-    """Who sends it need not have signed in: the answer is a refusal, and no traceback in the log."""
+async def test_form_with_too_many_fields_is_refused(console):
+    """The refusal needs no sign-in and leaves no traceback in the log."""
     answered = await ask(console, "/login", "POST", body=b"&".join([b"token=x"] * 25))
     assert (422, True) == (answered.status, "The form has more than 20 fields." in answered.text)
     assert "Page not found" not in answered.text
 
 
-async def test_a_refused_form_is_a_sentence_in_its_page(console):
-    """A part of a page shows the sentence; it is not given the source of another page."""
+async def test_refused_form_shows_its_message_in_the_page(console):
+    """A request for a part of a page gets the message instead of a whole error page."""
     answered = await ask(console, "/redaction", "POST", signed_in(**{"hx-request": "true"}), b"text=+")
     assert (422, "The text is empty.") == (answered.status, answered.text)
 
 
 @pytest.mark.parametrize("field", ["text", "label"])
-async def test_a_correction_that_was_emptied_names_the_key_for_it(console, field):
-    """A browser sends the empty field, too: the reviewer reads what to press instead."""
+async def test_empty_correction_names_the_key_to_reject(console, field):
+    """A reviewer who empties the correction is told which key rejects the answer."""
     headers = signed_in(**{"hx-request": "true"})
     headers["cookie"] += "; edge_agent_reviewer=anna"
     answered = await ask(console, "/review/judge", "POST", headers, f"prediction_id=p&answer=refund&{field}=".encode())
@@ -187,15 +182,15 @@ async def test_a_correction_that_was_emptied_names_the_key_for_it(console, field
 
 
 @pytest.mark.parametrize("path", ["/tasks/pos", "/redaction/audit", "/charts"])
-async def test_a_page_of_a_role_that_the_console_does_not_use_says_so(console, path):
-    """`roles` under `web` leaves it out: the page names the key, and nothing fails."""
+async def test_page_of_an_unused_role_names_the_role(console, path):
+    """A page whose role is not among `roles` says so and does not fail."""
     answered = await ask(console, path, headers=signed_in())
     assert "oes not use the role admin" in answered.text
     assert answered.status in (200, 422)
 
 
-async def test_no_link_of_an_error_leads_to_another_site(console):
-    """A browser takes //NAME for a host."""
+async def test_error_page_has_no_link_to_another_site(console):
+    """A path //NAME, which a browser would treat as a host, becomes /NAME in links."""
     answered = await ask(console, "//evil.example/x", headers=signed_in())
     assert (404, False, True) == (
         answered.status, 'href="//' in answered.text, 'href="/evil.example/x"' in answered.text
@@ -217,8 +212,8 @@ async def listening(config: WebConfig, app: Any) -> AsyncIterator[tuple[uvicorn.
             await serving
 
 
-async def test_programs_take_at_most_half_of_the_connections():
-    """The others stay for people, however few there are."""
+async def test_programs_use_at_most_half_of_the_connections():
+    """The other half is reserved for people."""
     config = WebConfig(address="127.0.0.1:0", connections_max=6)
     with FakeDaemon("127.0.0.1:0") as daemon:
         async with DaemonConnections({"infer": DaemonEndpoint(daemon.targets[0])}) as connections:
@@ -245,7 +240,7 @@ async def _large(_scope: Any, _receive: Any, send: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def large_answer(tls: TlsSite | None) -> AsyncIterator[tuple[uvicorn.Server, asyncio.StreamReader]]:
-    """Ask a server that gives up silent connections for SIZE bytes; yields it, and what to read the answer from."""
+    """Request SIZE bytes from a server that closes silent connections; yields the server and a reader."""
     files, context = {}, None
     if tls:
         files = {"certificate_file": str(tls.certificate), "key_file": str(tls.key), "client_ca_file": str(tls.ca)}
@@ -272,8 +267,8 @@ def tls(request: pytest.FixtureRequest, tmp_path: Path) -> TlsSite | None:
 
 
 @pytest.mark.slow
-async def test_an_answer_that_is_read_slowly_arrives_whole(tls: TlsSite | None):
-    """The time limit for silent connections ends no answer of which the client still takes bytes."""
+async def test_slowly_read_response_is_complete(tls: TlsSite | None):
+    """The timeout for silent connections ends no response whose client still reads."""
     taken, loop = 0, asyncio.get_running_loop()
     async with large_answer(tls) as (_, reader):
         begun = loop.time()
@@ -285,14 +280,14 @@ async def test_an_answer_that_is_read_slowly_arrives_whole(tls: TlsSite | None):
 
 
 @pytest.mark.slow
-async def test_a_client_that_reads_nothing_is_given_up(tls: TlsSite | None):
-    """Its answer is dropped, and its connection no longer counts."""
+async def test_client_that_reads_nothing_is_disconnected(tls: TlsSite | None):
+    """Its response is dropped, and its connection no longer counts."""
     async with large_answer(tls) as (server, _):
         await eventually(lambda: not server.server_state.connections)
 
 
-async def test_a_connection_that_is_reset_leaves_nothing_behind():
-    """No timer holds it, also where its last answer has been read."""
+async def test_reset_connection_leaves_no_timer():
+    """No timer keeps a connection that the client reset, also after its last response was read."""
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})

@@ -1,4 +1,4 @@
-"""The daemon as the console sees it, and the awaited clients that it is seen through, over real gRPC."""
+"""The daemon as the console accesses it, and the asyncio clients over real gRPC."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
         yield running
 
 
-async def test_the_operators_clients_say_the_same(fake):
-    """What an operator looks at is the same awaited and not: status, bundles page by page, and the field."""
+async def test_both_admin_clients_return_the_same(fake):
+    """The synchronous and the asyncio client return the same status, bundles (all pages) and monitoring report."""
     with AdminClient(fake.targets[0]) as admin:
         expected = [admin.status(), admin.bundles(), admin.field_report()]
     async with AsyncAdminClient(fake.targets[0]) as admin:
@@ -30,8 +30,8 @@ async def test_the_operators_clients_say_the_same(fake):
     assert 2 == len(expected[1])
 
 
-async def test_an_awaited_client_asks_for_health(fake):
-    """Both clients tell the same of the daemon and of one service, and raise alike where there is none."""
+async def test_both_clients_return_the_same_health(fake):
+    """Both clients return the same health of daemon and services, and raise for an unknown service."""
     with Client(fake.targets[0]) as client:
         expected = client.serving()
     async with AsyncClient(fake.targets[0]) as client:
@@ -43,8 +43,8 @@ async def test_an_awaited_client_asks_for_health(fake):
             await client.serving(timeout_seconds=2)
 
 
-async def test_an_operators_look_has_everything(fake):
-    """With the role admin the status is shown, and devices' calls are not needed."""
+async def test_snapshot_with_the_admin_role_is_complete(fake):
+    """With the role admin the snapshot has the status and needs no call on the inference socket."""
     async with DaemonConnections({"admin": DaemonEndpoint(fake.targets[0]), "infer": DaemonEndpoint(NOBODY)}) as daemon:
         seen = await daemon.snapshot()
         assert (True, True, {}) == (seen.answers, seen.serving, dict(seen.problems))
@@ -54,8 +54,9 @@ async def test_an_operators_look_has_everything(fake):
         assert (2, "0.1.0") == (len(field.bundles), field.status.agent_version)
 
 
-async def test_a_look_without_the_operators_socket_shows_tasks(fake):
-    """Where admin gets no answer, or is not used, health and tasks come by the devices' socket, and why is kept."""
+async def test_snapshot_without_the_admin_role_has_tasks(fake):
+    """If the admin socket does not answer or is not used, health and tasks come from the inference socket, with the
+    problem."""
     async with DaemonConnections({"admin": DaemonEndpoint(NOBODY), "infer": DaemonEndpoint(fake.targets[0])}) as daemon:
         seen = await daemon.snapshot()
         assert (True, ["admin"], None) == (seen.answers, list(seen.problems), seen.status)
@@ -64,15 +65,15 @@ async def test_a_look_without_the_operators_socket_shows_tasks(fake):
         assert {} == (await daemon.snapshot()).problems
 
 
-async def test_many_looks_are_one_question(fake):
-    """However many pages look at once, the daemon is asked once."""
+async def test_simultaneous_snapshots_share_one_call(fake):
+    """However many pages request a snapshot at once, the daemon is asked once."""
     async with DaemonConnections({"admin": DaemonEndpoint(fake.targets[0])}) as daemon:
         looks = await asyncio.gather(*(daemon.snapshot() for _ in range(50)))
         assert 1 == len({id(seen.status) for seen in looks})
 
 
-async def test_nobody_is_said_and_not_raised():
-    """A daemon that was never there is a problem of each role that was asked."""
+async def test_missing_daemon_is_a_problem_of_each_role():
+    """A daemon that does not answer is a problem of each role in the snapshot, and raises only for monitoring."""
     async with DaemonConnections({"admin": DaemonEndpoint(NOBODY), "infer": DaemonEndpoint(NOBODY)}) as daemon:
         seen = await daemon.snapshot()
         assert (False, {"admin", "infer"}) == (seen.answers, set(seen.problems))
@@ -80,16 +81,16 @@ async def test_nobody_is_said_and_not_raised():
             await daemon.monitoring()
 
 
-async def test_a_console_for_reviews_alone_asks_nothing_else():
-    """Without the roles admin and infer nothing is asked of the daemon for the first page."""
+async def test_review_console_asks_nothing_for_the_overview():
+    """A console with only the role feedback makes no call for the first page."""
     async with DaemonConnections({"feedback": DaemonEndpoint(NOBODY)}) as daemon:
         seen = await daemon.snapshot()
         assert (False, {}) == (seen.answers, dict(seen.problems))
         assert frozenset({"feedback"}) == daemon.roles
 
 
-async def test_a_role_that_the_console_does_not_use_is_refused_by_name():
-    """A signed-in person has every role; what the console leaves out in `roles` is named with the key that adds it."""
+async def test_unused_role_is_refused_by_name():
+    """The error names the key that adds the role."""
     async with DaemonConnections({"infer": DaemonEndpoint(NOBODY)}) as daemon:
         for require in (daemon.require_operator, daemon.require_reviews):
             with pytest.raises(CallFailed) as refused:

@@ -1,7 +1,5 @@
-"""A caller's schema beside the one of the task: what says nothing else is told from what does.
-
-A chat completion as callers ask for it: what is read, and what is refused by its name.
-"""
+"""Chat completion requests: what is parsed, what is refused by name, and when a caller's schema agrees with the
+task's."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ RECORDS: list[dict[str, Any]] = [
 
 
 class Record(BaseModel):
-    """As a program has it."""
+    """A record as a program defines it."""
 
     product: str
     count: int | None
@@ -91,20 +89,20 @@ OTHER = [
 
 
 @pytest.mark.parametrize("schema", ALIKE)
-def test_a_schema_that_says_nothing_else_is_found_alike(schema: dict[str, Any]) -> None:
-    """Wider is fine, and every record of the task keeps to it."""
+def test_equivalent_or_wider_schema_is_accepted(schema: dict[str, Any]) -> None:
+    """Every record of the task is valid under a schema that is accepted."""
     assert "" == difference(schema, RECORD_SCHEMA)
     for record in RECORDS:
         jsonschema.validate(record, schema)
 
 
 @pytest.mark.parametrize(("schema", "where"), OTHER)
-def test_a_schema_that_says_something_else_is_told_where(schema: dict[str, Any], where: str) -> None:
-    """By the place and the word; also one that is none, however it is made."""
+def test_different_schema_is_refused_with_the_position(schema: dict[str, Any], where: str) -> None:
+    """The error has the position and keyword of the difference, also for an invalid schema."""
     assert where in difference(schema, RECORD_SCHEMA)
 
 
-def test_lists_are_compared_inside() -> None:
+def test_schemas_of_lists_are_compared_by_items_and_length() -> None:
     """What their items are, and how many there may be."""
     kept = {"type": "array", "items": {"type": "string", "maxLength": 5}, "minItems": 1, "maxItems": 3}
     assert "" == difference({"type": "array", "items": {"type": "string"}, "maxItems": 4, "minItems": 0}, kept)
@@ -112,8 +110,8 @@ def test_lists_are_compared_inside() -> None:
     assert "'minItems' of the record" == difference({"type": "array", "minItems": 2}, kept)
 
 
-def test_an_enum_of_very_many_values_is_refused_before_it_is_compared() -> None:
-    """Each reference to it counts its values again, so a body of 4 MiB cannot stop the console for minutes."""
+def test_schema_with_too_many_parts_is_refused_at_once() -> None:
+    """Each reference counts the values of an enum again, so a body of 4 MiB cannot block the console for minutes."""
     wide = {"enum": ["refund", "exchange", "price", "other", *map(str, range(1_500))]}
     defined = {"$defs": {"wide": wide}}
     assert "" == difference(but(wish={"$ref": "#/$defs/wide"}) | defined, RECORD_SCHEMA)
@@ -159,8 +157,8 @@ def unfit(kind: str, record_schema: dict[str, Any] | None = None, **more: Any) -
     return caught.value
 
 
-def test_a_plain_request_is_the_users_text() -> None:
-    """Nothing else is needed, and null is as good as left out."""
+def test_plain_request_has_the_text_of_the_user() -> None:
+    """Only model and messages are required; null counts as absent."""
     asked = read(temperature=None, tools=None)
     assert ("till", "hello", False, {}) == (asked.task, asked.text, asked.stream, asked.options)
     nothing = {
@@ -175,13 +173,13 @@ def test_a_plain_request_is_the_users_text() -> None:
 
 
 def test_text_parts_of_a_message_are_joined() -> None:
-    """Each on a line of its own."""
+    """The text parts of a message are joined by line breaks."""
     parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": "again"}]
     assert "hello\nagain" == read(messages=[{"role": "user", "content": parts}]).text
 
 
-def test_options_of_a_generation_are_read() -> None:
-    """By OpenAI's names; of two limits the lower one counts."""
+def test_generation_options_are_parsed() -> None:
+    """OpenAI's names are used; the lower of two limits counts."""
     asked = read(
         temperature=0.5,
         seed=7,
@@ -197,8 +195,8 @@ def test_options_of_a_generation_are_read() -> None:
     assert {"request_id": "", **expected, "logprobs": 2, "escalate": True} == asked.generate_options()
 
 
-def test_what_clients_send_without_wanting_anything_is_let_by() -> None:
-    """The values that OpenAI gives by default, and names for the user."""
+def test_default_values_of_clients_are_accepted() -> None:
+    """OpenAI's default values and the user's name are accepted."""
     read(user="till-3", n=1, top_p=1.0, presence_penalty=0, logprobs=False, tools=[], tool_choice="auto", store=False)
     read(
         metadata={}, service_tier="auto", parallel_tool_calls=True, stream=True, stream_options={"include_usage": True}
@@ -250,8 +248,8 @@ def test_what_clients_send_without_wanting_anything_is_let_by() -> None:
         ({"model": 7}, "model", "must be a string; it is a number"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_its_name(more: dict[str, Any], param: str | None, said: str) -> None:
-    """With the member that is to be changed, and what it may be."""
+def test_unsupported_option_is_refused_by_name(more: dict[str, Any], param: str | None, said: str) -> None:
+    """The error has the member and its permitted values."""
     found = refused(**more)
     assert said in found.message
     assert param in (None, found.param)
@@ -271,7 +269,7 @@ def test_what_cannot_be_done_is_refused_by_its_name(more: dict[str, Any], param:
         (b"{}", "'messages' is missing"),
     ],
 )
-def test_a_body_that_is_no_request_is_refused(raw: bytes, said: str) -> None:
+def test_invalid_body_is_refused(raw: bytes, said: str) -> None:
     """Whatever it holds."""
     with pytest.raises(GatewayError) as caught:
         chat_request.parse_chat_request(raw)
@@ -282,26 +280,27 @@ def test_a_body_that_is_no_request_is_refused(raw: bytes, said: str) -> None:
     ("kind", "more", "param", "said"),
     [
         ("EMBED", {}, "model", "is of kind embed, and completes no chat"),
-        ("CLASSIFY", {"max_tokens": 5}, "max_tokens", "is nothing that a task of kind classify has"),
-        ("CLASSIFY", {"logprobs": True}, "logprobs", "is nothing that a task of kind classify has"),
-        ("CLASSIFY", {"stop": "x"}, "stop", "is nothing that a task of kind classify has"),
+        ("CLASSIFY", {"max_tokens": 5}, "max_tokens", "a task of kind classify does not support"),
+        ("CLASSIFY", {"logprobs": True}, "logprobs", "a task of kind classify does not support"),
+        ("CLASSIFY", {"stop": "x"}, "stop", "a task of kind classify does not support"),
         ("CLASSIFY", {"temperature": 1}, "temperature", "always gives the likeliest answer"),
-        ("CLASSIFY", {"edge_agent": {"escalate": True}}, "edge_agent.escalate", "is nothing that"),
+        ("CLASSIFY", {"edge_agent": {"escalate": True}}, "edge_agent.escalate", "does not support"),
         ("CLASSIFY", {"response_format": {"type": "json_object"}}, "response_format", "answers with a label"),
         ("GENERATE", {"response_format": {"type": "json_object"}}, "response_format", "answers with text"),
         ("GENERATE", {"max_tokens": 51}, "max_tokens", "is 51; the task's limit is 50"),
-        ("GENERATE", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "is nothing that a task of kind generate"),
-        ("EXTRACT", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "is nothing that a task of kind extract"),
+        ("GENERATE", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "a task of kind generate does not support"),
+        ("EXTRACT", {"edge_agent": {"top_k": 1}}, "edge_agent.top_k", "a task of kind extract does not support"),
     ],
 )
-def test_what_a_task_of_a_kind_does_not_have_is_refused(kind: str, more: dict[str, Any], param: str, said: str) -> None:
-    """A parameter that did nothing would have its caller believe in it."""
+def test_option_that_a_task_kind_ignores_is_refused(kind: str, more: dict[str, Any], param: str, said: str) -> None:
+    """An option without effect is refused, because its caller would rely on it."""
     found = unfit(kind, **more)
     assert (param, True) == (found.param, said in found.message)
 
 
-def test_what_says_no_more_than_a_graded_task_does_is_let_by() -> None:
-    """It always gives the likeliest answer, the same one for any seed."""
+def test_options_that_a_graded_task_fulfils_are_accepted() -> None:
+    """Temperature 0 and a seed are accepted, because a classify or extract task always returns its most probable
+    answer."""
     asked = read(temperature=0, seed=3, edge_agent={"on_low_confidence": "abstain", "top_k": 2})
     asked.require_supported(task("CLASSIFY"))
     assert ("abstain", 2) == (asked.on_low_confidence, asked.top_k)
@@ -312,8 +311,8 @@ def schema_format(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "record", "strict": True, "schema": schema}}
 
 
-def test_the_schema_of_a_record_may_say_what_the_task_keeps_to() -> None:
-    """Another is refused with the place, and one for a task that has none as well."""
+def test_schema_of_the_task_is_accepted() -> None:
+    """A different schema is refused with the position, and any schema for a task that has none."""
     read(response_format=schema_format(RECORD_SCHEMA)).require_supported(task("EXTRACT", RECORD_SCHEMA))
     other = {**RECORD_SCHEMA, "properties": {**RECORD_SCHEMA["properties"], "colour": {"type": "string"}}}
     found = unfit("EXTRACT", RECORD_SCHEMA, response_format=schema_format(other))
@@ -334,8 +333,8 @@ NAMES = ("stream", "stream_options", "response_format", "edge_agent", "stop", "t
 
 @settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3), st.none() | SCHEMAS)
-def test_whatever_is_asked_is_read_or_refused(more: dict[str, Any], wanted: Any) -> None:
-    """No body of JSON ends in anything else, nor what a task of any kind makes of it."""
+def test_any_request_is_parsed_or_refused(more: dict[str, Any], wanted: Any) -> None:
+    """No JSON body raises anything but GatewayError, for a task of any kind."""
     body = {"model": "till", "messages": HELLO, **more, **({"response_format": wanted} if wanted else {})}
     for kind in ("CLASSIFY", "EXTRACT", "GENERATE", "EMBED"):
         with contextlib.suppress(GatewayError):
@@ -350,8 +349,8 @@ def test_whatever_is_asked_is_read_or_refused(more: dict[str, Any], wanted: Any)
         {"messages": [{"role": "user", "content": "x", "\ud83d": 1}]},
     ],
 )
-def test_a_name_that_is_no_text_is_refused_in_text(change: dict[str, Any]) -> None:
-    """Half of a surrogate pair can come as an escape in JSON; the error that quotes it is one of the caller's."""
+def test_lone_surrogate_is_refused_with_a_valid_response(change: dict[str, Any]) -> None:
+    """An error that quotes half of a surrogate pair is a valid JSON response with status 400."""
     body = {"model": "t", "messages": [{"role": "user", "content": "x"}], **change}
     with pytest.raises(GatewayError) as refused:
         chat_request.parse_chat_request(json.dumps(body).encode())

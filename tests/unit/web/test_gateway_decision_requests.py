@@ -1,4 +1,4 @@
-"""Decision requests of both APIs: what is read, what a task answers, and what is refused by its name."""
+"""Decision requests of both APIs: what is parsed, what a task answers, and what is refused by name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def system_one(questions: Any = None, **more: Any) -> DecisionRequest:
 
 
 def deep(levels: int) -> Any:
-    """Return so many objects in each other."""
+    """Return objects nested to this depth."""
     value: Any = "x"
     for _ in range(levels):
         value = {"a": value}
@@ -63,8 +63,8 @@ def refused(call: Any, *arguments: Any, **more: Any) -> tuple[str, str]:
     return caught.value.param, caught.value.message
 
 
-def test_both_apis_ask_the_same() -> None:
-    """A question has a kind, a name and values, wherever it comes from."""
+def test_both_apis_yield_the_same_question() -> None:
+    """A question of either API has the same kind, name and values."""
     [ours], [theirs] = decisions({**CHOICE, "name": "till"}).questions, system_one().questions
     assert (ours.kind, ours.name, ours.values) == (theirs.kind, theirs.name, theirs.values)
     assert ("choice", "till", LABELS) == (ours.kind, ours.name, ours.values)
@@ -81,13 +81,14 @@ def test_both_apis_ask_the_same() -> None:
         [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "my money"}]}],
     ],
 )
-def test_the_input_is_a_text_or_the_one_message_of_the_user(given: Any) -> None:
+def test_input_is_a_text_or_one_user_message(given: Any) -> None:
     """However it is written."""
     assert "my money" == decisions(input=given).text
 
 
-def test_a_json_state_is_one_text_on_every_path() -> None:
-    """As a state, as a part of a message, and in any order of its members; each part of a message has its line."""
+def test_json_state_is_rendered_as_one_text() -> None:
+    """A JSON state has the same text as a state or a message part, in any order of members; each part of a message is a
+    line."""
     state = {"subject": "Grüße", "items": [{"n": 1, "left": None}, 1.5, True]}
     text = '{"items":[{"left":null,"n":1},1.5,true],"subject":"Grüße"}'
     assert text == system_one(state=state).text == render_state(state)
@@ -99,22 +100,22 @@ def test_a_json_state_is_one_text_on_every_path() -> None:
     assert '["urgent"]' == question.instructions
 
 
-def test_a_number_of_a_state_that_is_not_finite_is_refused() -> None:
-    """A literal can be larger than any float; the word NaN is not JSON at all."""
+def test_number_that_is_not_finite_is_refused() -> None:
+    """A literal beyond the range of floats and the word NaN are refused."""
     for number, said in (("1e999", "the number 1e999 is out of range"), ("NaN", "NaN is not a number")):
         raw = f'{{"model": "till", "state": [{number}], "questions": {json.dumps(NAMED)}}}'
         assert said in refused(decision_requests.parse_system_one, raw.encode())[1]
 
 
-def test_members_that_clients_send_are_let_by() -> None:
-    """A name for the user, prompt caching, and null for what is left out."""
+def test_members_that_clients_send_are_accepted() -> None:
+    """A user name, prompt caching and null values are accepted."""
     asked = decisions(safety_identifier="u", prompt_cache_key="k", prompt_cache_options={"ttl": "30m"}, metadata=None)
     assert "as_mode" == asked.on_low_confidence
     assert "abstain" == decisions(edge_agent={"on_low_confidence": "abstain"}).on_low_confidence
 
 
-def test_a_header_gives_the_policy_of_a_client_that_adds_no_member() -> None:
-    """The member counts where both are there; a word that is no policy is refused by the name of the header."""
+def test_policy_can_be_set_by_a_header() -> None:
+    """A member of the body takes precedence over the header; an unknown policy is refused by the header's name."""
     name, body = decision_requests.POLICY_HEADER, {"model": "till", "state": "x", "questions": NAMED}
     raw = json.dumps(body).encode()
     assert "abstain" == decision_requests.parse_system_one(raw, {name: "abstain"}).on_low_confidence
@@ -128,8 +129,8 @@ def test_a_header_gives_the_policy_of_a_client_that_adds_no_member() -> None:
     ("labels", "label"),
     [(("no", "yes"), "yes"), (("True", "False"), "True"), (("yes", "no", "maybe"), None), (("yes", "true"), None)],
 )
-def test_a_predicate_is_answered_by_two_labels(labels: tuple[str, ...], label: str | None) -> None:
-    """One that means yes and one that means no; any other label set answers none."""
+def test_predicate_requires_a_yes_and_a_no_label(labels: tuple[str, ...], label: str | None) -> None:
+    """A predicate is answered by a task with one label for yes and one for no; other label sets refuse it."""
     assert label == decision_requests.truth_label(labels)
     asked = decisions(PREDICATE)
     if label:
@@ -140,7 +141,7 @@ def test_a_predicate_is_answered_by_two_labels(labels: tuple[str, ...], label: s
         assert ("questions[0]", True) == (param, said.startswith("a predicate needs a question with two labels"))
 
 
-def test_booleans_name_the_labels_true_and_false() -> None:
+def test_boolean_choices_match_true_and_false_labels() -> None:
     """A choice keeps the type of its values."""
     choices = [{"value": True}, {"value": False}]
     [question] = decisions({**CHOICE, "choices": choices}).questions
@@ -165,15 +166,16 @@ def test_booleans_name_the_labels_true_and_false() -> None:
         (lambda: system_one({"till": {"type": "noul", "instructions": "x"}}), "questions.till", "a predicate needs"),
     ],
 )
-def test_a_question_that_the_task_does_not_answer_is_refused(asked: Any, param: str, said: str) -> None:
-    """With the question that it does answer, so that the caller can correct the request."""
+def test_question_that_the_task_does_not_answer_is_refused(asked: Any, param: str, said: str) -> None:
+    """The error names the question that the task answers."""
     where, message = refused(decision_requests.match_questions, asked(), task())
     assert param == where
     assert said in message
 
 
-def test_a_label_that_the_choices_lack_is_named() -> None:
-    """Fewer choices would need other probabilities; and so would a string beside the boolean of the same text."""
+def test_missing_choice_is_named() -> None:
+    """Fewer choices than labels are refused, because the probabilities would differ; so is a string beside a boolean of
+    the same text."""
     many = task(*LABELS, "hours", *(f"label-{n}" for n in range(9)))
     _, said = refused(decision_requests.match_questions, decisions(), many)
     assert said.startswith(
@@ -184,8 +186,8 @@ def test_a_label_that_the_choices_lack_is_named() -> None:
     assert said.startswith("a boolean and a string name the same")
 
 
-def test_a_task_of_another_kind_answers_no_questions() -> None:
-    """Whatever is asked."""
+def test_extract_task_answers_no_questions() -> None:
+    """An extract task refuses every question."""
     said = "'till' is of kind extract, and answers no questions"
     assert ("model", said) == refused(decision_requests.match_questions, decisions(), task(kind="EXTRACT"))
 
@@ -203,7 +205,7 @@ def desk(*, open_questions: bool = False) -> Task:
 
 
 def test_each_question_of_a_decide_task_is_found_by_its_name() -> None:
-    """In any order and number; of a score both forms of the levels count, with labels and without."""
+    """Questions are matched by name in any order and number; levels of a score may have labels or not."""
     asked = decisions({**SCORE, "name": "severity"}, {**PREDICATE, "name": "urgent"}, {**CHOICE, "name": "intent"})
     found = decision_requests.match_questions(asked, desk())
     assert ["severity", "urgent", "intent"] == [each.question.name for each in found]
@@ -231,15 +233,15 @@ def test_each_question_of_a_decide_task_is_found_by_its_name() -> None:
         ),
     ],
 )
-def test_a_question_that_a_decide_task_does_not_have_is_refused_with_all_that_it_has(question: Any, said: str) -> None:
-    """With their types."""
+def test_unknown_question_of_a_decide_task_is_refused(question: Any, said: str) -> None:
+    """The error lists the task's questions with their types."""
     _, message = refused(decision_requests.match_questions, decisions(question), desk())
     assert message.startswith(said)
 
 
 @pytest.mark.parametrize("name", ["q1", "q0", "q-1"])
-def test_a_question_without_a_name_takes_none_that_another_has(name: str) -> None:
-    """Names that callers leave out are chosen here, and whatever the others are called each question has its own."""
+def test_chosen_name_of_a_question_is_unique(name: str) -> None:
+    """A question without a name gets one that no other question of the request has."""
     predicate = {"type": "predicate", "instructions": "Is it urgent?"}
     request = decisions({**predicate, "name": name}, predicate, predicate)
     task_of_call = replace(desk(open_questions=True), questions=())
@@ -247,8 +249,8 @@ def test_a_question_without_a_name_takes_none_that_another_has(name: str) -> Non
     assert (name, 3) == (found[0], len(set(found)))
 
 
-def test_a_task_with_open_questions_takes_others_from_the_call() -> None:
-    """Its own are named alone; a name that the daemon does not take is replaced, and a bare statement is enough."""
+def test_open_questions_are_taken_from_the_call() -> None:
+    """A task's own question is matched by name, an invalid name is replaced, and a bare statement is sufficient."""
     asked = decisions({**PREDICATE, "name": "urgent"}, {**CHOICE, "name": "What is it?"}, SCORE)
     own, choice, score = decision_requests.match_questions(asked, desk(open_questions=True))
     assert TaskQuestion("urgent") == own.question
@@ -311,10 +313,10 @@ def test_a_task_with_open_questions_takes_others_from_the_call() -> None:
         ([CHOICE], {"edge_agent": {"on_low_confidence": "guess"}}, "edge_agent.on_low_confidence", "can only be"),
     ],
 )
-def test_a_bad_request_of_openai_is_refused_by_its_member(
+def test_invalid_decisions_request_is_refused_by_member(
     questions: list[Any], more: dict[str, Any], param: str, said: str
 ) -> None:
-    """With what it can be, and what it is."""
+    """The error has the member, its value and the permitted ones."""
     body = {"model": "till", "input": "x", "questions": questions, **more}
     where, message = refused(decision_requests.parse_decisions, json.dumps(body).encode())
     assert param == where
@@ -349,32 +351,32 @@ def test_a_bad_request_of_openai_is_refused_by_its_member(
         (NAMED, {"assets": {}}, "assets", "is not supported here"),
     ],
 )
-def test_a_bad_request_of_system_one_is_refused_by_its_member(
+def test_invalid_system_one_request_is_refused_by_member(
     questions: Any, more: dict[str, Any], param: str, said: str
 ) -> None:
-    """With what it can be, and what it is."""
+    """The error has the member, its value and the permitted ones."""
     body = {"model": "till", "state": "x", "questions": questions, **more}
     where, message = refused(decision_requests.parse_system_one, json.dumps(body).encode())
     assert param == where
     assert said in message
 
 
-def test_a_name_that_stands_twice_is_refused() -> None:
-    """JSON leaves open which of the two would count, and parsers differ."""
+def test_repeated_key_is_refused() -> None:
+    """A repeated key in a JSON object is refused, because parsers differ in which value counts."""
     question = json.dumps(NAMED["till"])
     raw = f'{{"model": "till", "state": "x", "questions": {{"till": {question}, "till": {question}}}}}'
     assert 'the key "till" occurs twice in one object' in refused(decision_requests.parse_system_one, raw.encode())[1]
 
 
-def test_a_name_that_stands_twice_among_very_many_is_found_at_once() -> None:
-    """The search takes steps in proportion to the members: a body of 4 MiB cannot stop the console for hours."""
+def test_repeated_key_is_found_in_linear_time() -> None:
+    """A body of 4 MiB with a repeated key cannot block the console."""
     members = ",".join(f'"{number}":0' for number in range(300_000))
     problem = refused(decision_requests.parse_system_one, f'{{{members},"299999":1}}'.encode())[1]
     assert 'the body cannot be read as JSON: the key "299999" occurs twice in one object' == problem
 
 
-def test_a_state_that_is_nested_without_end_is_refused() -> None:
-    """Before anything goes through it."""
+def test_deeply_nested_state_is_refused() -> None:
+    """A state that is nested 100,000 deep is refused before it is processed."""
     raw = b'{"state":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
     assert (
         "the body cannot be read as JSON: it is nested too deep" == refused(decision_requests.parse_system_one, raw)[1]
@@ -390,8 +392,8 @@ JSON = st.recursive(
 
 @settings(max_examples=200)
 @given(member=st.sampled_from(["model", "input", "state", "questions", "edge_agent"]), value=JSON)
-def test_whatever_a_member_is_it_is_read_or_refused(member: str, value: Any) -> None:
-    """Nothing else is raised."""
+def test_any_member_is_parsed_or_refused(member: str, value: Any) -> None:
+    """No value of a member raises anything but GatewayError."""
     for parse, text in ((decision_requests.parse_decisions, "input"), (decision_requests.parse_system_one, "state")):
         questions: Any = [CHOICE] if text == "input" else NAMED
         body = {"model": "till", text: "x", "questions": questions, member: value}

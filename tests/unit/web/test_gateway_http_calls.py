@@ -1,4 +1,4 @@
-"""The gateway over HTTP, in front of a daemon that says what a test wants: refusals, limits, deadlines."""
+"""The gateway over HTTP in front of a scripted daemon: refusals, limits, deadlines."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ async def raw(url: str) -> AsyncIterator[httpx2.AsyncClient]:
         yield made
 
 
-async def test_an_error_has_openais_shape_and_our_reason(client: AsyncOpenAI) -> None:
-    """The library raises the class of its status; message, code and parameter are read from the body."""
+async def test_error_has_the_form_of_openai_and_our_reason(client: AsyncOpenAI) -> None:
+    """The OpenAI library raises the class of the status and reads message, code and parameter from the body."""
     with pytest.raises(openai.NotFoundError) as caught:
         await client.chat.completions.create(model="unknown", **ASKED)
     assert ("TASK_UNKNOWN", "model") == (caught.value.code, caught.value.param)
@@ -53,8 +53,8 @@ async def test_an_error_has_openais_shape_and_our_reason(client: AsyncOpenAI) ->
     assert ("REQUEST_INVALID", "top_p") == (refused.value.code, refused.value.param)
 
 
-async def test_the_library_comes_back_when_it_is_told_to(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
-    """A full queue is 429 with the delay of RetryInfo, 20 ms, in the header that the library keeps to."""
+async def test_library_retries_after_the_given_delay(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
+    """A full queue is status 429 with the delay of RetryInfo in the header that the library honours."""
     daemon.inference.refusals = 1
     with pytest.raises(openai.RateLimitError) as refused:
         await client.embeddings.create(model="product-search", input="hello")
@@ -69,8 +69,8 @@ async def test_the_library_comes_back_when_it_is_told_to(client: AsyncOpenAI, da
     assert ["k-1"] * 3 == [request.request_id for request in daemon.inference.requests]
 
 
-async def test_what_will_not_do_is_not_tried_again(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
-    """A deadline that passed would pass again: one call, though the library tries any 5xx again by itself."""
+async def test_expired_deadline_is_not_retried(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
+    """The library, which retries any 5xx, is told not to retry an expired deadline."""
     with pytest.raises(openai.InternalServerError) as caught:
         await client.with_options(max_retries=3).embeddings.create(
             model="stuck", input="hello", extra_headers={"X-Request-Timeout": "0.2"}
@@ -79,8 +79,8 @@ async def test_what_will_not_do_is_not_tried_again(client: AsyncOpenAI, daemon: 
     assert 1 >= len(daemon.inference.requests)  # none where a busy machine took all the time before the call
 
 
-async def test_a_busy_daemon_says_when_to_come_back(raw: httpx2.AsyncClient) -> None:
-    """429, the seconds rounded up, and the exact ones in the header that the library prefers."""
+async def test_busy_daemon_returns_the_retry_delay(raw: httpx2.AsyncClient) -> None:
+    """The response is 429 with the delay rounded up to seconds, and exact in retry-after-ms."""
     answer = await raw.post("/embeddings", json={"model": "busy", "input": ["hello"]})
     given = {name: answer.headers[name] for name in ("retry-after", "retry-after-ms", "x-should-retry")}
     assert (429, {"retry-after": "2", "retry-after-ms": "1500", "x-should-retry": "true"}) == (
@@ -90,8 +90,8 @@ async def test_a_busy_daemon_says_when_to_come_back(raw: httpx2.AsyncClient) -> 
     assert "64 inputs wait; the limit is 64. Try again in 1.5 s." == answer.json()["error"]["message"]
 
 
-async def test_the_librarys_own_timeout_reaches_the_daemon(url: str, daemon: FakeDaemon) -> None:
-    """Who will not wait longer than that has the call ended there, too."""
+async def test_timeout_of_the_library_reaches_the_daemon(url: str, daemon: FakeDaemon) -> None:
+    """If the library's timeout passes, the daemon's call is ended too."""
     async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=0.3) as hurried:
         with pytest.raises((openai.APITimeoutError, openai.InternalServerError)):
             await hurried.embeddings.create(model="stuck", input="hello")
@@ -99,7 +99,7 @@ async def test_the_librarys_own_timeout_reaches_the_daemon(url: str, daemon: Fak
     await eventually(lambda: daemon.inference.stream_ended.is_set() or not daemon.inference.requests)
 
 
-async def test_a_body_that_does_not_come_in_time_is_a_deadline_that_passed(url: str) -> None:
+async def test_body_that_arrives_too_late_returns_504(url: str) -> None:
     """504, as wherever else a deadline passes."""
     address = httpx2.URL(url)
     reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -111,8 +111,8 @@ async def test_a_body_that_does_not_come_in_time_is_a_deadline_that_passed(url: 
     assert b"DEADLINE_EXPIRED" in answer
 
 
-async def test_a_caller_who_goes_away_ends_the_call(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
-    """Whether the answer is awaited or read as it comes."""
+async def test_call_is_cancelled_when_its_caller_leaves(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
+    """The daemon's call ends when the HTTP client disconnects, for a response and for a stream."""
     waiting = asyncio.create_task(client.embeddings.create(model="stuck", input="hello"))
     await eventually(lambda: bool(daemon.inference.requests))
     waiting.cancel()
@@ -125,8 +125,8 @@ async def test_a_caller_who_goes_away_ends_the_call(client: AsyncOpenAI, daemon:
     await eventually(daemon.inference.stream_ended.is_set)
 
 
-async def test_a_stream_that_breaks_says_so_in_the_stream(client: AsyncOpenAI) -> None:
-    """What came before stands; the library raises, with our reason."""
+async def test_broken_stream_ends_with_an_error_event(client: AsyncOpenAI) -> None:
+    """Earlier pieces arrive, and the library raises with our reason."""
     pieces: list[str | None] = []
 
     async def read() -> None:
@@ -138,23 +138,23 @@ async def test_a_stream_that_breaks_says_so_in_the_stream(client: AsyncOpenAI) -
     assert (["", "Hello"], "STREAM_BROKEN") == (pieces, caught.value.code)
 
 
-async def test_a_stream_that_ends_without_its_end_says_so(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
-    """Whoever reads it cannot take half a text for a whole one."""
+async def test_stream_without_a_final_message_is_an_error(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
+    """A truncated text is not returned as a complete one."""
     daemon.inference.stream_ended.set()
     with pytest.raises(openai.InternalServerError, match="ended without a final message") as caught:
         await client.chat.completions.create(model="endless", **ASKED)
     assert (503, "STREAM_BROKEN") == (caught.value.status_code, caught.value.code)
 
 
-async def test_what_fails_before_the_first_piece_is_an_error_of_the_request(client: AsyncOpenAI) -> None:
-    """So the library can try it again."""
+async def test_failure_before_the_first_piece_is_an_http_error(client: AsyncOpenAI) -> None:
+    """The library can retry a stream that failed before its first piece."""
     with pytest.raises(openai.RateLimitError):
         await client.chat.completions.create(model="busy", **ASKED, stream=True)
 
 
 @pytest.mark.slow
-async def test_calls_in_progress_are_bounded(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
-    """One more is refused with a time to come back; a call that ends gives its place back."""
+async def test_calls_in_progress_are_limited(client: AsyncOpenAI, daemon: FakeDaemon) -> None:
+    """A call beyond the limit is refused with a delay, and an ended call frees its place."""
     streams = [await client.chat.completions.create(model="endless", **ASKED, stream=True) for _ in range(2)]
     with pytest.raises(openai.RateLimitError) as caught:
         await client.models.list()
@@ -165,8 +165,8 @@ async def test_calls_in_progress_are_bounded(client: AsyncOpenAI, daemon: FakeDa
     assert ["assistant", "pos-intent", "product-search"] == [model.id for model in models.data]
 
 
-async def test_an_input_of_several_that_fails_is_named(client: AsyncOpenAI, raw: httpx2.AsyncClient) -> None:
-    """Vectors come all or not; labels come with an error in the place of the input that has none."""
+async def test_failed_input_of_a_batch_is_named(client: AsyncOpenAI, raw: httpx2.AsyncClient) -> None:
+    """Embeddings fail as a whole and name the input; classifications have an error in place of the failed input."""
     with pytest.raises(openai.BadRequestError, match=r"input 2 of 2: 9 tokens; the limit is 4\. Shorten it\."):
         await client.embeddings.create(model="product-search", input=["good", "bad"])
     answer = await raw.post("/tasks/pos-intent:classify", json={"texts": ["give me my money", "bad"]})
@@ -196,7 +196,7 @@ async def test_an_input_of_several_that_fails_is_named(client: AsyncOpenAI, raw:
         ("POST", "/tasks/pos-intent:classify", {"json": {"texts": ["x"], "top": 1}}, 400, None),
     ],
 )
-async def test_what_is_no_call_of_the_gateway_is_refused(
+async def test_unknown_path_or_method_is_refused_in_the_same_form(
     raw: httpx2.AsyncClient, method: str, path: str, sent: dict[str, Any], status: int, code: str | None
 ) -> None:
     """In the same shape as everything else."""
@@ -204,8 +204,8 @@ async def test_what_is_no_call_of_the_gateway_is_refused(
     assert (status, code or "REQUEST_INVALID") == (answer.status_code, answer.json()["error"]["code"])
 
 
-async def test_a_gateway_without_a_daemon_says_so(url: str, daemon: FakeDaemon, raw: httpx2.AsyncClient) -> None:
-    """503, to be tried again."""
+async def test_gateway_without_a_daemon_returns_503(url: str, daemon: FakeDaemon, raw: httpx2.AsyncClient) -> None:
+    """The response is 503 with a delay for a retry."""
     async with serving("127.0.0.1:1") as alone, httpx2.AsyncClient(base_url=alone) as other:
         answer = await other.get("/models")
     assert (503, "UNREACHABLE", "1") == (
@@ -215,8 +215,9 @@ async def test_a_gateway_without_a_daemon_says_so(url: str, daemon: FakeDaemon, 
     )
 
 
-async def test_the_id_of_a_request_is_sent_on_and_back(raw: httpx2.AsyncClient, daemon: FakeDaemon) -> None:
-    """So that logs of both sides can be laid side by side; that of an idempotency key comes first."""
+async def test_request_id_is_passed_on_and_returned(raw: httpx2.AsyncClient, daemon: FakeDaemon) -> None:
+    """The request id is sent to the daemon and returned, so that logs can be matched; an idempotency key takes
+    precedence."""
     headers = {"X-Request-ID": "r-1", "Idempotency-Key": "k-1"}
     answer = await raw.post("/embeddings", json={"model": "product-search", "input": "x"}, headers=headers)
     again = await raw.post("/embeddings", json={"model": "product-search", "input": "x"}, headers={"x-request-id": "r"})

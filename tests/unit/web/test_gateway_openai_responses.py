@@ -1,4 +1,4 @@
-"""What the gateway writes: OpenAI's fields, where they are not plain copies."""
+"""Responses of the gateway where OpenAI's fields are not plain copies."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def finish(*tokens: TokenLogprob) -> Finish:
     )
 
 
-def test_how_likely_tokens_were_is_written_as_openai_does() -> None:
-    """Each with the likeliest in its place; half a character is exact in its bytes."""
+def test_logprobs_have_the_form_of_openai() -> None:
+    """Each token has its most probable alternatives; bytes of a partial character are exact."""
     written = openai_responses.logprobs(finish(TokenLogprob(b" hi", -0.5, ((b" hi", -0.5), (b"\xe2", -1.5)))))
     hi = {"token": " hi", "logprob": -0.5, "bytes": [32, 104, 105]}
     half = {"token": "\ufffd", "logprob": -1.5, "bytes": [226]}
@@ -30,8 +30,8 @@ def test_how_likely_tokens_were_is_written_as_openai_does() -> None:
     assert openai_responses.logprobs(finish()) is None
 
 
-def test_what_has_a_place_of_its_own_is_not_told_twice() -> None:
-    """Nor is it in `edge_agent`: tokens, text and reason."""
+def test_details_do_not_repeat_fields_of_openai() -> None:
+    """`edge_agent` has no tokens, text or reason, which OpenAI's fields contain."""
     told = openai_responses.answer_details(finish(TokenLogprob(b"x", -1.0)))
     assert not {"tokens", "reason"} & told.keys()
     assert ({"task": "assistant", "version": "1.0.0", "digest": "ab" * 32}, 20) == (

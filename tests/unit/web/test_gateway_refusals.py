@@ -1,4 +1,4 @@
-"""What a caller reads instead of an answer: an HTTP status for each of our reasons, and when to come back."""
+"""The HTTP status and retry delay of each error reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def of_call(reason: str, code: str, seconds: float | None = None) -> openai_resp
 
 
 def test_every_reason_has_a_status_by_who_must_act() -> None:
-    """What the caller changes is 4xx, what comes later 429 or 503, what neither can mend 500."""
+    """An error that the caller can correct is 4xx, one that passes is 429 or 503, any other is 500."""
     for reason, error in BY_REASON.items():
         code = code_of(error("x")).name
         expected = 500 if code in ("INTERNAL", "FAILED_PRECONDITION", "UNAUTHENTICATED", "PERMISSION_DENIED") else 0
@@ -30,7 +30,7 @@ def test_every_reason_has_a_status_by_who_must_act() -> None:
 
 
 def test_an_input_of_a_batch_has_the_status_that_it_would_have_alone() -> None:
-    """The table agrees with the one place that knows both errors and codes."""
+    """The reason of an input has the same status in a batch as alone."""
     for reason, code in openai_responses.INPUT_CODES.items():
         assert code == code_of(BY_REASON[reason]("x")).name
     assert (
@@ -42,16 +42,16 @@ def test_an_input_of_a_batch_has_the_status_that_it_would_have_alone() -> None:
     assert 500 == openai_responses.from_input_failure(Failure("MODEL_FAILED", "x", {}), "texts").status
 
 
-def test_an_input_of_a_batch_says_when_to_come_back() -> None:
-    """Where its status says that it may be answered later, as the engine starts again, and nowhere else."""
+def test_failed_input_of_a_batch_has_a_retry_delay() -> None:
+    """A failed input has a delay only if its status permits a retry."""
     for reason in openai_responses.INPUT_CODES:
         refused = openai_responses.from_input_failure(Failure(reason, "x", {}), "texts")
         later = {"x-should-retry": "true", "retry-after": "1", "retry-after-ms": "1000"}
         assert (later if refused.status in LATER else {"x-should-retry": "false"}) == refused.headers()
 
 
-def test_an_error_is_written_as_openai_does() -> None:
-    """Its message stands alone with what to do; its code is our reason."""
+def test_error_has_the_form_of_openai() -> None:
+    """The message includes the remedy, and the code is our reason."""
     expected = {
         "message": "64 inputs wait; the limit is 64. Try again.",
         "type": "rate_limit_error",
@@ -74,15 +74,17 @@ def test_an_error_is_written_as_openai_does() -> None:
         ("CERTIFICATE_EXPIRED", "UNAUTHENTICATED", 500, "server_error", None),
     ],
 )
-def test_a_status_says_who_must_act(reason: str, code: str, status: int, kind: str, param: str | None) -> None:
-    """And `param` which member to change, where it is known."""
+def test_status_type_and_parameter_of_an_error(
+    reason: str, code: str, status: int, kind: str, param: str | None
+) -> None:
+    """`param` names the member to change, if it is known."""
     found = of_call(reason, code)
     error = found.as_json()["error"]
     assert (status, kind, param) == (found.status, error["type"], error["param"])
 
 
-def test_when_to_come_back_is_said_in_seconds() -> None:
-    """Whole ones for everybody, exact ones for whoever knows the header; without a time it does not help."""
+def test_retry_delay_headers() -> None:
+    """The delay is in whole seconds and in exact milliseconds; without a delay a retry is discouraged."""
     later = {"x-should-retry": "true", "retry-after": "2", "retry-after-ms": "1500"}
     assert later == of_call("QUEUE_FULL", "RESOURCE_EXHAUSTED", 1.5).headers()
     assert {"x-should-retry": "false"} == of_call("DEADLINE_EXPIRED", "DEADLINE_EXCEEDED").headers()

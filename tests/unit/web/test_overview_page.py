@@ -1,4 +1,4 @@
-"""The banner, the rows of tasks and the hidden sections of the first page; and how times and names are written."""
+"""The overview page: banner, task rows, hidden sections, and the format of times and names."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -48,13 +48,14 @@ def test_banner_shows_the_worst_problem(seen, tasks, tone, headline):
     ],
 )
 def test_without_a_task_the_banner_names_the_first_step(status, says):
-    """A machine that is not enrolled is enrolled first; who sees no status is sent to the machine."""
+    """The banner of a machine that is not enrolled suggests enrolment; a visitor without the status is sent to the
+    machine."""
     seen = summarize_health(DaemonSnapshot(answers=True, serving=True), [], status)
     assert says == seen.sentence[: len(says)]
 
 
 def test_banner_of_a_silent_daemon_has_its_remedy():
-    """The page shows the problem, the remedy, the next try, and that the other data is old."""
+    """The banner has the problem and the remedy, and says that the console retries and the figures are old."""
     said = summarize_health(DaemonSnapshot(problems={"infer": failed()}), [task()], None)
     assert said.sentence == (
         "No daemon answers at unix:x. The console retries every few seconds. The figures below are older."
@@ -63,7 +64,8 @@ def test_banner_of_a_silent_daemon_has_its_remedy():
 
 
 def test_hidden_sections_have_a_reason():
-    """Missing roles of a visitor, unused sockets of this console and refusals of the daemon have different texts."""
+    """A section is hidden for a missing role of the visitor, an unused role of the console, or a refusal of the daemon,
+    with a text each."""
     anyone, reviewer = (
         request_guard.token_principal(),
         request_guard.Principal("anna", frozenset({"feedback"}), "certificate", "f"),
@@ -83,7 +85,7 @@ def test_hidden_sections_have_a_reason():
 
 
 def test_row_has_the_counts_of_its_task():
-    """Beside a task stands what the daemon counted of it since it was started; a dash where nothing was."""
+    """A task's row has the daemon's counts since its start, or a dash without any."""
     times = Durations((0.01, 0.1), (10, 0, 0), 0.05)
     counts = TaskCounts("pos", {"local": 8, "abstained": 2}, {"QUEUE_FULL": 1}, 8, 2, 0, times, times)
     status = Status("0.1.0", NOW, True, 100, (task(),), (), (), 0, 0, counts=(counts,))
@@ -100,7 +102,7 @@ def test_row_has_the_counts_of_its_task():
     [(-5, "0 s"), (3, "3 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (200_000, "2 days")],
 )
 def test_duration_since_a_time(ago, expected):
-    """A time ago is in the unit that leaves at least two of it; a clock that went back makes no time."""
+    """A duration is shown in the largest unit with at least two of it; a clock that went back shows 0."""
     assert expected == rendering.duration_since(NOW - timedelta(seconds=ago), NOW)
 
 

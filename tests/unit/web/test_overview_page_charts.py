@@ -21,7 +21,8 @@ FIGURES = TaskFigures(
 
 
 def test_answers_are_drawn_by_their_confidence():
-    """A bar for each level, those below the threshold in another colour, and the share above it in words."""
+    """The chart has a bar for each band, those below the threshold in another colour, and a sentence with the share
+    above it."""
     chart = confidence_chart(FIGURES, "c")
     assert chart is not None
     assert "80% of 100 answers were at the threshold of 0.90 or above." == chart.text.sentence
@@ -35,7 +36,7 @@ def test_answers_are_drawn_by_their_confidence():
     assert wanted == chart.text.rows
 
 
-def test_a_bundle_without_a_threshold_has_no_sure_answers():
+def test_chart_without_a_threshold_marks_no_answer_as_confident():
     """Of a bundle without a threshold no answer is called sure, and no line is drawn."""
     chart = confidence_chart(replace(FIGURES, threshold=None), "c")
     assert chart is not None
@@ -44,7 +45,7 @@ def test_a_bundle_without_a_threshold_has_no_sure_answers():
 
 
 def test_a_band_may_be_cut_by_the_threshold():
-    """Answers on both sides of the threshold in one band are told apart; full certainty is in the last band."""
+    """A band that the threshold divides has confident and other answers; confidence 1.0 is in the last band."""
     levels = tuple(ConfidenceBand(above, 10, ComparisonCount(2, 1)) for above in (0.85, 0.86, 0.87, 0.89, 1.0))
     bands = {round(band.low, 2): band for band in band_answers(levels, 0.87)}
     assert (20, 20, ComparisonCount(8, 4)) == (bands[0.85].confident, bands[0.85].below, bands[0.85].compared)
@@ -53,13 +54,13 @@ def test_a_band_may_be_cut_by_the_threshold():
 
 
 @pytest.mark.parametrize("levels", [(), (ConfidenceBand(0.5, 0, ComparisonCount()),)])
-def test_without_answers_nothing_is_drawn(levels):
+def test_no_chart_without_confidences(levels):
     """Where nothing was answered with a confidence there is no chart."""
     assert confidence_chart(replace(FIGURES, confident=levels), "c") is None
 
 
 def test_tasks_without_figures_are_left_out():
-    """A task of which nothing was counted has no charts; names are escaped where they are drawn."""
+    """A task without counts has no charts."""
     ref = BundleRef("pos", "1", "ab" * 32)
     task = Task("pos", "CLASSIFY", ref, (), 1, 0, 1, True, True, None)
     status = Status("0.1.0", None, True, 0, (task,), (), (), 0, 0)  # type: ignore[arg-type]

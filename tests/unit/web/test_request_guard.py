@@ -1,4 +1,4 @@
-"""The console's guard: admitted and refused requests, and the headers of every answer."""
+"""The console's request guard: admitted and refused requests, and the headers of every response."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ def certificate(*roles: str, ends_at: float = NOW + 60) -> Certificate:
 
 
 class Behind:
-    """What is guarded: notes what came through, and reads the whole body."""
+    """The guarded application, which records requests and reads their bodies."""
 
     def __init__(self) -> None:
         self.visitors: list[Principal | None] = []
@@ -57,12 +57,12 @@ def gate(behind: Any, certified: Any = None, seconds: float = 5.0) -> RequestGua
 
 
 async def tried(path: str = "/", method: str = "GET", headers: Any = None, body: Any = b"", **scope: Any) -> Answered:
-    """Ask a gate of visitors with the token."""
+    """Send a request to a guard with the token."""
     return await ask(gate(Behind()), path, method, headers, body, **scope)
 
 
 async def with_certificate(shown: Certificate | None, path: str, method: str = "GET", headers: Any = None) -> Answered:
-    """Ask a gate of visitors with certificates."""
+    """Send a request to a guard that requires certificates."""
     state = {"certificate": shown} if shown else {}
     return await ask(gate(Behind(), {"anna": ("feedback",)}), path, method, headers, state=state, scheme="https")
 
@@ -84,42 +84,42 @@ async def with_certificate(shown: Certificate | None, path: str, method: str = "
         ({"cookie": f"{COOKIE}="}, 303),
     ],
 )
-async def test_who_shows_the_token_or_a_session_is_let_in(headers, status):
-    """The token as Bearer or a cookie that was given for it lets in; anything else leads to the way in."""
+async def test_token_or_session_is_admitted(headers, status):
+    """The token as Bearer or a session cookie is admitted; anything else is redirected to /login."""
     answered = await tried("/", headers=headers)
     assert status == answered.status
     assert (status == 303) == (answered.headers.get("location") == "/login")
 
 
-async def test_a_part_of_a_page_sends_the_browser_to_the_way_in():
-    """A request by htmx whose session has ended makes the whole page go to /login, not a part of it."""
+async def test_expired_session_of_an_htmx_request_redirects_the_page():
+    """An htmx request with an expired session makes the whole page go to /login."""
     answered = await tried("/live", headers={"hx-request": "true"})
     assert (401, "/login") == (answered.status, answered.headers["hx-redirect"])
 
 
-async def test_a_program_gets_its_refusal_in_json():
-    """Under /v1 a refusal is the JSON that clients of OpenAI's API read, and names the way of showing a token."""
+async def test_refusal_under_v1_is_json():
+    """Under /v1 a refusal is JSON in the form of OpenAI's API and names the Bearer scheme."""
     answered = await tried("/v1/models")
     assert (401, "Bearer") == (answered.status, answered.headers["www-authenticate"])
     assert '"type":"authentication_error","param":null,"code":"TOKEN_MISSING"' in answered.text
 
 
 @pytest.mark.parametrize("host", ["evil.example:8390", "127.0.0.1:80", "127.0.0.1", "", "localhost:8390.evil.example"])
-async def test_a_foreign_name_is_refused_before_anything_else(host):
-    """A name that leads here without being this console's, as in DNS rebinding, gets nothing, whatever it shows."""
+async def test_unknown_host_is_refused_first(host):
+    """A Host that is not a name of this console, as in DNS rebinding, is refused whatever credentials come with it."""
     answered = await tried("/", headers={**COOKIED, "host": host})
     assert (421, True) == (answered.status, "HOST_UNKNOWN" in answered.text)
     assert 421 == (await tried("/healthz", headers={"host": host})).status
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8390", "localhost:8390", "LOCALHOST:8390", "[::1]:8390"])
-async def test_each_name_of_this_machine_is_known(host):
+async def test_every_loopback_name_is_accepted(host):
     """A console on loopback goes by every name of loopback."""
     assert 200 == (await tried("/", headers={**COOKIED, "host": host})).status
 
 
-async def test_a_name_of_a_renewed_certificate_is_known_at_once():
-    """The console takes a renewed certificate up without a restart, and so the names in it."""
+async def test_names_of_a_renewed_certificate_are_accepted_at_once():
+    """Names of a certificate that was renewed without a restart are accepted."""
     names: set[str] = set()
     settings = GuardSettings(
         allowed_hosts(HOST, ()), SEAL, None, 100, 5.0, lambda: NOW, certificate_hosts=lambda: frozenset(names)
@@ -145,12 +145,13 @@ async def test_a_name_of_a_renewed_certificate_is_known_at_once():
         ({**BEARER, "origin": "http://evil.example"}, 403),
     ],
 )
-async def test_a_change_needs_the_key_of_the_page(headers, status):
-    """What changes something comes from a page of ours, or from a program with the token; never from elsewhere."""
+async def test_change_requires_the_page_key_or_the_token(headers, status):
+    """A change is accepted from one of our pages with its key, or from a program with the token, and never from another
+    origin."""
     assert status == (await tried("/review/judge", "POST", headers)).status
 
 
-async def test_a_form_from_elsewhere_cannot_sign_in():
+async def test_login_form_of_another_origin_is_refused():
     """The way in takes no form of another site's page."""
     assert 403 == (await tried("/login", "POST", {"origin": "http://evil.example"})).status
     assert 200 == (await tried("/login", "POST", {"origin": f"http://{HOST}"})).status
@@ -170,20 +171,20 @@ async def test_a_form_from_elsewhere_cannot_sign_in():
         (None, "/", 401),
     ],
 )
-async def test_a_certificate_says_what_its_holder_may_see(shown, path, status):
-    """With certificates each page needs its role, from the certificate or agent.yaml, and an ended one is none."""
+async def test_page_requires_the_role_of_the_certificate(shown, path, status):
+    """With certificates each page requires its role, from the certificate or agent.yaml; an expired one has none."""
     named = shown and Certificate(**{**vars(shown), "names": (*shown.names, "anna")})
     assert status == (await with_certificate(named, path)).status
 
 
-async def test_a_token_is_worth_nothing_beside_certificates():
-    """A console that wants certificates takes neither the token nor a session."""
+async def test_token_is_refused_if_certificates_are_required():
+    """A console with certificates accepts neither the token nor a session."""
     assert 401 == (await with_certificate(None, "/", headers=BEARER)).status
     assert 401 == (await with_certificate(None, "/", headers=COOKIED)).status
 
 
-async def test_a_browser_with_a_certificate_needs_the_page_key_too():
-    """A certificate is sent by the browser by itself, so a change needs the page's key; a program's needs none."""
+async def test_browser_with_a_certificate_needs_the_page_key():
+    """A browser sends its certificate automatically, so a change needs the page key; a program's does not."""
     shown = certificate("feedback")
     key = {PAGE_KEY: SEAL.page_key(shown.fingerprint)}
     ours = {"origin": f"https://{HOST}"}
@@ -209,18 +210,18 @@ async def sent_in_parts(*parts: bytes) -> Any:
         ({}, b"x" * 101, 413),
     ],
 )
-async def test_a_request_has_a_size(headers, body, status):
+async def test_request_size_is_limited(headers, body, status):
     """A body over the limit is refused by its Content-Length and by its actual size."""
     assert status == (await tried("/v1/x", "POST", {**BEARER, **headers}, body)).status
 
 
-async def test_a_request_in_parts_has_the_same_size():
-    """A body whose length nobody said is refused where it grows over the limit."""
+async def test_chunked_request_size_is_limited():
+    """A body without a Content-Length is refused when it exceeds the limit."""
     assert 413 == (await tried("/v1/x", "POST", BEARER, sent_in_parts(b"x" * 60, b"x" * 60))).status
 
 
-async def test_what_an_application_makes_of_a_refusal_is_not_sent():
-    """One that answers 500 to whatever is raised inside it cannot say it of a body that is too large."""
+async def test_refusal_is_sent_instead_of_the_response_of_the_application():
+    """An application that answers 500 to any exception cannot replace the status for a body that is too large."""
     behind = Behind()
 
     async def failing(scope: Any, receive: Any, send: Any) -> None:
@@ -235,8 +236,8 @@ async def test_what_an_application_makes_of_a_refusal_is_not_sent():
     assert (413, True) == (answered.status, "MESSAGE_TOO_LARGE" in answered.text)
 
 
-async def test_a_request_has_a_time():
-    """A body that does not come, and an answer that does not begin, end with 504."""
+async def test_request_time_is_limited():
+    """A body that does not arrive, and a response that does not begin, end with 504."""
     late = gate(Behind(), seconds=0.02)
     assert 504 == (await ask(late, "/v1/x", "POST", BEARER, never())).status
     behind = Behind()
@@ -244,16 +245,16 @@ async def test_a_request_has_a_time():
     assert 504 == (await ask(gate(behind, seconds=0.02), "/", "GET", BEARER)).status
 
 
-async def test_a_call_of_a_program_that_has_come_has_a_deadline_of_its_own():
-    """Under /v1 the bound is on the request's way: how long a model may write is its caller's to say."""
+async def test_call_under_v1_has_the_deadline_of_its_caller():
+    """Under /v1 the limit covers only the arrival of the request, because the caller sets the deadline of the model."""
     behind = Behind()
     behind.takes_seconds = 0.1
     assert 200 == (await ask(gate(behind, seconds=0.05), "/v1/x", "POST", BEARER, b"asked")).status
     assert 504 == (await ask(gate(behind, seconds=0.05), "/", "GET", BEARER)).status
 
 
-async def test_an_answer_that_has_begun_may_take_its_time():
-    """A stream is not cut off: the bound is on its beginning."""
+async def test_started_response_is_not_cut_off():
+    """A stream is not cut off, because the limit covers only the beginning of a response."""
     behind = Behind()
     behind.begins = True
     slow = gate(behind, seconds=0.05)
@@ -268,8 +269,8 @@ async def test_an_answer_that_has_begun_may_take_its_time():
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/nothing", "/v1/models"])
-async def test_every_answer_carries_the_policy(path):
-    """Every answer, refusals too, forbids scripts and pages from elsewhere, frames, and keeping it."""
+async def test_every_response_has_the_security_headers(path):
+    """Every response, refusals included, forbids foreign scripts and pages, frames and caching."""
     for headers in (BEARER, {}, {"host": "evil.example"}):
         answered = await tried(path, headers=headers)
         policy = answered.headers["content-security-policy"]
@@ -281,14 +282,14 @@ async def test_every_answer_carries_the_policy(path):
         )
 
 
-async def test_what_a_page_says_of_keeping_it_stands():
-    """A header that the page itself sets is not set again."""
+async def test_cache_header_of_a_page_is_kept():
+    """A cache header that a page sets is not replaced."""
     assert "max-age=60" == (await tried("/", headers=BEARER)).headers["cache-control"]
     assert "no-store" == (await tried("/")).headers["cache-control"]
 
 
-async def test_what_is_no_request_goes_through():
-    """Messages of the server's own, such as its start, are no business of the gate's."""
+async def test_lifespan_messages_pass_unchanged():
+    """Messages of the server, such as its start, pass the guard."""
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -23,12 +23,12 @@ CERTIFICATES = {"certificate_file": "a.crt", "key_file": "a.key", "client_ca_fil
     ],
 )  # fmt: skip
 def test_host_must_be_a_name_of_the_console(address, names, expected):
-    """Host may say the address, its other names, and nothing else; without the port where it is the usual one."""
+    """Host must be the address or a configured name, without the port if it is the default."""
     assert expected == allowed_hosts(address, names)
 
 
-def test_a_session_ends():
-    """A session holds until its time and not after it, for the secret that it was made with alone."""
+def test_session_expires():
+    """A session is valid until its time and only for the secret that signed it."""
     seal = SessionSigner("secret")
     cookie = seal.sign_session(100.4, "nonce")
     assert [True, False, False] == [
@@ -41,7 +41,7 @@ def test_a_session_ends():
 
 
 def test_page_key_belongs_to_one_principal():
-    """The key of one visitor's pages is worth nothing on another's, and no session is a key."""
+    """A page key is valid only for its principal, and a session is no page key."""
     seal = SessionSigner("secret")
     assert seal.is_page_key("anna", seal.page_key("anna"))
     assert not seal.is_page_key("berta", seal.page_key("anna"))
@@ -50,14 +50,15 @@ def test_page_key_belongs_to_one_principal():
 
 
 def test_consoles_do_not_end_each_others_sessions():
-    """Two consoles behind one name, as ports that ssh forwards, have cookies of different names that say nothing."""
+    """Two consoles under one host name, as with ports that ssh forwards, use cookies of different names, which do not
+    reveal the secret."""
     one, two = SessionSigner("secret"), SessionSigner("other")
     assert (one.cookie_name, True) == (SessionSigner("secret").cookie_name, one.cookie_name != two.cookie_name)
     assert "secret" not in one.cookie_name
 
 
 def test_paths_have_roles():
-    """Every page that shows or changes something of one role needs that role; the way in needs none."""
+    """Every page that shows or changes data of a role requires that role; the login page requires none."""
     paths = ("/", "/live", "/charts", "/tasks/x", "/review", "/review/judge", "/v1/models", "/logout")
     assert [None, None, "admin", "admin", "feedback", "feedback", "infer", None] == [
         *map(request_guard.required_role, paths)

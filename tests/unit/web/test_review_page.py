@@ -1,4 +1,4 @@
-"""The review form of an answer, and what a reviewer sends."""
+"""The review form of an answer, and the verdict that it sends."""
 
 from datetime import UTC, datetime
 
@@ -39,7 +39,7 @@ def prediction(**changed: object) -> Prediction:
 
 
 def test_form_shows_the_local_answer_next_to_the_large_models():
-    """Where the large model answered, its name stands beside its answer, and the confidence beside the local one."""
+    """If the large model answered, the form shows its name and answer beside the local answer."""
     item = make_review_form(prediction(teacher_answer="refund", teacher_model="large-1", local_answer="price"))
     assert ("refund", "large-1", "price") == (item.output, item.teacher_model, item.local_answer)
     alone = make_review_form(prediction(local_answer="refund"))
@@ -47,7 +47,7 @@ def test_form_shows_the_local_answer_next_to_the_large_models():
 
 
 def test_each_label_has_a_key():
-    """Labels take 1 to 9, then a to z, in the task's order; what is beyond has none, and is typed."""
+    """Labels have the keys 1 to 9 and a to z in the order of the task; further labels are typed."""
     labels = tuple(f"label-{number}" for number in range(40))
     laid = make_review_form(prediction(labels=labels, output="label-2"))
     assert "123456789abcdefghijklmnopqrstuvwxyz" == "".join(choice.key for choice in laid.choices)
@@ -59,7 +59,8 @@ def test_each_label_has_a_key():
 
 
 def test_records_and_texts_are_edited():
-    """A record is shown with a field a line, a text as it is; neither has labels, what is no JSON stays as it is."""
+    """A record is shown with one field a line and a text unchanged; neither has label keys, and invalid JSON is shown
+    as it is."""
     record = make_review_form(prediction(kind="EXTRACT", output='{"a":1,"b":"ä"}', labels=("x",), confidence=None))
     assert ('{\n  "a": 1,\n  "b": "ä"\n}', (), "") == (record.output, record.choices, record.confidence_label)
     assert "the right JSON object" == record.edited_format
@@ -87,27 +88,27 @@ def test_form_shows_earlier_feedback():
         ({"say": "reject"}, ReviewerJudgement("reject", "no reason given")),
     ],
 )
-def test_form_is_one_judgement(form, expected):
-    """Whoever gives the answer that stands there accepts it; a reason may be left out."""
+def test_form_yields_one_verdict(form, expected):
+    """Submitting the shown answer accepts it; a reason is optional."""
     assert expected == parse_judgement(form)
 
 
 @pytest.mark.parametrize("form", [{}, {"say": "maybe"}, {"label": " ", "answer": "x"}, {"text": "", "answer": "x"}])
-def test_form_without_a_judgement_is_refused(form):
-    """Nothing is kept of a form that names no verdict, or an empty answer."""
+def test_form_without_a_verdict_is_refused(form):
+    """A form without a verdict, or with an empty answer, is refused and nothing is stored."""
     with pytest.raises(ReviewFormInvalid):
         parse_judgement(form)
 
 
-def test_judgement_is_shown_in_few_words():
+def test_verdict_is_shown_in_one_line():
     """What was said stands in the list in a line."""
-    assert "right" == ReviewerJudgement("accept").shown
-    assert "wrong: why" == ReviewerJudgement("reject", "why").shown
-    assert ("x" * 79 + "…") == ReviewerJudgement("correct", "x" * 200).shown
+    assert "right" == ReviewerJudgement("accept").summary
+    assert "wrong: why" == ReviewerJudgement("reject", "why").summary
+    assert ("x" * 79 + "…") == ReviewerJudgement("correct", "x" * 200).summary
 
 
 @pytest.mark.parametrize(("probability", "number"), [(0.3, "3.33"), (0.01, "100"), (0.0004, "2\u202f500")])
-def test_the_audit_tells_of_how_many_answers_one_was_drawn(probability, number):
-    """Of thousands too it is a plain number."""
+def test_audit_form_shows_the_sampling_rate(probability, number):
+    """The number of answers per drawn one is a plain number, also above a thousand."""
     form = make_review_form(prediction(sampling_probability=probability))
     assert f"random audit, one of {number} answers: please skip none" == form.stream_reason

@@ -17,7 +17,7 @@ from convert.evaluate.serving import open_bundle, predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from convert.pipeline import task_file
 from convert.quantize import ood_detector
-from edge_agent.cli.demo import STRANGE
+from edge_agent.cli.demo import OOD_INPUTS
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.questions import QUESTION_OUTPUT
 from tests.support import models
@@ -103,7 +103,7 @@ def test_the_example_is_as_good_as_stated(tmp_path):
     files = {"weights": tmp_path / "model.onnx", "tokenizer": models.minilm_dir() / "tokenizer.json"}
     bundle = assemble(AssembleRequest(EXAMPLE / "head", files, tmp_path / "bundle")).path
     rows = read_for(EXAMPLE / "data" / "test.jsonl", "classify")
-    said = predict(bundle, [*(row.text for row in rows), *STRANGE])
+    said = predict(bundle, [*(row.text for row in rows), *OOD_INPUTS])
     manifest = open_bundle(bundle).manifest
     found = outcomes(manifest, rows, said[: len(rows)])
     right = (int(found.right.sum()), int(found.confident.sum()), int(found.right[found.confident].sum()))
