@@ -338,12 +338,8 @@ def missed_log_capital(documents: Mapping[MissedValues, float], values_max: floa
         missed_ratio, found_ratio = bet / rate, (1 - bet) / (1 - rate)
         log = 0.0
         for outcome, count in documents.items():
-            payoff = (
-                outcome.missed * missed_ratio
-                + (outcome.values - outcome.missed) * found_ratio
-                + values_max
-                - outcome.values
-            )
+            values, missed = outcome.values, outcome.missed
+            payoff = missed * missed_ratio + (values - missed) * found_ratio + values_max - values
             log += count * (math.log(payoff / values_max) if payoff > 0 else -math.inf)
         logs.append(log)
     highest = max(logs)

@@ -153,9 +153,7 @@ class Supervisor:
     @property
     def problems_by_name(self) -> dict[str, str]:
         """The same, by the name of the component."""
-        return {
-            state.component.name: self._problem_sentence(state) for state in self._states if self._is_problem(state)
-        }
+        return {state.component.name: self._sentence(state) for state in self._states if self._is_problem(state)}
 
     def _begin(self, state: _ComponentState) -> asyncio.Task[None]:
         state.task = asyncio.get_running_loop().create_task(self._keep_running(state), name=state.component.name)
@@ -227,7 +225,7 @@ class Supervisor:
             return False
         return state.started_at is None or self._monotonic() - state.started_at < STEADY_SECONDS
 
-    def _problem_sentence(self, state: _ComponentState) -> str:
+    def _sentence(self, state: _ComponentState) -> str:
         component, seconds_ago = state.component, self._monotonic() - state.died_at
         next_step = (
             "the daemon ends for it" if component.policy is DeathPolicy.STOP else "it is started again after a pause"

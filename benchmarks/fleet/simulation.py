@@ -269,7 +269,7 @@ class Simulation:
         self._at(site.next_contact(t), self._hear, said)
 
     def _hear(self, _: float, said: SiteStatus) -> None:
-        self._heard.take(said.site, said)
+        self._heard.add(said.site, said)
 
 
 def _status(name: str, state: _State, t: float) -> SiteStatus:

@@ -16,7 +16,14 @@ from convert.cli import progress_output
 from convert.cli.collect import StoreOption, store_options
 from convert.collect.sources import open_source
 from convert.fleet import rollout_progress
-from convert.fleet.rollout_progress import FailureReason, FleetReport, SiteAlarm, SiteRedaction, Stand, TaskProgress
+from convert.fleet.rollout_progress import (
+    FailureReason,
+    FleetReport,
+    RolloutState,
+    SiteAlarm,
+    SiteRedaction,
+    TaskProgress,
+)
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.cli.terminal import EscapedTable, table, write_exactly
 from edge_agent.durable.atomic_files import is_file
@@ -26,7 +33,7 @@ from edge_agent.formats.plan import PLAN_BYTES_MAX, RolloutPlan, parse
 
 _HALT = 1
 _SHOWN_MAX = 10
-_ON_THE_WAY: tuple[Stand, ...] = ("fetching", "staged", "testing", "switching")
+_ON_THE_WAY: tuple[RolloutState, ...] = ("fetching", "staged", "testing", "switching")
 
 
 @dataclass

@@ -96,7 +96,7 @@ class PublishCommand(RepositoryCommand):
             task = publishable_bundle.fetch(publisher.storage, before.digest, first).manifest.task
             publishable_bundle.fetch(publisher.storage, uploaded.signed.digest, second)
             report = measuring.compare(first, second, row_files.read_for_task(rows, task), advance)
-        progress_output.show(comparison.compared(report))
+        progress_output.show(comparison.comparison(report))
         worse = comparison.worse_figures(report)
         if worse and not self.accept_worse:
             raise ModelFailed(

@@ -168,7 +168,7 @@ def evaluate(
     bundle = load_module("convert.evaluate.serving").open_bundle(what)
     with progress_output.bar() as advance:
         report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task, format_), advance)
-    _show(markdown.measured(bundle.name, report), report, as_json)
+    _show(markdown.evaluation(bundle.name, report), report, as_json)
 
 
 def compare(
@@ -186,7 +186,7 @@ def compare(
     task = load_module("convert.evaluate.serving").open_bundle(first).manifest.task
     with progress_output.bar() as advance:
         report = measuring.compare(first, second, _read(rows, task, format_), advance)
-    _show(comparison.compared(report), report, as_json)
+    _show(comparison.comparison(report), report, as_json)
 
 
 def _read(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[DataRow]:

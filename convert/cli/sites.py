@@ -17,7 +17,7 @@ from rich.text import Text
 from convert.cli import progress_output
 from convert.cli.keys import new_passphrase
 from convert.fleet import enrolment_file
-from convert.fleet.site_registry import FILE_NAME, UNDECIDED, SiteEntry, SiteRegistry, Standing
+from convert.fleet.site_registry import FILE_NAME, UNDECIDED, KeyStatus, SiteEntry, SiteRegistry
 from convert.fleet.site_registry import EnrolmentRecord as Issued
 from convert.publish import central_keys
 from edge_agent.cli.terminal import say, write_exactly
@@ -32,7 +32,7 @@ from edge_agent.formatting import counted
 app = typer.Typer(no_args_is_help=True, help="Show the sites of the fleet, and decide which keys belong to them.")
 _REPORT = "report.json"
 _KEY_DIGITS = 64
-_TITLES: dict[Standing, str] = {
+_TITLES: dict[KeyStatus, str] = {
     "current": "key",
     "retired": "key of an earlier installation",
     "rejected": "key that was rejected",
@@ -62,7 +62,7 @@ class _CentralRecords:
         """Return the undecided keys of the last collect: by site, with the number of documents signed by each."""
         sites, found = self.sites, defaultdict[str, dict[str, int]](dict)
         for site, key, documents in _waiting(self.path.with_name(_REPORT)):
-            if sites.standing(site, key) in UNDECIDED:
+            if sites.key_status(site, key) in UNDECIDED:
                 found[site][key] = documents
         return found
 

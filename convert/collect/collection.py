@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -97,7 +97,7 @@ _FAILURES_IN_A_ROW_MAX = 5
 
 Progress = Callable[[str, int, int], None]
 """Called with a description of the step, the amount done, and the total (0 = unknown)."""
-Life = tuple[str, str]
+SiteEpoch = tuple[str, str]
 """Site and epoch."""
 
 
@@ -138,73 +138,75 @@ def collect(request: CollectRequest) -> CollectReport:
 class _EpochState:
     """The stored segments of an epoch, and information from the sources; numbers are sequence numbers."""
 
-    held: dict[Life, dict[int, list[record_files.SegmentEntry]]] = field(default_factory=lambda: defaultdict(dict))
-    absent: dict[Life, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
+    stored: dict[SiteEpoch, dict[int, list[record_files.SegmentEntry]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    absent: dict[SiteEpoch, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
     """Why a segment is missing, by sequence number."""
-    refused: list[tuple[Life, int, RefusedDocument]] = field(default_factory=list)
+    refused: list[tuple[SiteEpoch, int, RefusedDocument]] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Consecutive failures by source."""
 
-    def hold(self, entry: record_files.SegmentEntry) -> None:
-        self.held[entry.site, entry.epoch].setdefault(entry.sequence, []).append(entry)
+    def add(self, entry: record_files.SegmentEntry) -> None:
+        self.stored[entry.site, entry.epoch].setdefault(entry.sequence, []).append(entry)
 
-    def refuse(self, life: Life, number: int, refusal: RefusedDocument) -> None:
-        self.refused.append((life, number, refusal))
-        self.absent[life][number] = "was refused"
+    def refuse(self, site_epoch: SiteEpoch, number: int, refusal: RefusedDocument) -> None:
+        self.refused.append((site_epoch, number, refusal))
+        self.absent[site_epoch][number] = "was refused"
 
-    def damaged(self) -> Iterator[tuple[Life, RefusedSegment]]:
+    def damaged(self) -> Iterator[tuple[SiteEpoch, RefusedSegment]]:
         """Yield the entries of receipts for segments without an intact copy."""
-        for life, number, refusal in self.refused:
-            if refusal.damaged and number not in self.held.get(life, {}):
-                yield life, RefusedSegment(sequence=number, manifest_sha256=refusal.damaged, why=refusal.why[:500])
+        for site_epoch, number, refusal in self.refused:
+            if refusal.damaged and number not in self.stored.get(site_epoch, {}):
+                why = refusal.why[:500]
+                yield site_epoch, RefusedSegment(sequence=number, manifest_sha256=refusal.damaged, why=why)
 
-    def entries(self, life: Life) -> list[record_files.SegmentEntry]:
+    def entries(self, site_epoch: SiteEpoch) -> list[record_files.SegmentEntry]:
         """Return the stored segments of one epoch, in order."""
-        numbers = self.held.get(life, {})
+        numbers = self.stored.get(site_epoch, {})
         return [entry for number in sorted(numbers) for entry in numbers[number]]
 
-    def elsewhere(self, life: Life, number: int) -> bool:
+    def is_stored(self, site_epoch: SiteEpoch, number: int) -> bool:
         """Return whether the records of a segment are stored anyway: from another copy, or in a later segment."""
-        numbers = self.held.get(life, {})
-        return number in numbers or any(number in entry.reseals for entry in self.entries(life))
+        numbers = self.stored.get(site_epoch, {})
+        return number in numbers or any(number in entry.reseals for entry in self.entries(site_epoch))
 
 
 class _CollectRun:
     def __init__(self, request: CollectRequest) -> None:
         self._request = request
         self._report = CollectReport()
-        self._seen = _EpochState()
+        self._state = _EpochState()
         self._sites = SiteRegistry(request.sites or request.out / SITES_NAME)
         self._trust = SiteKeyTrust(self._sites, registered_only=request.registered_only)
         self._statuses = StatusFolder(request.out / STATUS_FOLDER)
         self._raw = request.out / record_files.FOLDER
         self._writer = record_files.RecordWriter(self._raw)
         for entry in record_files.entries(self._raw):
-            self._seen.hold(entry)
+            self._state.add(entry)
 
     def run(self) -> CollectReport:
-        found = [(source, listing) for source in self._request.sources for listing in self._list(source)]
-        places = [(source, listing) for source, listing in found if not self._is_revoked(listing.site)]
-        for source, listing in places:
+        request, report = self._request, self._report
+        site_listings = [(source, listing) for source in request.sources for listing in self._list_sites(source)]
+        open_listings = [(source, listing) for source, listing in site_listings if not self._is_revoked(listing.site)]
+        for source, listing in open_listings:
             self._read_site(source, listing)
-        for source, listing in places:
+        for source, listing in open_listings:
             self._check_unconnected(source, listing)
         self._writer.close()
         self._statuses.save()
-        if self._request.reviews:
-            origin = SegmentOrigin(REVIEWED_CENTRALLY, 0, self._request.now())
-            self._writer.add_rows([record_files.table(self._request.reviews, origin, 1)])
+        if request.reviews:
+            origin = SegmentOrigin(REVIEWED_CENTRALLY, 0, request.now())
+            self._writer.add_rows([record_files.table(request.reviews, origin, 1)])
             self._writer.close()
         self._report_findings()
-        self._write_receipts(places)
-        made = derived_examples.derive(self._request.out, self._request.memory_bytes, self._say, self._record_erasure)
-        self._report.records_erased, self._report.tasks = made.records_erased, made.tasks
-        self._report.concerned = [
-            use.plain() for use in lineage.trace(lineage.documents(self._request.out), made.erased)
-        ]
-        content = json.dumps(self._report.plain(), indent=1, ensure_ascii=False).encode() + b"\n"
-        atomic_files.write_atomically(self._request.out / REPORT_NAME, content)
-        return self._report
+        self._write_receipts(open_listings)
+        derived = derived_examples.derive(request.out, request.memory_bytes, self._show_step, self._record_erasure)
+        report.records_erased, report.tasks = derived.records_erased, derived.tasks
+        report.concerned = [use.plain() for use in lineage.trace(lineage.documents(request.out), derived.erased)]
+        content = json.dumps(report.plain(), indent=1, ensure_ascii=False).encode() + b"\n"
+        atomic_files.write_atomically(request.out / REPORT_NAME, content)
+        return report
 
     def _record_erasure(self, erased: Sequence[str]) -> None:
         """Log an erasure before it happens: a kill can repeat an entry, but loses none."""
@@ -212,14 +214,14 @@ class _CollectRun:
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def _say(self, what: str) -> None:
+    def _show_step(self, what: str) -> None:
         self._request.progress(what, 0, 0)
 
-    def _list(self, source: SegmentSource) -> list[SiteListing]:
-        self._say(f"list {source.name}")
-        found, trouble = listings(source)
-        self._report.troubles += [trouble] if trouble else []
-        return found
+    def _list_sites(self, source: SegmentSource) -> list[SiteListing]:
+        self._show_step(f"list {source.name}")
+        site_listings, problem = listings(source)
+        self._report.troubles += [problem] if problem else []
+        return site_listings
 
     def _is_revoked(self, site: str) -> bool:
         """Return whether a site is revoked, and report it: its files are ignored and are not errors."""
@@ -230,103 +232,104 @@ class _CollectRun:
 
     def _read_site(self, source: SegmentSource, listing: SiteListing) -> None:
         """Store the new segments of one site."""
-        with self._failures(source):
-            objection = self._statuses.look(source, listing, self._trust)
+        with self._record_failures(source):
+            objection = self._statuses.read_status(source, listing, self._trust)
             if objection:
                 self._report.refused.append(RefusedDocument(source.name, listing.site, "status.json", objection))
         intake = SegmentIntake(source, self._trust, self._request.keys.identities, self._request.now)
         stems = sorted(listing.manifests | listing.sealed.keys())
         for done, stem in enumerate(stems):
             self._request.progress(f"read {listing.site}", done, len(stems))
-            if self._seen.failures[source.name] >= _FAILURES_IN_A_ROW_MAX:
+            if self._state.failures[source.name] >= _FAILURES_IN_A_ROW_MAX:
                 return
-            with self._failures(source):
-                self._read_stem(intake, listing, stem)
+            with self._record_failures(source):
+                self._read_new(intake, listing, stem)
 
-    def _read_stem(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
+    def _read_new(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
         """Store one segment, unless one of its files is missing, or it is stored already."""
         epoch, number = parse_name(stem) or ("", 0)
-        life = (listing.site, epoch)
-        held = self._seen.held.get(life, {}).get(number, [])
-        absent = listing.missing_half(stem)
-        if absent:
-            self._seen.absent[life].setdefault(number, f"its {absent} has not arrived")
-        elif all(listing.sealed[stem] != entry.size_bytes for entry in held):
-            self._take(intake, listing, stem)
+        site_epoch = (listing.site, epoch)
+        entries = self._state.stored.get(site_epoch, {}).get(number, [])
+        missing_half = listing.missing_half(stem)
+        if missing_half:
+            self._state.absent[site_epoch].setdefault(number, f"its {missing_half} has not arrived")
+        elif all(listing.sealed[stem] != entry.size_bytes for entry in entries):
+            self._read_segment(intake, listing, stem)
 
     def _check_unconnected(self, source: SegmentSource, listing: SiteListing) -> None:
         """Read again each segment that its stored successor does not continue: its content can have changed."""
         intake = SegmentIntake(source, self._trust, self._request.keys.identities, self._request.now)
-        epochs = {epoch for site, epoch in self._seen.held if site == listing.site}
+        epochs = {epoch for site, epoch in self._state.stored if site == listing.site}
         for epoch in sorted(epochs):
-            for entry in receipts.unconnected(self._seen.entries((listing.site, epoch))):
+            for entry in receipts.unconnected(self._state.entries((listing.site, epoch))):
                 stem = name_of(epoch, entry.sequence - 1)
-                if self._seen.failures[source.name] >= _FAILURES_IN_A_ROW_MAX:
+                if self._state.failures[source.name] >= _FAILURES_IN_A_ROW_MAX:
                     return
                 if stem in listing.manifests and stem in listing.sealed:
-                    with self._failures(source):
-                        self._take(intake, listing, stem)
+                    with self._record_failures(source):
+                        self._read_segment(intake, listing, stem)
 
-    def _take(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
+    def _read_segment(self, intake: SegmentIntake, listing: SiteListing, stem: str) -> None:
         """Store one segment, unless it is refused or stored already."""
         epoch, number = parse_name(stem) or ("", 0)
-        life, found = (listing.site, epoch), intake.take(listing.site, stem)
-        if isinstance(found, RefusedDocument):
-            self._seen.refuse(life, number, found)
-        elif found.entry not in self._seen.held.get(life, {}).get(number, []):
-            self._hold(found)
+        site_epoch, result = (listing.site, epoch), intake.read_segment(listing.site, stem)
+        if isinstance(result, RefusedDocument):
+            self._state.refuse(site_epoch, number, result)
+        elif result.entry not in self._state.stored.get(site_epoch, {}).get(number, []):
+            self._store(result)
 
-    def _hold(self, found: AcceptedSegment) -> None:
-        self._writer.add(found.entry, found.batches)
-        self._seen.hold(found.entry)
+    def _store(self, accepted: AcceptedSegment) -> None:
+        self._writer.add(accepted.entry, accepted.batches)
+        self._state.add(accepted.entry)
         self._report.segments_taken += 1
-        self._report.records_taken += found.entry.records
+        self._report.records_taken += accepted.entry.records
 
     @contextmanager
-    def _failures(self, source: SegmentSource) -> Iterator[None]:
+    def _record_failures(self, source: SegmentSource) -> Iterator[None]:
         """Record a read or write that failed, and continue."""
         try:
             yield
-            self._seen.failures[source.name] = 0
+            self._state.failures[source.name] = 0
         except SourceFailed as error:
             self._report.troubles.append(str(error))
-            self._seen.failures[source.name] += 1
-            if self._seen.failures[source.name] == _FAILURES_IN_A_ROW_MAX:
+            self._state.failures[source.name] += 1
+            if self._state.failures[source.name] == _FAILURES_IN_A_ROW_MAX:
                 self._report.troubles.append(f"{source.name}: skipped after {_FAILURES_IN_A_ROW_MAX} failures")
 
     # --- reporting --------------------------------------------------------------------------------------------------
 
     def _report_findings(self) -> None:
         """Report missing, contradictory and refused segments."""
-        report, seen = self._report, self._seen
-        for life, number, refusal in seen.refused:
-            (report.replaced if seen.elsewhere(life, number) else report.refused).append(refusal)
-        named = {(site, epoch) for site in self._statuses.sites() for epoch in self._statuses.highest(site)}
-        for site, epoch in sorted(named | {*seen.held, *seen.absent}):
+        report, state = self._report, self._state
+        for site_epoch, number, refusal in state.refused:
+            (report.replaced if state.is_stored(site_epoch, number) else report.refused).append(refusal)
+        reported = {(site, epoch) for site in self._statuses.sites() for epoch in self._statuses.highest(site)}
+        for site, epoch in sorted(reported | {*state.stored, *state.absent}):
             if self._is_revoked(site):
                 continue
-            entries = seen.entries((site, epoch))
+            entries = state.entries((site, epoch))
             highest = self._statuses.highest(site).get(epoch, 0)
             lost = dict.fromkeys(self._statuses.lost(site, epoch), "the site lost it")
-            report.gaps += receipts.gaps(site, epoch, entries, highest, lost | seen.absent.get((site, epoch), {}))
+            report.gaps += receipts.gaps(site, epoch, entries, highest, lost | state.absent.get((site, epoch), {}))
             report.breaks += receipts.breaks(entries)
             report.segments_held += len(entries)
         report.pinned = self._trust.pinned
-        report.waiting = [PendingKey(*of, count) for of, count in sorted(self._trust.waiting.items())]
-        report.sites = len(self._statuses.sites() | {site for site, _ in seen.held})
+        report.waiting = [PendingKey(*site_key, count) for site_key, count in sorted(self._trust.waiting.items())]
+        report.sites = len(self._statuses.sites() | {site for site, _ in state.stored})
 
-    def _write_receipts(self, places: list[tuple[SegmentSource, SiteListing]]) -> None:
+    def _write_receipts(self, site_listings: list[tuple[SegmentSource, SiteListing]]) -> None:
         """Sign receipts for each site, and write them to every source that has its data."""
-        damaged: dict[Life, list[RefusedSegment]] = defaultdict(list)
-        for life, refused in self._seen.damaged():
-            damaged[life].append(refused)
+        damaged: dict[SiteEpoch, list[RefusedSegment]] = defaultdict(list)
+        for site_epoch, refused in self._state.damaged():
+            damaged[site_epoch].append(refused)
         epochs: dict[str, list[EpochReceipts]] = defaultdict(list)
-        for life in sorted({*self._seen.held, *damaged}):
-            epochs[life[0]].append(receipts.epoch_receipts(life[1], self._seen.entries(life), damaged[life]))
+        for site, epoch in sorted({*self._state.stored, *damaged}):
+            entries = self._state.entries((site, epoch))
+            epochs[site].append(receipts.epoch_receipts(epoch, entries, damaged[site, epoch]))
         folder, key = self._request.out / receipts.RECEIPTS_FOLDER, self._request.keys.receipts
         signed = {site: receipts.sign_receipts(folder, site, epochs[site], key, self._request.now) for site in epochs}
-        for source, listing in places:
-            with self._failures(source):
+        for source, listing in site_listings:
+            with self._record_failures(source):
                 receipts.write_receipts(source, listing, signed.get(listing.site))
 
 
@@ -412,12 +415,12 @@ class PurgeReport:
     """Predictions by SITE/TASK."""
 
 
-def parse_retention_rule(written: str) -> RetentionRule:
+def parse_retention_rule(text: str) -> RetentionRule:
     """Read SITE/TASK=DAYS, where `*` stands for every site or task. Raises InvalidRequest."""
-    match = _RULE.fullmatch(written)
+    match = _RULE.fullmatch(text)
     if not match:
         remedy = "Write SITE/TASK=DAYS, such as 'clinic-1/*=90' or '*/reception=30'."
-        raise InvalidRequest(f"--keep {written!r} is not understood", remedy=remedy)
+        raise InvalidRequest(f"--keep {text!r} is not understood", remedy=remedy)
     return RetentionRule(match["site"], match["task"], float(match["days"]))
 
 
@@ -427,13 +430,7 @@ def _rule_row(rule: RetentionRule, now: float) -> tuple[str, str, datetime]:
     return rule.site, rule.task, datetime.fromtimestamp(now, UTC).replace(tzinfo=None) - days
 
 
-def purge(
-    out: Path,
-    rules: Sequence[RetentionRule],
-    now: float,
-    *,
-    dry_run: bool,
-) -> PurgeReport:
+def purge(out: Path, rules: Sequence[RetentionRule], now: float, *, dry_run: bool) -> PurgeReport:
     """Delete examples that are older than their rule allows, and join the examples again; with `dry_run` only count.
 
     Raises:
@@ -447,19 +444,16 @@ def purge(
             f"nothing is collected in {out}", remedy="Name the folder that 'edge-convert collect' writes."
         )
     with locked(out):
-        due: dict[str, set[tuple[str, str]]] = {}
-        found: dict[tuple[str, str], str] = {}
+        by_file: dict[str, set[tuple[str, str]]] = {}
+        due: dict[tuple[str, str], str] = {}
         with derived_examples.open_database(folder, out / ".purge", memory) as connection:
             connection.execute("CREATE TEMP TABLE rules (site VARCHAR, task VARCHAR, before TIMESTAMP)")
             connection.executemany("INSERT INTO rules VALUES (?, ?, ?)", [_rule_row(rule, now) for rule in rules])
             for filename, site, prediction_id, task in connection.execute(_DUE).fetchall():
-                due.setdefault(filename, set()).add((site, prediction_id))
-                found[site, prediction_id] = f"{site}/{task}"
+                by_file.setdefault(filename, set()).add((site, prediction_id))
+                due[site, prediction_id] = f"{site}/{task}"
         records = 0
-        if found and not dry_run:
-            records = sum(record_files.forget(Path(filename), names) for filename, names in due.items())
+        if due and not dry_run:
+            records = sum(record_files.forget(Path(filename), names) for filename, names in by_file.items())
             derived_examples.derive(out, memory, lambda _: None)
-    counted: dict[str, int] = {}
-    for place in found.values():
-        counted[place] = counted.get(place, 0) + 1
-    return PurgeReport(len(found), records, dict(sorted(counted.items())))
+    return PurgeReport(len(due), records, dict(sorted(Counter(due.values()).items())))

@@ -23,17 +23,17 @@ from convert.collect.record_files import LATER_COLUMNS, SCHEMA
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 
-_TAUGHT = "(route = 'upstream' OR coalesce(model, '') <> '')"
-_LOCAL = f"CASE WHEN NOT {_TAUGHT} THEN nullif(output, '') ELSE scores[1].label END"
+_BY_TEACHER = "(route = 'upstream' OR coalesce(model, '') <> '')"
+_LOCAL_ANSWER = f"CASE WHEN NOT {_BY_TEACHER} THEN nullif(output, '') ELSE scores[1].label END"
 # Column of the first version with two answers: if it is null, the row is older.
-_APART = f"""
+_SEPARATE_ANSWERS = f"""
     * REPLACE (
-        CASE WHEN collected_at IS NULL AND {{prediction}} THEN {_LOCAL} ELSE local_answer END AS local_answer,
-        CASE WHEN collected_at IS NULL AND {{prediction}} AND {_TAUGHT} THEN output ELSE teacher_answer END
+        CASE WHEN collected_at IS NULL AND {{prediction}} THEN {_LOCAL_ANSWER} ELSE local_answer END AS local_answer,
+        CASE WHEN collected_at IS NULL AND {{prediction}} AND {_BY_TEACHER} THEN output ELSE teacher_answer END
             AS teacher_answer
     )
 """
-_GRADED = """
+_LOCAL_GRADES = """
     * REPLACE (
         CASE WHEN local_answer IS NOT NULL THEN confidence END AS confidence,
         CASE WHEN local_answer IS NOT NULL THEN threshold END AS threshold,
@@ -44,23 +44,24 @@ _GRADED = """
 
 
 def split_answers(
-    given: duckdb.DuckDBPyRelation, columns: Mapping[str, str], prediction: str = "true"
+    rows: duckdb.DuckDBPyRelation, columns: Mapping[str, str], prediction: str = "true"
 ) -> duckdb.DuckDBPyRelation:
     """Return rows with separate answers, and with missing `columns` (name: SQL type) as NULL.
 
     Args:
-        given: rows of any version.
+        rows: rows of any version.
         columns: what the rows should have.
         prediction: SQL condition for predictions among the records.
     """
-    missing = [f"NULL::{type_} AS {name}" for name, type_ in columns.items() if name not in given.columns]
-    whole = given.project(", ".join(["*", *missing])) if missing else given
-    return whole.project(_APART.format(prediction=prediction)).project(_GRADED.format(prediction=prediction))
+    missing = [f"NULL::{type_} AS {name}" for name, type_ in columns.items() if name not in rows.columns]
+    complete = rows.project(", ".join(["*", *missing])) if missing else rows
+    separate = complete.project(_SEPARATE_ANSWERS.format(prediction=prediction))
+    return separate.project(_LOCAL_GRADES.format(prediction=prediction))
 
 
 MEMORY_BYTES_DEFAULT = 1024**3
 MEMORY_BYTES_MIN = 256 * 1024**2
-_BYTES_A_THREAD = 512 * 1024**2
+_BYTES_PER_THREAD = 512 * 1024**2
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def open_database(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duck
         "memory_limit": f"{memory_bytes // 1024**2}MiB",
         "temp_directory": str(spill),
         # Each thread holds blocks that cannot be spilled.
-        "threads": max(1, min(len(os.sched_getaffinity(0)), memory_bytes // _BYTES_A_THREAD)),
+        "threads": max(1, min(len(os.sched_getaffinity(0)), memory_bytes // _BYTES_PER_THREAD)),
         # Queries that need an order use ORDER BY; preserving that of the files costs memory.
         "preserve_insertion_order": False,
         # Never download an extension of DuckDB; none is needed.
@@ -81,8 +82,8 @@ def open_database(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duck
     with duckdb.connect(config=config) as connection:
         files = [str(path) for path in record_files.files(folder)]
         if files:
-            given = connection.read_parquet(files, filename=True, file_row_number=True, union_by_name=True)
-            numbered = given.project("*, (file_index::BIGINT << 40) + file_row_number AS row_id")
+            rows = connection.read_parquet(files, filename=True, file_row_number=True, union_by_name=True)
+            numbered = rows.project("*, (file_index::BIGINT << 40) + file_row_number AS row_id")
             split_answers(numbered, LATER_COLUMNS, "type = 'prediction'").create_view("records")
         else:
             empty = connection.from_arrow(SCHEMA.empty_table())
@@ -93,7 +94,7 @@ def open_database(folder: Path, spill: Path, memory_bytes: int) -> Iterator[duck
             shutil.rmtree(spill, ignore_errors=True)
 
 
-_DONE, _SPILL = "done.json", ".spill"
+_STATE, _SPILL = "done.json", ".spill"
 # Increase the number when the same records give different examples than before: everything is then joined again.
 _FORM = f"6 duckdb {duckdb.__version__}"
 _FINGERPRINTS = """
@@ -127,12 +128,12 @@ def derive(
     out: Path,
     memory_bytes: int,
     progress: Callable[[str], None],
-    erasing: Callable[[Sequence[str]], None] = lambda _: None,
+    before_erasure: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> DerivedExamples:
     """Bring the examples below `out` up to date with the raw files there.
 
-    `erasing` is called with the predictions, as SITE/PREDICTION_ID, before the first of them is erased: after a kill
-    the next run erases the rest, and calls it again.
+    `before_erasure` is called with the predictions, as SITE/PREDICTION_ID, before the first of them is erased. After a
+    kill the next run erases the rest, and calls it again.
 
     Raises:
         InvalidRequest: the memory is not enough.
@@ -142,7 +143,7 @@ def derive(
     try:
         progress("erase records")
         with open_database(folder, out / _SPILL, memory_bytes) as connection:
-            erased, names = erase(connection, erasing)
+            erased, names = erase(connection, before_erasure)
         with open_database(folder, out / _SPILL, memory_bytes) as connection:
             return DerivedExamples(erased, names, _join(connection, out, progress))
     except duckdb.OutOfMemoryException:
@@ -154,39 +155,39 @@ def derive(
 def _join(
     connection: duckdb.DuckDBPyConnection, out: Path, progress: Callable[[str], None]
 ) -> list[example_files.TaskExampleCounts]:
-    examples, done = out / example_files.FOLDER, _done(out)
+    examples, state = out / example_files.FOLDER, _read_state(out)
     examples.mkdir(exist_ok=True)
-    found = {task: f"{_FORM} {print_}" for task, print_ in connection.execute(_FINGERPRINTS).fetchall()}
-    for task, fingerprint in found.items():
-        files = _files(examples / f"task={task}")
-        if task not in done or (done[task]["fingerprint"], done[task]["files"]) != (fingerprint, files):
+    fingerprints = {task: f"{_FORM} {value}" for task, value in connection.execute(_FINGERPRINTS).fetchall()}
+    for task, fingerprint in fingerprints.items():
+        files = _file_sizes(examples / f"task={task}")
+        if task not in state or (state[task]["fingerprint"], state[task]["files"]) != (fingerprint, files):
             counts = example_files.join(connection, task, examples, progress)
-            files = _files(examples / f"task={task}")
-            done[task] = {"fingerprint": fingerprint, "files": files, "counts": asdict(counts)}
-            _write(out, done)
-    for task in done.keys() - found.keys():  # all of its records have been erased
+            files = _file_sizes(examples / f"task={task}")
+            state[task] = {"fingerprint": fingerprint, "files": files, "counts": asdict(counts)}
+            _write_state(out, state)
+    for task in state.keys() - fingerprints.keys():  # all of its records have been erased
         shutil.rmtree(examples / f"task={task}", ignore_errors=True)
-        del done[task]
-        _write(out, done)
-    return [example_files.TaskExampleCounts(**done[task]["counts"]) for task in found]
+        del state[task]
+        _write_state(out, state)
+    return [example_files.TaskExampleCounts(**state[task]["counts"]) for task in fingerprints]
 
 
-def _files(folder: Path) -> dict[str, int]:
+def _file_sizes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def _done(out: Path) -> dict[str, Any]:
-    path = out / _DONE
+def _read_state(out: Path) -> dict[str, Any]:
+    path = out / _STATE
     plain: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
     return plain
 
 
-def _write(out: Path, done: dict[str, Any]) -> None:
-    atomic_files.write_atomically(out / _DONE, json.dumps(done, indent=1, sort_keys=True).encode() + b"\n")
+def _write_state(out: Path, state: dict[str, Any]) -> None:
+    atomic_files.write_atomically(out / _STATE, json.dumps(state, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def erase(
-    connection: duckdb.DuckDBPyConnection, erasing: Callable[[Sequence[str]], None]
+    connection: duckdb.DuckDBPyConnection, before_erasure: Callable[[Sequence[str]], None]
 ) -> tuple[int, tuple[str, ...]]:
     """Rewrite every file that still holds an erased prediction.
 
@@ -195,10 +196,10 @@ def erase(
     Raises:
         OSError: a file cannot be written; files already rewritten stay so.
     """
-    found: dict[str, set[tuple[str, str]]] = {}
+    by_file: dict[str, set[tuple[str, str]]] = {}
     for filename, site, prediction_id in connection.execute(_ERASABLE).fetchall():
-        found.setdefault(filename, set()).add((site, prediction_id))
-    erased = tuple(sorted({f"{site}/{prediction}" for names in found.values() for site, prediction in names}))
+        by_file.setdefault(filename, set()).add((site, prediction_id))
+    erased = tuple(sorted({f"{site}/{prediction}" for names in by_file.values() for site, prediction in names}))
     if erased:
-        erasing(erased)
-    return sum(record_files.forget(Path(filename), names) for filename, names in found.items()), erased
+        before_erasure(erased)
+    return sum(record_files.forget(Path(filename), names) for filename, names in by_file.items()), erased

@@ -32,7 +32,7 @@ from convert.collect.record_files import REVIEWED_CENTRALLY
 from convert.data.data_row import normalised
 from edge_agent.durable import atomic_files
 
-_PAIRS_AT_ONCE = 20_000
+_BATCH_PAIRS = 20_000
 # `kept` holds the distinct predictions of the task.
 _TEXTS = """
     CREATE OR REPLACE TEMP TABLE texts AS
@@ -79,7 +79,7 @@ def group_near_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _links(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple[Keys, Keys]]:
     """Yield the pairs of near duplicates."""
-    reader: Any = connection.sql(_SKETCHES).to_arrow_reader(_PAIRS_AT_ONCE)
+    reader: Any = connection.sql(_SKETCHES).to_arrow_reader(_BATCH_PAIRS)
     for batch in reader:
         left, right = (batch[name].flatten().to_numpy(zero_copy_only=False) for name in ("left_sketch", "right_sketch"))
         texts = [
@@ -97,9 +97,9 @@ def _components(links: list[tuple[Keys, Keys]]) -> tuple[Keys, Keys]:
     if not links:
         return np.empty(0, np.uint64), np.empty(0, np.uint64)
     left, right = (np.concatenate(side) for side in zip(*links, strict=True))
-    keys, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-    half = len(left)
-    graph = sparse.coo_matrix((np.ones(half, np.int8), (places[:half], places[half:])), shape=(len(keys), len(keys)))
+    keys, indexes = np.unique(np.concatenate([left, right]), return_inverse=True)
+    ends = indexes[: len(left)], indexes[len(left) :]
+    graph = sparse.coo_matrix((np.ones(len(left), np.int8), ends), shape=(len(keys), len(keys)))
     component: npt.NDArray[np.int32] = sparse.csgraph.connected_components(graph, directed=False)[1]
     # Keys are sorted, so the first one of a component is its smallest.
     _, firsts = np.unique(component, return_index=True)
@@ -138,17 +138,17 @@ _FEEDBACK = """
            ) AS turn
     FROM (SELECT *, min(recorded_at) OVER (PARTITION BY site, epoch) AS epoch_began FROM once)
 """
-_LAST_WORDS = """
-    CREATE OR REPLACE TEMP TABLE said AS
+_LAST_REVIEWS = """
+    CREATE OR REPLACE TEMP TABLE last_reviews AS
     WITH outputs AS (
         SELECT k.site, k.prediction_id, r.output
         FROM kept k JOIN records r USING (row_id)
         WHERE (k.site, k.prediction_id) IN (SELECT (site, prediction_id) FROM feedback)
-    ), words AS (
+    ), claims AS (
         SELECT f.*, o.output, CASE verdict WHEN 'accept' THEN o.output WHEN 'corrected' THEN f.value END AS claim
         FROM feedback f JOIN outputs o USING (site, prediction_id)
-    ), ultimate AS (
-        SELECT *, max(central) OVER (PARTITION BY site, prediction_id) AS settled FROM words
+    ), latest AS (
+        SELECT *, max(central) OVER (PARTITION BY site, prediction_id) AS settled FROM claims
         QUALIFY row_number() OVER (PARTITION BY site, prediction_id, central, reviewer ORDER BY turn DESC) = 1
     ), judged AS (
         SELECT site, prediction_id,
@@ -159,8 +159,8 @@ _LAST_WORDS = """
                min(claim) AS claim,
                CASE WHEN bool_and(verdict = 'reject') AND count(DISTINCT lower(trim(review_reason))) = 1
                     THEN trim(arg_max(review_reason, turn)) END AS reject_reason
-        FROM ultimate WHERE central = settled GROUP BY site, prediction_id
-    ), listed AS (
+        FROM latest WHERE central = settled GROUP BY site, prediction_id
+    ), review_lists AS (
         SELECT site, prediction_id, list({
             'reviewer': reviewer, 'verdict': verdict, 'value': value, 'reason': review_reason,
             'reviewed_at': recorded_at
@@ -168,7 +168,7 @@ _LAST_WORDS = """
         FROM feedback GROUP BY site, prediction_id
     )
     SELECT j.* EXCLUDE (claim), CASE WHEN NOT conflict THEN claim END AS truth, l.reviews
-    FROM judged j JOIN listed l USING (site, prediction_id)
+    FROM judged j JOIN review_lists l USING (site, prediction_id)
 """
 _OPINIONS = """
     CREATE OR REPLACE TEMP TABLE opinions AS
@@ -190,7 +190,7 @@ _MARKED = """
         FROM kept k
         JOIN records r USING (row_id)
         JOIN groups g ON g.text_key = k.text_key
-        LEFT JOIN said s ON s.site = k.site AND s.prediction_id = k.prediction_id
+        LEFT JOIN last_reviews s ON s.site = k.site AND s.prediction_id = k.prediction_id
     ), placed AS (
         SELECT row_id, cluster,
                first_value(row_id) OVER (
@@ -218,7 +218,7 @@ _EXAMPLES = """
            r.redaction_version, r.redaction_rules, r.redaction_counts, r.epoch, r.sequence, r.line, r.collected_at
     FROM marked m
     JOIN records r USING (row_id)
-    LEFT JOIN said s ON s.site = r.site AND s.prediction_id = r.prediction_id
+    LEFT JOIN last_reviews s ON s.site = r.site AND s.prediction_id = r.prediction_id
     LEFT JOIN opinions o ON o.site = r.site AND o.prediction_id = r.prediction_id
     WHERE m.month = $month
     ORDER BY answered_at, r.site, r.prediction_id
@@ -265,24 +265,24 @@ def join(
         OSError: a file cannot be written; earlier files are new, later ones unchanged.
     """
     progress(f"{task}: join")
-    for step in (_KEPT, _FEEDBACK, _LAST_WORDS, _OPINIONS):
-        connection.execute(step, _used(step, {"task": task, "centre": REVIEWED_CENTRALLY}))
+    for step in (_KEPT, _FEEDBACK, _LAST_REVIEWS, _OPINIONS):
+        connection.execute(step, _parameters(step, {"task": task, "centre": REVIEWED_CENTRALLY}))
     progress(f"{task}: find duplicates")
     group_near_duplicates(connection)
     connection.execute(_MARKED)
     folder = out / f"task={task}"
     months = [month for (month,) in connection.execute("SELECT DISTINCT month FROM marked ORDER BY 1").fetchall()]
-    written = []
+    paths = []
     for month in months:
         progress(f"{task}: write {month}")
-        written.append(_write(connection, month, folder / f"month={month}" / FILE_NAME))
-    _clear(folder, {path.parent for path in written})
+        paths.append(_write(connection, month, folder / f"month={month}" / FILE_NAME))
+    _remove_stale(folder, {path.parent for path in paths})
     waiting = connection.execute(_ORPHANS).fetchall()[0][0]
     counts: dict[str, int] = {}
-    if written:
-        counted: Any = connection.sql(_COUNTS, params={"files": [*map(str, written)]}).to_arrow_table()
-        counts = counted.to_pylist()[0]
-    for table in ("kept", "feedback", "said", "opinions", "groups", "marked"):
+    if paths:
+        totals: Any = connection.sql(_COUNTS, params={"files": [*map(str, paths)]}).to_arrow_table()
+        counts = totals.to_pylist()[0]
+    for table in ("kept", "feedback", "last_reviews", "opinions", "groups", "marked"):
         connection.execute(f"DROP TABLE {table}")
     return TaskExampleCounts(task=task, waiting=waiting, **counts)
 
@@ -295,27 +295,27 @@ def _write(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> Pat
         atomic_files.replacing(path) as partial,
         pq.ParquetWriter(partial, reader.schema, compression="zstd") as writer,
     ):
-        group: list[pa.RecordBatch] = []
+        pending: list[pa.RecordBatch] = []
         for batch in reader:
-            group.append(batch)
-            while sum(each.num_rows for each in group) >= _GROUP_ROWS:
-                rows = pa.Table.from_batches(group).combine_chunks()
+            pending.append(batch)
+            while sum(part.num_rows for part in pending) >= _GROUP_ROWS:
+                rows = pa.Table.from_batches(pending).combine_chunks()
                 writer.write_table(rows.slice(0, _GROUP_ROWS).combine_chunks())
-                group = rows.slice(_GROUP_ROWS).to_batches()
-        writer.write_table(pa.Table.from_batches(group, reader.schema).combine_chunks())
+                pending = rows.slice(_GROUP_ROWS).to_batches()
+        writer.write_table(pa.Table.from_batches(pending, reader.schema).combine_chunks())
     return path
 
 
-def _clear(folder: Path, wanted: set[Path]) -> None:
+def _remove_stale(folder: Path, months: set[Path]) -> None:
     """Remove months without examples, and files that a crash left incomplete."""
     for month in folder.glob("month=*"):
         for partial in month.glob(f"*{atomic_files.PARTIAL}"):
             partial.unlink()
-        if month not in wanted:
+        if month not in months:
             shutil.rmtree(month)
-    if folder.is_dir() and not wanted:
+    if folder.is_dir() and not months:
         folder.rmdir()
 
 
-def _used(statement: str, values: dict[str, str]) -> dict[str, str]:
+def _parameters(statement: str, values: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if f"${name}" in statement}

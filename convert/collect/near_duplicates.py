@@ -39,10 +39,10 @@ def text_key(normalised: str) -> int:
 
 def sketch(normalised: str) -> Sketch:
     """Return 16 bands of 64 bits; an empty text has a sketch too."""
-    pieces = _mixed(_pieces(normalised))
+    pieces = _mix_bits(_pieces(normalised))
     lowest = (pieces * _FACTORS + _SUMMANDS).min(axis=1)
-    kept: npt.NDArray[np.uint16] = (_mixed(lowest) >> np.uint64(48)).astype(np.uint16)
-    return kept.view(np.uint64)
+    top_bits: npt.NDArray[np.uint16] = (_mix_bits(lowest) >> np.uint64(48)).astype(np.uint16)
+    return top_bits.view(np.uint64)
 
 
 def common_hashes(left: Sketch, right: Sketch) -> npt.NDArray[np.int64]:
@@ -61,11 +61,11 @@ def alike(left: Sketch, right: Sketch, texts: Sequence[tuple[str | None, str | N
         texts: the two normalised texts of each pair, or None for a text of over SHORT_LETTERS_MAX letters.
     """
     common = common_hashes(left, right)
-    found: npt.NDArray[np.bool_] = common >= ALIKE_HASHES_MIN
-    for place in np.flatnonzero(~found & (common >= _COUNTED_HASHES_MIN)).tolist():
-        first, second = texts[place]
-        found[place] = first is not None and second is not None and common_share(first, second) >= ALIKE_SHARE_MIN
-    return found
+    similar: npt.NDArray[np.bool_] = common >= ALIKE_HASHES_MIN
+    for index in np.flatnonzero(~similar & (common >= _COUNTED_HASHES_MIN)).tolist():
+        first, second = texts[index]
+        similar[index] = first is not None and second is not None and common_share(first, second) >= ALIKE_SHARE_MIN
+    return similar
 
 
 def common_share(left: str, right: str) -> float:
@@ -78,14 +78,14 @@ def _pieces(text: str) -> npt.NDArray[np.uint64]:
     """Return a number for each run of five letters; a shorter text is one piece."""
     letters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     length = min(_PIECE_LETTERS, len(letters))
-    count = max(1, len(letters) - length + 1)
-    pieces = np.zeros(count, np.uint64)
-    for place in range(length):
-        pieces = pieces * _LETTER_FACTOR + letters[place : place + count]
+    piece_count = max(1, len(letters) - length + 1)
+    pieces = np.zeros(piece_count, np.uint64)
+    for offset in range(length):
+        pieces = pieces * _LETTER_FACTOR + letters[offset : offset + piece_count]
     return pieces
 
 
-def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mix_bits(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Spread numbers over all 64 bits (the finish of SplitMix64)."""
     mixed = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

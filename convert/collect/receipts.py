@@ -63,69 +63,69 @@ class ChainBreak:
 
 
 def gaps(
-    site: str, epoch: str, held: Collection[SegmentEntry], highest: int, why: Mapping[int, str]
+    site: str, epoch: str, entries: Collection[SegmentEntry], highest: int, why: Mapping[int, str]
 ) -> list[SequenceGap]:
     """Return the missing segments up to `highest` as ranges; `why` has the reasons for single numbers.
 
     A segment whose records arrived in a later one is not missing. A number above the highest is reported alone, because
     anyone can write a file with any number.
     """
-    known = {entry.sequence for entry in held}.union(*(entry.reseals for entry in held))
-    last = max([highest, *(entry.sequence for entry in held)])
-    beyond = sorted(number for number in why.keys() - known if number > last)
-    holes = [*_holes(sorted(known), last), *zip(beyond, beyond, strict=True)]
-    found: list[SequenceGap] = []
-    for first, end, said in itertools.chain.from_iterable(_split_by_reason(*hole, why) for hole in holes):
-        _add(found, SequenceGap(site, epoch, first, end, said))
-    return found
+    arrived = {entry.sequence for entry in entries}.union(*(entry.reseals for entry in entries))
+    last = max([highest, *(entry.sequence for entry in entries)])
+    above = sorted(number for number in why.keys() - arrived if number > last)
+    holes = [*_holes(sorted(arrived), last), *zip(above, above, strict=True)]
+    ranges: list[SequenceGap] = []
+    for first, end, reason in itertools.chain.from_iterable(_split_by_reason(*hole, why) for hole in holes):
+        _append(ranges, SequenceGap(site, epoch, first, end, reason))
+    return ranges
 
 
-def _add(found: list[SequenceGap], gap: SequenceGap) -> None:
+def _append(ranges: list[SequenceGap], gap: SequenceGap) -> None:
     """Append a gap, or extend the one before it if that has the same reason."""
-    before = found[-1] if found else None
-    if before and (before.last, before.why) == (gap.first - 1, gap.why):
-        gap = replace(before, last=gap.last)
-        found.pop()
-    found.append(gap)
+    previous = ranges[-1] if ranges else None
+    if previous and (previous.last, previous.why) == (gap.first - 1, gap.why):
+        ranges[-1] = replace(previous, last=gap.last)
+    else:
+        ranges.append(gap)
 
 
-def breaks(held: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
+def breaks(entries: Collection[SegmentEntry]) -> Iterator[ChainBreak]:
     """Yield the contradictions between segments of one epoch: from a restored backup or a copied disk."""
-    manifests, apart = _manifests(held), set(unconnected(held))
-    for entry in held:
-        if entry in apart:
+    manifests, disconnected = _manifest_hashes(entries), set(unconnected(entries))
+    for entry in entries:
+        if entry in disconnected:
             yield ChainBreak(entry.site, entry.epoch, entry.sequence, "does not continue the segment before it")
-        others = manifests[entry.sequence]
-        if len(others) > 1 and entry.manifest_sha256 == max(others):
-            message = f"arrived {len(others)} times with different content"
+        hashes = manifests[entry.sequence]
+        if len(hashes) > 1 and entry.manifest_sha256 == max(hashes):
+            message = f"arrived {len(hashes)} times with different content"
             yield ChainBreak(entry.site, entry.epoch, entry.sequence, message)
 
 
-def unconnected(held: Collection[SegmentEntry]) -> list[SegmentEntry]:
+def unconnected(entries: Collection[SegmentEntry]) -> list[SegmentEntry]:
     """Return the segments that do not continue the stored one before them, if there is one."""
-    manifests = _manifests(held)
-    return [entry for entry in held if not _continues(entry, manifests)]
+    manifests = _manifest_hashes(entries)
+    return [entry for entry in entries if not _continues(entry, manifests)]
 
 
-def _manifests(held: Collection[SegmentEntry]) -> dict[int, set[str]]:
+def _manifest_hashes(entries: Collection[SegmentEntry]) -> dict[int, set[str]]:
     """Return the hashes of the manifests of each number."""
-    found: dict[int, set[str]] = defaultdict(set)
-    for entry in held:
-        found[entry.sequence].add(entry.manifest_sha256)
-    return found
+    hashes: dict[int, set[str]] = defaultdict(set)
+    for entry in entries:
+        hashes[entry.sequence].add(entry.manifest_sha256)
+    return hashes
 
 
 def _continues(entry: SegmentEntry, manifests: Mapping[int, set[str]]) -> bool:
     if entry.sequence == 1:
         return not entry.previous
-    before = manifests.get(entry.sequence - 1)
-    return before is None or entry.previous in before
+    previous = manifests.get(entry.sequence - 1)
+    return previous is None or entry.previous in previous
 
 
-def _holes(known: list[int], last: int) -> Iterator[tuple[int, int]]:
+def _holes(numbers: list[int], last: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges from 1 to `last` that the sorted numbers leave out."""
     expected = 1
-    for number in known:
+    for number in numbers:
         if number > expected:
             yield expected, number - 1
         expected = number + 1
@@ -149,19 +149,19 @@ _RANGES_MAX = 10_000
 _REFUSED_MAX = 1000
 
 
-def epoch_receipts(epoch: str, held: Collection[SegmentEntry], refused: Collection[RefusedSegment]) -> EpochReceipts:
+def epoch_receipts(epoch: str, entries: Collection[SegmentEntry], refused: Collection[RefusedSegment]) -> EpochReceipts:
     """Return the chains of one epoch for a receipt: each unbroken chain, named by its last manifest."""
-    before = {entry.manifest_sha256: entry for entry in held}
-    continued = {entry.previous for entry in held}
-    ranges = [_range(entry, before) for entry in held if entry.manifest_sha256 not in continued]
+    by_hash = {entry.manifest_sha256: entry for entry in entries}
+    continued = {entry.previous for entry in entries}
+    ranges = [_range(entry, by_hash) for entry in entries if entry.manifest_sha256 not in continued]
     ranges.sort(key=lambda each: (each.first, each.last, each.manifest_sha256))
-    listed = sorted(refused, key=lambda each: (each.sequence, each.manifest_sha256))
-    return EpochReceipts(epoch=epoch, received=tuple(ranges[:_RANGES_MAX]), refused=tuple(listed[:_REFUSED_MAX]))
+    refusals = sorted(refused, key=lambda each: (each.sequence, each.manifest_sha256))
+    return EpochReceipts(epoch=epoch, received=tuple(ranges[:_RANGES_MAX]), refused=tuple(refusals[:_REFUSED_MAX]))
 
 
-def _range(last: SegmentEntry, before: Mapping[str, SegmentEntry]) -> ReceiptRange:
+def _range(last: SegmentEntry, by_hash: Mapping[str, SegmentEntry]) -> ReceiptRange:
     first = last
-    while (previous := before.get(first.previous)) and previous.sequence == first.sequence - 1:
+    while (previous := by_hash.get(first.previous)) and previous.sequence == first.sequence - 1:
         first = previous
     return ReceiptRange(first=first.sequence, last=last.sequence, manifest_sha256=last.manifest_sha256)
 
@@ -176,10 +176,10 @@ def sign_receipts(
     """
     path = folder / f"site={site}" / RECEIPTS_FILE_NAME
     if path.is_file():
-        kept = path.read_bytes()
-        signed = verify_receipts(kept, [public_key_hex(key)]) if public_key_hex(key).encode() in kept else None
+        stored = path.read_bytes()
+        signed = verify_receipts(stored, [public_key_hex(key)]) if public_key_hex(key).encode() in stored else None
         if signed and signed.body.epochs == tuple(epochs):
-            return kept
+            return stored
     body = Receipts(site=site, at=format_timestamp(now()), epochs=tuple(epochs))
     content = sign(body, key)
     path.parent.mkdir(parents=True, exist_ok=True)

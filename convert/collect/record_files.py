@@ -105,15 +105,15 @@ class SegmentOrigin:
 def table(records: Sequence[AnyRecord], origin: SegmentOrigin, first_line: int) -> pa.RecordBatch:
     """Turn successive records of a segment into columns; `first_line` is the number of the first, from 1."""
     collected_at = datetime.fromtimestamp(origin.collected, UTC).replace(tzinfo=None)
-    place = {"epoch": origin.epoch, "sequence": origin.sequence, "collected_at": collected_at}
-    rows = [{**_row(record), **place, "line": line} for line, record in enumerate(records, first_line)]
+    origin_columns = {"epoch": origin.epoch, "sequence": origin.sequence, "collected_at": collected_at}
+    rows = [{**_row(record), **origin_columns, "line": line} for line, record in enumerate(records, first_line)]
     return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
 
 def _row(record: AnyRecord) -> dict[str, Any]:
-    more = _prediction(record) if isinstance(record, ExamplePrediction) else {}
+    details = _prediction(record) if isinstance(record, ExamplePrediction) else {}
     if isinstance(record, ExampleFeedback):
-        more = {
+        details = {
             "task": record.task,
             "reviewer": record.reviewer,
             "verdict": record.verdict,
@@ -121,7 +121,7 @@ def _row(record: AnyRecord) -> dict[str, Any]:
             "review_reason": record.reason,
         }
     elif isinstance(record, ExampleTeacherLabel):
-        more = {
+        details = {
             "task": record.task,
             "model": record.model,
             "why": record.why,
@@ -132,9 +132,9 @@ def _row(record: AnyRecord) -> dict[str, Any]:
         "type": record.type,
         "site": record.site,
         "record_id": record.record_id,
-        "recorded_at": _moment(record.at),
+        "recorded_at": _utc_datetime(record.at),
         "prediction_id": record.prediction_id,
-        **more,
+        **details,
     }
 
 
@@ -176,12 +176,12 @@ def _pairs(scores: Sequence[tuple[str, float]]) -> list[dict[str, Any]] | None:
     return [{"label": label, "score": score} for label, score in scores] or None
 
 
-def _moment(at: str) -> datetime:
+def _utc_datetime(at: str) -> datetime:
     return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)
 
 
 FOLDER = "raw"
-_SEGMENTS = b"edge-agent/segments"
+_SEGMENTS_KEY = b"edge-agent/segments"
 ROWS_MAX = 100_000
 """A file is written when it has this many rows or bytes in memory; one segment can exceed that."""
 BYTES_MAX = 128 * 1024 * 1024
@@ -225,7 +225,7 @@ def files(folder: Path) -> list[Path]:
 def entries(folder: Path) -> Iterator[SegmentEntry]:
     """Yield every collected segment."""
     for file in files(folder):
-        for plain in json.loads(pq.read_schema(file).metadata[_SEGMENTS]):
+        for plain in json.loads(pq.read_schema(file).metadata[_SEGMENTS_KEY]):
             yield SegmentEntry(**{**plain, "reseals": tuple(plain["reseals"])})
 
 
@@ -262,31 +262,31 @@ class RecordWriter:
         if self._batches:
             table = pa.Table.from_batches(self._batches, SCHEMA)
             segments = [asdict(entry) for entry in self._entries]
-            write(self._folder / _name(self._entries, table), table, segments)
+            write(self._folder / _file_name(self._entries, table), table, segments)
         self._entries, self._batches = [], []
         self._rows = self._bytes = 0
 
 
 def write(path: Path, table: pa.Table, segments: list[dict[str, Any]]) -> None:
     """Write one file of records, or replace it. Raises OSError."""
-    marked = table.replace_schema_metadata({_SEGMENTS: json.dumps(segments)})
+    described = table.replace_schema_metadata({_SEGMENTS_KEY: json.dumps(segments)})
     with atomic_files.replacing(path) as partial:
-        pq.write_table(marked, partial, compression="zstd")
+        pq.write_table(described, partial, compression="zstd")
 
 
-def forget(path: Path, forgotten: Collection[tuple[str, str]]) -> int:
+def forget(path: Path, erased: Collection[tuple[str, str]]) -> int:
     """Rewrite a file without the records of some predictions, named by site and id, except for their tombstones.
 
     Returns the number of removed records. The file still lists the same segments. Raises OSError.
     """
-    segments = json.loads(pq.read_schema(path).metadata[_SEGMENTS])
+    segments = json.loads(pq.read_schema(path).metadata[_SEGMENTS_KEY])
     table = pq.read_table(path, schema=SCHEMA)
     names = zip(*(table[name].to_pylist() for name in ("type", "site", "prediction_id")), strict=True)
-    stays: list[bool] = [kind == "tombstone" or (site, prediction) not in forgotten for kind, site, prediction in names]
-    write(path, table.filter(pa.array(stays, pa.bool_())), segments)
-    return len(stays) - sum(stays)
+    keep: list[bool] = [kind == "tombstone" or (site, prediction) not in erased for kind, site, prediction in names]
+    write(path, table.filter(pa.array(keep, pa.bool_())), segments)
+    return len(keep) - sum(keep)
 
 
-def _name(held: Sequence[SegmentEntry], table: pa.Table) -> str:
-    parts = [f"{entry.name} {entry.manifest_sha256}" for entry in held] or table["record_id"].to_pylist()
+def _file_name(entries: Sequence[SegmentEntry], table: pa.Table) -> str:
+    parts = [f"{entry.name} {entry.manifest_sha256}" for entry in entries] or table["record_id"].to_pylist()
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".parquet"

@@ -44,19 +44,19 @@ class SiteKeyTrust:
 
         Raises OSError if a first key cannot be registered.
         """
-        is_new = self._sites.standing(site, key) == "unknown" and not self._registered_only
+        is_new = self._sites.key_status(site, key) == "unknown" and not self._registered_only
         if is_new and self._sites.accept_first(site, key):
             self.pinned[site] = key
-        if self._sites.standing(site, key) in UNDECIDED:
+        if self._sites.key_status(site, key) in UNDECIDED:
             self.waiting[site, key] += 1
         return self._sites.objection(site, key)
 
     def objection_to_sealed(self, site: str, key: str) -> str:
         """Likewise for sealed segments, which are also accepted from retired keys of the site."""
-        return "" if self._sites.standing(site, key) == "retired" else self.objection(site, key)
+        return "" if self._sites.key_status(site, key) == "retired" else self.objection(site, key)
 
 
-_LINES_AT_ONCE = 5_000
+_BATCH_LINES = 5_000
 
 
 @dataclass(frozen=True)
@@ -103,22 +103,22 @@ class SegmentIntake:
         self._identities = identities
         self._recipients = {str(identity.to_public()) for identity in identities}
 
-    def take(self, site: str, stem: str) -> AcceptedSegment | RefusedDocument:
+    def read_segment(self, site: str, stem: str) -> AcceptedSegment | RefusedDocument:
         """Read and check one segment, by its name without suffix.
 
         Raises:
             SourceFailed: it cannot be read now.
         """
         try:
-            signed = self._manifest(site, stem)
+            signed = self._read_manifest(site, stem)
         except (ExchangeError, _SegmentRefused) as error:
             return RefusedDocument(self._source.name, site, stem, str(error))
         try:
-            return AcceptedSegment(entry_of(signed), self._batches(signed))
+            return AcceptedSegment(entry_of(signed), self._read_batches(signed))
         except _SegmentRefused as error:
             return RefusedDocument(self._source.name, site, stem, str(error), signed.sha256 if error.damaged else "")
 
-    def _manifest(self, site: str, stem: str) -> SignedDocument[SegmentManifest]:
+    def _read_manifest(self, site: str, stem: str) -> SignedDocument[SegmentManifest]:
         raw = self._source.read(path_of(site, "segments", stem + MANIFEST_SUFFIX), DOCUMENT_BYTES_MAX)
         signed = segment.verify(raw, stem, None)
         if signed.body.site != site:
@@ -128,11 +128,11 @@ class SegmentIntake:
             raise _SegmentRefused(objection)
         return signed
 
-    def _batches(self, signed: SignedDocument[SegmentManifest]) -> list[pa.RecordBatch]:
+    def _read_batches(self, signed: SignedDocument[SegmentManifest]) -> list[pa.RecordBatch]:
         body = signed.body
         if not self._recipients & set(body.recipients):
-            said = ", ".join(f"{recipient[:20]}…" for recipient in body.recipients)
-            raise _SegmentRefused(f"is sealed to other keys: {said}")
+            keys = ", ".join(f"{recipient[:20]}…" for recipient in body.recipients)
+            raise _SegmentRefused(f"is sealed to other keys: {keys}")
         stem = segment.name_of(body.epoch, body.sequence)
         sealed = self._source.read(path_of(body.site, "segments", stem + SEALED_SUFFIX), segment.SEALED_BYTES_MAX)
         if hashlib.sha256(sealed).hexdigest() != body.sha256:
@@ -143,23 +143,23 @@ class SegmentIntake:
             lines = segment.unseal(sealed, self._identities)
         except SegmentDamaged as error:
             raise _SegmentRefused(error.message, damaged=True) from None
-        return _read(lines, body, self._now())
+        return _record_batches(lines, body, self._now())
 
 
-def _read(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch]:
+def _record_batches(text: bytes, body: SegmentManifest, now: float) -> list[pa.RecordBatch]:
     lines = text.splitlines()
     if len(lines) != body.records:
         raise _SegmentRefused(f"has {counted(len(lines), 'record')}, its manifest {body.records}")
-    starts = range(0, len(lines), _LINES_AT_ONCE)
-    return [_batch(lines[start : start + _LINES_AT_ONCE], start + 1, body, now) for start in starts]
+    starts = range(0, len(lines), _BATCH_LINES)
+    return [_batch(lines[start : start + _BATCH_LINES], start + 1, body, now) for start in starts]
 
 
-def _batch(lines: list[bytes], first: int, body: SegmentManifest, now: float) -> pa.RecordBatch:
-    records = [_record(line, number, body) for number, line in enumerate(lines, first)]
-    return record_files.table(records, SegmentOrigin(body.epoch, body.sequence, now), first)
+def _batch(lines: list[bytes], first_line: int, body: SegmentManifest, now: float) -> pa.RecordBatch:
+    records = [_parse_record(line, number, body) for number, line in enumerate(lines, first_line)]
+    return record_files.table(records, SegmentOrigin(body.epoch, body.sequence, now), first_line)
 
 
-def _record(line: bytes, number: int, body: SegmentManifest) -> example_records.AnyRecord:
+def _parse_record(line: bytes, number: int, body: SegmentManifest) -> example_records.AnyRecord:
     try:
         record = example_records.parse(line)
     except RecordInvalid as error:

@@ -51,12 +51,12 @@ class SiteListing:
     status: bool = False
     receipts: bool = False
 
-    def note(self, parts: tuple[str, ...], size_bytes: int) -> None:
+    def add(self, parts: tuple[str, ...], size_bytes: int) -> None:
         """Add one object by its path below the site; unknown paths are ignored."""
         self.status |= parts == (status_object.FILE_NAME,)
         self.receipts |= parts == (segment.RECEIPTS_FILE_NAME,)
         if parts[:-1] == (SEGMENTS,):
-            self._note_segment(*parts[-1].partition("."), size_bytes)
+            self._add_segment(*parts[-1].partition("."), size_bytes)
 
     def missing_half(self, stem: str) -> str:
         """Return the name of the missing file of a segment; empty = none is missing."""
@@ -64,7 +64,7 @@ class SiteListing:
             return "manifest"
         return "" if stem in self.sealed else "sealed file"
 
-    def _note_segment(self, stem: str, dot: str, suffix: str, size_bytes: int) -> None:
+    def _add_segment(self, stem: str, dot: str, suffix: str, size_bytes: int) -> None:
         if segment.parse_name(stem) is None:
             return
         if dot + suffix == segment.SEALED_SUFFIX:
@@ -89,15 +89,15 @@ class SegmentSource(Protocol):
         """Write an object, whole or not at all."""
 
 
-def open_source(written: str, options: Mapping[str, str]) -> SegmentSource:
+def open_source(location: str, options: Mapping[str, str]) -> SegmentSource:
     """Return the source for a path or URL; `options` are for the object store (endpoint, region, keys…).
 
     Raises:
         InvalidRequest: no such folder, or an unknown URL or option.
     """
-    if "://" not in written:
-        return FolderSource(Path(written))
-    return BucketSource(written, open_store(written, options))
+    if "://" not in location:
+        return FolderSource(Path(location))
+    return BucketSource(location, open_store(location, options))
 
 
 def open_store(url: str, options: Mapping[str, str]) -> Any:
@@ -128,17 +128,17 @@ def open_store(url: str, options: Mapping[str, str]) -> Any:
 
 def listings(source: SegmentSource) -> tuple[list[SiteListing], str]:
     """Return the contents of the source, sorted by site, and an error if the list is incomplete; empty = complete."""
-    found: dict[str, SiteListing] = {}
-    trouble = ""
+    by_site: dict[str, SiteListing] = {}
+    problem = ""
     try:
         for path, size_bytes in source.objects():
             first, *rest = path.split("/")
             if first.startswith(SITE_PREFIX) and rest:
                 site = first.removeprefix(SITE_PREFIX)
-                found.setdefault(site, SiteListing(site)).note(tuple(rest), size_bytes)
+                by_site.setdefault(site, SiteListing(site)).add(tuple(rest), size_bytes)
     except SourceFailed as error:
-        trouble = str(error)
-    return [found[site] for site in sorted(found)], trouble
+        problem = str(error)
+    return [by_site[site] for site in sorted(by_site)], problem
 
 
 def path_of(site: str, *names: str) -> str:
@@ -158,38 +158,38 @@ class FolderSource:
 
     def objects(self) -> Iterator[tuple[str, int]]:
         """Yield regular files below `site=…/`; then fail if a file or folder among these cannot be read."""
-        with _failures(self.name), os.scandir(self._root) as entries:
-            named = (each for each in entries if each.name.startswith(SITE_PREFIX))
-            sites = sorted(each.name for each in named if each.is_dir(follow_symlinks=False))
-        unread: list[OSError] = []
+        with _translated_errors(self.name), os.scandir(self._root) as entries:
+            site_entries = (each for each in entries if each.name.startswith(SITE_PREFIX))
+            sites = sorted(each.name for each in site_entries if each.is_dir(follow_symlinks=False))
+        errors: list[OSError] = []
         for site in sites:
-            yield from self._files(site, unread)
-        closed = [error for error in unread if not isinstance(error, FileNotFoundError)]
-        if closed:
-            more = f", and {counted(len(closed) - 1, 'more path')}" if len(closed) > 1 else ""
-            raise SourceFailed(f"{closed[0].filename}: {closed[0].strerror}{more}")
+            yield from self._files(site, errors)
+        unreadable = [error for error in errors if not isinstance(error, FileNotFoundError)]
+        if unreadable:
+            more = f", and {counted(len(unreadable) - 1, 'more path')}" if len(unreadable) > 1 else ""
+            raise SourceFailed(f"{unreadable[0].filename}: {unreadable[0].strerror}{more}")
 
-    def _files(self, site: str, unread: list[OSError]) -> Iterator[tuple[str, int]]:
-        for folder, _, names in os.walk(self._root / site, onerror=unread.append):
+    def _files(self, site: str, errors: list[OSError]) -> Iterator[tuple[str, int]]:
+        for folder, _, names in os.walk(self._root / site, onerror=errors.append):
             for path in (Path(folder, name) for name in names):
                 try:
-                    found = path.lstat()
+                    info = path.lstat()
                 except OSError as error:  # FileNotFoundError is ignored later: an uplink renames its files
-                    unread.append(error)
+                    errors.append(error)
                     continue
-                if stat.S_ISREG(found.st_mode):
-                    yield path.relative_to(self._root).as_posix(), found.st_size
+                if stat.S_ISREG(info.st_mode):
+                    yield path.relative_to(self._root).as_posix(), info.st_size
 
     def read(self, path: str, bytes_max: int) -> bytes:
         """Read a regular file."""
-        with _failures(f"{self.name}/{path}"):
+        with _translated_errors(f"{self.name}/{path}"):
             fd = os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
-                return _within(file.read(bytes_max + 1), bytes_max, path)
+                return _require_size(file.read(bytes_max + 1), bytes_max, path)
 
     def write(self, path: str, content: bytes) -> None:
         """Write and sync a file that the site's uplink, another user, can read."""
-        with _failures(f"{self.name}/{path}"):
+        with _translated_errors(f"{self.name}/{path}"):
             atomic_files.write_atomically(self._root / path, content, _SHARED_MODE)
 
 
@@ -203,32 +203,32 @@ class BucketSource:
 
     def objects(self) -> Iterator[tuple[str, int]]:
         """List all objects, page by page."""
-        with _failures(self.name):
+        with _translated_errors(self.name):
             for page in obstore.list(self._store):
-                yield from ((each["path"], each["size"]) for each in page)
+                yield from ((entry["path"], entry["size"]) for entry in page)
 
     def read(self, path: str, bytes_max: int) -> bytes:
         """Get an object, after checking its size."""
-        with _failures(f"{self.name}/{path}"):
-            found = obstore.get(self._store, path)
-            if found.meta["size"] > bytes_max:
-                raise SourceFailed(f"{self.name}/{path} has {found.meta['size']} bytes; the limit is {bytes_max}")
-            return bytes(found.bytes())
+        with _translated_errors(f"{self.name}/{path}"):
+            result = obstore.get(self._store, path)
+            if result.meta["size"] > bytes_max:
+                raise SourceFailed(f"{self.name}/{path} has {result.meta['size']} bytes; the limit is {bytes_max}")
+            return bytes(result.bytes())
 
     def write(self, path: str, content: bytes) -> None:
         """Put an object in one request."""
-        with _failures(f"{self.name}/{path}"):
+        with _translated_errors(f"{self.name}/{path}"):
             obstore.put(self._store, path, content, use_multipart=False)
 
 
-def _within(content: bytes, bytes_max: int, path: str) -> bytes:
+def _require_size(content: bytes, bytes_max: int, path: str) -> bytes:
     if len(content) > bytes_max:
         raise SourceFailed(f"{path} has more than {bytes_max} bytes")
     return content
 
 
 @contextmanager
-def _failures(what: str) -> Iterator[None]:
+def _translated_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError) as error:  # obstore also raises FileNotFoundError

@@ -36,13 +36,13 @@ class AuditLosses:
 
 def losses(collected: Path) -> AuditLosses:
     """Add up the counters of all sites. Files that are not status objects are skipped."""
-    counted, sites = Counter[str](), 0
+    counters, sites = Counter[str](), 0
     for path in sorted((collected / FOLDER).glob("site=*.json")):
         with contextlib.suppress(ExchangeError):
-            counted.update(status_object.verify(path.read_bytes(), None).body.counters)
+            counters.update(status_object.verify(path.read_bytes(), None).body.counters)
             sites += 1
-    dropped = sum(number for name, number in counted.items() if name.startswith("dropped_"))
-    return AuditLosses(sites, counted["sacrificed_audit"], dropped)
+    dropped = sum(number for name, number in counters.items() if name.startswith("dropped_"))
+    return AuditLosses(sites, counters["sacrificed_audit"], dropped)
 
 
 class StatusFolder:
@@ -57,7 +57,7 @@ class StatusFolder:
             self._highest.update(json.loads((folder / _HIGHEST).read_bytes()))
         self._missing: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
 
-    def look(self, source: SegmentSource, listing: SiteListing, trust: SiteKeyTrust) -> str:
+    def read_status(self, source: SegmentSource, listing: SiteListing, trust: SiteKeyTrust) -> str:
         """Read and store a site's status, if there is one; return why it is refused, empty = it is not.
 
         Raises:
@@ -75,7 +75,7 @@ class StatusFolder:
             return f"is of site {signed.body.site}, but is in the folder of {listing.site}"
         objection = trust.objection(listing.site, signed.key)
         if not objection:
-            self._keep(signed.body, raw)
+            self._store(signed.body, raw)
         return objection
 
     def highest(self, site: str) -> dict[str, int]:
@@ -97,7 +97,7 @@ class StatusFolder:
         if not path.is_file() or path.read_bytes() != content:
             atomic_files.write_atomically(path, content)
 
-    def _keep(self, body: status_object.SiteStatus, raw: bytes) -> None:
+    def _store(self, body: status_object.SiteStatus, raw: bytes) -> None:
         for epoch, sequence in body.highest.items():
             self._raise_highest(body.site, epoch, sequence)
         for epoch, numbers in body.missing.items():
@@ -107,5 +107,5 @@ class StatusFolder:
             atomic_files.write_atomically(path, raw)
 
     def _raise_highest(self, site: str, epoch: str, sequence: int) -> None:
-        known = self._highest[site]
-        known[epoch] = max(known.get(epoch, 0), sequence)
+        highest = self._highest[site]
+        highest[epoch] = max(highest.get(epoch, 0), sequence)

@@ -131,13 +131,13 @@ def rows_of(task: TaskSpec, question: QuestionSpec, rows: Sequence[DataRow]) -> 
     `shares` of that question.
     """
     if task.kind == "classify":
-        return [(place, row) for place, row in enumerate(rows) if row.label]
-    found = []
-    for place, row in enumerate(rows):
-        answer = next((each for each in row.answers if each.question == question.name), None)
+        return [(index, row) for index, row in enumerate(rows) if row.label]
+    answering = []
+    for index, row in enumerate(rows):
+        answer = next((candidate for candidate in row.answers if candidate.question == question.name), None)
         if answer is not None:
-            found.append((place, replace(row, label=answer.label, shares=answer.shares)))
-    return found
+            answering.append((index, replace(row, label=answer.label, shares=answer.shares)))
+    return answering
 
 
 def main_question(task: TaskSpec) -> QuestionSpec | None:

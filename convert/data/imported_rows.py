@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from convert.evaluate.site_redaction import ValueReader
 
 _SEED = "imported rows"
-_KEPT_ROWS = 200_000
+_CACHED_ROWS = 200_000
 
 
 def is_imported(row: DataRow) -> bool:
@@ -50,9 +50,9 @@ def redact(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle:
         return list(rows)
     if imported := [row for row in rows if is_imported(row)]:
         _redactor(privacy.locales, bundle).read(imported)
-    found = [(row, _redacted(row, privacy.locales, bundle) if is_imported(row) else row) for row in rows]
+    redacted = [(row, _redacted(row, privacy.locales, bundle) if is_imported(row) else row) for row in rows]
     # The cached result can come from an equal row of another line, so the place of this row is restored.
-    return [replace(made, place=row.place) for row, made in found if made is not None]
+    return [replace(result, place=row.place) for row, result in redacted if result is not None]
 
 
 def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundle: Path | None = None) -> str:
@@ -65,35 +65,35 @@ def sentence(rows: Sequence[DataRow], privacy: PrivacySection, kind: Kind, bundl
     if privacy.imported_data == "waived":
         return f"{counted(len(imported), 'imported row')}, redaction waived: {privacy.waiver.strip()}"
     _redactor(privacy.locales, bundle).read(imported)
-    found = [_redacted(row, privacy.locales, bundle) for row in imported]
-    changed = sum(new is not None and new != row for new, row in zip(found, imported, strict=True))
-    left_out = sum(new is None for new in found)
+    redacted = [_redacted(row, privacy.locales, bundle) for row in imported]
+    changed = sum(result is not None and result != row for result, row in zip(redacted, imported, strict=True))
+    left_out = sum(result is None for result in redacted)
     message = f"{counted(len(imported), 'imported row')}, made-up values in {changed}"
     if bundle is not None:
-        message += f" ({finders(bundle)})"
+        message += f" ({finder_names(bundle)})"
     return f"{message}, {left_out} left out" if left_out else message
 
 
-@lru_cache(_KEPT_ROWS)
+@lru_cache(_CACHED_ROWS)
 def _redacted(row: DataRow, locales: tuple[str, ...], bundle: Path | None) -> DataRow | None:
-    found = _redactor(locales, bundle).redact(row)
-    return found.row if found else None
+    result = _redactor(locales, bundle).redact(row)
+    return result.row if result else None
 
 
 @lru_cache(4)
 def _redactor(locales: tuple[str, ...], bundle: Path | None) -> RowRedactor:
     # Imported late: the library of made-up values takes a moment to load, and many commands read no rows.
     module = load_module("convert.dataset.surrogates")
-    made: RowRedactor = module.RowRedactor(module.SurrogateSettings(locales=locales), _SEED, finder(bundle))
-    return made
+    redactor: RowRedactor = module.RowRedactor(module.SurrogateSettings(locales=locales), _SEED, value_finder(bundle))
+    return redactor
 
 
-def finder(bundle: Path | None) -> FindsValues | None:
+def value_finder(bundle: Path | None) -> FindsValues | None:
     """Return the function that finds values with a redaction bundle; None without one. Raises as `redact`."""
     return _reader(bundle).findings if bundle is not None else None
 
 
-def finders(bundle: Path | None) -> str:
+def finder_names(bundle: Path | None) -> str:
     """Return the names of the rules and of the bundle that find values."""
     rules: str = load_module("convert.dataset.surrogates").RULE_SET
     return rules if bundle is None else f"{rules} and {_reader(bundle).name}"
@@ -101,5 +101,5 @@ def finders(bundle: Path | None) -> str:
 
 @lru_cache(4)
 def _reader(bundle: Path) -> ValueReader:
-    made: ValueReader = load_module("convert.evaluate.site_redaction").ValueReader(bundle)
-    return made
+    reader: ValueReader = load_module("convert.evaluate.site_redaction").ValueReader(bundle)
+    return reader

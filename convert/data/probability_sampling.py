@@ -58,69 +58,69 @@ class ProbabilitySample(Generic[R]):
             "unknown": self.unknown,
             "thinned": self.thinned,
             "probability": self.probability,
-            "said": self.said,
+            "said": self.sentence,
         }
 
     @property
-    def said(self) -> str:
+    def sentence(self) -> str:
         """How the rows were drawn, as a sentence."""
         if self.probability is None:
             return (
                 "How these rows were drawn is unknown. They are assumed to be a random sample of the devices' inputs."
             )
-        left = []
+        omissions = []
         if self.unknown:
-            left.append(f"{_rows(self.unknown, 'of unknown probability')} left out")
+            omissions.append(f"{_rows(self.unknown, 'of unknown probability')} left out")
         if self.thinned:
-            left.append(f"{_rows(self.thinned, 'of higher probability')} left out so that all rows have the same")
-        drawn = f"These rows were drawn at random, each with probability {self.probability:g}"
-        return f"{drawn}; {', '.join(left)}." if left else f"{drawn}."
+            omissions.append(f"{_rows(self.thinned, 'of higher probability')} left out so that all rows have the same")
+        text = f"These rows were drawn at random, each with probability {self.probability:g}"
+        return f"{text}; {', '.join(omissions)}." if omissions else f"{text}."
 
 
-def probability_of(plain: Mapping[str, Any], where: str) -> float | None:
-    """Read the probability of a row; `where` names it. Raises InvalidRequest if it is not a probability."""
+def probability_of(plain: Mapping[str, Any], place: str) -> float | None:
+    """Read the probability of a row; `place` names it. Raises InvalidRequest if it is not a probability."""
     value = plain.get("sampling_probability")
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        message = f"{where}: 'sampling_probability' must be a number above 0 and up to 1"
+        message = f"{place}: 'sampling_probability' must be a number above 0 and up to 1"
         raise InvalidRequest(message, remedy="docs/data-formats.md shows the formats.")
     return float(value)
 
 
-def equal_probability(rows: Sequence[R], drawn: Callable[[R], RowSampling]) -> ProbabilitySample[R]:
+def equal_probability(rows: Sequence[R], sampling_of: Callable[[R], RowSampling]) -> ProbabilitySample[R]:
     """Return the rows that figures rest on, as the module describes. The result is deterministic."""
-    every = [(row, *drawn(row)) for row in rows]
-    if not any(stream or probability is not None for _, _, probability, stream in every):
+    sampled = [(row, *sampling_of(row)) for row in rows]
+    if not any(stream or probability is not None for _, _, probability, stream in sampled):
         return ProbabilitySample(list(rows))
-    known = [(row, key, probability) for row, key, probability, _ in every if probability is not None]
-    smallest = min((probability for *_, probability in known), default=1.0)
+    with_probability = [(row, key, probability) for row, key, probability, _ in sampled if probability is not None]
+    smallest = min((probability for *_, probability in with_probability), default=1.0)
     seen: Counter[str] = Counter()
-    kept = []
-    for row, key, probability in known:
+    sample = []
+    for row, key, probability in with_probability:
         seen[key] += 1
-        if _number(f"{SEED}:{key}:{seen[key]}") * probability < smallest * _HASHES:
-            kept.append(row)
-    return ProbabilitySample(kept, len(rows) - len(known), len(known) - len(kept), smallest)
+        if _hash(f"{SEED}:{key}:{seen[key]}") * probability < smallest * _HASHES:
+            sample.append(row)
+    return ProbabilitySample(sample, len(rows) - len(with_probability), len(with_probability) - len(sample), smallest)
 
 
 def warnings(samples: Mapping[Any, ProbabilitySample[Any]]) -> Iterator[str]:
     """Yield a warning for each split from which rows were left out."""
-    for split, drawn in samples.items():
-        if drawn.unknown:
-            have, are = ("has", "is") if drawn.unknown == 1 else ("have", "are")
-            rows = f"{counted(drawn.unknown, 'row')} of the {split} split"
+    for split, sample in samples.items():
+        if sample.unknown:
+            have, are = ("has", "is") if sample.unknown == 1 else ("have", "are")
+            rows = f"{counted(sample.unknown, 'row')} of the {split} split"
             yield f"{rows} {have} no sampling probability and {are} left out."
-        if drawn.thinned > len(drawn.rows):
+        if sample.thinned > len(sample.rows):
             yield (
-                f"{_rows(drawn.thinned, f'of the {split} split')} left out, because the others were drawn with a"
-                f" probability of only {drawn.probability:g}. Keep 'review_share' constant, and the same at all sites."
+                f"{_rows(sample.thinned, f'of the {split} split')} left out, because the others were drawn with a"
+                f" probability of only {sample.probability:g}. Keep 'review_share' constant, and the same at all sites."
             )
 
 
-def _rows(count: int, which: str) -> str:
-    return f"{counted(count, 'row')} {which} {'is' if count == 1 else 'are'}"
+def _rows(count: int, description: str) -> str:
+    return f"{counted(count, 'row')} {description} {'is' if count == 1 else 'are'}"
 
 
-def _number(text: str) -> int:
+def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

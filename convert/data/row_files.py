@@ -72,8 +72,8 @@ def read_for(path: Path, kind: Kind, format: DataFormat | None = None) -> list[D
 
     Raises what `read_rows` raises.
     """
-    found = read_rows(path, format or format_of(path), text_only=kind == "embed")
-    return [_classified(row) for row in found] if kind == "classify" else found
+    data_rows = read_rows(path, format or format_of(path), text_only=kind == "embed")
+    return [_with_label(row) for row in data_rows] if kind == "classify" else data_rows
 
 
 def read_for_task(path: Path, task: TaskSpec, format: DataFormat | None = None) -> list[DataRow]:  # noqa: A002 - likewise
@@ -83,12 +83,12 @@ def read_for_task(path: Path, task: TaskSpec, format: DataFormat | None = None) 
     """
     if task.kind != "decide":
         return read_for(path, task.kind, format)
-    found = read_rows(path, "text-answers", questions=_named(task))
-    check_answers(found, task)
-    return found
+    data_rows = read_rows(path, "text-answers", questions=_question_names(task))
+    check_answers(data_rows, task)
+    return data_rows
 
 
-def _named(task: TaskSpec) -> tuple[str, ...]:
+def _question_names(task: TaskSpec) -> tuple[str, ...]:
     return tuple(question.name for question in task.questions_asked) if task.kind == "decide" else ()
 
 
@@ -107,36 +107,37 @@ def sample(recipe: Recipe, split: Split) -> ProbabilitySample[DataRow]:
         InvalidRequest: no such split, no rows, a label that the task lacks, one label only, synthetic rows in a split
             that figures rest on, or no row with a sampling probability in a file with such keys.
     """
-    written = _written(recipe, split)
-    if not written:
+    file_name = _split_file(recipe, split)
+    if not file_name:
         raise InvalidRequest(f"the recipe names no {split} split", remedy=f"Name its file: '{split}' under 'data'.")
     task = tasks.of(recipe.path(recipe.task))
-    fitting = _FORMATS["generate" if task.record_schema is not None else task.kind]  # a record is a text, too
-    if recipe.data.format not in fitting:
+    formats = _FORMATS["generate" if task.record_schema is not None else task.kind]  # a record is a text, too
+    if recipe.data.format not in formats:
         message = f"data.format '{recipe.data.format}' does not fit a task of kind {task.kind}"
         message += " with 'record_schema'" if task.record_schema is not None else ""
-        raise InvalidRequest(message, remedy=f"Use one of: {', '.join(fitting)}. {_SEE}")
+        raise InvalidRequest(message, remedy=f"Use one of: {', '.join(formats)}. {_SEE}")
     _check_trainable(recipe, task)
-    path, bare = recipe.path(written), _is_bare(recipe, split, task)
-    found = unredacted_rows(recipe, split, task)
-    found = imported_rows.redact(found, recipe.privacy, task.kind, recipe.redaction_bundle)
-    if task.kind == "classify" and not bare:
-        found = [_classified(row) for row in found]
-    _check_split(found, split, task, path, bare)
+    path, text_only = recipe.path(file_name), _is_text_only(recipe, split, task)
+    data_rows = unredacted_rows(recipe, split, task)
+    data_rows = imported_rows.redact(data_rows, recipe.privacy, task.kind, recipe.redaction_bundle)
+    if task.kind == "classify" and not text_only:
+        data_rows = [_with_label(row) for row in data_rows]
+    _check_split(data_rows, split, task, path, text_only)
     if split not in MEASURED:
-        return ProbabilitySample(found)
-    drawn = _drawn(found, path)
-    _check_split(drawn.rows, split, task, path, bare)
+        return ProbabilitySample(data_rows)
+    drawn = _representative_sample(data_rows, path)
+    _check_split(drawn.rows, split, task, path, text_only)
     return drawn
 
 
 def unredacted_rows(recipe: Recipe, split: Split, task: TaskSpec) -> list[DataRow]:
     """Read one split of a recipe as it is in its file. Raises what `read_rows` raises."""
-    path = recipe.path(_written(recipe, split))
-    return read_rows(path, recipe.data.format, text_only=_is_bare(recipe, split, task), questions=_named(task))
+    path = recipe.path(_split_file(recipe, split))
+    text_only = _is_text_only(recipe, split, task)
+    return read_rows(path, recipe.data.format, text_only=text_only, questions=_question_names(task))
 
 
-def _is_bare(recipe: Recipe, split: Split, task: TaskSpec) -> bool:
+def _is_text_only(recipe: Recipe, split: Split, task: TaskSpec) -> bool:
     """Return whether only the texts of a split are used."""
     return task.kind == "embed" or (split == "importance" and bool(recipe.data.importance))
 
@@ -147,25 +148,25 @@ def calibration_sample(path: Path, task: TaskSpec) -> ProbabilitySample[DataRow]
     Raises what `read_for_task` raises; InvalidRequest for texts or labels that a machine made, and if no row has a
     sampling probability in a file with such keys.
     """
-    found = read_for_task(path, task)
-    _check_made_by_people(found, "calibration", path)
-    return _drawn(found, path)
+    data_rows = read_for_task(path, task)
+    _check_made_by_people(data_rows, "calibration", path)
+    return _representative_sample(data_rows, path)
 
 
-def _drawn(found: list[DataRow], path: Path) -> ProbabilitySample[DataRow]:
-    drawn = equally_likely(found)
+def _representative_sample(data_rows: list[DataRow], path: Path) -> ProbabilitySample[DataRow]:
+    drawn = equally_likely(data_rows)
     if not drawn.rows:
         message = (
-            f"{path}: none of {counted(len(found), 'row')} has a known sampling probability, so they do not represent"
-            " all inputs"
+            f"{path}: none of {counted(len(data_rows), 'row')} has a known sampling probability, so they do not"
+            " represent all inputs"
         )
         raise InvalidRequest(message, remedy="Use rows of the random audit: docs/training-data.md explains them.")
     return drawn
 
 
-def equally_likely(found: Sequence[DataRow]) -> ProbabilitySample[DataRow]:
+def equally_likely(data_rows: Sequence[DataRow]) -> ProbabilitySample[DataRow]:
     """Return the rows that figures rest on (probability_sampling.py)."""
-    return equal_probability(found, lambda row: RowSampling(row.key, row.sampling_probability, row.review_stream))
+    return equal_probability(data_rows, lambda row: RowSampling(row.key, row.sampling_probability, row.review_stream))
 
 
 def outliers(recipe: Recipe) -> list[DataRow]:
@@ -189,43 +190,43 @@ def check(recipe: Recipe) -> DataSummary:
     Raises what `rows` raises; InvalidRequest for an overlap, which the message counts and shows, and for more near
     duplicates than the recipe accepts.
     """
-    named = [split for split in SPLITS if getattr(recipe.data, split)]
-    samples = {split: sample(recipe, split) for split in named}
-    found = {split: each.rows for split, each in samples.items()}
-    texts: dict[str, list[DataRow]] = {**dict(found.items()), "outliers": outliers(recipe)}
+    named_splits = [split for split in SPLITS if getattr(recipe.data, split)]
+    samples = {split: sample(recipe, split) for split in named_splits}
+    by_split = {split: each.rows for split, each in samples.items()}
+    texts: dict[str, list[DataRow]] = {**dict(by_split.items()), "outliers": outliers(recipe)}
     for (first, left), (second, right) in itertools.combinations(texts.items(), 2):
         _check_overlap(first, left, second, right)
-    copies = _near_copies(found, recipe)
+    copies = _near_copies(by_split, recipe)
     task = tasks.of(recipe.path(recipe.task))
-    counts = {split: Counter(labels(found[split])) for split in named}
+    counts = {split: Counter(labels(by_split[split])) for split in named_splits}
     known = known_labels(task)
     return DataSummary(
-        rows={split: len(found[split]) for split in named},
-        labels={split: _in_order(counts[split], known) for split in named},
-        synthetic={split: sum(row.synthetic for row in found[split]) for split in named},
-        label_sources={split: count_label_sources(found[split]) for split in named},
+        rows={split: len(by_split[split]) for split in named_splits},
+        labels={split: _in_task_order(counts[split], known) for split in named_splits},
+        synthetic={split: sum(row.synthetic for row in by_split[split]) for split in named_splits},
+        label_sources={split: count_label_sources(by_split[split]) for split in named_splits},
         warnings=(
             *probability_sampling.warnings(samples),
-            *_conflicts_and_repeats(found),
-            *_shared_families(found),
-            *_absent(counts, known),
-            *_rows_short_of_proof(_proving(task, found["calibration"]), recipe),
+            *_conflicts_and_repeats(by_split),
+            *_shared_families(by_split),
+            *_missing_labels(counts, known),
+            *_rows_short_of_proof(_calibration_counts(task, by_split["calibration"]), recipe),
             *splits.accepted_copies(copies),
         ),
         near_copies=copies,
     )
 
 
-def _near_copies(found: dict[Split, list[DataRow]], recipe: Recipe) -> tuple[NearDuplicates, ...]:
+def _near_copies(by_split: dict[Split, list[DataRow]], recipe: Recipe) -> tuple[NearDuplicates, ...]:
     """Count near duplicates between splits. Raises InvalidRequest for more than the recipe accepts."""
-    copies = splits.copies_between({split: [row.asked for row in members] for split, members in found.items()})
+    copies = splits.copies_between({split: [row.asked for row in members] for split, members in by_split.items()})
     splits.require_few_copies(copies, recipe.data.near_copies_max)
     return copies
 
 
-def count_label_sources(found: Sequence[DataRow]) -> dict[LabelSource, int]:
+def count_label_sources(data_rows: Sequence[DataRow]) -> dict[LabelSource, int]:
     """Count rows by label source."""
-    counts = Counter(row.label_source for row in found)
+    counts = Counter(row.label_source for row in data_rows)
     return {source: counts[source] for source in LABEL_SOURCES if counts[source]}
 
 
@@ -245,15 +246,15 @@ def _check_trainable(recipe: Recipe, task: TaskSpec) -> None:
         )
 
 
-def _written(recipe: Recipe, split: Split) -> str:
-    written: str = getattr(recipe.data, split)
-    return written or (recipe.data.train if split == "importance" else "")
+def _split_file(recipe: Recipe, split: Split) -> str:
+    file_name: str = getattr(recipe.data, split)
+    return file_name or (recipe.data.train if split == "importance" else "")
 
 
 # --- rows against the task, and against each other ----------------------------------------------------------------
 
 
-def _classified(row: DataRow) -> DataRow:
+def _with_label(row: DataRow) -> DataRow:
     return replace(row, label=row.label or row.completion.strip())
 
 
@@ -265,7 +266,7 @@ def known_labels(task: TaskSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag[2:] for tag in task.labels if tag[:2] in ("B-", "I-")))
 
 
-def _in_order(counts: Counter[str], known: Sequence[str]) -> dict[str, int]:
+def _in_task_order(counts: Counter[str], known: Sequence[str]) -> dict[str, int]:
     return {label: counts[label] for label in known if label in counts}
 
 
@@ -275,44 +276,45 @@ def labels(split: Sequence[DataRow]) -> Iterator[str]:
         yield from labels_of(row)
 
 
-def _check_split(found: list[DataRow], split: Split, task: TaskSpec, path: Path, bare: bool) -> None:
+def _check_split(data_rows: list[DataRow], split: Split, task: TaskSpec, path: Path, text_only: bool) -> None:
     if split in MEASURED:
-        _check_made_by_people(found, split, path)
-    if bare:
+        _check_made_by_people(data_rows, split, path)
+    if text_only:
         return
-    check_labels(found, task)
-    seen = set(labels(found))
+    check_labels(data_rows, task)
+    seen = set(labels(data_rows))
     if task.kind == "classify" and len(seen) < 2:
         message = f"{path}: every row of the {split} split has the label '{next(iter(seen))}'"
         raise InvalidRequest(message, remedy="Divide the splits again, so that each has rows of several labels.")
     if task.kind == "decide" and split == "train":
-        _check_learnable(found, task, path)
+        _check_learnable(data_rows, task, path)
 
 
-def check_labels(found: Sequence[DataRow], task: TaskSpec) -> None:
+def check_labels(data_rows: Sequence[DataRow], task: TaskSpec) -> None:
     """Raise InvalidRequest, naming the row, for a label that the task lacks or an answer that no question has."""
-    check_answers(found, task)
+    check_answers(data_rows, task)
     known = known_labels(task)
     accepted = set(known)
-    for row in found if known else ():
+    for row in data_rows if known else ():
         label = next((each for each in labels_of(row) if each not in accepted), None)
         if label is None:
             continue
-        close = difflib.get_close_matches(label, known, n=1)
-        near = f"Did you mean '{close[0]}'? " if close else f"The task has: {', '.join(known)[:500]}. "
-        count = sum(label in labels_of(each) for each in found)
+        count = sum(label in labels_of(each) for each in data_rows)
         more = f" ({count} rows have it)" if count > 1 else ""
         message = f"{row.place}: label '{label}', which the task lacks{more}"
-        raise InvalidRequest(message, remedy=f"{near}Correct the label, or add it to task.yaml.")
+        raise InvalidRequest(
+            message, remedy=f"{_hint(label, known, 'The task has')} Correct the label, or add it to task.yaml."
+        )
 
 
-def check_answers(found: Sequence[DataRow], task: TaskSpec) -> None:
+def check_answers(data_rows: Sequence[DataRow], task: TaskSpec) -> None:
     """Raise InvalidRequest, naming the row, for an answer that no question of the task has."""
-    asked = {question.name: question for question in task.questions_asked}
-    for row in found:
+    questions = {question.name: question for question in task.questions_asked}
+    for row in data_rows:
         for answer in row.answers:
-            _require(answer.question, asked, f"{row.place}: the task has no question '{answer.question}'", "questions")
-            question = asked[answer.question]
+            message = f"{row.place}: the task has no question '{answer.question}'"
+            _require(answer.question, questions, message, "questions")
+            question = questions[answer.question]
             for output in [name for name, _ in answer.shares] or [answer.label]:
                 message = f"{row.place}: '{output}' is not an answer to '{answer.question}'"
                 _require(output, question.outputs, message, "answers", can_grow=question.type != "predicate")
@@ -324,50 +326,54 @@ def _require(
     name: str, known: Sequence[str] | Mapping[str, QuestionSpec], message: str, what: str, *, can_grow: bool = True
 ) -> None:
     if name not in known:
-        close = difflib.get_close_matches(name, list(known), n=1)
-        near = f"Did you mean '{close[0]}'? " if close else f"The {what} are: {', '.join(known)[:500]}. "
-        raise InvalidRequest(message, remedy=f"{near}Correct that row{', or add it to task.yaml' if can_grow else ''}.")
+        correction = "Correct that row, or add it to task.yaml." if can_grow else "Correct that row."
+        raise InvalidRequest(message, remedy=f"{_hint(name, list(known), f'The {what} are')} {correction}")
 
 
-def _check_learnable(found: Sequence[DataRow], task: TaskSpec, path: Path) -> None:
+def _hint(name: str, known: Sequence[str], introduction: str) -> str:
+    close_matches = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean '{close_matches[0]}'?" if close_matches else f"{introduction}: {', '.join(known)[:500]}."
+
+
+def _check_learnable(data_rows: Sequence[DataRow], task: TaskSpec, path: Path) -> None:
     """Raise InvalidRequest for a question that no row of the training split teaches."""
     for question in task.questions_asked:
-        members = [row for _, row in rows_of(task, question, found)]
+        members = [row for _, row in rows_of(task, question, data_rows)]
         if not members:
             message = f"{path}: no row of the training split answers '{question.name}'"
             raise InvalidRequest(message, remedy="Add rows that answer it, or take the question out of task.yaml.")
         if len({row.label for row in members}) < 2 and not any(row.shares for row in members):
-            which = "the only row that answers" if len(members) == 1 else f"all {len(members)} rows that answer"
+            subject = "the only row that answers" if len(members) == 1 else f"all {len(members)} rows that answer"
             have = "has" if len(members) == 1 else "have"
-            message = f"{path}: {which} '{question.name}' {have} the answer '{members[0].label}'"
+            message = f"{path}: {subject} '{question.name}' {have} the answer '{members[0].label}'"
             raise InvalidRequest(
                 message, remedy="Add rows with its other answers, or take the question out of task.yaml."
             )
 
 
-def _check_made_by_people(found: list[DataRow], split: Split, path: Path) -> None:
+def _check_made_by_people(data_rows: list[DataRow], split: Split, path: Path) -> None:
     """Raise InvalidRequest for texts or labels that a machine made."""
-    if any(row.synthetic for row in found):
-        count = sum(row.synthetic for row in found)
+    if any(row.synthetic for row in data_rows):
+        count = sum(row.synthetic for row in data_rows)
         are = "is" if count == 1 else "are"
         message = f"{path}: {counted(count, 'row')} {are} synthetic; the {split} split accepts none"
         raise InvalidRequest(message, remedy="Move them to the training split: figures must come from real texts.")
-    machine = labelled_by_machine(found)
+    machine = labelled_by_machine(data_rows)
     if machine:
         message = f"{path}: {machine}; the {split} split accepts only labels of people"
         raise InvalidRequest(message, remedy="Move them to the training split, or have people review them.")
 
 
-def labelled_by_machine(found: Sequence[DataRow]) -> str:
+def labelled_by_machine(data_rows: Sequence[DataRow]) -> str:
     """Return how many rows a large model or the local model labelled, with its name; empty = none."""
-    rows = [row for row in found if row.label_source in MACHINES]
+    rows = [row for row in data_rows if row.label_source in MACHINES]
     if not rows:
         return ""
     counts = Counter((row.label_source, row.labeled_by) for row in rows)
-    each = [f"{count} by {' '.join(filter(None, by))}" for by, count in counts.most_common(_SHOWN_MAX)]
+    parts = [f"{count} by {' '.join(filter(None, by))}" for by, count in counts.most_common(_SHOWN_MAX)]
     more = f" and {len(counts) - _SHOWN_MAX} others" if len(counts) > _SHOWN_MAX else ""
     were = "was" if len(rows) == 1 else "were"
-    return f"{counted(len(rows), 'row')} {were} labelled by a machine ({', '.join(each)}{more})"
+    return f"{counted(len(rows), 'row')} {were} labelled by a machine ({', '.join(parts)}{more})"
 
 
 def _check_overlap(first: str, left: list[DataRow], second: str, right: list[DataRow]) -> None:
@@ -384,13 +390,13 @@ def _check_overlap(first: str, left: list[DataRow], second: str, right: list[Dat
         )
 
 
-def _conflicts_and_repeats(found: dict[Split, list[DataRow]]) -> Iterator[str]:
-    for split, members in found.items():
+def _conflicts_and_repeats(by_split: dict[Split, list[DataRow]]) -> Iterator[str]:
+    for split, members in by_split.items():
         answers: dict[tuple[str, str], dict[str, DataRow]] = defaultdict(dict)
         for row in members:
-            for question, said in _claims(row):
-                answers[row.key, question].setdefault(said, row)
-        conflicts = {key: [*said.values()] for (key, _), said in answers.items() if len(said) > 1}
+            for question, label in _claims(row):
+                answers[row.key, question].setdefault(label, row)
+        conflicts = {key: [*rows.values()] for (key, _), rows in answers.items() if len(rows) > 1}
         if conflicts:
             first, second, *_ = next(iter(conflicts.values()))
             yield (
@@ -398,11 +404,11 @@ def _conflicts_and_repeats(found: dict[Split, list[DataRow]]) -> Iterator[str]:
                 f" conflicting labels, such as {first.text[:80]!r}:"
                 f" see {first.place} and {second.place}."
             )
-        twice = len(members) - len({row.key for row in members})
-        if twice and split in MEASURED:
-            repeat = "repeats" if twice == 1 else "repeat"
+        repeats = len(members) - len({row.key for row in members})
+        if repeats and split in MEASURED:
+            verb = "repeats" if repeats == 1 else "repeat"
             yield (
-                f"{counted(twice, 'row')} of the {split} split {repeat} a text, so its figures seem more certain than"
+                f"{counted(repeats, 'row')} of the {split} split {verb} a text, so its figures seem more certain than"
                 " they are."
             )
 
@@ -415,9 +421,9 @@ def _claims(row: DataRow) -> Iterator[tuple[str, str]]:
         yield answer.question, answer.label
 
 
-def _shared_families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
-    names = {split: {name for row in rows for name in (row.family, row.own_family)} for split, rows in found.items()}
-    for first, second in itertools.combinations(found, 2):
+def _shared_families(by_split: dict[Split, list[DataRow]]) -> Iterator[str]:
+    names = {split: {name for row in rows for name in (row.family, row.own_family)} for split, rows in by_split.items()}
+    for first, second in itertools.combinations(by_split, 2):
         common = names[first] & names[second] - {""}
         if common:
             families, are = ("1 family", "is") if len(common) == 1 else (f"{len(common)} families", "are")
@@ -427,14 +433,14 @@ def _shared_families(found: dict[Split, list[DataRow]]) -> Iterator[str]:
             )
 
 
-def _absent(counts: dict[Split, Counter[str]], known: Sequence[str]) -> Iterator[str]:
+def _missing_labels(counts: dict[Split, Counter[str]], known: Sequence[str]) -> Iterator[str]:
     for split, seen in counts.items():
         absent = [label for label in known if label not in seen]
         if absent and seen:
             yield f"The {split} split has no row of: {', '.join(absent)[:500]}."
 
 
-def _proving(task: TaskSpec, calibration: Sequence[DataRow]) -> dict[QuestionSpec | None, int]:
+def _calibration_counts(task: TaskSpec, calibration: Sequence[DataRow]) -> dict[QuestionSpec | None, int]:
     """Return the number of rows for each threshold; None stands for a task without named questions."""
     if task.kind != "decide":
         return {None: len(calibration)}
@@ -447,12 +453,12 @@ def _rows_short_of_proof(counts: Mapping[QuestionSpec | None, int], recipe: Reci
     delta_of_each, _ = divided_delta(counts, target, delta)
     # The message names a number that suffices even if every question gets enough rows, and so a part of delta.
     least, needed = rows_min(target, delta_of_each), rows_min(target, delta / len(counts))
-    for question, n in counts.items():
-        if n >= least:
+    for question, count in counts.items():
+        if count >= least:
             continue
         answers = "calibration rows" if question is None else f"calibration rows that answer '{question.name}'"
-        what = "The bundle" if question is None else f"'{question.name}'"
+        subject = "The bundle" if question is None else f"'{question.name}'"
         yield (
-            f"{n} {answers} cannot prove a risk of {target:g} even without an error among them: that needs"
-            f" {needed}. {what} will always escalate."
+            f"{count} {answers} cannot prove a risk of {target:g} even without an error among them: that needs"
+            f" {needed}. {subject} will always escalate."
         )

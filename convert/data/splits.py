@@ -66,42 +66,41 @@ class SplitSketches:
 
     def copies_of(self, others: SplitSketches) -> Places:
         """Return for each text the index of one of `others` that it is a near duplicate of, or NO_COPY; [texts]."""
-        found = np.full(len(self), NO_COPY, np.int64)
-        for mine, theirs in self._alike(others):
-            found[mine] = theirs
-        return found
+        copies = np.full(len(self), NO_COPY, np.int64)
+        for mine, theirs in self._near_duplicate_pairs(others):
+            copies[mine] = theirs
+        return copies
 
     def pairs_within(self) -> list[tuple[int, int]]:
         """Return pairs of indexes of near duplicates among these texts, each text before its later copies."""
-        pairs = [np.stack([theirs, mine], 1)[theirs < mine] for mine, theirs in self._alike(self)]
-        return [(int(first), int(later)) for some in pairs for first, later in some]
+        pairs = [np.stack([theirs, mine], 1)[theirs < mine] for mine, theirs in self._near_duplicate_pairs(self)]
+        return [(int(first), int(later)) for batch in pairs for first, later in batch]
 
-    def _alike(self, others: SplitSketches) -> Iterator[tuple[Places, Places]]:
+    def _near_duplicate_pairs(self, others: SplitSketches) -> Iterator[tuple[Places, Places]]:
         """Yield the indexes of near duplicates on both sides, some at a time."""
         for start in range(0, len(self), _ROWS_AT_ONCE):
-            mine, theirs = self._pairs(others, start, min(start + _ROWS_AT_ONCE, len(self)))
+            mine, theirs = self._candidate_pairs(others, start, min(start + _ROWS_AT_ONCE, len(self)))
             texts = [(self._short(i), others._short(j)) for i, j in zip(mine, theirs, strict=True)]
             alike = near_duplicates.alike(self._sketches[mine], others._sketches[theirs], texts)
             yield mine[alike], theirs[alike]
 
-    def _pairs(self, others: SplitSketches, start: int, stop: int) -> tuple[Places, Places]:
+    def _candidate_pairs(self, others: SplitSketches, start: int, stop: int) -> tuple[Places, Places]:
         """Return the pairs to compare: indexes of both sides."""
-        pairs = [
-            np.empty(0, np.int64),
-            *(band for each in range(near_duplicates.BANDS) for band in self._of_band(others, each, start, stop)),
-        ]
+        pairs = [np.empty(0, np.int64)]
+        for band in range(near_duplicates.BANDS):
+            pairs += self._band_pairs(others, band, start, stop)
         different = np.unique(np.concatenate(pairs))
         return different // max(1, len(others)), different % max(1, len(others))
 
-    def _of_band(self, others: SplitSketches, band: int, start: int, stop: int) -> Iterator[Places]:
-        wanted, there = self._sketches[start:stop, band], others._sorted[:, band]
-        first, last = np.searchsorted(there, wanted, "left"), np.searchsorted(there, wanted, "right")
+    def _band_pairs(self, others: SplitSketches, band: int, start: int, stop: int) -> Iterator[Places]:
+        values, other_values = self._sketches[start:stop, band], others._sorted[:, band]
+        first, last = np.searchsorted(other_values, values, "left"), np.searchsorted(other_values, values, "right")
         for nth in range(BAND_ROWS_MAX):
-            here = np.flatnonzero(first + nth < last)
-            yield (here + start) * len(others) + others._orders[first[here] + nth, band]
+            rows = np.flatnonzero(first + nth < last)
+            yield (rows + start) * len(others) + others._orders[first[rows] + nth, band]
 
-    def _short(self, place: int) -> str | None:
-        text = self._texts[place]
+    def _short(self, index: int) -> str | None:
+        text = self._texts[index]
         return text if len(text) <= near_duplicates.SHORT_LETTERS_MAX else None
 
 
@@ -131,31 +130,31 @@ class NearDuplicates:
 
 def copies_between(splits: Mapping[Split, Sequence[str]]) -> tuple[NearDuplicates, ...]:
     """Count the near duplicates between the given splits."""
-    named = {split for pair in PAIRS for split in pair}
-    sketched = {split: SplitSketches(texts) for split, texts in splits.items() if split in named}
-    return tuple(_counted(of, split, splits, sketched) for of, split in PAIRS if of in sketched and split in sketched)
+    paired = {split for pair in PAIRS for split in pair}
+    sketches = {split: SplitSketches(texts) for split, texts in splits.items() if split in paired}
+    return tuple(_count_copies(of, split, splits, sketches) for of, split in PAIRS if {of, split} <= sketches.keys())
 
 
 def copies_of_any(texts: Sequence[str], splits: Mapping[Split, Sequence[str]]) -> npt.NDArray[np.bool_]:
     """Return for each text whether it is a near duplicate of a row of one of the splits."""
-    sketched, found = SplitSketches(texts), np.zeros(len(texts), np.bool_)
+    sketches, copied = SplitSketches(texts), np.zeros(len(texts), np.bool_)
     for others in splits.values():
-        found |= sketched.copies_of(SplitSketches(others)) != NO_COPY
-    return found
+        copied |= sketches.copies_of(SplitSketches(others)) != NO_COPY
+    return copied
 
 
-def _counted(
-    of: Split, split: Split, splits: Mapping[Split, Sequence[str]], sketched: Mapping[Split, SplitSketches]
+def _count_copies(
+    of: Split, split: Split, splits: Mapping[Split, Sequence[str]], sketches: Mapping[Split, SplitSketches]
 ) -> NearDuplicates:
-    found = sketched[split].copies_of(sketched[of])
-    rows = np.flatnonzero(found != NO_COPY).tolist()
-    examples = tuple((splits[split][row], splits[of][found[row]]) for row in rows[:_EXAMPLES_MAX])
-    return NearDuplicates(of, split, len(rows), len(found), examples)
+    originals = sketches[split].copies_of(sketches[of])
+    rows = np.flatnonzero(originals != NO_COPY).tolist()
+    examples = tuple((splits[split][row], splits[of][originals[row]]) for row in rows[:_EXAMPLES_MAX])
+    return NearDuplicates(of, split, len(rows), len(originals), examples)
 
 
-def require_few_copies(found: Sequence[NearDuplicates], share_max: float) -> None:
+def require_few_copies(copies: Sequence[NearDuplicates], share_max: float) -> None:
     """Raise InvalidRequest if the share of near duplicates is above what the recipe accepts."""
-    worst = max(found, key=lambda each: each.share, default=None)
+    worst = max(copies, key=lambda each: each.share, default=None)
     if worst is not None and worst.share > share_max:
         needed = np.ceil(100 * worst.share) / 100
         raise InvalidRequest(
@@ -166,9 +165,9 @@ def require_few_copies(found: Sequence[NearDuplicates], share_max: float) -> Non
         )
 
 
-def accepted_copies(found: Sequence[NearDuplicates]) -> Iterator[str]:
+def accepted_copies(copies: Sequence[NearDuplicates]) -> Iterator[str]:
     """Yield a warning for each share that needed a decision in the recipe."""
-    yield from (f"{each.sentence()}; the recipe accepts that." for each in found if each.share > COPIES_SHARE_MAX)
+    yield from (f"{each.sentence()}; the recipe accepts that." for each in copies if each.share > COPIES_SHARE_MAX)
 
 
 Item = TypeVar("Item")
@@ -180,16 +179,16 @@ def deal_groups(
     groups: Mapping[str, Sequence[Item]],
     seed: str,
     shares: Mapping[str, float] = SHARES,
-    there: Mapping[str, Sequence[Item]] = MappingProxyType({}),
+    assigned: Mapping[str, Sequence[Item]] = MappingProxyType({}),
 ) -> dict[str, list[Item]]:
     """Deal groups to splits: each group, in an order shuffled by `seed`, goes whole to the split that lacks most items.
 
-    `there` has the items that are in a split already. Four groups of similar size are enough for three splits. Call it
-    once per label, so that each label is in every split.
+    `assigned` has the items that are in a split already. Four groups of similar size are enough for three splits. Call
+    it once per label, so that each label is in every split.
     """
     names = sorted(groups)
     random.Random(seed).shuffle(names)  # noqa: S311 - a fixed shuffle, not a secret
-    dealt: dict[str, list[Item]] = {split: list(there.get(split, ())) for split in shares}
+    dealt: dict[str, list[Item]] = {split: list(assigned.get(split, ())) for split in shares}
     total = sum(map(len, (*groups.values(), *dealt.values())))
     for name in names:
         split = max(shares, key=lambda split: shares[split] * total - len(dealt[split]))
@@ -199,13 +198,13 @@ def deal_groups(
 
 def join_splits(parts: Iterable[Mapping[str, Sequence[Item]]], seed: str) -> dict[str, list[Item]]:
     """Join the splits of several calls, and shuffle each for trainers that read in order."""
-    whole: dict[str, list[Item]] = {}
+    joined: dict[str, list[Item]] = {}
     for part in parts:
         for split, items in part.items():
-            whole.setdefault(split, []).extend(items)
-    for split, items in whole.items():
+            joined.setdefault(split, []).extend(items)
+    for split, items in joined.items():
         random.Random(f"{seed} {split}").shuffle(items)  # noqa: S311 - likewise
-    return whole
+    return joined
 
 
 def write_splits(folder: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -223,8 +222,8 @@ def write_splits(folder: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]
 
 TRAIN = "train"
 DIVISION_SHARES = {TRAIN: 0.6, "calibration": 0.25, "test": 0.15}
-_MARKS = ("family", "labeled_by", "model", "review_stream", "site", "prediction_id", "sampling_probability")
-_FLAGS = ("synthetic", "composed", "consented")
+_OPTIONAL_KEYS = ("family", "labeled_by", "model", "review_stream", "site", "prediction_id", "sampling_probability")
+_FLAG_KEYS = ("synthetic", "composed", "consented")
 
 
 def divide(
@@ -241,23 +240,23 @@ def divide(
     """
     measurable = measurable_rows(rows)
     strata: dict[str, dict[str, list[DataRow]]] = defaultdict(dict)
-    there: dict[str, dict[str, list[DataRow]]] = defaultdict(lambda: {split: [] for split in shares})
+    assigned: dict[str, dict[str, list[DataRow]]] = defaultdict(lambda: {split: [] for split in shares})
     training: list[DataRow] = []
     for name, members in _groups(rows).items():
-        counting = [row for row in members if measurable(row)]
-        if not counting:
+        measurable_members = [row for row in members if measurable(row)]
+        if not measurable_members:
             training += members
             continue
-        label, split = next(labels_of(counting[0]), ""), _earlier_split(members, earlier)
+        label, split = next(labels_of(measurable_members[0]), ""), _earlier_split(members, earlier)
         if split:
-            there[label][split] += members
+            assigned[label][split] += members
         else:
             strata[label][name] = members
-    labels = sorted({*strata, *there})
-    parts = [deal_groups(strata[label], f"{seed} {label}", shares, there[label]) for label in labels]
-    measured = [{split: _kept(split, members, measurable) for split, members in part.items()} for part in parts]
-    whole = join_splits([*measured, {TRAIN: training}], seed)
-    return {split: whole.get(split, []) for split in shares}
+    labels = sorted({*strata, *assigned})
+    parts = [deal_groups(strata[label], f"{seed} {label}", shares, assigned[label]) for label in labels]
+    measured = [{split: _members_for(split, members, measurable) for split, members in part.items()} for part in parts]
+    joined = join_splits([*measured, {TRAIN: training}], seed)
+    return {split: joined.get(split, []) for split in shares}
 
 
 def _earlier_split(members: Sequence[DataRow], earlier: Mapping[str, Collection[str]]) -> str:
@@ -277,7 +276,7 @@ def measurable_rows(rows: Sequence[DataRow]) -> Callable[[DataRow], bool]:
     return measurable
 
 
-def _kept(split: str, members: list[DataRow], measurable: Callable[[DataRow], bool]) -> list[DataRow]:
+def _members_for(split: str, members: list[DataRow], measurable: Callable[[DataRow], bool]) -> list[DataRow]:
     return members if split == TRAIN else [row for row in members if measurable(row)]
 
 
@@ -285,21 +284,21 @@ def _groups(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
     """Return the rows that belong together, by a name that does not depend on the order of the file."""
     parents = list(range(len(rows)))
 
-    def root(place: int) -> int:
-        while parents[place] != place:
-            parents[place] = parents[parents[place]]
-            place = parents[place]
-        return place
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
 
-    first: dict[str, int] = {}
-    for place, row in enumerate(rows):
+    first_index: dict[str, int] = {}
+    for index, row in enumerate(rows):
         for name in filter(None, (row.key, row.family and f"family {row.family}")):
-            parents[root(place)] = root(first.setdefault(name, place))
-    for place, other in SplitSketches([row.asked for row in rows]).pairs_within():
-        parents[root(place)] = root(other)
+            parents[root(index)] = root(first_index.setdefault(name, index))
+    for index, other in SplitSketches([row.asked for row in rows]).pairs_within():
+        parents[root(index)] = root(other)
     members: dict[int, list[DataRow]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        members[root(place)].append(row)
+    for index, row in enumerate(rows):
+        members[root(index)].append(row)
     return {min(row.key for row in group): group for group in members.values()}
 
 
@@ -312,5 +311,5 @@ def plain_of(row: DataRow) -> dict[str, Any]:
         plain["label"] = dict(row.shares) or row.label
     if row.label_source != "imported":
         plain["label_source"] = row.label_source
-    plain |= {key: value for key in _MARKS if (value := getattr(row, key)) not in ("", None)}
-    return plain | {key: True for key in _FLAGS if getattr(row, key)}
+    plain |= {key: value for key in _OPTIONAL_KEYS if (value := getattr(row, key)) not in ("", None)}
+    return plain | {key: True for key in _FLAG_KEYS if getattr(row, key)}

@@ -41,35 +41,35 @@ class SimilarityIndex:
 
     def __init__(self, texts: Iterable[str]) -> None:
         """Start with these texts."""
-        self._there: list[frozenset[str]] = []
-        self._with: dict[str, list[int]] = defaultdict(list)
+        self._text_runs: list[frozenset[str]] = []
+        self._indexes: dict[str, list[int]] = defaultdict(list)
         for text in texts:
-            self._keep(runs(text))
+            self._add_runs(runs(text))
 
     def add(self, text: str) -> bool:
         """Add a text that resembles no other; return whether it was added."""
-        new = runs(text)
+        text_runs = runs(text)
         shared: dict[int, int] = defaultdict(int)
-        for run in new:
-            for index in self._with[run]:
+        for run in text_runs:
+            for index in self._indexes[run]:
                 shared[index] += 1
-        for index, both in shared.items():
-            if both / (len(new) + len(self._there[index]) - both) >= SHARE_MAX:
+        for index, common in shared.items():
+            if common / (len(text_runs) + len(self._text_runs[index]) - common) >= SHARE_MAX:
                 return False
-        self._keep(new)
+        self._add_runs(text_runs)
         return True
 
-    def _keep(self, new: frozenset[str]) -> None:
-        for run in new:
-            self._with[run].append(len(self._there))
-        self._there.append(new)
+    def _add_runs(self, text_runs: frozenset[str]) -> None:
+        for run in text_runs:
+            self._indexes[run].append(len(self._text_runs))
+        self._text_runs.append(text_runs)
 
 
 def runs(text: str) -> frozenset[str]:
     """Return the runs of three letters of a text, its words with a space around each."""
     words = re.findall(r"\w+", text.casefold()) or [text]
     plain = f" {' '.join(words)} "
-    return frozenset(plain[at : at + 3] for at in range(max(1, len(plain) - 2)))
+    return frozenset(plain[start : start + 3] for start in range(max(1, len(plain) - 2)))
 
 
 TEXT_CHARACTERS_MAX = 2000
@@ -117,17 +117,18 @@ def messages(request: GenerationRequest) -> list[dict[str, str]]:
     elif request.kind == "extract":
         lines += [f"What is to be found in a text: {', '.join(known_labels(request.task))}."]
     if request.examples:
-        lines += ["Examples:", *(json.dumps(_shown(row, request.kind), ensure_ascii=False) for row in request.examples)]
+        examples = (json.dumps(_example(row, request.kind), ensure_ascii=False) for row in request.examples)
+        lines += ["Examples:", *examples]
     lines += [f'Write {request.count} new ones, as {{"rows": [{_ROW[request.kind]}, ...]}}.']
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
-def _shown(row: DataRow, kind: str) -> dict[str, Any]:
+def _example(row: DataRow, kind: str) -> dict[str, Any]:
     if kind == "generate":
         return {"text": row.text, "answer": row.completion}
     if kind == "extract":
-        found = [{"label": span.label, "text": row.text[span.start : span.end]} for span in row.spans]
-        return {"text": row.text, "found": found}
+        mentions = [{"label": span.label, "text": row.text[span.start : span.end]} for span in row.spans]
+        return {"text": row.text, "found": mentions}
     return {"text": row.text}
 
 
@@ -174,47 +175,47 @@ def rows_of(answer: str, request: GenerationRequest) -> Iterator[ParsedRow | Rej
     answer = answer.rpartition("</think>")[2]  # some servers write a model's thoughts before its answer
     try:
         # Some models put their JSON into a code block, or a word before it.
-        read = _RowList.model_validate_json(answer[answer.index("{") : answer.rindex("}") + 1])
+        parsed = _RowList.model_validate_json(answer[answer.index("{") : answer.rindex("}") + 1])
     except ValueError:  # also what pydantic raises
         yield RejectedRow("answer is not the JSON that was asked for")
         return
-    yield from (_row(row, request) for row in read.rows[: request.count])
+    yield from (_row(row, request) for row in parsed.rows[: request.count])
 
 
 def _row(row: object, request: GenerationRequest) -> ParsedRow | RejectedRow:
-    model, read = _READERS[request.kind]
+    model, make_row = _READERS[request.kind]
     try:
-        return read(model.model_validate(row, strict=True), request)
+        return make_row(model.model_validate(row, strict=True), request)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        return RejectedRow(f"{where}: {problem['msg']}" if where else "row is not a JSON object")
+        place = ".".join(map(str, problem["loc"]))
+        return RejectedRow(f"{place}: {problem['msg']}" if place else "row is not a JSON object")
 
 
-def _classified(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
+def _classify_row(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
     if row.label not in ("", request.label):
         return RejectedRow("row has another label than was asked for")
     if request.format == "text-label":
         return ParsedRow(row.text, {"text": row.text, "label": request.label})
-    return _said(row.text, request.label, request)
+    return _completion_row(row.text, request.label, request)
 
 
-def _answered(row: Any, request: GenerationRequest) -> ParsedRow:
-    return _said(row.text, row.answer, request)
+def _generate_row(row: Any, request: GenerationRequest) -> ParsedRow:
+    return _completion_row(row.text, row.answer, request)
 
 
-def _said(text: str, answer: str, request: GenerationRequest) -> ParsedRow:
+def _completion_row(text: str, answer: str, request: GenerationRequest) -> ParsedRow:
     if request.format == "messages":
         turns = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         return ParsedRow(text, {"messages": turns})
     return ParsedRow(text, {"prompt": text, "completion": answer})
 
 
-def _found(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
+def _extract_row(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
     # Words that occur twice are ambiguous; losing a row costs less than a wrong one.
-    if any(row.text.count(words.text) != 1 for words in row.found):
+    if any(row.text.count(mention.text) != 1 for mention in row.found):
         return RejectedRow("a span does not occur exactly once in the text")
-    if not {words.label for words in row.found} <= set(known_labels(request.task)):
+    if not {mention.label for mention in row.found} <= set(known_labels(request.task)):
         return RejectedRow("row has a label that the task lacks")
     spans = sorted(map(_span, itertools.repeat(row.text), row.found), key=lambda span: int(span["start"]))
     if any(after["start"] < before["end"] for before, after in itertools.pairwise(spans)):
@@ -222,15 +223,15 @@ def _found(row: Any, request: GenerationRequest) -> ParsedRow | RejectedRow:
     return ParsedRow(row.text, {"text": row.text, "spans": spans})
 
 
-def _span(text: str, words: _Mention) -> dict[str, Any]:
-    start = text.index(words.text)
-    return {"start": start, "end": start + len(words.text), "label": words.label}
+def _span(text: str, mention: _Mention) -> dict[str, Any]:
+    start = text.index(mention.text)
+    return {"start": start, "end": start + len(mention.text), "label": mention.label}
 
 
 _READERS: dict[str, tuple[type[BaseModel], Callable[[Any, GenerationRequest], ParsedRow | RejectedRow]]] = {
-    "classify": (_TextRow, _classified),
-    "generate": (_CompletionRow, _answered),
-    "extract": (_SpansRow, _found),
+    "classify": (_TextRow, _classify_row),
+    "generate": (_CompletionRow, _generate_row),
+    "extract": (_SpansRow, _extract_row),
 }
 
 
@@ -262,7 +263,7 @@ class SynthesisRequest:
     tokens_max: int
     """Spend limit: no further request when this many tokens, of requests and answers, are used."""
     seed: int = 1
-    there: tuple[str, ...] = ()
+    earlier_texts: tuple[str, ...] = ()
     """Texts of an earlier run, which are not accepted again."""
     rows_a_request: int = 10
 
@@ -285,7 +286,7 @@ class SynthesisResult:
 
 
 def synthesize(
-    recipe: Recipe, wanted: SynthesisRequest, model: str, ask: Ask, progress: Progress
+    recipe: Recipe, request: SynthesisRequest, model: str, ask: Ask, progress: Progress
 ) -> Iterator[SynthesisResult]:
     """Ask until there are enough rows or a limit is reached; yield the result so far after each answer.
 
@@ -296,20 +297,20 @@ def synthesize(
         message = f"rows for a task of kind {task.kind} cannot be written by a large model"
         raise InvalidRequest(message, remedy=f"It can for {', '.join(_READERS)}; collect or compose rows for this one.")
     rows = row_files.rows(recipe, "train")
-    known = SimilarityIndex([*_texts(recipe), *wanted.there])
-    chance = random.Random(wanted.seed)  # noqa: S311 - a choice of examples, no secret
-    found = SynthesisResult(model)
+    known = SimilarityIndex([*_texts(recipe), *request.earlier_texts])
+    choice = random.Random(request.seed)  # noqa: S311 - a choice of examples, no secret
+    result = SynthesisResult(model)
     labels = itertools.cycle(task.labels or ("",)) if task.kind == "classify" else itertools.repeat("")
-    while not _done(found, wanted):
+    while not _is_done(result, request):
         label = next(labels)
-        progress(f"asking {model}, {found.tokens} tokens so far", len(found.rows), wanted.rows)
-        count = min(wanted.rows_a_request, wanted.rows - len(found.rows))
-        request = GenerationRequest(
-            task, recipe.data.format, wanted.about, label, _examples(rows, label, chance), count
+        progress(f"asking {model}, {result.tokens} tokens so far", len(result.rows), request.rows)
+        count = min(request.rows_a_request, request.rows - len(result.rows))
+        question = GenerationRequest(
+            task, recipe.data.format, request.about, label, _examples(rows, label, choice), count
         )
-        _take(found, request, ask(messages(request), found.requests), known)
-        yield found
-    yield found
+        _add_rows(result, question, ask(messages(question), result.requests), known)
+        yield result
+    yield result
 
 
 def _texts(recipe: Recipe) -> Iterator[str]:
@@ -318,45 +319,45 @@ def _texts(recipe: Recipe) -> Iterator[str]:
         yield from (row.text for row in row_files.rows(recipe, split))
 
 
-def _examples(rows: Sequence[DataRow], label: str, chance: random.Random) -> list[DataRow]:
-    able = [row for row in rows if row.label == label and not row.synthetic]
-    return chance.sample(able, min(EXAMPLES_MAX, len(able)))
+def _examples(rows: Sequence[DataRow], label: str, choice: random.Random) -> list[DataRow]:
+    candidates = [row for row in rows if row.label == label and not row.synthetic]
+    return choice.sample(candidates, min(EXAMPLES_MAX, len(candidates)))
 
 
-def _done(found: SynthesisResult, request: SynthesisRequest) -> bool:
+def _is_done(result: SynthesisResult, request: SynthesisRequest) -> bool:
     """Return whether there are enough rows or a limit is reached, and record which one."""
-    if len(found.rows) >= request.rows:
+    if len(result.rows) >= request.rows:
         return True
-    if found.fruitless >= FRUITLESS_REQUESTS_MAX:
-        found.stopped = f"{found.fruitless} answers in a row brought no new row"
-    elif found.tokens >= request.tokens_max:
-        found.stopped = f"{found.tokens} tokens are used; the limit is {request.tokens_max}"
-    return bool(found.stopped)
+    if result.fruitless >= FRUITLESS_REQUESTS_MAX:
+        result.stopped = f"{result.fruitless} answers in a row brought no new row"
+    elif result.tokens >= request.tokens_max:
+        result.stopped = f"{result.tokens} tokens are used; the limit is {request.tokens_max}"
+    return bool(result.stopped)
 
 
-def _take(found: SynthesisResult, request: GenerationRequest, reply: ModelReply, known: SimilarityIndex) -> None:
+def _add_rows(result: SynthesisResult, request: GenerationRequest, reply: ModelReply, known: SimilarityIndex) -> None:
     """Add the rows of an answer that are whole and new; count the others."""
-    before = len(found.rows)
-    found.requests += 1
-    found.tokens += reply.tokens
+    before = len(result.rows)
+    result.requests += 1
+    result.tokens += reply.tokens
     for row in rows_of(reply.text, request):
         if isinstance(row, RejectedRow):
-            found.dropped[row.reason] += 1
+            result.dropped[row.reason] += 1
         elif not known.add(row.text):
-            found.dropped["resembles an existing row"] += 1
+            result.dropped["resembles an existing row"] += 1
         else:
-            by = {"label_source": "teacher", "labeled_by": found.model[:LABELED_BY_CHARS_MAX]}
-            found.rows.append({**row.plain, "synthetic": True, "model": found.model, **by})
-    found.fruitless = 0 if len(found.rows) > before else found.fruitless + 1
+            origin = {"label_source": "teacher", "labeled_by": result.model[:LABELED_BY_CHARS_MAX]}
+            result.rows.append({**row.plain, "synthetic": True, "model": result.model, **origin})
+    result.fruitless = 0 if len(result.rows) > before else result.fruitless + 1
 
 
-def summary(found: SynthesisResult, request: SynthesisRequest, where: str) -> list[str]:
+def summary(result: SynthesisResult, request: SynthesisRequest, file: str) -> list[str]:
     """Return the result in sentences."""
-    rows, requests = counted(len(found.rows), "row"), counted(found.requests, "request")
-    lines = [f"Wrote {rows} by {found.model} to {where}: {requests}, {counted(found.tokens, 'token')}."]
-    lines += [f"Dropped {count}: {reason}." for reason, count in sorted(found.dropped.items())]
-    if found.stopped:
-        lines.append(f"Stopped before {counted(request.rows, 'row')}: {found.stopped}.")
+    rows, requests = counted(len(result.rows), "row"), counted(result.requests, "request")
+    lines = [f"Wrote {rows} by {result.model} to {file}: {requests}, {counted(result.tokens, 'token')}."]
+    lines += [f"Dropped {count}: {reason}." for reason, count in sorted(result.dropped.items())]
+    if result.stopped:
+        lines.append(f"Stopped before {counted(request.rows, 'row')}: {result.stopped}.")
     return lines
 
 
@@ -398,7 +399,7 @@ class ChatEndpoint:
             try:
                 answer = self._answer(client, messages, seed)
             except openai.OpenAIError as error:
-                raise self._said(error) from None
+                raise self._translate_error(error) from None
         text = answer.choices[0].message.content or "" if answer.choices else ""
         characters = len(text) + sum(len(message["content"]) for message in messages)
         tokens = answer.usage.total_tokens if answer.usage else characters // _CHARACTERS_PER_TOKEN
@@ -413,12 +414,12 @@ class ChatEndpoint:
             try:
                 return client.chat.completions.create(model=self.model, messages=cast(Any, messages), **request)
             except openai.APIStatusError as error:
-                changed = self.form.adapted(error.status_code, error.body, request)
-                if changed is None:
+                adapted_form = self.form.adapted(error.status_code, error.body, request)
+                if adapted_form is None:
                     raise
-                self.form = changed
+                self.form = adapted_form
 
-    def _said(self, error: Exception) -> EdgeAgentError:
+    def _translate_error(self, error: Exception) -> EdgeAgentError:
         """Turn an error of the library into ours; its texts do not contain the key."""
         status = getattr(error, "status_code", 0)
         reason = " ".join(str(error).split())[:300]

@@ -61,7 +61,7 @@ def append_line(path: Path, fields: Mapping[str, Any]) -> str:
     try:
         os.fchmod(fd, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        os.ftruncate(fd, _whole_bytes(fd))
+        os.ftruncate(fd, _complete_bytes(fd))
         last = _last_line(fd)
         number, previous = _number_of(last) + 1, _sha256(last) if last else START
         line = json.dumps({"number": number, "previous": previous, **fields}, ensure_ascii=False).encode()
@@ -87,15 +87,15 @@ def read_lines(path: Path) -> Iterator[ChainedEntry]:
                 yield ChainedEntry(number if isinstance(number, int) else 0, _sha256(line), fields)
 
 
-def verify_chain(path: Path, known: str = "") -> ChainVerdict:
-    """Check that each line contains the hash of the line before; `known` is a hash that the chain must contain."""
-    problems, previous, number, seen = [], START, 0, {START}
+def verify_chain(path: Path, noted_hash: str = "") -> ChainVerdict:
+    """Check that each line contains the hash of the line before; `noted_hash` is a hash that the chain must contain."""
+    problems, previous, number, hashes = [], START, 0, {START}
     for number, line in enumerate(_lines(path), 1):
-        problems += [f"line {number}: {said}" for said in _problems(line, number, previous)]
+        problems += [f"line {number}: {problem}" for problem in _problems(line, number, previous)]
         previous = _sha256(line)
-        seen.add(previous)
-    if known and known.lower() not in seen:
-        problems.append(f"no line has the hash {known}: lines were removed or changed since it was noted")
+        hashes.add(previous)
+    if noted_hash and noted_hash.lower() not in hashes:
+        problems.append(f"no line has the hash {noted_hash}: lines were removed or changed since it was noted")
     return ChainVerdict(number, previous, tuple(problems))
 
 
@@ -119,14 +119,14 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield line.rstrip(b"\n")
 
 
-def _whole_bytes(fd: int) -> int:
+def _complete_bytes(fd: int) -> int:
     """Return the size of the file without a last line that has no newline."""
     end = os.fstat(fd).st_size
     while end:
         begin = max(0, end - _BLOCK)
-        at = os.pread(fd, end - begin, begin).rfind(b"\n")
-        if at >= 0:
-            return begin + at + 1
+        newline = os.pread(fd, end - begin, begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
         end = begin
     return 0
 
@@ -183,13 +183,14 @@ class DecisionEntry:
 def record(folder: Path, action: Action, subjects: Iterable[str], *, actor: str = "", **details: Any) -> str:
     """Add an entry, or several for many subjects, and return the hash of the last line; durable on return. Raises
     OSError."""
-    named, written = list(subjects), START
+    names, last_hash = list(subjects), START
     shared = {"at": format_timestamp(time.time()), "actor": actor or current_actor(), "action": action}
     folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, max(1, len(named)), SUBJECTS_MAX):
-        some = named[start : start + SUBJECTS_MAX]
-        written = append_line(folder / FILE_NAME, {**shared, "count": len(some), "subjects": some, "details": details})
-    return written
+    for start in range(0, max(1, len(names)), SUBJECTS_MAX):
+        part = names[start : start + SUBJECTS_MAX]
+        fields = {**shared, "count": len(part), "subjects": part, "details": details}
+        last_hash = append_line(folder / FILE_NAME, fields)
+    return last_hash
 
 
 def current_actor() -> str:
@@ -199,25 +200,27 @@ def current_actor() -> str:
 
 def entries(folder: Path) -> list[DecisionEntry]:
     """Return the entries, the oldest first; lines of another form are left out."""
-    found = []
-    for each in read_lines(folder / FILE_NAME):
-        fields = each.fields
+    decisions = []
+    for line in read_lines(folder / FILE_NAME):
+        fields = line.fields
         subjects = fields.get("subjects")
         texts = [fields.get(key) for key in ("at", "actor", "action")]
         if isinstance(subjects, list) and all(isinstance(text, str) for text in texts):
             at, actor, action = map(str, texts)
             details = fields.get("details")
-            known = details if isinstance(details, dict) else {}
-            found.append(DecisionEntry(each.number, at, actor, action, tuple(map(str, subjects)), known, each.sha256))
-    return found
+            if not isinstance(details, dict):
+                details = {}
+            entry = DecisionEntry(line.number, at, actor, action, tuple(map(str, subjects)), details, line.sha256)
+            decisions.append(entry)
+    return decisions
 
 
 def consents(folder: Path) -> frozenset[str]:
     """Return the records, as SITE/PREDICTION_ID, whose consent is recorded and not withdrawn."""
-    found: set[str] = set()
-    for each in entries(folder):
-        if each.action == "consent recorded":
-            found.update(each.subjects)
-        elif each.action in ("consent withdrawn", "records erased"):
-            found.difference_update(each.subjects)
-    return frozenset(found)
+    consented: set[str] = set()
+    for entry in entries(folder):
+        if entry.action == "consent recorded":
+            consented.update(entry.subjects)
+        elif entry.action in ("consent withdrawn", "records erased"):
+            consented.difference_update(entry.subjects)
+    return frozenset(consented)

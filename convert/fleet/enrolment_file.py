@@ -56,8 +56,8 @@ from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
 from edge_agent.formats.strict_yaml import load_yaml
 
-_SEE = "'edge-convert enrolment-file --help' and docs/enrolment.md show a fleet.yaml."
-_ABSOLUTE = "Write its whole path, from / on, as the sites have it; or an address such as s3://fleet/examples."
+_REMEDY = "'edge-convert enrolment-file --help' and docs/enrolment.md show a fleet.yaml."
+_ABSOLUTE_REMEDY = "Write its whole path, from / on, as the sites have it; or an address such as s3://fleet/examples."
 _FILE_BYTES_MAX = 512 * 1024
 _DAY_SECONDS = 86_400
 _NAMES_AND_VALUES: TypeAdapter[dict[str, str | int]] = TypeAdapter(
@@ -119,14 +119,14 @@ class FleetFile(_FleetSection):
     escalation: FleetLargeModel = FleetLargeModel()
 
 
-def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
-    """Read fleet.yaml; `instead` has values that replace those of the file. Raises ManifestInvalid, OSError."""
-    plain = yaml_file.read(path, FleetFile, list(FleetFile.model_fields), _SEE)
+def read(path: Path, overrides: Mapping[str, object]) -> FleetFile:
+    """Read fleet.yaml; `overrides` has values that replace those of the file. Raises ManifestInvalid, OSError."""
+    plain = yaml_file.read(path, FleetFile, list(FleetFile.model_fields), _REMEDY)
     try:
-        fleet = FleetFile.model_validate({**plain, **instead})
+        fleet = FleetFile.model_validate({**plain, **overrides})
     except ValidationError as error:
         message = f"{path}: {yaml_file.first_problem(error, 'the file')}"
-        raise ManifestInvalid(message, remedy=_SEE) from None
+        raise ManifestInvalid(message, remedy=_REMEDY) from None
     for message, remedy in _address_problems(fleet):
         raise ManifestInvalid(f"{path}: {message}", remedy=remedy)
     return fleet
@@ -134,20 +134,20 @@ def read(path: Path, instead: Mapping[str, object]) -> FleetFile:
 
 def _address_problems(fleet: FleetFile) -> Iterator[tuple[str, str]]:
     """Yield each address that a site would refuse, with a remedy; checked here, before the file is on its way."""
-    for name, place in (("examples", fleet.examples), ("updates", fleet.updates)):
-        secret = [
-            *config.secret_options(place.options),
-            *([f"the user or query of {name}.url"] * config.has_secret(place.url)),
+    for name, store in (("examples", fleet.examples), ("updates", fleet.updates)):
+        secrets = [
+            *config.secret_options(store.options),
+            *([f"the user or query of {name}.url"] * config.has_secret(store.url)),
         ]
-        if secret:
+        if secrets:
             remedy = f"Write it into a file, and name that in {name}.credential."
-            yield f"{name}: {', '.join(secret)} may be a secret, which must not be in fleet.yaml itself", remedy
-        if problem := config.store_problem(place.url, place.options, f"{name}."):
+            yield f"{name}: {', '.join(secrets)} may be a secret, which must not be in fleet.yaml itself", remedy
+        if problem := config.store_problem(store.url, store.options, f"{name}."):
             yield problem[1], problem[2]
-        if (folder := store_folder(place.url)) and not folder.is_absolute():
-            yield f"{name}.url names the folder '{folder}', which every site would look for elsewhere", _ABSOLUTE
-    if fleet.escalation.url and (wrong := config.api_problem(fleet.escalation.url)):
-        yield f"escalation.{wrong[0]}", wrong[1]
+        if (folder := store_folder(store.url)) and not folder.is_absolute():
+            yield f"{name}.url names the folder '{folder}', which every site would look for elsewhere", _ABSOLUTE_REMEDY
+    if fleet.escalation.url and (api_problem := config.api_problem(fleet.escalation.url)):
+        yield f"escalation.{api_problem[0]}", api_problem[1]
     try:
         config.EscalationConfig(parameters=fleet.escalation.parameters)
     except ValidationError as error:
@@ -169,17 +169,17 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile
     """
     check_site(site)
     files = _SiteFiles(folder, site)
-    public = [central_keys.read_public(folder / named) for named in fleet.keys]
+    public_keys = [central_keys.read_public(folder / key_folder) for key_folder in fleet.keys]
     plain = {
         "site": site,
         "issued_at": format_timestamp(now),
         "expires_at": format_timestamp(now + fleet.days * _DAY_SECONDS),
         "channel": fleet.channel,
-        "root": _root(files.text(fleet.root)),
-        "recipients": _unique(each.recipient for each in public),
-        "receipt_keys": _unique(each.receipts for each in public),
-        "examples": files.place(fleet.examples),
-        "updates": files.place(fleet.updates),
+        "root": _checked_root(files.text(fleet.root)),
+        "recipients": _unique(keys.recipient for keys in public_keys),
+        "receipt_keys": _unique(keys.receipts for keys in public_keys),
+        "examples": files.store(fleet.examples),
+        "updates": files.store(fleet.updates),
         "tls": {name: files.text(path) for name, path in fleet.tls.model_dump(exclude={"address"}).items()}
         | {"address": fleet.tls.address},
         "escalation": files.large_model(fleet.escalation),
@@ -191,14 +191,14 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile
         raise InvalidRequest(message, remedy="Correct it in fleet.yaml, or the site's id.") from None
 
 
-def _root(text: str) -> str:
+def _checked_root(text: str) -> str:
     if text:
         check_root(text.encode(), "what 'root' names in fleet.yaml")
     return text
 
 
-def _unique(given: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(given))
+def _unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
 
 
 class _SiteFiles:
@@ -207,11 +207,11 @@ class _SiteFiles:
     def __init__(self, folder: Path, site: str) -> None:
         self._folder, self._site = folder, site
 
-    def text(self, named: str) -> str:
+    def text(self, name: str) -> str:
         """Return the text of a file; for a folder of signing keys, the root in it; for an empty name, an empty text."""
-        if not named:
+        if not name:
             return ""
-        path = self._folder / named.replace("{site}", self._site)
+        path = self._folder / name.replace("{site}", self._site)
         path = path / ANCHOR if path.is_dir() else path
         try:
             with path.open("rb") as file:
@@ -220,40 +220,40 @@ class _SiteFiles:
             message = f"fleet.yaml names {path}: {error.strerror}"
             raise FileMissing(message, remedy="Make it, or correct fleet.yaml.") from None
         if len(raw) > _FILE_BYTES_MAX or b"\0" in raw:
-            raise InvalidRequest(f"{path} is not text, or has more than {_FILE_BYTES_MAX} bytes", remedy=_SEE)
+            raise InvalidRequest(f"{path} is not text, or has more than {_FILE_BYTES_MAX} bytes", remedy=_REMEDY)
         try:
             return raw.decode("utf-8-sig").replace("\r\n", "\n")  # Windows writes a byte order mark
         except UnicodeDecodeError:
             raise InvalidRequest(f"{path} is not text in UTF-8", remedy="Save it as UTF-8.") from None
 
-    def place(self, place: FleetStore) -> dict[str, object]:
+    def store(self, store: FleetStore) -> dict[str, object]:
         """Return a store in the form of an enrolment file."""
-        return {"url": place.url, "options": place.options, "credential": self._credential(place.credential)}
+        return {"url": store.url, "options": store.options, "credential": self._credential(store.credential)}
 
-    def large_model(self, given: FleetLargeModel) -> dict[str, object] | None:
+    def large_model(self, model: FleetLargeModel) -> dict[str, object] | None:
         """Return a large model in the form of an enrolment file."""
-        if given == FleetLargeModel():
+        if model == FleetLargeModel():
             return None
         # Not str(): Python writes 0.0000001 as 1E-7. The format refuses amounts with too many digits.
-        amounts = {name: f"{value:f}" for name, value in given if isinstance(value, Decimal)}
-        names = {"url": given.url, "model": given.model, "tasks": given.tasks, "key": self._key(given.key)}
-        thinking = {"thinking_tokens_max": given.thinking_tokens_max or None, "parameters": given.parameters or None}
+        amounts = {name: f"{value:f}" for name, value in model if isinstance(value, Decimal)}
+        names = {"url": model.url, "model": model.model, "tasks": model.tasks, "key": self._key(model.key)}
+        thinking = {"thinking_tokens_max": model.thinking_tokens_max or None, "parameters": model.parameters or None}
         return {**names, **amounts, **thinking}
 
-    def _key(self, named: str) -> str:
-        key = self.text(named).strip()
-        if named and not key:
-            message = f"{named.replace('{site}', self._site)} contains no key"
+    def _key(self, name: str) -> str:
+        key = self.text(name).strip()
+        if name and not key:
+            message = f"{name.replace('{site}', self._site)} contains no key"
             raise InvalidRequest(message, remedy="Write only the key of the large model into it.")
         return key
 
-    def _credential(self, named: str) -> dict[str, str]:
-        if not named:
+    def _credential(self, path: str) -> dict[str, str]:
+        if not path:
             return {}
         try:
-            plain = _NAMES_AND_VALUES.validate_python(load_yaml(self.text(named)))
+            plain = _NAMES_AND_VALUES.validate_python(load_yaml(self.text(path)))
         except (yaml.YAMLError, ValueError, RecursionError):
-            message = f"{named.replace('{site}', self._site)} contains no names and values"
+            message = f"{path.replace('{site}', self._site)} contains no names and values"
             raise InvalidRequest(
                 message, remedy="Lines like 'access_key_id: …'; docs/uplink.md has the names."
             ) from None

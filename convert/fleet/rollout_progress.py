@@ -58,14 +58,14 @@ class SiteStatuses:
     troubles: list[str] = field(default_factory=list)
     """Sources that could not be listed, or only in part."""
 
-    def take(self, site: str, found: SiteStatus | str) -> None:
+    def add(self, site: str, report: SiteStatus | str) -> None:
         """Keep the newest valid status of a site; keep a refusal only while the site has none."""
-        known = self.statuses.get(site)
-        if isinstance(found, str):
-            if not known:
-                self.refused[site] = found
-        elif not known or parse_timestamp(known.at) < parse_timestamp(found.at):
-            self.statuses[site] = found
+        newest = self.statuses.get(site)
+        if isinstance(report, str):
+            if not newest:
+                self.refused[site] = report
+        elif not newest or parse_timestamp(newest.at) < parse_timestamp(report.at):
+            self.statuses[site] = report
             self.refused.pop(site, None)
 
 
@@ -75,13 +75,13 @@ def read(
     """Read the status objects of all sites in all sources; unreadable ones are listed, and the others still count."""
     statuses = SiteStatuses()
     for source in sources:
-        listed, trouble = listings(source)
-        statuses.troubles += [trouble] if trouble else []
-        found = [listing.site for listing in listed if listing.status]
+        site_listings, problem = listings(source)
+        statuses.troubles += [problem] if problem else []
+        reporting = [listing.site for listing in site_listings if listing.status]
         with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for done, (site, status) in enumerate(pool.map(_reader(source, sites), found), 1):
-                statuses.take(site, status)
-                progress("status", done, len(found))
+            for done, (site, status) in enumerate(pool.map(_reader(source, sites), reporting), 1):
+                statuses.add(site, status)
+                progress("status", done, len(reporting))
     return statuses
 
 
@@ -102,11 +102,11 @@ def _reader(source: SegmentSource, sites: SiteRegistry | None) -> Callable[[str]
 
 
 SITES_NAMED_MAX = 5
-Stand = Literal[UpdateState, "unaware"]
+RolloutState = Literal[UpdateState, "unaware"]
 OVERRIDES = "(sites)"
 """Takes the place of a channel's name for tasks that the plan assigns to a site by name."""
 _TASK = "task"
-STANDS: tuple[Stand, ...] = (*get_args(UpdateState), "unaware")
+ROLLOUT_STATES: tuple[RolloutState, ...] = (*get_args(UpdateState), "unaware")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class WaveProgress:
 class FailureReason:
     """A reason why sites do not run the bundle: one error code in one state."""
 
-    state: Stand
+    state: RolloutState
     reason: str
     sites: int
     named: tuple[str, ...]
@@ -149,7 +149,7 @@ class TaskProgress:
     there: int
     """Sites that run it, those in probation included."""
     due_there: int
-    states: dict[Stand, int]
+    states: dict[RolloutState, int]
     failed: int
     tried: int
     """Sites on which it failed, and sites that run it."""
@@ -252,8 +252,8 @@ def report(
     statuses = read.statuses
     groups: dict[tuple[str, str, TaskPlan], list[RolloutStatus]] = {}
     for status in statuses.values():
-        for position in rollout_statuses(plan, status, now):
-            groups.setdefault((position.channel, position.task, position.plan), []).append(position)
+        for rollout in rollout_statuses(plan, status, now):
+            groups.setdefault((rollout.channel, rollout.task, rollout.plan), []).append(rollout)
     return FleetReport(
         plan_version=plan.version,
         sites=len(statuses),
@@ -263,44 +263,44 @@ def report(
             for site, status in sorted(statuses.items())
             if parse_timestamp(status.at) + silent_seconds < now
         },
-        ahead=_ahead(statuses, now),
+        ahead=_sites_ahead(statuses, now),
         unheard=tuple(sorted({*known, *plan.sites} - set(statuses) - set(read.refused))),
         refused=dict(sorted(read.refused.items())),
         problems={site: status.update_problem for site, status in sorted(statuses.items()) if status.update_problem},
-        revoked={site: named for site, status in sorted(statuses.items()) if (named := _revoked(status))},
-        alarms=tuple(_alarms(statuses)),
-        redaction=tuple(_redaction(statuses)),
-        tasks=tuple(_task(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
+        revoked={site: tasks for site, status in sorted(statuses.items()) if (tasks := _revoked_tasks(status))},
+        alarms=tuple(_site_alarms(statuses)),
+        redaction=tuple(_redaction_audits(statuses)),
+        tasks=tuple(_task_progress(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
         troubles=tuple(read.troubles),
     )
 
 
-def _ahead(statuses: Mapping[str, SiteStatus], now: float) -> dict[str, str]:
+def _sites_ahead(statuses: Mapping[str, SiteStatus], now: float) -> dict[str, str]:
     return {
         site: status.at for site, status in sorted(statuses.items()) if parse_timestamp(status.at) > now + AHEAD_SECONDS
     }
 
 
-def _alarms(statuses: Mapping[str, SiteStatus]) -> Iterable[SiteAlarm]:
+def _site_alarms(statuses: Mapping[str, SiteStatus]) -> Iterable[SiteAlarm]:
     for site, status in sorted(statuses.items()):
         for task in status.tasks:
-            for each in task.alarms:
-                remedy, which = REMEDIES[each.alarm], each.alarm
-                yield SiteAlarm(site, task.task, task.version, which, each.since, each.message, each.demoted, remedy)
+            for alarm in task.alarms:
+                details = (alarm.alarm, alarm.since, alarm.message, alarm.demoted, REMEDIES[alarm.alarm])
+                yield SiteAlarm(site, task.task, task.version, *details)
 
 
-def _redaction(statuses: Mapping[str, SiteStatus]) -> list[SiteRedaction]:
-    found = (SiteRedaction(site, status.redaction) for site, status in sorted(statuses.items()) if status.redaction)
-    return sorted(found, key=lambda each: not each.is_alarming)
+def _redaction_audits(statuses: Mapping[str, SiteStatus]) -> list[SiteRedaction]:
+    audits = (SiteRedaction(site, status.redaction) for site, status in sorted(statuses.items()) if status.redaction)
+    return sorted(audits, key=lambda each: not each.is_alarming)
 
 
-def _revoked(status: SiteStatus) -> str:
+def _revoked_tasks(status: SiteStatus) -> str:
     return ", ".join(f"{task.task} {task.version}" for task in status.tasks if task.revoked)
 
 
-def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[RolloutStatus], now: float) -> TaskProgress:
-    states = Counter(each.stand for each in sites)
-    failed, there = sum(each.failed for each in sites), sum(each.there for each in sites)
+def _task_progress(channel: str, task: str, plan: TaskPlan, sites: Sequence[RolloutStatus], now: float) -> TaskProgress:
+    states = Counter(each.state for each in sites)
+    failed, running = sum(each.failed for each in sites), sum(each.is_running for each in sites)
     return TaskProgress(
         channel=channel,
         task=task,
@@ -308,39 +308,38 @@ def _task(channel: str, task: str, plan: TaskPlan, sites: Sequence[RolloutStatus
         halted=plan.halted,
         sites=len(sites),
         due=sum(each.due for each in sites),
-        there=there,
-        due_there=sum(each.due and each.there for each in sites),
-        states={stand: states[stand] for stand in STANDS},
+        there=running,
+        due_there=sum(each.due and each.is_running for each in sites),
+        states={state: states[state] for state in ROLLOUT_STATES},
         failed=failed,
-        tried=failed + there,
-        failure_percent=100 * failed / max(failed + there, 1),
+        tried=failed + running,
+        failure_percent=100 * failed / max(failed + running, 1),
         failure_percent_max=plan.failure_percent_max,
-        waves=tuple(_waves(plan.waves, sites, now)),
-        reasons=_reasons(
-            [(each.stand, each.reason, each.site, each.message) for each in sites if each.reason and not each.there]
-        ),
+        waves=tuple(_wave_progress(plan.waves, sites, now)),
+        reasons=_failure_reasons([each for each in sites if each.reason and not each.is_running]),
     )
 
 
-def _waves(waves: Sequence[RolloutWave], sites: Sequence[RolloutStatus], now: float) -> Iterable[WaveProgress]:
+def _wave_progress(waves: Sequence[RolloutWave], sites: Sequence[RolloutStatus], now: float) -> Iterable[WaveProgress]:
     low = 0
     for wave in waves:
         high = wave.percent * ROLLOUT_STEPS // 100
-        mine = [each for each in sites if low <= each.place < high]
-        there, failed = sum(each.there for each in mine), sum(each.failed for each in mine)
-        yield WaveProgress(wave.start, wave.percent, parse_timestamp(wave.start) <= now, len(mine), there, failed)
+        wave_sites = [each for each in sites if low <= each.position < high]
+        running, failed = sum(each.is_running for each in wave_sites), sum(each.failed for each in wave_sites)
+        is_open = parse_timestamp(wave.start) <= now
+        yield WaveProgress(wave.start, wave.percent, is_open, len(wave_sites), running, failed)
         low = high
 
 
-def _reasons(reasons: Sequence[tuple[Stand, str, str, str]]) -> tuple[FailureReason, ...]:
-    groups: dict[tuple[Stand, str], list[tuple[str, str]]] = {}
-    for stand, reason, site, message in sorted(reasons):
-        groups.setdefault((stand, reason), []).append((site, message))
-    found = [
-        FailureReason(stand, reason, len(each), tuple(site for site, _ in each[:SITES_NAMED_MAX]), each[0][1])
-        for (stand, reason), each in groups.items()
+def _failure_reasons(sites: Sequence[RolloutStatus]) -> tuple[FailureReason, ...]:
+    groups: dict[tuple[RolloutState, str], list[RolloutStatus]] = {}
+    for each in sorted(sites, key=lambda each: (each.state, each.reason, each.site, each.message)):
+        groups.setdefault((each.state, each.reason), []).append(each)
+    failures = [
+        FailureReason(*key, len(group), tuple(each.site for each in group[:SITES_NAMED_MAX]), group[0].message)
+        for key, group in groups.items()
     ]
-    return tuple(sorted(found, key=lambda each: (each.state not in ("failed", "rolled_back"), -each.sites)))
+    return tuple(sorted(failures, key=lambda each: (each.state not in ("failed", "rolled_back"), -each.sites)))
 
 
 @dataclass(frozen=True)
@@ -352,60 +351,59 @@ class RolloutStatus:
     """The channel whose entry applies; OVERRIDES = the site's own entry."""
     task: str
     plan: TaskPlan
-    meant: BundleOffer
-    place: int
+    offer: BundleOffer
+    position: int
     """0 to ROLLOUT_STEPS - 1: the site's position in the waves."""
     due: bool
     """Whether it should run the bundle by now, even if the plan is halted."""
-    stand: Stand
+    state: RolloutState
     running: str | None
     """Version that answers now; None = there is none."""
     reason: str = ""
     message: str = ""
 
     @property
-    def there(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the planned bundle answers."""
-        return self.stand in ("done", "probation")
+        return self.state in ("done", "probation")
 
     @property
     def failed(self) -> bool:
         """Whether the bundle was tried there and failed or was rolled back."""
-        return self.stand in ("failed", "rolled_back")
+        return self.state in ("failed", "rolled_back")
 
 
 def rollout_statuses(plan: RolloutPlan, status: SiteStatus, now: float) -> list[RolloutStatus]:
     """Return the state of each task that the plan has for a site; `now` in seconds since 1970."""
-    fleet, own = plan.for_site(status.site, status.channel), plan.sites.get(status.site, FleetPlan())
+    fleet, own_plan = plan.for_site(status.site, status.channel), plan.sites.get(status.site, FleetPlan())
     running = {each.task: each for each in status.tasks}
     return [
         _rollout_status(
-            status, OVERRIDES if name in own.tasks else status.channel, name, (each, running.get(name)), now
+            status, OVERRIDES if name in own_plan.tasks else status.channel, name, each, running.get(name), now
         )
         for name, each in fleet.tasks.items()
     ]
 
 
 def _rollout_status(
-    status: SiteStatus, channel: str, task: str, pair: tuple[TaskPlan, TaskStatus | None], now: float
+    status: SiteStatus, channel: str, task: str, planned: TaskPlan, running: TaskStatus | None, now: float
 ) -> RolloutStatus:
-    planned, running = pair
     update = running.update if running else status.arriving.get(task)
-    meant = _chosen_offer(planned, running, update)
-    stand, why = _stand(meant, running, update)
-    unsuitable = why is not None and why.reason == "HARDWARE_UNMET"
+    offer = _chosen_offer(planned, running, update)
+    state, cause = _state_of(offer, running, update)
+    is_unsuitable = cause is not None and cause.reason == "HARDWARE_UNMET"
     return RolloutStatus(
         status.site,
         channel,
         task,
         planned,
-        meant,
-        rollout_position(status.site, meant.bundle),
-        not unsuitable and _is_due(planned, meant, status.site, now),
-        stand,
+        offer,
+        rollout_position(status.site, offer.bundle),
+        not is_unsuitable and _is_due(planned, offer, status.site, now),
+        state,
         running.version if running else None,
-        why.reason if why else "",
-        why.message if why else "",
+        cause.reason if cause else "",
+        cause.message if cause else "",
     )
 
 
@@ -416,20 +414,20 @@ def _chosen_offer(planned: TaskPlan, running: TaskStatus | None, update: UpdateS
     return candidate or (offers.get(running.digest) if running else None) or planned.offers[0]
 
 
-def _stand(
-    meant: BundleOffer, running: TaskStatus | None, update: UpdateStatus | None
-) -> tuple[Stand, UpdateStatus | None]:
-    if update and update.candidate == meant.bundle:
+def _state_of(
+    offer: BundleOffer, running: TaskStatus | None, update: UpdateStatus | None
+) -> tuple[RolloutState, UpdateStatus | None]:
+    if update and update.candidate == offer.bundle:
         return update.state, update
-    return ("done", None) if running and running.digest == meant.bundle else ("unaware", None)
+    return ("done", None) if running and running.digest == offer.bundle else ("unaware", None)
 
 
-def _is_due(planned: TaskPlan, meant: BundleOffer, site: str, now: float) -> bool:
-    fleet = _for_any_machine(planned, meant)
+def _is_due(planned: TaskPlan, offer: BundleOffer, site: str, now: float) -> bool:
+    fleet = _for_any_machine(planned, offer)
     return desired_states(fleet, site, MachineCapabilities(0), now)[_TASK].bundle is not None
 
 
 @lru_cache(maxsize=1024)
-def _for_any_machine(planned: TaskPlan, meant: BundleOffer) -> FleetPlan:
-    bare = BundleOffer(bundle=meant.bundle, version=meant.version)
+def _for_any_machine(planned: TaskPlan, offer: BundleOffer) -> FleetPlan:
+    bare = BundleOffer(bundle=offer.bundle, version=offer.version)
     return FleetPlan(tasks={_TASK: planned.model_copy(update={"offers": (bare,), "halted": False})})

@@ -36,18 +36,18 @@ FILE_NAME = "sites.json"
 SCHEMA = "edge-agent/sites/v1"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_KITS_KEPT = 20
+_ENROLMENTS_MAX = 20
 _KEYS_MAX = 100
 
-Standing = Literal["current", "retired", "rejected", "revoked", "awaited", "another", "unknown"]
+KeyStatus = Literal["current", "retired", "rejected", "revoked", "awaited", "another", "unknown"]
 """The status of a key for a site. current: may sign. retired: of an earlier installation; only segments that it sealed
 are accepted. rejected: by a person. revoked: the site was revoked. awaited: an enrolment file was made, and no key is
 accepted yet. another: the site has other keys. unknown: the site is not in the registry.
 """
-UNDECIDED: tuple[Standing, ...] = ("awaited", "another", "unknown")
+UNDECIDED: tuple[KeyStatus, ...] = ("awaited", "another", "unknown")
 
 
-_WHY: dict[Standing, str] = {
+_OBJECTIONS: dict[KeyStatus, str] = {
     "current": "",
     "retired": "signed by a key of an earlier installation of the site, from which only segments are accepted",
     "rejected": "signed by a key that was rejected",
@@ -75,12 +75,12 @@ class SiteEntry(BaseModel):
     """Ed25519 public keys in hexadecimal, the newest last."""
     retired: list[str] = Field(default=[], max_length=_KEYS_MAX)
     rejected: list[str] = Field(default=[], max_length=_KEYS_MAX)
-    kits: list[EnrolmentRecord] = Field(default=[], max_length=_KITS_KEPT)
+    kits: list[EnrolmentRecord] = Field(default=[], max_length=_ENROLMENTS_MAX)
     """The newest last."""
     revoked_at: At | None = None
 
     @model_validator(mode="after")
-    def _not_empty(self) -> SiteEntry:
+    def _check_not_empty(self) -> SiteEntry:
         if not self.known:
             raise ValueError("a site needs a key, or an enrolment file")
         return self
@@ -96,12 +96,12 @@ class SiteEntry(BaseModel):
         return [] if self.revoked_at else self.keys
 
     @property
-    def every_key(self) -> dict[Standing, list[str]]:
+    def every_key(self) -> dict[KeyStatus, list[str]]:
         """Keys with a decision, by their status."""
         return {"current": self.keys, "retired": self.retired, "rejected": self.rejected}
 
 
-_BLANK = SiteEntry.model_construct()
+_NO_ENTRY = SiteEntry.model_construct()
 
 
 class _RegistryDocument(BaseModel):
@@ -128,28 +128,28 @@ class SiteRegistry:
 
     def entry(self, site: str) -> SiteEntry:
         """Return the entry of a site; an empty entry for an unknown one."""
-        return self._document.sites.get(site, _BLANK).model_copy(deep=True)
+        return self._document.sites.get(site, _NO_ENTRY).model_copy(deep=True)
 
     def keys(self, site: str) -> list[str]:
         """Return the keys that may sign for the site now; none if it is unknown or revoked."""
         return self.entry(site).signing_keys
 
-    def standing(self, site: str, key: str) -> Standing:
+    def key_status(self, site: str, key: str) -> KeyStatus:
         """Return the status of a key for a site."""
         entry = self.entry(site)
         if not entry.known:
             return "unknown"
         if entry.revoked_at:
             return "revoked"
-        found: list[Standing] = [standing for standing, keys in entry.every_key.items() if key in keys]
-        return (found or ["another" if entry.keys else "awaited"])[0]
+        statuses: list[KeyStatus] = [status for status, keys in entry.every_key.items() if key in keys]
+        return (statuses or ["another" if entry.keys else "awaited"])[0]
 
     def objection(self, site: str, key: str) -> str:
         """Return why a key may not sign for a site now; empty = it may."""
         accept = f"accept it with 'edge-convert sites accept {site} {key} {self._option}'"
         how = f"if the site shows the code {verification_code(key)}, {accept}"
         known = self.keys(site)[-1:]
-        return _WHY[self.standing(site, key)].format(
+        return _OBJECTIONS[self.key_status(site, key)].format(
             site=site, how=how, known="".join(known)[:16], restore=self._restore(site)
         )
 
@@ -178,7 +178,7 @@ class SiteRegistry:
             OSError: the registry cannot be written.
         """
         _check_key(site, key)
-        with self._changed(site) as entry:
+        with self._edit(site) as entry:
             self.check_open(site)
             entry.retired = _without(_with(entry.retired, *(entry.keys if replaces else [])), key)
             entry.keys = [key] if replaces else _with(entry.keys, key)
@@ -191,7 +191,7 @@ class SiteRegistry:
         Raises as `accept`.
         """
         _check_key(site, key)
-        with self._changed(site) as entry:
+        with self._edit(site) as entry:
             if entry.known:
                 return False
             entry.keys = [key]
@@ -201,7 +201,7 @@ class SiteRegistry:
     def retire(self, site: str, key: str) -> None:
         """Accept only segments that a key has sealed: its machine was replaced. Raises as `accept`."""
         _check_key(site, key)
-        with self._changed(site) as entry:
+        with self._edit(site) as entry:
             entry.retired = _with(entry.retired, key)
             entry.keys, entry.rejected = _without(entry.keys, key), _without(entry.rejected, key)
             self._log(entry, "key retired", site, key=key)
@@ -209,16 +209,16 @@ class SiteRegistry:
     def reject(self, site: str, key: str) -> None:
         """Accept nothing more from a key. Raises as `accept`."""
         _check_key(site, key)
-        with self._changed(site) as entry:
+        with self._edit(site) as entry:
             entry.rejected = _with(entry.rejected, key)
             entry.keys, entry.retired = _without(entry.keys, key), _without(entry.retired, key)
             self._log(entry, "key rejected", site, key=key)
 
     def issue(self, site: str, enrolment: EnrolmentRecord) -> None:
         """Store that an enrolment file was made: the site is known from now on. Raises as `accept`."""
-        with self._changed(site) as entry:
+        with self._edit(site) as entry:
             self.check_open(site)
-            entry.kits = [*entry.kits, enrolment][-_KITS_KEPT:]
+            entry.kits = [*entry.kits, enrolment][-_ENROLMENTS_MAX:]
 
     def revoke(self, site: str, at: str) -> None:
         """Accept nothing from a site until `restore`. Raises InvalidRequest, OSError."""
@@ -232,12 +232,12 @@ class SiteRegistry:
         if not self.entry(site).known:
             remedy = f"'edge-convert sites list {self._option}' shows all sites."
             raise InvalidRequest(f"'{site}' is not in {self._path}", remedy=remedy)
-        with self._changed(site) as entry:
+        with self._edit(site) as entry:
             entry.revoked_at = at
             self._log(entry, "site revoked" if at else "site restored", site)
 
     @contextmanager
-    def _changed(self, site: str) -> Iterator[SiteEntry]:
+    def _edit(self, site: str) -> Iterator[SiteEntry]:
         """Yield the current entry of a site, and write it after the block; nothing if the block raises."""
         if not self._path.parent.exists():
             atomic_files.make_private(self._path.parent)  # collect will put examples into it
@@ -257,9 +257,9 @@ class SiteRegistry:
         self, entry: SiteEntry, action: accountability.Action, site: str, *, actor: str = "", **details: Any
     ) -> None:
         """Log a decision. Raises InvalidRequest if the entry would have more keys than the registry accepts."""
-        for standing, keys in entry.every_key.items():
+        for status, keys in entry.every_key.items():
             if len(keys) > _KEYS_MAX:
-                message = f"{site} would have {len(keys)} keys of the kind '{standing}'; the limit is {_KEYS_MAX}"
+                message = f"{site} would have {len(keys)} keys of the kind '{status}'; the limit is {_KEYS_MAX}"
                 raise InvalidRequest(message, remedy=f"Remove old keys of the site from {self._path}.")
         accountability.record(self._path.parent, action, [site], actor=actor, **details)
 

@@ -225,13 +225,13 @@ def candidates(
     if rule != "surrogates":
         marked = [row for row in rows if row.composed or (rule == "consented" and row.consented)]
         return GoldenCandidates(rule, tuple(tried(task, marked)), {})
-    redactor = RowRedactor(SurrogateSettings(locales=privacy.locales), _SEED, imported_rows.finder(bundle))
+    redactor = RowRedactor(SurrogateSettings(locales=privacy.locales), _SEED, imported_rows.value_finder(bundle))
     wanted = tried(task, rows)
     redactor.read(wanted)
     found = [each for each in map(redactor.redact, wanted) if each is not None]
     replaced = {each.row.text: each.counts for each in found if each.counts}
     kept = tuple(each.row for each in found)
-    return GoldenCandidates(rule, kept, replaced, len(wanted) - len(kept), imported_rows.finders(bundle))
+    return GoldenCandidates(rule, kept, replaced, len(wanted) - len(kept), imported_rows.finder_names(bundle))
 
 
 def origin_of(chosen: GoldenCandidates, cases: Sequence[GoldenCase], samples: int) -> GoldenOrigin:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,26 +63,41 @@ def create(folder: Path, passphrase: str = "") -> CentralPublicKeys:
         InvalidRequest: the folder exists, or the passphrase is too short.
         OSError: the folder cannot be written.
     """
-    check_passphrase(passphrase)
-    if folder.exists():
-        message = f"{folder} exists, and keys are never overwritten"
-        raise InvalidRequest(
-            message, remedy="Name another folder; 'edge-convert keys rotate' renews the keys in this one."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        staging.chmod(_FOLDER_MODE)
+    with new_key_folder(folder, passphrase, "'edge-convert keys rotate' renews the keys in this one") as staging:
         identity, receipts = pyrage.x25519.Identity.generate(), Ed25519PrivateKey.generate()
         _write_identities(staging, [str(identity)], passphrase)
         _write(staging / RECEIPTS_PRIVATE, _pem(receipts, passphrase))
         _write(staging / RECEIPTS_PUBLIC, receipts.public_key().public_bytes_raw().hex().encode() + b"\n")
+    return read_public(folder)
+
+
+@contextmanager
+def new_key_folder(folder: Path, passphrase: str, alternative: str) -> Iterator[Path]:
+    """Yield an empty folder for new keys, which gets its name after the block; nothing stays if the block raises.
+
+    Args:
+        folder: its name; it must not exist.
+        passphrase: of the keys; empty = none.
+        alternative: what can be done with the keys of a folder that exists, for the error.
+
+    Raises:
+        InvalidRequest: the folder exists, or the passphrase is too short.
+        OSError: the folder cannot be written.
+    """
+    check_passphrase(passphrase)
+    if folder.exists():
+        message = f"{folder} exists, and keys are never overwritten"
+        raise InvalidRequest(message, remedy=f"Name another folder; {alternative}.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        staging.chmod(_FOLDER_MODE)
+        yield staging
         staging.rename(folder)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     atomic_files.sync_directory(folder.parent)
-    return read_public(folder)
 
 
 def read_public(folder: Path) -> CentralPublicKeys:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from convert.publish import keyring, layout
-from convert.publish.central_keys import check_passphrase
+from convert.publish.central_keys import new_key_folder
 from convert.publish.commit import ChangeDraft
 from convert.publish.keyring import Keyring, PublicKeyFile
 from convert.publish.layout import ONLINE, PLAN, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Kind
@@ -20,8 +18,6 @@ from convert.publish.repository_reader import RepositoryState
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.plan import FILE_NAME
-
-_FOLDER_MODE = 0o700
 
 
 @dataclass(frozen=True)
@@ -50,22 +46,8 @@ def create(
         InvalidRequest: the folder exists, or the passphrase is too short.
         OSError: the folder cannot be written.
     """
-    check_passphrase(passphrase)
-    if folder.exists():
-        message = f"{folder} exists, and keys are never overwritten"
-        raise InvalidRequest(
-            message, remedy="Name another folder; 'edge-convert rotate' replaces keys that are in use."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        staging.chmod(_FOLDER_MODE)
+    with new_key_folder(folder, passphrase, "'edge-convert rotate' replaces keys that are in use") as staging:
         _fill(staging, now, {layout.ROOT: root, layout.TARGETS: targets}, passphrase)
-        staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    atomic_files.sync_directory(folder.parent)
     return tuple(keyring.read_folder(folder))
 
 

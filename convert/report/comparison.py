@@ -12,26 +12,26 @@ from edge_agent.formatting import counted
 _LABELS_SHOWN_MAX = 10
 
 
-def compared(report: Mapping[str, Any]) -> str:
+def comparison(report: Mapping[str, Any]) -> str:
     """Return the comparison of two bundles as Markdown."""
     first, second = report["bundles"]
-    return "\n\n".join([f"# {first} and {second}", *_comparison(report)]) + "\n"
+    return "\n\n".join([f"# {first} and {second}", *_paragraphs(report)]) + "\n"
 
 
-def _comparison(report: Mapping[str, Any]) -> Iterator[str]:
+def _paragraphs(report: Mapping[str, Any]) -> Iterator[str]:
     rows = counted(report["rows"], "row")
     if "cosine" in report:
         yield f"The vectors of {rows} have a mean cosine of {number(report['cosine'].get('mean', math.nan))}."
         return
-    for name, each in by_question(report):
+    for name, part in by_question(report):
         if name:
             yield f"## {name}"
-        yield from _compared_answers(each)
+        yield from _answer_comparison(part)
     times = [report["latency_ms"][which].get("p50", math.nan) for which in ("first", "second")]
     yield f"A median answer takes {times[0]:.1f} ms from the first and {times[1]:.1f} ms from the second."
 
 
-def _compared_answers(report: Mapping[str, Any]) -> Iterator[str]:
+def _answer_comparison(report: Mapping[str, Any]) -> Iterator[str]:
     rows = counted(report["rows"], "row")
     yield _verdict(report)
     yield (
@@ -39,7 +39,7 @@ def _compared_answers(report: Mapping[str, Any]) -> Iterator[str]:
         f" confidence on {interval(report['agreement'])}. Only the first is right on"
         f" {counted(report['only_first'], 'row')}, only the second on {report['only_second']}."
     )
-    yield table(["", "first", "second", "second minus first", "p"], _figures(report))
+    yield table(["", "first", "second", "second minus first", "p"], _figure_rows(report))
     yield (
         "Intervals have a level of 95% and account for families of rows. p is the probability of such a difference"
         " between equally good versions: McNemar's exact test for accuracy and coverage, a permutation test for the"
@@ -69,29 +69,30 @@ def _verdict(report: Mapping[str, Any]) -> str:
     worse, better = ([FIGURES[name] for name in report[which]] for which in ("worse", "better"))
     if not worse and not better:
         return "No difference between the two is statistically significant."
-    parts = [f"{how} in {_listed(names)}" for names, how in ((worse, "worse"), (better, "better")) if names]
+    parts = [f"{word} in {_join_words(names)}" for names, word in ((worse, "worse"), (better, "better")) if names]
     return f"The second is {', and '.join(parts)}; the difference is statistically significant."
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_words(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
 
 
-def _figures(report: Mapping[str, Any]) -> Iterator[list[object]]:
-    for name, called in FIGURES.items():
-        gap = report["differences"].get(name)
-        if gap is not None:
-            each = [_figure(report[which], name) for which in ("first", "second")]
-            yield [called, *each, brief(gap), UNKNOWN if gap["p_value"] is None else f"{gap['p_adjusted']:.3g}"]
+def _figure_rows(report: Mapping[str, Any]) -> Iterator[list[object]]:
+    for name, title in FIGURES.items():
+        difference = report["differences"].get(name)
+        if difference is not None:
+            values = [_figure(report[which], name) for which in ("first", "second")]
+            p_value = UNKNOWN if difference["p_value"] is None else f"{difference['p_adjusted']:.3g}"
+            yield [title, *values, brief(difference), p_value]
 
 
 def _figure(summary: Mapping[str, Any], name: str) -> str:
-    places: dict[str, Mapping[str, Any]] = {
+    sections: dict[str, Mapping[str, Any]] = {
         "accuracy": summary,
         "calibration_error": summary.get("calibration", {}),
     }
-    found = places.get(name, summary.get("sure", {})).get(name)
-    return brief(found) if found else "none"
+    figure = sections.get(name, summary.get("sure", {})).get(name)
+    return brief(figure) if figure else "none"
 
 
 def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
@@ -120,8 +121,8 @@ def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _label_pair(each: Mapping[str, Any]) -> Iterator[str]:
+def _label_pair(label: Mapping[str, Any]) -> Iterator[str]:
     for name, p in (("accuracy", "p_right"), ("coverage", "p_confident"), ("wrong", "")):
-        yield from (brief(each[which][name]) for which in ("first", "second"))
+        yield from (brief(label[which][name]) for which in ("first", "second"))
         if p:
-            yield f"{each[p]:.2g}"
+            yield f"{label[p]:.2g}"

@@ -9,7 +9,7 @@ from typing import Any
 from convert.data.data_row import LabelSource
 from convert.data.row_files import DataSummary
 from convert.pipeline.recipe import Split
-from convert.report.report_warnings import doubts, missed_bound, of_quality
+from convert.report.report_warnings import doubts, missed_bound, quality_warnings
 from convert.report.run_summary import (
     UNKNOWN,
     RunSummary,
@@ -38,27 +38,27 @@ LABEL_SOURCES: dict[LabelSource, str] = {
 _SHOWN = ("per_type", "confusion", "per_label", "reliability", "calibration", "without_near_copies", "questions")
 
 
-def markdown(made: RunSummary, plots: Sequence[str]) -> str:
+def markdown(run: RunSummary, plots: Sequence[str]) -> str:
     """Return report.md; plots are names of files in the same folder."""
     parts = [
-        f"# {made.task} {made.version}",
-        _summary(made),
-        *_list("Warnings", doubts(made)),
-        *_questions(made.report("evaluate"), made.report("calibrate")),
-        *_quality(made.report("evaluate")),
-        *_confidence(made.report("calibrate"), plots),
-        *_candidates(made, plots),
-        *_data(made),
-        *_run(made),
-        *_details(made),
+        f"# {run.task} {run.version}",
+        _summary(run),
+        *_list("Warnings", doubts(run)),
+        *_questions(run.report("evaluate"), run.report("calibrate")),
+        *_quality(run.report("evaluate")),
+        *_confidence(run.report("calibrate"), plots),
+        *_candidates(run, plots),
+        *_data(run),
+        *_run(run),
+        *_details(run),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def measured(name: str, evaluate: Mapping[str, Any]) -> str:
+def evaluation(name: str, evaluate: Mapping[str, Any]) -> str:
     """Return the evaluation of one bundle as Markdown."""
     first = [f"# {name}", " ".join([*headline(evaluate), *_speed(evaluate)])]
-    parts = [*_list("Warnings", list(of_quality(evaluate))), *_questions(evaluate, {}), *_quality(evaluate)]
+    parts = [*_list("Warnings", list(quality_warnings(evaluate))), *_questions(evaluate, {}), *_quality(evaluate)]
     return "\n\n".join([*first, *parts]) + "\n"
 
 
@@ -76,11 +76,11 @@ def headline(quality: Mapping[str, Any]) -> Iterator[str]:
             yield _question_sentence(name, each)
     if "accuracy" in quality:
         families = quality.get("families", quality["rows"])
-        kin = f" in {counted(families, 'family')}" if families < quality["rows"] else ""
+        note = f" in {counted(families, 'family')}" if families < quality["rows"] else ""
         if "values_found" in quality:
             yield from _personal_values(quality)
             return
-        yield f"It is right on {interval(quality['accuracy'])} of {counted(quality['rows'], 'test row')}{kin}."
+        yield f"It is right on {interval(quality['accuracy'])} of {counted(quality['rows'], 'test row')}{note}."
     yield from _selective(quality)
     copies = quality.get("near_copies")
     if copies is None:
@@ -127,10 +127,10 @@ def _questions(evaluate: Mapping[str, Any], calibrate: Mapping[str, Any]) -> Ite
     ]
     yield table(columns, [_question_line(name, each) for name, each in questions.items()])
     errors = [(name, each["score_error"]) for name, each in questions.items() if "score_error" in each]
-    for name, each in errors:
+    for name, error in errors:
         yield (
-            f"The expected level of '{name}' is {each['mean']:.2f} levels from the true one on average; always the"
-            f" median level would be {each['constant']:.2f}."
+            f"The expected level of '{name}' is {error['mean']:.2f} levels from the true one on average; always the"
+            f" median level would be {error['constant']:.2f}."
         )
     if "delta_of_each" in calibrate:
         delta, each = exact_percent(calibrate["delta"]), exact_percent(calibrate["delta_of_each"])
@@ -141,15 +141,15 @@ def _questions(evaluate: Mapping[str, Any], calibrate: Mapping[str, Any]) -> Ite
         )
 
 
-def _question_line(name: str, each: Mapping[str, Any]) -> list[object]:
-    if not each["rows"]:
-        return [name, each["type"], 0, *[UNKNOWN] * 5]
-    sure = each.get("sure", {})
+def _question_line(name: str, quality: Mapping[str, Any]) -> list[object]:
+    if not quality["rows"]:
+        return [name, quality["type"], 0, *[UNKNOWN] * 5]
+    sure = quality.get("sure", {})
     shares = [brief(sure[key]) if sure else UNKNOWN for key in ("coverage", "wrong")]
-    error = each.get("calibration", {}).get("calibration_error")
+    error = quality.get("calibration", {}).get("calibration_error")
     threshold = f"{sure['threshold']:g}" if sure else "always escalates"
     return [
-        *(name, each["type"], each["rows"], brief(each["accuracy"]), threshold, *shares),
+        *(name, quality["type"], quality["rows"], brief(quality["accuracy"]), threshold, *shares),
         brief(error) if error else UNKNOWN,
     ]
 
@@ -165,19 +165,19 @@ def _selective(quality: Mapping[str, Any]) -> Iterator[str]:
 
 def _batch_sentence(invariance: Mapping[str, Any]) -> str:
     texts, sizes = counted(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
-    same = "are identical"
+    outcome = "are identical"
     if invariance["varied"]:
-        same = f"differ for {invariance['varied']}, by up to {invariance['difference_max']:.2g}"
-    return f"Its answers to {texts} alone and in batches of {sizes} {same} ({invariance['build']})."
+        outcome = f"differ for {invariance['varied']}, by up to {invariance['difference_max']:.2g}"
+    return f"Its answers to {texts} alone and in batches of {sizes} {outcome} ({invariance['build']})."
 
 
-def _summary(made: RunSummary) -> str:
+def _summary(run: RunSummary) -> str:
     """Return what a team asks first, as a list: how good, what is guaranteed, which file, how fast."""
-    evaluate, golden = made.report("evaluate"), made.report("assemble").get("golden") or {}
+    evaluate, golden = run.report("evaluate"), run.report("assemble").get("golden") or {}
     points = {
         "Quality": headline(evaluate),
-        "Guarantee": [made.report("calibrate").get("verdict", "The calibrate stage has not run.")],
-        "Model file": _artefact(made),
+        "Guarantee": [run.report("calibrate").get("verdict", "The calibrate stage has not run.")],
+        "Model file": _artefact(run),
         "Speed": _speed(evaluate),
         "Golden cases, which travel to every site": [f"{golden['origin']['sentence']}."] if "origin" in golden else [],
     }
@@ -185,8 +185,8 @@ def _summary(made: RunSummary) -> str:
     return "\n".join(f"- **{title}.** {text}" for title, text in texts.items() if text)
 
 
-def _artefact(made: RunSummary) -> Iterator[str]:
-    chosen, verify = made.chosen, made.report("verify")
+def _artefact(run: RunSummary) -> Iterator[str]:
+    chosen, verify = run.chosen, run.report("verify")
     if chosen:
         yield f"It is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
     if "kl_mean" in verify:
@@ -213,10 +213,10 @@ def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     if not evaluate:
         return
     yield "## Quality on the test rows"
-    for name, each in by_question(evaluate):
+    for name, part in by_question(evaluate):
         if name:
             yield f"### Answers to '{name}'"
-        yield from _answer_quality(each)
+        yield from _answer_quality(part)
     times = evaluate.get("latency_ms")
     if times:
         yield "Time of an answer, one text at a time:"
@@ -226,9 +226,9 @@ def _quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
 def _answer_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
     yield from _labels(evaluate.get("per_label", {}))
     if gate := evaluate.get("gate"):
-        most, share = percent(gate["held_up_max"]), interval(gate["held_up"])
+        limit, share = percent(gate["held_up_max"]), interval(gate["held_up"])
         yield (
-            f"The gate holds up {share} of these rows. On average such a gate holds up at most {most} of all ordinary"
+            f"The gate holds up {share} of these rows. On average such a gate holds up at most {limit} of all ordinary"
             " inputs together, and not of each label."
         )
     if types := evaluate.get("per_type"):
@@ -262,10 +262,10 @@ def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
         "wrong": "wrong of these",
         "held_up": "held up by the gate",
     }
-    there = [name for name in names if any(name in each for each in per_label.values())]
-    rows = [[label, each["rows"], *(brief(each[name]) for name in there)] for label, each in per_label.items()]
+    present = [name for name in names if any(name in each for each in per_label.values())]
+    rows = [[label, each["rows"], *(brief(each[name]) for name in present)] for label, each in per_label.items()]
     if rows:
-        yield table(["label", "rows", *(names[name] for name in there)], rows)
+        yield table(["label", "rows", *(names[name] for name in present)], rows)
 
 
 def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -292,10 +292,10 @@ def _confidence(calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[
     yield "## Confidence"
     if "questions" in calibrate:
         yield calibrate["verdict"]
-    for name, each in by_question(calibrate):
+    for name, part in by_question(calibrate):
         if name:
             yield f"### Confidence of '{name}'"
-        yield from _question_confidence(name, each, plots)
+        yield from _question_confidence(name, part, plots)
 
 
 def _question_confidence(name: str, calibrate: Mapping[str, Any], plots: Sequence[str]) -> Iterator[str]:
@@ -320,24 +320,24 @@ _CHECKS = {
 
 def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
     """Show how many answers gate, floor and threshold each hold up."""
-    found, gate = calibrate.get("held_up"), calibrate.get("gate", {})
-    if not found:
+    shares, gate = calibrate.get("held_up"), calibrate.get("gate", {})
+    if not shares:
         return
     if gate.get("score", "none") == "none":
-        why = gate.get("why", "")
-        yield f"The bundle has no gate. {why} An answer to an input unlike the training data can be confident."
+        reason = gate.get("why", "")
+        yield f"The bundle has no gate. {reason} An answer to an input unlike the training data can be confident."
     else:
-        most, rows = percent(gate["held_up_max"]), counted(gate["rows"], "held-out row")
+        limit, rows = percent(gate["held_up_max"]), counted(gate["rows"], "held-out row")
         yield (
-            f"The gate holds an input up if its p-value is at most {most}, by {rows}. On average over samples of such"
-            f" rows it holds up at most {most} of the ordinary inputs; one such gate in ten holds up more than"
+            f"The gate holds an input up if its p-value is at most {limit}, by {rows}. On average over samples of such"
+            f" rows it holds up at most {limit} of the ordinary inputs; one such gate in ten holds up more than"
             f" {percent(_exceeded(gate['rows'], gate['held_up_max']))}. The floor is {number(calibrate['floor'])}. The"
             " threshold was proved with both active, so the risk guarantee is for answers that pass all three."
         )
     yield table(
-        ["of the rows of the threshold", "share"], [[check, interval(found[key])] for key, check in _CHECKS.items()]
+        ["of the rows of the threshold", "share"], [[check, interval(shares[key])] for key, check in _CHECKS.items()]
     )
-    if calibrate["threshold"] is not None and found["confident"]["value"] - calibrate["coverage"] > _ROUNDING:
+    if calibrate["threshold"] is not None and shares["confident"]["value"] - calibrate["coverage"] > _ROUNDING:
         yield (
             "The row at the gate's limit passes the gate, so it counts here as confident; the test of the threshold"
             f" leaves it out, so {percent(calibrate['coverage'])} are confident there."
@@ -384,13 +384,13 @@ def _temperature(calibrate: Mapping[str, Any]) -> str:
         return "There were too few rows to fit a temperature, so it is 1."
     after = calibrate["reliability"]["after"]["log_loss"]
     before = calibrate["reliability"]["before"]["log_loss"]
-    tried = (
+    fitted = (
         f"A temperature of {number(fit['tried'])} was fitted on {counted(rows, 'row')}. On held-out rows it changes"
         f" the log loss by {-fit['gain']:+.4f} (standard error {fit['error']:.4f}):"
     )
     if not fit["kept"]:
-        return f"{tried} no significant gain, so the temperature stays 1."
-    message = f"{tried} it is kept. On the rows of the threshold the log loss changes from {before:.4f}"
+        return f"{fitted} no significant gain, so the temperature stays 1."
+    message = f"{fitted} it is kept. On the rows of the threshold the log loss changes from {before:.4f}"
     worse = ", which is worse, so do not expect better calibration" if after > before else ""
     return f"{message} to {after:.4f}{worse}."
 
@@ -399,9 +399,9 @@ def _images(plots: Sequence[str], *names: str) -> Iterator[str]:
     yield from (f"![{name.removesuffix('.png')}]({name})" for name in names if name in plots)
 
 
-def _candidates(made: RunSummary, plots: Sequence[str]) -> Iterator[str]:
-    found = made.report("quantize").get("candidates")
-    if not found:
+def _candidates(run: RunSummary, plots: Sequence[str]) -> Iterator[str]:
+    candidates = run.report("quantize").get("candidates")
+    if not candidates:
         return
     yield "## Candidates"
     yield "Each was measured through the agent's engine on this machine. The fastest one inside the budget is chosen."
@@ -416,21 +416,21 @@ def _candidates(made: RunSummary, plots: Sequence[str]) -> Iterator[str]:
         "accuracy",
         "budget",
     ]
-    yield table(titles, map(_candidate, found))
+    yield table(titles, map(_candidate, candidates))
     yield from _images(plots, "candidates.png")
 
 
-def _candidate(each: Mapping[str, Any]) -> list[object]:
-    shares = [percent((each.get(key) or {}).get("value")) for key in ("agreement", "accuracy")]
+def _candidate(candidate: Mapping[str, Any]) -> list[object]:
+    shares = [percent((candidate.get(key) or {}).get("value")) for key in ("agreement", "accuracy")]
     return [
-        each["name"],
-        format_bytes(each["size_bytes"]),
-        _number(each.get("bits_per_weight")),
-        _number(each.get("latency_ms", {}).get("p50")),
+        candidate["name"],
+        format_bytes(candidate["size_bytes"]),
+        _number(candidate.get("bits_per_weight")),
+        _number(candidate.get("latency_ms", {}).get("p50")),
         shares[0],
-        *(_number(each.get(key)) for key in ("kl_mean", "kl_p999")),
+        *(_number(candidate.get(key)) for key in ("kl_mean", "kl_p999")),
         shares[1],
-        "inside" if each.get("inside_budget") else "; ".join(each.get("outside", ["outside"])),
+        "inside" if candidate.get("inside_budget") else "; ".join(candidate.get("outside", ["outside"])),
     ]
 
 
@@ -438,9 +438,9 @@ def _number(value: float | None) -> str:
     return UNKNOWN if value is None else number(value)
 
 
-def _data(made: RunSummary) -> Iterator[str]:
+def _data(run: RunSummary) -> Iterator[str]:
     yield "## Data"
-    splits, data = list(made.data.rows), made.data
+    splits, data = list(run.data.rows), run.data
     rows = [["all rows", *data.rows.values()], ["made by a model", *data.synthetic.values()]]
     rows += _label_sources([data.label_sources.get(split, {}) for split in splits])
     for label in dict.fromkeys(label for counts in data.labels.values() for label in counts):
@@ -453,8 +453,8 @@ def _data(made: RunSummary) -> Iterator[str]:
 
 def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[object]]:
     """Return a row for each label source."""
-    sources = [source for source in LABEL_SOURCES if any(source in found for found in counts)]
-    return [[LABEL_SOURCES[source], *(found.get(source, 0) for found in counts)] for source in sources]
+    sources = [source for source in LABEL_SOURCES if any(source in count for count in counts)]
+    return [[LABEL_SOURCES[source], *(count.get(source, 0) for count in counts)] for source in sources]
 
 
 def _assumed(data: DataSummary) -> Iterator[str]:
@@ -468,20 +468,20 @@ def _assumed(data: DataSummary) -> Iterator[str]:
         )
 
 
-def _run(made: RunSummary) -> Iterator[str]:
+def _run(run: RunSummary) -> Iterator[str]:
     yield "## The run"
     yield (
-        f"All stages took {duration(made.seconds)}. Peak memory, including child processes, was"
-        f" {format_bytes(made.memory_peak_bytes)}."
+        f"All stages took {duration(run.seconds)}. Peak memory, including child processes, was"
+        f" {format_bytes(run.memory_peak_bytes)}."
     )
-    rows = [[each.stage, duration(each.seconds), format_bytes(each.memory_peak_bytes)] for each in made.records]
+    rows = [[each.stage, duration(each.seconds), format_bytes(each.memory_peak_bytes)] for each in run.records]
     yield table(["stage", "time", "peak memory"], rows)
 
 
-def _details(made: RunSummary) -> Iterator[str]:
+def _details(run: RunSummary) -> Iterator[str]:
     """Show the plain values of every stage's report; lists are in report.json."""
     yield "## Details"
-    for record in made.records:
+    for record in run.records:
         yield f"### {record.stage}"
         yield table(["", "value"], _flat(record.report, ""))
 

@@ -35,77 +35,77 @@ CANDIDATES_NAME = "candidates.png"
 Floats = npt.NDArray[np.float64]
 
 
-def write_report(folder: Path, made: RunSummary) -> Path:
+def write_report(folder: Path, run: RunSummary) -> Path:
     """Write report.json, report.md and its plots into a folder; return the path of report.md. Raises OSError."""
-    drawn = draw_plots(folder, made)
-    (folder / TEXT_NAME).write_text(markdown.markdown(made, drawn), encoding="utf-8")
-    (folder / JSON_NAME).write_text(_json(made), encoding="utf-8")
+    plots = draw_plots(folder, run)
+    (folder / TEXT_NAME).write_text(markdown.markdown(run, plots), encoding="utf-8")
+    (folder / JSON_NAME).write_text(_json(run), encoding="utf-8")
     return folder / TEXT_NAME
 
 
-def _json(made: RunSummary) -> str:
+def _json(run: RunSummary) -> str:
     plain: Mapping[str, Any] = {
-        "task": made.task,
-        "version": made.version,
-        "recipe": made.recipe.model_dump(mode="json"),
-        "data": asdict(made.data),
-        "stages": {record.stage: asdict(record) for record in made.records},
-        "seconds": round(made.seconds, 3),
-        "memory_peak_bytes": made.memory_peak_bytes,
+        "task": run.task,
+        "version": run.version,
+        "recipe": run.recipe.model_dump(mode="json"),
+        "data": asdict(run.data),
+        "stages": {record.stage: asdict(record) for record in run.records},
+        "seconds": round(run.seconds, 3),
+        "memory_peak_bytes": run.memory_peak_bytes,
     }
     return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def draw_plots(folder: Path, made: RunSummary) -> list[str]:
+def draw_plots(folder: Path, run: RunSummary) -> list[str]:
     """Draw the plots whose figures the stages reported; return the names of the files."""
-    drawn = []
-    for name, draw, subject in _plots(made):
+    names = []
+    for name, draw, subject in _plots(run):
         figure = draw(subject)
         if figure is not None:
             FigureCanvasAgg(figure)
             # Without the version of matplotlib in the file, the same numbers give the same bytes.
             figure.savefig(folder / name, dpi=_DPI, metadata={"Software": None})
-            drawn.append(name)
-    return drawn
+            names.append(name)
+    return names
 
 
-def _plots(made: RunSummary) -> Iterator[tuple[str, Callable[[RunSummary], Figure | None], RunSummary]]:
+def _plots(run: RunSummary) -> Iterator[tuple[str, Callable[[RunSummary], Figure | None], RunSummary]]:
     """Yield name, drawing function and subject of each plot; plots of confidence come once for each question."""
     for name, draw in PLOTS.items():
-        if not made.questions or name == CANDIDATES_NAME:
-            yield name, draw, made
+        if not run.questions or name == CANDIDATES_NAME:
+            yield name, draw, run
             continue
-        for question in made.questions:
-            yield markdown.plot_of(name, question), draw, replace(made, question=question)
+        for question in run.questions:
+            yield markdown.plot_of(name, question), draw, replace(run, question=question)
 
 
-def reliability(made: RunSummary) -> Figure | None:
+def reliability(run: RunSummary) -> Figure | None:
     """Draw the share of right answers against the confidence, before and after the temperature."""
-    found = made.report("calibrate").get("reliability")
-    if not found or not found["before"]["bins"]:
+    measured = run.report("calibrate").get("reliability")
+    if not measured or not measured["before"]["bins"]:
         return None
     figure = Figure(figsize=(9, 6.2), layout="constrained")
-    asked = "Is the confidence the probability of a right answer?"
-    figure.suptitle(_of_question(made, asked), color=_INK, fontsize=12)
+    question = "Is the confidence the probability of a right answer?"
+    figure.suptitle(_question_title(run, question), color=_INK, fontsize=12)
     left, right = figure.subplots(1, 2, sharey=True)
-    _reliability(left, "without temperature", found["before"])
-    temperature = made.report("calibrate")["temperature"]
+    _draw_reliability(left, "without temperature", measured["before"])
+    temperature = run.report("calibrate")["temperature"]
     message = "as served: no temperature was kept" if temperature == 1 else f"divided by temperature {temperature:.2f}"
-    _reliability(right, message, found["after"])
+    _draw_reliability(right, message, measured["after"])
     left.set_ylabel("right answers")
     # The counts are here and not at the points, because the bins have about the same number of rows.
-    rows = [each["rows"] for when in ("before", "after") for each in found[when]["bins"]]
+    rows = [each["rows"] for when in ("before", "after") for each in measured[when]["bins"]]
     counts = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
     _legend_below(figure, right, columns=3, points=f"{counts} answers of similar confidence")
     return figure
 
 
-def _of_question(made: RunSummary, title: str) -> str:
+def _question_title(run: RunSummary, title: str) -> str:
     """Return a title with the question that a plot is about, where there are several."""
-    return f"{made.question}: {title}" if made.question else title
+    return f"{run.question}: {title}" if run.question else title
 
 
-def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
+def _draw_reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
     bins = measured["bins"]
     confidence = np.array(column(bins, "confidence"))
     right = np.array([[each["right"][key] for key in ("low", "value", "high")] for each in bins])
@@ -115,11 +115,11 @@ def _reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> None:
     error = measured["calibration_error"]
     message = f"calibration error {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
     axes.set_title(f"{title}\n{message}", fontsize=10, color=_INK)
-    axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel=_wrapped("confidence", measured.get("note", "")))
-    _shares(axes)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel=_wrap("confidence", measured.get("note", "")))
+    _format_shares(axes)
 
 
-def _wrapped(label: str, note: str) -> str:
+def _wrap(label: str, note: str) -> str:
     return "\n".join([label, *textwrap.wrap(note, 60)])
 
 
@@ -130,135 +130,137 @@ def _legend_below(figure: Figure, axes: Axes, columns: int = 1, points: str = ""
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def risk_coverage(made: RunSummary) -> Figure | None:
+def risk_coverage(run: RunSummary) -> Figure | None:
     """Draw the share of wrong answers among the confident ones against coverage, with the tested thresholds.
 
     Tests run from left to right. Tested thresholds are marked, with the largest share that passes at each. Thresholds
     after the first failed one were not tested, and are grey.
     """
-    found = made.report("calibrate")
-    if not found.get("walk"):
+    calibrate = run.report("calibrate")
+    if not calibrate.get("walk"):
         return None
-    rows, errors = np.array(column(found["walk"], "rows")), np.array(column(found["walk"], "errors"))
-    coverage, risk = rows / found["rows"]["threshold"], errors / rows
-    target, verdicts = found["target_risk"], np.array(column(found["walk"], "verdict"))
+    rows, errors = np.array(column(calibrate["walk"], "rows")), np.array(column(calibrate["walk"], "errors"))
+    coverage, risk = rows / calibrate["rows"]["threshold"], errors / rows
+    target, verdicts = calibrate["target_risk"], np.array(column(calibrate["walk"], "verdict"))
     figure = Figure(figsize=(8, 5.4), layout="constrained")
     axes = figure.subplots()
     tested = np.isin(verdicts, ("passed", "failed"))
     axes.plot(coverage, risk, color=_GREY, linewidth=1, zorder=1, label="observed; grey: not tested")
     axes.axhline(target, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"target, {exact_percent(target)}")
     if tested.any():
-        _draw_tested_thresholds(axes, found, coverage, risk)
+        _draw_tested_thresholds(axes, calibrate, coverage, risk)
     top = min(1.0, 1.25 * max(target, risk[coverage > 0.05].max(initial=0)))
     axes.set(xlim=(0, 1.02), ylim=(-0.02 * top, top), xlabel="confident answers", ylabel="wrong among the confident")
-    axes.set_title(_of_question(made, _risk_coverage_title(found)), fontsize=11, color=_INK)
-    _shares(axes)
+    axes.set_title(_question_title(run, _risk_coverage_title(calibrate)), fontsize=11, color=_INK)
+    _format_shares(axes)
     _legend_below(figure, axes, columns=2)
     return figure
 
 
-def _draw_tested_thresholds(axes: Axes, found: Mapping[str, Any], coverage: Floats, risk: Floats) -> None:
-    walk, target = found["walk"], found["target_risk"]
+def _draw_tested_thresholds(axes: Axes, calibrate: Mapping[str, Any], coverage: Floats, risk: Floats) -> None:
+    walk, target = calibrate["walk"], calibrate["target_risk"]
     verdicts, rows = np.array(column(walk, "verdict")), np.array(column(walk, "rows"))
     tested = np.flatnonzero(np.isin(verdicts, ("passed", "failed")))
-    most = stats.binom.ppf(found["delta"], rows, target)
-    most -= stats.binom.cdf(most, rows, target) > found["delta"]
-    label = f"largest share that passes: {exact_percent(target)} with {exact_percent(1 - found['delta'])} certainty"
-    axes.plot(coverage[tested], (most / rows)[tested], color=_BLUE, linewidth=1.5, marker="_", label=label)
+    errors_max = stats.binom.ppf(calibrate["delta"], rows, target)
+    errors_max -= stats.binom.cdf(errors_max, rows, target) > calibrate["delta"]
+    label = f"largest share that passes: {exact_percent(target)} with {exact_percent(1 - calibrate['delta'])} certainty"
+    axes.plot(coverage[tested], (errors_max / rows)[tested], color=_BLUE, linewidth=1.5, marker="_", label=label)
     first, last = walk[tested[0]], walk[tested[-1]]
-    words = f"first tested, {first['threshold']:g}"
+    caption = f"first tested, {first['threshold']:g}"
     axes.scatter(
-        coverage[tested[:1]], risk[tested[:1]], s=120, facecolors="none", edgecolors=_INK, zorder=2, label=words
+        coverage[tested[:1]], risk[tested[:1]], s=120, facecolors="none", edgecolors=_INK, zorder=2, label=caption
     )
-    for verdict, colour, words in (
+    for verdict, colour, caption in (
         ("passed", _GREEN, "tested from left to right, passed"),
         ("failed", _ORANGE, f"failed, {last['threshold']:g}: the test ends"),
     ):
-        here = verdicts == verdict
-        if here.any():
-            axes.scatter(coverage[here], risk[here], color=colour, s=22, zorder=3, label=words)
-    if found["threshold"] is not None:
-        axes.axvline(found["coverage"], color=_GREEN, linewidth=1, label=f"threshold, {found['threshold']:g}")
+        points = verdicts == verdict
+        if points.any():
+            axes.scatter(coverage[points], risk[points], color=colour, s=22, zorder=3, label=caption)
+    if calibrate["threshold"] is not None:
+        axes.axvline(calibrate["coverage"], color=_GREEN, linewidth=1, label=f"threshold, {calibrate['threshold']:g}")
 
 
-def _risk_coverage_title(found: Mapping[str, Any]) -> str:
-    step = next((each for each in found["walk"] if each["threshold"] == found["threshold"]), None)
+def _risk_coverage_title(calibrate: Mapping[str, Any]) -> str:
+    step = next((each for each in calibrate["walk"] if each["threshold"] == calibrate["threshold"]), None)
     if step is None:
         return "No threshold reaches the target risk: every answer escalates"
-    seen = percent(step["errors"] / step["rows"])
-    return f"From {found['threshold']:g} on {percent(found['coverage'])} are confident; {seen} of these were wrong"
+    wrong = percent(step["errors"] / step["rows"])
+    confident = f"From {calibrate['threshold']:g} on {percent(calibrate['coverage'])} are confident"
+    return f"{confident}; {wrong} of these were wrong"
 
 
-def candidates(made: RunSummary) -> Figure | None:
+def candidates(run: RunSummary) -> Figure | None:
     """Draw agreement with the full-precision model against latency; the area of a circle is the size of the file."""
-    found = made.report("quantize").get("candidates")
-    if not found or "agreement" not in found[0]:
+    measured = run.report("quantize").get("candidates")
+    if not measured or "agreement" not in measured[0]:
         return None
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
-    most = max(column(found, "size_bytes"))
-    for each in found:
-        _candidate(axes, each, most, _colour(each, made))
-    least = made.recipe.budget.agreement_min
+    largest = max(column(measured, "size_bytes"))
+    for candidate in measured:
+        _draw_candidate(axes, candidate, largest, _colour(candidate, run))
+    least = run.recipe.budget.agreement_min
     axes.axhline(least, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"budget, {exact_percent(least)}")
-    low = min(least, *column(column(found, "agreement"), "low"))
-    slowest = max(column(column(found, "latency_ms"), "p50"))
+    low = min(least, *column(column(measured, "agreement"), "low"))
+    slowest = max(column(column(measured, "latency_ms"), "p50"))
     axes.set(xlim=(0, 1.3 * slowest), ylim=(low - 0.15 * (1.02 - low), 1 + 0.1 * (1.02 - low)))
     axes.set(xlabel="median time of an answer, ms", ylabel="same answer as at full precision")
     axes.set_title("Candidates: speed, size and agreement (green: chosen; grey: outside the budget)", fontsize=11)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    _frame(axes)
+    _draw_frame(axes)
     _legend_below(figure, axes)
-    _label(figure, axes, found)
+    _label_candidates(figure, axes, measured)
     return figure
 
 
-def _label(figure: Figure, axes: Axes, found: Sequence[Mapping[str, Any]]) -> None:
+def _label_candidates(figure: Figure, axes: Axes, candidates: Sequence[Mapping[str, Any]]) -> None:
     """Write name and size next to each circle, at the first place without another text or circle."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    most = max(column(found, "size_bytes"))
-    taken: list[Bbox] = []
-    for each in found:
-        x, y = axes.transData.transform((each["latency_ms"]["p50"], each["agreement"]["value"]))
-        radius = _radius(each, most) * figure.dpi / 72
-        taken.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
-    for each in found:
-        at = (each["latency_ms"]["p50"], each["agreement"]["value"])
-        caption, radius = f"{each['name']}\n{format_bytes(each['size_bytes'])}", _radius(each, most) + 6
+    largest = max(column(candidates, "size_bytes"))
+    occupied: list[Bbox] = []
+    for candidate in candidates:
+        x, y = axes.transData.transform((candidate["latency_ms"]["p50"], candidate["agreement"]["value"]))
+        radius = _radius(candidate, largest) * figure.dpi / 72
+        occupied.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
+    for candidate in candidates:
+        point = (candidate["latency_ms"]["p50"], candidate["agreement"]["value"])
+        caption = f"{candidate['name']}\n{format_bytes(candidate['size_bytes'])}"
+        radius = _radius(candidate, largest) + 6
         notes = []
-        for away in range(6):
+        for distance in range(6):
             for across, up in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1)):
-                offset = (across * radius, up * (radius + 8) * (1 + away))
+                offset = (across * radius, up * (radius + 8) * (1 + distance))
                 side = {1: "left", 0: "center", -1: "right"}[across]
                 notes.append((offset, side))
         for offset, side in notes:
             note = axes.annotate(
-                caption, at, offset, textcoords="offset points", ha=side, va="center", fontsize=8, color=_INK
+                caption, point, offset, textcoords="offset points", ha=side, va="center", fontsize=8, color=_INK
             )
             box = note.get_window_extent()
-            if axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) and not box.count_overlaps(taken):
+            if axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max) and not box.count_overlaps(occupied):
                 break
             note.remove()
-        taken.append(box)
+        occupied.append(box)
 
 
-def _radius(each: Mapping[str, Any], most: int) -> float:
+def _radius(candidate: Mapping[str, Any], largest: int) -> float:
     """Return the radius of a candidate's circle, in points."""
-    return float((60 + 900 * each["size_bytes"] / most) ** 0.5 / 2)
+    return float((60 + 900 * candidate["size_bytes"] / largest) ** 0.5 / 2)
 
 
-def _candidate(axes: Axes, each: Mapping[str, Any], most: int, colour: str) -> None:
-    agreement = each["agreement"]
-    x, y, area = each["latency_ms"]["p50"], agreement["value"], (2 * _radius(each, most)) ** 2
+def _draw_candidate(axes: Axes, candidate: Mapping[str, Any], largest: int, colour: str) -> None:
+    agreement = candidate["agreement"]
+    x, y, area = candidate["latency_ms"]["p50"], agreement["value"], (2 * _radius(candidate, largest)) ** 2
     axes.vlines([x], [agreement["low"]], [agreement["high"]], color=colour, linewidth=1)
     axes.scatter([x], [y], s=area, color=colour, alpha=0.75, edgecolors="white")
 
 
-def _colour(each: Mapping[str, Any], made: RunSummary) -> str:
-    if each["name"] == made.report("quantize").get("chosen"):
+def _colour(candidate: Mapping[str, Any], run: RunSummary) -> str:
+    if candidate["name"] == run.report("quantize").get("chosen"):
         return _GREEN
-    return _BLUE if each.get("inside_budget") else _GREY
+    return _BLUE if candidate.get("inside_budget") else _GREY
 
 
 PLOTS: dict[str, Callable[[RunSummary], Figure | None]] = {
@@ -268,13 +270,13 @@ PLOTS: dict[str, Callable[[RunSummary], Figure | None]] = {
 }
 
 
-def _shares(axes: Axes) -> None:
+def _format_shares(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    _frame(axes)
+    _draw_frame(axes)
 
 
-def _frame(axes: Axes) -> None:
+def _draw_frame(axes: Axes) -> None:
     axes.grid(color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

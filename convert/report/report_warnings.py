@@ -65,28 +65,28 @@ _LABELS_NAMED = 5
 _COVERAGE_MIN = 0.3
 
 
-def doubts(made: RunSummary) -> list[str]:
+def doubts(run: RunSummary) -> list[str]:
     """Return every warning, the most serious first."""
     return [
-        *_about(made.report("calibrate"), _confidence),
-        *of_quality(made.report("evaluate")),
-        *_weights(made.chosen),
-        *_training(made),
-        *made.data.warnings,
+        *_grouped(run.report("calibrate"), _confidence_warnings),
+        *quality_warnings(run.report("evaluate")),
+        *_weight_warnings(run.chosen),
+        *_training_warnings(run),
+        *run.data.warnings,
     ]
 
 
-def _about(report: Mapping[str, Any], warnings: Callable[[Mapping[str, Any]], Iterator[str]]) -> Iterator[str]:
+def _grouped(report: Mapping[str, Any], warnings: Callable[[Mapping[str, Any]], Iterator[str]]) -> Iterator[str]:
     """Yield the warnings of a report; a warning of several questions comes once, with their names."""
-    found: dict[str, list[str]] = {}
+    questions_by_warning: dict[str, list[str]] = {}
     for name, each in by_question(report):
         for warning in warnings(each):
-            found.setdefault(warning, []).append(name)
-    for warning, names in found.items():
+            questions_by_warning.setdefault(warning, []).append(name)
+    for warning, names in questions_by_warning.items():
         yield f"{', '.join(names)}: {warning}" if any(names) else warning
 
 
-def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
+def _confidence_warnings(calibrate: Mapping[str, Any]) -> Iterator[str]:
     if not calibrate:
         return
     if calibrate.get("kind") == "redact":
@@ -109,11 +109,11 @@ def _confidence(calibrate: Mapping[str, Any]) -> Iterator[str]:
         f" {exact_percent(1 - calibrate['delta'])} certainty) holds for inputs like the calibration rows, and not for"
         " other inputs. Have people check a small random part of the confident answers."
     )
-    if said := calibrate.get("sampling", {}).get("said"):
-        yield f"Calibration: {said[0].lower()}{said[1:]}"
+    if sampling := calibrate.get("sampling", {}).get("said"):
+        yield f"Calibration: {sampling[0].lower()}{sampling[1:]}"
 
 
-def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
+def quality_warnings(evaluate: Mapping[str, Any]) -> Iterator[str]:
     """Yield the warnings of an evaluation."""
     for reason, count in evaluate.get("failed", {}).items():
         verb = "counts" if count == 1 else "count"
@@ -121,10 +121,10 @@ def of_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counted(count, 'test row')} got no answer ({reason}) and {verb} as wrong.{remedy}"
     if problem := evaluate.get("batch_invariance", {}).get("problem"):
         yield f"No answer of this bundle is confident on a site like this machine: {problem}."
-    yield from _about(evaluate, _answers)
+    yield from _grouped(evaluate, _answer_warnings)
 
 
-def _answers(evaluate: Mapping[str, Any]) -> Iterator[str]:
+def _answer_warnings(evaluate: Mapping[str, Any]) -> Iterator[str]:
     if evaluate.get("type") and not evaluate["rows"]:
         yield "No test row answers this question, so its quality is unknown."
     accuracy = evaluate.get("accuracy", {"high": 0.0, "low": 0.0})
@@ -133,39 +133,39 @@ def _answers(evaluate: Mapping[str, Any]) -> Iterator[str]:
         yield f"The test split is small: the accuracy is only known to about ±{percent(width / 2)}."
     per_label = evaluate.get("per_label", {})
     for label, each in per_label.items():
-        yield from _label(label, each["rows"], each["recall"]["value"])
+        yield from _label_warnings(label, each["rows"], each["recall"]["value"])
     if gate := evaluate.get("gate"):
-        yield from _gate(gate, per_label)
+        yield from _gate_warnings(gate, per_label)
 
 
-def _label(label: str, rows: int, recall: float | None) -> Iterator[str]:
+def _label_warnings(label: str, rows: int, recall: float | None) -> Iterator[str]:
     if rows < _ROWS_MIN:
         yield f"'{label}' has {counted(rows, 'test row')}: its figures are uncertain."
     elif recall is not None and recall < _RECALL_MIN:
         yield f"'{label}' is found in only {percent(recall)} of its rows."
 
 
-def _gate(gate: Mapping[str, Any], per_label: Mapping[str, Any]) -> Iterator[str]:
+def _gate_warnings(gate: Mapping[str, Any], per_label: Mapping[str, Any]) -> Iterator[str]:
     """Warn if the gate holds up more than `held_up_max` of all test rows, or of the rows of some labels."""
-    most = gate["held_up_max"]
-    if gate["held_up"]["low"] > most:
+    limit = gate["held_up_max"]
+    if gate["held_up"]["low"] > limit:
         yield (
-            f"The gate holds up {interval(gate['held_up'])} of the test rows, more than the {percent(most)} of ordinary"
-            " inputs: the test rows may be unlike the calibration rows, or the calibration rows are few."
+            f"The gate holds up {interval(gate['held_up'])} of the test rows, more than the {percent(limit)} of"
+            " ordinary inputs: the test rows may be unlike the calibration rows, or the calibration rows are few."
         )
     shares = {label: each["held_up"] for label, each in per_label.items() if "held_up" in each}
-    beyond = {label: share for label, share in shares.items() if share["low"] > most}
-    if beyond:
-        first = sorted(beyond, key=lambda label: -beyond[label]["value"])[:_LABELS_NAMED]
-        named = ", ".join(f"'{label}' ({brief(beyond[label])})" for label in first)
-        more = f" and {counted(len(beyond) - len(first), 'other label')}" if len(beyond) > len(first) else ""
+    above = {label: share for label, share in shares.items() if share["low"] > limit}
+    if above:
+        worst = sorted(above, key=lambda label: -above[label]["value"])[:_LABELS_NAMED]
+        listing = ", ".join(f"'{label}' ({brief(above[label])})" for label in worst)
+        more = f" and {counted(len(above) - len(worst), 'other label')}" if len(above) > len(worst) else ""
         yield (
-            f"The gate holds up more of the test rows of {named}{more} than the {percent(most)} of all ordinary inputs:"
-            " such inputs may be more varied than the training rows of the label."
+            f"The gate holds up more of the test rows of {listing}{more} than the {percent(limit)} of all ordinary"
+            " inputs: such inputs may be more varied than the training rows of the label."
         )
 
 
-def _weights(chosen: Mapping[str, Any]) -> Iterator[str]:
+def _weight_warnings(chosen: Mapping[str, Any]) -> Iterator[str]:
     fallback = chosen.get("fallback_tensors")
     if fallback and chosen["name"] != "fp32":  # fp32 quantizes nothing, so every tensor is a fallback
         yield (
@@ -174,14 +174,14 @@ def _weights(chosen: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _training(made: RunSummary) -> Iterator[str]:
-    finetune = made.report("finetune")
-    long = finetune.get("rows", {}).get("too_long")
-    if long:
-        were = "was" if long == 1 else "were"
-        yield f"{counted(long, 'training row')} {were} longer than 'finetune.tokens_max' and {were} left out."
+def _training_warnings(run: RunSummary) -> Iterator[str]:
+    finetune = run.report("finetune")
+    too_long = finetune.get("rows", {}).get("too_long")
+    if too_long:
+        verb = "was" if too_long == 1 else "were"
+        yield f"{counted(too_long, 'training row')} {verb} longer than 'finetune.tokens_max' and {verb} left out."
     if "epochs" in finetune and finetune["best_epoch"] == len(finetune["epochs"]):
         yield "The last epoch of the training was the best one: more epochs can help."
-    synthetic = made.data.synthetic.get("train")
+    synthetic = run.data.synthetic.get("train")
     if synthetic:
-        yield f"{synthetic} of {made.data.rows['train']} training rows were written by a model, not by people."
+        yield f"{synthetic} of {run.data.rows['train']} training rows were written by a model, not by people."

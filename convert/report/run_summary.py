@@ -27,8 +27,8 @@ from convert.pipeline.workspace import StageRecord
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table; all columns but the first are aligned to the right."""
-    marks = ["---", *["---:"] * (len(columns) - 1)]
-    return "\n".join(map(_line, (columns, marks, *rows)))
+    alignment = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(map(_line, (columns, alignment, *rows)))
 
 
 def _line(cells: Sequence[object]) -> str:
@@ -65,9 +65,9 @@ class RunSummary:
 
     def report(self, stage: str) -> Mapping[str, Any]:
         """Return the report of a stage, for `question` if it is set; empty if the stage has not run."""
-        found: Mapping[str, Any] = next((record.report for record in self.records if record.stage == stage), {})
-        questions = found.get("questions", {})
-        return questions.get(self.question, {}) if self.question and questions else found
+        stage_report: Mapping[str, Any] = next((record.report for record in self.records if record.stage == stage), {})
+        questions = stage_report.get("questions", {})
+        return questions.get(self.question, {}) if self.question and questions else stage_report
 
     @property
     def questions(self) -> list[str]:

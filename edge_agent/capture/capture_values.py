@@ -161,15 +161,8 @@ class SpooledPrediction:
 def parse_review_item(prediction: SpooledPrediction, place: ReviewCursor = QUEUE_START) -> ReviewItem:
     """Parse the stored records of a prediction. Raises StoreDamaged."""
     try:
-        feedback = tuple(map(parse_stored, prediction.feedback))
-        return ReviewItem(
-            parse_stored(prediction.record),
-            prediction.reviewed,
-            feedback,
-            place,
-            prediction.stream,
-            prediction.probability,
-        )
+        record, feedback = parse_stored(prediction.record), tuple(map(parse_stored, prediction.feedback))
+        return ReviewItem(record, prediction.reviewed, feedback, place, prediction.stream, prediction.probability)
     except RecordInvalid:
         remedy = "Check the disk; the answers that are not damaged can be asked for by their prediction_id."
         raise StoreDamaged("an answer in spool.db is damaged", remedy=remedy) from None

@@ -458,10 +458,8 @@ class ExampleErasure:
         by_text: frozenset[str] = frozenset()
         place: ScanPlace | None = ScanPlace()
         while place is not None:
-            matches, place = await self._calls.run(
-                functools.partial(_scan, search, place), alone=True, seconds_max=None
-            )
-            by_text |= matches
+            ids, place = await self._calls.run(functools.partial(_scan, search, place), alone=True, seconds_max=None)
+            by_text |= ids
         records = FoundRecords(by_digest, by_text)
 
         def finish(worker: SpoolWorker) -> PersonErasure:

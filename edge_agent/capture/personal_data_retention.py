@@ -96,18 +96,16 @@ class PrivacyCount:
 class PersonalDataTables:
     """The tables of one spool. Methods that change something run inside the spool's transaction."""
 
-    def __init__(
-        self, database: Database, limits: PersonalLimits, now: Callable[[], float], start_clock: float
-    ) -> None:
+    def __init__(self, database: Database, limits: PersonalLimits, now: Callable[[], float], start: float) -> None:
         """Add the tables; inside a transaction.
 
-        `now` returns seconds since 1970 by a clock that may be wrong; `start_clock` is how many seconds daemons have
-        run here.
+        `now` returns seconds since 1970 by a clock that may be wrong; `start` is how many seconds daemons have run
+        here.
         """
         self._db, self._limits, self._now = database, limits, now
         for statement in _STATEMENTS:
             database.execute(statement)
-        self._calendar, self._start_clock = self._advanced_calendar(), start_clock
+        self._calendar, self._start = self._advanced_calendar(), start
         # Predictions from before the task had a retention, or from an agent without these tables, count from now on.
         for task in limits.retention_days:
             database.execute(
@@ -118,7 +116,7 @@ class PersonalDataTables:
 
     def calendar(self, clock: float) -> float:
         """Return the calendar of the retention periods, in seconds, for a `clock` of seconds that daemons have run."""
-        return self._calendar + max(0.0, clock - self._start_clock)
+        return self._calendar + max(0.0, clock - self._start)
 
     def save_calendar(self, clock: float) -> None:
         """Store the calendar, and the current time of the system clock."""
@@ -127,13 +125,9 @@ class PersonalDataTables:
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
             )
 
-    def add_digests(self, digests_by_prediction: Iterable[tuple[str, Iterable[bytes]]], clock: float) -> None:
+    def add_digests(self, digest_sets: Iterable[tuple[str, Iterable[bytes]]], clock: float) -> None:
         """Store the digests of replaced values, by the id of their prediction."""
-        rows = [
-            (digest, prediction_id, clock)
-            for prediction_id, digests in digests_by_prediction
-            for digest in sorted(digests)
-        ]
+        rows = [(digest, prediction_id, clock) for prediction_id, digests in digest_sets for digest in sorted(digests)]
         self._db.executemany(
             "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
         )

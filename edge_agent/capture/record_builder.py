@@ -240,10 +240,8 @@ class RecordBuilder:
             return answer
         if kind == "generate":
             return str(redaction.again(answer))
-        record, kept_fields = json.loads(answer), self._config.keep_fields.get(task, ())
-        return _dumps(
-            {name: value if name in kept_fields else redaction.again(value) for name, value in record.items()}
-        )
+        record, exempt = json.loads(answer), self._config.keep_fields.get(task, ())
+        return _dumps({name: value if name in exempt else redaction.again(value) for name, value in record.items()})
 
     def _redact_answer(self, redaction: RedactionSession, kind: str, manifest: Manifest | None, answer: str) -> str:
         """Redact an answer: a text, or a record with the fields that its task marks. A label is unchanged."""

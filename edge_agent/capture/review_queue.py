@@ -188,13 +188,10 @@ class ReviewStreams:
         names = [review_filter.stream] if review_filter.stream else list(STREAMS)
         if review_filter.confidence_max is not None:
             names = [name for name in names if name != AUDIT]
-        shifted_json = json.dumps([[each.task, each.since] for each in shifted])
-        queues = {name: self._next_rows(name, review_filter, after, count, shifted_json) for name in names}
+        alarms_json = json.dumps([[each.task, each.since] for each in shifted])
+        queues = {name: self._next_rows(name, review_filter, after, count, alarms_json) for name in names}
         if NEW in queues and shifted:
-            queues[NEW] = [
-                *self._next_alarm_rows(review_filter, after, count, shifted_json),
-                *queues[NEW],
-            ]
+            queues[NEW] = self._next_alarm_rows(review_filter, after, count, alarms_json) + queues[NEW]
         page: list[tuple[ReviewCursor, tuple[Any, ...]]] = []
         while len(page) < count and any(queues.values()):
             name = TURNS[after.turn % len(TURNS)]
@@ -206,7 +203,7 @@ class ReviewStreams:
         return page
 
     def _next_rows(
-        self, name: ReviewStream, review_filter: ReviewFilter, after: ReviewCursor, count: int, shifted_json: str
+        self, name: ReviewStream, review_filter: ReviewFilter, after: ReviewCursor, count: int, alarms_json: str
     ) -> list[tuple[Any, ...]]:
         """Return the next rows of one stream, without those of an active alarm."""
         place, order = ("(rank, row) > (?, ?)", "rank, row") if name == UNCERTAIN else ("row > ?", "row")
@@ -215,10 +212,10 @@ class ReviewStreams:
             f"SELECT {_PLACE_COLUMNS} FROM predictions WHERE stream = {CODES[name]} AND {place}"  # noqa: S608
             f" AND {_reviewed_condition(review_filter)} AND {_MATCHES} AND NOT {_SHIFTED} ORDER BY {order} LIMIT ?"
         )
-        return self._db.rows(query, [*values, *_match_values(review_filter), shifted_json, count])
+        return self._db.rows(query, [*values, *_match_values(review_filter), alarms_json, count])
 
     def _next_alarm_rows(
-        self, review_filter: ReviewFilter, after: ReviewCursor, count: int, shifted_json: str
+        self, review_filter: ReviewFilter, after: ReviewCursor, count: int, alarms_json: str
     ) -> list[tuple[Any, ...]]:
         """Return the next rows of active alarms, with their p-value as an additional last column."""
         columns = _PLACE_COLUMNS.replace("stream", f"{CODES[NEW]} AS stream")
@@ -226,9 +223,8 @@ class ReviewStreams:
             f"SELECT {columns}, p_value FROM predictions WHERE {_SHIFTED} AND {_reviewed_condition(review_filter)}"  # noqa: S608
             f" AND (p_value, row) > (?, ?) AND {_MATCHES} ORDER BY p_value, row LIMIT ?"
         )
-        return self._db.rows(
-            query, [shifted_json, after.p_value, after.strange_row, *_match_values(review_filter), count]
-        )
+        values = [alarms_json, after.p_value, after.strange_row, *_match_values(review_filter), count]
+        return self._db.rows(query, values)
 
     def _store_stream(self, prediction_id: str, stream: ReviewStream, probability: float | None = None) -> None:
         self._db.execute(

@@ -339,7 +339,7 @@ def _embedding(message: inference_pb2.Embedding) -> Embedding:
     return Embedding(values=tuple(message.values), **_provenance(message.provenance))
 
 
-def _translate_results(results: Iterable[Any], field: str, translate: Callable[[Any], _T]) -> list[_T | Failure]:
+def _outcomes(results: Iterable[Any], field: str, translate: Callable[[Any], _T]) -> list[_T | Failure]:
     return [
         translate(getattr(result, field)) if result.HasField(field) else _failure(result.error) for result in results
     ]
@@ -353,12 +353,12 @@ def _failure(error: task_pb2.InputError) -> Failure:
 
 def classifications(response: inference_pb2.ClassifyResponse) -> list[Classification | Failure]:
     """Translate, in the order of the inputs."""
-    return _translate_results(response.results, "classification", _classification)
+    return _outcomes(response.results, "classification", _classification)
 
 
 def decisions(response: inference_pb2.DecideResponse) -> list[Decision | Failure]:
     """Translate, in the order of the inputs."""
-    return _translate_results(
+    return _outcomes(
         response.results, "decision", lambda message: Decision(tuple(map(_decision_answer, message.answers)))
     )
 
@@ -387,12 +387,12 @@ def question(spec: TaskQuestion) -> task_pb2.Question:
 
 def extractions(response: inference_pb2.ExtractResponse) -> list[Extraction | Failure]:
     """Translate, in the order of the inputs."""
-    return _translate_results(response.results, "extraction", _extraction)
+    return _outcomes(response.results, "extraction", _extraction)
 
 
 def embeddings(response: inference_pb2.EmbedResponse) -> list[Embedding | Failure]:
     """Translate, in the order of the inputs."""
-    return _translate_results(response.results, "embedding", _embedding)
+    return _outcomes(response.results, "embedding", _embedding)
 
 
 def finish(message: inference_pb2.GenerateFinish) -> Finish:

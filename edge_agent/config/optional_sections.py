@@ -245,17 +245,14 @@ def check_web(web: WebConfig, source: str) -> None:
     files = {key: getattr(web, key) for key in ("certificate_file", "key_file", "client_ca_file")}
     missing = [f"web.{key}" for key, path in files.items() if not path]
     if missing and len(missing) < len(files):
-        raise ConfigInvalid(
-            f"{source}: TLS of the console needs {' and '.join(missing)} as well", remedy=_CERTIFICATES_REMEDY
-        )
+        raise ConfigInvalid(f"{source}: TLS of the console needs {' and '.join(missing)} as well", remedy=_TLS_REMEDY)
     if missing and not sections.is_loopback(host):
         raise ConfigInvalid(
-            f"{source}: web.address is {web.address}, which others than this machine may reach",
-            remedy=_CERTIFICATES_REMEDY,
+            f"{source}: web.address is {web.address}, which others than this machine may reach", remedy=_TLS_REMEDY
         )
 
 
-_CERTIFICATES_REMEDY = (
+_TLS_REMEDY = (
     "Name the three files that 'sudo edge-agent certs init' makes, or choose 127.0.0.1: a token must not cross a"
     " network."
 )

@@ -431,10 +431,10 @@ def _label_figures(names: Iterable[str], all_series: Iterable[FieldSeries]) -> I
     for series in all_series:
         answers.update({each.label: each.answers for each in series.labels})
         examples.update({each.label: each.examples for each in series.labels})
-        for each in series.agreement if series.active else ():
-            if each.source in FAIR:
-                compared[each.label] += _comparison_count(each.agreed)
-                recent[each.label] += _comparison_count(each.recent)
+        for row in series.agreement if series.active else ():
+            if row.source in FAIR:
+                compared[row.label] += _comparison_count(row.agreed)
+                recent[row.label] += _comparison_count(row.recent)
     for name in names:
         yield LabelFigures(name, answers[name], examples[name], compared[name], recent[name])
 

@@ -110,17 +110,15 @@ class AdmissionControl:
             self._refused += 1
             # An idle daemon is back long before 'drain_seconds' are over.
             raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
-        client_calls = self._by_client.get(client, 0)
-        at_limit = self._client_calls_max <= client_calls < self._calls_max
-        if not at_limit and job_queue.has_share_for(client_calls, self._calls, 1, self._calls_max):
+        calls = self._by_client.get(client, 0)
+        at_limit = self._client_calls_max <= calls < self._calls_max
+        if not at_limit and job_queue.has_share_for(calls, self._calls, 1, self._calls_max):
             return
-        usage = f"{client_calls} {self._noun} of {client} are in progress"
+        usage = f"{calls} {self._noun} of {client} are in progress"
         if at_limit:
             raise self._share_exceeded(f"{usage}; the limit is {self._client_calls_max}")
-        if 0 < client_calls < self._calls:
-            raise self._share_exceeded(
-                f"{usage}, and {self._calls - client_calls} of others: one more exceeds its share"
-            )
+        if 0 < calls < self._calls:
+            raise self._share_exceeded(f"{usage}, and {self._calls - calls} of others: one more exceeds its share")
         raise QueueFull(
             f"{self._calls} {self._noun} are in progress; the limit is {self._calls_max}",
             retry_seconds=RETRY_SECONDS,

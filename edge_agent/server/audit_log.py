@@ -145,14 +145,8 @@ class AuditLog:
 
     def _line(self, entry: AuditEntry, fields: dict[str, Any]) -> bytes:
         certificate = {"certificate": entry.caller.fingerprint} if entry.caller.fingerprint else {}
-        caller_fields = {"who": entry.caller.name, **certificate, "roles": sorted(entry.caller.roles)}
-        line = {
-            "at": format_timestamp(self._wall()),
-            **caller_fields,
-            "call": entry.call,
-            "outcome": entry.outcome,
-            **fields,
-        }
+        caller = {"who": entry.caller.name, **certificate, "roles": sorted(entry.caller.roles)}
+        line = {"at": format_timestamp(self._wall()), **caller, "call": entry.call, "outcome": entry.outcome, **fields}
         return json.dumps(line, ensure_ascii=True).encode() + b"\n"
 
 

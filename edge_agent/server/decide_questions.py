@@ -44,9 +44,7 @@ def requested_questions(request: inference_pb2.DecideRequest, manifest: Manifest
         )
     if request.open_questions:
         if not task.open_questions:
-            message = (
-                f"task {task.name!r} takes no questions from the call; its questions are: {_question_names(manifest)}"
-            )
+            message = f"task {task.name!r} takes no questions from the call; its questions are: {_names(manifest)}"
             remedy = "Name them in 'questions', or leave that empty for all."
             raise UnknownQuestion(message, remedy=remedy, task=task.name)
         questions = _resolve_open_questions(request.open_questions, manifest)
@@ -63,17 +61,16 @@ def _select_questions(names: Sequence[str], manifest: Manifest) -> RequestedQues
     _check_distinct(names)
     questions = manifest.task.questions_asked
     known = [question.name for question in questions]
-    if unknown_names := [name[:100] for name in names if name not in known]:
-        task, names_known = manifest.task.name, _question_names(manifest)
-        message = f"task {task!r} has no question {unknown_names[0]!r}; its questions are: {names_known}"
-        raise UnknownQuestion(message, task=task, question=unknown_names[0])
+    if unknown := [name[:100] for name in names if name not in known]:
+        message = f"task {manifest.task.name!r} has no question {unknown[0]!r}; its questions are: {_names(manifest)}"
+        raise UnknownQuestion(message, task=manifest.task.name, question=unknown[0])
     chosen = tuple(each for each in questions if each.name in names)
     if manifest.runtime in OPEN_RUNTIMES and len(chosen) < len(known):
         return RequestedQuestions(chosen, chosen, asked_questions(manifest, chosen))
     return RequestedQuestions(chosen, questions)
 
 
-def _question_names(manifest: Manifest) -> str:
+def _names(manifest: Manifest) -> str:
     return ", ".join(question.name for question in manifest.task.questions_asked) or "none"
 
 
@@ -87,12 +84,10 @@ def _resolve_open_questions(questions: Sequence[task_pb2.Question], manifest: Ma
         raise InvalidRequest(f"the request has {len(questions)} questions; the limit is {OPEN_QUESTIONS_MAX}")
     _check_distinct([question.name for question in questions])
     known = {question.name: question for question in manifest.task.questions}
-    return tuple(
-        _resolve_question(question, index, known.get(question.name)) for index, question in enumerate(questions)
-    )
+    return tuple(_resolve(question, index, known.get(question.name)) for index, question in enumerate(questions))
 
 
-def _resolve_question(question: task_pb2.Question, index: int, own_question: QuestionSpec | None) -> QuestionSpec:
+def _resolve(question: task_pb2.Question, index: int, own_question: QuestionSpec | None) -> QuestionSpec:
     """Return a question of the call. A name of the bundle's own question means that question, and no other."""
     is_bare = not question.type and not question.instructions and not question.options
     if own_question is not None and is_bare:

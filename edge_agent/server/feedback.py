@@ -252,15 +252,13 @@ def make_page_token(cursor: ReviewCursor) -> str:
     return base64.urlsafe_b64encode(_CURSOR.pack(*cursor)).decode()
 
 
-def parse_review_stream(number: pb.ReviewStream) -> ReviewStream | None:
+def parse_review_stream(value: pb.ReviewStream) -> ReviewStream | None:
     """Return the stream that a request names; None = all. Raises InvalidRequest."""
-    if number == pb.REVIEW_STREAM_UNSPECIFIED:
+    if value == pb.REVIEW_STREAM_UNSPECIFIED:
         return None
-    stream: ReviewStream | None = next((name for name, value in STREAMS.items() if value == number), None)
+    stream: ReviewStream | None = next((name for name, number in STREAMS.items() if number == value), None)
     if stream is None:
-        raise InvalidRequest(
-            f"stream {number} is not supported by this version", remedy="Leave it out for all streams."
-        )
+        raise InvalidRequest(f"stream {value} is not supported by this version", remedy="Leave it out for all streams.")
     return stream
 
 

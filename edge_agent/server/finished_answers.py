@@ -139,10 +139,8 @@ def split_by_question(
 
 def decide_on_local_answer(finished: FinishedAnswer, context: EscalationContext) -> RouteDecision:
     """Decide on a local answer that has a confidence."""
-    result = finished.answer.result
-    observation = InputObservation(
-        result.input_tokens, result.label_mass, finished.answer.compute.scores_vary, result.ood_score
-    )
+    result, scores_vary = finished.answer.result, finished.answer.compute.scores_vary
+    observation = InputObservation(result.input_tokens, result.label_mass, scores_vary, result.ood_score)
     confidence = max(result.scores) if result.scores else result.confidence
     return decide_graded(confidence, finished.calibration, context, observation)
 

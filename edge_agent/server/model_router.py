@@ -164,10 +164,8 @@ class ModelRouter:
         redaction = await self._capture.text_redaction.start(task, item.text, _seconds_left(item))
         question = build_question(item.bundle.manifest, redaction.text(item.text))
         seconds, pending, parts = _seconds_left(item), "", list[str]()
-        start_seconds_max = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
-        async with contextlib.aclosing(
-            _require_start(self._uplink.ask(question, seconds), start_seconds_max)
-        ) as events:
+        limit = None if self.mode(item.bundle.manifest) == "bootstrap" else BEGINS_SHARE * seconds
+        async with contextlib.aclosing(_require_start(self._uplink.ask(question, seconds), limit)) as events:
             async for event in events:
                 if isinstance(event, tuple):  # typed answers, for which nobody asked
                     continue
@@ -229,13 +227,11 @@ class ModelRouter:
                 conversation = LargeModelConversation(self._uplink, manifest.task, question)
                 reply, finish = await conversation.answer(lambda: _seconds_left(item))
                 replies = reply.answers or {names[0]: reply}
-                took_ms, restored_answers = 1000 * (time.monotonic() - started_at), dict[str, LargeModelAnswer]()
+                took_ms, by_name = 1000 * (time.monotonic() - started_at), dict[str, LargeModelAnswer]()
                 for name, each in replies.items():
                     value = _restore(each.value, manifest, redaction)
-                    restored_answers[name] = LargeModelAnswer(
-                        value, finish.model, took_ms, probabilities=each.probabilities
-                    )
-                return {name: restored_answers.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
+                    by_name[name] = LargeModelAnswer(value, finish.model, took_ms, probabilities=each.probabilities)
+                return {name: by_name.get(name, RouteReason.UPSTREAM_FAILED) for name in names}
         except UpstreamBusy:
             return dict.fromkeys(names, RouteReason.UPSTREAM_BUSY)
         except EdgeAgentError as error:

@@ -48,11 +48,9 @@ def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
     return message
 
 
-def money_message(spending: DailySpend) -> pb.FieldMoney:
+def money_message(spend: DailySpend) -> pb.FieldMoney:
     """Describe the spending on a task on a day."""
-    return pb.FieldMoney(
-        task=spending.task, day=_date(spending.day), questions=spending.questions, cost_micros=spending.micros
-    )
+    return pb.FieldMoney(task=spend.task, day=_date(spend.day), questions=spend.questions, cost_micros=spend.micros)
 
 
 def series_message(
@@ -182,14 +180,9 @@ def _confidences(rows: Iterable[ConfidenceCount]) -> Iterator[pb.FieldConfidence
         )
 
 
-def _disagreement(disagreement: ModelDisagreement) -> pb.FieldDisagreement:
-    message = pb.FieldDisagreement(
-        prediction_id=disagreement.prediction_id,
-        source=disagreement.source,
-        ours=disagreement.ours,
-        theirs=disagreement.theirs,
-    )
-    message.answer_time.FromMilliseconds(int(disagreement.at * 1000))
-    if disagreement.confidence >= 0:
-        message.confidence = disagreement.confidence
+def _disagreement(row: ModelDisagreement) -> pb.FieldDisagreement:
+    message = pb.FieldDisagreement(prediction_id=row.prediction_id, source=row.source, ours=row.ours, theirs=row.theirs)
+    message.answer_time.FromMilliseconds(int(row.at * 1000))
+    if row.confidence >= 0:
+        message.confidence = row.confidence
     return message

@@ -47,8 +47,8 @@ SILENT_REASON = "UPLINK_SILENT"
 _STATES = messages.words_of(admin_pb2.LinkState)
 _COUNT_MAX = 2**62
 """The limit of numbers in the message; those in the file have none."""
-_START_REMEDY = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
-_RIGHTS_REMEDY = "Give this daemon's user, edge-agent, the right to read the folder 'uplink' in the state directory."
+_START = "Start it with 'sudo systemctl enable --now edge-uplink', and read its log: 'edge-agent logs uplink'."
+_RIGHTS = "Give this daemon's user, edge-agent, the right to read the folder 'uplink' in the state directory."
 
 
 @dataclass(frozen=True)
@@ -99,25 +99,21 @@ def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
         raw = read_regular(path, uplink_state.STATE_BYTES_MAX)
         state = uplink_state.parse(raw)
     except FileNotFoundError:
-        return UplinkReport(
-            None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START_REMEDY
-        )
+        return UplinkReport(None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START)
     except OSError as error:
         return UplinkReport(
-            None, silence=f"the uplink's report cannot be read: {path}: {error.strerror}", remedy=_RIGHTS_REMEDY
+            None, silence=f"the uplink's report cannot be read: {path}: {error.strerror}", remedy=_RIGHTS
         )
     except DocumentInvalid as error:
-        return UplinkReport(None, silence=f"the uplink's report is not valid: {error.message}", remedy=_START_REMEDY)
+        return UplinkReport(None, silence=f"the uplink's report is not valid: {error.message}", remedy=_START)
     age = running_seconds - state.running_seconds
     if age < 0:
-        return UplinkReport(
-            state, silence="the uplink has not reported since this machine was started", remedy=_START_REMEDY
-        )
+        return UplinkReport(state, silence="the uplink has not reported since this machine was started", remedy=_START)
     if age > uplink_state.FRESH_SECONDS:
         silence = (
             f"the uplink has not reported for {age / 60:.0f} min; it does so every minute: it was stopped, or hangs"
         )
-        return UplinkReport(state, age, silence, _START_REMEDY)
+        return UplinkReport(state, age, silence, _START)
     return UplinkReport(state, age)
 
 

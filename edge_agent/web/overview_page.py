@@ -176,9 +176,7 @@ def _summarize_silence(snapshot: DaemonSnapshot, *, has_figures: bool) -> Health
     return HealthSummary("bad", "The daemon does not answer", sentence, problem.remedy)
 
 
-def list_hidden_sections(
-    snapshot: DaemonSnapshot, principal: Principal, console_roles: frozenset[Role]
-) -> list[HiddenSection]:
+def list_hidden_sections(snapshot: DaemonSnapshot, principal: Principal, roles: frozenset[Role]) -> list[HiddenSection]:
     """List hidden sections and why: a missing role of the principal or of the console, or a failed call."""
     sections = []
     for role, what in SECTIONS.items():
@@ -187,7 +185,7 @@ def list_hidden_sections(
             sections.append(
                 HiddenSection(what, why, f"'sudo edge-agent certs issue NAME --role {role}' makes one that has it.")
             )
-        elif role not in console_roles:
+        elif role not in roles:
             why = f"this console does not use the role {role}"
             sections.append(HiddenSection(what, why, "'roles' under 'web' in agent.yaml lists the roles that it uses."))
         elif snapshot.answers and role in snapshot.problems:

@@ -200,9 +200,8 @@ def find_cards(text: str) -> Iterator[Span]:
             continue
         # A group without digits is a word; with letters read as digits, only whole groups are tried.
         groups = [group.span() for group in _DISGUISED_GROUP.finditer(run[0]) if any(map(str.isdigit, group[0]))]
-        yield from (
-            (run.start() + start, run.start() + end) for start, end in _cards(run[0].translate(_AS_DIGITS), groups)
-        )
+        as_digits = run[0].translate(_AS_DIGITS)
+        yield from ((run.start() + start, run.start() + end) for start, end in _cards(as_digits, groups))
 
 
 def _cards(text: str, groups: list[Span]) -> Iterator[Span]:

@@ -129,15 +129,13 @@ def beginnings(words: str, *, whole: bool = True) -> frozenset[str]:
     Raises:
         ValueError: an alternative begins with something other than a letter, a digit or a group of these.
     """
-    all_beginnings = frozenset(
-        beginning for alternative in alternatives(words) for beginning in _beginnings_of(alternative, whole=whole)
-    )
-    for beginning in all_beginnings:
+    result = {each for alternative in alternatives(words) for each in _beginnings_of(alternative, whole=whole)}
+    for beginning in result:
         if " " in beginning or len(beginning) == _LETTERS:
             _BEGINNINGS.setdefault(beginning.partition(" ")[0], set()).add(beginning)
         else:
             _OPEN_BEGINNINGS[f" {beginning}"] = beginning
-    return all_beginnings
+    return frozenset(result)
 
 
 def alternatives(words: str) -> list[str]:

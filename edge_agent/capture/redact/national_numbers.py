@@ -176,14 +176,12 @@ _LINK_WORDS = re.compile(_CONNECTOR + _LINKS, re.IGNORECASE)
 
 def find_announced_national_numbers(text: str) -> Iterator[Span]:
     """Find numbers after a word that announces them, mistyped ones, too: the longest run of groups that has a shape."""
-    announcing_pattern, word_patterns = announcers()
+    announcing_pattern, patterns = announcers()
     for word in announcing_pattern.finditer(text):
         links = _LINK_WORDS.match(text, word.end())
         groups = _GROUPS.match(text, links.end() if links else word.end())
         if groups:
-            shapes = [
-                each.shape for each in NATIONAL_NUMBERS if each.words and word_patterns[each.words].fullmatch(word[0])
-            ]
+            shapes = [each.shape for each in NATIONAL_NUMBERS if each.words and patterns[each.words].fullmatch(word[0])]
             yield from _longest_number(text, groups, shapes)
 
 

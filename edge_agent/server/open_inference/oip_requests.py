@@ -93,9 +93,8 @@ def _unknown_error(what: str, where: str, name: str, known: Mapping[str, object]
     known_names = f"known are: {', '.join(known)}" if known else "none is known"
     replacement = REMEDIES.get(name, "")  # also in the message: tritonclient shows nothing else
     remedy = replacement or "Leave it out, or correct its name; docs/open-inference-protocol.md has them all."
-    message = f"{what} is unknown {where}; {known_names}" + (
-        f". {replacement.removesuffix('.')}" if replacement else ""
-    )
+    hint = f". {replacement.removesuffix('.')}" if replacement else ""
+    message = f"{what} is unknown {where}; {known_names}{hint}"
     return InvalidRequest(message, remedy=remedy, parameter=name[:SHOWN_CHARS_MAX])
 
 

@@ -179,9 +179,8 @@ class OpenInferenceServicer:
             names, texts = _output_names(request, bundle), oip_requests.parse_texts(request)
             if len(texts) != 1:
                 raise InvalidRequest(f"a generation has one input; the request has {len(texts)}")
-            own_request = _generate_request(
-                task.name, texts[0], oip_requests.parse_parameters(request.parameters, task.kind)
-            )
+            options = oip_requests.parse_parameters(request.parameters, task.kind)
+            own_request = _generate_request(task.name, texts[0], options)
 
         async def write(message: inference_pb2.GenerateResponse) -> None:
             finish = message.finish
@@ -208,12 +207,10 @@ class OpenInferenceServicer:
             finished_answers.record_error(self._counts, UNKNOWN_TASK, error)
             message = f"Request for unknown model: {error.message}"  # Triton's own tools look for this beginning
             raise UnknownTask(message, remedy=error.remedy, **error.metadata) from None
-        active_version = oip_tensors.version_number(bundle.manifest.version)
-        if requested not in (None, active_version):
-            message = (
-                f"Request for unknown model: {task!r} has no version {requested} that answers; {active_version} does"
-            )
-            raise UnknownBundle(message, remedy="Leave the version empty.", task=task, version=active_version)
+        active = oip_tensors.version_number(bundle.manifest.version)
+        if requested not in (None, active):
+            message = f"Request for unknown model: {task!r} has no version {requested} that answers; {active} does"
+            raise UnknownBundle(message, remedy="Leave the version empty.", task=task, version=active)
         if (kind := bundle.manifest.task.kind) not in oip_tensors.OUTPUTS:
             message = f"task {task!r} is of kind {kind}, for which this protocol has no tensors"
             raise WrongTaskKind(message, remedy="Name another task.", task=task, kind=kind)

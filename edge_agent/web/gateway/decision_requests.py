@@ -158,9 +158,8 @@ def _levels(value: Any, path: str) -> tuple[RequestedOption, ...]:
 
 def _option(value: Any, path: str, member: str) -> RequestedOption:
     members = request_json.parse_members(value, path)
-    option_value: str | bool = members.required(
-        member, _option_value if member == "value" else request_json.parse_filled
-    )
+    parse = _option_value if member == "value" else request_json.parse_filled
+    option_value: str | bool = members.required(member, parse)
     description = members.optional("description", request_json.parse_string, "")
     members.refuse_rest()
     return RequestedOption(option_value, description)
@@ -283,9 +282,8 @@ def match_questions(request: DecisionRequest, task: Task) -> tuple[MatchedQuesti
     for match in matches:
         name = match.question.name
         if name in names:
-            problem = f"question '{name}' is asked twice"
-            if len(own) == 1:
-                problem = f"the request has {len(request.questions)} questions"
+            several = f"the request has {len(request.questions)} questions"
+            problem = several if len(own) == 1 else f"question '{name}' is asked twice"
             _refuse(problem, match.requested, task)
         names.add(name)
     return tuple(matches)
@@ -320,19 +318,16 @@ def _names_for_unnamed(request: DecisionRequest, own: Sequence[TaskQuestion]) ->
 
 
 def _match(requested: RequestedQuestion, own: Sequence[TaskQuestion], task: Task, fallback: str) -> MatchedQuestion:
-    if requested.name is None and len(own) == 1 and not task.open_questions:
+    name = requested.name
+    if name is None and len(own) == 1 and not task.open_questions:
         return _match_own(requested, own[0], task)
-    question = next((each for each in own if each.name == requested.name), None)
+    question = next((each for each in own if each.name == name), None)
     if question is not None:
         return _match_own(requested, question, task)
     if task.open_questions:
         return _match_open(requested, fallback, task)
-    message = (
-        "a question has no name"
-        if requested.name is None
-        else f"there is no question '{requested.name[:SHOWN_CHARS_MAX]}'"
-    )
-    return _refuse(message, requested, task, ".name")
+    problem = "a question has no name" if name is None else f"there is no question '{name[:SHOWN_CHARS_MAX]}'"
+    return _refuse(problem, requested, task, ".name")
 
 
 def _match_own(requested: RequestedQuestion, question: TaskQuestion, task: Task) -> MatchedQuestion:
@@ -341,9 +336,8 @@ def _match_own(requested: RequestedQuestion, question: TaskQuestion, task: Task)
     if requested.kind == "predicate":
         truth = truth_label(labels)
         if truth is None:
-            _refuse(
-                "a predicate needs a question with two labels, 'yes' and 'no' or 'true' and 'false'", requested, task
-            )
+            problem = "a predicate needs a question with two labels, 'yes' and 'no' or 'true' and 'false'"
+            _refuse(problem, requested, task)
         return MatchedQuestion(requested, by_name, (), truth)
     if requested.kind == "score":
         _check_levels(requested, question, task)

@@ -140,9 +140,8 @@ async def _read_call(request: Request) -> GatewayCall:
     content_type = request.headers.get("content-type", _JSON).partition(";")[0].strip().lower()
     # Also for security: another site's page can make a browser send forms and plain text here, but not JSON.
     if request.method == "POST" and content_type != _JSON:
-        raise GatewayError(
-            f"the body is of type {content_type[:80]!r}", remedy=f"Send JSON, with 'Content-Type: {_JSON}'."
-        )
+        message = f"the body is of type {content_type[:80]!r}"
+        raise GatewayError(message, remedy=f"Send JSON, with 'Content-Type: {_JSON}'.")
     try:
         async with asyncio.timeout(min(seconds, BODY_SECONDS_MAX)):
             body = await request.body()

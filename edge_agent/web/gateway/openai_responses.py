@@ -146,13 +146,8 @@ def answer_details(answer: Answer) -> JsonObject:
 
 def usage(answers: Sequence[Answer]) -> JsonObject:
     """Sum the tokens that the daemon counted."""
-    input_tokens = sum(each.input_tokens for each in answers)
-    output_tokens = sum(each.output_tokens for each in answers)
-    return {
-        "prompt_tokens": input_tokens,
-        "completion_tokens": output_tokens,
-        "total_tokens": input_tokens + output_tokens,
-    }
+    prompt, output = sum(each.input_tokens for each in answers), sum(each.output_tokens for each in answers)
+    return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
 
 
 @dataclasses.dataclass(frozen=True)

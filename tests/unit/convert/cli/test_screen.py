@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from convert.cli import progress_output
-from convert.report.comparison import compared
-from convert.report.markdown import measured
+from convert.report.comparison import comparison
+from convert.report.markdown import evaluation
 from edge_agent.cli.terminal import Terminal
 from tests.support.report_cases import EVALUATE, share
 
@@ -88,12 +88,12 @@ def test_a_log_gets_a_line_a_minute():
 )
 def test_a_comparison_says_which_is_better_or_that_it_may_be_chance(changed: dict[str, Any], said: str):
     """Both accuracies, the rows that only one has right, the test and the times are sentences."""
-    assert said in compared(COMPARISON | changed)
+    assert said in comparison(COMPARISON | changed)
 
 
 def test_a_measured_bundle_is_told_as_in_a_report():
     """The name, the accuracy, the doubts and the tables."""
-    text = measured("pos 1.0.0", EVALUATE)
+    text = evaluation("pos 1.0.0", EVALUATE)
     assert text.startswith("# pos 1.0.0\n\nIt is right on 83.8%")
     assert "## Warnings\n\n- 1 test row got no answer (INPUT_TOO_LONG) and counts as wrong." in text
     assert "| refund | 44 | 95.0% (90.0 to 100.0) | 90.9% (85.9 to 95.9) | 93.0% (88.0 to 98.0) |" in text
@@ -101,9 +101,9 @@ def test_a_measured_bundle_is_told_as_in_a_report():
 
 def test_other_kinds_show_what_they_have():
     """Fields of records and neighbours of vectors have a line of their own."""
-    assert "| city | 90.0% (95% interval 80.0% to 100.0%) |" in measured(
+    assert "| city | 90.0% (95% interval 80.0% to 100.0%) |" in evaluation(
         "a", {"rows": 1, "fields": {"city": share(0.9, 0.1)}}
     )
-    assert "The nearest other text has the same label for 70.0%" in measured(
+    assert "The nearest other text has the same label for 70.0%" in evaluation(
         "a", {"rows": 1, "neighbours": share(0.7, 0.1)}
     )

@@ -51,7 +51,7 @@ def test_near_copies_are_those_that_an_exact_count_finds():
 def test_the_work_grows_with_the_rows():
     """A row is compared with 8 others for each of its 16 bands at most, however many begin alike."""
     same = SplitSketches([f"{'the same beginning of a text ' * 3}{number % 50}" for number in range(500)])
-    pairs, _ = same._pairs(same, 0, 500)
+    pairs, _ = same._candidate_pairs(same, 0, 500)
     assert len(pairs) <= 500 * BAND_ROWS_MAX * near_duplicates.BANDS
 
 

@@ -28,7 +28,7 @@ def test_a_file_without_the_keys_is_a_team_s_own_sample():
     rows = [DataRow("one", "refund"), DataRow("two", "price")]
     found = equally_likely(rows)
     assert (rows, 0, 0, None) == (found.rows, found.unknown, found.thinned, found.probability)
-    assert found.said.startswith("How these rows were drawn is unknown")
+    assert found.sentence.startswith("How these rows were drawn is unknown")
 
 
 def test_rows_of_unknown_probability_are_left_out_and_counted():
@@ -36,7 +36,7 @@ def test_rows_of_unknown_probability_are_left_out_and_counted():
     rows = [drawn(1, 0.5), drawn(2, None), drawn(3, 0.5), DataRow("four", "refund")]
     found = equally_likely(rows)
     assert ([rows[0], rows[2]], 2, 0, 0.5) == (found.rows, found.unknown, found.thinned, found.probability)
-    assert "2 rows of unknown probability are left out" in found.said
+    assert "2 rows of unknown probability are left out" in found.sentence
 
 
 def test_rows_are_thinned_to_the_smallest_probability():

@@ -129,7 +129,7 @@ def test_two_versions_are_compared_question_by_question():
     assert ["accuracy", "wrong", "calibration_error"] == report["questions"]["intent"]["worse"]
     gap = report["questions"]["intent"]["differences"]["accuracy"]
     assert gap["p_value"] * 3 < gap["p_adjusted"]
-    said = comparison.compared({"bundles": ["a", "b"], **report})
+    said = comparison.comparison({"bundles": ["a", "b"], **report})
     assert "## intent" in said
     assert ["right answers of 'intent'"] == comparison.worse_figures(report)[:1]
     assert "## urgent" not in said  # no row answers it
@@ -138,7 +138,7 @@ def test_two_versions_are_compared_question_by_question():
 def test_the_report_has_a_table_of_questions_and_the_figures_of_each():
     """Sentence, table and warnings name the question."""
     report = measure(manifest(), ROWS, SAID)
-    said = markdown.measured("desk 1.0.0", report)
+    said = markdown.evaluation("desk 1.0.0", report)
     assert "'intent' is right on 66.7%" in said
     assert "| urgent | predicate | 0 | - | - | - | - | - |" in said
     assert "| severity | score | 2 |" in said

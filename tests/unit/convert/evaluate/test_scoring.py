@@ -195,7 +195,7 @@ def test_a_version_that_is_confident_less_often_does_not_agree():
     assert coverage["low"] < coverage["value"] < coverage["high"] < -0.5
     assert "coverage" in report["worse"]
     assert (90, 21) == tuple(round(100 * report[each]["sure"]["coverage"]["value"]) for each in ("first", "second"))
-    said_so = comparison.compared({"bundles": ["a", "b"], **report})
+    said_so = comparison.comparison({"bundles": ["a", "b"], **report})
     assert "The second is worse in confident answers" in said_so
     assert "| confident answers | 90.0% (82.4 to 95.1) | 21.0% (13.5 to 30.3) | -69.0% (" in said_so
     label = report["per_label"]["price"]
@@ -232,7 +232,7 @@ def test_a_version_without_a_threshold_is_never_confident():
     report = scoring.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
     assert (-1.0, None) == (report["differences"]["coverage"]["value"], report["differences"]["wrong"]["p_value"])
     assert "sure" not in report["second"]
-    assert "| wrong among the confident | 0.0% (0.0 to 11.6) | none | - | - |" in comparison.compared(
+    assert "| wrong among the confident | 0.0% (0.0 to 11.6) | none | - | - |" in comparison.comparison(
         {"bundles": ["a", "b"], **report}
     )
 

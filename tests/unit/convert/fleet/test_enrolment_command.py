@@ -167,7 +167,7 @@ def test_the_registry_knows_of_the_enrolment(office: Office):
     made, sha256 = office.enrolment()
     known = office.registry.entry("shop-12")
     assert (2, sha256, made.expires_at) == (len(known.kits), known.kits[-1].sha256, known.kits[-1].expires_at)
-    assert "awaited" == office.registry.standing("shop-12", "0" * 64)
+    assert "awaited" == office.registry.key_status("shop-12", "0" * 64)
 
 
 def test_a_enrolment_is_not_replaced_unasked(office: Office):

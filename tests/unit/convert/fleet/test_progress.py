@@ -181,7 +181,7 @@ def test_the_newest_word_of_a_site_counts():
     for order in ([old, new, "damaged"], ["damaged", new, old], [new, "damaged", old]):
         heard = SiteStatuses()
         for said in order:
-            heard.take("shop-1", said)
+            heard.add("shop-1", said)
         assert ({"shop-1": new}, {}) == (heard.statuses, heard.refused)
         assert parse_timestamp(new.at) == parse_timestamp(heard.statuses["shop-1"].at)
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from convert.cli import app
 from convert.collect.segment_intake import SiteKeyTrust
 from convert.fleet import accountability
-from convert.fleet.site_registry import EnrolmentRecord, SiteRegistry, Standing
+from convert.fleet.site_registry import EnrolmentRecord, KeyStatus, SiteRegistry
 from edge_agent.errors import InvalidRequest, ManifestInvalid
 
 ONE, TWO, THREE = "1a" * 32, "2b" * 32, "3c" * 32
@@ -90,7 +90,7 @@ def test_a_decision_that_was_made_meanwhile_is_kept(tmp_path: Path):
     SiteRegistry(path).reject("shop-3", THREE)
     assert "" == running.objection("shop-2", TWO)
     assert "rejected" in running.objection("shop-3", THREE)
-    standings = [SiteRegistry(path).standing(*each) for each in (("shop-1", ONE), ("shop-2", TWO), ("shop-3", THREE))]
+    standings = [SiteRegistry(path).key_status(*each) for each in (("shop-1", ONE), ("shop-2", TWO), ("shop-3", THREE))]
     assert ["revoked", "current", "rejected"] == standings
     assert {"shop-2": TWO} == running.pinned
 
@@ -168,10 +168,10 @@ def registry(path: Path) -> SiteRegistry:
         ("nobody", ONE, "unknown"),
     ],
 )
-def test_what_a_key_is_to_a_site(tmp_path: Path, site: str, key: str, standing: Standing):
+def test_what_a_key_is_to_a_site(tmp_path: Path, site: str, key: str, standing: KeyStatus):
     """By what was decided; and only a current one speaks for the site."""
     sites = registry(tmp_path)
-    assert standing == sites.standing(site, key)
+    assert standing == sites.key_status(site, key)
     assert (standing == "current") == (key in sites.keys(site))
     trust = SiteKeyTrust(sites, registered_only=True)
     assert ("" == trust.objection(site, key)) == (standing == "current")
@@ -268,13 +268,13 @@ def test_a_key_is_named_by_its_code(tmp_path: Path):
     assert 0 == desk.run("accept", "replaced", "3C3C 3c3c 3c3c-3c3c:3c3c", "--replaces").exit_code
     assert ([THREE], "retired") == (
         desk_keys(desk, "replaced"),
-        SiteRegistry(tmp_path / "sites.json").standing("replaced", TWO),
+        SiteRegistry(tmp_path / "sites.json").key_status("replaced", TWO),
     )
     assert 2 == desk.run("accept", "awaited", "4d4d-4d4d-4d4d-4d4d-4d4d").exit_code
     assert 2 == desk.run("accept", "awaited", "3c3c-3c3c").exit_code
     assert 0 == desk.run("accept", "awaited", "4d" * 32).exit_code
     assert 0 == desk.run("reject", "stranger", "3c3c-3c3c-3c3c-3c3c-3c3c").exit_code
-    assert "rejected" == SiteRegistry(tmp_path / "sites.json").standing("stranger", THREE)
+    assert "rejected" == SiteRegistry(tmp_path / "sites.json").key_status("stranger", THREE)
 
 
 def desk_keys(desk: Desk, site: str) -> list[str]:
@@ -289,7 +289,7 @@ def test_an_earlier_life_is_taken_and_does_not_speak(tmp_path: Path):
     assert 0 == desk.run("accept", "awaited", THREE, "--former").exit_code
     assert ([], "retired") == (
         desk_keys(desk, "awaited"),
-        SiteRegistry(tmp_path / "sites.json").standing("awaited", THREE),
+        SiteRegistry(tmp_path / "sites.json").key_status("awaited", THREE),
     )
 
 
