@@ -226,7 +226,7 @@ class ServedBundles:
                 if isinstance(event, TextChunk):
                     written.append(event.text)
                 else:
-                    return "".join(written), event.done
+                    return "".join(written), event.result
         raise AssertionError("a job ends with an answer or an error")
 
 

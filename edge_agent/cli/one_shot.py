@@ -119,7 +119,7 @@ async def _answer(bundle: OneShotBundle, text: str) -> tuple[str, JobResult]:
         async with contextlib.aclosing(pool.events(job, deadline)) as events:
             async for event in events:
                 if not isinstance(event, TextChunk):
-                    return "".join(parts), event.done
+                    return "".join(parts), event.result
                 parts.append(event.text)
     finally:
         await pool.stop()
