@@ -226,7 +226,7 @@ class ServedBundles:
                 if isinstance(event, TextChunk):
                     chunks.append(event.text)
                 else:
-                    return "".join(chunks), event.done
+                    return "".join(chunks), event.result
         raise AssertionError("a job ends with an answer or an error")
 
 
