@@ -29,7 +29,7 @@ import onnx
 
 from benchmarks.bars import Bar, main, median
 from convert.quantize import onnx_quantizer
-from convert.quantize.ood_detector import BACKGROUND_MIN, Fitted, contrasted, find, fitted, logits_of
+from convert.quantize.ood_detector import BACKGROUND_MIN, FittedDetector, find, fit_detector, logits_of, with_contrast
 from edge_agent.engine.runtimes.onnx_session import OnnxSession, Row
 from tests.support import bundles, gated_onnx, models
 from tests.support.bundles import minilm_bundle
@@ -86,21 +86,21 @@ def _bars(name: str, session: OnnxSession, rows: Sequence[Row]) -> Iterator[Bar]
     yield Bar(f"{name}: a batch would be faster by", median(ratios), None, "lower")
 
 
-def _detector(exported: Path) -> Fitted:
+def _detector(exported: Path) -> FittedDetector:
     """Return a detector of random vectors, with contrast and doubt: its numbers take no time, only how many."""
     model = onnx.load(exported)
     layers = find(model, "classify")
     draw = np.random.default_rng(26)
     vectors = draw.normal(0, 0.05, (GATE_ROWS, GATE_WIDTH * len(layers))).astype(np.float32)
-    found = fitted(vectors, draw.integers(0, GATE_CLASSES, GATE_ROWS).astype(str))
+    found = fit_detector(vectors, draw.integers(0, GATE_CLASSES, GATE_ROWS).astype(str))
     background = draw.normal(0.05, 0.1, (2 * BACKGROUND_MIN, vectors.shape[1])).astype(np.float32)
-    whole = contrasted(found, vectors, background)
+    whole = with_contrast(found, vectors, background)
     if whole.contrast is None:
         raise SystemExit("the drawn background is no contrast")
-    return Fitted(layers, whole, GATE_ROWS, logits_of(model, "classify"))
+    return FittedDetector(layers, whole, GATE_ROWS, logits_of(model, "classify"))
 
 
-def _gate(stored: str, weights: Path, folder: Path, found: Fitted) -> Iterator[Bar]:
+def _gate(stored: str, weights: Path, folder: Path, found: FittedDetector) -> Iterator[Bar]:
     """Measure what a gate adds to a call over gRPC, in percent of it."""
     graphs = {"plain": weights.read_bytes()}
     if not found.put_into(weights):

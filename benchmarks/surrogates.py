@@ -198,7 +198,7 @@ def _trained(
 
 def _share_right(checkpoint: Path, made: recipe.Recipe) -> float:
     task, tokenizer = tasks.of(made.path(made.task)), checkpoint_loading.open_tokenizer(checkpoint)
-    rows = RowEncoder(tokenizer, task, 512).of(row_files.rows(made, "test"))
+    rows = RowEncoder(tokenizer, task, 512).encode(row_files.rows(made, "test"))
     model = classifier(str(checkpoint), task, "full")
     learner = EncoderTrainer(model, tokenizer, (rows, rows), 0.0, objective_of(task))
     return learner.validate().accuracy

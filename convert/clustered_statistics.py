@@ -55,17 +55,17 @@ def clustered_share(right: Sequence[bool] | npt.NDArray[np.bool_], families: Num
         families: [rows], as `family_numbers` gives them.
     """
     flags = np.asarray(right, dtype=np.int64)
-    sizes, there = _sizes(families)
-    return share_of_families(list(zip(np.bincount(families, flags)[there].astype(int).tolist(), sizes, strict=True)))
+    sizes, nonempty = _sizes(families)
+    return share_of_families(list(zip(np.bincount(families, flags)[nonempty].astype(int).tolist(), sizes, strict=True)))
 
 
 def clustered_difference(differences: Numbers, families: Numbers) -> Interval:
     """Return the mean of differences between two systems on the same rows, each 1, 0 or -1, with its interval."""
     rows, gained, lost = len(differences), int((differences > 0).sum()), int((differences < 0).sum())
-    if not rows or _are_alone(families):
+    if not rows or _share_no_family(families):
         return paired_difference(lost, gained, rows)
-    sizes, there = _sizes(families)
-    sums = np.bincount(families, differences)[there].tolist()
+    sizes, nonempty = _sizes(families)
+    sums = np.bincount(families, differences)[nonempty].tolist()
     count = independent_rows(sizes, sums, float(gained + lost), (-1.0, 1.0))
     return paired_difference(lost * count / rows, gained * count / rows, count)
 
@@ -76,16 +76,20 @@ def paired_p_value(differences: Numbers, families: Numbers) -> float:
     If neither is better, each family's sum of differences has either sign with probability one half.
     The distribution of their sum comes from its characteristic function.
     """
-    if not len(differences) or _are_alone(families):
+    if not len(differences) or _share_no_family(families):
         return mcnemar(int((differences < 0).sum()), int((differences > 0).sum()))
     sums = np.abs(np.bincount(families, differences)).astype(np.int64)
-    most, seen = int(sums.sum()), abs(int(differences.sum()))
-    angles = 2 * np.pi * np.arange(2 * most + 1) / (2 * most + 1)
+    largest_sum, observed = int(sums.sum()), abs(int(differences.sum()))
+    angles = 2 * np.pi * np.arange(2 * largest_sum + 1) / (2 * largest_sum + 1)
     product = np.ones(len(angles))
     for size, number in zip(*np.unique(sums[sums > 0], return_counts=True), strict=True):
         product *= np.cos(angles * size) ** number
-    chances = np.fft.ifft(product).real
-    return float(np.clip(1 - chances[:seen].sum() - chances[len(angles) - seen + 1 :].sum(), 0.0, 1.0)) if seen else 1.0
+    probabilities = np.fft.ifft(product).real
+    return (
+        float(np.clip(1 - probabilities[:observed].sum() - probabilities[len(angles) - observed + 1 :].sum(), 0.0, 1.0))
+        if observed
+        else 1.0
+    )
 
 
 def difference_of(first: Interval, second: Interval) -> Interval:
@@ -109,24 +113,24 @@ def exchange_p_value(first: Floats, second: Floats, statistic: Callable[[Floats]
         second: likewise.
         statistic: of sums, [exchanges, columns] to [exchanges]; NaN counts as no difference.
     """
-    whole, change = first.sum(axis=0) + second.sum(axis=0), second - first
-    seen = _gap(change.sum(axis=0)[None], whole, statistic)[0]
-    drawn, kept = np.random.default_rng(_SEED), 0
+    total, change = first.sum(axis=0) + second.sum(axis=0), second - first
+    observed = _gap(change.sum(axis=0)[None], total, statistic)[0]
+    generator, as_large = np.random.default_rng(_SEED), 0
     for size in _chunks(EXCHANGES, max(1, _CELLS_AT_ONCE // max(1, len(change)))):
-        signs = 2.0 * drawn.integers(0, 2, (size, len(change)), dtype=np.int8) - 1.0
-        kept += int((_gap(signs @ change, whole, statistic) >= seen - 1e-12).sum())
-    return (1 + kept) / (1 + EXCHANGES)
+        signs = 2.0 * generator.integers(0, 2, (size, len(change)), dtype=np.int8) - 1.0
+        as_large += int((_gap(signs @ change, total, statistic) >= observed - 1e-12).sum())
+    return (1 + as_large) / (1 + EXCHANGES)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for their number (Holm 1979): at a level of 5%, the probability of any false alarm among
     all of them is at most 5%."""
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    raised, least = list(p_values), 0.0
-    for rank, place in enumerate(order):
-        least = max(least, min(1.0, (len(order) - rank) * p_values[place]))
-        raised[place] = least
-    return raised
+    adjusted, lower_bound = list(p_values), 0.0
+    for rank, index in enumerate(order):
+        lower_bound = max(lower_bound, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = lower_bound
+    return adjusted
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -150,7 +154,7 @@ def paired_difference(only_first: float, only_second: float, rows: float) -> Int
     return Interval((only_second - only_first) / rows, max(-1.0, middle - half), min(1.0, middle + half))
 
 
-def _are_alone(families: Numbers) -> bool:
+def _share_no_family(families: Numbers) -> bool:
     """Return whether no two rows share a family."""
     return len(np.unique(families)) == len(families)
 
@@ -161,8 +165,8 @@ def _sizes(families: Numbers) -> tuple[list[int], npt.NDArray[np.bool_]]:
     return sizes[sizes > 0].tolist(), sizes > 0
 
 
-def _gap(change: Floats, whole: Floats, statistic: Callable[[Floats], Floats]) -> Floats:
-    return np.nan_to_num(np.abs(statistic((whole + change) / 2) - statistic((whole - change) / 2)))
+def _gap(change: Floats, total: Floats, statistic: Callable[[Floats], Floats]) -> Floats:
+    return np.nan_to_num(np.abs(statistic((total + change) / 2) - statistic((total - change) / 2)))
 
 
 def _chunks(count: int, size: int) -> Iterator[int]:

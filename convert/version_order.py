@@ -8,9 +8,11 @@ def precedence(version: str) -> tuple[tuple[int, ...], tuple[tuple[bool, int, st
 
     A text that is not a version comes first: signed metadata of an old repository can lack the version.
     """
-    core, _, before = version.partition("-")
+    core, _, prerelease = version.partition("-")
     numbers = tuple(int(number) if number.isdecimal() else 0 for number in core.split("."))
-    if not before:
+    if not prerelease:
         return (*numbers, 1), ()
-    parts = tuple((not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in before.split("."))
-    return (*numbers, 0), parts
+    identifiers = tuple(
+        (not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in prerelease.split(".")
+    )
+    return (*numbers, 0), identifiers

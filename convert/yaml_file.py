@@ -51,17 +51,17 @@ def _check_keys(plain: dict[Any, Any], models: list[type[BaseModel]], known: Seq
             close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
             remedy = f"Did you mean '{close[0]}'?" if close else f"Known keys there: {', '.join(known)}."
             raise ManifestInvalid(f"{where}: unknown key '{key}'", remedy=remedy)
-        for inside, section, place in _inside(models, key, value):
-            names = list(dict.fromkeys(name for sub in inside for name in sub.model_fields))
-            _check_keys(section, inside, names, f"{where}: {place}")
+        for section_models, section, section_path in _subsections(models, key, value):
+            names = list(dict.fromkeys(name for sub in section_models for name in sub.model_fields))
+            _check_keys(section, section_models, names, f"{where}: {section_path}")
 
 
-def _inside(
+def _subsections(
     models: list[type[BaseModel]], key: str, value: Any
 ) -> Iterator[tuple[list[type[BaseModel]], dict[Any, Any], str]]:
     """Yield each section of a value: its possible models, its keys and values, and its place."""
     fields = [model.model_fields[key] for model in models if key in model.model_fields]
-    inner = [sub for field in fields for sub in _sections(field)]
+    inner = [sub for field in fields for sub in _section_models(field)]
     if not inner or not isinstance(value, dict):
         return
     if any(get_origin(field.annotation) is dict for field in fields):  # its keys are names that a user gives
@@ -70,7 +70,7 @@ def _inside(
         yield inner, value, key
 
 
-def _sections(field: FieldInfo) -> Iterator[type[BaseModel]]:
+def _section_models(field: FieldInfo) -> Iterator[type[BaseModel]]:
     """Yield the sections a field may hold: one, or each member of a union, by name or not."""
     pending: list[Any] = [field.annotation]
     while pending:

@@ -28,7 +28,7 @@ from benchmarks.resampling import RESAMPLES, broken_max
 from benchmarks.shapes import SHAPES, Floats
 from convert.calibrate.calibrate_stage import choose_each
 from convert.calibrate.calibration_answers import Answers, label_answers
-from convert.calibrate.calibration_split import divided
+from convert.calibrate.calibration_split import divide_rows
 from convert.calibrate.gate import Conditions
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
@@ -92,7 +92,7 @@ def _broken_of(risk: Risk, family_rows: int, seed: int) -> int:
     broken = 0
     for _ in range(RESAMPLES // CHUNKS):
         drawn = _drawn(rng, family_rows)
-        subjects = label_answers(drawn.answers, bundle, divided(drawn.rows)).subjects
+        subjects = label_answers(drawn.answers, bundle, divide_rows(drawn.rows)).subjects
         _, _, choices = choose_each(subjects, Conditions(None, 0.0), risk)
         broken += any(each.threshold is not None for each in choices.values())
     return broken

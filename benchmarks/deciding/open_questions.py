@@ -92,7 +92,7 @@ class _Engine:
         async with contextlib.aclosing(self.pool.events(run, deadline)) as events:
             async for event in events:
                 if not isinstance(event, TextChunk):
-                    return event.done
+                    return event.result
         raise AssertionError("a job ends with an answer or an error")
 
 

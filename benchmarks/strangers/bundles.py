@@ -143,5 +143,5 @@ def _run(folder: Path, written: dict[str, Any]) -> Path:
             tell(f"{what}, {done} of {total}")
 
     screen = execution.RunDisplay(note=lambda stage, said: tell(f"{stage} {said}"), progress=progress)
-    execution.run(recipe.read(folder), screen=screen)
+    execution.run(recipe.read(folder), display=screen)
     return folder / "work" / "assemble" / BUNDLE

@@ -14,7 +14,7 @@ guarantee is for requests in which all families are equally frequent.
 
 A decide task is calibrated question by question, by the rows that answer each: a temperature, a threshold and a verdict
 of its own. The rows are divided once, and the gate, which judges the input, is one. The recipe's `delta` is divided
-equally among the questions that have enough rows for a proof (`shared_risk`), so the probability that any of the
+equally among the questions that have enough rows for a proof (`divided_delta`), so the probability that any of the
 thresholds violates its target is at most `delta` (union bound). A classify task is one question.
 
 redact: there is no confidence; `redaction_cutoff` proves what the bundle misses, if the recipe asks for it.
@@ -35,7 +35,7 @@ from typing import Any
 
 from convert.calibrate import gate, temperature, threshold
 from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
-from convert.calibrate.calibration_split import GATE_ROWS_MAX, divided, one_of_each
+from convert.calibrate.calibration_split import GATE_ROWS_MAX, divide_rows, one_of_each
 from convert.calibrate.gate import Conditions
 from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk
@@ -76,7 +76,7 @@ def run(job: StageJob) -> Report:
     section = job.recipe.risk
     risk, settings = Risk(section.target, section.delta), CalibrationSettings(section.floor, section.held_up_max)
     if job.recipe.redaction is not None:
-        return _write_results(job, _redaction(job, task.kind))
+        return _write_results(job, _calibrate_redaction(job, task.kind))
     if task.kind == "embed":
         return _write_results(job, _gate_of_vectors(job, settings))
     if task.kind not in SCORED_KINDS:
@@ -84,11 +84,11 @@ def run(job: StageJob) -> Report:
         return _write_results(job, Calibration(AlwaysEscalate(), {"verdict": verdict, "kind": task.kind}))
     sample = row_files.sample(job.recipe, "calibration")
     with chosen_bundle(job) as bundle:
-        found = calibrate(bundle, sample.rows, risk, job.progress, settings)
-    return _write_results(job, replace(found, report={**found.report, "sampling": sample.plain()}))
+        calibration = calibrate(bundle, sample.rows, risk, job.progress, settings)
+    return _write_results(job, replace(calibration, report={**calibration.report, "sampling": sample.plain()}))
 
 
-def _redaction(job: StageJob, kind: str) -> Calibration:
+def _calibrate_redaction(job: StageJob, kind: str) -> Calibration:
     """Return the proved cut-off of a bundle that redacts."""
     section = job.recipe.redaction
     if kind != "redact" or section is None:
@@ -99,9 +99,9 @@ def _redaction(job: StageJob, kind: str) -> Calibration:
     sample = row_files.sample(job.recipe, "calibration")
     target = MissedTarget(section.missed_max, section.delta)
     with chosen_bundle(job) as bundle:
-        found = calibrate_cutoff(bundle, sample.rows, target, job.progress)
-    report = found.report | {"sampling": sample.plain()}
-    return Calibration(AlwaysEscalate(), report, redaction=found.section)
+        result = calibrate_cutoff(bundle, sample.rows, target, job.progress)
+    report = result.report | {"sampling": sample.plain()}
+    return Calibration(AlwaysEscalate(), report, redaction=result.section)
 
 
 def _gate_of_vectors(job: StageJob, settings: CalibrationSettings) -> Calibration:
@@ -109,8 +109,8 @@ def _gate_of_vectors(job: StageJob, settings: CalibrationSettings) -> Calibratio
     rows = one_of_each(row_files.rows(job.recipe, "calibration"))[:GATE_ROWS_MAX]
     with chosen_bundle(job) as bundle, serve_bundles([bundle]) as served:
         predictions = served.predict(bundle, [row.text for row in rows], job.progress)
-    answered = [each for each in predictions if not each.failure]
-    conditions, gate_report = _conditions(bundle, (answered, answered), settings)
+    usable = [each for each in predictions if not each.failure]
+    conditions, gate_report = _conditions(bundle, (usable, usable), settings)
     verdict = "A task of kind embed has no confidence."
     if conditions.gate:
         verdict += " The gate marks inputs unlike the training texts."
@@ -141,44 +141,44 @@ def calibrate(
     settings: CalibrationSettings = NO_CONDITIONS,
 ) -> Calibration:
     """Calibrate a bundle of kind classify, decide or extract on labelled rows, as the module describes."""
-    parts = divided(rows)
+    parts = divide_rows(rows)
     # One text at a time, so that the same inputs give the same answers and the same bundle.
     with serve_bundles([bundle]) as served:
         ask = partial(answer_rows, served, progress=progress)
-        found = (label_answers if bundle.manifest.task.questions_asked else record_answers)(ask, bundle, parts)
-    seen = found.every.predictions
-    conditions, gate_report = _conditions(bundle, found.held_out, settings)
-    shared: Report = {"gate": gate_report, "floor": conditions.floor}
-    failed = len(rows) - len(seen)
+        answers = (label_answers if bundle.manifest.task.questions_asked else record_answers)(ask, bundle, parts)
+    predictions = answers.every.predictions
+    conditions, gate_report = _conditions(bundle, answers.held_out, settings)
+    shared_report: Report = {"gate": gate_report, "floor": conditions.floor}
+    failed = len(rows) - len(predictions)
     if bundle.manifest.task.kind != "decide":
-        [subject] = found.subjects
+        [subject] = answers.subjects
         choice = _choose(subject, conditions, risk)
-        typical = _typical_inputs(seen)
-        report = _subject_report(subject, choice, conditions, risk, failed) | shared
-        report["novelty"] = typical.model_dump() if typical else None
-        return Calibration(_section(choice, risk, subject.fit.temperature, typical, conditions), report)
-    return _calibrate_questions(found.subjects, conditions, risk, shared, failed)
+        typical_inputs = _typical_inputs(predictions)
+        report = _subject_report(subject, choice, conditions, risk, failed) | shared_report
+        report["novelty"] = typical_inputs.model_dump() if typical_inputs else None
+        return Calibration(_section(choice, risk, subject.fit.temperature, typical_inputs, conditions), report)
+    return _calibrate_questions(answers.subjects, conditions, risk, shared_report, failed)
 
 
 def _calibrate_questions(
-    subjects: Sequence[Subject], conditions: Conditions, risk: Risk, shared: Report, failed: int
+    subjects: Sequence[Subject], conditions: Conditions, risk: Risk, shared_report: Report, failed: int
 ) -> Calibration:
     """Calibrate each question; one gate serves all of them."""
-    each_risk, enough, choices = choose_each(subjects, conditions, risk)
+    question_risk, provable, choices = choose_each(subjects, conditions, risk)
     sections: dict[str, Confidence] = {}
     reports: dict[str, Report] = {}
     for subject in subjects:
         choice = choices[subject.name]
         # With a decoder each question has its own label mass, so the typical range is computed for each question.
-        typical = _typical_inputs([*subject.tuned.predictions, *subject.proof.predictions])
-        section = _section(choice, each_risk, subject.fit.temperature, typical, conditions)
+        typical_inputs = _typical_inputs([*subject.tuning.predictions, *subject.proving.predictions])
+        section = _section(choice, question_risk, subject.fit.temperature, typical_inputs, conditions)
         sections[subject.name] = section.model_copy(update={"gate": None})
-        report = _subject_report(subject, choice, conditions, each_risk, failed) | shared
-        reports[subject.name] = report | {"novelty": typical.model_dump() if typical else None}
-    verdict = _verdict_of_all(sections, risk, len(enough))
+        report = _subject_report(subject, choice, conditions, question_risk, failed) | shared_report
+        reports[subject.name] = report | {"novelty": typical_inputs.model_dump() if typical_inputs else None}
+    verdict = _verdict_of_all(sections, risk, len(provable))
     report = {
         **{"verdict": verdict, "questions": reports, "target_risk": risk.target},
-        **{"delta": risk.delta, "delta_of_each": each_risk.delta, **shared},
+        **{"delta": risk.delta, "delta_of_each": question_risk.delta, **shared_report},
     }
     return Calibration(AlwaysEscalate(gate=conditions.gate), report, sections)
 
@@ -188,61 +188,59 @@ def choose_each(
 ) -> tuple[Risk, list[str], dict[str, Choice]]:
     """Test the thresholds of each question; return the risk of each test, the questions that have enough rows for a
     proof, and the result for each question."""
-    each_risk, enough = shared_risk({subject.name: len(subject.tested.rows) for subject in subjects}, risk)
-    return each_risk, enough, {subject.name: _choose(subject, conditions, each_risk) for subject in subjects}
+    rows = {subject.name: len(subject.sample.rows) for subject in subjects}
+    delta, provable = divided_delta(rows, risk.target, risk.delta)
+    question_risk = Risk(risk.target, delta)
+    return question_risk, provable, {subject.name: _choose(subject, conditions, question_risk) for subject in subjects}
 
 
-def shared_risk(rows: Mapping[str, int], risk: Risk) -> tuple[Risk, list[str]]:
-    """Return the risk to prove for each of several questions, and the questions with enough rows for a proof, as
-    `divided_delta`."""
-    delta, enough = divided_delta(rows, risk.target, risk.delta)
-    return Risk(risk.target, delta), enough
-
-
-def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, enough: int) -> str:
+def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, provable: int) -> str:
     """Return the result for all questions as sentences."""
-    proved = [name for name, each in sections.items() if isinstance(each, Threshold)]
-    others = [name for name in sections if name not in proved]
-    sure, target = f"{100 * (1 - risk.delta):g}%", f"{100 * risk.target:g}%"
+    with_threshold = [name for name, each in sections.items() if isinstance(each, Threshold)]
+    without_threshold = [name for name in sections if name not in with_threshold]
+    certainty, target = f"{100 * (1 - risk.delta):g}%", f"{100 * risk.target:g}%"
     sentences = []
-    if proved:
+    if with_threshold:
         sentences.append(
-            f"{len(proved)} of {len(sections)} questions have a threshold: {', '.join(proved)}. With {sure} certainty"
-            f" at most {target} of the confident answers to each of them are wrong, for requests like the calibration"
-            f" rows; delta is divided equally among the {enough} questions that have enough rows for a proof."
+            f"{len(with_threshold)} of {len(sections)} questions have a threshold: {', '.join(with_threshold)}."
+            f" With {certainty} certainty at most {target} of the confident answers to each of them are wrong, for"
+            f" requests like the calibration rows; delta is divided equally among the {provable} questions that have"
+            " enough rows for a proof."
         )
-    if others:
-        sentences.append(f"Every answer to {', '.join(others)} escalates.")
+    if without_threshold:
+        sentences.append(f"Every answer to {', '.join(without_threshold)} escalates.")
     return " ".join(sentences)
 
 
-def _typical_inputs(seen: Sequence[ServedPrediction]) -> TypicalInputs | None:
-    return gate.measure([each.label_mass for each in seen], [each.input_tokens for each in seen])
+def _typical_inputs(predictions: Sequence[ServedPrediction]) -> TypicalInputs | None:
+    return gate.measure([each.label_mass for each in predictions], [each.input_tokens for each in predictions])
 
 
 def _choose(subject: Subject, conditions: Conditions, risk: Risk) -> Choice:
-    tested, tuned = subject.tested, subject.tuned
-    passing = conditions.passing(tested.predictions, tested.confidences())
-    known = (conditions.passing(tuned.predictions, subject.known), tuned.right)
-    return threshold.choose(passing, tested.right, risk, start=threshold.start_of(passing, known, risk))
+    sample, tuning = subject.sample, subject.tuning
+    confidences = conditions.passing(sample.predictions, sample.confidences())
+    tuning_answers = (conditions.passing(tuning.predictions, subject.tuning_confidences), tuning.right)
+    return threshold.choose(
+        confidences, sample.right, risk, start=threshold.start_of(confidences, tuning_answers, risk)
+    )
 
 
 def _subject_report(subject: Subject, choice: Choice, conditions: Conditions, risk: Risk, failed: int) -> Report:
     """Return the report of one subject; `failed` rows got no answer."""
-    tested, proof, fit = subject.tested, subject.proof, subject.fit
-    return described(choice, risk) | {
+    sample, proof, fit = subject.sample, subject.proving, subject.fit
+    return choice_report(choice, risk) | {
         "temperature": fit.temperature,
         "temperature_fit": asdict(fit) | {"kept": fit.kept},
         "rows": {
-            "temperature": len(subject.tuned.rows),
+            "temperature": len(subject.tuning.rows),
             "gate": len(conditions.gate.scores) if conditions.gate else 0,
-            "threshold": len(tested.rows),
+            "threshold": len(sample.rows),
             "failed": failed,
         },
-        "held_up": gate.holding(conditions, choice.threshold, tested.predictions, tested.confidences()),
+        "held_up": gate.held_up_shares(conditions, choice.threshold, sample.predictions, sample.confidences()),
         "accuracy": clustered_share(proof.right, proof.families()).plain(),
         "reliability": {
-            "before": _reliability(subject.raw, proof),
+            "before": _reliability(subject.raw_confidences, proof),
             "after": _reliability(proof.confidences(), proof),
         },
     }
@@ -254,14 +252,14 @@ def _conditions(
     settings: CalibrationSettings,
 ) -> tuple[Conditions, Report]:
     """Return gate and floor, and the gate's part of the report; `held_out` are the `rows` of `gate.conditions_of`."""
-    if (kept := settings.gate) is not None:
-        report: Report = {"score": kept.score, "held_up_max": kept.held_up_max, "rows": len(kept.scores)}
-        return Conditions(kept, settings.floor, apart=True), report
+    if (existing := settings.gate) is not None:
+        report: Report = {"score": existing.score, "held_up_max": existing.held_up_max, "rows": len(existing.scores)}
+        return Conditions(existing, settings.floor, separate_rows=True), report
     score = gate.score_of(bundle.manifest, held_out[0])
-    made, rows = gate.conditions_of(score, held_out, settings.held_up_max, settings.floor)
-    if made.gate is None:
-        return made, {"score": "none", "why": gate.why_none(score, rows, settings.held_up_max)}
-    return made, {"score": score, "held_up_max": settings.held_up_max, "rows": rows}
+    conditions, rows = gate.conditions_of(score, held_out, settings.held_up_max, settings.floor)
+    if conditions.gate is None:
+        return conditions, {"score": "none", "why": gate.reason_without_gate(score, rows, settings.held_up_max)}
+    return conditions, {"score": score, "held_up_max": settings.held_up_max, "rows": rows}
 
 
 def _reliability(confidences: Floats, proof: Answers) -> Report:
@@ -269,7 +267,7 @@ def _reliability(confidences: Floats, proof: Answers) -> Report:
     return quality_metrics.reliability(confidences, proof.right, proof.families()) | {"log_loss": loss}
 
 
-def described(choice: Choice, risk: Risk) -> Report:
+def choice_report(choice: Choice, risk: Risk) -> Report:
     """Return the tested thresholds for the report, and the result as a sentence in `verdict`."""
     needed = threshold.rows_needed(choice, risk) if choice.threshold is None else None
     return {
@@ -284,37 +282,35 @@ def described(choice: Choice, risk: Risk) -> Report:
     }
 
 
-def _verdict(choice: Choice, risk: Risk, needed: int | None) -> str:
-    target, sure = f"{100 * risk.target:g}%", f"{100 * (1 - risk.delta):g}%"
+def _verdict(choice: Choice, risk: Risk, rows_needed: int | None) -> str:
+    target, certainty = f"{100 * risk.target:g}%", f"{100 * (1 - risk.delta):g}%"
     if choice.threshold is not None:
         return (
             f"At a threshold of {choice.threshold:g}, {100 * choice.coverage:.1f}% of the answers to the calibration"
-            f" rows are confident. With {sure} certainty at most {target} of these are wrong, for requests like the"
-            " calibration rows."
+            f" rows are confident. With {certainty} certainty at most {target} of these are wrong, for requests like"
+            " the calibration rows."
         )
     message = (
-        f"No threshold reaches the target of {target} wrong answers with {sure} certainty, so every answer escalates."
+        f"No threshold reaches the target of {target} wrong answers with {certainty} certainty, so every answer"
+        " escalates."
     )
-    if needed is None:
-        seen = min((step.errors / step.rows for step in choice.steps if step.rows >= risk.rows_min), default=None)
-        worst = (
-            f" Of the most confident answers that could be tested, {100 * seen:.1f}% were wrong."
-            if seen is not None
-            else ""
-        )
-        return f"{message}{worst} More labels alone will not help: train a better model, or accept a higher risk."
-    more = max(needed - choice.rows, 1)
-    labels = "label is" if more == 1 else "labels are"
-    return f"{message} About {more} more {labels} needed, at the error rate of these rows."
+    if rows_needed is None:
+        shares = [step.errors / step.rows for step in choice.steps if step.rows >= risk.rows_min]
+        if shares:
+            message += f" Of the most confident answers that could be tested, {100 * min(shares):.1f}% were wrong."
+        return f"{message} More labels alone will not help: train a better model, or accept a higher risk."
+    labels_needed = max(rows_needed - choice.rows, 1)
+    labels = "label is" if labels_needed == 1 else "labels are"
+    return f"{message} About {labels_needed} more {labels} needed, at the error rate of these rows."
 
 
 def _section(
-    choice: Choice, risk: Risk, fitted: float, typical: TypicalInputs | None, conditions: Conditions
+    choice: Choice, risk: Risk, fitted_temperature: float, typical_inputs: TypicalInputs | None, conditions: Conditions
 ) -> Confidence:
     if choice.threshold is None:
-        return AlwaysEscalate(temperature=fitted, novelty=typical, gate=conditions.gate)
+        return AlwaysEscalate(temperature=fitted_temperature, novelty=typical_inputs, gate=conditions.gate)
     return Threshold(
-        temperature=fitted,
+        temperature=fitted_temperature,
         threshold=choice.threshold,
         target_risk=risk.target,
         delta=risk.delta,
@@ -322,19 +318,19 @@ def _section(
         bound=round(choice.bound, 6),
         coverage=round(choice.coverage, 6),
         floor=conditions.floor,
-        novelty=typical,
+        novelty=typical_inputs,
         gate=conditions.gate,
     )
 
 
-def _write_results(job: StageJob, found: Calibration) -> Report:
-    _write(job.out / CONFIDENCE_NAME, found.confidence.model_dump(mode="json"))
-    if found.redaction:
-        _write(job.out / REDACTION_NAME, found.redaction)
-    if found.questions:
-        plain = {name: each.model_dump(mode="json") for name, each in found.questions.items()}
+def _write_results(job: StageJob, calibration: Calibration) -> Report:
+    _write(job.out / CONFIDENCE_NAME, calibration.confidence.model_dump(mode="json"))
+    if calibration.redaction:
+        _write(job.out / REDACTION_NAME, calibration.redaction)
+    if calibration.questions:
+        plain = {name: each.model_dump(mode="json") for name, each in calibration.questions.items()}
         _write(job.out / QUESTIONS_NAME, plain)
-    return found.report
+    return calibration.report
 
 
 def _write(path: Path, plain: Mapping[str, object]) -> None:

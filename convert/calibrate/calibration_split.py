@@ -30,25 +30,25 @@ class Division:
     proving: list[DataRow]
 
 
-def divided(rows: Sequence[DataRow]) -> Division:
+def divide_rows(rows: Sequence[DataRow]) -> Division:
     """Divide the calibration rows; if there are too few to fit a temperature, all go to `proving`."""
-    ordered = sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key)))
+    ordered = sorted(rows, key=lambda row: (text_hash(family(row)), text_hash(row.key)))
     count = round(TUNING_SHARE * len(ordered))
     if count < temperature.ROWS_MIN:
         return Division([], ordered)
-    tuning = _whole(ordered, min(count, TUNING_ROWS_MAX))
+    tuning = _extend_to_whole_families(ordered, min(count, TUNING_ROWS_MAX))
     return Division(ordered[:tuning], ordered[tuning:])
 
 
 def one_of_each(rows: Sequence[DataRow]) -> list[DataRow]:
     """Return one row of each family, in an order that is independent of their texts."""
-    first: dict[str, DataRow] = {}
-    for row in sorted(rows, key=lambda row: (hashed(family(row)), hashed(row.key))):
-        first.setdefault(family(row), row)
-    return list(first.values())
+    chosen: dict[str, DataRow] = {}
+    for row in sorted(rows, key=lambda row: (text_hash(family(row)), text_hash(row.key))):
+        chosen.setdefault(family(row), row)
+    return list(chosen.values())
 
 
-def _whole(ordered: Sequence[DataRow], count: int) -> int:
+def _extend_to_whole_families(ordered: Sequence[DataRow], count: int) -> int:
     """Return the smallest number of rows, at least `count`, that divides no family."""
     while count < len(ordered) and family(ordered[count]) == family(ordered[count - 1]):
         count += 1
@@ -60,6 +60,6 @@ def family(row: DataRow) -> str:
     return row.family or row.key
 
 
-def hashed(text: str) -> str:
+def text_hash(text: str) -> str:
     """Hash a name, for an order that does not depend on the order of a file."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

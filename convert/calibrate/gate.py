@@ -42,12 +42,12 @@ def measure(label_masses: Sequence[float], input_tokens: Sequence[int]) -> Typic
     """Return the limits, or None with fewer than ROWS_MIN rows."""
     if len(input_tokens) < ROWS_MIN:
         return None
-    place = len(input_tokens) // ONE_IN
+    rank = len(input_tokens) // ONE_IN
     tokens, masses = sorted(input_tokens), sorted(label_masses)
     return TypicalInputs(
-        label_mass_min=math.floor(1e6 * masses[place]) / 1e6,
-        input_tokens_min=tokens[place],
-        input_tokens_max=tokens[-1 - place],
+        label_mass_min=math.floor(1e6 * masses[rank]) / 1e6,
+        input_tokens_min=tokens[rank],
+        input_tokens_max=tokens[-1 - rank],
     )
 
 
@@ -63,7 +63,7 @@ class Conditions:
 
     gate: OodGate | None
     floor: float
-    apart: bool = False
+    separate_rows: bool = False
     """The rows of the gate are not those of the test, so the test also counts rows at the gate's limit."""
 
     def held_up(self, predictions: Sequence[ServedPrediction]) -> Flags:
@@ -79,7 +79,7 @@ class Conditions:
 
         These are the answers that the gate or the floor holds up, and the row at the limit of a gate of the same rows.
         """
-        left_out = self.held_up(predictions) if self.apart else self._at_or_beyond_limit(predictions)
+        left_out = self.held_up(predictions) if self.separate_rows else self._at_or_beyond_limit(predictions)
         return np.where(left_out | (confidences < self.floor), OUTSIDE, confidences)
 
     def _at_or_beyond_limit(self, predictions: Sequence[ServedPrediction]) -> Flags:
@@ -90,12 +90,12 @@ class Conditions:
         return np.fromiter((not score < limit for score in map(np.float32, scores)), np.bool_, len(predictions))
 
 
-def calibrated(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> OodGate | None:
+def calibrate_gate(score: GateScore | None, held_out: Sequence[ServedPrediction], held_up_max: float) -> OodGate | None:
     """Return the gate of held-out rows, one of each family; None if they are too few or lack finite scores."""
     if score is None or not held_up_max or len(held_out) < rows_needed(held_up_max):
         return None
-    bare = OodGate(score=score, held_up_max=held_up_max, scores=(0.0,))
-    scores = np.array([bare.score_of(each.ood_score, each.label_mass) for each in held_out], np.float32)
+    scorer = OodGate(score=score, held_up_max=held_up_max, scores=(0.0,))
+    scores = np.array([scorer.score_of(each.ood_score, each.label_mass) for each in held_out], np.float32)
     if not np.isfinite(scores).all():
         return None
     return OodGate(score=score, held_up_max=held_up_max, scores=tuple(np.sort(scores).tolist()))
@@ -115,11 +115,11 @@ def conditions_of(
         held_up_max: the largest share that the gate holds up.
         floor: the least probability of a confident answer.
     """
-    every, tuning = rows
-    made = calibrated(score, every, held_up_max)
-    if made is None or made.scores.count(made.limit) == 1:
-        return Conditions(made, floor), len(every)
-    return Conditions(calibrated(score, tuning, held_up_max), floor, apart=True), len(tuning)
+    whole, tuning = rows
+    gate = calibrate_gate(score, whole, held_up_max)
+    if gate is None or gate.scores.count(gate.limit) == 1:
+        return Conditions(gate, floor), len(whole)
+    return Conditions(calibrate_gate(score, tuning, held_up_max), floor, separate_rows=True), len(tuning)
 
 
 def score_of(manifest: Manifest, predictions: Sequence[ServedPrediction]) -> GateScore | None:
@@ -129,7 +129,7 @@ def score_of(manifest: Manifest, predictions: Sequence[ServedPrediction]) -> Gat
     return "label_mass" if manifest.runtime == "llama" and manifest.task.kind == "classify" else None
 
 
-def why_none(score: GateScore | None, families: int, held_up_max: float) -> str:
+def reason_without_gate(score: GateScore | None, families: int, held_up_max: float) -> str:
     """Return why a bundle has no gate, as a sentence."""
     if not held_up_max:
         return "The recipe turns the gate off (risk.held_up_max: 0)."
@@ -142,7 +142,7 @@ def why_none(score: GateScore | None, families: int, held_up_max: float) -> str:
     return f"{families} families of held-out rows are too few for a gate at {held_up_max:g}, which needs {needed}."
 
 
-def holding(
+def held_up_shares(
     conditions: Conditions, threshold: float | None, predictions: Sequence[ServedPrediction], confidences: Floats
 ) -> dict[str, Any]:
     """Return the shares of answers that gate, floor and threshold each hold up alone, and the share that passes all."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from convert.calibrate.calibration_split import family, hashed
+from convert.calibrate.calibration_split import family, text_hash
 from convert.data import row_files
 from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity
@@ -104,14 +104,14 @@ class CutoffChoice:
     """Without a proof: about how many more documents would prove the lowest cut-off; None = more would not help."""
 
 
-def limiting(documents: Sequence[MarkedDocument]) -> tuple[int, list[int]]:
+def divide_documents(documents: Sequence[MarkedDocument]) -> tuple[int, list[int]]:
     """Return the largest number of values that a document counts as, and the indexes of the documents of the test."""
-    families = sorted({each.family for each in documents}, key=hashed)
-    number = min(len(families) // 2, max(LIMIT_FAMILIES_MIN, round(LIMIT_SHARE * len(families))))
-    apart = set(families[:number])
-    counts = sorted(each.values for each in documents if each.family in apart and each.values)
+    families = sorted({each.family for each in documents}, key=text_hash)
+    count = min(len(families) // 2, max(LIMIT_FAMILIES_MIN, round(LIMIT_SHARE * len(families))))
+    limit_families = set(families[:count])
+    counts = sorted(each.values for each in documents if each.family in limit_families and each.values)
     limit = counts[math.ceil(LIMIT_QUANTILE * len(counts)) - 1] if counts else 1
-    return limit, [place for place, each in enumerate(documents) if each.family not in apart]
+    return limit, [index for index, each in enumerate(documents) if each.family not in limit_families]
 
 
 def choose_cutoff(
@@ -127,41 +127,41 @@ def choose_cutoff(
             = no site would load the bundle with that cut-off. It is called only until the test ends.
         target: what is to be proved.
     """
-    values_max, proving = limiting(documents)
-    kept = [documents[place] for place in proving]
+    values_max, test_indexes = divide_documents(documents)
+    documents_tested = [documents[index] for index in test_indexes]
     tests: list[CutoffTest] = []
-    is_open, lowest = True, dict[MissedValues, int]()
+    is_open, lowest_outcomes = True, dict[MissedValues, int]()
     for cutoff in CUTOFFS:
         missed = missed_at(cutoff) if is_open else None
         if missed is None:
             tests.append(CutoffTest(cutoff, 0, 1.0, "replaces harmless texts" if is_open else "not tested"))
             continue
-        remain = [missed[place] for place in proving]
-        outcomes = family_means(kept, remain, values_max)
-        lowest = lowest or dict(outcomes)
-        log = missed_log_capital(outcomes, values_max, target.missed_max, proof_rates(target.missed_max))
-        is_open = log >= target.evidence
-        tests.append(CutoffTest(cutoff, sum(remain), math.exp(min(log, _LOG_MAX)), _VERDICTS[is_open]))
-    return _choice(kept, tests, lowest, values_max, target)
+        missed_values = [missed[index] for index in test_indexes]
+        outcomes = family_means(documents_tested, missed_values, values_max)
+        lowest_outcomes = lowest_outcomes or dict(outcomes)
+        log_capital = missed_log_capital(outcomes, values_max, target.missed_max, proof_rates(target.missed_max))
+        is_open = log_capital >= target.evidence
+        tests.append(CutoffTest(cutoff, sum(missed_values), math.exp(min(log_capital, _LOG_MAX)), _VERDICTS[is_open]))
+    return _choice(documents_tested, tests, lowest_outcomes, values_max, target)
 
 
 def _choice(
-    kept: Sequence[MarkedDocument],
+    documents: Sequence[MarkedDocument],
     tests: Sequence[CutoffTest],
-    lowest: Mapping[MissedValues, int],
+    lowest_outcomes: Mapping[MissedValues, int],
     values_max: int,
     target: MissedTarget,
 ) -> CutoffChoice:
-    """Return the highest cut-off that is proved; `lowest` are the outcomes at the lowest one that was tested."""
+    """Return the highest cut-off that is proved; `lowest_outcomes` are those at the lowest one that was tested."""
     chosen = max((each.cutoff for each in tests if each.verdict == "proved"), default=None)
     return CutoffChoice(
         cutoff=chosen,
         values_max=values_max,
-        documents=len(kept),
-        families=len({each.family for each in kept}),
-        values=sum(each.values for each in kept),
+        documents=len(documents),
+        families=len({each.family for each in documents}),
+        values=sum(each.values for each in documents),
         tests=tuple(tests),
-        needed=None if chosen is not None else _needed(lowest, len(kept), values_max, target),
+        needed=None if chosen is not None else _documents_needed(lowest_outcomes, len(documents), values_max, target),
     )
 
 
@@ -170,18 +170,20 @@ def family_means(
 ) -> Mapping[MissedValues, int]:
     """Return how often each outcome was seen; a family is one outcome, the mean of its documents."""
     families: dict[str, list[tuple[float, float]]] = {}
-    for each, remain in zip(documents, missed, strict=True):
-        values = min(each.values, values_max)
-        share = remain / each.values if each.values else 0.0
-        families.setdefault(each.family, []).append((values, values * share))
+    for document, count in zip(documents, missed, strict=True):
+        values = min(document.values, values_max)
+        share = count / document.values if document.values else 0.0
+        families.setdefault(document.family, []).append((values, values * share))
     means = (
-        MissedValues(math.fsum(v for v, _ in each) / len(each), math.fsum(m for _, m in each) / len(each))
-        for each in families.values()
+        MissedValues(math.fsum(v for v, _ in members) / len(members), math.fsum(m for _, m in members) / len(members))
+        for members in families.values()
     )
     return Counter(means)
 
 
-def _needed(outcomes: Mapping[MissedValues, int], documents: int, values_max: int, target: MissedTarget) -> int | None:
+def _documents_needed(
+    outcomes: Mapping[MissedValues, int], documents: int, values_max: int, target: MissedTarget
+) -> int | None:
     """Estimate how many more documents like these would prove the target; None = a reasonable number does not."""
     rates = proof_rates(target.missed_max)
 
@@ -218,14 +220,14 @@ def calibrate_cutoff(
     bundle: BundleFolder, rows: Sequence[DataRow], target: MissedTarget, progress: Progress
 ) -> CutoffCalibration:
     """Choose the cut-off of a bundle of kind redact on labelled documents. Raises as serving."""
-    reader = _Reader(bundle, rows, progress)
+    reader = _DocumentReader(bundle, rows, progress)
     with serve_bundles([bundle], cpu_threads=CPU_THREADS) as served:
         documents = reader.read_first(served)
         choice = choose_cutoff(documents, lambda cutoff: reader.missed(served, cutoff), target)
         cutoff = bundle.manifest.redaction_rule.cutoff if choice.cutoff is None else choice.cutoff
-        figures = redaction_figures(*reader.answered(served, cutoff))
-    _, proving = limiting(documents)
-    labelled = labeled_by([reader.rows[place] for place in proving])
+        figures = redaction_figures(*reader.readable_texts(served, cutoff))
+    _, test_indexes = divide_documents(documents)
+    label_sources = labeled_by([reader.rows[index] for index in test_indexes])
     report: Report = {
         **{"kind": "redact", "verdict": verdict(choice, target, cutoff), "cutoff": cutoff},
         **{"proved": choice.cutoff is not None, "missed_max": target.missed_max, "delta": target.delta},
@@ -233,7 +235,7 @@ def calibrate_cutoff(
         "tests": [asdict(each) for each in choice.tests if each.verdict != "not tested"],
         "failed": len(rows) - len(documents),
         "rules": SITE_RULES,
-        "labeled_by": labelled,
+        "labeled_by": label_sources,
         "as_a_site_redacts": figures,
     }
     if choice.cutoff is None:
@@ -247,12 +249,12 @@ def calibrate_cutoff(
         values_max=choice.values_max,
         bound=target.missed_max,
         rules=SITE_RULES,
-        labeled_by=labelled,
+        labeled_by=label_sources,
     )
     return CutoffCalibration({"cutoff": choice.cutoff, "bound": bound.model_dump(mode="json")}, report)
 
 
-class _Reader:
+class _DocumentReader:
     """The documents, and what a site replaces in them at each cut-off.
 
     A document without a value can miss none, so it is read at the first cut-off and at the chosen one alone.
@@ -264,81 +266,84 @@ class _Reader:
         self.rows = list(rows)
         """After `read_first`, only the rows that the model can read."""
         self._values: list[list[TextSpan]] = [[each for each in row.spans if each.label in types] for row in rows]
-        self._found: dict[float, dict[int, list[FoundEntity] | None] | None] = {}
+        self._replacements: dict[float, dict[int, list[FoundEntity] | None] | None] = {}
         """By cut-off, then by index of the document; None = no site loads the bundle with this cut-off."""
 
     def read_first(self, served: ServedBundles) -> list[MarkedDocument]:
         """Drop the documents that the model cannot read at any cut-off, and return the others."""
         cutoff = self._bundle.manifest.redaction_rule.cutoff
-        found = redact_as_site(served, self._bundle, [row.text for row in self.rows], self._progress)
-        kept = [place for place, each in enumerate(found) if each is not None]
-        self.rows = [self.rows[place] for place in kept]
-        self._values = [self._values[place] for place in kept]
-        self._found[cutoff] = {new: found[place] for new, place in enumerate(kept)}
+        results = redact_as_site(served, self._bundle, [row.text for row in self.rows], self._progress)
+        readable = [index for index, each in enumerate(results) if each is not None]
+        self.rows = [self.rows[index] for index in readable]
+        self._values = [self._values[index] for index in readable]
+        self._replacements[cutoff] = {new: results[index] for new, index in enumerate(readable)}
         return [MarkedDocument(family(row), len(each)) for row, each in zip(self.rows, self._values, strict=True)]
 
     def missed(self, served: ServedBundles, cutoff: float) -> list[int] | None:
         """Return how many values remain in each document; None = no site loads the bundle with this cut-off."""
-        found = self._at(served, cutoff, [place for place, each in enumerate(self._values) if each])
-        if found is None:
+        replacements = self._replacements_at(served, cutoff, [index for index, each in enumerate(self._values) if each])
+        if replacements is None:
             return None
         # A site does not keep a document that the model cannot read, so no value of it remains there.
-        replaced = [found.get(place) for place in range(len(self.rows))]
+        by_document = [replacements.get(index) for index in range(len(self.rows))]
         return [
             len(remaining(row.text, values, each)) if each is not None else 0
-            for row, values, each in zip(self.rows, self._values, replaced, strict=True)
+            for row, values, each in zip(self.rows, self._values, by_document, strict=True)
         ]
 
-    def answered(
+    def readable_texts(
         self, served: ServedBundles, cutoff: float
     ) -> tuple[list[tuple[str, Sequence[TextSpan]]], list[list[FoundEntity]], list[str]]:
         """Return texts with their values, what is replaced in each, and its family."""
-        found = self._at(served, cutoff, range(len(self.rows))) or {}
-        there = [(place, each) for place in range(len(self.rows)) if (each := found.get(place)) is not None]
-        texts: list[tuple[str, Sequence[TextSpan]]] = [(self.rows[at].text, self._values[at]) for at, _ in there]
-        return texts, [each for _, each in there], [family(self.rows[at]) for at, _ in there]
+        replacements = self._replacements_at(served, cutoff, range(len(self.rows))) or {}
+        readable = [(index, each) for index in range(len(self.rows)) if (each := replacements.get(index)) is not None]
+        texts: list[tuple[str, Sequence[TextSpan]]] = [
+            (self.rows[index].text, self._values[index]) for index, _ in readable
+        ]
+        return texts, [each for _, each in readable], [family(self.rows[index]) for index, _ in readable]
 
-    def _at(
-        self, served: ServedBundles, cutoff: float, places: Sequence[int]
+    def _replacements_at(
+        self, served: ServedBundles, cutoff: float, indexes: Sequence[int]
     ) -> dict[int, list[FoundEntity] | None] | None:
         """Return what is replaced at a cut-off, for at least these documents."""
-        known = self._found.setdefault(cutoff, {})
-        if known is None:
+        cached = self._replacements.setdefault(cutoff, {})
+        if cached is None:
             return None
-        missing = [place for place in places if place not in known]
+        missing = [index for index in indexes if index not in cached]
         try:
-            texts = [self.rows[place].text for place in missing]
-            found = redact_as_site(served, self._bundle.at_cutoff(cutoff), texts, self._progress) if missing else []
+            texts = [self.rows[index].text for index in missing]
+            results = redact_as_site(served, self._bundle.at_cutoff(cutoff), texts, self._progress) if missing else []
         except ModelLoadFailed:
-            self._found[cutoff] = None
+            self._replacements[cutoff] = None
             return None
-        known.update(zip(missing, found, strict=True))
-        return known
+        cached.update(zip(missing, results, strict=True))
+        return cached
 
 
 def labeled_by(rows: Sequence[DataRow]) -> str:
     """Return where the labels come from, and the names of people or models that gave them if the rows have any."""
     sources = ", ".join(f"{count} {source}" for source, count in row_files.count_label_sources(list(rows)).items())
     names = sorted({row.labeled_by for row in rows if row.labeled_by})
-    more = f" and {len(names) - LABELED_BY_NAMES_MAX} more" if len(names) > LABELED_BY_NAMES_MAX else ""
+    remainder = f" and {len(names) - LABELED_BY_NAMES_MAX} more" if len(names) > LABELED_BY_NAMES_MAX else ""
     listed = ", ".join(names[:LABELED_BY_NAMES_MAX])
-    return f"{sources}; by {listed}{more}"[:500] if names else sources[:500]
+    return f"{sources}; by {listed}{remainder}"[:500] if names else sources[:500]
 
 
 def verdict(choice: CutoffChoice, target: MissedTarget, cutoff: float) -> str:
     """Return the result as sentences."""
-    share, sure = f"{100 * target.missed_max:g}%", f"{100 * (1 - target.delta):g}%"
+    share, certainty = f"{100 * target.missed_max:g}%", f"{100 * (1 - target.delta):g}%"
     if choice.cutoff is not None:
         return (
-            f"At the cut-off {cutoff:g} at most {share} of the personal values remain, with {sure} certainty, for"
+            f"At the cut-off {cutoff:g} at most {share} of the personal values remain, with {certainty} certainty, for"
             f" documents like the {choice.documents} that proved it (one of more than {choice.values_max} values counts"
             f" as {choice.values_max}), after this model and the built-in rules."
         )
     message = (
         f"No cut-off between {CUTOFFS[0]:g} and {CUTOFFS[-1]:g} is proved to leave at most {share} of the personal"
-        f" values with {sure} certainty. The cut-off of task.yaml, {cutoff:g}, serves, and the bundle promises nothing."
+        f" values with {certainty} certainty. The cut-off of task.yaml, {cutoff:g}, serves, and the bundle promises"
+        " nothing."
     )
     if choice.needed is None:
         return f"{message} More documents alone do not help: train a better model, or accept a larger share."
-    more = counted(choice.needed, "more labelled document")
-    return f"{message} A proof needs about {more}, if what is missed stays the same."
+    documents_needed = counted(choice.needed, "more labelled document")
+    return f"{message} A proof needs about {documents_needed}, if what is missed stays the same."

@@ -59,17 +59,17 @@ def fit(log_probabilities: Floats, truth: Integers) -> float:
     """
     if len(truth) < ROWS_MIN:
         return 1.0
-    rows, doubted = np.arange(len(truth)), doubt(len(truth))
+    rows, doubt_share = np.arange(len(truth)), doubt(len(truth))
     others = log_probabilities.copy()
     others[rows, truth] = -np.inf
     rival = others.argmax(axis=1)
 
     def loss(log_temperature: float) -> float:
         scaled = scaled_log(log_probabilities, math.exp(log_temperature))
-        return -float(((1 - doubted) * scaled[rows, truth] + doubted * scaled[rows, rival]).mean())
+        return -float(((1 - doubt_share) * scaled[rows, truth] + doubt_share * scaled[rows, rival]).mean())
 
-    found = minimize_scalar(loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
-    return round(math.exp(found.x), _DIGITS)
+    optimum = minimize_scalar(loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
+    return round(math.exp(optimum.x), _DIGITS)
 
 
 def doubt(rows: int) -> float:
@@ -83,23 +83,23 @@ def folds_of(families: Integers) -> Integers:
     return np.asarray(np.argsort(np.argsort(first))[numbers] % FOLDS)
 
 
-def fit_checked(log_probabilities: Floats, truth: Integers, families: Integers) -> Fit:
+def fit_and_measure(log_probabilities: Floats, truth: Integers, families: Integers) -> Fit:
     """Fit a temperature, and measure it by cross-validation: each fold with the temperature of the others."""
     if len(truth) < ROWS_MIN:
         return Fit()
     folds, rows = folds_of(families), np.arange(len(truth))
     held_out = np.zeros(len(truth))
     for fold in set(folds.tolist()):
-        here = folds == fold
-        scaled = scaled_log(log_probabilities[here], fit(log_probabilities[~here], truth[~here]))
-        held_out[here] = -scaled[rows[: len(scaled)], truth[here]]
-    at_one = -scaled_log(log_probabilities, 1.0)[rows, truth]
-    return checked(fit(log_probabilities, truth), held_out, at_one, families)
+        in_fold = folds == fold
+        scaled = scaled_log(log_probabilities[in_fold], fit(log_probabilities[~in_fold], truth[~in_fold]))
+        held_out[in_fold] = -scaled[rows[: len(scaled)], truth[in_fold]]
+    losses_at_one = -scaled_log(log_probabilities, 1.0)[rows, truth]
+    return measure_gain(fit(log_probabilities, truth), held_out, losses_at_one, families)
 
 
-def checked(tried: float, held_out: Floats, at_one: Floats, families: Integers) -> Fit:
+def measure_gain(tried: float, held_out: Floats, losses_at_one: Floats, families: Integers) -> Fit:
     """Return a temperature with its gain, from the losses of rows held out of its fit and at temperature 1."""
-    gains = at_one - held_out
+    gains = losses_at_one - held_out
     numbers = np.unique(families, return_inverse=True)[1]
     sums = np.bincount(numbers, gains - gains.mean())
     error = math.sqrt(len(sums) / max(1, len(sums) - 1) * float((sums**2).sum())) / len(gains)
@@ -120,5 +120,5 @@ def confidences(log_probabilities: Floats, temperature: float) -> Floats:
 
 def log_losses(confidence: Floats, right: Flags) -> Floats:
     """Return the negative log-likelihood, in nats, of each answer being right with its confidence as probability."""
-    sure = np.clip(confidence, 1e-12, 1 - 1e-12)
-    return np.asarray(-np.where(right, np.log(sure), np.log1p(-sure)))
+    clipped = np.clip(confidence, 1e-12, 1 - 1e-12)
+    return np.asarray(-np.where(right, np.log(clipped), np.log1p(-clipped)))

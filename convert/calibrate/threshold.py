@@ -92,12 +92,12 @@ def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...
         grid: thresholds, falling.
         start: the first threshold that is tested, chosen without `right`; 1 = the strictest.
     """
-    steps, open_ = [], True
+    steps, is_open = [], True
     for threshold, (rows, errors) in zip(grid, counts(confidences, right, grid), strict=True):
-        verdict = _verdict(rows, errors, risk) if open_ and threshold <= start else "not tested"
-        open_ = open_ and verdict != "failed"
+        verdict = _verdict(rows, errors, risk) if is_open and threshold <= start else "not tested"
+        is_open = is_open and verdict != "failed"
         steps.append(Step(threshold, rows, errors, verdict))
-    return _chosen(tuple(steps), len(confidences), risk)
+    return _last_passed(tuple(steps), len(confidences), risk)
 
 
 def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk) -> float:
@@ -112,15 +112,15 @@ def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk) -> f
         risk: the target.
     """
     rows = np.array([n for n, _ in counts(confidences, np.ones(len(confidences), np.bool_), GRID)])
-    seen, wrong = np.array(counts(*tuning, GRID)).T
-    most = stats.binom.ppf(risk.delta, rows, risk.target)
-    most -= stats.binom.cdf(most, rows, risk.target) > risk.delta
-    chances = stats.betabinom.cdf(most, rows, wrong + 0.5, seen - wrong + 0.5)
-    chances[(rows < risk.rows_min) | (seen == 0)] = 0.0
+    tuning_rows, tuning_errors = np.array(counts(*tuning, GRID)).T
+    errors_max = stats.binom.ppf(risk.delta, rows, risk.target)
+    errors_max -= stats.binom.cdf(errors_max, rows, risk.target) > risk.delta
+    chances = stats.betabinom.cdf(errors_max, rows, tuning_errors + 0.5, tuning_rows - tuning_errors + 0.5)
+    chances[(rows < risk.rows_min) | (tuning_rows == 0)] = 0.0
     return GRID[int(np.argmax(chances >= _START_CHANCE * chances.max()))] if chances.max() > 0 else 1.0
 
 
-def _chosen(steps: tuple[Step, ...], rows: int, risk: Risk) -> Choice:
+def _last_passed(steps: tuple[Step, ...], rows: int, risk: Risk) -> Choice:
     last = next((step for step in reversed(steps) if step.verdict == "passed"), None)
     if last is None:
         return Choice(None, rows, 1.0, 0.0, steps)
@@ -158,11 +158,11 @@ def rows_needed(choice: Choice, risk: Risk) -> int | None:
     smallest m for which m accepted rows with e m errors pass; on average m / c rows give m accepted ones. The smallest
     of these numbers is the estimate. About half of all samples of that size suffice.
     """
-    rows = [_needed_at(step, choice.rows, risk) for step in choice.steps if step.rows >= _GUESS_ROWS_MIN]
+    rows = [_rows_needed_at(step, choice.rows, risk) for step in choice.steps if step.rows >= _GUESS_ROWS_MIN]
     return min((each for each in rows if each is not None), default=None)
 
 
-def _needed_at(step: Step, rows: int, risk: Risk) -> int | None:
+def _rows_needed_at(step: Step, rows: int, risk: Risk) -> int | None:
     error_share = (step.errors + 0.5) / (step.rows + 1)
     if error_share >= risk.target:
         return None

@@ -6,7 +6,7 @@ Ctrl-C, and the second one ends the process at once. That is safe: an unfinished
 which the next run removes.
 
 A library that checks for signals during its work can raise an error of its own instead of KeyboardInterrupt (DuckDB:
-RuntimeError, "Query interrupted"): `is_asked` tells the two apart.
+RuntimeError, "Query interrupted"): `is_stop_requested` tells the two apart.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ from edge_agent.errors.base import printable_event
 
 INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 _STDERR = 2
-_STOPS = (signal.SIGINT, signal.SIGTERM)
-_asked = threading.Event()
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_stop_requested = threading.Event()
 
 
 def listen() -> None:
     """Listen for SIGINT and SIGTERM from now on. Call once, from the main thread."""
-    for stop in _STOPS:
+    for stop in _STOP_SIGNALS:
         if signal.getsignal(stop) != signal.SIG_IGN:  # a shell ignores Ctrl-C for its background jobs
             signal.signal(stop, _interrupt)
-    ours, pythons = socket.socketpair()
-    pythons.setblocking(False)
-    signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(ours, pythons), daemon=True).start()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, writer), daemon=True).start()
 
 
-def is_asked() -> bool:
+def is_stop_requested() -> bool:
     """Return whether a signal has asked this process to stop."""
-    return _asked.is_set()
+    return _stop_requested.is_set()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    _asked.set()
+    _stop_requested.set()
     raise KeyboardInterrupt
 
 
-def _watch(ours: socket.socket, pythons: socket.socket) -> None:
-    _wait(ours)
+def _watch(reader: socket.socket, writer: socket.socket) -> None:
+    _wait(reader)
     os.write(_STDERR, b"\nstopping after this step; Ctrl-C again stops at once\n")
-    _wait(ours)
-    pythons.close()
+    _wait(reader)
+    writer.close()
     os._exit(INTERRUPTED)
 
 
-def _wait(ours: socket.socket) -> None:
-    while ours.recv(1)[0] not in _STOPS:
+def _wait(reader: socket.socket) -> None:
+    while reader.recv(1)[0] not in _STOP_SIGNALS:
         pass  # another signal, such as SIGCHLD
 
 
@@ -78,7 +78,7 @@ _EPILOG = (
     " machine (a file, the disk, a package that is not installed), 4 try again later, 130 stopped."
 )
 _FAILED, _BAD_INPUT, _SITE, _TRY_LATER = 1, 2, 3, 4
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors while an open file is read or written; they have no file name."""
 _USABLE_PATH = "Name a path that this user can read and write, or free some space."
 _DISK_REMEDIES = {
@@ -117,7 +117,7 @@ class _EdgeConvertGroup(PrintableGroup):
             report(error.message, error.remedy, error.details)
             raise typer.Exit(code_of(type(error))) from error
         except OSError as error:
-            if error.filename is None and error.errno not in _OF_A_DISK:
+            if error.filename is None and error.errno not in _DISK_ERRNOS:
                 raise
             where = f"{error.filename}: " if error.filename else ""
             report(f"{where}{error.strerror}", _DISK_REMEDIES.get(error.errno or 0, _USABLE_PATH))
@@ -125,7 +125,7 @@ class _EdgeConvertGroup(PrintableGroup):
         except typer.Exit:
             raise
         except (KeyboardInterrupt, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not is_asked():
+            if isinstance(error, RuntimeError) and not is_stop_requested():
                 raise
             report("stopped", "Finished work is kept: run the same command again to continue.")
             raise typer.Exit(INTERRUPTED) from None
@@ -136,8 +136,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         say(f"edge-convert {__version__}")
         raise typer.Exit
 
@@ -163,7 +163,7 @@ def root(
 app.command("init")(init.run)
 app.command("split")(split.run)
 app.command("run")(run.run)
-_OWN: dict[str, Callable[..., Any]] = {
+_COMMANDS: dict[str, Callable[..., Any]] = {
     "setup": init.run_setup,
     "quantize": run.QuantizeCommand,
     "calibrate": run.CalibrateCommand,
@@ -172,8 +172,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     "compare": run.compare,
 }
 for _stage in STAGES:
-    app.command(_stage)(_OWN.pop(_stage, run.stage(_stage)))
-for _name, _command in _OWN.items():
+    app.command(_stage)(_COMMANDS.pop(_stage, run.stage(_stage)))
+for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 app.command("assess")(assess.AssessCommand)
 app.command("synthesize")(split.SynthesizeCommand)
@@ -195,8 +195,8 @@ _UPDATES: dict[str, Callable[..., Any]] = {
     "verify-repo": media.VerifyCommand,
     "media": media.MediaCommand,
 }
-for _name, _updating in _UPDATES.items():
-    app.command(_name, rich_help_panel=_UPDATES_PANEL)(_updating)
+for _name, _command in _UPDATES.items():
+    app.command(_name, rich_help_panel=_UPDATES_PANEL)(_command)
 app.command("stick", hidden=True)(media.MediaCommand)
 app.add_typer(plan.app, name="plan", rich_help_panel=_UPDATES_PANEL)
 

@@ -62,64 +62,62 @@ class AssessCommand:
         """Run the command."""
         scopes = load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
         names = scopes.questions_of(self.collected, self.task.partition("/")[0])
-        asked = [self.task] if "/" in self.task else names
+        assessed = [self.task] if "/" in self.task else names
         # Like `calibrate`: delta is divided among the questions of a task.
-        reports = {name: self._assess(name, self.delta / len(names)) for name in asked}
+        reports = {name: self._assess(name, self.delta / len(names)) for name in assessed}
         if self.as_json:
-            [plain] = reports.values() if [self.task] == asked else [{"task": self.task, "questions": reports}]
+            [plain] = reports.values() if [self.task] == assessed else [{"task": self.task, "questions": reports}]
             write_exactly(json.dumps(plain, ensure_ascii=False))
 
     def _assess(self, task: str, delta: float) -> dict[str, Any]:
         """Assess a task, or one question; print it, or return it for JSON."""
         assess = load_module("convert.dataset.assessment")  # likewise
         scope = dataset.scope_of(self.version, self.site, self.since, self.until, self.new_label)
-        found = assess.assess(self.collected, task, assess.Risk(self.target, delta), scope)
-        labels = _ranked(self.collected, task, scope, self.encoder) if self.label_errors else None
+        assessment = assess.assess(self.collected, task, assess.Risk(self.target, delta), scope)
+        ranking = self._rank_labels(task, scope) if self.label_errors else None
         if self.as_json:
-            ranked = labels.plain(LABEL_ERRORS_MAX) if labels else None
-            return {**found.plain(), "label_errors": ranked}
-        _print(progress_output.out(), found, assess.MARKS, assess.READY_ROWS_MIN)
-        if labels:
-            dataset.print_label_errors(labels)
+            label_errors = ranking.plain(LABEL_ERRORS_MAX) if ranking else None
+            return {**assessment.plain(), "label_errors": label_errors}
+        _print(progress_output.out(), assessment, assess.MARKS, assess.READY_ROWS_MIN)
+        if ranking:
+            dataset.print_label_errors(ranking)
         return {}
 
-
-def _ranked(collected: Path, task: str, scope: Any, encoder: Path | None) -> Any:
-    choice = load_module("convert.dataset.selection").DatasetSelection(
-        collected, task, "reviewed", shares={"all": 1.0}, scope=scope
-    )
-    with progress_output.bar() as advance:
-        return load_module("convert.dataset.label_review").rank(choice, encoder, advance)
+    def _rank_labels(self, task: str, scope: Any) -> Any:
+        choice = load_module("convert.dataset.selection").DatasetSelection(
+            self.collected, task, "reviewed", shares={"all": 1.0}, scope=scope
+        )
+        return dataset.rank_labels(choice, self.encoder)
 
 
-def _print(console: Console, found: Any, marks: dict[int, str], rows_min: int) -> None:
+def _print(console: Console, report: Any, marks: dict[int, str], rows_min: int) -> None:
     console.print(
-        f"{found.task}: {counted(found.examples, 'example')}, {found.reviewed} reviewed, {found.usable} usable to learn"
-        " from"
+        f"{report.task}: {counted(report.examples, 'example')}, {report.reviewed} reviewed, {report.usable} usable to"
+        " learn from"
     )
-    left_out = found.scope.collected - found.examples
+    left_out = report.scope.collected - report.examples
     if left_out:
         console.print(f"left out: {left_out} of other versions, sites or days")
-    console.print(f"level {found.mark}: {marks.get(found.mark, 'too few for anything but reading them')}")
+    console.print(f"level {report.mark}: {marks.get(report.mark, 'too few for anything but reading them')}")
     console.print(
-        f"{counted(found.duplicates, 'duplicate')} in {counted(found.clusters, 'group')} of texts;"
-        f" {counted(found.contradictions, 'text')} with conflicting labels"
+        f"{counted(report.duplicates, 'duplicate')} in {counted(report.clusters, 'group')} of texts;"
+        f" {counted(report.contradictions, 'text')} with conflicting labels"
     )
-    _print_labels(console, found)
-    _print_reviewers(console, found)
-    _print_bundles(console, found.scope)
-    for message in dataset.rejected_reasons(found.scope):
+    _print_labels(console, report)
+    _print_reviewers(console, report)
+    _print_bundles(console, report.scope)
+    for message in dataset.rejected_reasons(report.scope):
         console.print(message, markup=False)
-    console.print(_guarantee_sentence(found))
-    if found.unjudged:
+    console.print(_guarantee_sentence(report))
+    if report.unjudged:
         console.print(
-            f"left out of this share: {counted(found.unjudged, 'review')} of a large model's answer that do not show"
+            f"left out of this share: {counted(report.unjudged, 'review')} of a large model's answer that do not show"
             " whether the local answer was right"
         )
-    if found.audit.answers:
-        console.print(_audit_sentence(found))
-    console.print(_verdict(found, rows_min))
-    for message in dataset.wrong_clocks(found.scope):
+    if report.audit.answers:
+        console.print(_audit_sentence(report))
+    console.print(_verdict(report, rows_min))
+    for message in dataset.wrong_clocks(report.scope):
         errors().print(Text.assemble(("warning: ", "yellow"), message))
 
 
@@ -138,59 +136,61 @@ def _print_bundles(console: Console, scope: Any) -> None:
         console.print("the newest is judged, the others only give training data; --version judges another, or all")
 
 
-def _print_labels(console: Console, found: Any) -> None:
-    if not found.labels:
+def _print_labels(console: Console, report: Any) -> None:
+    if not report.labels:
         return
-    table = EscapedTable("label", "usable", title=f"labels, as varied as {found.labels_even:.1f} equally frequent ones")
-    for label, rows in found.labels.items():
-        table.add_row(label, f"{rows}{'  few' if label in found.short else ''}")
+    table = EscapedTable(
+        "label", "usable", title=f"labels, as varied as {report.labels_even:.1f} equally frequent ones"
+    )
+    for label, rows in report.labels.items():
+        table.add_row(label, f"{rows}{'  few' if label in report.short else ''}")
     console.print(table)
 
 
-def _print_reviewers(console: Console, found: Any) -> None:
-    console.print(f"{counted(found.reviewed_twice, 'example')} with several reviewers, {found.conflicts} in conflict")
-    for pair in found.pairs[:_PAIRS_SHOWN_MAX]:
+def _print_reviewers(console: Console, report: Any) -> None:
+    console.print(f"{counted(report.reviewed_twice, 'example')} with several reviewers, {report.conflicts} in conflict")
+    for pair in report.pairs[:_PAIRS_SHOWN_MAX]:
         console.print(f"  {pair.one} and {pair.other} agree on {pair.agreed} of {pair.predictions}")
 
 
-def _verdict(found: Any, rows_min: int) -> str:
-    if found.ready:
+def _verdict(report: Any, rows_min: int) -> str:
+    if report.ready:
         return "ready: enough to fine-tune, calibrate and test a first model"
-    lacking = [counted(rows_min - found.usable, "more usable example")] if found.usable < rows_min else []
-    lacking += [f"more of {', '.join(found.short)}"] if found.short else []
-    return f"not ready for a first model: it needs {', and '.join(lacking)}"
+    needs = [counted(rows_min - report.usable, "more usable example")] if report.usable < rows_min else []
+    needs += [f"more of {', '.join(report.short)}"] if report.short else []
+    return f"not ready for a first model: it needs {', and '.join(needs)}"
 
 
-def _guarantee_sentence(found: Any) -> str:
-    promise, right = found.promise, found.right
-    if not found.audit_reviews:
+def _guarantee_sentence(report: Any) -> str:
+    promise, right = report.promise, report.right
+    if not report.audit_reviews:
         return (
-            f"no local answer of the random audit is reviewed ({found.audit_unreviewed} wait), so no threshold can be"
+            f"no local answer of the random audit is reviewed ({report.audit_unreviewed} wait), so no threshold can be"
             " proved yet: other reviews do not represent all answers"
         )
-    seen = (
-        f"{right.low:.1%} to {right.high:.1%} of all answers are right, by {found.audit_reviews} reviews of the random"
-        f" audit ({found.audit_unreviewed} wait); "
+    shares = (
+        f"{right.low:.1%} to {right.high:.1%} of all answers are right, by {report.audit_reviews} reviews of the random"
+        f" audit ({report.audit_unreviewed} wait); "
     )
     if not promise.reviews:
-        return f"{seen}no answer has a confidence, so no threshold can be proved yet"
-    promised = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"
+        return f"{shares}no answer has a confidence, so no threshold can be proved yet"
+    risk = f"a risk of {promise.target:.2%} (delta {promise.delta:.2%})"
     if promise.threshold is not None:
         return (
-            f"{seen}{promised} is proved from confidence {promise.threshold:.2f} on, which {promise.coverage:.1%}"
+            f"{shares}{risk} is proved from confidence {promise.threshold:.2f} on, which {promise.coverage:.1%}"
             " of the answers reach"
         )
     if promise.reviews_needed is None:
-        return f"{seen}more reviews of this model will not prove {promised}"
-    more = counted(max(promise.reviews_needed - promise.reviews, 1), "more review")
-    return f"{seen}{promised} needs about {more} of the audit"
+        return f"{shares}more reviews of this model will not prove {risk}"
+    reviews_needed = counted(max(promise.reviews_needed - promise.reviews, 1), "more review")
+    return f"{shares}{risk} needs about {reviews_needed} of the audit"
 
 
-def _audit_sentence(found: Any) -> str:
-    audit, right = found.audit, found.audit.right
-    who = f"{audit.by_people} judged by people, {audit.by_opinion} only by the large model, which can be wrong too"
-    seen = (
+def _audit_sentence(report: Any) -> str:
+    audit, right = report.audit, report.audit.right
+    judges = f"{audit.by_people} judged by people, {audit.by_opinion} only by the large model, which can be wrong too"
+    shares = (
         f"{right.low:.1%} to {right.high:.1%} of {counted(audit.answers, 'confident answer')} drawn at random are right"
     )
-    over = "; that is above the target risk" if 1 - right.high > found.promise.target else ""
-    return f"{seen}, an estimate: {who}{over}"
+    warning = "; that is above the target risk" if 1 - right.high > report.promise.target else ""
+    return f"{shares}, an estimate: {judges}{warning}"

@@ -94,7 +94,7 @@ class CollectCommand:
                 "no source to collect from is named", remedy="Name a folder, a store, or --label-studio FILE."
             )
         unlocked = central_keys.unlock(self.keys, passphrase_reader(self.passphrase_file))
-        with _drawn() as progress:
+        with _progress_bar() as progress:
             request = run.CollectRequest(
                 sources,
                 self.out,
@@ -116,7 +116,7 @@ class CollectCommand:
 
     def _sources(self) -> list[SegmentSource]:
         options = store_options(self.store_option)
-        return [open_source(written, options) for written in self.sources or ()]
+        return [open_source(source, options) for source in self.sources or ()]
 
     def _exports(self) -> dict[Path, ReadReviews]:
         find = None
@@ -127,7 +127,7 @@ class CollectCommand:
                     remedy="Name the export with --label-studio FILE; what sites send is redacted already.",
                 )
             find = load_module("convert.evaluate.site_redaction").ValueReader(self.redaction_bundle).findings
-        return {file: read_reviews(_read(file), find) for file in self.label_studio or ()}
+        return {file: read_reviews(_read_export(file), find) for file in self.label_studio or ()}
 
     def _print(self, report: Any) -> None:
         if self.as_json:
@@ -136,7 +136,7 @@ class CollectCommand:
             _print(report)
 
 
-def _read(export: Path) -> bytes:
+def _read_export(export: Path) -> bytes:
     with export.open("rb") as file:
         content = file.read(EXPORT_BYTES_MAX + 1)
     if len(content) > EXPORT_BYTES_MAX:
@@ -144,15 +144,15 @@ def _read(export: Path) -> bytes:
     return content
 
 
-def store_options(written: list[str] | None) -> dict[str, str]:
+def store_options(options: list[str] | None) -> dict[str, str]:
     """Return the values of --store-option. Raises InvalidRequest."""
-    return dict(map(_option, written or ()))
+    return dict(map(_key_and_value, options or ()))
 
 
-def _option(written: str) -> tuple[str, str]:
-    key, equals, value = written.partition("=")
+def _key_and_value(option: str) -> tuple[str, str]:
+    key, equals, value = option.partition("=")
     if not equals:
-        raise InvalidRequest(f"--store-option {written}: no '='", remedy="Write KEY=VALUE, such as region=eu-west-1.")
+        raise InvalidRequest(f"--store-option {option}: no '='", remedy="Write KEY=VALUE, such as region=eu-west-1.")
     return key.lower(), value
 
 
@@ -179,11 +179,11 @@ def _print(report: Any) -> None:
     _list(console, "skipped", [f"{site} was revoked" for site in report.revoked])
     _list(console, "missing", [f"{gap.name}: {gap.why}" for gap in report.gaps])
     _list(console, "contradiction", [f"{each.name} {each.why}" for each in report.breaks])
-    for title, refused in (("replaced", report.replaced), ("refused", report.refused)):
-        _list(console, title, [f"{each.site}/{each.name}: {each.why}" for each in refused])
+    for title, segments in (("replaced", report.replaced), ("refused", report.refused)):
+        _list(console, title, [f"{each.site}/{each.name}: {each.why}" for each in segments])
     _list(console, "failed", report.troubles)
-    named = [f"{use['kind']} {use['task']} {use['version'] or use['place']}" for use in report.concerned]
-    _list(console, "has erased records", [f"{name}: 'edge-convert privacy lineage --erased'" for name in named])
+    uses = [f"{use['kind']} {use['task']} {use['version'] or use['place']}" for use in report.concerned]
+    _list(console, "has erased records", [f"{name}: 'edge-convert privacy lineage --erased'" for name in uses])
 
 
 def _list(console: Console, title: str, lines: list[str]) -> None:
@@ -194,7 +194,7 @@ def _list(console: Console, title: str, lines: list[str]) -> None:
 
 
 @contextmanager
-def _drawn() -> Iterator[Advance]:
+def _progress_bar() -> Iterator[Advance]:
     """Yield a callback that draws a progress bar on a terminal and does nothing elsewhere."""
     console = Terminal(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -77,12 +77,12 @@ def scope_of(
     return scope.ExampleScope(version, tuple(sites or ()), *days, tuple(map(_new_label, new_labels or ())))
 
 
-def _new_label(written: str) -> tuple[str, str]:
+def _new_label(option: str) -> tuple[str, str]:
     """Return the reason of rejections, and the label that is right for them."""
-    label, _, reason = written.partition("=")
+    label, _, reason = option.partition("=")
     label = label.strip()
     if not label:
-        raise InvalidRequest(f"--new-label {written} names no label", remedy="Write LABEL, or LABEL=REASON.")
+        raise InvalidRequest(f"--new-label {option} names no label", remedy="Write LABEL, or LABEL=REASON.")
     return reason.strip() or label, label
 
 
@@ -93,8 +93,8 @@ def wrong_clocks(scoped: Any) -> Iterator[str]:
             f"the clock of {each.site} is wrong: {counted(each.examples, 'example')} up to {counted(each.days, 'day')}"
             " newer than the time when they were taken in. They count as the oldest; --since and --until exclude them"
         )
-    if more := max(0, len(scoped.clocks) - _CLOCKS_SHOWN_MAX):
-        yield f"{counted(more, 'more site')} with a wrong clock; --json names them"
+    if left_out := max(0, len(scoped.clocks) - _CLOCKS_SHOWN_MAX):
+        yield f"{counted(left_out, 'more site')} with a wrong clock; --json names them"
 
 
 def rejected_reasons(scoped: Any) -> Iterator[str]:
@@ -102,15 +102,15 @@ def rejected_reasons(scoped: Any) -> Iterator[str]:
     if not scoped.reject_reasons:
         return
     shown = list(scoped.reject_reasons.items())[:_REASONS_SHOWN_MAX]
-    more = len(scoped.reject_reasons) - len(shown)
+    left_out = len(scoped.reject_reasons) - len(shown)
     listed = ", ".join(f"{reason[:_TEXT_CHARACTERS_MAX]!r} {count}" for reason, count in shown)
     yield (
-        f"rejected without a right answer, by reason: {listed}{f', and {more} other reasons' if more else ''}."
+        f"rejected without a right answer, by reason: {listed}{f', and {left_out} other reasons' if left_out else ''}."
         " --new-label LABEL=REASON makes them rows of a label that the bundle does not have"
     )
 
 
-def versions_counted(bundles: Sequence[Any]) -> str:
+def name_versions(bundles: Sequence[Any]) -> str:
     """Name bundles with their number of examples; a digest only where a version has several."""
     versions = Counter(bundle.version for bundle in bundles)
     return ", ".join(
@@ -119,30 +119,30 @@ def versions_counted(bundles: Sequence[Any]) -> str:
     )
 
 
-def print_label_errors(found: Any) -> None:
+def print_label_errors(ranking: Any) -> None:
     """Print the estimate, the first rows, and the command that sends them to reviewers."""
     console = progress_output.out()
-    unjudged = f"; {found.unjudged} of rare labels cannot be judged" if found.unjudged else ""
+    unjudged = f"; {ranking.unjudged} of rare labels cannot be judged" if ranking.unjudged else ""
     console.print(
-        f"labels: about {found.estimated} of {found.judged} are likely wrong, by {_by(found.vectors)} out of fold,"
-        f" which agrees with {percent(found.agreement)}{unjudged}"
+        f"labels: about {ranking.estimated} of {ranking.judged} are likely wrong, by"
+        f" {_classifier_text(ranking.vectors)} out of fold, which agrees with {percent(ranking.agreement)}{unjudged}"
     )
-    if not found.rows:
+    if not ranking.rows:
         return
     table = EscapedTable(
         "text", "label", "", "more likely", "", title="an estimate: each is a question, not a correction"
     )
-    for row in found.rows[:_LABELS_SHOWN_MAX]:
-        cut = len(row.text) > _TEXT_CHARACTERS_MAX
-        text = f"{row.text[:_TEXT_CHARACTERS_MAX]}{'…' if cut else ''}"
-        own, other = percent(row.given_probability, 0), percent(row.suggested_probability, 0)
-        table.add_row(text, row.given, own, row.suggested, other)
+    for row in ranking.rows[:_LABELS_SHOWN_MAX]:
+        is_cut = len(row.text) > _TEXT_CHARACTERS_MAX
+        text = f"{row.text[:_TEXT_CHARACTERS_MAX]}{'…' if is_cut else ''}"
+        given_share, suggested_share = percent(row.given_probability, 0), percent(row.suggested_probability, 0)
+        table.add_row(text, row.given, given_share, row.suggested, suggested_share)
     console.print(table)
-    more = f"{counted(len(found.rows), 'row')} in all; " if len(found.rows) > _LABELS_SHOWN_MAX else ""
-    console.print(f"{more}to have them reviewed: 'edge-convert dataset --format label-studio --which label-errors'")
+    total = f"{counted(len(ranking.rows), 'row')} in all; " if len(ranking.rows) > _LABELS_SHOWN_MAX else ""
+    console.print(f"{total}to have them reviewed: 'edge-convert dataset --format label-studio --which label-errors'")
 
 
-def _by(vectors: str) -> str:
+def _classifier_text(vectors: str) -> str:
     return "a linear classifier on " + ("letters and words" if vectors == "n-grams" else f"the vectors of {vectors}")
 
 
@@ -151,7 +151,7 @@ Answers = Enum("Answers", {"reviewed": "reviewed", "sure": "sure", "opinions": "
 SplitBy = Enum("SplitBy", {"time": "time", "site": "site"})
 LABEL_ERRORS_MAX = 500
 """Rows of label-errors.json."""
-_WHY = {
+_REASONS = {
     "not_wanted": "without the review that this format needs",
     "contradicted": "with conflicting labels",
     "duplicates": "equal or nearly equal to another",
@@ -248,8 +248,10 @@ class DatasetCommand:
             self._write_label_error_tasks()
             return
         review = load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
-        asking = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
-        count = review.write(asking, self.out, force=self.force)
+        review_selection = review.ReviewSelection(
+            self.collected, self.task, self.which.value, self.rows_max, self._scope()
+        )
+        count = review.write(review_selection, self.out, force=self.force)
         say(
             f"{counted(count, 'task')} in {self.out / review.TASKS_NAME}; the labelling interface is"
             f" {review.INTERFACE_NAME}"
@@ -260,7 +262,7 @@ class DatasetCommand:
             self.collected, self.task, self.answers.value, scope=self._scope()
         )
         review = load_module("convert.dataset.label_review")
-        count = review.write_tasks(_ranked(choice, self.encoder), self.out, self.rows_max, force=self.force)
+        count = review.write_tasks(rank_labels(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
             f"{counted(count, 'task')} in {self.out / review.TASKS_NAME}, the least probable label first; the"
             f" labelling interface is {review.INTERFACE_NAME}"
@@ -274,20 +276,24 @@ class DatasetCommand:
         choice = write.DatasetSelection(self.collected, self.task, purpose, self.split.value, shares, self.seed, scope)
         locales = tuple(name.strip() for name in self.locale.split(","))
         surrogates = write.SurrogateSettings(self.placeholders.value, locales, _kinds(self.surrogate or []))
-        written = write.write(choice, self.form.value, self.out, force=self.force, surrogates=surrogates)
-        for split, count in written.rows.items():
+        summary = write.write(choice, self.form.value, self.out, force=self.force, surrogates=surrogates)
+        for split, count in summary.rows.items():
             say(f"{self.out / split}.jsonl: {counted(count, 'row')}")
-        say(_left_out(asdict(written.left_out)))
-        for line in (*_span_lines(written.spans), *_surrogate_lines(written.surrogates)):
+        say(_left_out_line(asdict(summary.left_out)))
+        for line in (*_span_lines(summary.spans), *_surrogate_lines(summary.surrogates)):
             say(line)
-        for message in (*_sources(written.label_sources), *_bundles(written), *rejected_reasons(written.scope)):
+        for message in (
+            *_source_lines(summary.label_sources),
+            *_bundle_lines(summary),
+            *rejected_reasons(summary.scope),
+        ):
             say(message)
-        clocks, unknown = wrong_clocks(written.scope), _unknown_types(written.surrogates)
-        for message in (*clocks, *unknown, *_audit(written.audit, written.sites)):
+        clocks, unknown = wrong_clocks(summary.scope), _unknown_type_warnings(summary.surrogates)
+        for message in (*clocks, *unknown, *_audit_warnings(summary.audit, summary.sites)):
             _warn(message)
         if self.label_errors:
             _report_label_errors(choice, self.encoder, self.out)
-        empty = [split for split, count in written.rows.items() if not count]
+        empty = [split for split, count in summary.rows.items() if not count]
         if empty:
             _warn(
                 f"{', '.join(empty)} without a row: collect more, or name fewer splits or other shares with --shares."
@@ -301,35 +307,36 @@ def _warn(message: str) -> None:
     errors().print(Text.assemble(("warning: ", "yellow"), message))
 
 
-def _unknown_types(counts: dict[str, Any]) -> Iterator[str]:
+def _unknown_type_warnings(counts: dict[str, Any]) -> Iterator[str]:
     """Warn of placeholders that were filled with codes because their type is not known."""
     if words := counts.get("fallback"):
-        named = f"name one, as in --surrogate {next(iter(words))}=name"
-        yield f"placeholders {', '.join(words)} were filled with codes, since their type is not known: {named}"
+        advice = f"name one, as in --surrogate {next(iter(words))}=name"
+        yield f"placeholders {', '.join(words)} were filled with codes, since their type is not known: {advice}"
 
 
-def _sources(label_sources: dict[str, dict[str, int]]) -> Iterator[str]:
+def _source_lines(label_sources: dict[str, dict[str, int]]) -> Iterator[str]:
     """Yield a sentence with the sources of the labels."""
     counts: Counter[str] = Counter()
-    for found in label_sources.values():
-        counts.update(found)
+    for split_counts in label_sources.values():
+        counts.update(split_counts)
     yield f"labels: {', '.join(f'{count} {source}' for source, count in counts.most_common())}"
 
 
-def _bundles(written: Any) -> Iterator[str]:
+def _bundle_lines(summary: Any) -> Iterator[str]:
     """If several bundles answered, yield which ones, and whose unreviewed answers are taken."""
-    found = written.scope
-    if len(found.bundles) < 2:
+    scope = summary.scope
+    if len(scope.bundles) < 2:
         return
-    if found.judged_by_default or not found.passed_over:
-        answered = versions_counted(found.bundles)
-        yield f"answered by {len(found.bundles)} versions: {answered}; --version selects one"
-    if written.purpose == "sure" and found.judged_by_default:
-        newest = versions_counted(found.judged)
+    if scope.judged_by_default or not scope.passed_over:
+        versions = name_versions(scope.bundles)
+        yield f"answered by {len(scope.bundles)} versions: {versions}; --version selects one"
+    if summary.purpose == "sure" and scope.judged_by_default:
+        newest = name_versions(scope.judged)
         yield f"of answers that nobody reviewed only those of the newest, {newest}, are taken; --version all takes more"
 
 
-def _ranked(choice: Any, encoder: Path | None) -> Any:
+def rank_labels(choice: Any, encoder: Path | None) -> Any:
+    """Rank the labels of a selection, with a progress bar; None if they cannot be judged."""
     review = load_module("convert.dataset.label_review")
     with progress_output.bar() as advance:
         return review.rank(choice, encoder, advance)
@@ -337,20 +344,20 @@ def _ranked(choice: Any, encoder: Path | None) -> Any:
 
 def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
     """Write label-errors.json next to the splits, and show the first rows."""
-    found = _ranked(choice, encoder)
-    if found is not None:
+    ranking = rank_labels(choice, encoder)
+    if ranking is not None:
         review = load_module("convert.dataset.label_review")
-        review.write_report(found, out / review.LABEL_ERRORS_NAME, LABEL_ERRORS_MAX)
-        print_label_errors(found)
+        review.write_report(ranking, out / review.LABEL_ERRORS_NAME, LABEL_ERRORS_MAX)
+        print_label_errors(ranking)
 
 
-def _left_out(counts: dict[str, int]) -> str:
+def _left_out_line(counts: dict[str, int]) -> str:
     """Return how many of the examples were left out, and why."""
-    reasons = [f"{number} {_WHY[why]}" for why, number in counts.items() if why in _WHY and number]
+    reasons = [f"{number} {_REASONS[reason]}" for reason, number in counts.items() if reason in _REASONS and number]
     return f"left out of {counted(counts['examples'], 'example')}: {', '.join(reasons) or 'none'}"
 
 
-def _audit(audit: Any, sites: Any) -> Iterator[str]:
+def _audit_warnings(audit: Any, sites: Any) -> Iterator[str]:
     """Warn of what makes the audited rows less than a random sample of all answers."""
     if not audit.labelled and set(audit.used) & {"calibration", "test"}:
         yield (
@@ -383,29 +390,29 @@ def _span_lines(spans: dict[str, Any]) -> Iterator[str]:
 
 
 def _surrogate_lines(counts: dict[str, Any]) -> Iterator[str]:
-    for key, said in (
+    for key, description in (
         ("filled", "placeholders filled with made-up values"),
         ("kept", "placeholders kept"),
         ("raw", "left, since the caller's text has them"),
         ("not_found_again", "filled with values that redaction would not find there"),
     ):
         if counts.get(key):
-            yield f"{said}: {', '.join(f'{word} {number}' for word, number in counts[key].items())}"
+            yield f"{description}: {', '.join(f'{word} {number}' for word, number in counts[key].items())}"
 
 
-def _kinds(written: list[str]) -> dict[str, str]:
-    pairs = [re.fullmatch(r"([A-Z][A-Z0-9_]{0,40})=(.+)", each) for each in written]
+def _kinds(options: list[str]) -> dict[str, str]:
+    pairs = [re.fullmatch(r"([A-Z][A-Z0-9_]{0,40})=(.+)", each) for each in options]
     if not all(pairs):
-        wrong = next(each for each, pair in zip(written, pairs, strict=True) if not pair)
+        wrong = next(each for each, pair in zip(options, pairs, strict=True) if not pair)
         remedy = "Write the word of the placeholder, in capitals, and a kind: --surrogate PATIENT=name."
         raise InvalidRequest(f"--surrogate {wrong} is not understood", remedy=remedy)
     return {pair[1]: pair[2] for pair in pairs if pair}
 
 
-def _shares(written: str) -> dict[str, float]:
-    pairs = re.findall(r"(?:^|,)([a-z]\w*)=(\d*\.?\d+)(?=,|$)", written)
+def _shares(option: str) -> dict[str, float]:
+    pairs = re.findall(r"(?:^|,)([a-z]\w*)=(\d*\.?\d+)(?=,|$)", option)
     shares = {name: float(share) for name, share in pairs if float(share)}
-    if len(shares) != written.count(",") + 1:
+    if len(shares) != option.count(",") + 1:
         remedy = "Write them as train=0.8,test=0.2: different names of letters, shares above 0."
-        raise InvalidRequest(f"--shares {written} is not understood", remedy=remedy)
+        raise InvalidRequest(f"--shares {option} is not understood", remedy=remedy)
     return shares

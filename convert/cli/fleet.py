@@ -72,7 +72,7 @@ class FleetCommand:
     def __post_init__(self) -> None:
         """Run the command."""
         options, sites = store_options(self.store_option), self._registry()
-        sources = [open_source(written, options) for written in self.sources]
+        sources = [open_source(source, options) for source in self.sources]
         plan = _read_plan(self.plan)
         with progress_output.bar() as advance:
             statuses = rollout_progress.read(sources, sites, advance)
@@ -105,8 +105,8 @@ def _read_plan(path: Path) -> RolloutPlan:
     try:
         return parse(raw)
     except PlanInvalid as error:
-        said = f"{path} is not a plan as the sites receive it: {error.message.removeprefix(f'{PLAN_NAME}: ')}"
-        raise InvalidRequest(said, remedy=f"Write it again: edge-convert plan show --json … > {path}") from None
+        message = f"{path} is not a plan as the sites receive it: {error.message.removeprefix(f'{PLAN_NAME}: ')}"
+        raise InvalidRequest(message, remedy=f"Write it again: edge-convert plan show --json … > {path}") from None
 
 
 def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
@@ -118,8 +118,8 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
         console.print(_overview(report.tasks))
     for task in report.tasks:
         _print_task(console, task)
-    _alarms(console, report.alarms)
-    _redaction(console, report.redaction)
+    _print_alarms(console, report.alarms)
+    _print_redaction(console, report.redaction)
     _list(console, "refused the latest update", report.problems)
     _list(console, "runs a revoked bundle", report.revoked)
     _list(console, "silent", {site: f"since {at}" for site, at in report.silent.items()})
@@ -129,7 +129,7 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     for trouble in report.troubles:
         console.print(Text.assemble(("failed: ", "bold red"), trouble))
     for task in report.halts:
-        console.print(Text.assemble(("halt recommended: ", "bold red"), _advice(task)))
+        console.print(Text.assemble(("halt recommended: ", "bold red"), _halt_sentence(task)))
 
 
 _ALWAYS = ("sites", "due", "there", "failed")
@@ -139,11 +139,11 @@ def _overview(tasks: Iterable[TaskProgress]) -> Table:
     rows = [(task, _counts(task)) for task in tasks]
     # All counts do not fit a terminal of 80 columns: those that no task has are left out.
     names = [name for name in rows[0][1] if name in _ALWAYS or any(counts[name] for _, counts in rows)]
-    made = table("task", "channel", "wanted", *names, right=tuple(names), wrap=("task", "wanted"))
+    overview = table("task", "channel", "wanted", *names, right=tuple(names), wrap=("task", "wanted"))
     for task, counts in rows:
         planned = " or ".join(dict.fromkeys(task.bundles.values())) + (", halted" if task.halted else "")
-        made.add_row(task.task, task.channel, planned, *(f"{counts[name]:,}" for name in names))
-    return made
+        overview.add_row(task.task, task.channel, planned, *(f"{counts[name]:,}" for name in names))
+    return overview
 
 
 def _counts(task: TaskProgress) -> dict[str, int]:
@@ -167,48 +167,47 @@ def _print_task(console: Console, task: TaskProgress) -> None:
         for title in ("sites", "there", "failed"):
             waves.add_column(title, justify="right")
         for wave in task.waves:
-            began = "since" if wave.open else "from"
+            preposition = "since" if wave.open else "from"
             counts = (f"{count:,}" for count in (wave.sites, wave.there, wave.failed))
-            waves.add_row(f"{began} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent}%", *counts)
+            waves.add_row(f"{preposition} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent}%", *counts)
         console.print(waves)
     for reason in task.reasons[:_SHOWN_MAX]:
         console.print(Text.assemble((f"{reason.state}: ", "bold"), _reason_sentence(name, reason)))
 
 
 def _reason_sentence(name: str, reason: FailureReason) -> str:
-    more = ", …" if reason.sites > len(reason.named) else ""
+    ellipsis = ", …" if reason.sites > len(reason.named) else ""
     count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
-    return f"{name}, {count} ({', '.join(reason.named)}{more}), {reason.reason}: {reason.message}"
+    return f"{name}, {count} ({', '.join(reason.named)}{ellipsis}), {reason.reason}: {reason.message}"
 
 
-def _alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
+def _print_alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
     for each in alarms[:_SHOWN_MAX]:
         shadow = " In shadow there." if each.demoted else ""
-        said = f"{each.site}, {each.task} {each.version}, {each.alarm} since {each.since[:10]}: {each.message}."
-        console.print(Text.assemble(("alarm: ", "bold red"), f"{said}{shadow} {each.remedy}"))
+        message = f"{each.site}, {each.task} {each.version}, {each.alarm} since {each.since[:10]}: {each.message}."
+        console.print(Text.assemble(("alarm: ", "bold red"), f"{message}{shadow} {each.remedy}"))
     if len(alarms) > _SHOWN_MAX:
         console.print(f"alarm: {len(alarms) - _SHOWN_MAX:,} more, with --json")
 
 
-def _redaction(console: Console, sites: Sequence[SiteRedaction]) -> None:
+def _print_redaction(console: Console, sites: Sequence[SiteRedaction]) -> None:
     for each in sites[:_SHOWN_MAX]:
-        found = each.report
-        named = f"{each.site}, {found.model or 'no redaction bundle'}"
-        promised = "" if found.target is None else f", {found.target / 10_000:g}% promised"
-        seen = f"{found.missed} of {found.values} values in {found.texts} audited texts remained"
-        message = (
-            f"{named}: {seen} ({found.low / 10_000:.1f}% to {found.high / 10_000:.1f}%{promised}); {found.waiting} wait"
-        )
-        if found.is_proved_otherwise:
-            message += f". It was proved with rules of version {found.proved_rules}; the site has {found.rules}"
-        if found.is_exceeded:
+        audit = each.report
+        origin = f"{each.site}, {audit.model or 'no redaction bundle'}"
+        target = "" if audit.target is None else f", {audit.target / 10_000:g}% promised"
+        missed = f"{audit.missed} of {audit.values} values in {audit.texts} audited texts remained"
+        interval = f"{audit.low / 10_000:.1f}% to {audit.high / 10_000:.1f}%"
+        message = f"{origin}: {missed} ({interval}{target}); {audit.waiting} wait"
+        if audit.is_proved_otherwise:
+            message += f". It was proved with rules of version {audit.proved_rules}; the site has {audit.rules}"
+        if audit.is_exceeded:
             message += ". More remains than promised: publish a bundle with a lower cut-off or a better model"
         console.print(Text.assemble(("redaction: ", "bold red" if each.is_alarming else "bold"), f"{message}."))
     if len(sites) > _SHOWN_MAX:
         console.print(f"redaction: {len(sites) - _SHOWN_MAX:,} more, with --json")
 
 
-def _advice(task: TaskProgress) -> str:
+def _halt_sentence(task: TaskProgress) -> str:
     return (
         f"{task.task} on {task.channel}: {task.failed:,} of the {task.tried:,} sites that tried it failed"
         f" ({task.failure_percent:.1f}%; the plan allows {task.failure_percent_max}%)"
@@ -216,7 +215,7 @@ def _advice(task: TaskProgress) -> str:
 
 
 def _list(console: Console, title: str, sites: Mapping[str, str]) -> None:
-    for site, said in list(sites.items())[:_SHOWN_MAX]:
-        console.print(Text.assemble((f"{title}: ", "bold"), f"{site} {said}".strip()))
+    for site, detail in list(sites.items())[:_SHOWN_MAX]:
+        console.print(Text.assemble((f"{title}: ", "bold"), f"{site} {detail}".strip()))
     if len(sites) > _SHOWN_MAX:
         console.print(f"{title}: {len(sites) - _SHOWN_MAX:,} more, with --json")

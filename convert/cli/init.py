@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class RuntimeAdvice:
     """A recommended runtime, with the reason."""
 
     runtime: RuntimeName
-    because: str
+    reason: str
 
 
 _ADVICE: dict[Kind, RuntimeAdvice] = {
@@ -75,33 +76,33 @@ def advise(kind: Kind) -> RuntimeAdvice:
     return _ADVICE[kind]
 
 
-def labels_of(written: str | None, kind: Kind) -> tuple[str, ...]:
+def labels_of(text: str | None, kind: Kind) -> tuple[str, ...]:
     """Read labels separated by commas; None = placeholders. Raises InvalidRequest for impossible labels."""
-    if written is None:
+    if text is None:
         return ()
-    listed = tuple(label.strip() for label in written.split(","))
+    labels = tuple(label.strip() for label in text.split(","))
     remedy = "Write them as --labels refund,price,other; without --labels placeholders are written."
     if kind in ("decide", "generate", "embed"):
         raise InvalidRequest(
             f"a task of kind {kind} has no labels", remedy="Leave out --labels, or name another --kind."
         )
-    if "" in listed:
-        raise InvalidRequest(f"label {listed.index('') + 1} of {len(listed)} is empty", remedy=remedy)
-    if len(set(listed)) < len(listed):
-        twice = next(label for label in listed if listed.count(label) > 1)
-        raise InvalidRequest(f"label {twice} appears twice", remedy=remedy)
-    if kind == "classify" and len(listed) == 1:
-        raise InvalidRequest(f"a classify task needs at least 2 labels; {listed[0]} is only one", remedy=remedy)
-    return listed
+    if "" in labels:
+        raise InvalidRequest(f"label {labels.index('') + 1} of {len(labels)} is empty", remedy=remedy)
+    if len(set(labels)) < len(labels):
+        duplicate = next(label for label in labels if labels.count(label) > 1)
+        raise InvalidRequest(f"label {duplicate} appears twice", remedy=remedy)
+    if kind == "classify" and len(labels) == 1:
+        raise InvalidRequest(f"a classify task needs at least 2 labels; {labels[0]} is only one", remedy=remedy)
+    return labels
 
 
 def runtime_of(request: ScaffoldRequest) -> RuntimeName:
     """Return the requested or the recommended runtime. Raises InvalidRequest if it does not serve the kind."""
     runtime = request.runtime or advise(request.kind).runtime
     if request.kind not in RUNTIME_KINDS[runtime]:
-        able = ", ".join(sorted(RUNTIME_KINDS[runtime]))
-        remedy = f"Use runtime {advise(request.kind).runtime}. {advise(request.kind).because}"
-        raise InvalidRequest(f"runtime {runtime} serves {able}, not {request.kind}", remedy=remedy)
+        kinds = ", ".join(sorted(RUNTIME_KINDS[runtime]))
+        remedy = f"Use runtime {advise(request.kind).runtime}. {advise(request.kind).reason}"
+        raise InvalidRequest(f"runtime {runtime} serves {kinds}, not {request.kind}", remedy=remedy)
     return runtime
 
 
@@ -109,7 +110,14 @@ def recipe_text(request: ScaffoldRequest) -> str:
     """Return a recipe.yaml with every key: those that need a decision are set, the others commented out."""
     decoder = runtime_of(request) == "llama"
     return _RECIPE.format(
-        because=_wrapped(advise(request.kind).because),
+        reason=textwrap.fill(
+            advise(request.kind).reason,
+            119,
+            initial_indent="# ",
+            subsequent_indent="# ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ),
         format=_FORMATS[request.kind] if not decoder or request.kind == "classify" else "prompt-completion",
         method="lora" if decoder else "full",
         epochs=5 if decoder else 8,
@@ -135,12 +143,12 @@ def _labels(request: ScaffoldRequest) -> str:
         return _QUESTIONS
     if request.kind not in ("classify", "extract", "redact"):
         return ""
-    listed = request.labels or (_PERSONAL_TYPES if request.kind == "redact" else ("first", "second", "other"))
+    labels = request.labels or (_PERSONAL_TYPES if request.kind == "redact" else ("first", "second", "other"))
     if request.kind in ("extract", "redact"):
-        listed = ["O", *(f"{sign}-{label}" for label in listed for sign in "BI")]
-    written = ", ".join(json.dumps(label, ensure_ascii=False) for label in listed)
+        labels = ["O", *(f"{sign}-{label}" for label in labels for sign in "BI")]
+    quoted = ", ".join(json.dumps(label, ensure_ascii=False) for label in labels)
     comment = "" if request.labels else _REPLACE_TYPES if request.kind == "redact" else _REPLACE_LABELS
-    return f"{comment}  labels: [{written}]\n"
+    return f"{comment}  labels: [{quoted}]\n"
 
 
 def _schema(request: ScaffoldRequest) -> str:
@@ -151,16 +159,6 @@ def _schema(request: ScaffoldRequest) -> str:
     properties = "".join(f'      {name}: {{type: [string, "null"], maxLength: 60}}\n' for name in names)
     required = ", ".join(names)
     return f"{message}  record_schema:\n    type: object\n    required: [{required}]\n    properties:\n{properties}"
-
-
-def _wrapped(text: str) -> str:
-    lines, line = [], "#"
-    for word in text.split():
-        if len(line) + len(word) > 118:
-            lines.append(line)
-            line = "#"
-        line += f" {word}"
-    return "\n".join([*lines, line])
 
 
 _PERSONAL_TYPES = ("NAME", "ADDRESS", "PHONE", "EMAIL", "ID_NUMBER")
@@ -236,7 +234,7 @@ _RECIPE = """\
 # Paths are relative to this file; package:NAME/PATH lies inside an installed Python package. What is commented out
 # shows its default. docs/recipe-yaml.md explains every key.
 #
-{because}
+{reason}
 
 # The task: labels, prompt and limits.
 task: task.yaml
@@ -353,12 +351,12 @@ def run(
 
     Example: [bold]edge-convert init my-task --kind classify --labels refund,price,other[/bold]
     """
-    request = ScaffoldRequest(_name(folder), kind, labels_of(labels, kind), runtime)
+    request = ScaffoldRequest(_task_name(folder), kind, labels_of(labels, kind), runtime)
     texts = {RECIPE_NAME: recipe_text(request), TASK_NAME: task_text(request)}
-    there = [name for name in texts if (folder / name).exists()]
-    if there and not force:
+    existing = [name for name in texts if (folder / name).exists()]
+    if existing and not force:
         raise InvalidRequest(
-            f"{folder} has a {there[0]} already", remedy="Name another folder, or replace it with --force."
+            f"{folder} has a {existing[0]} already", remedy="Name another folder, or replace it with --force."
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -366,18 +364,18 @@ def run(
     advice = advise(kind)
     console = progress_output.out()
     console.print(f"Wrote {folder / RECIPE_NAME} and {folder / TASK_NAME}, for runtime {runtime_of(request)}.")
-    console.print(f"Recommended: {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.because}")
+    console.print(f"Recommended: {'an encoder' if advice.runtime == 'onnx' else 'a decoder'}. {advice.reason}")
     console.print(
         "Next: name the model and the data in the recipe, then run"
         f" 'edge-convert run {shlex.quote(str(folder / RECIPE_NAME))}'."
     )
 
 
-def _name(folder: Path) -> str:
+def _task_name(folder: Path) -> str:
     """Return a task name after the folder's."""
     name = Path(os.path.realpath(folder)).name.lower()  # unlike `resolve`, accepts a link to itself
-    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
-    return kept.strip("-")[:63].strip("-") or "task"
+    characters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
+    return characters.strip("-")[:63].strip("-") or "task"
 
 
 def run_setup(
@@ -401,5 +399,5 @@ def run_setup(
     'export' in the recipe.
     """
     with progress_output.bar() as progress:
-        made = load_module("convert.export.gguf_export").setup(cache, archive, progress)
-    progress_output.out().print(f"llama.cpp's converter is in {made}.")
+        folder = load_module("convert.export.gguf_export").setup(cache, archive, progress)
+    progress_output.out().print(f"llama.cpp's converter is in {folder}.")

@@ -42,8 +42,7 @@ def create(
 
     Example: [bold]edge-convert keys create central-keys --passphrase[/bold]
     """
-    chosen = new_passphrase(passphrase_file, passphrase)
-    _print(central_keys.create(folder, chosen))
+    _print(central_keys.create(folder, new_passphrase(passphrase_file, passphrase)))
 
 
 @app.command()
@@ -68,8 +67,8 @@ def signing(
 
     Example: [bold]edge-convert keys signing signing-keys --passphrase[/bold]
     """
-    chosen = new_passphrase(passphrase_file, passphrase)
-    key_rotation.create(folder, time.time(), _quorum(root), _quorum(targets), chosen)
+    secret = new_passphrase(passphrase_file, passphrase)
+    key_rotation.create(folder, time.time(), _quorum(root), _quorum(targets), secret)
     _print_signing(folder)
 
 
@@ -104,14 +103,14 @@ class SigningKeyCommand:
             raise InvalidRequest(f"'{self.role}' is not a role", remedy="One of: root, targets, plan, online.")
         if bool(self.uri) != (self.public is not None):
             raise InvalidRequest("--uri and --public go together", remedy="Name both, or neither to create a key here.")
-        chosen = new_passphrase(self.passphrase_file, self.passphrase)
-        central_keys.check_passphrase(chosen)
+        passphrase = new_passphrase(self.passphrase_file, self.passphrase)
+        central_keys.check_passphrase(passphrase)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if chosen:
-            keyring.lock(self.folder, chosen)
-        say(described(self._made()))
+        if passphrase:
+            keyring.lock(self.folder, passphrase)
+        say(describe_key(self._create_or_register()))
 
-    def _made(self) -> keyring.PublicKeyFile:
+    def _create_or_register(self) -> keyring.PublicKeyFile:
         if self.public is None:
             return keyring.Keyring([self.folder], lambda _: ask_passphrase()).make(self.name, self.role)
         return keyring.register_external(self.folder, self.name, self.role, self.uri, read_small(self.public))
@@ -170,18 +169,20 @@ def new_passphrase(passphrase_file: Path | None, ask: bool, prompt: str = "Passp
     return typed
 
 
-def _quorum(written: str) -> key_rotation.RoleQuorum:
-    threshold, of, count = written.partition("of")
-    if not (of and threshold.isdecimal() and count.isdecimal()):
-        raise InvalidRequest(f"'{written}' is not a number of keys", remedy="Write MofN, such as 2of3.")
+def _quorum(text: str) -> key_rotation.RoleQuorum:
+    threshold, separator, count = text.partition("of")
+    if not (separator and threshold.isdecimal() and count.isdecimal()):
+        raise InvalidRequest(f"'{text}' is not a number of keys", remedy="Write MofN, such as 2of3.")
     return key_rotation.RoleQuorum(int(count), int(threshold))
 
 
 def _print_signing(folder: Path) -> None:
-    made = table("key", "role", "type", "private half", wrap=("key", "private half"))
-    for named in keyring.read_folder(folder):
-        made.add_row(named.name, named.role, f"{named.key.keytype} {named.key.keyid[:12]}", _private(named))
-    out().print(made)
+    key_table = table("key", "role", "type", "private half", wrap=("key", "private half"))
+    for key_file in keyring.read_folder(folder):
+        key_table.add_row(
+            key_file.name, key_file.role, f"{key_file.key.keytype} {key_file.key.keyid[:12]}", _private(key_file)
+        )
+    out().print(key_table)
     if (folder / keyring.ANCHOR).is_file():
         root = keyring.root_of(folder).signed
         say(f"Every site needs {folder / keyring.ANCHOR}: 'root_file' under 'update' in agent.yaml.")
@@ -190,17 +191,17 @@ def _print_signing(folder: Path) -> None:
         )
 
 
-def described(named: keyring.PublicKeyFile) -> str:
+def describe_key(key_file: keyring.PublicKeyFile) -> str:
     """Describe a key and where both halves are."""
-    key = f"{named.role} key {named.name}, {named.key.keytype} {named.key.keyid[:12]}, {_private(named)}"
-    return f"{named.folder / (named.name + keyring.PUBLIC)}: {key}"
+    key = f"{key_file.role} key {key_file.name}, {key_file.key.keytype} {key_file.key.keyid[:12]}, {_private(key_file)}"
+    return f"{key_file.folder / (key_file.name + keyring.PUBLIC)}: {key}"
 
 
-def _private(named: keyring.PublicKeyFile) -> str:
-    if named.private is not None:
-        sealed = named.private.suffix == keyring.SEALED
-        return f"{named.private.name}, {'under a passphrase' if sealed else 'not encrypted'}"
-    return named.uri or "not here"
+def _private(key_file: keyring.PublicKeyFile) -> str:
+    if key_file.private is not None:
+        sealed = key_file.private.suffix == keyring.SEALED
+        return f"{key_file.private.name}, {'under a passphrase' if sealed else 'not encrypted'}"
+    return key_file.uri or "not here"
 
 
 def _print(public: central_keys.CentralPublicKeys) -> None:

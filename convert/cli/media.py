@@ -53,21 +53,21 @@ class MediaCommand(RepositoryCommand):
         # Outside the bar, because this can prompt for a passphrase.
         prepared = media_writer.prepare(publisher, order)
         with progress_output.bar() as advance:
-            written = media_writer.fill(prepared, advance)
-        _print(self.folder, written)
+            media = media_writer.fill(prepared, advance)
+        _print(self.folder, media)
         repository_options.show_expiry(publisher.read_state())
 
 
-def _print(folder: Path, written: media_writer.WrittenMedia) -> None:
+def _print(folder: Path, media: media_writer.WrittenMedia) -> None:
     console = progress_output.out()
-    for signed in written.bundles:
+    for signed in media.bundles:
         console.print(Text(f"holds {signed.name}"))
-    console.print(Text(f"{format_bytes(written.bytes_written)} written to {folder}; unmount it before you unplug it"))
-    console.print(Text(f"the drive expires on {written.expires:%Y-%m-%d %H:%M} UTC (by '{written.expires_by}')"))
-    if written.expires_by != "timestamp":
-        remedy = f"Renew it first: edge-convert renew {written.expires_by}; then write the drive again."
+    console.print(Text(f"{format_bytes(media.bytes_written)} written to {folder}; unmount it before you unplug it"))
+    console.print(Text(f"the drive expires on {media.expires:%Y-%m-%d %H:%M} UTC (by '{media.expires_by}')"))
+    if media.expires_by != "timestamp":
+        remedy = f"Renew it first: edge-convert renew {media.expires_by}; then write the drive again."
         console.print(
-            Text(f"that is sooner than requested, because '{written.expires_by}' expires then. {remedy}", "yellow")
+            Text(f"that is sooner than requested, because '{media.expires_by}' expires then. {remedy}", "yellow")
         )
 
 
@@ -105,34 +105,34 @@ class VerifyCommand:
         if (self.site or self.channel) and not (self.media or self.stick):
             message = "--site and --channel name what a USB drive must hold"
             raise InvalidRequest(message, remedy="Add --media, or leave them out: a repository must hold everything.")
-        place = open_storage(self.place, store_options(self.store_option))
-        scope = CheckScope(deep=not self.quick, only=self._wanted if self.media or self.stick else None)
+        storage = open_storage(self.place, store_options(self.store_option))
+        scope = CheckScope(deep=not self.quick, only=self._required_digests if self.media or self.stick else None)
         with progress_output.bar() as advance:
-            found = repository_check.check(place, read_small(self.root), time.time(), scope, advance)
+            findings = repository_check.check(storage, read_small(self.root), time.time(), scope, advance)
         if self.as_json:
-            write_exactly(json.dumps(found.plain(), ensure_ascii=False))
+            write_exactly(json.dumps(findings.plain(), ensure_ascii=False))
         else:
-            _print_check(found)
-        if found.problems:
+            _print_check(findings)
+        if findings.problems:
             raise typer.Exit(_FAILED)
 
-    def _wanted(self, held: RepositoryState) -> Collection[str]:
-        return media_writer.required_bundles(held.plan, self.site or [], self.channel)
+    def _required_digests(self, state: RepositoryState) -> Collection[str]:
+        return media_writer.required_bundles(state.plan, self.site or [], self.channel)
 
 
-def _print_check(found: repository_check.RepositoryFindings) -> None:
+def _print_check(findings: repository_check.RepositoryFindings) -> None:
     console = progress_output.out()
-    if found.state:
-        held = found.state
+    if findings.state:
+        state = findings.state
         console.print(
-            f"root {held.root.signed.version}, plan {held.plan.version}; signed bundles: {len(held.bundles())};"
-            f" files looked at: {found.blobs}, {format_bytes(found.bytes_read)}"
+            f"root {state.root.signed.version}, plan {state.plan.version}; signed bundles: {len(state.bundles())};"
+            f" files looked at: {findings.blobs}, {format_bytes(findings.bytes_read)}"
         )
-    for problem in found.problems:
+    for problem in findings.problems:
         console.print(Text.assemble(("wrong: ", "bold red"), problem))
-    for warning in found.warnings:
+    for warning in findings.warnings:
         console.print(Text.assemble(("soon: ", "bold yellow"), warning))
-    if not found.problems:
+    if not findings.problems:
         console.print("nothing is wrong")
-    if found.state:
-        repository_options.show_expiry(found.state)
+    if findings.state:
+        repository_options.show_expiry(findings.state)

@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 File = Annotated[Path | None, typer.Option(metavar="FILE", help="The plan in YAML or JSON.")]
-_KEPT = Path("plan.rejected.yaml")
+_REJECTED_FILE = Path("plan.rejected.yaml")
 _EXAMPLE = """
 # The plan. Save and close to publish it; empty the file to change nothing. Signed bundles:
 {bundles}
@@ -61,13 +61,13 @@ class ShowPlan(RepositoryCommand):
 
     def __post_init__(self) -> None:
         """Run the command."""
-        held = self.publisher().read_state()
+        state = self.publisher().read_state()
         if self.as_json:
-            write_exactly(encode(held.plan).decode(), end="")
+            write_exactly(encode(state.plan).decode(), end="")
         else:
-            say(f"# plan {held.plan.version} of {held.plan.issued_at}; signed bundles:\n{_bundles(held)}")
-            say(plan_text.write(held.plan).rstrip("\n") or "# The plan is empty: every site keeps what it has.")
-        repository_options.show_expiry(held, err=True)
+            say(f"# plan {state.plan.version} of {state.plan.issued_at}; signed bundles:\n{_bundles(state)}")
+            say(plan_text.write(state.plan).rstrip("\n") or "# The plan is empty: every site keeps what it has.")
+        repository_options.show_expiry(state, err=True)
 
 
 @dataclass(kw_only=True)
@@ -86,8 +86,8 @@ class EditPlan(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher(self.stage)
-        held = publisher.read_state()
-        plan = _from_file(self.file, held) if self.file else _from_editor(held)
+        state = publisher.read_state()
+        plan = _from_file(self.file, state) if self.file else _from_editor(state)
         _publish(publisher, plan, self.yes, self.stage)
 
 
@@ -103,14 +103,14 @@ class DiffPlan(RepositoryCommand):
     def __post_init__(self) -> None:
         """Run the command."""
         publisher = self.publisher()
-        held = publisher.read_state()
-        old = held.plan if self.file else _before(publisher, held)
-        new = _from_file(self.file, held) if self.file else held.plan
-        plan_text.require_signed(new, held.bundles())
+        state = publisher.read_state()
+        old = state.plan if self.file else _previous_plan(publisher, state)
+        new = _from_file(self.file, state) if self.file else state.plan
+        plan_text.require_signed(new, state.bundles())
         if plan_text.same_plan(old, new):
             say("no difference")
         _show(old, new)
-        repository_options.show_expiry(held, err=True)
+        repository_options.show_expiry(state, err=True)
 
 
 @dataclass(kw_only=True)
@@ -143,19 +143,19 @@ for _name, _command in {"show": ShowPlan, "edit": EditPlan, "diff": DiffPlan, "h
     app.command(_name)(_command)
 
 
-def _before(publisher: Publisher, held: RepositoryState) -> RolloutPlan:
-    before = repository_reader.previous_plan(publisher.storage, held)
-    if before is None:
+def _previous_plan(publisher: Publisher, state: RepositoryState) -> RolloutPlan:
+    previous = repository_reader.previous_plan(publisher.storage, state)
+    if previous is None:
         raise InvalidRequest("there is no earlier plan to compare with", remedy="Name a --file.")
-    return before
+    return previous
 
 
 def _publish(publisher: Publisher, plan: RolloutPlan, yes: bool, stage: Path | None) -> None:
-    held = publisher.read_state()
-    plan_text.require_signed(plan, held.bundles())
+    state = publisher.read_state()
+    plan_text.require_signed(plan, state.bundles())
     message = "Nothing was changed: the current plan is the same."
-    if not plan_text.same_plan(plan, held.plan):
-        _show(held.plan, plan)
+    if not plan_text.same_plan(plan, state.plan):
+        _show(state.plan, plan)
         repository_options.confirm("Publish this plan?", yes)
         message = f"plan {publisher.set_plan(plan).version} is published"
     repository_options.finish(publisher, message, stage)
@@ -170,7 +170,7 @@ def _show(old: RolloutPlan, new: RolloutPlan) -> None:
         console.print(Text.assemble(("effect: ", "bold"), line))
 
 
-def _from_file(path: Path, held: RepositoryState) -> RolloutPlan:
+def _from_file(path: Path, state: RepositoryState) -> RolloutPlan:
     with path.open("rb") as file:
         raw = file.read(PLAN_BYTES_MAX + 1)
     if len(raw) > PLAN_BYTES_MAX:
@@ -178,37 +178,37 @@ def _from_file(path: Path, held: RepositoryState) -> RolloutPlan:
             f"{path} has more than {PLAN_BYTES_MAX} bytes", remedy="Put more into channels, and less into single sites."
         )
     try:
-        return plan_text.read(raw.decode(), held.bundles())
+        return plan_text.read(raw.decode(), state.bundles())
     except UnicodeDecodeError:
         raise InvalidRequest(f"{path} is not UTF-8 text", remedy="Save it as UTF-8.") from None
 
 
-def _from_editor(held: RepositoryState) -> RolloutPlan:
-    text = _draft(held)
+def _from_editor(state: RepositoryState) -> RolloutPlan:
+    text = _draft(state)
     while True:
         edited = click.edit(text, extension=".yaml")
         if edited is None or not edited.strip():
-            return held.plan
+            return state.plan
         try:
-            plan = plan_text.read(edited, held.bundles())
-            plan_text.require_signed(plan, held.bundles())
+            plan = plan_text.read(edited, state.bundles())
+            plan_text.require_signed(plan, state.bundles())
         except PlanInvalid as error:
             report(error.message, error.remedy)
             if not typer.confirm("Edit it again?", default=True, err=True):
-                _KEPT.write_text(edited, encoding="utf-8")
-                raise PlanInvalid(f"{error.message}; your text is in {_KEPT}", remedy=error.remedy) from None
+                _REJECTED_FILE.write_text(edited, encoding="utf-8")
+                raise PlanInvalid(f"{error.message}; your text is in {_REJECTED_FILE}", remedy=error.remedy) from None
             text = edited
         else:
             return plan
 
 
-def _draft(held: RepositoryState) -> str:
-    bundles = held.bundles()
+def _draft(state: RepositoryState) -> str:
+    bundles = state.bundles()
     last = list(bundles.values())[-1] if bundles else None
     task, version = (last.task, last.version) if last else ("my-task", "1.0.0")
-    return plan_text.write(held.plan) + _EXAMPLE.format(bundles=_bundles(held), task=task, version=version)
+    return plan_text.write(state.plan) + _EXAMPLE.format(bundles=_bundles(state), task=task, version=version)
 
 
-def _bundles(held: RepositoryState) -> str:
-    lines = [f"#   {each.task} {each.version}  {each.digest}" for each in held.bundles().values()]
+def _bundles(state: RepositoryState) -> str:
+    lines = [f"#   {each.task} {each.version}  {each.digest}" for each in state.bundles().values()]
     return "\n".join(lines) or "#   none: edge-convert publish BUNDLE"

@@ -64,14 +64,14 @@ def show_lineage(
     """
     for folder in (collected, *(work or ())):
         _require_folder(folder)
-    record_ids = _wanted(collected, record or [], erased)
+    record_ids = _requested_records(collected, record or [], erased)
     uses = lineage.trace(lineage.documents(collected, work or ()), record_ids)
     unread = lineage.unread(collected, work or ())
-    published = _published(repo, keys or [], store_options(store_option)) if repo else None
+    published = _published_bundles(repo, keys or [], store_options(store_option)) if repo else None
     if as_json:
-        plain = [{**use.plain(), **_standing(use, published)} for use in uses]
-        shown = {"records": len(record_ids), "uses": plain, "unread": list(map(str, unread))}
-        write_exactly(json.dumps(shown, ensure_ascii=False))
+        plain = [{**use.plain(), **_publication_state(use, published)} for use in uses]
+        content = {"records": len(record_ids), "uses": plain, "unread": list(map(str, unread))}
+        write_exactly(json.dumps(content, ensure_ascii=False))
         return
     _show_uses(uses, published)
     retire = sum(use.consequence == "retire" for use in uses)
@@ -80,20 +80,20 @@ def show_lineage(
     _warn_of_unread(unread)
 
 
-def _wanted(collected: Path, records: list[str], erased: bool) -> frozenset[str]:
+def _requested_records(collected: Path, records: list[str], erased: bool) -> frozenset[str]:
     """Return the records that are asked for. Raises InvalidRequest."""
-    wanted = _checked(records)
+    requested = _check_records(records)
     if erased:
-        wanted += load_module("convert.collect.collection").erased_records(collected)
-    elif not wanted:
+        requested += load_module("convert.collect.collection").erased_records(collected)
+    elif not requested:
         raise InvalidRequest("no record is named", remedy="Name SITE/PREDICTION_ID, or --erased.")
-    return frozenset(wanted)
+    return frozenset(requested)
 
 
 def _show_uses(uses: Sequence[LineageUse], published: dict[str, bool] | None) -> None:
     console = progress_output.out()
     for use in uses:
-        states = "".join(f", {key}" for key, holds in _standing(use, published).items() if holds)
+        states = "".join(f", {key}" for key, holds in _publication_state(use, published).items() if holds)
         style = "bold red" if use.consequence == "retire" else "bold"
         console.print(Text.assemble((f"{use.document.kind} {use.document.name}{states}", style)))
         console.print(Text(f"  {use.sentence()}"))
@@ -122,7 +122,7 @@ def consent(
 
     Example: [bold]edge-convert privacy consent clinic-1/4b1f7c1e --basis form-118 --collected collected[/bold]
     """
-    records = _checked(record or [])
+    records = _check_records(record or [])
     if not records:
         raise InvalidRequest("no record is named", remedy="Name SITE/PREDICTION_ID.")
     if not (basis.strip() or withdraw):
@@ -132,8 +132,8 @@ def consent(
     accountability.record(collected, action, records, basis=basis)
     say(f"{action} for {counted(len(records), 'record')}, in {collected / accountability.FILE_NAME}")
     if withdraw and (uses := lineage.trace(lineage.documents(collected), records)):
-        have = "1 dataset or bundle has" if len(uses) == 1 else f"{len(uses)} datasets or bundles have"
-        say(f"{have} them: see 'edge-convert privacy lineage'")
+        subject = "1 dataset or bundle has" if len(uses) == 1 else f"{len(uses)} datasets or bundles have"
+        say(f"{subject} them: see 'edge-convert privacy lineage'")
 
 
 @app.command()
@@ -158,20 +158,22 @@ def purge(
     Example: [bold]edge-convert privacy purge --collected collected --keep '*/*=365' --keep 'clinic-1/*=90'[/bold]
     """
     module = load_module("convert.collect.collection")  # needs the extra, unlike other commands
-    rules = [module.parse_retention_rule(written) for written in keep]
-    found = module.purge(collected, rules, time.time(), dry_run=True)
-    if found.predictions and not dry_run:
-        repository_options.confirm(f"Delete {counted(found.predictions, 'example')}?", yes)
-        counts = found.by_site_and_task
-        accountability.record(collected, "records purged", counts, examples=found.predictions, keep=keep, counts=counts)
-        found = module.purge(collected, rules, time.time(), dry_run=False)
+    rules = [module.parse_retention_rule(rule) for rule in keep]
+    result = module.purge(collected, rules, time.time(), dry_run=True)
+    if result.predictions and not dry_run:
+        repository_options.confirm(f"Delete {counted(result.predictions, 'example')}?", yes)
+        counts = result.by_site_and_task
+        accountability.record(
+            collected, "records purged", counts, examples=result.predictions, keep=keep, counts=counts
+        )
+        result = module.purge(collected, rules, time.time(), dry_run=False)
     if as_json:
-        write_exactly(json.dumps({**asdict(found), "dry_run": dry_run}))
+        write_exactly(json.dumps({**asdict(result), "dry_run": dry_run}))
         return
-    for place, number in found.by_site_and_task.items():
-        say(f"{place}: {number}")
-    would = "would be deleted" if dry_run else "deleted"
-    say(f"{counted(found.predictions, 'example')} {would}")
+    for site_and_task, number in result.by_site_and_task.items():
+        say(f"{site_and_task}: {number}")
+    outcome = "would be deleted" if dry_run else "deleted"
+    say(f"{counted(result.predictions, 'example')} {outcome}")
 
 
 @app.command("log")
@@ -193,15 +195,17 @@ def show_log(
     """
     _require_folder(collected)
     path = collected / accountability.FILE_NAME
-    verdict, found = accountability.verify_chain(path, known), accountability.entries(collected)
+    verdict, entries = accountability.verify_chain(path, known), accountability.entries(collected)
     if as_json:
-        plain = [asdict(each) for each in found]
+        plain = [asdict(each) for each in entries]
         write_exactly(json.dumps({**asdict(verdict), "log": plain}, ensure_ascii=False))
     else:
         console = progress_output.out()
-        for each in found[-_SHOWN_MAX:]:
+        for each in entries[-_SHOWN_MAX:]:
             details = ", ".join(f"{key} {value}" for key, value in each.details.items() if value not in ("", None))
-            console.print(Text(f"{each.number}  {each.at}  {each.actor}  {each.action}: {_named(each.subjects)}"))
+            console.print(
+                Text(f"{each.number}  {each.at}  {each.actor}  {each.action}: {_subjects_text(each.subjects)}")
+            )
             if details:
                 console.print(Text(f"    {details}"))
         for problem in verdict.problems:
@@ -212,12 +216,12 @@ def show_log(
         raise typer.Exit(_DAMAGED)
 
 
-def _named(subjects: Sequence[str]) -> str:
+def _subjects_text(subjects: Sequence[str]) -> str:
     shown = ", ".join(subjects[:3])
     return shown if len(subjects) <= 3 else f"{shown} and {len(subjects) - 3} more"
 
 
-def _checked(records: list[str]) -> list[str]:
+def _check_records(records: list[str]) -> list[str]:
     for each in records:
         if not _RECORD.fullmatch(each):
             message = f"{each[:120]!r} is not a record"
@@ -234,14 +238,14 @@ def _require_folder(folder: Path) -> None:
         raise InvalidRequest(f"{folder} is not a folder", remedy=remedy)
 
 
-def _published(repo: str, keys: list[Path], options: dict[str, str]) -> dict[str, bool]:
+def _published_bundles(repo: str, keys: list[Path], options: dict[str, str]) -> dict[str, bool]:
     """Return the digests that are signed in a repository, and whether the plan names them."""
-    held = Publisher(open_storage(repo, options), repository_options.open_keys(keys, None), time.time).read_state()
-    planned = held.plan.bundles()
-    return {digest: digest in planned for digest in held.bundles()}
+    state = Publisher(open_storage(repo, options), repository_options.open_keys(keys, None), time.time).read_state()
+    planned = state.plan.bundles()
+    return {digest: digest in planned for digest in state.bundles()}
 
 
-def _standing(use: LineageUse, published: dict[str, bool] | None) -> dict[str, bool]:
+def _publication_state(use: LineageUse, published: dict[str, bool] | None) -> dict[str, bool]:
     if published is None or use.document.kind != "bundle":
         return {}
     digest = use.document.digest

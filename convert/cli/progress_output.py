@@ -53,15 +53,15 @@ class _ProgressLog:
 
     def __init__(self, console: Console, monotonic: Callable[[], float]) -> None:
         self._console, self._monotonic = console, monotonic
-        self._began = self._printed = monotonic()
+        self._started_at = self._printed_at = monotonic()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = self._monotonic()
-        if now - self._printed < LINE_SECONDS:
+        if now - self._printed_at < LINE_SECONDS:
             return
-        self._printed = now
+        self._printed_at = now
         share = f", {done} of {total}" if total else ""
-        self._console.print(f"{duration(now - self._began)}: {what}{share}", soft_wrap=True)
+        self._console.print(f"{duration(now - self._started_at)}: {what}{share}", soft_wrap=True)
 
 
 @contextmanager

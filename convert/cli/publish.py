@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from convert.cli import progress_output, repository_options
-from convert.cli.keys import PassphraseFile, described
+from convert.cli.keys import PassphraseFile, describe_key
 from convert.cli.repository_options import Keys, RepositoryCommand, Stage, Yes
 from convert.data import row_files, row_lines
 from convert.pipeline.stage import load_module
@@ -62,11 +62,14 @@ class PublishCommand(RepositoryCommand):
 
     def __post_init__(self) -> None:
         """Run the command."""
-        self._check()
+        self._check_options()
         publisher = self.publisher(self.stage)
         if self.new:
             publisher.create()
-            _say(f"{publisher.storage.name} is a repository of this fleet. Sites trust it by {self._root(publisher)}.")
+            _print_line(
+                f"{publisher.storage.name} is a repository of this fleet."
+                f" Sites trust it by {self._root_file(publisher)}."
+            )
         if self.staged:
             self._publish_staged(publisher, self.staged)
         for path in self.bundles or ():
@@ -79,32 +82,32 @@ class PublishCommand(RepositoryCommand):
         if self.compare_on:
             self._compare(publisher, uploaded, self.compare_on)
         # Outside the bar, because this can prompt for a passphrase.
-        _say(f"Golden cases, which travel to every site: {uploaded.signed.golden}.")
+        _print_line(f"Golden cases, which travel to every site: {uploaded.signed.golden}.")
         published = publisher.sign(uploaded, again=self.sign_revoked)
         if not publisher.staged:
-            _say(_sentence(published))
+            _print_line(_published_sentence(published))
 
     def _compare(self, publisher: Publisher, uploaded: UploadedBundle, rows: Path) -> None:
         """Raise ModelFailed where the bundle is worse than the signed version of its task."""
-        before = _before(uploaded)
-        if before is None:
-            _say(f"No other version of {uploaded.signed.task} is signed, so there is nothing to compare with.")
+        earlier = _version_to_compare(uploaded)
+        if earlier is None:
+            _print_line(f"No other version of {uploaded.signed.task} is signed, so there is nothing to compare with.")
             return
-        measuring = load_module("convert.evaluate.evaluate_stage")
-        with tempfile.TemporaryDirectory() as made, progress_output.bar() as advance:
-            first, second = Path(made, "before"), Path(made, "new")
-            task = publishable_bundle.fetch(publisher.storage, before.digest, first).manifest.task
+        evaluate_stage = load_module("convert.evaluate.evaluate_stage")
+        with tempfile.TemporaryDirectory() as name, progress_output.bar() as advance:
+            first, second = Path(name, "before"), Path(name, "new")
+            task = publishable_bundle.fetch(publisher.storage, earlier.digest, first).manifest.task
             publishable_bundle.fetch(publisher.storage, uploaded.signed.digest, second)
-            report = measuring.compare(first, second, row_files.read_for_task(rows, task), advance)
+            report = evaluate_stage.compare(first, second, row_files.read_for_task(rows, task), advance)
         progress_output.show(comparison.comparison(report))
         worse = comparison.worse_figures(report)
         if worse and not self.accept_worse:
             raise ModelFailed(
-                f"{uploaded.signed.name} is worse than {before.name}: {', '.join(worse)}; it was not signed",
+                f"{uploaded.signed.name} is worse than {earlier.name}: {', '.join(worse)}; it was not signed",
                 remedy="Train a better model, or add --accept-worse to sign this one anyway.",
             )
 
-    def _check(self) -> None:
+    def _check_options(self) -> None:
         changes = len(self.bundles or ()) + bool(self.staged)
         if not changes and not self.new:
             raise InvalidRequest("nothing to publish", remedy="Name a bundle, or --staged FOLDER; or --new alone.")
@@ -113,36 +116,38 @@ class PublishCommand(RepositoryCommand):
         if self.compare_on:
             row_lines.require_file(self.compare_on, "Name a file of rows after --compare-on.")
 
-    def _root(self, publisher: Publisher) -> str:
+    def _root_file(self, publisher: Publisher) -> str:
         return next(str(path) for folder in publisher.keys.folders if (path := folder / ANCHOR).is_file())
 
     def _publish_staged(self, publisher: Publisher, folder: Path) -> None:
         change = staged_change.publish(publisher, folder)
         for line in change.description(publisher.keys) if change else ():
-            _say(line)
-        _say("Published." if change else f"The change staged in {folder} is published already; nothing was changed.")
+            _print_line(line)
+        _print_line(
+            "Published." if change else f"The change staged in {folder} is published already; nothing was changed."
+        )
 
 
-def _before(uploaded: UploadedBundle) -> BundleTarget | None:
+def _version_to_compare(uploaded: UploadedBundle) -> BundleTarget | None:
     """Return the newest version of the task that the plan names; where it names none, the newest that is signed."""
     others = {digest: each for digest, each in uploaded.state.bundles().items() if digest != uploaded.signed.digest}
-    named = {digest: each for digest, each in others.items() if digest in uploaded.state.plan.bundles()}
-    return newest(named, uploaded.signed.task) or newest(others, uploaded.signed.task)
+    planned = {digest: each for digest, each in others.items() if digest in uploaded.state.plan.bundles()}
+    return newest(planned, uploaded.signed.task) or newest(others, uploaded.signed.task)
 
 
-def _sentence(published: PublishedBundle) -> str:
-    uploaded = f"{format_bytes(published.bytes_written)} uploaded"
+def _published_sentence(published: PublishedBundle) -> str:
+    amount = f"{format_bytes(published.bytes_written)} uploaded"
     if published.new:
         return (
-            f"{published.signed.name} is signed and published, {uploaded}. No site runs it yet: assign it with"
+            f"{published.signed.name} is signed and published, {amount}. No site runs it yet: assign it with"
             " 'edge-convert plan edit'"
         )
     if published.bytes_written:
-        return f"{published.signed.name} was signed already; its missing files were restored, {uploaded}"
+        return f"{published.signed.name} was signed already; its missing files were restored, {amount}"
     return f"{published.signed.name} is published already; nothing was changed"
 
 
-def _say(message: str) -> None:
+def _print_line(message: str) -> None:
     progress_output.out().print(Text(message))
 
 
@@ -191,43 +196,45 @@ class RotateCommand(RepositoryCommand):
         """Run the command."""
         publisher, role = self.publisher(self.stage), self.role.value
         key_rotation.check_restart(role, restart_versions=self.restart_versions)
-        there = key_rotation.keyids(publisher.read_state(), role)
-        gone = tuple(_keyid(publisher, name, there) for name in self.remove or ())
-        added = self._added(publisher, there)
-        change = KeyRotation(role, added, gone, self.threshold, self.restart_versions, self.without_old)
+        keyids = key_rotation.keyids(publisher.read_state(), role)
+        removed = tuple(_keyid(publisher, name, keyids) for name in self.remove or ())
+        added = self._added_keys(publisher, keyids)
+        change = KeyRotation(role, added, removed, self.threshold, self.restart_versions, self.without_old)
         key_rotation.rotate(publisher, change)
         names = ", ".join(map(publisher.keys.name_of, key_rotation.keyids(publisher.read_state(), role)))
         repository_options.finish(publisher, f"the keys of '{role}' are now: {names}", self.stage)
 
-    def _added(self, publisher: Publisher, there: list[str]) -> tuple[PublicKeyFile, ...]:
+    def _added_keys(self, publisher: Publisher, keyids: list[str]) -> tuple[PublicKeyFile, ...]:
         added = tuple(map(keyring.read_public, self.add or ()))
         if not (added or self.threshold):
-            added = (_made(publisher, self.role.value, there),)
-        for named in added:
-            publisher.keys.add_key(named)
+            added = (_find_or_create_key(publisher, self.role.value, keyids),)
+        for key_file in added:
+            publisher.keys.add_key(key_file)
         return added
 
 
-def _made(publisher: Publisher, role: str, there: list[str]) -> PublicKeyFile:
+def _find_or_create_key(publisher: Publisher, role: str, keyids: list[str]) -> PublicKeyFile:
     """Create a key in the first folder, or take one that an interrupted rotation created."""
-    unused = (named for named in publisher.keys.keys if named.role == role and named.key.keyid not in there)
-    return next((named for named in unused if named.available), None) or _new(publisher, role)
+    unused = (
+        key_file for key_file in publisher.keys.keys if key_file.role == role and key_file.key.keyid not in keyids
+    )
+    return next((key_file for key_file in unused if key_file.available), None) or _create_key(publisher, role)
 
 
-def _new(publisher: Publisher, role: str) -> PublicKeyFile:
-    taken = {named.name for named in publisher.keys.keys}
-    number = next(number for number in itertools.count(1) if f"{role}-{number}" not in taken)
-    made = publisher.keys.make(f"{role}-{number}", role)
-    _say(f"created a new key, {described(made)}")
-    return made
+def _create_key(publisher: Publisher, role: str) -> PublicKeyFile:
+    names = {key_file.name for key_file in publisher.keys.keys}
+    number = next(number for number in itertools.count(1) if f"{role}-{number}" not in names)
+    new_key = publisher.keys.make(f"{role}-{number}", role)
+    _print_line(f"created a new key, {describe_key(new_key)}")
+    return new_key
 
 
-def _keyid(publisher: Publisher, name: str, there: list[str]) -> str:
-    found = [keyid for keyid in there if name in (publisher.keys.name_of(keyid), keyid)]
-    if len(found) != 1:
-        known = ", ".join(map(publisher.keys.name_of, there))
-        raise InvalidRequest(f"the role has no key '{name}'", remedy=f"Its keys: {known}.")
-    return found[0]
+def _keyid(publisher: Publisher, name: str, keyids: list[str]) -> str:
+    matches = [keyid for keyid in keyids if name in (publisher.keys.name_of(keyid), keyid)]
+    if len(matches) != 1:
+        names = ", ".join(map(publisher.keys.name_of, keyids))
+        raise InvalidRequest(f"the role has no key '{name}'", remedy=f"Its keys: {names}.")
+    return matches[0]
 
 
 class RenewableRole(str, Enum):
@@ -301,7 +308,7 @@ def sign(
     ring = repository_options.open_keys(keys, passphrase_file)
     change = staged_change.read(folder, ring)
     for line in change.description(ring):
-        _say(line)
+        _print_line(line)
     repository_options.confirm("Sign this?", yes)
     staged_change.add_signatures(change, ring)
     repository_options.show_missing(change, ring)

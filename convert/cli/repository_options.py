@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,9 @@ from rich.text import Text
 from convert.cli import progress_output
 from convert.cli.collect import StoreOption, store_options
 from convert.cli.keys import PassphraseFile, ask_passphrase
-from convert.publish import central_keys as collecting
-from convert.publish import staged_change
-from convert.publish.commit import ChangeDraft
+from convert.publish import central_keys, staged_change
 from convert.publish.keyring import Keyring
-from convert.publish.publisher import Publisher, Store
+from convert.publish.publisher import Publisher
 from convert.publish.repository_check import SOON_DAYS
 from convert.publish.repository_reader import RepositoryState
 from convert.publish.repository_storage import open_storage
@@ -42,7 +41,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 def open_keys(folders: list[Path], passphrase_file: Path | None) -> Keyring:
     """Return the keys of a command."""
-    return Keyring(folders, _asking(passphrase_file))
+    return Keyring(folders, _passphrase_prompt(passphrase_file))
 
 
 @dataclass(kw_only=True)
@@ -56,14 +55,14 @@ class RepositoryCommand:
 
     def publisher(self, stage: Path | None = None) -> Publisher:
         """Return the publisher; a change that cannot be signed here goes to `stage`."""
-        place = open_storage(self.repo, store_options(self.store_option))
+        storage = open_storage(self.repo, store_options(self.store_option))
         ring = open_keys(self.keys, self.passphrase_file)
-        return Publisher(place, ring, time.time, stage=_staging(stage) if stage else None)
+        return Publisher(storage, ring, time.time, stage=partial(staged_change.write, stage) if stage else None)
 
 
 def finish(publisher: Publisher, message: str, stage: Path | None) -> None:
     """Report the change, or that it still lacks signatures, and what expires first."""
-    held = publisher.read_state()
+    state = publisher.read_state()
     if stage is not None and publisher.staged:
         change = staged_change.read(stage, publisher.keys)
         for line in change.description(publisher.keys):
@@ -71,7 +70,7 @@ def finish(publisher: Publisher, message: str, stage: Path | None) -> None:
         show_missing(change, publisher.keys)
     elif message:
         progress_output.out().print(Text(message))
-    show_expiry(held)
+    show_expiry(state)
 
 
 def show_missing(change: staged_change.StagedChange, keys: Keyring) -> None:
@@ -92,12 +91,12 @@ def show_missing(change: staged_change.StagedChange, keys: Keyring) -> None:
         console.print(Text(f"Signed. Publish it: edge-convert publish --staged {change.folder} --to …"))
 
 
-def show_expiry(held: RepositoryState, *, err: bool = False) -> None:
+def show_expiry(state: RepositoryState, *, err: bool = False) -> None:
     """Report which role expires first, coloured if that is soon."""
-    expires, role = held.expiries()[0]
+    expires, role = state.expiries()[0]
     days = (expires - datetime.now(UTC)).total_seconds() / 86_400
     when, style = _when(expires, days)
-    renew = "" if days > SOON_DAYS else f"; renew it with 'edge-convert renew{_renewed(role)}'"
+    renew = "" if days > SOON_DAYS else f"; renew it with 'edge-convert renew{_renew_argument(role)}'"
     console = errors() if err else progress_output.out()
     console.print(Text.assemble(("earliest expiry: ", "bold"), (f"{role}, {when}{renew}", style)))
 
@@ -124,18 +123,11 @@ def _when(expires: datetime, days: float) -> tuple[str, str]:
     return f"{expires:%Y-%m-%d %H:%M} UTC, in {counted(round(days), 'day')}", "yellow" if days < SOON_DAYS else ""
 
 
-def _renewed(role: str) -> str:
+def _renew_argument(role: str) -> str:
     return "" if role in ("timestamp", "snapshot") else f" {role}"
 
 
-def _staging(folder: Path) -> Store:
-    def keep(held: RepositoryState, draft: ChangeDraft) -> None:
-        staged_change.write(folder, held, draft)
-
-    return keep
-
-
-def _asking(passphrase_file: Path | None) -> Callable[[Path], str]:
+def _passphrase_prompt(passphrase_file: Path | None) -> Callable[[Path], str]:
     if passphrase_file is not None:
-        return lambda _: collecting.read_passphrase(passphrase_file)
+        return lambda _: central_keys.read_passphrase(passphrase_file)
     return ask_passphrase

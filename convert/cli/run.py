@@ -19,8 +19,9 @@ from convert.cli import progress_output
 from convert.data import row_files
 from convert.data.data_row import DataRow
 from convert.package import bundle_assembly
-from convert.pipeline import execution, recipe
+from convert.pipeline import execution
 from convert.pipeline.recipe import RECIPE_NAME, DataFormat, GoldenRule, PrivacySection
+from convert.pipeline.recipe import read as read_recipe
 from convert.pipeline.stage import load_module
 from convert.pipeline.workspace import StageRecord
 from convert.report import comparison, markdown
@@ -78,21 +79,21 @@ def stage(name: str) -> Callable[[Path, bool, Path | None], None]:
 
 def run_recipe(where: Path, until: str, again: bool, work: Path | None = None, *, auto: bool = False) -> None:
     """Run a recipe up to a stage, empty = all; show a line for each finished stage, and a bar."""
-    written = recipe.read(where)
+    recipe = read_recipe(where)
     if auto:
-        written = written.model_copy(update={"quantize": written.quantize.model_copy(update={"types": ()})})
+        recipe = recipe.model_copy(update={"quantize": recipe.quantize.model_copy(update={"types": ()})})
     if work is not None:
-        written = written.model_copy(update={"work": str(work.absolute())})
-    with progress_output.stages() as shown:
-        records = execution.run(written, until, again=again, screen=shown)
+        recipe = recipe.model_copy(update={"work": str(work.absolute())})
+    with progress_output.stages() as display:
+        records = execution.run(recipe, until, again=again, display=display)
     for record in records:
         if record.stage == "evaluate":
             progress_output.out().print(" ".join(headline(record.report)))
-    folder = execution.work_folder(written)
-    progress_output.out().print(f"{_total(records)} The report is {folder / TEXT_NAME}.")
+    folder = execution.work_folder(recipe)
+    progress_output.out().print(f"{_total_sentence(records)} The report is {folder / TEXT_NAME}.")
 
 
-def _total(records: list[StageRecord]) -> str:
+def _total_sentence(records: list[StageRecord]) -> str:
     seconds = sum(record.seconds for record in records)
     peak = max(record.memory_peak_bytes for record in records)
     return f"{counted(len(records), 'stage')} took {duration(seconds)} of work; peak memory {format_bytes(peak)}."
@@ -130,13 +131,14 @@ class QuantizeCommand:
 
 def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
     gguf = load_module("convert.quantize.gguf_files")
-    made = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
-    held = ", ".join(f"{count} {name}" for name, count in made.contents.types.items())
-    message = (
-        f"Made {out}: {made.type}, {decimal(made.contents.size_bytes)}, {made.contents.bits_per_weight:.2f} bits per"
+    result = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
+    contents = result.contents
+    tensor_types = ", ".join(f"{count} {name}" for name, count in contents.types.items())
+    progress_output.out().print(
+        f"Made {out}: {result.type}, {decimal(contents.size_bytes)}, {contents.bits_per_weight:.2f} bits per weight;"
+        f" tensors: {tensor_types}"
     )
-    progress_output.out().print(f"{message} weight; tensors: {held}")
-    for line in made.fallbacks:
+    for line in result.fallbacks:
         progress_output.out().print(f"not as requested: {line}")
 
 
@@ -164,11 +166,11 @@ def evaluate(
     if rows is None:
         run_recipe(what, "evaluate", again, work)
         return
-    measuring = load_module("convert.evaluate.evaluate_stage")
+    evaluate_stage = load_module("convert.evaluate.evaluate_stage")
     bundle = load_module("convert.evaluate.serving").open_bundle(what)
     with progress_output.bar() as advance:
-        report, _ = measuring.evaluate(what, _read(rows, bundle.manifest.task, format_), advance)
-    _show(markdown.evaluation(bundle.name, report), report, as_json)
+        report, _ = evaluate_stage.evaluate(what, _read_rows(rows, bundle.manifest.task, format_), advance)
+    _print_report(markdown.evaluation(bundle.name, report), report, as_json)
 
 
 def compare(
@@ -182,24 +184,24 @@ def compare(
 
     Example: [bold]edge-convert compare old/bundle new/bundle field.jsonl[/bold]
     """
-    measuring = load_module("convert.evaluate.evaluate_stage")
+    evaluate_stage = load_module("convert.evaluate.evaluate_stage")
     task = load_module("convert.evaluate.serving").open_bundle(first).manifest.task
     with progress_output.bar() as advance:
-        report = measuring.compare(first, second, _read(rows, task, format_), advance)
-    _show(comparison.comparison(report), report, as_json)
+        report = evaluate_stage.compare(first, second, _read_rows(rows, task, format_), advance)
+    _print_report(comparison.comparison(report), report, as_json)
 
 
-def _read(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[DataRow]:
+def _read_rows(path: Path, task: TaskSpec, format_: DataFormat | None) -> list[DataRow]:
     """Read rows to measure on, and warn of labels that no person gave."""
-    found = row_files.read_for_task(path, task, format_)
-    machine = row_files.labelled_by_machine(found)
-    if machine:
-        message = f"{machine}: the figures say how far the bundle agrees with it, not how often it is right"
+    rows = row_files.read_for_task(path, task, format_)
+    sources = row_files.labelled_by_machine(rows)
+    if sources:
+        message = f"{sources}: the figures say how far the bundle agrees with it, not how often it is right"
         errors().print(Text.assemble(("warning: ", "yellow"), message))
-    return found
+    return rows
 
 
-def _show(markdown: str, report: dict[str, Any], as_json: bool) -> None:
+def _print_report(markdown: str, report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         write_exactly(json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False))
     else:
@@ -258,22 +260,22 @@ class AssembleCommand:
             raise InvalidRequest("--out is missing: the bundle needs a folder or a .tar file", remedy=remedy)
 
     def _assemble_files(self, out: Path) -> None:
-        given: dict[Role, Path | None] = {
+        paths: dict[Role, Path | None] = {
             "weights": self.weights,
             "adapter": self.adapter,
             "tokenizer": self.tokenizer,
             "golden": self.golden,
         }
-        files = {role: path for role, path in given.items() if path is not None}
+        files = {role: path for role, path in paths.items() if path is not None}
         request = bundle_assembly.AssembleRequest(
             self.task, files, out, self.version or None, self.force, self.golden_cases_min
         )
-        with _hashing() as progress:
-            made = bundle_assembly.assemble(request, progress)
-        manifest = made.manifest
+        with _hashing_progress() as progress:
+            bundle = bundle_assembly.assemble(request, progress)
+        manifest = bundle.manifest
         progress_output.out().print(
-            f"Made {made.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
-            f" {counted(len(manifest.artifacts), 'file')}, {decimal(manifest.size_bytes)}, digest {made.digest[:12]}"
+            f"Made {bundle.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
+            f" {counted(len(manifest.artifacts), 'file')}, {decimal(manifest.size_bytes)}, digest {bundle.digest[:12]}"
         )
         unchecked = not self.golden and manifest.runtime in bundle_assembly.COMPUTED
         if unchecked and manifest.task.kind != "generate":
@@ -281,7 +283,7 @@ class AssembleCommand:
 
 
 @contextmanager
-def _hashing() -> Iterator[bundle_assembly.Progress]:
+def _hashing_progress() -> Iterator[bundle_assembly.Progress]:
     """Yield a callback that draws a progress bar on a terminal and does nothing elsewhere."""
     columns = (TextColumn("hashing {task.description}"), BarColumn(), DownloadColumn())
     console = Terminal(stderr=True)
@@ -374,15 +376,15 @@ class CalibrateCommand:
             force=self.force,
         )
         with progress_output.bar() as advance:
-            made, report = calibration.calibrated_bundle(request, advance)
-        shown = progress_output.out()
+            bundle, report = calibration.calibrated_bundle(request, advance)
+        console = progress_output.out()
         for name, each in report["questions"].items():
-            shown.print(f"{name}: {each['verdict']}")
-        shown.print(report["verdict"])
-        shown.print(report["sampling"]["said"])
-        shown.print(f"Golden cases: {report['golden']['origin']['sentence']}.")
-        new = sum(each.size_bytes for each in made.manifest.artifacts if each.role in ("golden", "report"))
-        shown.print(
-            f"Made {made.path}: {made.manifest.task.name} {made.manifest.version}, digest {made.digest[:12]}."
-            f" Besides the manifest, {decimal(new)} differ from {request.bundle.manifest.version}."
+            console.print(f"{name}: {each['verdict']}")
+        console.print(report["verdict"])
+        console.print(report["sampling"]["said"])
+        console.print(f"Golden cases: {report['golden']['origin']['sentence']}.")
+        new_bytes = sum(each.size_bytes for each in bundle.manifest.artifacts if each.role in ("golden", "report"))
+        console.print(
+            f"Made {bundle.path}: {bundle.manifest.task.name} {bundle.manifest.version}, digest {bundle.digest[:12]}."
+            f" Besides the manifest, {decimal(new_bytes)} differ from {request.bundle.manifest.version}."
         )

@@ -60,30 +60,30 @@ class _CentralRecords:
 
     def waiting(self) -> dict[str, dict[str, int]]:
         """Return the undecided keys of the last collect: by site, with the number of documents signed by each."""
-        sites, found = self.sites, defaultdict[str, dict[str, int]](dict)
-        for site, key, documents in _waiting(self.path.with_name(_REPORT)):
+        sites, undecided = self.sites, defaultdict[str, dict[str, int]](dict)
+        for site, key, documents in _read_waiting(self.path.with_name(_REPORT)):
             if sites.key_status(site, key) in UNDECIDED:
-                found[site][key] = documents
-        return found
+                undecided[site][key] = documents
+        return undecided
 
-    def key_of(self, site: str, written: str) -> str:
-        """Return the key that was written out, or whose code was. Raises InvalidRequest."""
-        given = normalize_code(written)
-        if len(given) >= _KEY_DIGITS or len(given) < CODE_DIGITS:
-            return given
-        known = itertools.chain(*self.sites.entry(site).every_key.values(), self.waiting().get(site, {}))
-        found = {key for key in known if key.startswith(given)}
-        if len(found) != 1:
-            message = f"no document signed by a key of {site} with the code {verification_code(given)} has arrived"
+    def key_of(self, site: str, text: str) -> str:
+        """Return the key that `text` is, or whose code it is. Raises InvalidRequest."""
+        code = normalize_code(text)
+        if len(code) >= _KEY_DIGITS or len(code) < CODE_DIGITS:
+            return code
+        known_keys = itertools.chain(*self.sites.entry(site).every_key.values(), self.waiting().get(site, {}))
+        matches = {key for key in known_keys if key.startswith(code)}
+        if len(matches) != 1:
+            message = f"no document signed by a key of {site} with the code {verification_code(code)} has arrived"
             remedy = "Run 'edge-convert collect' first, or enter the whole key, as 'sudo edge-agent identity' shows it."
             raise InvalidRequest(message, remedy=remedy)
-        return found.pop()
+        return matches.pop()
 
 
-def _waiting(report: Path) -> list[tuple[str, str, int]]:
+def _read_waiting(report: Path) -> list[tuple[str, str, int]]:
     try:
-        found = json.loads(report.read_bytes()).get("waiting", [])
-        return [(str(each["site"]), str(each["key"]), int(each["documents"])) for each in found]
+        entries = json.loads(report.read_bytes()).get("waiting", [])
+        return [(str(each["site"]), str(each["key"]), int(each["documents"])) for each in entries]
     except FileNotFoundError:
         return []
     except (ValueError, AttributeError, KeyError, TypeError):
@@ -100,7 +100,7 @@ def list_(
 
     Example: [bold]edge-convert sites list --collected collected[/bold]
     """
-    central = _central(collected, registry)
+    central = _open_records(collected, registry)
     if not central.path.exists():
         say(
             f"note: {central.path} does not exist yet: no site has an enrolment file, or data that was collected",
@@ -132,7 +132,7 @@ def show(site: Site, collected: Collected = None, registry: Registry = None) -> 
 
     Example: [bold]edge-convert sites show shop-1 --collected collected[/bold]
     """
-    central = _central(collected, registry)
+    central = _open_records(collected, registry)
     entry, waiting = central.sites.entry(site), central.waiting().get(site, {})
     if not (entry.known or waiting):
         raise InvalidRequest(f"there is no site '{site}'", remedy="'edge-convert sites list' shows all sites.")
@@ -181,14 +181,14 @@ def accept(
     """
     if replaces and former:
         raise InvalidRequest("--replaces and --former exclude each other", remedy="Name one of them.")
-    central = _central(collected, registry)
-    found = central.key_of(site, key)
+    central = _open_records(collected, registry)
+    public_key = central.key_of(site, key)
     if former:
-        central.sites.retire(site, found)
-        say(f"segments that {found} sealed for {site} are accepted, recorded in {central.path}")
+        central.sites.retire(site, public_key)
+        say(f"segments that {public_key} sealed for {site} are accepted, recorded in {central.path}")
     else:
-        central.sites.accept(site, found, replaces=replaces)
-        say(f"{site} may sign with {found}, recorded in {central.path}")
+        central.sites.accept(site, public_key, replaces=replaces)
+        say(f"{site} may sign with {public_key}, recorded in {central.path}")
 
 
 @app.command()
@@ -197,10 +197,10 @@ def reject(site: Site, key: Key, collected: Collected = None, registry: Registry
 
     Example: [bold]edge-convert sites reject shop-1 9f86-d081-884c-7d65-9a2f --collected collected[/bold]
     """
-    central = _central(collected, registry)
-    found = central.key_of(site, key)
-    central.sites.reject(site, found)
-    say(f"nothing that {found} signs for {site} is accepted, recorded in {central.path}")
+    central = _open_records(collected, registry)
+    public_key = central.key_of(site, key)
+    central.sites.reject(site, public_key)
+    say(f"nothing that {public_key} signs for {site} is accepted, recorded in {central.path}")
 
 
 @app.command()
@@ -211,7 +211,7 @@ def revoke(site: Site, collected: Collected = None, registry: Registry = None) -
 
     Example: [bold]edge-convert sites revoke shop-1 --collected collected[/bold]
     """
-    central = _central(collected, registry)
+    central = _open_records(collected, registry)
     central.sites.revoke(site, format_timestamp(time.time()))
     say(f"{site} is revoked, recorded in {central.path}; withdraw its credential for the store, too")
 
@@ -222,7 +222,7 @@ def restore(site: Site, collected: Collected = None, registry: Registry = None) 
 
     Example: [bold]edge-convert sites restore shop-1 --collected collected[/bold]
     """
-    central = _central(collected, registry)
+    central = _open_records(collected, registry)
     central.sites.restore(site)
     say(f"{site} is accepted again, recorded in {central.path}")
 
@@ -245,13 +245,13 @@ def decode(
     if as_json:
         write_exactly(json.dumps(asdict(summary)))
         return
-    made = datetime.fromtimestamp(60 * summary.minutes, UTC)
+    time_made = datetime.fromtimestamp(60 * summary.minutes, UTC)
     link = f", uplink {summary.link}" if summary.link else ""
     console = progress_output.out()
     console.print(
         Text(
             f"{summary.site or 'a machine that is not enrolled'}: edge-agent {summary.agent_version}, "
-            f"{'serving' if summary.serving else 'draining'}{link}; made at {made:%Y-%m-%d %H:%M} UTC by its clock"
+            f"{'serving' if summary.serving else 'draining'}{link}; made at {time_made:%Y-%m-%d %H:%M} UTC by its clock"
         )
     )
     _print([("task", "version", "state", "update", "alarms"), *map(_summary_row, summary.tasks)])
@@ -264,7 +264,7 @@ def _summary_row(task: state_code.TaskSummary) -> tuple[str, ...]:
     return task.task, task.version, task.state.replace("_", " "), update, ", ".join(task.alarms) or "-"
 
 
-def _central(collected: Path | None, registry: Path | None) -> _CentralRecords:
+def _open_records(collected: Path | None, registry: Path | None) -> _CentralRecords:
     if (collected is None) == (registry is None):
         raise InvalidRequest("name either --collected or --sites", remedy="Name the folder that 'collect' writes.")
     return _CentralRecords(registry or Path(collected or "", FILE_NAME))
@@ -334,20 +334,20 @@ class EnrolmentCommand:
         fleet, folder = self._fleet(), self.fleet.parent
         registry = SiteRegistry(folder / fleet.registry)
         now = time.time()
-        made = [enrolment_file.make(fleet, folder, site, now) for site in self.sites]
-        for each in made:
-            registry.check_open(each.site)
+        files = [enrolment_file.make(fleet, folder, site, now) for site in self.sites]
+        for file in files:
+            registry.check_open(file.site)
         self._confirm_replacing()
         secret = new_passphrase(self.passphrase_file, self.passphrase, "Passphrase of the files")
         central_keys.check_passphrase(secret)
         self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for each in made:
-            self._write(each, secret, registry)
-        self._say(secret)
+        for file in files:
+            self._write(file, secret, registry)
+        self._print_next_steps(secret)
 
     def _fleet(self) -> enrolment_file.FleetFile:
-        given = {"channel": self.channel, "days": self.days}
-        return enrolment_file.read(self.fleet, {key: value for key, value in given.items() if value})
+        overrides = {"channel": self.channel, "days": self.days}
+        return enrolment_file.read(self.fleet, {key: value for key, value in overrides.items() if value})
 
     def _path(self, site: str) -> Path:
         return self.out / f"{site}{enrolment_format.SUFFIX}"
@@ -359,11 +359,11 @@ class EnrolmentCommand:
             InvalidRequest: nobody is there to ask.
             typer.Abort: the answer is no.
         """
-        there = [path for path in map(self._path, self.sites) if path.exists()]
-        if self.force or not there:
+        existing = [path for path in map(self._path, self.sites) if path.exists()]
+        if self.force or not existing:
             return
         consequence = (
-            f"{', '.join(map(_named_with_code, there))} {'exists' if len(there) == 1 else 'exist'} already. "
+            f"{', '.join(map(_path_with_code, existing))} {'exists' if len(existing) == 1 else 'exist'} already. "
             "A new file has another code: the code of the earlier one no longer counts, and whoever has that one needs "
             "the new one"
         )
@@ -371,32 +371,32 @@ class EnrolmentCommand:
             remedy = "Add --force to replace it, or name another folder with --out."
             raise InvalidRequest(f"{consequence}. Nothing was changed", remedy=remedy)
         progress_output.out().print(f"{consequence}.")
-        typer.confirm("Replace it?" if len(there) == 1 else "Replace them?", abort=True, err=True)
+        typer.confirm("Replace it?" if len(existing) == 1 else "Replace them?", abort=True, err=True)
 
-    def _write(self, made: enrolment_format.EnrolmentFile, secret: str, registry: SiteRegistry) -> None:
-        raw = enrolment_format.encode(made)
+    def _write(self, file: enrolment_format.EnrolmentFile, secret: str, registry: SiteRegistry) -> None:
+        raw = enrolment_format.encode(file)
         _, sha256 = enrolment_format.parse(raw)
-        path = self._path(made.site)
+        path = self._path(file.site)
         # Registered before the file exists: a file that the registry lacks could enrol a site that nobody expects.
-        registry.issue(made.site, Issued(sha256=sha256, issued_at=made.issued_at, expires_at=made.expires_at))
+        registry.issue(file.site, Issued(sha256=sha256, issued_at=file.issued_at, expires_at=file.expires_at))
         atomic_files.write_atomically(path, enrolment_format.seal(raw, secret) if secret else raw, mode=_PRIVATE_MODE)
         progress_output.out().print(
-            Text(f"{path}: code {enrolment_format.verification_code(sha256)}, can be used until {made.expires_at[:10]}")
+            Text(f"{path}: code {enrolment_format.verification_code(sha256)}, can be used until {file.expires_at[:10]}")
         )
 
-    def _say(self, secret: str) -> None:
+    def _print_next_steps(self, secret: str) -> None:
         several = len(self.sites) > 1
-        them = ("The files are", "them") if several else ("The file is", "it")
-        is_open = f"not sealed: whoever has {them[1]} can read the secrets inside"
-        how = "sealed; send the passphrase by another way" if secret else is_open
+        names = ("The files are", "them") if several else ("The file is", "it")
+        is_open = f"not sealed: whoever has {names[1]} can read the secrets inside"
+        seal_text = "sealed; send the passphrase by another way" if secret else is_open
         console = progress_output.out()
-        console.print(f"{them[0]} {how}. On the site: sudo edge-agent enrol SITE.kit")
+        console.print(f"{names[0]} {seal_text}. On the site: sudo edge-agent enrol SITE.kit")
         console.print(
             "Read out the code when you are asked for it, and afterwards compare the key: edge-convert sites list"
         )
 
 
-def _named_with_code(path: Path) -> str:
+def _path_with_code(path: Path) -> str:
     """Return the path of an enrolment file, and its code unless it is sealed or damaged."""
     try:
         _, sha256 = enrolment_format.parse(path.read_bytes())

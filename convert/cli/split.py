@@ -17,8 +17,9 @@ from convert.data import row_files, splits
 from convert.data.data_row import DataRow
 from convert.data.row_lines import read_rows
 from convert.data.splits import write_splits
-from convert.pipeline import recipe, task_file
+from convert.pipeline import task_file
 from convert.pipeline.recipe import RECIPE_NAME
+from convert.pipeline.recipe import read as read_recipe
 from convert.pipeline.stage import load_module
 from edge_agent.cli.terminal import say
 from edge_agent.durable.atomic_files import open_private
@@ -50,62 +51,66 @@ def run(
 
     Example: [bold]edge-convert split messages.csv --task front-desk --out front-desk/data[/bold]
     """
-    what = task_file.of(task)
-    if not what.questions_asked:
-        message = f"a task of kind {what.kind} has no labels to divide rows by"
+    task_spec = task_file.of(task)
+    if not task_spec.questions_asked:
+        message = f"a task of kind {task_spec.kind} has no labels to divide rows by"
         raise InvalidRequest(message, remedy="Divide the rows yourself; docs/data-formats.md explains the splits.")
-    there = [out / f"{name}.jsonl" for name in _FILES if (out / f"{name}.jsonl").exists()]
-    if there and not force:
-        raise InvalidRequest(f"{there[0]} exists", remedy="Name another --out, or replace it with --force.")
-    earlier, unread = _earlier(out)
-    found = row_files.read_for_task(rows, what)
-    row_files.check_labels(found, what)
-    divided = splits.divide(found, seed, _shares(shares), earlier)
+    existing = [out / f"{name}.jsonl" for name in _FILES if (out / f"{name}.jsonl").exists()]
+    if existing and not force:
+        raise InvalidRequest(f"{existing[0]} exists", remedy="Name another --out, or replace it with --force.")
+    earlier, unread = _earlier_rows(out)
+    all_rows = row_files.read_for_task(rows, task_spec)
+    row_files.check_labels(all_rows, task_spec)
+    divided = splits.divide(all_rows, seed, _shares(shares), earlier)
     write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():
         say(
             f"{out / split}.jsonl: {counted(len(members), 'row') if members else 'empty, and a recipe needs rows here'}"
         )
-    for message in (*_not_measured(found, sum(map(len, divided.values()))), *_stayed(divided, earlier), *unread):
+    for message in (
+        *_training_only_lines(all_rows, sum(map(len, divided.values()))),
+        *_moved_lines(divided, earlier),
+        *unread,
+    ):
         say(message)
-    following, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
+    next_step, recipe = "Next: name these files under 'data' in recipe.yaml.", out / RECIPE_NAME
     if recipe.is_file():
-        following = (
+        next_step = (
             f"Next: see that 'data' in {recipe} names these files, then run 'edge-convert run {shlex.quote(str(out))}'."
         )
-    say(following)
+    say(next_step)
 
 
-def _earlier(out: Path) -> tuple[dict[str, frozenset[str]], list[str]]:
+def _earlier_rows(out: Path) -> tuple[dict[str, frozenset[str]], list[str]]:
     """Return the keys of the rows that an earlier division has dealt to each split, and which of its files is unread.
 
     Rows that could only train were not dealt. People label such rows later, above all the difficult ones: if they all
     stayed in training, calibration and test would lack inputs like them.
     """
-    there: dict[str, list[DataRow]] = {}
+    rows_of: dict[str, list[DataRow]] = {}
     unread = []
     for name in _FILES:
         path = out / f"{name}.jsonl"
         try:
-            there[name] = (
+            rows_of[name] = (
                 read_rows(path, "text-label", text_only=True) if path.is_file() and path.stat().st_size else []
             )
         except InvalidRequest as error:
-            there[name] = []
+            rows_of[name] = []
             unread.append(
                 f"the earlier {path} cannot be read, so its rows were dealt again, and figures of a bundle that learned"
                 f" from them can be too good: {error.message}"
             )
-    was_dealt = splits.measurable_rows([row for rows in there.values() for row in rows])
-    return {name: frozenset(row.key for row in rows if was_dealt(row)) for name, rows in there.items()}, unread
+    was_dealt = splits.measurable_rows([row for rows in rows_of.values() for row in rows])
+    return {name: frozenset(row.key for row in rows if was_dealt(row)) for name, rows in rows_of.items()}, unread
 
 
-def _stayed(divided: Mapping[str, Sequence[DataRow]], earlier: Mapping[str, frozenset[str]]) -> Iterator[str]:
+def _moved_lines(divided: Mapping[str, Sequence[DataRow]], earlier: Mapping[str, frozenset[str]]) -> Iterator[str]:
     """Yield how many rows stayed in their earlier split, and how many moved."""
-    known = frozenset[str]().union(*earlier.values())
+    earlier_keys = frozenset[str]().union(*earlier.values())
     placed = [(split, row.key) for split, rows in divided.items() for row in rows]
     stayed = sum(key in earlier[split] for split, key in placed)
-    moved = sum(key in known for _, key in placed) - stayed
+    moved = sum(key in earlier_keys for _, key in placed) - stayed
     if stayed or moved:
         yield (
             f"{counted(stayed, 'row')} left in the earlier split, where a bundle can have learned from them, and"
@@ -115,22 +120,22 @@ def _stayed(divided: Mapping[str, Sequence[DataRow]], earlier: Mapping[str, froz
         yield f"{counted(moved, 'row')} moved to the split of a variant, or to training"
 
 
-def _not_measured(found: Sequence[DataRow], divided: int) -> Iterator[str]:
+def _training_only_lines(rows: Sequence[DataRow], divided: int) -> Iterator[str]:
     """Yield how many rows are for training only, and how many of them are left out."""
-    measurable = splits.measurable_rows(found)
-    count = sum(not measurable(row) for row in found)
+    measurable = splits.measurable_rows(rows)
+    count = sum(not measurable(row) for row in rows)
     if count:
         yield f"{counted(count, 'row')} for training only: made or labelled by a model, or not drawn at random"
-    if left := len(found) - divided:
-        yield f"{counted(left, 'row')} of these left out: variants of a row in calibration or test"
+    if left_out := len(rows) - divided:
+        yield f"{counted(left_out, 'row')} of these left out: variants of a row in calibration or test"
 
 
-def _shares(written: str) -> dict[str, float]:
-    pairs = re.findall(r"(?:^|,)(train|calibration|test)=(\d*\.?\d+)(?=,|$)", written)
+def _shares(option: str) -> dict[str, float]:
+    pairs = re.findall(r"(?:^|,)(train|calibration|test)=(\d*\.?\d+)(?=,|$)", option)
     shares = {name: float(share) for name, share in pairs if float(share)}
-    if len(shares) != len(_FILES) or written.count(",") + 1 != len(_FILES):
+    if len(shares) != len(_FILES) or option.count(",") + 1 != len(_FILES):
         raise InvalidRequest(
-            f"--shares {written} is not understood",
+            f"--shares {option} is not understood",
             remedy="Write them as train=0.6,calibration=0.25,test=0.15: three shares above 0.",
         )
     total = sum(shares.values())
@@ -165,26 +170,26 @@ class SynthesizeCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        making = load_module("convert.data.synthesis")
-        endpoint = making.ChatEndpoint(self.base_url, self.key, self.model)
+        synthesis = load_module("convert.data.synthesis")
+        endpoint = synthesis.ChatEndpoint(self.base_url, self.key, self.model)
         if self.out.suffix != ".jsonl":
             message = f"--out {self.out}: rows are written as JSONL"
             raise InvalidRequest(message, remedy="Name a file that ends in .jsonl.")
-        written = recipe.read(self.where)
-        begun = self.out.is_file() and self.out.stat().st_size > 0  # an attempt that failed leaves an empty file
-        there = read_rows(self.out, written.data.format) if begun else []
-        request = making.SynthesisRequest(
-            self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in there)
+        recipe = read_recipe(self.where)
+        has_rows = self.out.is_file() and self.out.stat().st_size > 0  # an attempt that failed leaves an empty file
+        existing_rows = read_rows(self.out, recipe.data.format) if has_rows else []
+        request = synthesis.SynthesisRequest(
+            self.about, self.rows, self.tokens_max, self.seed, tuple(row.text for row in existing_rows)
         )
-        done = 0
+        rows_written = 0
         with progress_output.bar() as advance, open_private(self.out, "a") as file:
-            if there and not _ends_with_newline(self.out):
+            if existing_rows and not _ends_with_newline(self.out):
                 file.write("\n")  # an editor can have left it out
-            for found in making.synthesize(written, request, self.model, endpoint.ask, advance):
-                file.writelines(map(making.line, found.rows[done:]))
+            for result in synthesis.synthesize(recipe, request, self.model, endpoint.ask, advance):
+                file.writelines(map(synthesis.line, result.rows[rows_written:]))
                 file.flush()  # rows that were paid for are kept, whatever happens next
-                done = len(found.rows)
-        for line in making.summary(found, request, str(self.out)):
+                rows_written = len(result.rows)
+        for line in synthesis.summary(result, request, str(self.out)):
             progress_output.out().print(line)
 
 

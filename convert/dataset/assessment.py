@@ -11,7 +11,9 @@ import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,14 +21,14 @@ import duckdb
 import numpy as np
 
 from convert.calibrate import threshold
-from convert.calibrate.calibration_split import TUNING_ROWS_MAX, TUNING_SHARE, divided
+from convert.calibrate.calibration_split import TUNING_ROWS_MAX, TUNING_SHARE, divide_rows
 from convert.calibrate.temperature import ROWS_MIN
 from convert.calibrate.threshold import Risk
 from convert.clustered_statistics import Interval, share
 from convert.data.data_row import DataRow
 from convert.data.probability_sampling import RowSampling, equal_probability
 from convert.dataset import label_studio, selection
-from convert.dataset.dataset_files import INTERFACE_NAME, TASKS_NAME, made_whole
+from convert.dataset.dataset_files import INTERFACE_NAME, TASKS_NAME, replace_folder
 from convert.dataset.example_scope import ExampleScope, ScopedExamples, open_examples
 from convert.dataset.label_studio import ReviewTask
 from convert.dataset.selection import DatasetSelection
@@ -47,7 +49,7 @@ _ANSWERS = """
     GROUP BY 1 ORDER BY count(*) DESC, 1
 """
 # A large model's answer has no scores.
-_KNOWN = """
+_KNOWN_LABELS = """
     SELECT DISTINCT label FROM (
         SELECT unnest(scores).label AS label FROM examples WHERE kind IN ('classify', 'decide')
         UNION ALL SELECT output FROM examples WHERE kind IN ('classify', 'decide') AND output <> ''
@@ -59,7 +61,7 @@ _OVERALL = """
            count(*) FILTER (len(list_distinct(list_transform(reviews, lambda said: said.reviewer))) > 1)
     FROM examples
 """
-_TORN = """
+_CONTRADICTIONS = """
     SELECT count(*) FROM (
         SELECT text_key FROM examples WHERE truth IS NOT NULL GROUP BY text_key HAVING count(DISTINCT truth) > 1
     )
@@ -202,9 +204,9 @@ class TaskAssessment:
     def plain(self) -> dict[str, Any]:
         """Return the assessment for JSON."""
         audit = {**asdict(self.audit), "right": self.audit.right.plain(), "by_opinion": self.audit.by_opinion}
-        found = {**asdict(self), "right": self.right.plain(), "audit": audit}
+        content = {**asdict(self), "right": self.right.plain(), "audit": audit}
         verdict = {"short": self.short, "ready": self.ready, "suffices": self.suffices}
-        return {"schema": "edge-agent/assessment/v1", **found, **verdict}
+        return {"schema": "edge-agent/assessment/v1", **content, **verdict}
 
 
 def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = ExampleScope()) -> TaskAssessment:  # noqa: B008 - it cannot change
@@ -217,11 +219,10 @@ def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = Example
     with duckdb.connect() as connection:
         scoped = open_examples(connection, collected, task, scope)
         usable = _usable(connection, DatasetSelection(collected, task, "reviewed", shares={"all": 1.0}))
-        examples, reviewed, clusters, duplicates, conflicts, twice = connection.execute(_OVERALL).fetchall()[0]
-        labels = _labels(usable, connection.execute(_KNOWN).fetchall())
+        examples, reviewed, clusters, duplicates, conflicts, reviewed_twice = connection.execute(_OVERALL).fetchall()[0]
+        labels = _labels(usable, connection.execute(_KNOWN_LABELS).fetchall())
         reviews = [AuditAnswer(*row) for row in connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()]
-        drawn = equal_probability(reviews, lambda each: RowSampling(each.key, each.probability)).rows
-        judged = [(each.confidence, each.right, each.cluster, each.key) for each in drawn]
+        sample = equal_probability(reviews, lambda each: RowSampling(each.key, each.probability)).rows
         unreviewed = selection.audit_of(connection).unreviewed
         answers, by_people, right = connection.execute(_AUDIT).fetchall()[0]
         return TaskAssessment(
@@ -231,18 +232,18 @@ def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = Example
             clusters=clusters,
             duplicates=duplicates,
             conflicts=conflicts,
-            reviewed_twice=twice,
-            contradictions=connection.execute(_TORN).fetchall()[0][0],
+            reviewed_twice=reviewed_twice,
+            contradictions=connection.execute(_CONTRADICTIONS).fetchall()[0][0],
             usable=usable.total(),
             mark=max(filter(usable.total().__ge__, MARKS), default=0),
             labels=labels,
             labels_even=_effective_labels(labels),
             pairs=tuple(itertools.starmap(ReviewerPair, connection.execute(_PAIRS).fetchall())),
             unjudged=connection.execute(_UNKNOWN_LOCAL.format(known=_KNOWN_LOCAL)).fetchall()[0][0],
-            right=share(sum(right for _, right, *_ in judged), len(judged)),
-            audit_reviews=len(judged),
+            right=share(sum(answer.right for answer in sample), len(sample)),
+            audit_reviews=len(sample),
             audit_unreviewed=unreviewed,
-            promise=_estimate_guarantee(judged, risk),
+            promise=_estimate_guarantee(sample, risk),
             audit=AuditAccuracy(answers, by_people, share(right, answers)),
             scope=scoped,
         )
@@ -254,8 +255,8 @@ def _usable(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> 
     return Counter(dict(connection.execute(_ANSWERS).fetchall()))
 
 
-def _labels(usable: Counter[str], listed: list[tuple[str]]) -> dict[str, int]:
-    known = [label for (label,) in listed]
+def _labels(usable: Counter[str], rows: list[tuple[str]]) -> dict[str, int]:
+    known = [label for (label,) in rows]
     if not known or len(usable) > _LABELS_MAX:
         return {}
     return {label: usable[label] for label in sorted({*known, *usable}, key=lambda label: (-usable[label], label))}
@@ -266,20 +267,20 @@ def _effective_labels(labels: dict[str, int]) -> float:
     return math.exp(-sum(each * math.log(each) for each in shares)) if shares else 0.0
 
 
-def _estimate_guarantee(reviewed: list[tuple[float | None, bool, str, str]], risk: Risk) -> GuaranteeEstimate:
+def _estimate_guarantee(answers: Sequence[AuditAnswer], risk: Risk) -> GuaranteeEstimate:
     """Test thresholds as `calibrate` does: one row of each group of near duplicates, with the same parts set aside."""
-    once: dict[str, tuple[float, bool]] = {}
-    for confidence, right, cluster, _ in sorted(reviewed, key=lambda row: row[3]):
-        if confidence is not None:
-            once.setdefault(cluster, (confidence, right))
-    parts = divided([DataRow("", family=cluster) for cluster in once])
-    tuning, proving = ([once[row.family] for row in part] for part in (parts.tuning, parts.proving))
-    tested = _arrays(proving)
-    start = threshold.start_of(tested[0], _arrays(tuning), risk) if tuning else 1.0
-    choice = threshold.choose(*tested, risk, start=start)
+    by_cluster: dict[str, tuple[float, bool]] = {}
+    for answer in sorted(answers, key=attrgetter("key")):
+        if answer.confidence is not None:
+            by_cluster.setdefault(answer.cluster, (answer.confidence, answer.right))
+    parts = divide_rows([DataRow("", family=cluster) for cluster in by_cluster])
+    tuning, proving = ([by_cluster[row.family] for row in part] for part in (parts.tuning, parts.proving))
+    proving_arrays = _arrays(proving)
+    start = threshold.start_of(proving_arrays[0], _arrays(tuning), risk) if tuning else 1.0
+    choice = threshold.choose(*proving_arrays, risk, start=start)
     needed = _needed(choice, risk)
     reviews = None if needed is None else _with_tuning(needed)
-    return GuaranteeEstimate(risk.target, risk.delta, choice.threshold, choice.coverage, len(once), reviews)
+    return GuaranteeEstimate(risk.target, risk.delta, choice.threshold, choice.coverage, len(by_cluster), reviews)
 
 
 def _arrays(rows: list[tuple[float, bool]]) -> tuple[threshold.Floats, threshold.Flags]:
@@ -310,7 +311,7 @@ _CONDITIONS: dict[str, str] = {
     "conflicts": "conflict",
 }
 # As in the queue of a site: every second example is from the audit, the others from the other streams in turn.
-_ASKED = """
+_REVIEW_QUERY = """
     WITH waiting AS (
         SELECT *, coalesce(review_stream, 'uncertain') AS stream FROM examples WHERE {condition}
     ), placed AS (
@@ -343,22 +344,22 @@ class ReviewSelection:
     scope: ExampleScope = field(default_factory=ExampleScope)
 
 
-def write(selected: ReviewSelection, out: Path, *, force: bool = False) -> int:
+def write(review: ReviewSelection, out: Path, *, force: bool = False) -> int:
     """Write tasks and the labelling interface; returns the number of tasks.
 
     Raises:
         FileMissing: nothing was collected of the task.
         InvalidRequest: there is nothing to review, or `out` exists.
     """
-    with duckdb.connect() as connection, made_whole(out, TASKS_NAME, force=force) as folder:
-        open_examples(connection, selected.collected, selected.task, selected.scope)
+    with duckdb.connect() as connection, replace_folder(out, TASKS_NAME, force=force) as folder:
+        open_examples(connection, review.collected, review.task, review.scope)
         labels = [label for (label,) in connection.execute(_LABELS).fetchall()]
-        query = _ASKED.format(condition=_CONDITIONS[selected.which])
-        found = connection.execute(query, {"task": selected.task, "limit": selected.rows_max}).fetchall()
-        if not found:
-            message = f"task {selected.task} has nothing to review: {selected.which} is empty"
+        query = _REVIEW_QUERY.format(condition=_CONDITIONS[review.which])
+        rows = connection.execute(query, {"task": review.task, "limit": review.rows_max}).fetchall()
+        if not rows:
+            message = f"task {review.task} has nothing to review: {review.which} is empty"
             raise InvalidRequest(message, remedy="Collect more, or ask for --which conflicts.")
-        tasks = [label_studio.task_of(ReviewTask(*row), choices=bool(labels)) for row in found]
+        tasks = [label_studio.task_of(ReviewTask(*row), choices=bool(labels)) for row in rows]
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         (folder / INTERFACE_NAME).write_text(label_studio.interface(labels), encoding="utf-8")
         return len(tasks)

@@ -105,13 +105,13 @@ def write(
         OSError: it cannot be written; an existing folder is unchanged.
     """
     builder = RowBuilder(form, surrogates, choice.seed)
-    with duckdb.connect() as connection, made_whole(out, REPORT_NAME, force=force) as folder:
+    with duckdb.connect() as connection, replace_folder(out, REPORT_NAME, force=force) as folder:
         several = form == "text-answers"
         scoped = open_examples(connection, choice.collected, choice.task, choice.scope, whole=several)
-        left = selection.choose(connection, choice)
+        counts = selection.choose(connection, choice)
         names = list(choice.split_shares)
-        if not left.chosen:
-            message = f"task {choice.task} has no example that is {choice.purpose}, of {left.examples}"
+        if not counts.chosen:
+            message = f"task {choice.task} has no example that is {choice.purpose}, of {counts.examples}"
             raise InvalidRequest(
                 message, remedy="'edge-convert assess' shows the existing examples, and what is missing."
             )
@@ -124,22 +124,22 @@ def write(
             order=_ORDER_ANSWERS if several else _ORDER,
         )
         values = {"task": choice.task} if "$task" in query else {}
-        paths, agreed = [folder / f"{name}.jsonl" for name in names], accountability.consents(choice.collected)
-        rows, labels = _write_rows(connection.execute(query, values), builder, paths, agreed)
+        paths, consented = [folder / f"{name}.jsonl" for name in names], accountability.consents(choice.collected)
+        rows, labels = _write_rows(connection.execute(query, values), builder, paths, consented)
         if not any(rows):
             reasons = json.dumps(builder.report()["spans"]["left_out"], ensure_ascii=False)
             message = (
-                f"of {counted(left.chosen, 'record')}, none has a unique place in its text for every value: {reasons}"
+                f"of {counted(counts.chosen, 'record')}, none has a unique place in its text for every value: {reasons}"
             )
             raise InvalidRequest(message, remedy="Check some records: text-spans needs values that occur in the text.")
-        written = DatasetSummary(
+        summary = DatasetSummary(
             choice.task,
             form,
             choice.purpose,
             choice.by,
             dict(zip(names, rows, strict=True)),
-            dict(zip(names, map(_counted, labels), strict=True)),
-            left,
+            dict(zip(names, map(_count_labels, labels), strict=True)),
+            counts,
             _label_sources(connection, choice),
             scoped,
             selection.audit(connection, choice),
@@ -147,14 +147,14 @@ def write(
             str(choice.collected.resolve()),
             **builder.report(),
         )
-        content = json.dumps({"schema": "edge-agent/dataset/v1", **asdict(written)}, indent=1, ensure_ascii=False)
+        content = json.dumps({"schema": "edge-agent/dataset/v1", **asdict(summary)}, indent=1, ensure_ascii=False)
         (folder / REPORT_NAME).write_text(content + "\n", encoding="utf-8")
         lineage.register(choice.collected, _lineage(connection, choice, out, paths))
-        return written
+        return summary
 
 
 @contextmanager
-def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
+def replace_folder(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
     """Yield an empty folder that replaces `out` at the end; `mark` is the file that identifies a folder written here.
 
     The folder and its files are for their owner alone.
@@ -165,31 +165,31 @@ def made_whole(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
     """
     if out.exists() and not force:
         raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
-    place = out.resolve()  # a link stays a link, and "." has a name
+    target = out.resolve()  # a link stays a link, and "." has a name
     if out.exists():
-        _check_replaceable(place, mark)
-    staging, earlier = (place.with_name(place.name + suffix) for suffix in (atomic_files.PARTIAL, _REPLACED))
+        _check_replaceable(target, mark)
+    staging, earlier = (target.with_name(target.name + suffix) for suffix in (atomic_files.PARTIAL, _REPLACED))
     if earlier.exists():
         raise InvalidRequest(
             f"{earlier} exists, where an existing folder is kept while it is replaced",
             remedy="A stopped run has left there the folder that it was replacing: look into it, then move it away.",
         )
-    with _alone(staging, out):
+    with _exclusive_folder(staging, out):
         with private_folder(staging):
             yield staging
-        if place.exists():
-            place.rename(earlier)
+        if target.exists():
+            target.rename(earlier)
         try:
-            staging.rename(place)
+            staging.rename(target)
         except OSError:
             if earlier.exists():
-                earlier.rename(place)
+                earlier.rename(target)
             raise
     shutil.rmtree(earlier, ignore_errors=True)
 
 
 @contextmanager
-def _alone(staging: Path, out: Path) -> Iterator[None]:
+def _exclusive_folder(staging: Path, out: Path) -> Iterator[None]:
     """Make a folder for this run alone, and delete it at the end; the remains of a stopped run are deleted first."""
     busy = InvalidRequest(f"another run writes {out} now", remedy="Wait until it has ended, or name another --out.")
     if staging.exists():
@@ -260,47 +260,49 @@ def _split_files(report: Path) -> list[str]:
 
 
 def _write_rows(
-    found: duckdb.DuckDBPyConnection,
+    result: duckdb.DuckDBPyConnection,
     builder: RowBuilder,
     paths: list[Path],
-    agreed: frozenset[str],
+    consented: frozenset[str],
 ) -> tuple[list[int], list[Counter[str]]]:
     counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
-    with ExitStack() as opened:
-        files: list[IO[str]] = [opened.enter_context(path.open("w", encoding="utf-8")) for path in paths]
-        for place, (rows, learnt) in _built(_fetched(found), builder):
+    with ExitStack() as stack:
+        files: list[IO[str]] = [stack.enter_context(path.open("w", encoding="utf-8")) for path in paths]
+        for split, (rows, row_labels) in _build_rows(_fetch_rows(result), builder):
             for row in rows:
                 ids = row.get("prediction_ids") or [row["prediction_id"]]
-                if all(f"{row['site']}/{each}" in agreed for each in ids):
+                if all(f"{row['site']}/{each}" in consented for each in ids):
                     row["consented"] = True
-                files[place].write(json.dumps(row, ensure_ascii=False) + "\n")
-                counts[place] += 1
-            if len(labels[place]) <= _LABELS_MAX:
-                labels[place].update(learnt)
+                files[split].write(json.dumps(row, ensure_ascii=False) + "\n")
+                counts[split] += 1
+            if len(labels[split]) <= _LABELS_MAX:
+                labels[split].update(row_labels)
     return counts, labels
 
 
-def _built(found: Iterator[tuple[Any, ...]], builder: RowBuilder) -> Iterator[tuple[int, tuple[list[Row], list[str]]]]:
+def _build_rows(
+    result: Iterator[tuple[Any, ...]], builder: RowBuilder
+) -> Iterator[tuple[int, tuple[list[Row], list[str]]]]:
     """Yield the rows of each example, or of the answers about one text, and their labels."""
-    each = ((place, _redacted(*fields)) for place, *fields in found)
+    examples = ((split, _redacted_example(*fields)) for split, *fields in result)
     if not builder.joins_answers:
-        yield from ((place, builder.build(redacted)) for place, redacted in each)
+        yield from ((split, builder.build(redacted)) for split, redacted in examples)
         return
-    for (place, *_), group in itertools.groupby(each, lambda pair: (pair[0], *_shared(pair[1].example))):
-        yield place, builder.build_answers([redacted for _, redacted in group])
+    for (split, *_), group in itertools.groupby(examples, lambda pair: (pair[0], *_shared_fields(pair[1].example))):
+        yield split, builder.build_answers([redacted for _, redacted in group])
 
 
-def _redacted(kind: Kind, redacted: Mapping[str, int], *fields: Any) -> RedactedExample:
+def _redacted_example(kind: Kind, redacted: Mapping[str, int], *fields: Any) -> RedactedExample:
     *shared, question, scores, family = fields
-    soft = {pair["label"]: pair["score"] for pair in scores or ()}
-    more = {"question": question, "probabilities": soft, "family": family or ""}
-    return RedactedExample(replace(CollectedExample(*shared), **more), kind, redacted)
+    probabilities = {pair["label"]: pair["score"] for pair in scores or ()}
+    details = {"question": question, "probabilities": probabilities, "family": family or ""}
+    return RedactedExample(replace(CollectedExample(*shared), **details), kind, redacted)
 
 
-def _shared(example: CollectedExample) -> tuple[Any, ...]:
+def _shared_fields(example: CollectedExample) -> tuple[Any, ...]:
     """Return what the answers of one row have in common."""
-    drawn = (example.review_stream, example.sampling_probability)
-    return (example.site, example.input, example.label_source, example.labeled_by, *drawn)
+    sampling = (example.review_stream, example.sampling_probability)
+    return (example.site, example.input, example.label_source, example.labeled_by, *sampling)
 
 
 def _lineage(
@@ -309,8 +311,8 @@ def _lineage(
     names = list(choice.split_shares)
     records: dict[str, list[str]] = {name: [] for name in names}
     query = "SELECT place, site || '/' || prediction_id AS record FROM chosen ORDER BY ALL"
-    for place, record in connection.execute(query).fetchall():
-        records[names[place]].append(record)
+    for split, record in connection.execute(query).fetchall():
+        records[names[split]].append(record)
     files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, paths, strict=True)}
     at = format_timestamp(time.time())
     return LineageDocument("dataset", choice.task, records, files, str(out.resolve()), at=at)
@@ -321,17 +323,17 @@ def _label_sources(connection: duckdb.DuckDBPyConnection, choice: DatasetSelecti
         f"SELECT place, {selection.label_source(choice.purpose)} AS source, count(*)"  # noqa: S608 - of this package
         " FROM chosen JOIN examples USING (site, prediction_id) GROUP BY ALL ORDER BY count(*) DESC, source"
     )
-    found: dict[str, dict[str, int]] = {name: {} for name in choice.split_shares}
-    names = list(found)
-    for place, source, count in connection.execute(query).fetchall():
-        found[names[place]][source] = count
-    return found
+    sources: dict[str, dict[str, int]] = {name: {} for name in choice.split_shares}
+    names = list(sources)
+    for split, source, count in connection.execute(query).fetchall():
+        sources[names[split]][source] = count
+    return sources
 
 
-def _fetched(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+def _fetch_rows(result: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
     while rows := result.fetchmany(_ROWS_AT_ONCE):
         yield from rows
 
 
-def _counted(labels: Counter[str]) -> dict[str, int]:
+def _count_labels(labels: Counter[str]) -> dict[str, int]:
     return {} if len(labels) > _LABELS_MAX else dict(labels.most_common())

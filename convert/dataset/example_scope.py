@@ -167,26 +167,26 @@ def open_examples(
         InvalidRequest: an older edge-convert joined the examples, or there are none of that version, site or question;
             the task has several questions, and none is named.
     """
-    _open(connection, collected, task.partition("/")[0])
+    _open_task(connection, collected, task.partition("/")[0])
     _select_question(connection, task, whole=whole)
-    at = datetime.fromtimestamp(now(), UTC).replace(tzinfo=None)
-    connection.execute(_AHEAD, {"now": at, "days": CLOCK_DAYS_AHEAD})
+    now_utc = datetime.fromtimestamp(now(), UTC).replace(tzinfo=None)
+    connection.execute(_AHEAD, {"now": now_utc, "days": CLOCK_DAYS_AHEAD})
     connection.execute(_MARKED)
-    sites, days = _asked_sites(connection, scope), _asked_days(scope)
+    sites, days = _site_condition(connection, scope), _day_condition(scope)
     limits = f"{sites} AND {days}"
     bundles = _bundles(connection.execute(_BUNDLES.format(limits=limits)).fetchall(), scope)
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE bundles"
         " (bundle_version VARCHAR, bundle_digest VARCHAR, taken BOOLEAN, judged BOOLEAN)"
     )
-    taken = [(each.version, each.digest, not scope.version or each.judged, each.judged) for each in bundles]
-    if taken:
-        connection.executemany("INSERT INTO bundles VALUES (?, ?, ?, ?)", taken)
+    rows = [(each.version, each.digest, not scope.version or each.judged, each.judged) for each in bundles]
+    if rows:
+        connection.executemany("INSERT INTO bundles VALUES (?, ?, ?, ?)", rows)
     reasons = _read_reasons(connection, scope, limits, one_question=not (whole and _questions(connection)))
     connection.execute(_EXAMPLES.format(limits=limits))
-    clocks = [WrongClock(*found) for found in connection.execute(_CLOCKS.format(limits=sites)).fetchall()]
-    ((every,),) = connection.execute("SELECT count(*) FROM collected").fetchall()
-    return ScopedExamples(every, bundles, tuple(clocks), not scope.version, reasons)
+    clocks = [WrongClock(*fields) for fields in connection.execute(_CLOCKS.format(limits=sites)).fetchall()]
+    ((collected_count,),) = connection.execute("SELECT count(*) FROM collected").fetchall()
+    return ScopedExamples(collected_count, bundles, tuple(clocks), not scope.version, reasons)
 
 
 def _read_reasons(
@@ -196,26 +196,28 @@ def _read_reasons(
     counts: Counter[str] = Counter()
     spellings: dict[str, list[str]] = {}
     for reason, count in connection.execute(_REASONS.format(limits=limits)).fetchall():
-        plain = _plain(reason)
-        counts[plain] += count
-        spellings.setdefault(plain, []).append(reason)
+        normalized = _normalize(reason)
+        counts[normalized] += count
+        spellings.setdefault(normalized, []).append(reason)
     connection.execute("CREATE OR REPLACE TEMP TABLE new_labels (reason VARCHAR, label VARCHAR)")
     if scope.new_labels:
         _check_new_labels(connection, scope, [*spellings], one_question=one_question)
-        rows = [(spelling, label) for reason, label in scope.new_labels for spelling in spellings[_plain(reason)]]
+        rows = [(spelling, label) for reason, label in scope.new_labels for spelling in spellings[_normalize(reason)]]
         connection.executemany("INSERT INTO new_labels VALUES (?, ?)", rows)
-    named = {_plain(reason) for reason, _ in scope.new_labels}
-    others = [(spellings[plain][0], count) for plain, count in counts.most_common() if plain not in named]
+    renamed = {_normalize(reason) for reason, _ in scope.new_labels}
+    others = [
+        (spellings[normalized][0], count) for normalized, count in counts.most_common() if normalized not in renamed
+    ]
     return dict(others[:REASONS_MAX])
 
 
-def _plain(reason: str) -> str:
+def _normalize(reason: str) -> str:
     """Return how reasons are compared: "Fraud report" and "fraud_report" are one."""
     return re.sub(r"[\s_-]+", " ", reason.lower()).strip()
 
 
 def _check_new_labels(
-    connection: duckdb.DuckDBPyConnection, scope: ExampleScope, there: Sequence[str], *, one_question: bool
+    connection: duckdb.DuckDBPyConnection, scope: ExampleScope, reasons: Sequence[str], *, one_question: bool
 ) -> None:
     """Raise InvalidRequest for a task without labels, and for a reason that nobody gave, or that is named twice."""
     kinds = {kind for (kind,) in connection.execute("SELECT DISTINCT kind FROM collected").fetchall()}
@@ -227,28 +229,30 @@ def _check_new_labels(
     if not one_question:
         message = "a new label belongs to one question, and this is about several"
         raise InvalidRequest(message, remedy="Name the question: --task NAME/QUESTION.")
-    named = [_plain(reason) for reason, _ in scope.new_labels]
-    if twice := sorted({reason for reason in named if named.count(reason) > 1}):
-        raise InvalidRequest(f"reason {twice[0]!r} has several new labels", remedy="Name one label for each reason.")
-    if missing := sorted(set(named) - set(there)):
-        listed = f"Reasons in this scope: {', '.join(map(repr, there))[:500]}." if there else "There is none in scope."
+    requested = [_normalize(reason) for reason, _ in scope.new_labels]
+    if repeated := sorted({reason for reason in requested if requested.count(reason) > 1}):
+        raise InvalidRequest(f"reason {repeated[0]!r} has several new labels", remedy="Name one label for each reason.")
+    if missing := sorted(set(requested) - set(reasons)):
+        listed = (
+            f"Reasons in this scope: {', '.join(map(repr, reasons))[:500]}." if reasons else "There is none in scope."
+        )
         raise InvalidRequest(f"nobody rejected an answer with the reason {missing[0]!r}", remedy=listed)
 
 
-def _open(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
+def _open_task(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
     folder = collected / example_files.FOLDER / f"task={task}"
     files = sorted(folder.glob(f"month=*/{example_files.FILE_NAME}"))
     if not files:
         known = sorted(path.name.removeprefix("task=") for path in folder.parent.glob("task=*"))
         remedy = f"There are: {', '.join(known)}." if known else "Run 'edge-convert collect' first."
         raise FileMissing(f"{collected} has no examples of task {task}", remedy=remedy)
-    found = connection.read_parquet([*map(str, files)], union_by_name=True)
-    if "opinion" not in found.columns:
+    relation = connection.read_parquet([*map(str, files)], union_by_name=True)
+    if "opinion" not in relation.columns:
         message = f"the examples in {collected} were joined by an older edge-convert"
         raise InvalidRequest(
             message, remedy="Run 'edge-convert collect' again, which joins them again from the stored segments."
         )
-    derived_examples.split_answers(found, _LATER_COLUMNS).create_view("collected_task")
+    derived_examples.split_answers(relation, _LATER_COLUMNS).create_view("collected_task")
     connection.execute("CREATE OR REPLACE TEMP VIEW collected AS SELECT * FROM collected_task")
 
 
@@ -258,9 +262,9 @@ def questions_of(collected: Path, task: str) -> list[str]:
     Raises what `open_examples` raises.
     """
     with duckdb.connect() as connection:
-        _open(connection, collected, task.partition("/")[0])
-        found = _questions(connection)
-    return [f"{task}/{name}" for name in found] if found and "/" not in task else [task]
+        _open_task(connection, collected, task.partition("/")[0])
+        questions = _questions(connection)
+    return [f"{task}/{name}" for name in questions] if questions and "/" not in task else [task]
 
 
 def _questions(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -270,12 +274,14 @@ def _questions(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 def _select_question(connection: duckdb.DuckDBPyConnection, task: str, *, whole: bool) -> None:
     name, _, question = task.partition("/")
-    found = _questions(connection)
-    listed = ", ".join(f"{name}/{each}" for each in found)[:500]
-    if question and question not in found:
+    questions = _questions(connection)
+    listed = ", ".join(f"{name}/{each}" for each in questions)[:500]
+    if question and question not in questions:
         message = f"there are no examples of question {question} of task {name}"
-        raise InvalidRequest(message, remedy=f"Name one of: {listed}." if found else f"Name the task alone: {name}.")
-    if found and not question and not whole:
+        raise InvalidRequest(
+            message, remedy=f"Name one of: {listed}." if questions else f"Name the task alone: {name}."
+        )
+    if questions and not question and not whole:
         raise InvalidRequest(
             f"task {name} has several questions, and this is about one of them",
             remedy=f"Name one of: {listed}.",
@@ -288,7 +294,7 @@ def _select_question(connection: duckdb.DuckDBPyConnection, task: str, *, whole:
         connection.execute(f"CREATE OR REPLACE TEMP VIEW collected AS {query}")
 
 
-def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> str:
+def _site_condition(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> str:
     """Return the condition for the requested sites."""
     if not scope.sites:
         return "true"
@@ -302,7 +308,7 @@ def _asked_sites(connection: duckdb.DuckDBPyConnection, scope: ExampleScope) -> 
     return "site IN (SELECT site FROM asked_sites)"
 
 
-def _asked_days(scope: ExampleScope) -> str:
+def _day_condition(scope: ExampleScope) -> str:
     """Return the condition for the requested days."""
     conditions = ["NOT clock_ahead"] if scope.since or scope.until else ["true"]
     if scope.since:
@@ -312,17 +318,19 @@ def _asked_days(scope: ExampleScope) -> str:
     return " AND ".join(conditions)
 
 
-def _bundles(found: Sequence[tuple[str, str, int, int, datetime]], scope: ExampleScope) -> tuple[AnsweringBundle, ...]:
-    newest_first = sorted(found, key=lambda each: (precedence(each[0]), each[4] or datetime.min, each[1]), reverse=True)
+def _bundles(rows: Sequence[tuple[str, str, int, int, datetime]], scope: ExampleScope) -> tuple[AnsweringBundle, ...]:
+    newest_first = sorted(rows, key=lambda each: (precedence(each[0]), each[4] or datetime.min, each[1]), reverse=True)
     judged = {each[:2] for each in newest_first[:1]}
     if scope.version:
-        judged = {each[:2] for each in found if _is(scope.version, *each[:2])}
+        judged = {each[:2] for each in rows if _matches_version(scope.version, *each[:2])}
         if not judged:
-            there = ", ".join(f"{version} ({digest[:12]})" for version, digest, *_ in newest_first)
+            available = ", ".join(f"{version} ({digest[:12]})" for version, digest, *_ in newest_first)
             message = f"there are no examples of version {scope.version}"
-            raise InvalidRequest(message, remedy=f"There are examples of: {there[:500] or 'none in that scope'}.")
+            raise InvalidRequest(message, remedy=f"There are examples of: {available[:500] or 'none in that scope'}.")
     return tuple(AnsweringBundle(*each[:4], judged=each[:2] in judged) for each in newest_first)
 
 
-def _is(wanted: str, version: str, digest: str) -> bool:
-    return wanted in (EVERY_VERSION, version) or (bool(_DIGEST.fullmatch(wanted)) and digest.startswith(wanted))
+def _matches_version(requested: str, version: str, digest: str) -> bool:
+    return requested in (EVERY_VERSION, version) or (
+        bool(_DIGEST.fullmatch(requested)) and digest.startswith(requested)
+    )

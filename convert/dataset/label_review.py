@@ -37,7 +37,7 @@ from scipy import sparse
 
 from convert.data import splits
 from convert.dataset import label_studio, selection
-from convert.dataset.dataset_files import INTERFACE_NAME, LABEL_ERRORS_NAME, TASKS_NAME, made_whole
+from convert.dataset.dataset_files import INTERFACE_NAME, LABEL_ERRORS_NAME, TASKS_NAME, replace_folder
 from convert.dataset.example_scope import open_examples
 from convert.dataset.selection import DatasetSelection
 from convert.encoder import logistic_regression
@@ -98,27 +98,33 @@ def find(
         families: [rows]; rows that share one stay together.
         seed: for dividing the families.
     """
-    places = _judged(given, families)
-    labels = sorted({given[place] for place in places})
-    if len(places) < ROWS_MIN or len(labels) < 2:
+    rows = _judgeable_rows(given, families)
+    labels = sorted({given[row] for row in rows})
+    if len(rows) < ROWS_MIN or len(labels) < 2:
         return None
     numbers = {label: number for number, label in enumerate(labels)}
-    truth = np.array([numbers[given[place]] for place in places])
-    folds = _dealt([labels[number] for number in truth], [families[place] for place in places], seed)
-    chances = _out_of_fold(np.asarray(vectors(), np.float64)[places], truth, folds, len(labels))
-    own = chances[np.arange(len(truth)), truth]
-    others = chances.copy()
+    truth = np.array([numbers[given[row]] for row in rows])
+    folds = _deal_folds([labels[number] for number in truth], [families[row] for row in rows], seed)
+    probabilities = _out_of_fold(np.asarray(vectors(), np.float64)[rows], truth, folds, len(labels))
+    given_probabilities = probabilities[np.arange(len(truth)), truth]
+    others = probabilities.copy()
     others[np.arange(len(truth)), truth] = -1.0
     best = others.argmax(axis=1)
     ranked = tuple(
-        SuspectLabel(int(places[at]), labels[truth[at]], labels[best[at]], float(own[at]), float(others[at, best[at]]))
-        for at in np.lexsort((own - others.max(axis=1), own))
+        SuspectLabel(
+            int(rows[index]),
+            labels[truth[index]],
+            labels[best[index]],
+            float(given_probabilities[index]),
+            float(others[index, best[index]]),
+        )
+        for index in np.lexsort((given_probabilities - others.max(axis=1), given_probabilities))
     )
-    agreement = float((own > others.max(axis=1)).mean())
-    return LabelErrors(len(places), len(given) - len(places), _estimated(chances, truth), agreement, ranked)
+    agreement = float((given_probabilities > others.max(axis=1)).mean())
+    return LabelErrors(len(rows), len(given) - len(rows), _estimate_errors(probabilities, truth), agreement, ranked)
 
 
-def _judged(given: Sequence[str], families: Sequence[str]) -> Integers:
+def _judgeable_rows(given: Sequence[str], families: Sequence[str]) -> Integers:
     """Return the rows whose label has enough families for every fold."""
     known = defaultdict[str, set[str]](set)
     for label, family in zip(given, families, strict=True):
@@ -126,7 +132,7 @@ def _judged(given: Sequence[str], families: Sequence[str]) -> Integers:
     return np.array([row for row, label in enumerate(given) if len(known[label]) >= FOLDS], np.int64)
 
 
-def _dealt(given: Sequence[str], families: Sequence[str], seed: str) -> Integers:
+def _deal_folds(given: Sequence[str], families: Sequence[str], seed: str) -> Integers:
     """Return the fold of each row: each label is spread over the folds, and each family is in one."""
     rows = defaultdict[str, list[int]](list)
     for row, family in enumerate(families):
@@ -137,28 +143,28 @@ def _dealt(given: Sequence[str], families: Sequence[str], seed: str) -> Integers
         by_label[label][family] = members
     folds, shares = np.zeros(len(given), np.int64), {str(fold): 1 / FOLDS for fold in range(FOLDS)}
     for label in sorted(by_label):
-        for fold, dealt in splits.deal_groups(by_label[label], f"{seed} {label}", shares).items():
-            folds[dealt] = int(fold)
+        for fold, members_of_fold in splits.deal_groups(by_label[label], f"{seed} {label}", shares).items():
+            folds[members_of_fold] = int(fold)
     return folds
 
 
 def _out_of_fold(vectors: Floats, truth: Integers, folds: Integers, labels: int) -> Floats:
-    chances = np.zeros((len(truth), labels))
+    probabilities = np.zeros((len(truth), labels))
     for fold in range(FOLDS):
-        asked = folds == fold
-        fitted = logistic_regression.fit(vectors[~asked], truth[~asked], labels, DECAY)
-        chances[asked] = np.exp(fitted.log_probabilities(vectors[asked]))
-    return chances
+        in_fold = folds == fold
+        classifier = logistic_regression.fit(vectors[~in_fold], truth[~in_fold], labels, DECAY)
+        probabilities[in_fold] = np.exp(classifier.log_probabilities(vectors[in_fold]))
+    return probabilities
 
 
-def _estimated(chances: Floats, truth: Integers) -> int:
+def _estimate_errors(probabilities: Floats, truth: Integers) -> int:
     """Estimate the number of wrong labels from the counts of given and confident labels, scaled to the rows of each."""
-    labels = chances.shape[1]
-    thresholds = np.array([chances[truth == label, label].mean() for label in range(labels)])
-    reached = np.where(chances >= thresholds, chances, -1.0)
-    counted = reached.max(axis=1) >= 0
+    labels = probabilities.shape[1]
+    thresholds = np.array([probabilities[truth == label, label].mean() for label in range(labels)])
+    reached = np.where(probabilities >= thresholds, probabilities, -1.0)
+    is_confident = reached.max(axis=1) >= 0
     joint = np.zeros((labels, labels))
-    np.add.at(joint, (truth[counted], reached.argmax(axis=1)[counted]), 1)
+    np.add.at(joint, (truth[is_confident], reached.argmax(axis=1)[is_confident]), 1)
     scaled = joint * (np.bincount(truth, minlength=labels) / np.maximum(joint.sum(axis=1), 1))[:, None]
     return round(float(scaled.sum() - np.trace(scaled)))
 
@@ -225,9 +231,9 @@ class RankedLabels:
 
     def plain(self, rows_max: int) -> dict[str, Any]:
         """Return it for JSON, with at most `rows_max` rows."""
-        found = {**asdict(self), "method": METHOD, "rows": [row._asdict() for row in self.rows[:rows_max]]}
-        del found["labels"]
-        return {"schema": "edge-agent/label-errors/v1", **found}
+        content = {**asdict(self), "method": METHOD, "rows": [row._asdict() for row in self.rows[:rows_max]]}
+        del content["labels"]
+        return {"schema": "edge-agent/label-errors/v1", **content}
 
 
 def rank(choice: DatasetSelection, encoder: Path | None, progress: Progress) -> RankedLabels | None:
@@ -250,57 +256,57 @@ def rank_chosen(
     query = _CHOSEN.format(right=selection.right_answer(choice.purpose))
     rows = [LabelledExample(*row) for row in connection.execute(query, {"limit": ROWS_MAX}).fetchall()]
     vectors = partial(_vectors, [row.text for row in rows], encoder, progress)
-    found = find(vectors, [row.given for row in rows], [row.cluster for row in rows], choice.seed)
-    if found is None:
+    errors = find(vectors, [row.given for row in rows], [row.cluster for row in rows], choice.seed)
+    if errors is None:
         return None
     return RankedLabels(
         choice.task,
         encoder.name if encoder else "n-grams",
-        found.judged,
-        found.unjudged,
-        found.estimated,
-        round(found.agreement, 4),
+        errors.judged,
+        errors.unjudged,
+        errors.estimated,
+        round(errors.agreement, 4),
         tuple(sorted({row.given for row in rows} | {row.output for row in rows if row.output})),
-        tuple(_ranked(rows, found)),
+        tuple(_ranked_rows(rows, errors)),
     )
 
 
-def write_report(found: RankedLabels, path: Path, rows_max: int) -> None:
+def write_report(ranking: RankedLabels, path: Path, rows_max: int) -> None:
     """Write label-errors.json, whole or not at all."""
-    content = json.dumps(found.plain(rows_max), ensure_ascii=False, indent=1) + "\n"
+    content = json.dumps(ranking.plain(rows_max), ensure_ascii=False, indent=1) + "\n"
     atomic_files.write_atomically(path, content.encode(), FILE_MODE)
 
 
-def write_tasks(found: RankedLabels | None, out: Path, rows_max: int, *, force: bool = False) -> int:
+def write_tasks(ranking: RankedLabels | None, out: Path, rows_max: int, *, force: bool = False) -> int:
     """Write a folder for Label Studio: tasks with the reasons, the labelling interface, and the report.
 
     Returns the number of tasks. Raises InvalidRequest if there is nothing to review, or `out` exists.
     """
-    if found is None or not found.rows:
-        message = "no label is likely wrong" if found else f"fewer than {ROWS_MIN} labels can be judged"
+    if ranking is None or not ranking.rows:
+        message = "no label is likely wrong" if ranking else f"fewer than {ROWS_MIN} labels can be judged"
         raise InvalidRequest(message, remedy="Collect more; 'edge-convert assess' counts the examples.")
-    with made_whole(out, TASKS_NAME, force=force) as folder:
-        tasks = [_task(row, found.task) for row in found.rows[:rows_max]]
+    with replace_folder(out, TASKS_NAME, force=force) as folder:
+        tasks = [_task(row, ranking.task) for row in ranking.rows[:rows_max]]
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        shown = label_studio.interface(found.labels, reasons=True)
-        (folder / INTERFACE_NAME).write_text(shown, encoding="utf-8")
-        write_report(found, folder / LABEL_ERRORS_NAME, rows_max)
+        interface = label_studio.interface(ranking.labels, reasons=True)
+        (folder / INTERFACE_NAME).write_text(interface, encoding="utf-8")
+        write_report(ranking, folder / LABEL_ERRORS_NAME, rows_max)
         return len(tasks)
 
 
-def _ranked(rows: list[LabelledExample], found: LabelErrors) -> Iterator[RankedRow]:
-    for each in found.suspects:
+def _ranked_rows(rows: list[LabelledExample], errors: LabelErrors) -> Iterator[RankedRow]:
+    for each in errors.suspects:
         row = rows[each.row]
-        chances = round(each.given_probability, 4), round(each.suggested_probability, 4)
-        yield RankedRow(row.site, row.prediction_id, row.text, each.given, each.suggested, *chances, row.output)
+        probabilities = round(each.given_probability, 4), round(each.suggested_probability, 4)
+        yield RankedRow(row.site, row.prediction_id, row.text, each.given, each.suggested, *probabilities, row.output)
 
 
 def _vectors(texts: list[str], encoder: Path | None, progress: Progress) -> npt.ArrayLike:
     if encoder is None:
         return ngram_vectors(texts)
     embeddings = load_module("convert.encoder.sentence_embeddings")
-    made: npt.ArrayLike = embeddings.sentence_vectors(encoder, texts, progress)
-    return made
+    vectors: npt.ArrayLike = embeddings.sentence_vectors(encoder, texts, progress)
+    return vectors
 
 
 def _task(row: RankedRow, task: str) -> dict[str, Any]:
@@ -337,20 +343,20 @@ def ngram_vectors(texts: Sequence[str]) -> npt.NDArray[np.float64]:
     Returns:
         [texts, VECTOR_SIZE or fewer], of length one; a text without a letter or digit is all zeros.
     """
-    counts = _weighed(_counted(texts))
+    counts = _weigh_counts(_count_pieces(texts))
     size = min(VECTOR_SIZE, *counts.shape)
     return _unit(counts @ _directions(counts, size))
 
 
-def _counted(texts: Sequence[str]) -> sparse.csr_array:
+def _count_pieces(texts: Sequence[str]) -> sparse.csr_array:
     starts, buckets, counts = [0], list[int](), list[float]()
     for text in texts:
-        found = Counter(zlib.crc32(piece.encode("utf-8", "surrogatepass")) % _BUCKETS for piece in _pieces(text))
-        buckets += found.keys()
-        counts += found.values()
+        pieces = Counter(zlib.crc32(piece.encode("utf-8", "surrogatepass")) % _BUCKETS for piece in _pieces(text))
+        buckets += pieces.keys()
+        counts += pieces.values()
         starts.append(len(buckets))
-    made = sparse.csr_array((np.log1p(counts), buckets, starts), shape=(len(texts), _BUCKETS))
-    return made[:, np.unique(made.indices)]
+    matrix = sparse.csr_array((np.log1p(counts), buckets, starts), shape=(len(texts), _BUCKETS))
+    return matrix[:, np.unique(matrix.indices)]
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -358,15 +364,15 @@ def _pieces(text: str) -> Iterator[str]:
     yield from words
     yield from map(" ".join, itertools.pairwise(words))
     for word in words:
-        marked = f"<{word}>"
-        yield from (marked[at : at + size] for size in (2, 3, 4) for at in range(len(marked) - size + 1))
+        delimited = f"<{word}>"
+        yield from (delimited[start : start + size] for size in (2, 3, 4) for start in range(len(delimited) - size + 1))
 
 
-def _weighed(counts: sparse.csr_array) -> sparse.csr_array:
-    seen = np.bincount(counts.indices, minlength=counts.shape[1])
-    weighed = counts * np.log((1 + counts.shape[0]) / (1 + seen))
-    lengths = np.sqrt(np.asarray((weighed * weighed).sum(axis=1)).ravel())
-    return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ weighed)
+def _weigh_counts(counts: sparse.csr_array) -> sparse.csr_array:
+    text_counts = np.bincount(counts.indices, minlength=counts.shape[1])
+    weights = counts * np.log((1 + counts.shape[0]) / (1 + text_counts))
+    lengths = np.sqrt(np.asarray((weights * weights).sum(axis=1)).ravel())
+    return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ weights)
 
 
 def _directions(counts: sparse.csr_array, size: int) -> npt.NDArray[np.float64]:
@@ -375,8 +381,8 @@ def _directions(counts: sparse.csr_array, size: int) -> npt.NDArray[np.float64]:
     basis = np.random.default_rng(_SEED).standard_normal((counts.shape[1], width))
     for _ in range(_PASSES):
         basis = np.linalg.qr(counts.T @ np.linalg.qr(counts @ basis)[0])[0]
-    values, turned = np.linalg.eigh((counts @ basis).T @ (counts @ basis))
-    return np.asarray(basis @ turned[:, np.argsort(-values)[:size]])
+    values, rotation = np.linalg.eigh((counts @ basis).T @ (counts @ basis))
+    return np.asarray(basis @ rotation[:, np.argsort(-values)[:size]])
 
 
 def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

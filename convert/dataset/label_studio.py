@@ -54,33 +54,33 @@ class ReviewTask:
     """audit: the sampling probability."""
 
 
-def task_of(asked: ReviewTask, *, choices: bool) -> dict[str, Any]:
+def task_of(review: ReviewTask, *, choices: bool) -> dict[str, Any]:
     """Return a task; with `choices` the answer is one of the labels, otherwise text.
 
     Each model's answer is a separate prediction under the model's name; the answer of the site comes first.
     """
     predictions = []
-    if asked.teacher_answer is not None:
-        predictions.append(_predicted(asked.teacher_answer, asked.teacher_model or "large model", None, choices))
-    if asked.local_answer is not None:
-        predictions.append(_predicted(asked.local_answer, asked.version, asked.confidence, choices))
+    if review.teacher_answer is not None:
+        predictions.append(_prediction(review.teacher_answer, review.teacher_model or "large model", None, choices))
+    if review.local_answer is not None:
+        predictions.append(_prediction(review.local_answer, review.version, review.confidence, choices))
     names = ("input", "output", "site", "prediction_id", "task")
-    data = {name: getattr(asked, name) for name in names} | {"review_stream": asked.review_stream or "uncertain"}
-    if asked.sampling_probability is not None:
-        data["sampling_probability"] = asked.sampling_probability
+    data = {name: getattr(review, name) for name in names} | {"review_stream": review.review_stream or "uncertain"}
+    if review.sampling_probability is not None:
+        data["sampling_probability"] = review.sampling_probability
     return {"data": data, "predictions": predictions}
 
 
-def _predicted(answer: str, version: str, score: float | None, choices: bool) -> dict[str, Any]:
+def _prediction(answer: str, version: str, score: float | None, choices: bool) -> dict[str, Any]:
     value: dict[str, Any] = {"choices": [answer]} if choices else {"text": [answer]}
     result = {"from_name": _FROM, "to_name": _TO, "type": "choices" if choices else "textarea", "value": value}
     scored = {} if score is None else {"score": score}
     return {"model_version": version, "result": [result], **scored}
 
 
-def label_task_of(data: Mapping[str, Any], chosen: str, score: float) -> dict[str, Any]:
+def label_task_of(data: Mapping[str, Any], label: str, score: float) -> dict[str, Any]:
     """Return a task about a label, which is selected; `data` has the fields for `read_reviews`, and reasons."""
-    result = {"from_name": _FROM, "to_name": _TO, "type": "choices", "value": {"choices": [chosen]}}
+    result = {"from_name": _FROM, "to_name": _TO, "type": "choices", "value": {"choices": [label]}}
     prediction = {"model_version": "label errors", "score": score, "result": [result]}
     return {"data": dict(data), "predictions": [prediction]}
 
@@ -95,8 +95,8 @@ def interface(labels: Sequence[str], *, reasons: bool = False) -> str:
     if labels:
         control = f'  <Choices name="{_FROM}" toName="{_TO}" choice="single">\n{choices}  </Choices>\n'
     stream = "" if reasons else '  <Header value="$review_stream" size="6"/>\n'
-    why = '  <Header value="$reason" size="5"/>\n' if reasons else ""
-    return f'<View>\n{stream}  <Text name="{_TO}" value="$input"/>\n{why}{control}</View>\n'
+    reason = '  <Header value="$reason" size="5"/>\n' if reasons else ""
+    return f'<View>\n{stream}  <Text name="{_TO}" value="$input"/>\n{reason}{control}</View>\n'
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class _Annotation:
     number: int
     """Of its task in the export, from 1."""
     data: Mapping[str, Any]
-    said: Mapping[str, Any]
-    """The annotation."""
+    raw: Mapping[str, Any]
+    """The annotation as exported."""
     value: str
 
     @property
@@ -127,16 +127,16 @@ class _Annotation:
     @property
     def is_typed(self) -> bool:
         """Whether a person typed the value, instead of selecting a label or keeping the answer."""
-        return not self.accepts and not _is_choice(self.said["result"])
+        return not self.accepts and not _is_choice(self.raw["result"])
 
     @property
     def record(self) -> dict[str, Any] | None:
         """Return the typed record; None = a text."""
         try:
-            found = json.loads(self.value)
+            record = json.loads(self.value)
         except ValueError:
             return None
-        return found if isinstance(found, dict) else None
+        return record if isinstance(record, dict) else None
 
     @property
     def texts(self) -> list[str]:
@@ -165,26 +165,26 @@ def read_reviews(export: bytes, find: FindsValues | None = None) -> ReadReviews:
     annotations: list[_Annotation] = []
     typed: list[str] = []
     for number, task in enumerate(tasks, 1):
-        with _refusing(number):
+        with _refuse_malformed(number):
             answers = list(_annotations(number, task))
             annotations += answers
-            typed += [text for each in answers if each.is_typed for text in each.texts]
+            typed += [text for annotation in answers if annotation.is_typed for text in annotation.texts]
     if find is not None:
         find(typed)  # all at once, which is faster than one after the other
-    found: list[ExampleFeedback] = []
+    feedback: list[ExampleFeedback] = []
     unread: list[int] = []
-    for each in annotations:
-        with _refusing(each.number):
-            kept = _redacted(each, find) if each.is_typed else each.value
-            if kept is None:
-                unread.append(each.number)
+    for annotation in annotations:
+        with _refuse_malformed(annotation.number):
+            value = _redact(annotation, find) if annotation.is_typed else annotation.value
+            if value is None:
+                unread.append(annotation.number)
             else:
-                found.append(_feedback(each, kept))
-    return ReadReviews(tuple(found), tuple(unread))
+                feedback.append(_feedback(annotation, value))
+    return ReadReviews(tuple(feedback), tuple(unread))
 
 
 @contextmanager
-def _refusing(number: int) -> Iterator[None]:
+def _refuse_malformed(number: int) -> Iterator[None]:
     """Turn an error in a task that is not as `task_of` made it into InvalidRequest with its number."""
     try:
         yield
@@ -205,11 +205,11 @@ def _annotations(number: int, task: Mapping[str, Any]) -> Iterator[_Annotation]:
             yield _Annotation(number, data, annotation, value)
 
 
-def _feedback(each: _Annotation, kept: str) -> ExampleFeedback:
-    """Return a review; `kept` is its value, redacted where somebody typed it."""
-    data, at = each.data, each.said["updated_at"]
+def _feedback(annotation: _Annotation, value: str) -> ExampleFeedback:
+    """Return a review; `value` is redacted if somebody typed it."""
+    data, at = annotation.data, annotation.raw["updated_at"]
     # The same annotation exported again is the same record; a changed one is a new record.
-    identity = json.dumps([data["site"], data["prediction_id"], each.said["id"], at, each.value])
+    identity = json.dumps([data["site"], data["prediction_id"], annotation.raw["id"], at, annotation.value])
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return ExampleFeedback(
         record_id=f"review:{key}",
@@ -218,9 +218,9 @@ def _feedback(each: _Annotation, kept: str) -> ExampleFeedback:
         at=at,
         prediction_id=data["prediction_id"],
         task=data["task"],
-        reviewer=_reviewer(each.said.get("completed_by")),
-        verdict="accept" if each.accepts else "corrected",
-        value="" if each.accepts else kept,
+        reviewer=_reviewer(annotation.raw.get("completed_by")),
+        verdict="accept" if annotation.accepts else "corrected",
+        value="" if annotation.accepts else value,
     )
 
 
@@ -237,22 +237,22 @@ def _is_choice(result: list[dict[str, Any]]) -> bool:
     return any(each["from_name"] == _FROM and "choices" in each["value"] for each in result)
 
 
-def _redacted(each: _Annotation, find: FindsValues | None) -> str | None:
+def _redact(annotation: _Annotation, find: FindsValues | None) -> str | None:
     """Redact a typed text or record; new placeholders get numbers that the example does not have yet.
 
     None = the model fails on it.
     """
-    findings = find(each.texts) if find is not None else None
+    findings = find(annotation.texts) if find is not None else None
     if find is not None and findings is None:
         return None
-    session = _REDACTOR.start(f"{each.data.get('input', '')}\n{each.data['output']}", findings=findings)
-    record = each.record
+    session = _REDACTOR.start(f"{annotation.data.get('input', '')}\n{annotation.data['output']}", findings=findings)
+    record = annotation.record
     if record is None:
-        return session.text(each.value)
+        return session.text(annotation.value)
     redacted = session.value(record)
-    return json.dumps(redacted, ensure_ascii=False) if session.counts else each.value
+    return json.dumps(redacted, ensure_ascii=False) if session.counts else annotation.value
 
 
-def _reviewer(who: Any) -> str:
-    named = who.get("email") or who.get("id") if isinstance(who, dict) else who
-    return f"label-studio:{named}"[:100]
+def _reviewer(completed_by: Any) -> str:
+    name = completed_by.get("email") or completed_by.get("id") if isinstance(completed_by, dict) else completed_by
+    return f"label-studio:{name}"[:100]

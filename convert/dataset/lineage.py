@@ -77,7 +77,7 @@ class LineageUse:
 
     def sentence(self) -> str:
         """Return what to do, in words."""
-        splits = ", ".join(f"{len(found)} in {split}" for split, found in self.records.items() if found)
+        splits = ", ".join(f"{len(records)} in {split}" for split, records in self.records.items() if records)
         if self.consequence == "rows":
             return f"{splits}: make the dataset again, and delete this one"
         if self.consequence == "measured":
@@ -86,18 +86,16 @@ class LineageUse:
 
     def plain(self) -> dict[str, Any]:
         """Return it for JSON."""
-        named = {key: value for key, value in asdict(self.document).items() if key != "records"}
-        found = {split: list(each) for split, each in self.records.items() if each}
-        return {**named, "identity": self.document.identity, "records": found, "consequence": self.consequence}
+        fields = {key: value for key, value in asdict(self.document).items() if key != "records"}
+        records = {split: list(each) for split, each in self.records.items() if each}
+        return {**fields, "identity": self.document.identity, "records": records, "consequence": self.consequence}
 
 
-def register(collected: Path, document: LineageDocument) -> Path:
+def register(collected: Path, document: LineageDocument) -> None:
     """Keep a document in the collection; the same one again replaces itself. Raises OSError."""
     folder = collected / FOLDER
     make_private(folder)
-    path = folder / f"{document.kind}-{document.identity[:32]}.json"
-    write(path, document)
-    return path
+    write(folder / f"{document.kind}-{document.identity[:32]}.json", document)
 
 
 def write(path: Path, document: LineageDocument) -> None:
@@ -110,10 +108,10 @@ def documents(collected: Path | None, works: Iterable[Path] = ()) -> Iterator[Li
     """Yield the documents of a collection and of work folders, each of them once; damaged ones are skipped."""
     seen = set()
     for path in _paths(collected, works):
-        found = _read(path)
-        if found is not None and (found.kind, found.identity) not in seen:
-            seen.add((found.kind, found.identity))
-            yield found
+        document = _read(path)
+        if document is not None and (document.kind, document.identity) not in seen:
+            seen.add((document.kind, document.identity))
+            yield document
 
 
 def unread(collected: Path | None, works: Iterable[Path]) -> list[Path]:
@@ -122,15 +120,15 @@ def unread(collected: Path | None, works: Iterable[Path]) -> list[Path]:
 
 
 def _paths(collected: Path | None, works: Iterable[Path]) -> list[Path]:
-    kept = sorted((collected / FOLDER).glob("*.json")) if collected else []
-    return [*kept, *(work / "assemble" / FILE_NAME for work in works)]
+    registered = sorted((collected / FOLDER).glob("*.json")) if collected else []
+    return [*registered, *(work / "assemble" / FILE_NAME for work in works)]
 
 
-def trace(found: Iterable[LineageDocument], wanted: Iterable[str]) -> list[LineageUse]:
-    """Return which documents have some of the wanted records, those to retire first."""
-    asked, uses = frozenset(wanted), list[LineageUse]()
-    for document in found:
-        hits = {split: sorted(asked.intersection(records)) for split, records in document.records.items()}
+def trace(documents: Iterable[LineageDocument], records: Iterable[str]) -> list[LineageUse]:
+    """Return which documents have some of the records, those to retire first."""
+    traced, uses = frozenset(records), list[LineageUse]()
+    for document in documents:
+        hits = {split: sorted(traced.intersection(learned)) for split, learned in document.records.items()}
         if any(hits.values()):
             uses.append(LineageUse(document, hits))
     order: tuple[Consequence, ...] = ("retire", "rows", "measured")
@@ -140,9 +138,9 @@ def trace(found: Iterable[LineageDocument], wanted: Iterable[str]) -> list[Linea
 def collection_of(data: Path) -> Path | None:
     """Return the collection that a file of rows was made from, by the data sheet next to it; None = not known."""
     try:
-        written = json.loads((data.parent / "dataset.json").read_bytes())["collected"]
-        folder = Path(written)
-        return folder if isinstance(written, str) and folder.is_dir() else None
+        collected = json.loads((data.parent / "dataset.json").read_bytes())["collected"]
+        folder = Path(collected)
+        return folder if isinstance(collected, str) and folder.is_dir() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -116,7 +116,7 @@ def align(record: str, text: str) -> Alignment:
     values = list(itertools.islice(_values(plain, NO_FIELD), VALUES_MAX + 1))
     if len(values) > VALUES_MAX:
         return Alignment((), problems=(("too_many", NO_FIELD),))
-    searches = [_search(*named, times, text) for named, times in Counter(values).items()]
+    searches = [_search(*key, times, text) for key, times in Counter(values).items()]
     _remove_taken_places([search for search in searches if search.seen <= PLACES_MAX])
     problems = tuple(_problems(searches))
     if problems:
@@ -137,8 +137,8 @@ def _object(record: str) -> dict[str, Any] | None:
 def _values(plain: Any, label: str, depth: int = 0) -> Iterator[tuple[str, str | None]]:
     """Yield the values with their labels; None for a value that is never in a text."""
     if isinstance(plain, dict | list) and depth < DEPTH_MAX:
-        named = plain.items() if isinstance(plain, dict) else ((label, value) for value in plain)
-        for name, value in named:
+        items = plain.items() if isinstance(plain, dict) else ((label, value) for value in plain)
+        for name, value in items:
             yield from _values(value, name.strip() or NO_FIELD, depth + 1)
     elif isinstance(plain, bool | dict | list):
         yield label, None
@@ -162,19 +162,19 @@ def _search(label: str, value: str | None, times: int, text: str) -> _ValueSearc
 
 def _places(pattern: str, text: str, flags: int) -> Iterator[_Place]:
     """Yield the places of a pattern as whole words outside of placeholders."""
-    cut = [match.span() for match in PLACEHOLDER.finditer(text)]
-    for found in re.finditer(f"(?=({pattern}))", text, flags):
-        start, end = found.span(1)
-        parts = any(a < start < b or a < end < b for a, b in cut)
-        if not (parts or _is_inside_word(text, start) or _is_inside_word(text, end)):
+    placeholders = [placeholder.span() for placeholder in PLACEHOLDER.finditer(text)]
+    for match in re.finditer(f"(?=({pattern}))", text, flags):
+        start, end = match.span(1)
+        cuts_placeholder = any(a < start < b or a < end < b for a, b in placeholders)
+        if not (cuts_placeholder or _is_inside_word(text, start) or _is_inside_word(text, end)):
             yield start, end
 
 
-def _is_inside_word(text: str, at: int) -> bool:
-    if not 0 < at < len(text):
+def _is_inside_word(text: str, position: int) -> bool:
+    if not 0 < position < len(text):
         return False
-    around = text[at - 1 : at + 1]
-    accented = unicodedata.combining(text[at]) > 0
+    around = text[position - 1 : position + 1]
+    accented = unicodedata.combining(text[position]) > 0
     return accented or (around.isalnum() and not _UNSPACED.search(around))
 
 
@@ -191,7 +191,7 @@ def _remove_taken_places(searches: Sequence[_ValueSearch]) -> None:
 
 def _problems(searches: Sequence[_ValueSearch]) -> Iterator[tuple[Problem, str]]:
     yield from ((_problem(search), search.label) for search in searches if not search.is_found)
-    yield from (("overlapping", search.label) for search in _colliding(searches))
+    yield from (("overlapping", search.label) for search in _find_collisions(searches))
 
 
 def _problem(search: _ValueSearch) -> Problem:
@@ -202,13 +202,15 @@ def _problem(search: _ValueSearch) -> Problem:
     return "overlapping" if search.seen >= search.times else "absent"
 
 
-def _colliding(searches: Sequence[_ValueSearch]) -> Iterator[_ValueSearch]:
-    found = [search for search in searches if search.is_found]
-    for first, second in itertools.combinations(found, 2):
+def _find_collisions(searches: Sequence[_ValueSearch]) -> Iterator[_ValueSearch]:
+    complete = [search for search in searches if search.is_found]
+    for first, second in itertools.combinations(complete, 2):
         if any(_overlap(a, b) for a in first.places for b in second.places):
             yield first
             yield second
-    yield from (search for search in found if any(_overlap(*pair) for pair in itertools.combinations(search.places, 2)))
+    yield from (
+        search for search in complete if any(_overlap(*pair) for pair in itertools.combinations(search.places, 2))
+    )
 
 
 def _overlap(first: _Place, second: _Place) -> bool:
@@ -251,12 +253,12 @@ class RowBuilder:
                 f"format text-answers is for tasks of kind decide, not {first.kind}",
                 remedy="Use text-label, text-spans, prompt-completion or messages.",
             )
-        known = [(each.example.question or "", each.example.truth or each.example.output) for each in group]
-        soft = [each.example.probabilities for each in group]
-        answers = tuple((name, shares or label) for (name, label), shares in zip(known, soft, strict=True))
+        labels = [(each.example.question or "", each.example.truth or each.example.output) for each in group]
+        probabilities = [each.example.probabilities for each in group]
+        answers = tuple((name, shares or label) for (name, label), shares in zip(labels, probabilities, strict=True))
         ids = tuple(each.example.prediction_id for each in group)
-        example = replace(self._filled(first, ()), answers=answers, prediction_ids=ids)
-        return row_formats.rows_of(example, self._form), [f"{name}/{label}" for name, label in known]
+        example = replace(self._fill(first, ()), answers=answers, prediction_ids=ids)
+        return row_formats.rows_of(example, self._form), [f"{name}/{label}" for name, label in labels]
 
     def build(self, redacted: RedactedExample) -> tuple[list[Row], list[str]]:
         """Return the rows of an example, and its labels: its answer, or the labels of its spans.
@@ -266,34 +268,36 @@ class RowBuilder:
         """
         example = redacted.example
         spans: tuple[TextSpan, ...] = ()
-        learnt = [example.truth or example.output]
+        labels = [example.truth or example.output]
         if self._form == "text-spans":
             if redacted.kind != "extract":
                 raise InvalidRequest(
                     f"format text-spans is for tasks of kind extract, not {redacted.kind}",
                     remedy="Use text-label, prompt-completion or messages.",
                 )
-            alignment = align(learnt[0], example.input)
+            alignment = align(labels[0], example.input)
             self._spans.add(alignment)
             if alignment.problems:
                 return [], []
-            spans, learnt = alignment.spans, [span.label for span in alignment.spans]
-        return row_formats.rows_of(self._filled(redacted, spans), self._form), learnt
+            spans, labels = alignment.spans, [span.label for span in alignment.spans]
+        return row_formats.rows_of(self._fill(redacted, spans), self._form), labels
 
     def report(self) -> dict[str, Any]:
         """Return the sections of the data sheet."""
         spans = {"spans": self._spans.report()} if self._form == "text-spans" else {}
         return {"surrogates": self._filler.report(), **spans}
 
-    def _filled(self, redacted: RedactedExample, spans: tuple[TextSpan, ...]) -> CollectedExample:
+    def _fill(self, redacted: RedactedExample, spans: tuple[TextSpan, ...]) -> CollectedExample:
         """Return the example with filled placeholders; a label is unchanged."""
         example = redacted.example
         classifies, truth = redacted.kind in LABEL_KINDS, example.truth or ""
         texts = [example.input, *([] if classifies else [example.output, truth])]
         key = f"{example.site}/{example.prediction_id}"
         filled = self._filler.fill(key, redacted.counts, texts, stored=2)
-        moved = tuple(TextSpan(filled.moved(span.start), filled.moved(span.end), span.label) for span in spans)
-        example = replace(example, input=filled.texts[0], spans=moved, surrogates=filled.values)
+        moved_spans = tuple(
+            TextSpan(filled.new_position(span.start), filled.new_position(span.end), span.label) for span in spans
+        )
+        example = replace(example, input=filled.texts[0], spans=moved_spans, surrogates=filled.values)
         if classifies:
             return example
         return replace(example, output=filled.texts[1], truth=None if example.truth is None else filled.texts[2])

@@ -55,7 +55,7 @@ class CollectedExample:
 
 def rows_of(example: CollectedExample, form: Format) -> list[Row]:
     """Return the rows that an example makes; unpaired ones may be two."""
-    origin: Row = {"site": example.site, "prediction_id": example.prediction_id, **_drawn(example)}
+    origin: Row = {"site": example.site, "prediction_id": example.prediction_id, **_sampling_fields(example)}
     origin |= {"label_source": example.label_source, "labeled_by": example.labeled_by}
     if example.family:
         origin["family"] = example.family
@@ -64,9 +64,9 @@ def rows_of(example: CollectedExample, form: Format) -> list[Row]:
     return [{**row, **origin} for row in _WRITERS[form](example)]
 
 
-def _drawn(example: CollectedExample) -> Row:
-    known = {"review_stream": example.review_stream, "sampling_probability": example.sampling_probability}
-    return {key: value for key, value in known.items() if value is not None}
+def _sampling_fields(example: CollectedExample) -> Row:
+    fields = {"review_stream": example.review_stream, "sampling_probability": example.sampling_probability}
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _text_label(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
@@ -87,32 +87,38 @@ def _prompt_completion(example: CollectedExample) -> Sequence[Mapping[str, Any]]
 
 
 def _messages(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
-    return [{"messages": [*_asked(example), *_said(_answer(example))]}]
+    return [{"messages": [*_user_turn(example), *_assistant_turn(_answer(example))]}]
 
 
 def _preference(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     """A correction is a preference: the person's answer over the model's."""
-    return [{"prompt": _asked(example), "chosen": _said(_answer(example)), "rejected": _said(example.output)}]
+    return [
+        {
+            "prompt": _user_turn(example),
+            "chosen": _assistant_turn(_answer(example)),
+            "rejected": _assistant_turn(example.output),
+        }
+    ]
 
 
 def _unpaired(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     """A review is a judgement: of the model's answer, and of the right one if it is known."""
     right = example.truth == example.output
-    judged = [{"prompt": _asked(example), "completion": _said(example.output), "label": right}]
+    rows = [{"prompt": _user_turn(example), "completion": _assistant_turn(example.output), "label": right}]
     if example.truth is not None and not right:
-        judged.append({"prompt": _asked(example), "completion": _said(example.truth), "label": True})
-    return judged
+        rows.append({"prompt": _user_turn(example), "completion": _assistant_turn(example.truth), "label": True})
+    return rows
 
 
 def _answer(example: CollectedExample) -> str:
     return example.output if example.truth is None else example.truth
 
 
-def _asked(example: CollectedExample) -> list[dict[str, str]]:
+def _user_turn(example: CollectedExample) -> list[dict[str, str]]:
     return [{"role": "user", "content": example.input}]
 
 
-def _said(content: str) -> list[dict[str, str]]:
+def _assistant_turn(content: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": content}]
 
 

@@ -129,9 +129,9 @@ class DatasetSelection:
     @property
     def split_shares(self) -> dict[str, float]:
         """The shares, scaled to a sum of 1."""
-        given = dict(self.shares or SHARES)
-        total = sum(given.values())
-        return {name: share / total for name, share in given.items()}
+        shares = dict(self.shares or SHARES)
+        total = sum(shares.values())
+        return {name: share / total for name, share in shares.items()}
 
 
 @dataclass(frozen=True)
@@ -217,17 +217,17 @@ def choose(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> S
     Raises:
         InvalidRequest: there are fewer sites than splits, or no split for rows that a model labelled.
     """
-    places: dict[str, int | None] = _measured(choice)
+    indexes: dict[str, int | None] = _split_indexes(choice)
     condition, answer = _WANTED[choice.purpose]
     connection.execute(_POOL.format(condition=condition, answer=answer))
     # Judgements of one text can be right and wrong; each is a row of its own.
     connection.execute(_UNIQUE, {"torn": choice.purpose == "judged"})
     query = "SELECT count(*) FILTER (reviewed), count(*) FILTER (audited) FROM unique_rows"
     ((people, audited),) = connection.execute(query).fetchall()
-    _place(connection, choice, people, places["train"] or 0)
-    connection.execute(_PLACED, {**places, "audited": audited})
-    connection.execute(_CHOSEN, {name: -1 if (at := places[name]) is None else at for name in MEASURED})
-    return _left(connection)
+    _assign_splits(connection, choice, people, indexes["train"] or 0)
+    connection.execute(_PLACED, {**indexes, "audited": audited})
+    connection.execute(_CHOSEN, {name: -1 if (index := indexes[name]) is None else index for name in MEASURED})
+    return _selection_counts(connection)
 
 
 def audit(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> AuditSample:
@@ -237,7 +237,7 @@ def audit(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> Au
         " WHERE sampling_probability IS NOT NULL AND truth IS NOT NULL GROUP BY place"
     )
     used = dict(connection.execute(query).fetchall())
-    return audit_of(connection, {name: used.get(place, 0) for place, name in enumerate(choice.split_shares)})
+    return audit_of(connection, {name: used.get(index, 0) for index, name in enumerate(choice.split_shares)})
 
 
 def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | None = None) -> AuditSample:
@@ -246,19 +246,19 @@ def audit_of(connection: duckdb.DuckDBPyConnection, used: Mapping[str, int] | No
     return AuditSample(drawn, labelled, unreviewed, drawn - labelled - unreviewed, low, high, dict(used or {}))
 
 
-def _measured(choice: DatasetSelection) -> dict[str, int | None]:
+def _split_indexes(choice: DatasetSelection) -> dict[str, int | None]:
     """Return the indexes of the splits that figures rest on, and of `train`, which takes rows that a model labelled."""
     names = list(choice.split_shares)
-    places: dict[str, int | None] = {name: names.index(name) if name in names else None for name in MEASURED}
-    train = next((at for at, name in enumerate(names) if name not in MEASURED), None)
+    indexes: dict[str, int | None] = {name: names.index(name) if name in names else None for name in MEASURED}
+    train = next((index for index, name in enumerate(names) if name not in MEASURED), None)
     if train is None and choice.purpose in MACHINE_LABELLED:
         message = f"--answers {choice.purpose} takes labels of a {MACHINE_LABELLED[choice.purpose]},"
         message += f" and {' and '.join(names)} take labels of people only"
         raise InvalidRequest(message, remedy="Name a split to train on with --shares, or use --answers reviewed.")
-    return {**places, "train": train}
+    return {**indexes, "train": train}
 
 
-def _place(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, people: int, train: int) -> None:
+def _assign_splits(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, people: int, train: int) -> None:
     shares = choice.split_shares
     if choice.by == "time":
         # The last one is above 1, so that rounding of the sum leaves out no row.
@@ -276,20 +276,20 @@ def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection,
     query = (
         "SELECT site, count(*) FILTER ($people = 0 OR reviewed) AS rows FROM unique_rows GROUP BY site ORDER BY site"
     )
-    found, shares = connection.execute(query, {"people": people}).fetchall(), choice.split_shares
-    counts = [(site, count) for site, count in found if count]
+    site_counts, shares = connection.execute(query, {"people": people}).fetchall(), choice.split_shares
+    counts = [(site, count) for site, count in site_counts if count]
     if counts and len(counts) < len(shares):
         message = f"there are examples of {counted(len(counts), 'site')}, and {len(shares)} splits"
         raise InvalidRequest(message, remedy="Split by time, or into fewer: --shares train=0.8,test=0.2.")
-    dealt = splits.deal_groups({site: [site] * count for site, count in counts}, choice.seed, shares)
-    places = {site: train for site, count in found if not count}
-    places |= {site: place for place, split in enumerate(shares) for site in dealt[split]}
+    sites_of = splits.deal_groups({site: [site] * count for site, count in counts}, choice.seed, shares)
+    places = {site: train for site, count in site_counts if not count}
+    places |= {site: place for place, split in enumerate(shares) for site in sites_of[split]}
     connection.execute("CREATE OR REPLACE TEMP TABLE dealt (site VARCHAR, place INTEGER)")
     if places:
         connection.executemany("INSERT INTO dealt VALUES (?, ?)", list(places.items()))
 
 
-def _left(connection: duckdb.DuckDBPyConnection) -> SelectionCounts:
+def _selection_counts(connection: duckdb.DuckDBPyConnection) -> SelectionCounts:
     every, examples, pool, unique, placed, chosen = (
         _count(connection, table) for table in ("collected", "examples", "pool", "unique_rows", "placed", "chosen")
     )

@@ -50,16 +50,16 @@ def find_locale_problem(locale: str) -> str:
 
 def _card(fake: faker.Faker) -> str:
     number = fake.credit_card_number()
-    return _grouped(number) if len(number) == 16 and fake.boolean() else number
+    return _group_digits(number) if len(number) == 16 and fake.boolean() else number
 
 
 def _iban(fake: faker.Faker) -> str:
     number = fake.iban()
-    return _grouped(number) if fake.boolean() else number
+    return _group_digits(number) if fake.boolean() else number
 
 
-def _grouped(number: str) -> str:
-    return " ".join(number[at : at + 4] for at in range(0, len(number), 4))
+def _group_digits(number: str) -> str:
+    return " ".join(number[start : start + 4] for start in range(0, len(number), 4))
 
 
 def _email(fake: faker.Faker) -> str:
@@ -153,8 +153,8 @@ _RECORDS = (
 
 def _by_pattern(pattern: str, fake: faker.Faker) -> str:
     # Faker's own patterns interpret more characters, such as @.
-    drawn = {"#": string.digits, "?": string.ascii_uppercase}
-    return "".join(fake.random.choice(drawn.get(char, char)) for char in pattern)
+    alphabets = {"#": string.digits, "?": string.ascii_uppercase}
+    return "".join(fake.random.choice(alphabets.get(char, char)) for char in pattern)
 
 
 @dataclass(frozen=True)
@@ -197,17 +197,17 @@ KINDS: Mapping[str, SurrogateKind] = {
 # --- national numbers -------------------------------------------------------------------------------------------------
 
 
-def _until_found(rule: str, make: Callable[[], str]) -> str:
+def _draw_until_found(rule: str, make: Callable[[], str]) -> str:
     """Draw until the rule finds the whole value: check digits are right at least once in 97 draws."""
     return next(number for number in iter(make, "") if (0, len(number)) in _FINDERS[rule](number))
 
 
 def _uk_nhs(fake: faker.Faker) -> str:
-    return _until_found("uk_nhs", lambda: fake.numerify("### ### ####"))
+    return _draw_until_found("uk_nhs", lambda: fake.numerify("### ### ####"))
 
 
 def _uk_nino(fake: faker.Faker) -> str:
-    return _until_found("uk_nino", lambda: fake.bothify("?? ## ## ## ", letters="ABCEGHJKLMNPRSTWXYZ") + "ABCD"[
+    return _draw_until_found("uk_nino", lambda: fake.bothify("?? ## ## ## ", letters="ABCEGHJKLMNPRSTWXYZ") + "ABCD"[
         fake.random_int(0, 3)
     ])  # fmt: skip
 
@@ -218,7 +218,7 @@ def _de_tax_id(fake: faker.Faker) -> str:
         digits.insert(fake.random_int(0, 9), fake.random.choice(digits))
         return "{}{} {}{}{} {}{}{} {}{}{}".format(*digits, fake.random_digit())
 
-    return _until_found("de_tax_id", number)
+    return _draw_until_found("de_tax_id", number)
 
 
 def _fr_nir(fake: faker.Faker) -> str:
@@ -228,14 +228,14 @@ def _fr_nir(fake: faker.Faker) -> str:
 
 
 def _se_personnummer(fake: faker.Faker) -> str:
-    born = _birth_date(fake).strftime("%y%m%d")
-    return _until_found("se_personnummer", lambda: f"{born}-{fake.numerify('####')}")
+    birth_date = _birth_date(fake).strftime("%y%m%d")
+    return _draw_until_found("se_personnummer", lambda: f"{birth_date}-{fake.numerify('####')}")
 
 
 def _fi_hetu(fake: faker.Faker) -> str:
-    born, number = _birth_date(fake), f"{fake.random.randrange(2, 900):03}"
-    check = _HETU_CHECKS[int(f"{born:%d%m%y}{number}") % len(_HETU_CHECKS)]
-    return f"{born:%d%m%y}{'-' if born.year < 2000 else 'A'}{number}{check}"
+    birth_date, number = _birth_date(fake), f"{fake.random.randrange(2, 900):03}"
+    check = _HETU_CHECKS[int(f"{birth_date:%d%m%y}{number}") % len(_HETU_CHECKS)]
+    return f"{birth_date:%d%m%y}{'-' if birth_date.year < 2000 else 'A'}{number}{check}"
 
 
 _HETU_CHECKS = "0123456789ABCDEFHJKLMNPRSTUVWXY"
@@ -307,17 +307,17 @@ class SurrogateSource:
 
         After 2 * _TRIES values that the rules do not find as `word_of`, the last one is returned anyway.
         """
-        tries = (self._drawn(kind, rules, self._locale if number < _TRIES else DEFAULT_LOCALE)
+        tries = (self._draw(kind, rules, self._locale if number < _TRIES else DEFAULT_LOCALE)
                  for number in range(2 * _TRIES))  # fmt: skip
-        value, wanted, before = "", word_of(kind), KINDS[kind].announced if kind in KINDS else ""
+        value, word, announcement = "", word_of(kind), KINDS[kind].announced if kind in KINDS else ""
         if kind == "name" and ANNOUNCED_NAME_RULE in rules:
-            wanted, before = "NAME", "Mr. "  # a name that is found again has capital letters
+            word, announcement = "NAME", "Mr. "  # a name that is found again has capital letters
         for value in filter(_is_plain, tries):
-            if wanted is None or self._redacts_to(value, before) == wanted:
+            if word is None or self._redacts_to(value, announcement) == word:
                 break
         return value
 
-    def _drawn(self, kind: str, rules: Collection[str], locale: str) -> str:
+    def _draw(self, kind: str, rules: Collection[str], locale: str) -> str:
         if kind == "id":
             fitting = [name for name in NATIONAL_NUMBERS if name in rules]
             usual = _NATIONAL_NUMBERS_OF.get(locale.rpartition("_")[2], _OTHER_NUMBERS)
@@ -326,7 +326,7 @@ class SurrogateSource:
         if kind == "email" and "spoken_email" in rules and ("email" not in rules or self._fake(locale).boolean()):
             return _spoken_email(self._fake(locale))
         if kind in KINDS:
-            return _made(KINDS[kind].make, self._fake(locale))
+            return _make_or_empty(KINDS[kind].make, self._fake(locale))
         return _by_pattern(kind, self._fake(locale))
 
     def _fake(self, locale: str) -> faker.Faker:
@@ -337,15 +337,15 @@ class SurrogateSource:
             self._fakes[locale].seed_instance(self._row)
         return self._fakes[locale]
 
-    def _redacts_to(self, value: str, before: str = "") -> str | None:
+    def _redacts_to(self, value: str, announcement: str = "") -> str | None:
         """Return the word that redaction puts in place of a value; empty = it finds nothing, None = a part of it."""
-        found = self._redaction.find_values(before + value)
-        if len(found) == 1 and found[0][:2] == (len(before), len(before) + len(value)):
-            return found[0][3]
-        return None if found else ""
+        findings = self._redaction.find_values(announcement + value)
+        if len(findings) == 1 and findings[0][:2] == (len(announcement), len(announcement) + len(value)):
+            return findings[0][3]
+        return None if findings else ""
 
 
-def _made(make: _Make, fake: faker.Faker) -> str:
+def _make_or_empty(make: _Make, fake: faker.Faker) -> str:
     try:
         return make(fake)
     except (AttributeError, ValueError):

@@ -104,10 +104,10 @@ class FilledTexts:
     edits: tuple[_Replacement, ...] = ()
     """Of the first text, in its order."""
 
-    def moved(self, position: int) -> int:
+    def new_position(self, position: int) -> int:
         """Return the new position of a position in the first text, which must not be inside a placeholder."""
-        before = [edit for edit in self.edits if edit.end <= position]
-        return position + (before[-1].filled_end - before[-1].end if before else 0)
+        earlier = [edit for edit in self.edits if edit.end <= position]
+        return position + (earlier[-1].filled_end - earlier[-1].end if earlier else 0)
 
 
 class PlaceholderFiller:
@@ -127,19 +127,19 @@ class PlaceholderFiller:
         `redacted` has the replacements in the first `stored` texts by the name of the rule: a placeholder that none of
         these rules makes was in the caller's text and stays. The key identifies the row.
         """
-        wanted = self._to_fill(redacted, texts, stored)
-        if not wanted:
+        chosen = self._choose_placeholders(redacted, texts, stored)
+        if not chosen:
             return FilledTexts(tuple(texts), 0)
         self._source.begin(key)
-        values = self._values(wanted, redacted, texts[0])
+        values = self._values(chosen, redacted, texts[0])
         self.counts.rows += 1
-        for placeholder in wanted:
+        for placeholder in chosen:
             word = _word(placeholder)
             self.counts.add(self.counts.filled, word)
             if word not in self._settings.kinds and self._kind(word) == FALLBACK:
                 self.counts.add(self.counts.fallback, word)
         filled = tuple(PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text) for text in texts)
-        return FilledTexts(filled, len(wanted), tuple(_edits(texts[0], values)))
+        return FilledTexts(filled, len(chosen), tuple(_edits(texts[0], values)))
 
     def report(self) -> dict[str, Any]:
         """Return the section of the data sheet."""
@@ -147,79 +147,79 @@ class PlaceholderFiller:
         if self._settings.placeholders == "keep":
             return {"placeholders": "kept", "kept": counts["kept"]}
         del counts["kept"]
-        made = {"locales": [*self._settings.locales], "seed": self._seed, "faker": FAKER_VERSION}
+        settings = {"locales": [*self._settings.locales], "seed": self._seed, "faker": FAKER_VERSION}
         kinds = {"kinds": dict(self._settings.kinds)}
-        return {"placeholders": "filled", **made, **kinds, "rows": self.counts.rows, **counts}
+        return {"placeholders": "filled", **settings, **kinds, "rows": self.counts.rows, **counts}
 
-    def _to_fill(self, redacted: Mapping[str, int], texts: Sequence[str], stored: int) -> list[str]:
+    def _choose_placeholders(self, redacted: Mapping[str, int], texts: Sequence[str], stored: int) -> list[str]:
         """Return the placeholders to fill, each once, in the order of the texts; count those that stay."""
-        made = {_WORDS.get(rule, "") for rule, number in redacted.items() if number}
-        in_stored, wanted = set(placeholders("\n".join(texts[:stored]))), []
+        words = {_WORDS.get(rule, "") for rule, number in redacted.items() if number}
+        in_stored, chosen = set(placeholders("\n".join(texts[:stored]))), []
         for placeholder in dict.fromkeys(placeholders("\n".join(texts))):
             word = _word(placeholder)
             # Rules of the site and marked fields make unknown words, so the placeholder can be theirs.
-            if placeholder in in_stored and not {word, ""} & made:
+            if placeholder in in_stored and not {word, ""} & words:
                 self.counts.add(self.counts.raw, word)
             elif self._settings.placeholders == "keep":
                 self.counts.add(self.counts.kept, word)
             else:
-                wanted.append(placeholder)
-        return wanted
+                chosen.append(placeholder)
+        return chosen
 
-    def _values(self, wanted: Sequence[str], redacted: Mapping[str, int], text: str) -> dict[str, str]:
+    def _values(self, chosen: Sequence[str], redacted: Mapping[str, int], text: str) -> dict[str, str]:
         """Draw a value for each placeholder, and draw again those that the rules do not find in the filled text."""
         values: dict[str, str] = {}
-        lost: set[str] = set(wanted)
+        undetected: set[str] = set(chosen)
         for _ in range(_ROUNDS):
-            for placeholder in wanted:
-                if placeholder in lost:
+            for placeholder in chosen:
+                if placeholder in undetected:
                     taken = {value for other, value in values.items() if other != placeholder}
-                    values[placeholder] = self._different(placeholder, redacted, taken)
-            lost = self._lost(text, values)
-            if not lost:
+                    values[placeholder] = self._draw_different(placeholder, redacted, taken)
+            undetected = self._find_undetected(text, values)
+            if not undetected:
                 break
-        for placeholder in lost:
+        for placeholder in undetected:
             self.counts.add(self.counts.not_found_again, _word(placeholder))
         return values
 
-    def _different(self, placeholder: str, redacted: Mapping[str, int], taken: set[str]) -> str:
+    def _draw_different(self, placeholder: str, redacted: Mapping[str, int], taken: set[str]) -> str:
         kind = self._kind(_word(placeholder))
         drawn = (self._source.draw(kind, redacted) for _ in range(_ROUNDS))
         # A pattern without a digit or letter to draw has only one value.
         return next((value for value in drawn if value not in taken), "") or self._source.draw(kind, redacted)
 
     def _kind(self, word: str) -> str:
-        named = self._settings.kinds.get(word) or MODEL_TYPES.get(word.lower(), word.lower())
-        return named if word in self._settings.kinds or named in KINDS or named == "id" else FALLBACK
+        kind = self._settings.kinds.get(word) or MODEL_TYPES.get(word.lower(), word.lower())
+        return kind if word in self._settings.kinds or kind in KINDS or kind == "id" else FALLBACK
 
-    def _lost(self, text: str, values: Mapping[str, str]) -> set[str]:
+    def _find_undetected(self, text: str, values: Mapping[str, str]) -> set[str]:
         """Return the placeholders whose value the rules do not detect correctly in the text."""
         filled = PLACEHOLDER.sub(lambda match: values.get(match[0], match[0]), text)
-        found = self._redaction.find_values(filled)
-        lost = set()
+        findings = self._redaction.find_values(filled)
+        undetected = set()
         for edit in _edits(text, values):
-            wanted = word_of(self._kind(_word(edit.placeholder)))
-            there = [(start, end, word) for start, end, _, word in found
+            expected = word_of(self._kind(_word(edit.placeholder)))
+            overlapping = [(start, end, word) for start, end, _, word in findings
                      if start < edit.filled_end and edit.filled_start < end]  # fmt: skip
-            if wanted is not None and not _is_found_again(edit, there, wanted):
-                lost.add(edit.placeholder)
-        return lost
+            if expected is not None and not _is_found_again(edit, overlapping, expected):
+                undetected.add(edit.placeholder)
+        return undetected
 
 
-def _is_found_again(edit: _Replacement, there: Sequence[tuple[int, int, str]], wanted: str) -> bool:
+def _is_found_again(edit: _Replacement, overlapping: Sequence[tuple[int, int, str]], expected: str) -> bool:
     """Return whether the rules find the value whole and as that type; without a type, they may find nothing."""
-    if not there or (len(there) == 1 and there[0][:2] == (edit.filled_start, edit.filled_end)):
-        return (there[0][2] if there else "") == wanted or not wanted
+    if not overlapping or (len(overlapping) == 1 and overlapping[0][:2] == (edit.filled_start, edit.filled_end)):
+        return (overlapping[0][2] if overlapping else "") == expected or not expected
     return False
 
 
 def _edits(text: str, values: Mapping[str, str]) -> Iterator[_Replacement]:
-    grown = 0
+    shift = 0
     for match in PLACEHOLDER.finditer(text):
         if match[0] in values:
-            start, length = match.start() + grown, len(values[match[0]])
+            start, length = match.start() + shift, len(values[match[0]])
             yield _Replacement(match.start(), match.end(), start, start + length, match[0])
-            grown += length - len(match[0])
+            shift += length - len(match[0])
 
 
 def _word(placeholder: str) -> str:
@@ -283,28 +283,30 @@ class RowRedactor:
         session = self._start(texts)
         if session is None:
             return None
-        first = session.find_values(row.text) if row.spans else []
+        findings = session.find_values(row.text) if row.spans else []
         redacted = [session.text(text) for text in texts]
-        redacted[1:] = [_without(text, session.replaced) for text in redacted[1:]]
+        redacted[1:] = [_replace_known(text, session.replaced) for text in redacted[1:]]
         if not session.counts:
             return RedactedRow(row, {})
         filled = self._filler.fill(row.key, session.counts, redacted, stored=len(redacted))
-        moves = list(_moves(first, redacted[0])) if first else []
-        spans = tuple(filter(None, (_moved(span, moves) for span in row.spans)))
+        moves = list(_moves(findings, redacted[0])) if findings else []
+        spans = tuple(filter(None, (_move_span(span, moves) for span in row.spans)))
         if len(spans) < len(row.spans):
             return None
-        spans = tuple(TextSpan(filled.moved(span.start), filled.moved(span.end), span.label) for span in spans)
+        spans = tuple(
+            TextSpan(filled.new_position(span.start), filled.new_position(span.end), span.label) for span in spans
+        )
         text, completion, *contents = filled.texts
         messages = tuple(replace(turn, content=content) for turn, content in zip(row.messages, contents, strict=True))
-        new = replace(row, text=text, completion=completion, messages=messages, spans=spans)
-        return RedactedRow(new, dict(session.counts))
+        redacted_row = replace(row, text=text, completion=completion, messages=messages, spans=spans)
+        return RedactedRow(redacted_row, dict(session.counts))
 
 
 def _texts(row: DataRow) -> list[str]:
     return [row.text, row.completion, *(turn.content for turn in row.messages)]
 
 
-def _without(text: str, replaced: Mapping[str, str]) -> str:
+def _replace_known(text: str, replaced: Mapping[str, str]) -> str:
     """Replace values of the row also where the rules do not recognize them, because their context is missing."""
     for value in sorted(replaced, key=len, reverse=True):
         if len(value) >= _KNOWN_CHARS_MIN:
@@ -312,20 +314,22 @@ def _without(text: str, replaced: Mapping[str, str]) -> str:
     return text
 
 
-def _moves(found: Sequence[tuple[int, int, str, str]], redacted: str) -> Iterator[tuple[int, int, int]]:
+def _moves(findings: Sequence[tuple[int, int, str, str]], redacted: str) -> Iterator[tuple[int, int, int]]:
     """Yield for each replaced value its place in the text before, and the length of its placeholder."""
-    grown = 0
-    for start, end, *_ in found:
-        match = PLACEHOLDER.match(redacted, start + grown)
+    shift = 0
+    for start, end, *_ in findings:
+        match = PLACEHOLDER.match(redacted, start + shift)
         assert match is not None, "every value that was found has a placeholder"
         yield start, end, len(match[0])
-        grown += len(match[0]) - (end - start)
+        shift += len(match[0]) - (end - start)
 
 
-def _moved(span: TextSpan, moves: Moves) -> TextSpan | None:
+def _move_span(span: TextSpan, moves: Moves) -> TextSpan | None:
     """Return a span's place in the redacted text; None = it begins or ends inside a replaced value."""
-    places = [span.start, span.end]
-    if any(start < place < end for place in places for start, end, _ in moves):
+    positions = [span.start, span.end]
+    if any(start < position < end for position in positions for start, end, _ in moves):
         return None
-    start, end = (place + sum(new - (stop - begin) for begin, stop, new in moves if stop <= place) for place in places)
+    start, end = (
+        position + sum(new - (stop - begin) for begin, stop, new in moves if stop <= position) for position in positions
+    )
     return TextSpan(start, end, span.label)

@@ -101,22 +101,22 @@ def joint_log_probabilities(model: Any, tokens: TaskTokens, texts: Sequence[str]
     return joint
 
 
-def left_padded(rows: Sequence[Tokens], device: Any) -> dict[str, torch.Tensor]:
+def pad_left(rows: Sequence[Tokens], device: Any) -> dict[str, torch.Tensor]:
     """Return `input_ids`, `attention_mask` and `position_ids`, [rows, longest], with the ends of all rows aligned."""
     longest = max(map(len, rows))
     ids = torch.zeros((len(rows), longest), dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for at, row in enumerate(rows):
-        ids[at, longest - len(row) :] = torch.tensor(row)
-        mask[at, longest - len(row) :] = 1
+    for index, row in enumerate(rows):
+        ids[index, longest - len(row) :] = torch.tensor(row)
+        mask[index, longest - len(row) :] = 1
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "position_ids": positions.to(device)}
 
 
 def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabilities:
     """Score the labels after some prompts: many at a time for labels of one token, otherwise one at a time."""
-    given = left_padded(prompts, model.device)
-    out = model(**given, logits_to_keep=1, use_cache=bool(tree.branches))
+    inputs = pad_left(prompts, model.device)
+    out = model(**inputs, logits_to_keep=1, use_cache=bool(tree.branches))
     scorers = [LabelScorer(tree) for _ in prompts]
     for scorer, row in zip(scorers, out.logits[:, -1].float().cpu().numpy(), strict=True):
         scorer.add_prompt(row)
@@ -129,17 +129,19 @@ def _add_branches(model: Any, tree: LabelTree, scorer: LabelScorer, cache: Any, 
     """Compute the branches after one prompt, in batches of one length."""
     for branches in _batches(tree.branches):
         size = len(branches[0])
-        own = copy.deepcopy(cache)
-        own.batch_repeat_interleave(len(branches))
+        branch_cache = copy.deepcopy(cache)
+        branch_cache.batch_repeat_interleave(len(branches))
         ids = torch.tensor(branches, device=model.device)
         positions = torch.arange(length, length + size, device=model.device).expand(len(branches), size)
         mask = torch.ones((len(branches), length + size), dtype=torch.long, device=model.device)
-        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=own, use_cache=True)
+        out = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=branch_cache, use_cache=True
+        )
         for branch, rows in zip(branches, out.logits.float().cpu().numpy(), strict=True):
             scorer.add_branch(branch, rows)
 
 
 def _batches(branches: Sequence[Tokens]) -> Iterator[list[Tokens]]:
     for size in sorted({len(branch) for branch in branches}):
-        alike = [branch for branch in branches if len(branch) == size]
-        yield from (alike[start : start + BATCH_ROWS] for start in range(0, len(alike), BATCH_ROWS))
+        same_length = [branch for branch in branches if len(branch) == size]
+        yield from (same_length[start : start + BATCH_ROWS] for start in range(0, len(same_length), BATCH_ROWS))

@@ -77,7 +77,7 @@ def build(config: BertConfig, weights: Weights, head: str | LayerPooling) -> byt
     size = len(weights.get("classifier.bias", ()))
     outputs: dict[str, list[str | int]]
     if isinstance(head, LayerPooling):
-        pooled = graph.pooled(head.layers)
+        pooled = graph.pool(head.layers)
         outputs = {name: ["batch", size] for name, size in head.outputs.items()}
         if outputs:
             graph.split(graph.linear(pooled, "classifier"), head.outputs)
@@ -98,11 +98,11 @@ def build(config: BertConfig, weights: Weights, head: str | LayerPooling) -> byt
         for each in ("input_ids", "attention_mask", "token_type_ids")
     ]
     results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
-    whole = helper.make_graph(graph.nodes, "bert", inputs, results, graph.constants)
-    model = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    graph_proto = helper.make_graph(graph.nodes, "bert", inputs, results, graph.constants)
+    model = helper.make_model(graph_proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     onnx.checker.check_model(model)
-    written: bytes = model.SerializeToString()
-    return written
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 class _Graph:
@@ -121,12 +121,14 @@ class _Graph:
         self._layers.append(hidden)
         bias = self._mask_bias()
         for layer in range(self._config.layers):
-            at = f"encoder.layer.{layer}"
-            mixed = self.linear(self._attention(hidden, bias, f"{at}.attention.self"), f"{at}.attention.output.dense")
-            hidden = self._norm(self._op("Add", hidden, mixed), f"{at}.attention.output.LayerNorm")
-            inner = self._op("Gelu", self.linear(hidden, f"{at}.intermediate.dense"))
+            prefix = f"encoder.layer.{layer}"
+            mixed = self.linear(
+                self._attention(hidden, bias, f"{prefix}.attention.self"), f"{prefix}.attention.output.dense"
+            )
+            hidden = self._norm(self._op("Add", hidden, mixed), f"{prefix}.attention.output.LayerNorm")
+            inner = self._op("Gelu", self.linear(hidden, f"{prefix}.intermediate.dense"))
             hidden = self._norm(
-                self._op("Add", hidden, self.linear(inner, f"{at}.output.dense")), f"{at}.output.LayerNorm"
+                self._op("Add", hidden, self.linear(inner, f"{prefix}.output.dense")), f"{prefix}.output.LayerNorm"
             )
             self._layers.append(hidden)
         return hidden
@@ -142,7 +144,7 @@ class _Graph:
         total = self._op("ReduceSum", self._op("Mul", hidden, mask), self._constant(np.array([1])), keepdims=0)
         return self._op("Div", total, self._op("ReduceSum", mask, self._constant(np.array([1])), keepdims=0))
 
-    def pooled(self, layers: Sequence[int]) -> str:
+    def pool(self, layers: Sequence[int]) -> str:
         """Join mean, maximum and minimum of the token vectors of layers, where the mask is 1; after `encoder`."""
         absent = self._op("Unsqueeze", self._absence(), self._constant(np.array([2])))
         tokens, parts = self._constant(np.array([1])), []

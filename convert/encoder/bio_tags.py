@@ -20,7 +20,7 @@ _OUTSIDE = "O"
 
 
 @dataclass(frozen=True)
-class Tagged:
+class TokenTags:
     """The tags of one text."""
 
     tags: tuple[int, ...]
@@ -29,28 +29,28 @@ class Tagged:
     """Spans that begin or end inside a word: the agent can only find them together with more of the text."""
 
 
-def tagged(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], labels: Sequence[str]) -> Tagged:
+def tag_tokens(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], labels: Sequence[str]) -> TokenTags:
     """Tag one encoded text. `encoding` holds one row and was made with offsets.
 
     Raises KeyError if the labels lack a tag; the rows of a recipe are checked before.
     """
     index = dict(zip(labels, range(len(labels)), strict=True))
     tags = [UNREAD] * len(encoding["input_ids"])
-    found = word_spans(text, encoding.word_ids(), encoding["offset_mapping"])
-    before: TextSpan | None = None
-    for word in found:
+    words = word_spans(text, encoding.word_ids(), encoding["offset_mapping"])
+    previous: TextSpan | None = None
+    for word in words:
         span = next((each for each in spans if each.start < word.end and word.start < each.end), None)
-        tags[word.token] = index[_tag(span, before)]
-        before = span
-    return Tagged(tuple(tags), _misfits(found, spans))
+        tags[word.token] = index[_tag(span, previous)]
+        previous = span
+    return TokenTags(tuple(tags), _misfits(words, spans))
 
 
-def _tag(span: TextSpan | None, before: TextSpan | None) -> str:
+def _tag(span: TextSpan | None, previous: TextSpan | None) -> str:
     if span is None:
         return _OUTSIDE
-    return f"{'I' if span is before else 'B'}-{span.label}"
+    return f"{'I' if span is previous else 'B'}-{span.label}"
 
 
-def _misfits(found: Sequence[WordSpan], spans: Sequence[TextSpan]) -> int:
-    starts, ends = {word.start for word in found}, {word.end for word in found}
+def _misfits(words: Sequence[WordSpan], spans: Sequence[TextSpan]) -> int:
+    starts, ends = {word.start for word in words}, {word.end for word in words}
     return len(spans) - sum(span.start in starts and span.end in ends for span in spans)

@@ -5,8 +5,8 @@
 A head is a safetensors file: `classifier.weight`, `classifier.bias`, and in its metadata `encoder_sha256`, the hash of
 the weights that it was trained on. Other weights are refused, because its answers would be random. A head of several
 questions also has `layers` and `outputs`, the fields of `bert_graph.LayerPooling`, as JSON. Without them it reads the
-mean of the token vectors and classifies. A `detector.safetensors` next to it (`ood_detector.Fitted.save`) adds the
-out-of-distribution score, from which a calibration makes the gate.
+mean of the token vectors and classifies. A `detector.safetensors` next to it (`ood_detector.FittedDetector.save`) adds
+the out-of-distribution score, from which a calibration makes the gate.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ DETECTOR_NAME = "detector.safetensors"
 def checkpoint_of(package: str) -> Path:
     """Return the folder of the checkpoint in a package, found without importing it. Raises FileMissing."""
     spec = importlib.util.find_spec(package)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (folder := Path(place) / "model").is_dir():
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (folder := Path(location) / "model").is_dir():
             return folder
     raise FileMissing(f"the package {package} is not installed", remedy="Run scripts/setup --quick, which installs it.")
 
 
-def save(path: Path, head: Weights, encoder: Path, told: Mapping[str, str]) -> None:
-    """Write a head, with the hash of its encoder and further metadata in `told`."""
-    save_file(head, path, metadata={ENCODER_SHA256: _sha256(encoder / WEIGHTS_NAME), **told})
+def save(path: Path, head: Weights, encoder: Path, metadata: Mapping[str, str]) -> None:
+    """Write a head, with the hash of its encoder and further metadata."""
+    save_file(head, path, metadata={ENCODER_SHA256: _sha256(encoder / WEIGHTS_NAME), **metadata})
     path.chmod(0o644)  # safetensors writes it readable by its owner only
 
 
@@ -55,9 +55,9 @@ def read(path: Path, encoder: Path) -> Weights:
     with safe_open(path, framework="numpy") as file:
         sha256 = (file.metadata() or {}).get(ENCODER_SHA256, "")
         head = {name: np.asarray(file.get_tensor(name), np.float32) for name in (WEIGHT, BIAS)}
-    found = _sha256(encoder / WEIGHTS_NAME)
-    if found != sha256:
-        message = f"{path} was trained on an encoder with sha256 {sha256[:16]}…, and {encoder} has {found[:16]}…"
+    actual = _sha256(encoder / WEIGHTS_NAME)
+    if actual != sha256:
+        message = f"{path} was trained on an encoder with sha256 {sha256[:16]}…, and {encoder} has {actual[:16]}…"
         raise InvalidRequest(message, remedy="Install the version of the package that scripts/setup names.")
     return head
 
@@ -65,11 +65,13 @@ def read(path: Path, encoder: Path) -> Weights:
 def pooling_of(path: Path) -> LayerPooling | None:
     """Return layers and outputs of a head of several questions; None = it classifies."""
     with safe_open(path, framework="numpy") as file:
-        told = file.metadata() or {}
-    return LayerPooling(tuple(json.loads(told[LAYERS])), json.loads(told[OUTPUTS])) if LAYERS in told else None
+        metadata = file.metadata() or {}
+    return (
+        LayerPooling(tuple(json.loads(metadata[LAYERS])), json.loads(metadata[OUTPUTS])) if LAYERS in metadata else None
+    )
 
 
-def told_of(pooling: LayerPooling) -> dict[str, str]:
+def pooling_metadata(pooling: LayerPooling) -> dict[str, str]:
     """Return the metadata of a head of several questions."""
     return {LAYERS: json.dumps(pooling.layers), OUTPUTS: json.dumps(dict(pooling.outputs))}
 

@@ -57,23 +57,23 @@ def fit_shares(
         decay: of the weights, not of the bias, relative to the mean loss of a row.
         weights: [labels], the weight of each label in the loss.
     """
-    given, labels = np.asarray(vectors, np.float64), targets.shape[1]
-    centre = given.mean(axis=0)
-    scale = (given - centre).std() or 1.0
-    features = (given - centre) / scale
-    counted = targets * np.asarray(weights, np.float64)
-    counted /= counted.sum()
-    rows = counted.sum(axis=1, keepdims=True)
+    inputs, labels = np.asarray(vectors, np.float64), targets.shape[1]
+    centre = inputs.mean(axis=0)
+    scale = (inputs - centre).std() or 1.0
+    features = (inputs - centre) / scale
+    weighted = targets * np.asarray(weights, np.float64)
+    weighted /= weighted.sum()
+    rows = weighted.sum(axis=1, keepdims=True)
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         bias, weight = flat[:labels], flat[labels:].reshape(labels, -1)
         logs = log_softmax(features @ weight.T + bias, axis=1)
-        wrong = rows * np.exp(logs) - counted
-        total = -float((logs * counted).sum()) + 0.5 * decay * float((weight**2).sum())
-        return total, np.concatenate([wrong.sum(axis=0), (wrong.T @ features + decay * weight).ravel()])
+        residuals = rows * np.exp(logs) - weighted
+        total = -float((logs * weighted).sum()) + 0.5 * decay * float((weight**2).sum())
+        return total, np.concatenate([residuals.sum(axis=0), (residuals.T @ features + decay * weight).ravel()])
 
     start = np.zeros(labels * (1 + features.shape[1]))
     options = {"maxiter": _ROUNDS_MAX, "ftol": _TOLERANCE}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-    weight = found[labels:].reshape(labels, -1) / scale
-    return LinearClassifier(weight, found[:labels] - weight @ centre)
+    solution = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
+    weight = solution[labels:].reshape(labels, -1) / scale
+    return LinearClassifier(weight, solution[:labels] - weight @ centre)

@@ -21,9 +21,9 @@ from convert.pipeline.stage import Progress
 
 POOLING = "classifier_pooling"
 """Key of config.json, as in ModernBERT: `mean`, or the architecture's default if it is missing."""
-_SENTENCES = Path("1_Pooling", "config.json")
+_SENTENCE_POOLING = Path("1_Pooling", "config.json")
 _BATCH_ROWS = 32
-_BUILT = {
+_BUILDABLE = {
     "model_type": "bert",
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
@@ -81,10 +81,10 @@ def of_source(source: Path, config: Mapping[str, Any]) -> dict[str, str]:
     It is the mean if the checkpoint was trained for mean sentence vectors, has no head of its own, and has the shape
     that `bert_graph` builds.
     """
-    file = source / _SENTENCES
+    file = source / _SENTENCE_POOLING
     headless = not any("For" in name for name in config.get("architectures") or ())
-    usual = all(config.get(key, value) == value for key, value in _BUILT.items())
-    if POOLING in config or not (usual and headless and file.is_file()):
+    supported = all(config.get(key, value) == value for key, value in _BUILDABLE.items())
+    if POOLING in config or not (supported and headless and file.is_file()):
         return {}
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def mean_vectors(
 ) -> npt.NDArray[np.float32]:
     """Return the mean token vector of each row of tokens, by an encoder without a head."""
     order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-    found = np.zeros((len(tokens), model.config.hidden_size), np.float32)
+    vectors = np.zeros((len(tokens), model.config.hidden_size), np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), _BATCH_ROWS):
             batch = order[start : start + _BATCH_ROWS]
@@ -108,6 +108,6 @@ def mean_vectors(
             )
             device = model.device
             hidden = model(input_ids=rows.to(device), attention_mask=mask.to(device)).last_hidden_state
-            found[batch] = mean_of(hidden, mask.to(device)).cpu().numpy()
+            vectors[batch] = mean_of(hidden, mask.to(device)).cpu().numpy()
             progress("vectors of texts", min(start + _BATCH_ROWS, len(order)), len(order))
-    return found
+    return vectors

@@ -21,10 +21,9 @@ def sentence_vectors(checkpoint: Path, texts: Sequence[str], progress: Progress)
     Raises:
         ModelLoadFailed: the checkpoint does not open.
     """
-    model, tokenizer = (
-        checkpoint_loading.open_model(checkpoint, None, "none"),
-        checkpoint_loading.open_tokenizer(checkpoint),
-    )
-    room = min(_TOKENS_MAX, checkpoint_loading.positions_of(checkpoint_loading.read_config(checkpoint)) or _TOKENS_MAX)
-    tokens = [checkpoint_loading.encoded(tokenizer, text)["input_ids"][:room] for text in texts]
+    model = checkpoint_loading.open_model(checkpoint, None, "none")
+    tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
+    positions = checkpoint_loading.positions_of(checkpoint_loading.read_config(checkpoint))
+    tokens_max = min(_TOKENS_MAX, positions or _TOKENS_MAX)
+    tokens = [checkpoint_loading.encode_text(tokenizer, text)["input_ids"][:tokens_max] for text in texts]
     return mean_vectors(model, tokens, tokenizer.pad_token_id or 0, progress)

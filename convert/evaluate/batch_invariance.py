@@ -83,13 +83,13 @@ def measure_batch_invariance(
     texts = list(dict.fromkeys(texts))[:TEXTS_MAX]
     differences: dict[str, float] = {}
     with serve_bundles([bundle], max(BATCHES)) as served:
-        alone = dict(zip(texts, served.predict(bundle, texts, progress, at_once=1), strict=True))
+        alone_answers = dict(zip(texts, served.predict(bundle, texts, progress, at_once=1), strict=True))
         for size in BATCHES:
-            mixed = random.Random(size).sample(texts, len(texts))  # noqa: S311 - an order, not a secret
-            for text, answer in zip(mixed, served.predict(bundle, mixed, progress, at_once=size), strict=True):
-                if (moved := difference(alone[text], answer)) is not None:
-                    differences[text] = max(moved, differences.get(text, 0.0))
-        engine, build = served.score_variance(bundle), _build(bundle, served.details(bundle))
+            shuffled = random.Random(size).sample(texts, len(texts))  # noqa: S311 - an order, not a secret
+            for text, answer in zip(shuffled, served.predict(bundle, shuffled, progress, at_once=size), strict=True):
+                if (change := difference(alone_answers[text], answer)) is not None:
+                    differences[text] = max(change, differences.get(text, 0.0))
+        engine, build = served.score_variance(bundle), _build_text(bundle, served.details(bundle))
     largest = max(differences.values(), default=0.0)
     scored = bundle.manifest.task.kind in (*SCORED_KINDS, "redact")
     return BatchInvariance(len(texts), BATCHES, len(differences), largest, engine, build, scored)
@@ -98,8 +98,8 @@ def measure_batch_invariance(
 def difference(first: ServedPrediction, second: ServedPrediction) -> float | None:
     """Return the largest difference between two answers to a text; None = they are identical."""
     pairs = list(_numbers(first, second))
-    words = (first.answer, first.failure, first.entities) == (second.answer, second.failure, second.entities)
-    if words and all(left == right for left, right in pairs):
+    same_words = (first.answer, first.failure, first.entities) == (second.answer, second.failure, second.entities)
+    if same_words and all(left == right for left, right in pairs):
         return None
     return max((abs(left - right) for left, right in pairs), default=0.0)
 
@@ -113,7 +113,7 @@ def _numbers(first: ServedPrediction, second: ServedPrediction) -> Iterator[tupl
     yield from zip(first.vector, second.vector, strict=False)
 
 
-def _build(bundle: BundleFolder, details: dict[str, str]) -> str:
+def _build_text(bundle: BundleFolder, details: dict[str, str]) -> str:
     versions = library_versions(filter(None, [_LIBRARIES.get(bundle.manifest.runtime)]))
     library = ", ".join(f"{name.removeprefix('version of ')} {version}" for name, version in versions.items())
     code = details.get("cpu_variant", "")
@@ -128,6 +128,6 @@ def _processor() -> str:
         return ""
     name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     features = re.search(r"^(?:flags|Features)\s*: (.*)$", text, re.MULTILINE)
-    has = set(features[1].split()) if features else set()
-    sets = ", ".join(each for each in _INSTRUCTION_SETS if each in has)
-    return f"{name[1].strip() if name else 'processor'} ({sets})"
+    available = set(features[1].split()) if features else set()
+    listed = ", ".join(each for each in _INSTRUCTION_SETS if each in available)
+    return f"{name[1].strip() if name else 'processor'} ({listed})"

@@ -13,7 +13,7 @@ from convert.evaluate import scoring
 from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.predictions import ServedPrediction, views
 from convert.evaluate.quality_metrics import Flags
-from convert.evaluate.scoring import entity_types, expected, measure, outcomes, summary
+from convert.evaluate.scoring import entity_types, expected_answer, measure, outcomes, summary
 from convert.evaluate.serving import BundleFolder, chosen_bundle, open_bundle, quiet, serve_bundles
 from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
@@ -34,17 +34,17 @@ def run(job: StageJob) -> Report:
     sample = row_files.sample(job.recipe, "test")
     rows = sample.rows
     with chosen_bundle(job) as bundle:
-        report, predictions = _measured(bundle, rows, job.progress)
+        report, predictions = _measure(bundle, rows, job.progress)
     report["sampling"] = sample.plain()
-    more = _without_near_copies(job.recipe, bundle.manifest, rows, predictions)
-    report = _joined(report, more) if "questions" in report else report | more
+    near_copy_report = _report_near_copies(job.recipe, bundle.manifest, rows, predictions)
+    report = _join_questions(report, near_copy_report) if "questions" in report else report | near_copy_report
     write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
     quality = {key: value for key, value in report.items() if key != "latency_ms"}
     (job.out / QUALITY_NAME).write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return report
 
 
-def _without_near_copies(
+def _report_near_copies(
     recipe: Recipe, manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
 ) -> Report:
     """Return how many test rows are near duplicates of other splits, and the headline figures without them."""
@@ -57,28 +57,28 @@ def _without_near_copies(
         return report
     if manifest.task.kind == "decide":
         return report | {"questions": _questions_without(manifest, rows, predictions, copies)}
-    kept = outcomes(manifest, rows, predictions).only(~copies)
-    return report | {"without_near_copies": summary(manifest.confidence, kept)}
+    remaining = outcomes(manifest, rows, predictions).only(~copies)
+    return report | {"without_near_copies": summary(manifest.confidence, remaining)}
 
 
 def _questions_without(
     manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], copies: Flags
 ) -> Report:
     """Return `without_near_copies` of each question that has rows with and without near duplicates."""
-    found: Report = {}
+    report: Report = {}
     for view in views(manifest):
         answered, predicted = view.pairs(rows, predictions)
-        kept = ~copies[[place for place, _ in view.rows(rows)]]
-        if kept.any() and not kept.all():
-            few = outcomes(view.manifest, answered, predicted).only(kept)
-            found[view.name] = {"without_near_copies": summary(view.manifest.confidence, few)}
-    return found
+        is_original = ~copies[[index for index, _ in view.rows(rows)]]
+        if is_original.any() and not is_original.all():
+            remaining = outcomes(view.manifest, answered, predicted).only(is_original)
+            report[view.name] = {"without_near_copies": summary(view.manifest.confidence, remaining)}
+    return report
 
 
-def _joined(report: Report, more: Report) -> Report:
+def _join_questions(report: Report, extra: Report) -> Report:
     """Return both, with the keys of each question joined."""
-    questions = {name: each | more.get("questions", {}).get(name, {}) for name, each in report["questions"].items()}
-    return report | more | {"questions": questions}
+    questions = {name: each | extra.get("questions", {}).get(name, {}) for name, each in report["questions"].items()}
+    return report | extra | {"questions": questions}
 
 
 def evaluate(
@@ -95,7 +95,7 @@ def evaluate(
     """
     bundle, sample = open_bundle(folder), row_files.equally_likely(rows)
     _check_labels(bundle, sample.rows)
-    report, predictions = _measured(bundle, sample.rows, progress)
+    report, predictions = _measure(bundle, sample.rows, progress)
     return report | {"sampling": sample.plain()}, predictions
 
 
@@ -110,7 +110,7 @@ def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progre
     _check_comparable(bundles)
     for bundle in bundles:
         _check_labels(bundle, rows)
-    answers = _in_turns(bundles, [row.text for row in rows], progress)
+    answers = _predict_in_turns(bundles, [row.text for row in rows], progress)
     names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
     return names | scoring.compare((bundles[0].manifest, bundles[1].manifest), rows, *answers)
 
@@ -130,16 +130,16 @@ def _check_comparable(bundles: tuple[BundleFolder, BundleFolder]) -> None:
         )
 
 
-def _in_turns(
+def _predict_in_turns(
     bundles: tuple[BundleFolder, BundleFolder], texts: Sequence[str], progress: Progress
 ) -> tuple[list[ServedPrediction], list[ServedPrediction]]:
     first: list[ServedPrediction] = []
     second: list[ServedPrediction] = []
     with serve_bundles([bundles[0]]) as left, serve_bundles([bundles[1]]) as right:
         for start in range(0, len(texts), _CHUNK_ROWS):
-            some = texts[start : start + _CHUNK_ROWS]
-            first += left.predict(bundles[0], some)
-            second += right.predict(bundles[1], some)
+            chunk = texts[start : start + _CHUNK_ROWS]
+            first += left.predict(bundles[0], chunk)
+            second += right.predict(bundles[1], chunk)
             progress("both bundles", len(first), len(texts))
     return first, second
 
@@ -147,11 +147,11 @@ def _in_turns(
 def write(path: Path, bundle: BundleFolder, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> None:
     """Write predictions.jsonl."""
     kind = bundle.manifest.task.kind
-    lines = [each.line(row.text, expected(kind, row)) for row, each in zip(rows, predictions, strict=True)]
+    lines = [each.line(row.text, expected_answer(kind, row)) for row, each in zip(rows, predictions, strict=True)]
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _measured(
+def _measure(
     bundle: BundleFolder, rows: Sequence[DataRow], progress: Progress
 ) -> tuple[Report, list[ServedPrediction]]:
     with serve_bundles([bundle]) as served:
@@ -163,23 +163,23 @@ def _measured(
 
 
 def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
-    kind, known = bundle.manifest.task.kind, _known(bundle.manifest.task)
+    kind, known = bundle.manifest.task.kind, _task_labels(bundle.manifest.task)
     if kind == "decide":
         row_files.check_answers(rows, bundle.manifest.task)
         if not any(row.answers for row in rows):
             raise InvalidRequest("no row answers a question", remedy="Give rows 'answers': docs/data-formats.md.")
     if kind == "classify" and not all(row.label for row in rows):
         raise InvalidRequest("some rows have no label", remedy="Give each row a label: docs/data-formats.md.")
-    unknown = sorted(_used(rows) - known)
+    unknown = sorted(_row_labels(rows) - known)
     if kind in ("classify", "extract", "redact") and unknown:
-        are = "label of the rows is not one" if len(unknown) == 1 else "labels of the rows are not labels"
-        message = f"{len(unknown)} {are} of {bundle.name}: {', '.join(unknown)[:300]}"
+        phrase = "label of the rows is not one" if len(unknown) == 1 else "labels of the rows are not labels"
+        message = f"{len(unknown)} {phrase} of {bundle.name}: {', '.join(unknown)[:300]}"
         raise InvalidRequest(message, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
 
 
-def _known(task: TaskSpec) -> set[str]:
+def _task_labels(task: TaskSpec) -> set[str]:
     return set(task.labels) | set(entity_types(task))
 
 
-def _used(rows: Sequence[DataRow]) -> set[str]:
+def _row_labels(rows: Sequence[DataRow]) -> set[str]:
     return {row.label for row in rows} - {""} | {span.label for row in rows for span in row.spans}

@@ -63,11 +63,11 @@ class ServedPrediction:
 
     def line(self, text: str, expected: str) -> str:
         """Write one line of predictions.jsonl."""
-        kept = {key: value for key, value in asdict(self).items() if value not in ("", (), None) and key != "scores"}
-        return json.dumps({"text": text, "expected": expected, **_rounded(kept)}, ensure_ascii=False) + "\n"
+        fields = {key: value for key, value in asdict(self).items() if value not in ("", (), None) and key != "scores"}
+        return json.dumps({"text": text, "expected": expected, **_round_floats(fields)}, ensure_ascii=False) + "\n"
 
 
-def at_one(scores: Sequence[float], temperature: float) -> tuple[float, ...]:
+def unscaled_log_probabilities(scores: Sequence[float], temperature: float) -> tuple[float, ...]:
     """Return log-probabilities at temperature 1 from scores that were served at another one; empty without scores."""
     if not scores:
         return ()
@@ -81,22 +81,22 @@ def matrix(predictions: Iterable[ServedPrediction]) -> npt.NDArray[np.float64]:
     return np.array([each.log_probabilities for each in predictions])
 
 
-def _rounded(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, _DIGITS)
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: _round_floats(each) for key, each in value.items()}
+    return [_round_floats(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)
 class QuestionView:
     """One question of a bundle."""
 
-    whole: Manifest
+    bundle_manifest: Manifest
     """The manifest of the bundle."""
     question: QuestionSpec
-    place: int
+    index: int
     """Index of the question in the bundle."""
     manifest: Manifest
     """The manifest of a classify bundle with this question alone."""
@@ -108,21 +108,21 @@ class QuestionView:
 
     def rows(self, rows: Sequence[DataRow]) -> list[tuple[int, DataRow]]:
         """Return the rows that answer the question, each with its index and with the answer as its label."""
-        return rows_of(self.whole.task, self.question, rows)
+        return rows_of(self.bundle_manifest.task, self.question, rows)
 
-    def prediction(self, said: ServedPrediction) -> ServedPrediction:
+    def prediction(self, answer: ServedPrediction) -> ServedPrediction:
         """Return an answer of the bundle as an answer to this question."""
-        if self.whole.task.kind != "decide" or said.failure:
-            return said
-        scores = said.question_scores[self.place]
+        if self.bundle_manifest.task.kind != "decide" or answer.failure:
+            return answer
+        scores = answer.question_scores[self.index]
         best = max(range(len(scores)), key=scores.__getitem__)
         return replace(
-            said,
+            answer,
             answer=self.question.outputs[best],
             confidence=scores[best],
-            log_probabilities=at_one(scores, self.manifest.confidence.temperature),
+            log_probabilities=unscaled_log_probabilities(scores, self.manifest.confidence.temperature),
             scores=scores,
-            label_mass=said.question_masses[self.place] if said.question_masses else 1.0,
+            label_mass=answer.question_masses[self.index] if answer.question_masses else 1.0,
             question_scores=(),
             question_masses=(),
         )
@@ -131,8 +131,8 @@ class QuestionView:
         self, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
     ) -> tuple[list[DataRow], list[ServedPrediction]]:
         """Return the rows that answer the question, and the bundle's answers to it."""
-        found = self.rows(rows)
-        return [row for _, row in found], [self.prediction(predictions[place]) for place, _ in found]
+        answering = self.rows(rows)
+        return [row for _, row in answering], [self.prediction(predictions[index]) for index, _ in answering]
 
 
 def views(manifest: Manifest) -> tuple[QuestionView, ...]:
@@ -142,16 +142,16 @@ def views(manifest: Manifest) -> tuple[QuestionView, ...]:
 
 def _views(manifest: Manifest) -> Iterator[QuestionView]:
     task = manifest.task
-    for place, question in enumerate(task.questions_asked):
+    for index, question in enumerate(task.questions_asked):
         if task.kind != "decide":
-            yield QuestionView(manifest, question, place, manifest)
+            yield QuestionView(manifest, question, index, manifest)
             continue
-        alone = task.model_copy(
+        single_task = task.model_copy(
             update={"name": question.name, "kind": "classify", "labels": question.outputs, "questions": ()}
         )
         update: dict[str, Any] = {
-            "task": alone,
+            "task": single_task,
             "confidence": manifest.confidence_of(question.name),
             "question_confidence": {},
         }
-        yield QuestionView(manifest, question, place, manifest.model_copy(update=update))
+        yield QuestionView(manifest, question, index, manifest.model_copy(update=update))

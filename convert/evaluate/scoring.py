@@ -35,7 +35,7 @@ def is_right(kind: Kind, row: DataRow, prediction: ServedPrediction) -> bool:
     same JSON value if the expected text is JSON, otherwise the same text apart from surrounding white space. redact: no
     part of a labelled value remains.
     """
-    return not prediction.failure and _RIGHT[kind](row, prediction)
+    return not prediction.failure and _IS_RIGHT[kind](row, prediction)
 
 
 def _same_record(row: DataRow, prediction: ServedPrediction) -> bool:
@@ -55,7 +55,7 @@ def _same_text(row: DataRow, prediction: ServedPrediction) -> bool:
     return expected is not None and _json(prediction.answer) == expected
 
 
-_RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {
+_IS_RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {
     "classify": lambda row, prediction: prediction.answer == row.label,
     "extract": _same_record,
     "generate": _same_text,
@@ -63,7 +63,7 @@ _RIGHT: dict[str, Callable[[DataRow, ServedPrediction], bool]] = {
 }
 
 
-def expected(kind: Kind, row: DataRow) -> str:
+def expected_answer(kind: Kind, row: DataRow) -> str:
     """Return the expected value of `ServedPrediction.answer`; decide: of the questions that the row answers."""
     if kind == "decide":
         return json.dumps({answer.question: answer.label for answer in row.answers}, ensure_ascii=False)
@@ -84,16 +84,18 @@ def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[S
     task = manifest.task
     report: dict[str, Any] = {
         "rows": len(rows),
-        "failed": dict(Counter(each.failure for each in predictions if each.failure)),
+        "failed": dict(Counter(questions.failure for questions in predictions if questions.failure)),
         "latency_ms": latency(predictions),
     }
     if task.kind == "embed":
         return report | _neighbours(rows, predictions)
     if task.kind == "decide":
-        each = {view.name: _measure_question(view, rows, predictions) for view in views(manifest)}
-        return report | {"questions": each}
-    found = outcomes(manifest, rows, predictions)
-    return report | summary(manifest.confidence, found) | _BY_KIND[task.kind](task, rows, predictions, found)
+        questions = {view.name: _measure_question(view, rows, predictions) for view in views(manifest)}
+        return report | {"questions": questions}
+    row_outcomes = outcomes(manifest, rows, predictions)
+    return (
+        report | summary(manifest.confidence, row_outcomes) | _BY_KIND[task.kind](task, rows, predictions, row_outcomes)
+    )
 
 
 def _measure_question(
@@ -103,8 +105,10 @@ def _measure_question(
     answered, predicted = view.pairs(rows, predictions)
     if not answered:
         return {"type": view.question.type, "rows": 0}
-    found = outcomes(view.manifest, answered, predicted)
-    report = summary(view.manifest.confidence, found) | _classes(view.manifest.task, answered, predicted, found)
+    row_outcomes = outcomes(view.manifest, answered, predicted)
+    report = summary(view.manifest.confidence, row_outcomes) | _classes(
+        view.manifest.task, answered, predicted, row_outcomes
+    )
     if view.question.type == "score" and (error := score_error(view.question.outputs, answered, predicted)):
         report["score_error"] = error
     return {"type": view.question.type} | report
@@ -122,15 +126,15 @@ def score_error(
     answered = np.array([bool(each.scores) for each in predictions])
     if not answered.any():
         return {}
-    given = np.array([expected_level(each.scores) for each in predictions if each.scores])
+    levels_given = np.array([expected_level(each.scores) for each in predictions if each.scores])
     constant = np.abs(true[answered] - np.median(true[answered])).mean()
-    return {"mean": float(np.abs(given - true[answered]).mean()), "constant": float(constant)}
+    return {"mean": float(np.abs(levels_given - true[answered]).mean()), "constant": float(constant)}
 
 
-def summary(confidence: Confidence, found: AnswerOutcomes) -> dict[str, Any]:
+def summary(confidence: Confidence, row_outcomes: AnswerOutcomes) -> dict[str, Any]:
     """Return the headline figures. With a threshold, `sure` has coverage and realised risk; with a gate, `gate` has the
     share that it holds up, and the largest share that it should hold up of ordinary inputs."""
-    plain = quality_metrics.headline(found)
+    plain = quality_metrics.headline(row_outcomes)
     if confidence.gate is not None and "held_up" in plain:
         plain["gate"] = {"held_up_max": confidence.gate.held_up_max, "held_up": plain.pop("held_up")}
     selective = {"coverage": plain.pop("coverage"), "wrong": plain.pop("wrong")}
@@ -166,46 +170,50 @@ def latency(predictions: Sequence[ServedPrediction]) -> dict[str, float]:
     times = [1000 * each.seconds for each in predictions if not each.failure]
     if not times:
         return {}
-    named = zip(_PERCENTILES, np.percentile(times, _PERCENTILES).tolist(), strict=True)
-    return {f"p{percent}": round(value, 3) for percent, value in named} | {"mean": round(float(np.mean(times)), 3)}
+    percentiles = zip(_PERCENTILES, np.percentile(times, _PERCENTILES).tolist(), strict=True)
+    return {f"p{percent}": round(value, 3) for percent, value in percentiles} | {
+        "mean": round(float(np.mean(times)), 3)
+    }
 
 
 def _classes(
-    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], row_outcomes: AnswerOutcomes
 ) -> dict[str, Any]:
     """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
     true, predicted = [row.label for row in rows], [each.answer or FAILED for each in predictions]
     confusion: dict[str, dict[str, int]] = {}
     for (label, answered), count in sorted(Counter(zip(true, predicted, strict=True)).items()):
         confusion.setdefault(label, {})[answered] = count
-    wanted: dict[str, list[quality_metrics.Place]] = {label: [] for label in task.labels}
-    given: dict[str, list[quality_metrics.Place]] = {label: [] for label in task.labels}
-    for place, (label, answer) in enumerate(zip(true, predicted, strict=True)):
-        wanted.setdefault(label, []).append((place, label == answer))
-        given.setdefault(answer, []).append((place, label == answer))
-    selective = quality_metrics.of_labels(found, task.labels)
+    expected_hits: dict[str, list[quality_metrics.RowHit]] = {label: [] for label in task.labels}
+    predicted_hits: dict[str, list[quality_metrics.RowHit]] = {label: [] for label in task.labels}
+    for index, (label, answer) in enumerate(zip(true, predicted, strict=True)):
+        expected_hits.setdefault(label, []).append((index, label == answer))
+        predicted_hits.setdefault(answer, []).append((index, label == answer))
+    selective = quality_metrics.selective_by_label(row_outcomes, task.labels)
     per_label = {
-        label: quality_metrics.of_label(wanted[label], given[label], found.families) | selective[label]
+        label: quality_metrics.label_figures(expected_hits[label], predicted_hits[label], row_outcomes.families)
+        | selective[label]
         for label in task.labels
     }
     return {"confusion": confusion, "per_label": per_label}
 
 
 def _entities(
-    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], row_outcomes: AnswerOutcomes
 ) -> dict[str, Any]:
     if task.record_schema is not None:
-        return _fields(task, rows, predictions, found)
-    wanted: dict[str, list[quality_metrics.Place]] = {label: [] for label in entity_types(task)}
-    given: dict[str, list[quality_metrics.Place]] = {label: [] for label in entity_types(task)}
-    for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
+        return _fields(task, rows, predictions, row_outcomes)
+    expected_hits: dict[str, list[quality_metrics.RowHit]] = {label: [] for label in entity_types(task)}
+    predicted_hits: dict[str, list[quality_metrics.RowHit]] = {label: [] for label in entity_types(task)}
+    for index, (row, each) in enumerate(zip(rows, predictions, strict=True)):
         truth, predicted = _places(row.spans), _places(each.entities)
         for entity in sorted(truth):
-            wanted.setdefault(entity[2], []).append((place, entity in predicted))
+            expected_hits.setdefault(entity[2], []).append((index, entity in predicted))
         for entity in sorted(predicted):
-            given.setdefault(entity[2], []).append((place, entity in truth))
+            predicted_hits.setdefault(entity[2], []).append((index, entity in truth))
     per_label = {
-        label: quality_metrics.of_label(wanted[label], given[label], found.families) for label in entity_types(task)
+        label: quality_metrics.label_figures(expected_hits[label], predicted_hits[label], row_outcomes.families)
+        for label in entity_types(task)
     }
     return {"per_label": per_label}
 
@@ -216,27 +224,30 @@ def entity_types(task: TaskSpec) -> list[str]:
 
 
 def _fields(
-    _task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], found: AnswerOutcomes
+    _task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], row_outcomes: AnswerOutcomes
 ) -> dict[str, Any]:
     """Return the share of rows with each field right, if the expected texts are JSON objects."""
-    places: dict[str, list[quality_metrics.Place]] = {}
-    for place, (row, each) in enumerate(zip(rows, predictions, strict=True)):
-        truth, said = _object(row.completion), _object(each.answer)
+    hits: dict[str, list[quality_metrics.RowHit]] = {}
+    for index, (row, each) in enumerate(zip(rows, predictions, strict=True)):
+        truth, answer = _object(row.completion), _object(each.answer)
         for key, value in truth.items():
-            places.setdefault(key, []).append((place, key in said and said[key] == value))
-    fields = {key: quality_metrics.share_of(places[key], found.families).plain() for key in sorted(places)}
+            hits.setdefault(key, []).append((index, key in answer and answer[key] == value))
+    fields = {key: quality_metrics.hit_share(hits[key], row_outcomes.families).plain() for key in sorted(hits)}
     return {"fields": fields} if fields else {}
 
 
 def _neighbours(rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
     """Return the share of rows whose nearest other row has the same label."""
-    use = [bool(row.label and each.vector) for row, each in zip(rows, predictions, strict=True)]
-    if sum(use) < 2:
+    usable = [bool(row.label and each.vector) for row, each in zip(rows, predictions, strict=True)]
+    if sum(usable) < 2:
         return {}
-    labels, every = np.array([row.label for row in compress(rows, use)]), vectors(list(compress(predictions, use)))
-    similar = cosines(every, every)
+    labels, points = (
+        np.array([row.label for row in compress(rows, usable)]),
+        vectors(list(compress(predictions, usable))),
+    )
+    similar = cosines(points, points)
     np.fill_diagonal(similar, -np.inf)
-    families = family_numbers([row.family or row.key for row in compress(rows, use)])
+    families = family_numbers([row.family or row.key for row in compress(rows, usable)])
     return {"neighbours": clustered_share(labels[similar.argmax(axis=1)] == labels, families).plain()}
 
 
@@ -252,8 +263,8 @@ def cosines(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> 
 
 
 def _object(text: str) -> dict[str, Any]:
-    found = _json(text)
-    return found if isinstance(found, dict) else {}
+    value = _json(text)
+    return value if isinstance(value, dict) else {}
 
 
 def _json(text: str) -> Any:
@@ -298,7 +309,7 @@ def compare(
         return report | {"cosine": cosine(first, second)}
     if kind == "decide":
         return report | {"questions": _by_question(manifests, rows, first, second)}
-    return report | _answers(manifests, rows, first, second)
+    return report | _compare_answers(manifests, rows, first, second)
 
 
 def _by_question(
@@ -308,26 +319,30 @@ def _by_question(
     second: Sequence[ServedPrediction],
 ) -> dict[str, Any]:
     """Return the comparison of each question that both bundles have; p-values are adjusted for their number, too."""
-    sides = [{view.name: view for view in views(manifest)} for manifest in manifests]
+    views_by_name = [{view.name: view for view in views(manifest)} for manifest in manifests]
     names = common_questions(manifests[0].task, manifests[1].task)
-    found = {}
+    reports = {}
     for name in names:
-        one, other = sides[0][name], sides[1][name]
-        answered, left = one.pairs(rows, first)
+        first_view, second_view = views_by_name[0][name], views_by_name[1][name]
+        answered, first_answers = first_view.pairs(rows, first)
         if answered:
-            pair = (one.manifest, other.manifest)
-            report = _answers(pair, answered, left, other.pairs(rows, second)[1], tests=len(names))
-            found[name] = {"rows": len(answered)} | report
-    return found
+            pair = (first_view.manifest, second_view.manifest)
+            report = _compare_answers(
+                pair, answered, first_answers, second_view.pairs(rows, second)[1], tests=len(names)
+            )
+            reports[name] = {"rows": len(answered)} | report
+    return reports
 
 
 def common_questions(first: TaskSpec, second: TaskSpec) -> list[str]:
     """Return the names of the questions that both tasks have with the same outputs, in the order of `first`."""
-    there = {question.name: question.outputs for question in second.questions_asked}
-    return [question.name for question in first.questions_asked if there.get(question.name) == question.outputs]
+    second_outputs = {question.name: question.outputs for question in second.questions_asked}
+    return [
+        question.name for question in first.questions_asked if second_outputs.get(question.name) == question.outputs
+    ]
 
 
-def _answers(
+def _compare_answers(
     manifests: tuple[Manifest, Manifest],
     rows: Sequence[DataRow],
     first: Sequence[ServedPrediction],
@@ -336,26 +351,28 @@ def _answers(
 ) -> dict[str, Any]:
     """Compare answers that can be right or wrong; `tests` is how many questions are compared together."""
     kind = manifests[0].task.kind
-    left, right = outcomes(manifests[0], rows, first), outcomes(manifests[1], rows, second)
+    first_outcomes, second_outcomes = outcomes(manifests[0], rows, first), outcomes(manifests[1], rows, second)
     same = np.array(same_answers(first, second), dtype=np.bool_)
-    found = quality_metrics.differences(left, right)
-    for each in found.values():
+    differences = quality_metrics.differences(first_outcomes, second_outcomes)
+    for each in differences.values():
         if each["p_adjusted"] is not None:
             each["p_adjusted"] = min(1.0, tests * each["p_adjusted"])
     report: dict[str, Any] = {
-        "first": summary(manifests[0].confidence, left),
-        "second": summary(manifests[1].confidence, right),
-        "same_answer": clustered_share(same, left.families).plain(),
-        "agreement": clustered_share(same & (left.confident == right.confident), left.families).plain(),
-        "only_first": int((left.right & ~right.right).sum()),
-        "only_second": int((right.right & ~left.right).sum()),
-        "differences": found,
-        "better": list(quality_metrics.changes(found, better=True)),
-        "worse": list(quality_metrics.changes(found, better=False)),
+        "first": summary(manifests[0].confidence, first_outcomes),
+        "second": summary(manifests[1].confidence, second_outcomes),
+        "same_answer": clustered_share(same, first_outcomes.families).plain(),
+        "agreement": clustered_share(
+            same & (first_outcomes.confident == second_outcomes.confident), first_outcomes.families
+        ).plain(),
+        "only_first": int((first_outcomes.right & ~second_outcomes.right).sum()),
+        "only_second": int((second_outcomes.right & ~first_outcomes.right).sum()),
+        "differences": differences,
+        "better": list(quality_metrics.changes(differences, better=True)),
+        "worse": list(quality_metrics.changes(differences, better=False)),
     }
     if kind == "classify":
         labels = list(dict.fromkeys([*manifests[0].task.labels, *manifests[1].task.labels]))
-        report["per_label"] = quality_metrics.label_differences(left, right, labels)
+        report["per_label"] = quality_metrics.label_differences(first_outcomes, second_outcomes, labels)
     return report
 
 
@@ -368,15 +385,15 @@ def same_answers(first: Sequence[ServedPrediction], second: Sequence[ServedPredi
 
 def cosine(first: Sequence[ServedPrediction], second: Sequence[ServedPrediction]) -> dict[str, float]:
     """Return mean and smallest cosine between the two vectors of each text that has both."""
-    pairs = answered(first, second)
+    pairs = answered_pairs(first, second)
     if not pairs:
         return {}
     left, right = zip(*pairs, strict=True)
-    each = np.diagonal(cosines(vectors(left), vectors(right)))
-    return {"mean": float(each.mean()), "least": float(each.min())}
+    pair_cosines = np.diagonal(cosines(vectors(left), vectors(right)))
+    return {"mean": float(pair_cosines.mean()), "least": float(pair_cosines.min())}
 
 
-def answered(
+def answered_pairs(
     first: Sequence[ServedPrediction], second: Sequence[ServedPrediction]
 ) -> list[tuple[ServedPrediction, ServedPrediction]]:
     """Return the pairs of answers to texts that both answered."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
+from convert.evaluate.predictions import FoundEntity, ServedPrediction, unscaled_log_probabilities
 from convert.package.bundle_assembly import candidate_bundle, chosen_weights
 from convert.pipeline.stage import Progress, StageJob
 from edge_agent.config import EngineConfig
@@ -69,12 +69,12 @@ class BundleFolder:
         task = self.manifest.task
         if task.kind != "decide":
             return self.at_temperature(temperatures[task.name])
-        known = self.manifest.question_confidence
+        existing = self.manifest.question_confidence
         confidence = {
-            name: known.get(name, UNCALIBRATED).model_copy(update={"temperature": each})
+            name: existing.get(name, UNCALIBRATED).model_copy(update={"temperature": each})
             for name, each in temperatures.items()
         }
-        return self._with({"question_confidence": {**known, **confidence}})
+        return self._with({"question_confidence": {**existing, **confidence}})
 
     def at_cutoff(self, cutoff: float) -> BundleFolder:
         """Return the same files with another cut-off of redaction, and without a bound."""
@@ -187,22 +187,22 @@ class ServedBundles:
         if not self._pool.ready(bundle.digest):
             await _attach(self._pool, bundle)
         answers: list[ServedPrediction] = [ServedPrediction()] * len(texts)
-        places = iter(range(len(texts)))
-        done = itertools.count(1)
+        indexes = iter(range(len(texts)))
+        finished = itertools.count(1)
 
         async def work() -> None:
-            for place in places:
-                answers[place] = await self._one(bundle, texts[place])
-                progress(bundle.name, next(done), len(texts))
+            for index in indexes:
+                answers[index] = await self._predict_one(bundle, texts[index])
+                progress(bundle.name, next(finished), len(texts))
 
         async with asyncio.TaskGroup() as workers:
             for _ in range(at_once):
                 workers.create_task(work())
         return answers
 
-    async def _one(self, bundle: BundleFolder, text: str) -> ServedPrediction:
+    async def _predict_one(self, bundle: BundleFolder, text: str) -> ServedPrediction:
         task = bundle.manifest.task
-        run = JobRequest(
+        request = JobRequest(
             job_id=str(next(self._ids)),
             digest=bundle.digest,
             text=text,
@@ -213,20 +213,20 @@ class ServedBundles:
         )
         started = time.perf_counter()
         try:
-            written, done = await self._answer(run)
+            text_written, result = await self._collect_answer(request)
         except (CallerError, ModelFailed, EngineCrashed, InputQuarantined) as error:
             return ServedPrediction(failure=error.reason, seconds=time.perf_counter() - started)
-        return _prediction(bundle, written, done, time.perf_counter() - started)
+        return _prediction(bundle, text_written, result, time.perf_counter() - started)
 
-    async def _answer(self, run: JobRequest) -> tuple[str, JobResult]:
-        written: list[str] = []
+    async def _collect_answer(self, request: JobRequest) -> tuple[str, JobResult]:
+        chunks: list[str] = []
         deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS_MAX
-        async with contextlib.aclosing(self._pool.events(run, deadline)) as events:
+        async with contextlib.aclosing(self._pool.events(request, deadline)) as events:
             async for event in events:
                 if isinstance(event, TextChunk):
-                    written.append(event.text)
+                    chunks.append(event.text)
                 else:
-                    return "".join(written), event.done
+                    return "".join(chunks), event.result
         raise AssertionError("a job ends with an answer or an error")
 
 
@@ -252,14 +252,14 @@ def serve_bundles(bundles: Sequence[BundleFolder], at_once: int = 1, cpu_threads
     )
     folders = {path.parent for bundle in bundles for path in bundle.paths.values()}
     with asyncio.Runner() as runner:
-        pool = runner.run(_started(config, bundles, sorted(folders)))
+        pool = runner.run(_start_pool(config, bundles, sorted(folders)))
         try:
             yield ServedBundles(runner, pool, at_once)
         finally:
             runner.run(pool.stop())
 
 
-async def _started(config: EngineConfig, bundles: Sequence[BundleFolder], folders: Sequence[Path]) -> EnginePool:
+async def _start_pool(config: EngineConfig, bundles: Sequence[BundleFolder], folders: Sequence[Path]) -> EnginePool:
     pool = EnginePool(config, lambda: None, folders)
     try:
         for bundle in bundles:
@@ -274,34 +274,34 @@ async def _attach(pool: EnginePool, bundle: BundleFolder) -> None:
     await pool.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, bundle.paths)
 
 
-def _prediction(bundle: BundleFolder, written: str, done: JobResult, seconds: float) -> ServedPrediction:
+def _prediction(bundle: BundleFolder, text: str, result: JobResult, seconds: float) -> ServedPrediction:
     manifest = bundle.manifest
-    answer, confidence = written, done.confidence
-    if done.scores:
-        confidence = max(done.scores)
-        answer = manifest.task.labels[done.scores.index(confidence)]
-    elif done.question_scores:
-        answer = json.dumps(_best(manifest.task.questions_asked, done.question_scores), ensure_ascii=False)
+    answer, confidence = text, result.confidence
+    if result.scores:
+        confidence = max(result.scores)
+        answer = manifest.task.labels[result.scores.index(confidence)]
+    elif result.question_scores:
+        answer = json.dumps(_best_outputs(manifest.task.questions_asked, result.question_scores), ensure_ascii=False)
     elif manifest.task.kind in ("extract", "redact"):
-        answer = done.record or json.dumps([[each.label, each.start, each.end] for each in done.entities])
+        answer = result.record or json.dumps([[each.label, each.start, each.end] for each in result.entities])
     return ServedPrediction(
         answer=answer,
         confidence=confidence,
-        log_probabilities=at_one(done.scores, manifest.confidence.temperature),
-        scores=done.scores,
-        question_scores=done.question_scores,
-        question_masses=done.question_masses,
-        label_mass=done.label_mass,
-        ood_score=done.ood_score,
-        entities=tuple(FoundEntity(each.start, each.end, each.label) for each in done.entities),
-        vector=struct.unpack(f"<{len(done.vector) // 4}f", done.vector),
-        input_tokens=done.input_tokens,
-        output_tokens=done.output_tokens,
+        log_probabilities=unscaled_log_probabilities(result.scores, manifest.confidence.temperature),
+        scores=result.scores,
+        question_scores=result.question_scores,
+        question_masses=result.question_masses,
+        label_mass=result.label_mass,
+        ood_score=result.ood_score,
+        entities=tuple(FoundEntity(each.start, each.end, each.label) for each in result.entities),
+        vector=struct.unpack(f"<{len(result.vector) // 4}f", result.vector),
+        input_tokens=result.input_tokens,
+        output_tokens=result.output_tokens,
         seconds=seconds,
     )
 
 
-def _best(questions: Sequence[QuestionSpec], scores: Sequence[Sequence[float]]) -> dict[str, str]:
+def _best_outputs(questions: Sequence[QuestionSpec], scores: Sequence[Sequence[float]]) -> dict[str, str]:
     """Return the likeliest output of each question."""
     pairs = zip(questions, scores, strict=True)
     return {question.name: question.outputs[each.index(max(each))] for question, each in pairs}

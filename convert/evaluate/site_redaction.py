@@ -13,11 +13,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from convert.clustered_statistics import Numbers, clustered_share, family_numbers
+from convert.clustered_statistics import Numbers, family_numbers
 from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
+from convert.evaluate.quality_metrics import RowHit, hit_share
 from convert.evaluate.serving import BundleFolder, ServedBundles, open_bundle, quiet, serve_bundles
 from convert.pipeline.stage import Progress
 from edge_agent.capture.redact import RULES_VERSION
@@ -49,14 +48,14 @@ def redact_as_site(
 
     Raises as serving.
     """
-    redactor, found = Redactor(), list[list[FoundEntity] | None]()
-    for text, values in zip(texts, _read(served, bundle, texts, progress), strict=True):
+    redactor, results = Redactor(), list[list[FoundEntity] | None]()
+    for text, values in zip(texts, _find_values(served, bundle, texts, progress), strict=True):
         if values is None:
-            found.append(None)
+            results.append(None)
         else:
             spans = redactor.start(findings=ModelFindings({text: values})).find_values(text)
-            found.append([FoundEntity(start, end, rule) for start, end, rule, _ in spans])
-    return found
+            results.append([FoundEntity(start, end, rule) for start, end, rule, _ in spans])
+    return results
 
 
 class ValueReader:
@@ -87,55 +86,55 @@ class ValueReader:
             self._values.clear()
             new = distinct
         with serve_bundles([self._bundle], cpu_threads=CPU_THREADS) as served:
-            self._values.update(zip(new, _read(served, self._bundle, new, progress), strict=True))
+            self._values.update(zip(new, _find_values(served, self._bundle, new, progress), strict=True))
 
     def findings(self, texts: Sequence[str]) -> ModelFindings | None:
         """Return what it found in texts; None = it fails on one of them. Reads those that it has not read yet."""
         self.read(texts)
-        found = {text: self._values[text] for text in texts if text.strip()}
-        known = {text: values for text, values in found.items() if values is not None}
-        return ModelFindings(known, self.name) if len(known) == len(found) else None
+        values_of = {text: self._values[text] for text in texts if text.strip()}
+        readable = {text: values for text, values in values_of.items() if values is not None}
+        return ModelFindings(readable, self.name) if len(readable) == len(values_of) else None
 
 
-def _read(
+def _find_values(
     served: ServedBundles, bundle: BundleFolder, texts: Sequence[str], progress: Progress
 ) -> list[tuple[FoundValue, ...] | None]:
     """Return what the model finds in each text; None = it fails on a part of it."""
-    found: list[tuple[FoundValue, ...] | None] = []
+    results: list[tuple[FoundValue, ...] | None] = []
     for begin in range(0, len(texts), BLOCK_TEXTS):
-        found += _read_block(served, bundle, texts[begin : begin + BLOCK_TEXTS])
-        progress(bundle.name, len(found), len(texts))
-    return found
+        results += _read_block(served, bundle, texts[begin : begin + BLOCK_TEXTS])
+        progress(bundle.name, len(results), len(texts))
+    return results
 
 
 def _read_block(
     served: ServedBundles, bundle: BundleFolder, texts: Sequence[str]
 ) -> list[tuple[FoundValue, ...] | None]:
     """Read the windows of several texts at once, so that the engine does not wait for the next window."""
-    found: list[list[FoundValue] | None] = [[] for _ in texts]
-    waiting = _windows(texts)
-    while waiting:
-        parts, waiting = waiting, []
-        predictions = served.predict(bundle, [texts[place][start:end] for place, start, end in parts], at_once=AT_ONCE)
-        for (place, start, end), answer in zip(parts, predictions, strict=True):
-            narrower = _narrower(answer, texts[place], start, end)
-            values = found[place] if narrower or _is_read(answer) else None
-            found[place] = None if values is None else [*values, *_moved(answer, start)]
-            waiting += [(place, first, last) for first, last in narrower]
-    return [None if values is None else join_windows(values) for values in found]
+    values_of: list[list[FoundValue] | None] = [[] for _ in texts]
+    pending = _windows(texts)
+    while pending:
+        batch, pending = pending, []
+        predictions = served.predict(bundle, [texts[index][start:end] for index, start, end in batch], at_once=AT_ONCE)
+        for (index, start, end), answer in zip(batch, predictions, strict=True):
+            narrower = _narrower_parts(answer, texts[index], start, end)
+            values = values_of[index] if narrower or _is_readable(answer) else None
+            values_of[index] = None if values is None else [*values, *_shifted_values(answer, start)]
+            pending += [(index, first, last) for first, last in narrower]
+    return [None if values is None else join_windows(values) for values in values_of]
 
 
 def _windows(texts: Sequence[str]) -> list[tuple[int, int, int]]:
     """Return the windows that are not blank, each as index of its text, start and end."""
-    every = ((place, start, end) for place, text in enumerate(texts) for start, end in windows(text))
-    return [(place, start, end) for place, start, end in every if texts[place][start:end].strip()]
+    all_windows = ((index, start, end) for index, text in enumerate(texts) for start, end in windows(text))
+    return [(index, start, end) for index, start, end in all_windows if texts[index][start:end].strip()]
 
 
-def _is_read(answer: ServedPrediction) -> bool:
+def _is_readable(answer: ServedPrediction) -> bool:
     return answer.failure in ("", EmptyInput.reason)
 
 
-def _narrower(answer: ServedPrediction, text: str, start: int, end: int) -> list[tuple[int, int]]:
+def _narrower_parts(answer: ServedPrediction, text: str, start: int, end: int) -> list[tuple[int, int]]:
     """Split a window with too many tokens; return the non-blank parts as places in the text, none if it fits."""
     if answer.failure != InputTooLong.reason:
         return []
@@ -143,7 +142,7 @@ def _narrower(answer: ServedPrediction, text: str, start: int, end: int) -> list
     return [(first, last) for first, last in parts if text[first:last].strip()]
 
 
-def _moved(answer: ServedPrediction, start: int) -> list[FoundValue]:
+def _shifted_values(answer: ServedPrediction, start: int) -> list[FoundValue]:
     return [FoundValue(each.start + start, each.end + start, each.label) for each in answer.entities]
 
 
@@ -153,10 +152,10 @@ MarkedText = tuple[str, Sequence[TextSpan]]
 """A text with its personal values."""
 
 
-def remaining(text: str, wanted: Sequence[Stretch], found: Sequence[Stretch]) -> list[Stretch]:
+def remaining(text: str, values: Sequence[Stretch], replaced: Sequence[Stretch]) -> list[Stretch]:
     """Return the values of which a letter or digit remains."""
-    covered = _places(found)
-    return [each for each in wanted if _marks(text, each) - covered]
+    covered = _places(replaced)
+    return [each for each in values if _letter_places(text, each) - covered]
 
 
 def measure_redaction(
@@ -169,7 +168,7 @@ def measure_redaction(
     replaced.
     """
     texts = [(row.text, row.spans) for row in rows]
-    return _figures(texts, [said.entities for said in predictions], families)
+    return _figures(texts, [prediction.entities for prediction in predictions], families)
 
 
 def redaction_figures(
@@ -180,42 +179,39 @@ def redaction_figures(
 
 
 def _figures(texts: Sequence[MarkedText], replaced: Sequence[Sequence[Stretch]], families: Numbers) -> dict[str, Any]:
-    hits: list[tuple[int, bool]] = []
+    hits: list[RowHit] = []
     types: dict[str, list[int]] = {}
-    leaks: list[tuple[int, bool]] = []
-    touched: list[tuple[int, bool]] = []
-    right = characters = 0
-    for place, ((text, spans), found) in enumerate(zip(texts, replaced, strict=True)):
-        left = remaining(text, spans, found)
+    leaks: list[RowHit] = []
+    touched: list[RowHit] = []
+    covered = characters = 0
+    for index, ((text, spans), replacements) in enumerate(zip(texts, replaced, strict=True)):
+        missed = remaining(text, spans, replacements)
         for span in spans:
-            hits.append((place, span not in left))
+            hits.append((index, span not in missed))
             count = types.setdefault(span.label, [0, 0])
             count[0] += 1
-            count[1] += span not in left
-        (leaks if spans else touched).append((place, bool(left if spans else found)))
-        taken = set().union(*(_marks(text, each) for each in found))
-        right += len(taken & _places(spans))
-        characters += len(taken)
+            count[1] += span not in missed
+        (leaks if spans else touched).append((index, bool(missed if spans else replacements)))
+        replaced_places = set().union(*(_letter_places(text, each) for each in replacements))
+        covered += len(replaced_places & _places(spans))
+        characters += len(replaced_places)
     return {
         "values_found": _share(hits, families),
         "per_type": {label: {"values": values, "found": found} for label, (values, found) in sorted(types.items())},
         "texts_that_leak": _share(leaks, families),
         "clean_touched": _share(touched, families),
-        "precision": right / characters if characters else None,
+        "precision": covered / characters if characters else None,
     }
 
 
-def _share(places: Sequence[tuple[int, bool]], families: Numbers) -> dict[str, Any] | None:
-    if not places:
-        return None
-    rows = np.array([row for row, _ in places], dtype=np.int64)
-    return clustered_share(np.array([hit for _, hit in places], dtype=np.bool_), families[rows]).plain()
+def _share(hits: Sequence[RowHit], families: Numbers) -> dict[str, Any] | None:
+    return hit_share(hits, families).plain() if hits else None
 
 
-def _marks(text: str, stretch: Stretch) -> set[int]:
+def _letter_places(text: str, stretch: Stretch) -> set[int]:
     """Return the places of the letters and digits of a stretch."""
-    return {place for place in range(stretch.start, stretch.end) if text[place].isalnum()}
+    return {index for index in range(stretch.start, stretch.end) if text[index].isalnum()}
 
 
 def _places(stretches: Sequence[Stretch]) -> set[int]:
-    return {place for each in stretches for place in range(each.start, each.end)}
+    return {index for each in stretches for index in range(each.start, each.end)}

@@ -35,10 +35,10 @@ def run(job: StageJob) -> Report:
     config = checkpoint_loading.read_config(checkpoint)
     checkpoint_loading.check_positions(config, task)
     if runtime == "llama":
-        own = job.recipe.export.llama_cpp
-        made = gguf_export.find(job.recipe.path(own) if own else None)
+        checkout = job.recipe.export.llama_cpp
+        converter = gguf_export.find(job.recipe.path(checkout) if checkout else None)
         request = gguf_export.GgufExport(checkpoint, adapter, merged=job.recipe.export.adapter == "merged")
-        return gguf_export.export(request, made, job.out, job.progress)
+        return gguf_export.export(request, converter, job.out, job.progress)
     if job.recipe.takes_ready_graph:
         return _take_ready(task, config, checkpoint, job.out)
     if runtime == "onnx":
@@ -74,10 +74,10 @@ def _check_labels(task: TaskSpec, config: dict[str, Any]) -> None:
             " question, as the agent would serve them",
             remedy="Add 'finetune:' to the recipe, or use a checkpoint that was trained for one label per text.",
         )
-    labels, known = checkpoint_loading.labels_of(config), list(output_names(task))
-    unnamed = [f"LABEL_{index}" for index in range(len(known))]
-    if task.kind != "embed" and labels not in (unnamed, known):
+    model_labels, task_labels = checkpoint_loading.labels_of(config), list(output_names(task))
+    default_labels = [f"LABEL_{index}" for index in range(len(task_labels))]
+    if task.kind != "embed" and model_labels not in (default_labels, task_labels):
         raise InvalidRequest(
-            f"the model's outputs are {', '.join(labels)}; the task's labels are {', '.join(known)}",
+            f"the model's outputs are {', '.join(model_labels)}; the task's labels are {', '.join(task_labels)}",
             remedy="Write the model's labels into task.yaml, in this order; or train for the task: add 'finetune:'.",
         )

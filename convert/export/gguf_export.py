@@ -40,8 +40,8 @@ SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 """SHA-256 of its source archive on PyPI."""
 CACHE_VARIABLE = "EDGE_CONVERT_CACHE"
 HF_SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
-_INSIDE = f"llama_cpp_python-{VERSION}/vendor/llama.cpp/"
-_NEEDED = ("conversion/", "gguf-py/", "pyproject.toml", "README.md", "LICENSE")
+_ARCHIVE_PREFIX = f"llama_cpp_python-{VERSION}/vendor/llama.cpp/"
+_NEEDED_FILES = ("conversion/", "gguf-py/", "pyproject.toml", "README.md", "LICENSE")
 _STEPS = 4
 
 
@@ -67,9 +67,9 @@ class GgufConverter:
 
 def _user_cache() -> Path:
     """Return the folder of the converter: $EDGE_CONVERT_CACHE, or one in the user's cache."""
-    own = os.environ.get(CACHE_VARIABLE)
+    configured = os.environ.get(CACHE_VARIABLE)
     user = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(own) if own else Path(user, "edge-convert")
+    return Path(configured) if configured else Path(user, "edge-convert")
 
 
 def find(checkout: Path | None = None) -> GgufConverter:
@@ -109,17 +109,17 @@ def setup(cache: Path | None = None, archive: Path | None = None, progress: Prog
         folder = Path(name)
         progress("downloading the source archive of llama-cpp-python", 0, _STEPS)
         source = archive or download(folder)
-        _check(source)
+        _check_archive(source)
         progress("unpacking llama.cpp's converter", 1, _STEPS)
         tree = _unpack(source, folder / "source")
         progress("building it", 2, _STEPS)
         wheels = folder / "wheels"
         _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(tree), str(tree / "gguf-py"))
         progress("installing it", 3, _STEPS)
-        made = folder / "site"
+        target = folder / "site"
         files = [str(wheel) for wheel in sorted(wheels.glob("*.whl"))]
-        _pip("install", "--no-deps", "--no-index", "--no-compile", "--target", str(made), *files)
-        made.replace(site)
+        _pip("install", "--no-deps", "--no-index", "--no-compile", "--target", str(target), *files)
+        target.replace(site)
     progress("installing it", _STEPS, _STEPS)
     return site
 
@@ -140,14 +140,14 @@ def download(folder: Path) -> Path:
     return folder / f"llama_cpp_python-{VERSION}.tar.gz"
 
 
-def _check(archive: Path) -> None:
+def _check_archive(archive: Path) -> None:
     if not archive.is_file():
         raise FileMissing(f"{archive} does not exist", remedy="Name the source archive of llama-cpp-python.")
     with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
         raise HashMismatch(
-            f"{archive} is not the source archive of llama-cpp-python {VERSION}: its sha256 is {found}",
+            f"{archive} is not the source archive of llama-cpp-python {VERSION}: its sha256 is {digest}",
             remedy=f"Download llama_cpp_python-{VERSION}.tar.gz from PyPI.",
         )
 
@@ -157,36 +157,36 @@ def _unpack(archive: Path, target: Path) -> Path:
     with tarfile.open(archive) as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Debian 12's Python 3.11.2 has none
         for member in tar:
-            inside = member.name.removeprefix(_INSIDE)
-            top = "/" not in inside and inside.endswith(".py")
-            if member.name.startswith(_INSIDE) and (top or inside.startswith(_NEEDED)):
+            relative = member.name.removeprefix(_ARCHIVE_PREFIX)
+            top = "/" not in relative and relative.endswith(".py")
+            if member.name.startswith(_ARCHIVE_PREFIX) and (top or relative.startswith(_NEEDED_FILES)):
                 tar.extract(member, target)
-    return target / _INSIDE
+    return target / _ARCHIVE_PREFIX
 
 
 def _pip(*arguments: str) -> None:
     command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 - pip
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 - pip
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or result.stderr.splitlines()
         raise RequirementUnmet(
             f"'pip {arguments[0]}' failed: {lines[0][:300] if lines else 'it printed no error'}",
             remedy="The setup needs the network, or --archive with the file. Configure a proxy in pip.",
         )
 
 
-def last_error(done: subprocess.CompletedProcess[str]) -> str:
+def last_error(result: subprocess.CompletedProcess[str]) -> str:
     """Return the line with a script's error."""
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    named = [line for line in lines if line.startswith(("ERROR", "NotImplementedError", "FileNotFoundError"))]
-    return (named or lines or ["it printed no error"])[-1]
+    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
+    error_lines = [line for line in lines if line.startswith(("ERROR", "NotImplementedError", "FileNotFoundError"))]
+    return (error_lines or lines or ["it printed no error"])[-1]
 
 
-def check_done(done: subprocess.CompletedProcess[str], out: Path) -> None:
+def check_result(result: subprocess.CompletedProcess[str], out: Path) -> None:
     """Raise ModelLoadFailed if a script did not write its file, OSError if the disk is full."""
-    if done.returncode != 0 or not out.is_file():
+    if result.returncode != 0 or not out.is_file():
         atomic_files.require_free_space(out)
-        message = f"llama.cpp's converter failed: {last_error(done)[:500]}"
+        message = f"llama.cpp's converter failed: {last_error(result)[:500]}"
         raise ModelLoadFailed(message, remedy="docs/architectures.md lists the architectures that work.")
 
 
@@ -195,7 +195,7 @@ F32_BYTES_MAX = 4 * 10**9
 """Bytes of weights above which the file is F16."""
 _GEMMA3_27B_LAYERS = 62
 _GEMMA3_PATTERN = 6
-_POOLED = ("bert.pooler.dense.", "classifier.dense.")
+_POOLER_NAMES = ("bert.pooler.dense.", "classifier.dense.")
 _MERGE_REMEDY = "Set 'adapter: merged' under 'export' in the recipe."
 
 
@@ -209,33 +209,35 @@ class GgufExport:
     """Merge the adapter into the weights, instead of writing a separate file."""
 
 
-def export(how: GgufExport, tool: GgufConverter, out: Path, progress: Progress) -> Report:
+def export(request: GgufExport, converter: GgufConverter, out: Path, progress: Progress) -> Report:
     """Write `base.gguf`, and `adapter.gguf` if it stays separate.
 
     Raises:
         InvalidRequest: the model, its tokenizer or its adapter is of a kind that the converter gets wrong.
         ModelLoadFailed: the weights do not fill the model, or the converter fails.
     """
-    _refuse(checkpoint_loading.read_config(how.checkpoint))
-    report: Report = {"base": BASE, "type": weight_type(how.checkpoint), "converter": tool.scripts.name}
-    if how.adapter is None:
+    _refuse_architecture(checkpoint_loading.read_config(request.checkpoint))
+    report: Report = {"base": BASE, "type": weight_type(request.checkpoint), "converter": converter.scripts.name}
+    if request.adapter is None:
         progress("converting", 0, 1)
-        to_gguf(tool, how.checkpoint, out / BASE)
-    elif how.merged:
+        to_gguf(converter, request.checkpoint, out / BASE)
+    elif request.merged:
         progress("merging and converting", 0, 1)
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as folder:
-            to_gguf(tool, _merged(how.checkpoint, how.adapter, Path(folder, "checkpoint")), out / BASE)
+            to_gguf(
+                converter, _merge_adapter(request.checkpoint, request.adapter, Path(folder, "checkpoint")), out / BASE
+            )
     else:
-        _refuse_adapter(how.adapter)
+        _refuse_adapter(request.adapter)
         progress("converting the base", 0, 2)
-        to_gguf(tool, how.checkpoint, out / BASE)
+        to_gguf(converter, request.checkpoint, out / BASE)
         progress("converting the adapter", 1, 2)
-        adapter_to_gguf(tool, how.adapter, how.checkpoint, out / ADAPTER)
+        adapter_to_gguf(converter, request.adapter, request.checkpoint, out / ADAPTER)
         report["adapter"] = ADAPTER
     return report
 
 
-def to_gguf(tool: GgufConverter, checkpoint: Path, out: Path) -> None:
+def to_gguf(converter: GgufConverter, checkpoint: Path, out: Path) -> None:
     """Convert a checkpoint of any architecture that the converter knows. Raises as `export` does."""
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".bert-") as folder:
         config = checkpoint_loading.read_config(checkpoint)
@@ -243,15 +245,17 @@ def to_gguf(tool: GgufConverter, checkpoint: Path, out: Path) -> None:
             checkpoint = _with_pooler(checkpoint, Path(folder, "checkpoint"))
         name = str(config.get("_name_or_path") or config["model_type"]).rstrip("/").rpartition("/")[2]
         kind = weight_type(checkpoint).lower()
-        done = tool.run(HF_SCRIPT, [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name])
-    _raise_known_failure(done, config)
-    check_done(done, out)
+        result = converter.run(
+            HF_SCRIPT, [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name]
+        )
+    _raise_known_failure(result, config)
+    check_result(result, out)
 
 
-def adapter_to_gguf(tool: GgufConverter, adapter: Path, checkpoint: Path, out: Path) -> None:
+def adapter_to_gguf(converter: GgufConverter, adapter: Path, checkpoint: Path, out: Path) -> None:
     """Convert a PEFT adapter. Raises ModelLoadFailed."""
     arguments = [str(adapter), "--base", str(checkpoint), "--outfile", str(out), "--outtype", "f16"]
-    check_done(tool.run(LORA_SCRIPT, arguments), out)
+    check_result(converter.run(LORA_SCRIPT, arguments), out)
 
 
 def weight_type(checkpoint: Path) -> str:
@@ -260,7 +264,7 @@ def weight_type(checkpoint: Path) -> str:
     return "F32" if size <= F32_BYTES_MAX else "F16"
 
 
-def _refuse(config: dict[str, Any]) -> None:
+def _refuse_architecture(config: dict[str, Any]) -> None:
     if not checkpoint_loading.is_decoder(config):
         raise InvalidRequest(
             f"the llama runtime serves decoders; the source is {_architecture(config)}",
@@ -281,45 +285,45 @@ def _refuse_gemma3(text: dict[str, Any]) -> None:
             remedy="Start from a Gemma 3 whose query_pre_attn_scalar is the size of its heads.",
         )
     layers = text.get("layer_types") or []
-    sees_all = [index for index, kind in enumerate(layers, 1) if kind == "full_attention"]
-    if sees_all != list(range(_GEMMA3_PATTERN, len(layers) + 1, _GEMMA3_PATTERN)):
+    global_layers = [index for index, kind in enumerate(layers, 1) if kind == "full_attention"]
+    if global_layers != list(range(_GEMMA3_PATTERN, len(layers) + 1, _GEMMA3_PATTERN)):
         raise InvalidRequest(
-            f"Gemma 3 with global attention in layers {sees_all}: llama.cpp assumes every sixth layer",
+            f"Gemma 3 with global attention in layers {global_layers}: llama.cpp assumes every sixth layer",
             remedy="Start from a Gemma 3 with the published layer pattern.",
         )
 
 
 def _refuse_adapter(adapter: Path) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    odd = {
+    unsupported = {
         "use_rslora": "is scaled by the root of its rank (rsLoRA)",
         "use_dora": "changes magnitudes too (DoRA)",
         "alpha_pattern": "has another alpha in some layers",
         "lora_bias": "has biases",
     }
-    for key, words in odd.items():
+    for key, description in unsupported.items():
         if config.get(key):
-            raise InvalidRequest(f"the adapter {words}, which llama.cpp does not support", remedy=_MERGE_REMEDY)
+            raise InvalidRequest(f"the adapter {description}, which llama.cpp does not support", remedy=_MERGE_REMEDY)
     if config.get("bias", "none") != "none":
         raise InvalidRequest("the adapter changes biases, which llama.cpp does not support", remedy=_MERGE_REMEDY)
 
 
-def _raise_known_failure(done: subprocess.CompletedProcess[str], config: dict[str, Any]) -> None:
+def _raise_known_failure(result: subprocess.CompletedProcess[str], config: dict[str, Any]) -> None:
     """Raise InvalidRequest if the converter failed for a known cause."""
-    if done.returncode == 0:
+    if result.returncode == 0:
         return
-    if "pre-tokenizer was not recognized" in done.stderr:
+    if "pre-tokenizer was not recognized" in result.stderr:
         raise InvalidRequest(
             "llama.cpp does not know this tokenizer's pre-tokenizer: it recognizes one by its result on a test"
             " string, and this tokenizer was retrained or edited",
             remedy="Use the unchanged tokenizer of the model that yours was fine-tuned from.",
         )
-    if "is not supported" in done.stderr:
+    if "is not supported" in result.stderr:
         message = f"llama.cpp's converter does not know the architecture {_architecture(config)}"
         raise InvalidRequest(message, remedy="docs/architectures.md lists the architectures that work.")
-    if "FileNotFoundError" in done.stderr or "tokenizer.model" in done.stderr:
+    if "FileNotFoundError" in result.stderr or "tokenizer.model" in result.stderr:
         raise InvalidRequest(
-            f"the converter misses a file of this model's tokenizer: {last_error(done)[:300]}",
+            f"the converter misses a file of this model's tokenizer: {last_error(result)[:300]}",
             remedy="Copy tokenizer.model, or the named file, from the model that yours was fine-tuned from.",
         )
 
@@ -328,7 +332,7 @@ def _architecture(config: dict[str, Any]) -> str:
     return ", ".join(config.get("architectures") or [str(config["model_type"])])
 
 
-def _merged(checkpoint: Path, adapter: Path, out: Path) -> Path:
+def _merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> Path:
     """Return a copy whose weights include the adapter. It names its base, which `save_pretrained` leaves out.
 
     The converter takes what it writes as `general.finetune` from the folder's name, so this must not be a random one.
@@ -346,7 +350,7 @@ def _with_pooler(checkpoint: Path, out: Path) -> Path:
     """Return a copy in which the pooler has the name of the layer that llama.cpp computes before the classifier."""
     out.mkdir()
     for file in checkpoint.glob("*.safetensors"):
-        tensors = {name.replace(*_POOLED): tensor for name, tensor in load_file(file).items()}
+        tensors = {name.replace(*_POOLER_NAMES): tensor for name, tensor in load_file(file).items()}
         save_file(tensors, out / file.name, metadata={"format": "pt"})
     _copy_rest(checkpoint, out)
     return out

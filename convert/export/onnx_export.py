@@ -39,14 +39,14 @@ def output_of(question: QuestionSpec) -> str:
 def split_logits(model: onnx.ModelProto, questions: Sequence[QuestionSpec]) -> None:
     """Replace the output `logits`, [batch, outputs of all questions], with one output for each question, in order."""
     graph = model.graph
-    place = next(place for place, output in enumerate(graph.output) if output.name == LOGITS)
-    del graph.output[place]
+    index = next(index for index, output in enumerate(graph.output) if output.name == LOGITS)
+    del graph.output[index]
     sizes = [len(question.outputs) for question in questions]
     graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), _SIZES))
     names = [output_of(question) for question in questions]
     graph.node.append(helper.make_node("Split", [LOGITS, _SIZES], names, "split_questions", axis=-1))
     for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
-        graph.output.insert(place + number, helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]))
+        graph.output.insert(index + number, helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]))
     onnx.checker.check_model(model)
 
 
@@ -76,21 +76,21 @@ def export(
         weights = {name.removeprefix("bert."): tensor.numpy() for name, tensor in model.state_dict().items()}
         (out / MODEL).write_bytes(bert_graph.build(config, weights, "classify"))
         shutil.copyfile(checkpoint / TOKENIZER, out / TOKENIZER)
-        return _described(out, model, questions)
+        return _finish_graph(out, model, questions)
     with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as name:
-        source, made = Path(name, "checkpoint"), Path(name, "onnx")
+        source, exported = Path(name, "checkpoint"), Path(name, "onnx")
         model.save_pretrained(source)
         checkpoint_loading.open_tokenizer(checkpoint).save_pretrained(source)
-        _call_optimum(source, made, _TASKS[head])
-        if not (made / MODEL).is_file() or (made / (MODEL + "_data")).exists():
+        _call_optimum(source, exported, _TASKS[head])
+        if not (exported / MODEL).is_file() or (exported / (MODEL + "_data")).exists():
             message = "the graph does not fit into one ONNX file of 2 GiB"
             raise InvalidRequest(message, remedy="Choose a smaller encoder: the agent is made for small models.")
-        (made / MODEL).replace(out / MODEL)
+        (exported / MODEL).replace(out / MODEL)
         shutil.copyfile(source / TOKENIZER, out / TOKENIZER)
-    return _described(out, model, questions)
+    return _finish_graph(out, model, questions)
 
 
-def _described(out: Path, model: Any, questions: Sequence[QuestionSpec]) -> Report:
+def _finish_graph(out: Path, model: Any, questions: Sequence[QuestionSpec]) -> Report:
     graph = onnx.load(out / MODEL, load_external_data=False)
     if questions:
         split_logits(graph, questions)
@@ -104,7 +104,7 @@ def _described(out: Path, model: Any, questions: Sequence[QuestionSpec]) -> Repo
     }
 
 
-def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
+def _call_optimum(checkpoint: Path, out: Path, task: str) -> None:
     """Export one checkpoint directory; the only function that calls optimum."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from torch's tracer, about branches that the export does not take
@@ -112,7 +112,7 @@ def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
             main_export(
                 str(checkpoint),
                 output=out,
-                task=what,
+                task=task,
                 opset=OPSET,
                 framework="pt",
                 do_validation=False,  # it warns of differences, for which `verify` fails
@@ -123,10 +123,8 @@ def _call_optimum(checkpoint: Path, out: Path, what: str) -> None:
             atomic_files.require_free_space(out)
             reason = " ".join(str(error).split())[:300]
             kind = transformers.AutoConfig.from_pretrained(checkpoint).model_type
+            remedy = "docs/architectures.md lists the architectures that work."
             if "custom or unsupported architecture" in reason or "is not supported" in reason:
-                known = "docs/architectures.md lists the architectures that work."
-                raise InvalidRequest(f"optimum cannot export the architecture {kind}: {reason}", remedy=known) from None
-            raise ModelLoadFailed(
-                f"optimum could not export this {kind}: {reason}",
-                remedy="docs/architectures.md lists the architectures that work.",
-            ) from None
+                message = f"optimum cannot export the architecture {kind}: {reason}"
+                raise InvalidRequest(message, remedy=remedy) from None
+            raise ModelLoadFailed(f"optimum could not export this {kind}: {reason}", remedy=remedy) from None

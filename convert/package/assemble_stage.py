@@ -23,7 +23,6 @@ from convert.dataset import lineage
 from convert.dataset.lineage import LineageDocument
 from convert.evaluate.batch_invariance import sentence
 from convert.evaluate.evaluate_stage import QUALITY_NAME
-from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.package import bundle_assembly, golden_cases
 from convert.package.bundle_assembly import candidate_files, chosen_weights, confidence_sections
@@ -45,26 +44,26 @@ _TOOLS = {
 }
 
 
-def section(job: StageJob) -> dict[str, Any]:
+def provenance_section(job: StageJob) -> dict[str, Any]:
     """Return the manifest's `provenance`; base and licence of task.yaml take precedence over detected ones."""
     plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
-    written = plain.get("provenance") or {}
+    stated = plain.get("provenance") or {}
     return {
-        "base": written.get("base") or _base(job.recipe),
-        "licence": written.get("licence") or "",
-        "sources": {**dict(_sources(job)), **written.get("sources", {})},
-        "converter": {**written.get("converter", {}), **_versions(str(plain.get("runtime")))},
+        "base": stated.get("base") or _source_path(job.recipe),
+        "licence": stated.get("licence") or "",
+        "sources": {**dict(_sources(job)), **stated.get("sources", {})},
+        "converter": {**stated.get("converter", {}), **_converter_versions(str(plain.get("runtime")))},
     }
 
 
 def licence_file(recipe: Recipe) -> Path | None:
     """Return the licence file in the source's directory, if there is one."""
-    folder = recipe.path(_base(recipe))
-    places = (folder / name for name in LICENCE_NAMES)
-    return next((place for place in places if place.is_file()), None)
+    folder = recipe.path(_source_path(recipe))
+    paths = (folder / name for name in LICENCE_NAMES)
+    return next((path for path in paths if path.is_file()), None)
 
 
-def _base(recipe: Recipe) -> str:
+def _source_path(recipe: Recipe) -> str:
     source = recipe.source
     return source.checkpoint or source.base or source.gguf or source.onnx
 
@@ -74,39 +73,39 @@ def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
     for name, digest in fingerprint_source(recipe, job.progress).items():
         yield name, f"sha256 {digest}"
     for split in SPLITS:
-        written = getattr(recipe.data, split)
-        if written:
-            rows, path = row_files.rows(recipe, split), recipe.path(written)
+        split_path = getattr(recipe.data, split)
+        if split_path:
+            rows, path = row_files.rows(recipe, split), recipe.path(split_path)
             digest = fingerprint_path(path, job.progress)
-            message = f"{counted(len(rows), 'row')}, {_synthetic(rows)}, {_labelled(rows)}, {_imported(recipe, split)}"
-            yield f"data.{split}", f"{message}, sha256 {digest}"
+            origin = f"{_synthetic_text(rows)}, {_label_sources_text(rows)}, {_imported_rows_text(recipe, split)}"
+            yield f"data.{split}", f"{counted(len(rows), 'row')}, {origin}, sha256 {digest}"
     if recipe.data.outliers:
         digest = fingerprint_path(recipe.path(recipe.data.outliers), job.progress)
         yield "data.outliers", f"{counted(len(row_files.outliers(recipe)), 'row')}, sha256 {digest}"
 
 
-def _synthetic(rows: list[DataRow]) -> str:
-    made = list(filter(attrgetter("synthetic"), rows))
-    models = sorted(set(map(attrgetter("model"), made)) - {""})
-    return " by ".join(filter(None, (f"{len(made)} synthetic", ", ".join(models))))
+def _synthetic_text(rows: list[DataRow]) -> str:
+    synthetic_rows = list(filter(attrgetter("synthetic"), rows))
+    models = sorted(set(map(attrgetter("model"), synthetic_rows)) - {""})
+    return " by ".join(filter(None, (f"{len(synthetic_rows)} synthetic", ", ".join(models))))
 
 
-def _labelled(rows: list[DataRow]) -> str:
+def _label_sources_text(rows: list[DataRow]) -> str:
     """Return the label sources in words; labels of the team's own files are assumed to come from people."""
     counts = row_files.count_label_sources(rows)
     return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"
 
 
-def _imported(recipe: Recipe, split: Split) -> str:
+def _imported_rows_text(recipe: Recipe, split: Split) -> str:
     """Return what was done with imported rows, in words."""
     task = tasks.of(recipe.path(recipe.task))
     raw = row_files.unredacted_rows(recipe, split, task)
     return imported_rows.sentence(raw, recipe.privacy, task.kind, recipe.redaction_bundle)
 
 
-def _versions(runtime: str) -> dict[str, str]:
-    found = library_versions(_TOOLS.get(runtime, ()))
-    return {name.removeprefix("version of "): version for name, version in found.items() if version[:1].isdigit()}
+def _converter_versions(runtime: str) -> dict[str, str]:
+    versions = library_versions(_TOOLS.get(runtime, ()))
+    return {name.removeprefix("version of "): version for name, version in versions.items() if version[:1].isdigit()}
 
 
 BUNDLE = "bundle"
@@ -117,7 +116,7 @@ _MORE_ROWS: Mapping[GoldenRule, str] = {
     "composed": "Mark rows of the test split that nobody said with '\"composed\": true', add lines to samples.txt",
     "consented": "Mark rows of the test split with '\"composed\": true' or '\"consented\": true'",
 }
-_QUANTIZATION = ("type", "bits_per_weight", "fallback_tensors")
+_QUANTIZATION_KEYS = ("type", "bits_per_weight", "fallback_tensors")
 
 
 @dataclass(frozen=True)
@@ -136,18 +135,18 @@ def run(job: StageJob) -> Report:
             binding.
             As `assemble`, `row_files.rows` and serving.
     """
-    with tempfile.TemporaryDirectory(dir=job.out) as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(dir=job.out) as name:
+        folder = Path(name)
         parts = _parts(job, folder)
-        without = _made(job, parts, folder / "without")
-        cases, origin, memory_bytes = _golden_cases(job, without)
-        _check_binding(job, without, cases)
+        draft = _make_bundle(job, parts, folder / "without")
+        cases, origin, memory_bytes = _golden_cases(job, draft)
+        _check_binding(job, draft, cases)
         (folder / "golden.jsonl").write_bytes(encode(cases))
         files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
         parts.sections["provenance"]["converter"][golden_cases.PROVENANCE_KEY] = origin.sentence()
-        sections = {**parts.sections, "requires": {"memory_bytes": _at_least(job, memory_bytes)}}
-        bundle = _made(job, _BundleParts(files, sections), job.out / BUNDLE)
-        _check(bundle, cases)
+        sections = {**parts.sections, "requires": {"memory_bytes": _required_memory(job, memory_bytes)}}
+        bundle = _make_bundle(job, _BundleParts(files, sections), job.out / BUNDLE)
+        _check_golden_answers(bundle, cases)
     _record_lineage(job, bundle, origin)
     return _report(bundle, cases, origin)
 
@@ -156,11 +155,11 @@ def _record_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -
     """Store which collected records are in the bundle, next to it and in the collections that they come from."""
     data, records, files, collections = job.recipe.data, dict[str, list[str]](), dict[str, str](), set[Path]()
     for split in row_files.SPLITS:
-        if written := getattr(data, split):
-            path = job.recipe.path(written)
+        if split_path := getattr(data, split):
+            path = job.recipe.path(split_path)
             records[split] = [row.record for row in read_rows(path, data.format, text_only=True) if row.record]
             files[split] = fingerprint_path(path, job.progress)
-            collections |= {found} if (found := lineage.collection_of(path)) else set()
+            collections |= {collection} if (collection := lineage.collection_of(path)) else set()
     manifest = bundle.manifest
     document = LineageDocument(
         "bundle",
@@ -172,50 +171,50 @@ def _record_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -
         bundle.digest,
     )
     lineage.write(job.out / lineage.FILE_NAME, document)
-    for collected in collections:
-        lineage.register(collected, document)
+    for collection_folder in collections:
+        lineage.register(collection_folder, document)
 
 
 def _parts(job: StageJob, folder: Path) -> _BundleParts:
-    calibrated = confidence_sections(job)
+    calibrated_sections = confidence_sections(job)
     quality = {
-        "evaluate": _read(job.done["evaluate"] / QUALITY_NAME),
-        "calibrate": calibrated["confidence"],
-        "quantize": _read(job.done["quantize"] / LINE_NAME),
+        "evaluate": _read_json(job.folders["evaluate"] / QUALITY_NAME),
+        "calibrate": calibrated_sections["confidence"],
+        "quantize": _read_json(job.folders["quantize"] / LINE_NAME),
     }
-    if questions := calibrated.get("question_confidence"):
+    if questions := calibrated_sections.get("question_confidence"):
         quality["calibrate_questions"] = questions
-    if redaction := calibrated.get("redaction"):
+    if redaction := calibrated_sections.get("redaction"):
         quality["calibrate_redaction"] = redaction
     (folder / "report.json").write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     files = {**candidate_files(job, chosen_weights(job)), "report": folder / "report.json"}
     licence = licence_file(job.recipe)
-    stored = {key: quality["quantize"][key] for key in _QUANTIZATION if key in quality["quantize"]}
-    origin = section(job)
+    quantization = {key: quality["quantize"][key] for key in _QUANTIZATION_KEYS if key in quality["quantize"]}
+    origin = provenance_section(job)
     if invariance := quality["quantize"].get("batch_invariance"):
         origin["converter"][INVARIANCE_KEY] = sentence(invariance)
-    sections: dict[str, Any] = {**calibrated, "provenance": origin}
-    if {"type", "bits_per_weight"} <= stored.keys():
-        sections["engine"] = {"quantization": stored}
+    sections: dict[str, Any] = {**calibrated_sections, "provenance": origin}
+    if {"type", "bits_per_weight"} <= quantization.keys():
+        sections["engine"] = {"quantization": quantization}
     return _BundleParts(files | ({"licence": licence} if licence else {}), sections)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content
 
 
-def _made(job: StageJob, parts: _BundleParts, out: Path) -> BundleFolder:
+def _make_bundle(job: StageJob, parts: _BundleParts, out: Path) -> BundleFolder:
     request = bundle_assembly.AssembleRequest(
         job.recipe.path(job.recipe.task), parts.files, out, sections=parts.sections
     )
     return open_bundle(bundle_assembly.assemble(request).path)
 
 
-def _at_least(job: StageJob, memory_bytes: int) -> int:
+def _required_memory(job: StageJob, memory_bytes: int) -> int:
     plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
-    written = plain.get("requires") or {}
-    return max(memory_bytes, int(written.get("memory_bytes") or 0))
+    stated = plain.get("requires") or {}
+    return max(memory_bytes, int(stated.get("memory_bytes") or 0))
 
 
 def _golden_cases(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], GoldenOrigin, int]:
@@ -224,26 +223,28 @@ def _golden_cases(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase]
     The bundle answers the texts as they will travel, with surrogates in them.
     """
     samples = bundle_assembly.samples(job.recipe.path(job.recipe.task))
-    found, redactor = _rows(job, bundle), job.recipe.redaction_bundle
-    chosen = golden_cases.candidates(job.recipe.privacy, bundle.manifest.task, found, redactor)
-    rows = chosen.rows
+    golden_rows, redactor = _golden_rows(job, bundle), job.recipe.redaction_bundle
+    candidates = golden_cases.candidates(job.recipe.privacy, bundle.manifest.task, golden_rows, redactor)
+    rows = candidates.rows
     with serve_bundles([bundle], cpu_threads=1) as served:
-        shown = served.predict(bundle, samples)
+        sample_predictions = served.predict(bundle, samples)
         predictions = served.predict(bundle, [row.text for row in rows], job.progress)
         memory_bytes = served.memory_bytes(bundle)
-    first = [
-        golden_cases.case(bundle.manifest, *pair) for pair in zip(samples, shown, strict=True) if not pair[1].failure
+    sample_cases = [
+        golden_cases.case(bundle.manifest, text, prediction)
+        for text, prediction in zip(samples, sample_predictions, strict=True)
+        if not prediction.failure
     ]
-    every = [*first, *golden_cases.cases(bundle.manifest, rows, predictions)]
-    return every, golden_cases.origin_of(chosen, every, len(first)), memory_bytes
+    all_cases = [*sample_cases, *golden_cases.cases(bundle.manifest, rows, predictions)]
+    return all_cases, golden_cases.origin_of(candidates, all_cases, len(sample_cases)), memory_bytes
 
 
-def _rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
+def _golden_rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
     """Return the test rows, and those calibration rows whose label no test row has."""
     test = row_files.rows(job.recipe, "test")
-    there, known = set(row_files.labels(test)), set(output_names(bundle.manifest.task))
-    more = row_files.rows(job.recipe, "calibration") if known - there else []
-    return [*test, *(row for row in more if known & set(labels_of(row)) - there)]
+    covered, task_labels = set(row_files.labels(test)), set(output_names(bundle.manifest.task))
+    calibration_rows = row_files.rows(job.recipe, "calibration") if task_labels - covered else []
+    return [*test, *(row for row in calibration_rows if task_labels & set(labels_of(row)) - covered)]
 
 
 def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
@@ -251,30 +252,25 @@ def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCa
         f"{_MORE_ROWS[job.recipe.privacy.golden_cases]}, or train a more confident model. To ship the bundle"
         " anyway, set 'golden_cases_min: {binding}' under 'budget' in the recipe."
     )
-    least = job.recipe.budget.golden_cases_min
-    bundle_assembly.check_binding(bundle.manifest.task.kind, cases, least, remedy)
+    cases_min = job.recipe.budget.golden_cases_min
+    bundle_assembly.check_binding(bundle.manifest.task.kind, cases, cases_min, remedy)
 
 
-def _check(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
+def _check_golden_answers(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
     with serve_bundles([bundle]) as served:
-        answers = served.predict(bundle, [case.input for case in cases])
-    wrong = [f"{case.input[:60]!r}: {said}" for case, said in _differing(bundle, cases, answers)]
-    if wrong:
-        said = f"the finished bundle does not reproduce {len(wrong)} of its golden answers: {'; '.join(wrong[:3])}"
+        predictions = served.predict(bundle, [case.input for case in cases])
+    vector = bundle.manifest.task.kind == "embed"
+    problems = [
+        f"{case.input[:60]!r}: {difference}"
+        for case, prediction in zip(cases, predictions, strict=True)
+        if is_binding(case)
+        for difference in differences(case, golden_cases.answer_of(bundle.manifest, prediction), vector=vector)
+    ]
+    if problems:
         raise ModelFailed(
-            said, remedy="Choose another type under quantize.types: this one does not reproduce its answers."
+            f"the finished bundle does not reproduce {len(problems)} of its golden answers: {'; '.join(problems[:3])}",
+            remedy="Choose another type under quantize.types: this one does not reproduce its answers.",
         )
-
-
-def _differing(
-    bundle: BundleFolder, cases: Sequence[GoldenCase], answers: Sequence[ServedPrediction]
-) -> list[tuple[GoldenCase, str]]:
-    kind = bundle.manifest.task.kind
-    found = []
-    for case, each in zip(cases, answers, strict=True):
-        answer = golden_cases.answer_of(bundle.manifest, each)
-        found += [(case, said) for said in differences(case, answer, vector=kind == "embed") if is_binding(case)]
-    return found
 
 
 def _report(bundle: BundleFolder, cases: Sequence[GoldenCase], origin: GoldenOrigin) -> Report:
@@ -286,6 +282,6 @@ def _report(bundle: BundleFolder, cases: Sequence[GoldenCase], origin: GoldenOri
         "files": {artifact.path: artifact.size_bytes for artifact in manifest.artifacts},
         "memory_bytes": manifest.requires.memory_bytes,
         "golden": {"cases": len(cases), "binding": sum(map(is_binding, cases)), "origin": origin.plain()},
-        "labels_without_case": golden_cases.uncovered(manifest.task, cases),
+        "labels_without_case": golden_cases.labels_without_case(manifest.task, cases),
         "licence": manifest.provenance.licence or "unknown: set provenance.licence in task.yaml",
     }

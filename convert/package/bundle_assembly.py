@@ -60,7 +60,7 @@ _MORE_CASES = (
     " with --golden. To make the bundle anyway, set --golden-cases-min {binding}."
 )
 _SEE_REMEDY = "docs/task-yaml.md explains every key."
-_MEASURED = ("confidence", "question_confidence")
+_MEASURED_SECTIONS = ("confidence", "question_confidence")
 _COMPRESSED = (".gz", ".tgz", ".xz", ".zst", ".zip")
 
 Progress = Callable[[str, int, int], None]
@@ -108,8 +108,8 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
         ModelFailed: fewer golden cases than `golden_cases_min` are binding.
         OSError: the disk is full or not writable.
     """
-    recipe = tasks.find(request.task)
-    plain = _completed(_merged(tasks.read(recipe), request.sections), request.version)
+    task_file = tasks.find(request.task)
+    plain = _complete(_merge_sections(tasks.read(task_file), request.sections), request.version)
     for role, source in request.files.items():
         if not is_file(source):
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
@@ -120,32 +120,32 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
     with tempfile.TemporaryDirectory(dir=request.out.parent, prefix=f".{request.out.name}.") as staging:
         bundle = Path(staging, "bundle")
         bundle.mkdir()
-        _place(request.files, samples(request.task), bundle)
+        _place_files(request.files, samples(request.task), bundle)
         artifacts = [_artifact(path, progress) for path in sorted(bundle.iterdir())]
-        manifest_bytes = encode(tasks.manifest_of(plain, artifacts, str(recipe)))
+        manifest_bytes = encode(tasks.manifest_of(plain, artifacts, str(task_file)))
         manifest = parse(manifest_bytes)
         if manifest.runtime == "llama" and manifest.task.prompt.chat:
             _check_chat(manifest.task.prompt, request.files["weights"])
         (bundle / MANIFEST_NAME).write_bytes(manifest_bytes)
-        made = bundle
+        output = bundle
         if request.out.suffix == ".tar":
-            made = Path(staging, "bundle.tar")
-            _write_tar(bundle, made)
-        _move(made, request.out, Path(staging, "replaced"))
+            output = Path(staging, "bundle.tar")
+            _write_tar(bundle, output)
+        _move(output, request.out, Path(staging, "replaced"))
     return AssembledBundle(request.out, digest_of(manifest_bytes), manifest)
 
 
-def _merged(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_sections(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(plain)
     for name, section in sections.items():
-        written = plain.get(name)
+        original = plain.get(name)
         # A calibrated section must not be mixed with a hand-written one.
-        kept = written if isinstance(written, dict) and name not in _MEASURED else {}
-        merged[name] = {**kept, **section}
+        existing = original if isinstance(original, dict) and name not in _MEASURED_SECTIONS else {}
+        merged[name] = {**existing, **section}
     return merged
 
 
-def _completed(plain: dict[str, Any], version: str | None) -> dict[str, Any]:
+def _complete(plain: dict[str, Any], version: str | None) -> dict[str, Any]:
     """Add the requested version, and the version of edge-convert."""
     provenance = plain.get("provenance") or {}
     if not isinstance(provenance, dict) or not isinstance(provenance.get("converter", {}), dict):
@@ -177,24 +177,24 @@ def _check_golden(plain: Mapping[str, Any], request: AssembleRequest) -> None:
         deque(cases, maxlen=0)
 
 
-def check_binding(kind: Kind, cases: Iterable[GoldenCase], least: int, remedy: str) -> None:
+def check_binding(kind: Kind, cases: Iterable[GoldenCase], cases_min: int, remedy: str) -> None:
     """Check that a bundle has enough binding cases, with which a site detects other answers; generate tasks have none.
 
     Args:
         kind: of the task.
         cases: of the bundle.
-        least: number of binding cases that it must have.
+        cases_min: number of binding cases that it must have.
         remedy: what the maker of the bundle can do; `{binding}` in it stands for the number of binding cases.
 
     Raises:
         ModelFailed: fewer are binding.
     """
-    counted = Counter(map(golden_cases.is_binding, cases))
-    if kind != "generate" and counted[True] < least:
+    counts = Counter(map(golden_cases.is_binding, cases))
+    if kind != "generate" and counts[True] < cases_min:
         raise ModelFailed(
-            f"{counted[True]} of {counted.total()} golden cases are binding, and {least} are required for a site to"
+            f"{counts[True]} of {counts.total()} golden cases are binding, and {cases_min} are required for a site to"
             " detect that the bundle computes different answers there",
-            remedy=remedy.format(binding=counted[True]),
+            remedy=remedy.format(binding=counts[True]),
         )
 
 
@@ -217,17 +217,17 @@ def _check_out(out: Path, force: bool) -> None:
         return
     if not force:
         raise InvalidRequest(f"{out} exists", remedy="Name another --out, or replace it with --force.")
-    ours = not out.is_dir() if out.suffix == ".tar" else (out / MANIFEST_NAME).is_file()
-    if not ours:
+    is_bundle = not out.is_dir() if out.suffix == ".tar" else (out / MANIFEST_NAME).is_file()
+    if not is_bundle:
         raise InvalidRequest(f"{out} is not a bundle, so --force does not replace it", remedy="Name another --out.")
 
 
-def _place(files: Mapping[Role, Path], shown: Sequence[str], bundle: Path) -> None:
+def _place_files(files: Mapping[Role, Path], sample_texts: Sequence[str], bundle: Path) -> None:
     for role, source in files.items():
         name = role + source.suffix
         _link_or_copy(source.resolve(), bundle / (name if is_safe_path(name) else role))
-    if shown and "golden" not in files:
-        (bundle / GOLDEN_NAME).write_bytes(golden_cases.encode(GoldenCase(input=each) for each in shown))
+    if sample_texts and "golden" not in files:
+        (bundle / GOLDEN_NAME).write_bytes(golden_cases.encode(GoldenCase(input=each) for each in sample_texts))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -255,13 +255,13 @@ def samples(task: Path) -> list[str]:
 def _artifact(path: Path, progress: Progress) -> Artifact:
     role = next(role for role in get_args(Role) if role == path.stem)
     size = path.stat().st_size
-    digest, done = hashlib.sha256(), 0
+    digest, bytes_read = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
-            done += len(chunk)
-            progress(path.name, done, size)
-    return Artifact(role=role, path=path.name, sha256=digest.hexdigest(), size_bytes=done)
+            bytes_read += len(chunk)
+            progress(path.name, bytes_read, size)
+    return Artifact(role=role, path=path.name, sha256=digest.hexdigest(), size_bytes=bytes_read)
 
 
 def _write_tar(bundle: Path, target: Path) -> None:
@@ -276,11 +276,11 @@ def _write_tar(bundle: Path, target: Path) -> None:
                 tar.addfile(entry, file)
 
 
-def _move(made: Path, out: Path, aside: Path) -> None:
+def _move(output: Path, out: Path, replaced: Path) -> None:
     """Move the bundle to its place; an existing one moves into the staging directory, which is deleted afterwards."""
-    if made.is_dir() and out.exists():
-        out.rename(aside)
-    made.replace(out)
+    if output.is_dir() and out.exists():
+        out.rename(replaced)
+    output.replace(out)
 
 
 CHOSEN_NAME = "chosen"
@@ -291,14 +291,14 @@ REDACTION_NAME = "redaction.json"
 CANDIDATES = "candidates"
 _UNCALIBRATED = {"policy": "always_escalate"}
 # Written by the export stage next to the weights.
-_BESIDE: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
+_EXPORTED_FILES: dict[Role, str] = {"adapter": "adapter.gguf", "tokenizer": "tokenizer.json"}
 
 
 def candidate_files(job: StageJob, weights: Path) -> dict[Role, Path]:
     """Return the files of a bundle with these weights, by role."""
-    export = job.done["export"]
-    beside = {role: export / name for role, name in _BESIDE.items() if (export / name).is_file()}
-    return {"weights": weights, **beside}
+    export = job.folders["export"]
+    exported_files = {role: export / name for role, name in _EXPORTED_FILES.items() if (export / name).is_file()}
+    return {"weights": weights, **exported_files}
 
 
 def candidate_bundle(job: StageJob, weights: Path, out: Path) -> Path:
@@ -316,12 +316,12 @@ def candidate_bundle(job: StageJob, weights: Path, out: Path) -> Path:
 def confidence_sections(job: StageJob) -> dict[str, Any]:
     """Return the manifest's section `confidence`, for decide also `question_confidence`, and for redact `redaction` if
     a cut-off is proved: of the calibrate stage, or uncalibrated ones before it."""
-    task, folder = tasks.of(job.recipe.path(job.recipe.task)), job.done.get("calibrate")
+    task, folder = tasks.of(job.recipe.path(job.recipe.task)), job.folders.get("calibrate")
     if folder is None:
-        found: dict[str, Any] = {"confidence": _UNCALIBRATED}
+        uncalibrated: dict[str, Any] = {"confidence": _UNCALIBRATED}
         if task.kind == "decide":
-            found["question_confidence"] = {question.name: _UNCALIBRATED for question in task.questions_asked}
-        return found
+            uncalibrated["question_confidence"] = {question.name: _UNCALIBRATED for question in task.questions_asked}
+        return uncalibrated
     names = {"confidence": CONFIDENCE_NAME, "question_confidence": QUESTIONS_NAME, "redaction": REDACTION_NAME}
     files = {section: folder / name for section, name in names.items() if (folder / name).is_file()}
     return {section: json.loads(path.read_text(encoding="utf-8")) for section, path in files.items()}
@@ -329,14 +329,14 @@ def confidence_sections(job: StageJob) -> dict[str, Any]:
 
 def chosen_weights(job: StageJob) -> Path:
     """Return the weights that the quantize stage chose. Raises FileMissing."""
-    folder = job.done["quantize"]
+    folder = job.folders["quantize"]
     name = (folder / CHOSEN_NAME).read_text(encoding="utf-8").strip()
     return candidate_weights(folder / CANDIDATES / name)
 
 
 def candidate_weights(candidate: Path) -> Path:
     """Return the model file of a candidate's folder. Raises FileMissing."""
-    found = sorted(candidate.glob("model.*"))
-    if not found:
+    files = sorted(candidate.glob("model.*"))
+    if not files:
         raise FileMissing(f"{candidate} has no model file", remedy="Run 'edge-convert quantize' again.")
-    return found[0]
+    return files[0]

@@ -28,107 +28,108 @@ from edge_agent.formatting import counted
 
 CASES_MAX = 200
 PER_LABEL_MAX = 3
-CASES_WANTED = 12
+CASES_PER_QUESTION = 12
 """Largest number of cases of a question; with few labels there are more per label."""
-_TRIED_MAX = 8
+_ROWS_PER_LABEL_MAX = 8
 _DIGITS = 4
 
 
-def tried(task: TaskSpec, rows: Sequence[DataRow]) -> list[DataRow]:
+def choose_rows(task: TaskSpec, rows: Sequence[DataRow]) -> list[DataRow]:
     """Return the candidate rows: some of each label of each question, ordered by a hash of their text."""
     ordered = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())
     if not task.questions_asked:
-        return ordered[: PER_LABEL_MAX * _TRIED_MAX]
-    places: dict[int, None] = {}
+        return ordered[: PER_LABEL_MAX * _ROWS_PER_LABEL_MAX]
+    indexes: dict[int, None] = {}
     for question in task.questions_asked:
         answering = rows_of(task, question, ordered)
         for label in question.outputs:
-            places |= dict.fromkeys([place for place, row in answering if row.label == label][:_TRIED_MAX])
-    return [ordered[place] for place in places]
+            indexes |= dict.fromkeys([index for index, row in answering if row.label == label][:_ROWS_PER_LABEL_MAX])
+    return [ordered[index] for index in indexes]
 
 
 def cases(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> list[GoldenCase]:
-    """Return the cases from `tried` rows and the finished bundle's answers.
+    """Return the cases from the rows of `choose_rows` and the finished bundle's answers.
 
     For each label of each question the most confident right answers come first; a label that the bundle never gets
     right shows its wrong answer. An answer that can differ on another processor is `report_only`.
     """
     answered = [pair for pair in zip(rows, predictions, strict=True) if not pair[1].failure]
-    kept, given = [row for row, _ in answered], [each for _, each in answered]
-    every = views(manifest)
-    if not every:
+    rows, predictions = [row for row, _ in answered], [prediction for _, prediction in answered]
+    question_views = views(manifest)
+    if question_views:
+        indexes = _indexes_by_question(question_views, rows, predictions)[:CASES_MAX]
+    else:
+        kind = manifest.task.kind
         # Stable: equally good rows keep their order.
-        places = sorted(range(len(kept)), key=lambda place: _rank(manifest.task.kind, kept[place], given[place]))
-        return [case(manifest, kept[place].text, given[place]) for place in places]
-    places = _places_by_question(every, kept, given)[:CASES_MAX]
-    return [case(manifest, kept[place].text, given[place]) for place in places]
+        indexes = sorted(range(len(rows)), key=lambda index: _rank(kind, rows[index], predictions[index]))
+    return [case(manifest, rows[index].text, predictions[index]) for index in indexes]
 
 
-def _places_by_question(
-    every: Sequence[QuestionView], rows: Sequence[DataRow], given: Sequence[ServedPrediction]
+def _indexes_by_question(
+    question_views: Sequence[QuestionView], rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
 ) -> list[int]:
     """Return the places of rows that cover the labels of all questions; a row can cover several."""
     chosen: dict[int, None] = {}
-    total = sum(len(view.question.outputs) for view in every)
-    for view in every:
-        most = max(1, min(_wanted(view), CASES_MAX // total))
-        ranked = sorted(view.rows(rows), key=partial(_rank_answer, view, given))
+    total = sum(len(view.question.outputs) for view in question_views)
+    for view in question_views:
+        cases_max = max(1, min(_cases_per_label(view), CASES_MAX // total))
+        ranked = sorted(view.rows(rows), key=partial(_rank_answer, view, predictions))
         for label in view.question.outputs:
-            best = [place for place, row in ranked if row.label == label]
-            fresh = [place for place in best if place not in chosen]
-            chosen |= dict.fromkeys(fresh[: max(0, most - len(best) + len(fresh))])
+            best = [index for index, row in ranked if row.label == label]
+            new = [index for index in best if index not in chosen]
+            chosen |= dict.fromkeys(new[: max(0, cases_max - len(best) + len(new))])
     return list(chosen)
 
 
-def _wanted(view: QuestionView) -> int:
+def _cases_per_label(view: QuestionView) -> int:
     """Return how many cases of each label a question should have."""
-    return max(PER_LABEL_MAX, math.ceil(CASES_WANTED / len(view.question.outputs)))
+    return max(PER_LABEL_MAX, math.ceil(CASES_PER_QUESTION / len(view.question.outputs)))
 
 
 def _rank_answer(
-    view: QuestionView, given: Sequence[ServedPrediction], pair: tuple[int, DataRow]
+    view: QuestionView, predictions: Sequence[ServedPrediction], pair: tuple[int, DataRow]
 ) -> tuple[bool, bool, bool]:
     """Rank a row by the answer to one question."""
-    place, row = pair
-    return _rank("classify", row, view.prediction(given[place]))
+    index, row = pair
+    return _rank("classify", row, view.prediction(predictions[index]))
 
 
-def uncovered(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
+def labels_without_case(task: TaskSpec, cases: Sequence[GoldenCase]) -> list[str]:
     """Return the labels that are not the answer of any case; decide: as QUESTION/OUTPUT."""
-    shown = {each.answer for each in cases} | {
+    covered = {each.answer for each in cases} | {
         f"{name}/{label}" for each in cases for name, label in each.answers.items()
     }
-    return [label for label in output_names(task) if task.questions_asked and label not in shown]
+    return [label for label in output_names(task) if task.questions_asked and label not in covered]
 
 
-def _rank(kind: Kind, row: DataRow, each: ServedPrediction) -> tuple[bool, bool, bool]:
+def _rank(kind: Kind, row: DataRow, prediction: ServedPrediction) -> tuple[bool, bool, bool]:
     """Rank right before wrong, then binding before others, then the team's own rows before those of sites."""
-    wrong = kind != "embed" and not is_right(kind, row, each)
-    return wrong, _could_flip(kind, each), bool(row.record)
+    wrong = kind != "embed" and not is_right(kind, row, prediction)
+    return wrong, _could_flip(kind, prediction), bool(row.record)
 
 
 def case(manifest: Manifest, text: str, prediction: ServedPrediction) -> GoldenCase:
     """Return the case of one text and its answer."""
-    kind, told = manifest.task.kind, answer_of(manifest, prediction)
-    made = GoldenCase(input=text, answer=told.answer, tolerance=TOLERANCE)
-    more: dict[str, Any] = {} if told.ood_score is None else {"ood_score": told.ood_score}
+    kind, answer = manifest.task.kind, answer_of(manifest, prediction)
+    golden_case = GoldenCase(input=text, answer=answer.answer, tolerance=TOLERANCE)
+    update: dict[str, Any] = {} if answer.ood_score is None else {"ood_score": answer.ood_score}
     if kind == "decide":
-        more |= {"answers": dict(told.answers), "question_scores": dict(told.question_scores)}
+        update |= {"answers": dict(answer.answers), "question_scores": dict(answer.question_scores)}
     else:
-        more |= {"scores": told.scores, "report_only": _could_flip(kind, prediction)}
-    return made.model_copy(update=more)
+        update |= {"scores": answer.scores, "report_only": _could_flip(kind, prediction)}
+    return golden_case.model_copy(update=update)
 
 
-def answer_of(manifest: Manifest, said: ServedPrediction) -> GoldenAnswer:
+def answer_of(manifest: Manifest, prediction: ServedPrediction) -> GoldenAnswer:
     """Return an answer in the form of a golden case."""
-    kind, ood_score = manifest.task.kind, input_ood_score(manifest, said)
+    kind, ood_score = manifest.task.kind, input_ood_score(manifest, prediction)
     if kind == "decide":
-        each = {view.name: view.prediction(said) for view in views(manifest)}
-        labels = {name: answer.answer for name, answer in each.items()}
+        answers = {view.name: view.prediction(prediction) for view in views(manifest)}
+        labels = {name: answer.answer for name, answer in answers.items()}
         return GoldenAnswer(
-            "", (), ood_score, labels, {name: scores("classify", answer) for name, answer in each.items()}
+            "", (), ood_score, labels, {name: scores("classify", answer) for name, answer in answers.items()}
         )
-    return GoldenAnswer("" if kind == "embed" else said.answer, scores(kind, said), ood_score)
+    return GoldenAnswer("" if kind == "embed" else prediction.answer, scores(kind, prediction), ood_score)
 
 
 def input_ood_score(manifest: Manifest, prediction: ServedPrediction) -> float | None:
@@ -195,8 +196,8 @@ class GoldenOrigin:
     def plain(self) -> dict[str, Any]:
         """Return it for reports."""
         figures = {key: value for key, value in vars(self).items() if key != "records"}
-        more = {"collected": len(self.records), "replaced": dict(self.replaced), "sentence": self.sentence()}
-        return figures | more
+        details = {"collected": len(self.records), "replaced": dict(self.replaced), "sentence": self.sentence()}
+        return figures | details
 
     def sentence(self) -> str:
         """Return it in words, for the manifest and for the people who sign."""
@@ -205,9 +206,9 @@ class GoldenOrigin:
         sources = f"{self.samples} of them from samples.txt, {len(self.records)} from records of sites"
         message = f"{counted(self.cases, 'case')}, {sources}"
         if self.rule == "surrogates":
-            values, cases = counted(sum(self.replaced.values()), "value"), counted(self.replaced_cases, "case")
+            values = counted(sum(self.replaced.values()), "value")
             return (
-                f"{message}; surrogates: {values} in {cases} replaced by made-up ones"
+                f"{message}; surrogates: {values} in {counted(self.replaced_cases, 'case')} replaced by made-up ones"
                 f" ({self.finders}); what these do not find is still there"
             )
         marks = "composed" if self.rule == "composed" else "composed, or with recorded consent"
@@ -223,23 +224,23 @@ def candidates(
     """
     rule = privacy.golden_cases
     if rule != "surrogates":
-        marked = [row for row in rows if row.composed or (rule == "consented" and row.consented)]
-        return GoldenCandidates(rule, tuple(tried(task, marked)), {})
+        allowed = [row for row in rows if row.composed or (rule == "consented" and row.consented)]
+        return GoldenCandidates(rule, tuple(choose_rows(task, allowed)), {})
     redactor = RowRedactor(SurrogateSettings(locales=privacy.locales), _SEED, imported_rows.value_finder(bundle))
-    wanted = tried(task, rows)
-    redactor.read(wanted)
-    found = [each for each in map(redactor.redact, wanted) if each is not None]
-    replaced = {each.row.text: each.counts for each in found if each.counts}
-    kept = tuple(each.row for each in found)
-    return GoldenCandidates(rule, kept, replaced, len(wanted) - len(kept), imported_rows.finder_names(bundle))
+    chosen = choose_rows(task, rows)
+    redactor.read(chosen)
+    redacted_rows = [each for each in map(redactor.redact, chosen) if each is not None]
+    replaced = {each.row.text: each.counts for each in redacted_rows if each.counts}
+    kept_rows = tuple(each.row for each in redacted_rows)
+    return GoldenCandidates(rule, kept_rows, replaced, len(chosen) - len(kept_rows), imported_rows.finder_names(bundle))
 
 
 def origin_of(chosen: GoldenCandidates, cases: Sequence[GoldenCase], samples: int) -> GoldenOrigin:
     """Return the origin of the chosen cases, of which the first `samples` are lines of samples.txt."""
-    of = {row.text: row.record for row in chosen.rows if row.record}
-    found = [chosen.replaced[case.input] for case in cases[samples:] if case.input in chosen.replaced]
+    record_of = {row.text: row.record for row in chosen.rows if row.record}
+    replaced = [chosen.replaced[case.input] for case in cases[samples:] if case.input in chosen.replaced]
     total = Counter[str]()
-    for counts in found:
+    for counts in replaced:
         total.update(counts)
-    records = tuple(of[case.input] for case in cases[samples:] if case.input in of)
-    return GoldenOrigin(chosen.rule, len(cases), samples, records, len(found), dict(total), chosen.finders)
+    records = tuple(record_of[case.input] for case in cases[samples:] if case.input in record_of)
+    return GoldenOrigin(chosen.rule, len(cases), samples, records, len(replaced), dict(total), chosen.finders)

@@ -68,7 +68,7 @@ class QuestionCalibration:
     force: bool = False
 
 
-def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -> tuple[AssembledBundle, Report]:
+def calibrated_bundle(request: QuestionCalibration, progress: Progress = quiet) -> tuple[AssembledBundle, Report]:
     """Make the bundle; return it with the report of the calibration.
 
     Raises:
@@ -76,38 +76,44 @@ def calibrated_bundle(wanted: QuestionCalibration, progress: Progress = quiet) -
         ModelFailed: fewer golden cases than `golden_cases_min` are binding.
         As `calibration_sample`, `assemble` and serving.
     """
-    defined = _with_new_questions(wanted)
-    sample = row_files.calibration_sample(wanted.rows, defined.manifest.task)
+    bundle = _with_new_questions(request)
+    sample = row_files.calibration_sample(request.rows, bundle.manifest.task)
     rows = sample.rows
-    calibrated = _only(defined, _answered(rows))
-    settings = replace(wanted.settings, gate=defined.manifest.confidence.gate)
-    found = calibrate(calibrated, rows, wanted.risk, progress, settings)
-    kept = {name: each for name, each in defined.manifest.question_confidence.items() if name not in found.questions}
-    confidences = {name: each.model_dump(mode="json") for name, each in {**kept, **found.questions}.items()}
-    sections = {"question_confidence": confidences, "confidence": found.confidence.model_dump(mode="json")}
-    report = {**found.report, "rows": len(rows), "calibrated": sorted(found.questions), "kept": sorted(kept)}
+    selected = _keep_questions(bundle, _answered_questions(rows))
+    settings = replace(request.settings, gate=bundle.manifest.confidence.gate)
+    result = calibrate(selected, rows, request.risk, progress, settings)
+    proved = bundle.manifest.question_confidence
+    others = {name: each for name, each in proved.items() if name not in result.questions}
+    confidences = {name: each.model_dump(mode="json") for name, each in {**others, **result.questions}.items()}
+    sections = {"question_confidence": confidences, "confidence": result.confidence.model_dump(mode="json")}
+    report = {
+        **result.report,
+        "rows": len(rows),
+        "calibrated": sorted(result.questions),
+        "kept": sorted(others),
+    }
     report["sampling"] = sample.plain()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         files: dict[Role, Path] = {
-            artifact.role: defined.paths[artifact.role]
-            for artifact in defined.manifest.artifacts
+            artifact.role: bundle.paths[artifact.role]
+            for artifact in bundle.manifest.artifacts
             if artifact.role not in _REPLACED_ROLES
         }
         files["report"] = folder / "report.json"
         task = folder / "task.yaml"
-        plain = _plain(defined.manifest, wanted.version)
+        plain = _task_file_content(bundle.manifest, request.version)
         task.write_text(json.dumps(plain), encoding="utf-8")
-        first = bundle_assembly.assemble(AssembleRequest(task, files, folder / "bundle", sections=sections))
-        cases, origin = _cases(open_bundle(first.path), rows, wanted)
+        draft = bundle_assembly.assemble(AssembleRequest(task, files, folder / "bundle", sections=sections))
+        cases, origin = _golden_cases(open_bundle(draft.path), rows, request)
         files["golden"] = folder / "golden.jsonl"
         files["golden"].write_bytes(encode(cases))
         report["golden"] = {"cases": len(cases), "origin": origin.plain()}
         plain.setdefault("provenance", {}).setdefault("converter", {})[golden_cases.PROVENANCE_KEY] = origin.sentence()
         task.write_text(json.dumps(plain), encoding="utf-8")
-        request = AssembleRequest(task, files, wanted.out, force=wanted.force, sections=sections)
-        return bundle_assembly.assemble(request), report
+        assemble_request = AssembleRequest(task, files, request.out, force=request.force, sections=sections)
+        return bundle_assembly.assemble(assemble_request), report
 
 
 def _with_new_questions(request: QuestionCalibration) -> BundleFolder:
@@ -122,13 +128,13 @@ def _with_new_questions(request: QuestionCalibration) -> BundleFolder:
     if request.questions is None:
         return bundle
     new = {question.name: question for question in read_questions(request.questions)}
-    before = {question.name: question for question in task.questions}
-    changed = {name for name, question in new.items() if before.get(name) != question}
+    existing = {question.name: question for question in task.questions}
+    changed = {name for name, question in new.items() if existing.get(name) != question}
     confidence = {name: each for name, each in bundle.manifest.question_confidence.items() if name not in changed}
-    return _with_questions(bundle, list({**before, **new}.values()), confidence)
+    return _with_questions(bundle, list({**existing, **new}.values()), confidence)
 
 
-def _only(bundle: BundleFolder, names: Sequence[str]) -> BundleFolder:
+def _keep_questions(bundle: BundleFolder, names: Sequence[str]) -> BundleFolder:
     """Return the bundle with only these questions, uncalibrated, so that the others are not computed."""
     if not names:
         raise InvalidRequest("no row answers a question of the bundle", remedy=f"Add 'answers' to the rows. {_SEE}")
@@ -158,24 +164,24 @@ def read_questions(path: Path) -> tuple[QuestionSpec, ...]:
         raise InvalidRequest(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
 
 
-def _answered(rows: Sequence[DataRow]) -> list[str]:
+def _answered_questions(rows: Sequence[DataRow]) -> list[str]:
     return sorted({answer.question for row in rows for answer in row.answers})
 
 
-def _plain(manifest: Manifest, version: str) -> dict[str, Any]:
+def _task_file_content(manifest: Manifest, version: str) -> dict[str, Any]:
     """Return the manifest in the form of task.yaml, without the calibrated sections."""
     plain: dict[str, Any] = json.loads(encode_manifest(manifest))
-    calibrated = ("schema", "artifacts", "confidence", "question_confidence")
-    return {key: each for key, each in plain.items() if key not in calibrated} | {"version": version}
+    left_out = ("schema", "artifacts", "confidence", "question_confidence")
+    return {key: each for key, each in plain.items() if key not in left_out} | {"version": version}
 
 
-def _cases(
+def _golden_cases(
     bundle: BundleFolder, rows: Sequence[DataRow], request: QuestionCalibration
 ) -> tuple[list[GoldenCase], GoldenOrigin]:
     """Return the golden cases, with the answers to their texts as they will travel, and their origin."""
-    chosen = golden_cases.candidates(request.privacy, bundle.manifest.task, rows, request.redaction_bundle)
+    candidates = golden_cases.candidates(request.privacy, bundle.manifest.task, rows, request.redaction_bundle)
     with serve_bundles([bundle], cpu_threads=1) as served:
-        predictions = served.predict(bundle, [row.text for row in chosen.rows])
-    found = golden_cases.cases(bundle.manifest, chosen.rows, predictions)
-    bundle_assembly.check_binding("decide", found, request.golden_cases_min, _MORE_ROWS[request.privacy.golden_cases])
-    return found, golden_cases.origin_of(chosen, found, 0)
+        predictions = served.predict(bundle, [row.text for row in candidates.rows])
+    cases = golden_cases.cases(bundle.manifest, candidates.rows, predictions)
+    bundle_assembly.check_binding("decide", cases, request.golden_cases_min, _MORE_ROWS[request.privacy.golden_cases])
+    return cases, golden_cases.origin_of(candidates, cases, 0)

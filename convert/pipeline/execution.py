@@ -123,7 +123,7 @@ STAGES: dict[str, PipelineStage] = {
 class RunDisplay:
     """Receives the progress of a run."""
 
-    note: Callable[[str, str], None] = lambda _stage, _said: None
+    note: Callable[[str, str], None] = lambda _stage, _message: None
     """Called with a stage and a message about it."""
     progress: Progress = lambda _what, _done, _total: None
 
@@ -140,7 +140,7 @@ def run(
     until: str = "",
     *,
     again: bool = False,
-    screen: RunDisplay | None = None,
+    display: RunDisplay | None = None,
     stages: Mapping[str, PipelineStage] = STAGES,
 ) -> list[StageRecord]:
     """Run every stage that is not up to date, in order, up to and including `until`; with `again`, `until` in any case.
@@ -154,81 +154,80 @@ def run(
         DiskFull: the disk is full, even if a library reported another error.
         EdgeAgentError: a stage failed. Results of earlier stages are kept.
     """
-    screen = screen or RunDisplay()
+    display = display or RunDisplay()
     names = list(stages)
     last = until or names[-1]
     if last not in stages:
         raise InvalidRequest(f"there is no stage '{last}'", remedy=f"The stages are: {', '.join(names)}.")
     summary = row_files.check(recipe)
     for warning in summary.warnings:
-        screen.note("data", warning)
+        display.note("data", warning)
     for copies in summary.near_copies:
-        screen.note("data", f"{copies.sentence()}.")
+        display.note("data", f"{copies.sentence()}.")
     workspace = Workspace(work_folder(recipe))
     records: dict[str, StageRecord] = {}
     with workspace.locked():
         workspace.require_own(names)
         for name in names[: names.index(last) + 1]:
-            turn = _StageRun(name, stages[name], recipe, workspace, screen)
-            records[name] = _run_stage(turn, records, force=again and name == last)
-        screen.progress("report", 0, 0)
+            force = again and name == last
+            records[name] = _run_stage(name, stages[name], recipe, workspace, display, records, force=force)
+        display.progress("report", 0, 0)
         plain = tasks.read(tasks.find(recipe.path(recipe.task)))
-        made = RunSummary(recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values()))
+        run_summary = RunSummary(
+            recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values())
+        )
         with workspace.staging("report") as out:
-            load_module("convert.report.report_files").write_report(out, made)
+            load_module("convert.report.report_files").write_report(out, run_summary)
             workspace.publish(out)
     return list(records.values())
 
 
 def inputs_of(
-    step: PipelineStage, recipe: Recipe, before: Mapping[str, StageRecord], progress: Progress
+    step: PipelineStage, recipe: Recipe, earlier: Mapping[str, StageRecord], progress: Progress
 ) -> dict[str, str]:
     """Return everything that a stage reads, by name and hash. Raises FileMissing, ManifestInvalid."""
-    found = {"version of edge-convert": __version__, **library_versions(step.libraries)}
+    inputs = {"version of edge-convert": __version__, **library_versions(step.libraries)}
     for section in step.sections:
         value = getattr(recipe, section)
         plain = value.model_dump(mode="json") if value is not None else None
-        found[f"recipe: {section}"] = json.dumps(plain, sort_keys=True)
-    for stage in filter(before.__contains__, step.after):
-        found[f"stage {stage}"] = before[stage].output
+        inputs[f"recipe: {section}"] = json.dumps(plain, sort_keys=True)
+    for stage in filter(earlier.__contains__, step.after):
+        inputs[f"stage {stage}"] = earlier[stage].output
     for file in step.files:
-        found |= _file_inputs(file, recipe, progress)
-    return found
+        inputs |= _file_inputs(file, recipe, progress)
+    return inputs
 
 
-@dataclass(frozen=True)
-class _StageRun:
-    """The run of one stage."""
-
-    name: str
-    step: PipelineStage
-    recipe: Recipe
-    workspace: Workspace
-    screen: RunDisplay
-
-
-def _run_stage(turn: _StageRun, before: Mapping[str, StageRecord], *, force: bool) -> StageRecord:
+def _run_stage(
+    name: str,
+    step: PipelineStage,
+    recipe: Recipe,
+    workspace: Workspace,
+    display: RunDisplay,
+    earlier: Mapping[str, StageRecord],
+    *,
+    force: bool,
+) -> StageRecord:
     """Run the stage unless it is up to date; return its record."""
-    name, workspace, screen = turn.name, turn.workspace, turn.screen
-    inputs = inputs_of(turn.step, turn.recipe, before, screen.progress)
+    inputs = inputs_of(step, recipe, earlier, display.progress)
     old = workspace.record(name)
     if old is not None and not force and old.inputs == inputs:
-        screen.note(name, "up to date")
+        display.note(name, "up to date")
         return old
-    screen.note(name, _why(old, inputs))
-    stage = cast(Stage, getattr(load_module(turn.step.module), turn.step.function))
+    display.note(name, _run_reason(old, inputs))
+    run_stage = cast(Stage, getattr(load_module(step.module), step.function))
     with workspace.staging(name) as out:
-        done = {stage: workspace.folder(stage) for stage in before}
+        folders = {stage: workspace.folder(stage) for stage in earlier}
         with ResourceMeter() as meter:
-            report = stage(StageJob(turn.recipe, out, done, screen.progress))
-        output = fingerprint_output(out, report, screen.progress)
+            report = run_stage(StageJob(recipe, out, folders, display.progress))
+        output = fingerprint_output(out, report, display.progress)
         record = StageRecord(name, inputs, round(meter.seconds, 3), meter.memory_peak_bytes, report, output)
         workspace.keep(record, out)
-    screen.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
+    display.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
     return record
 
 
-def _why(old: StageRecord | None, inputs: Mapping[str, str]) -> str:
+def _run_reason(old: StageRecord | None, inputs: Mapping[str, str]) -> str:
     changed = changed_inputs(old.inputs, inputs) if old else []
     return f"runs again because of changes: {', '.join(changed)}" if changed else "runs"
 
@@ -236,48 +235,46 @@ def _why(old: StageRecord | None, inputs: Mapping[str, str]) -> str:
 def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str]:
     task = tasks.find(recipe.path(recipe.task))
     if file == "source":
-        ready = {"source.onnx is": "taken as it is"} if recipe.takes_ready_graph else {}
-        return fingerprint_source(recipe, progress) | ready
+        extra = {"source.onnx is": "taken as it is"} if recipe.takes_ready_graph else {}
+        return fingerprint_source(recipe, progress) | extra
     if file == "converter":
-        return _of_converter(recipe, progress)
+        return _converter_inputs(recipe, progress)
     if file in ("task", "cutoff"):
-        return _of_task(file, tasks.read(task))
+        return _task_inputs(file, tasks.read(task))
     if file == "task.yaml":
-        beside = [path for path in (task, task.with_name("samples.txt")) if path.is_file()]
-        return {path.name: fingerprint_path(path, progress) for path in beside}
-    written = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
-    read = fingerprint_path(recipe.path(written), progress) if written else "none"
-    return {f"data.{file}": f"{recipe.data.format} {read}{_imported(recipe, progress)}"}
+        files = [path for path in (task, task.with_name("samples.txt")) if path.is_file()]
+        return {path.name: fingerprint_path(path, progress) for path in files}
+    split_path = getattr(recipe.data, file) or (recipe.data.train if file == "importance" else "")
+    content_hash = fingerprint_path(recipe.path(split_path), progress) if split_path else "none"
+    return {f"data.{file}": f"{recipe.data.format} {content_hash}{_imported_row_settings(recipe, progress)}"}
 
 
-def _of_converter(recipe: Recipe, progress: Progress) -> dict[str, str]:
+def _converter_inputs(recipe: Recipe, progress: Progress) -> dict[str, str]:
     """Return the hash of llama.cpp's converter in the checkout that the recipe names, if any."""
     if not recipe.export.llama_cpp:
         return {}
     checkout = recipe.path(recipe.export.llama_cpp)
     parts = (*sorted(checkout.glob("*.py")), checkout / "conversion", checkout / "gguf-py")
-    found = {path.name: fingerprint_path(path, progress) for path in parts if path.exists()}
-    return {"export.llama_cpp": fingerprint_text(json.dumps(found))}
+    hashes = {path.name: fingerprint_path(path, progress) for path in parts if path.exists()}
+    return {"export.llama_cpp": fingerprint_text(json.dumps(hashes))}
 
 
-def _of_task(part: str, plain: Mapping[str, Any]) -> dict[str, str]:
+def _task_inputs(part: str, plain: Mapping[str, Any]) -> dict[str, str]:
     if part == "cutoff":
         redaction = plain.get("redaction")
         return {"task.redaction": json.dumps(redaction, sort_keys=True, default=str)} if redaction else {}
-    does = {key: plain.get(key) for key in ("task", "runtime", "engine")}
-    return {"task": json.dumps(does, sort_keys=True, default=str)}
+    behaviour = {key: plain.get(key) for key in ("task", "runtime", "engine")}
+    return {"task": json.dumps(behaviour, sort_keys=True, default=str)}
 
 
-def _imported(recipe: Recipe, progress: Progress) -> str:
+def _imported_row_settings(recipe: Recipe, progress: Progress) -> str:
     """Return the recipe's settings for imported rows; empty for the defaults."""
     privacy, default = recipe.privacy, PrivacySection()
     settings = (privacy.imported_data, privacy.locales)
-    found = (
-        "" if settings == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
-    )
+    text = "" if settings == (default.imported_data, default.locales) else f" {privacy.imported_data} {privacy.locales}"
     if recipe.redaction_bundle is not None:
-        found += f" redacted by {fingerprint_path(recipe.redaction_bundle, progress)}"
-    return found
+        text += f" redacted by {fingerprint_path(recipe.redaction_bundle, progress)}"
+    return text
 
 
 class ResourceMeter:

@@ -54,7 +54,7 @@ class SourceSection(_RecipeSection):
     `finetune` its weights are read back, and training continues from them."""
 
     @model_validator(mode="after")
-    def _one(self) -> SourceSection:
+    def _require_one_source(self) -> SourceSection:
         if sum(map(bool, (self.checkpoint, self.base, self.gguf, self.onnx))) != 1:
             raise ValueError("name exactly one of 'checkpoint', 'base', 'gguf' and 'onnx'")
         if self.adapter and (self.checkpoint or self.onnx):
@@ -178,7 +178,7 @@ class PrivacySection(_RecipeSection):
     """waived: why, and who decided; the bundle carries it."""
 
     @model_validator(mode="after")
-    def _reasoned(self) -> PrivacySection:
+    def _require_waiver_reason(self) -> PrivacySection:
         if (self.imported_data == "waived") != bool(self.waiver.strip()):
             raise ValueError(
                 "'imported_data: waived' needs its reason in 'waiver', and 'waiver' goes with nothing else"
@@ -204,7 +204,7 @@ class Recipe(_RecipeSection):
     folder: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
-    def _ready_is_taken_as_it_is(self) -> Recipe:
+    def _refuse_types_for_ready_graph(self) -> Recipe:
         if self.takes_ready_graph and self.quantize.types:
             raise ValueError("a source 'onnx' is taken as it is: leave 'quantize.types' out, or name a checkpoint")
         return self
@@ -219,15 +219,15 @@ class Recipe(_RecipeSection):
         """The bundle that finds personal values in addition to the rules; None = only the rules."""
         return self.path(self.privacy.redaction_bundle) if self.privacy.redaction_bundle else None
 
-    def path(self, written: str) -> Path:
+    def path(self, recipe_path: str) -> Path:
         """Return the absolute path for a path in the recipe. Raises FileMissing for a package that is not installed."""
-        if not written.startswith(PACKAGE):
-            return self.folder / written
-        name, _, inside = written.removeprefix(PACKAGE).partition("/")
+        if not recipe_path.startswith(PACKAGE):
+            return self.folder / recipe_path
+        name, _, relative = recipe_path.removeprefix(PACKAGE).partition("/")
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise FileMissing(f"the package {name} is not installed", remedy=f"pip install {name.replace('_', '-')}")
-        return Path(next(iter(spec.submodule_search_locations)), inside)
+        return Path(next(iter(spec.submodule_search_locations)), relative)
 
 
 def read(path: Path) -> Recipe:

@@ -31,7 +31,7 @@ class StageJob:
     recipe: Recipe
     out: Path
     """An empty directory."""
-    done: Mapping[str, Path]
+    folders: Mapping[str, Path]
     """Stage name: the directory of its results."""
     progress: Progress
 
@@ -41,19 +41,19 @@ Stage = Callable[[StageJob], Report]
 
 def checkpoint(job: StageJob) -> Path:
     """Return the checkpoint for the stages after `finetune`: the fine-tuned one, else the prepared one."""
-    tuned = job.done.get("finetune")
+    tuned = job.folders.get("finetune")
     if tuned is not None and (tuned / CHECKPOINT).is_dir():
         return tuned / CHECKPOINT
-    return job.done["prepare"] / CHECKPOINT
+    return job.folders["prepare"] / CHECKPOINT
 
 
 def adapter(job: StageJob) -> Path | None:
     """Return the PEFT adapter of `checkpoint`, or None; a fine-tuned checkpoint includes the source's adapter."""
     for stage in ("finetune", "prepare"):
-        left = job.done.get(stage)
-        if left is not None and (left / ADAPTER).is_dir():
-            return left / ADAPTER
-        if left is not None and (left / CHECKPOINT).is_dir():
+        folder = job.folders.get(stage)
+        if folder is not None and (folder / ADAPTER).is_dir():
+            return folder / ADAPTER
+        if folder is not None and (folder / CHECKPOINT).is_dir():
             return None
     return None
 

@@ -20,7 +20,7 @@ from edge_agent.formats.manifest import SCHEMA, Artifact, Manifest, TaskSpec, pa
 
 TASK_NAME = "task.yaml"
 _SEE = "examples/echo/task.yaml is a small example; docs/task-yaml.md explains every key."
-_ADDED = ("schema", "schema_", "artifacts")
+_ADDED_KEYS = ("schema", "schema_", "artifacts")
 
 
 def find(path: Path) -> Path:
@@ -33,7 +33,7 @@ def find(path: Path) -> Path:
 
 def read(task: Path) -> dict[str, Any]:
     """Read a task.yaml and check its keys. Raises ManifestInvalid."""
-    return yaml_file.read(task, Manifest, [key for key in Manifest.model_fields if key not in _ADDED], _SEE)
+    return yaml_file.read(task, Manifest, [key for key in Manifest.model_fields if key not in _ADDED_KEYS], _SEE)
 
 
 def of(path: Path) -> TaskSpec:
@@ -47,9 +47,9 @@ def of(path: Path) -> TaskSpec:
 
 def manifest_of(plain: dict[str, Any], artifacts: Sequence[Artifact], source: str) -> Manifest:
     """Build the manifest of a task.yaml and its files. Raises ManifestInvalid, naming `source`."""
-    whole = {**plain, "schema": SCHEMA, "artifacts": [artifact.model_dump() for artifact in artifacts]}
+    manifest = {**plain, "schema": SCHEMA, "artifacts": [artifact.model_dump() for artifact in artifacts]}
     try:
-        return parse(json.dumps(whole, default=str).encode())
+        return parse(json.dumps(manifest, default=str).encode())
     except ManifestInvalid as error:
-        said = f"{source}: {error.message.removeprefix('manifest.json: ')}"
-        raise ManifestInvalid(said, remedy=error.remedy) from None
+        message = f"{source}: {error.message.removeprefix('manifest.json: ')}"
+        raise ManifestInvalid(message, remedy=error.remedy) from None

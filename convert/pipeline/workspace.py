@@ -98,8 +98,8 @@ class Workspace:
                 self._remove_unfinished()  # Ctrl-C can come while the folder of a stage is made
 
     def _remove_unfinished(self) -> None:
-        for left in self.root.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for folder in self.root.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def require_own(self, stages: Iterable[str]) -> None:
         """Raise InvalidRequest if a folder with a stage's name is not the result of a stage: a run would replace it."""
@@ -122,26 +122,26 @@ class Workspace:
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
 
-    def keep(self, record: StageRecord, made: Path) -> None:
+    def keep(self, record: StageRecord, folder: Path) -> None:
         """Move a folder to the place of its stage in one step. Raises OSError."""
         text = json.dumps(asdict(record), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        with (made / STAGE_NAME).open("w", encoding="utf-8") as file:
+        with (folder / STAGE_NAME).open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        _sync_tree(made)
+        _sync_tree(folder)
         target = self.folder(record.stage)
         if target.exists():
             target.rename(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.root))
-        made.rename(target)
+        folder.rename(target)
         atomic_files.sync_directory(self.root)
 
-    def publish(self, made: Path) -> None:
+    def publish(self, folder: Path) -> None:
         """Move the files of a report to the top of the folder, in place of those of an earlier run. Raises OSError."""
         for plots in _PLOTS:
             for old in self.root.glob(plots):
                 old.unlink()
-        for path in sorted(made.iterdir()):
+        for path in sorted(folder.iterdir()):
             path.replace(self.root / path.name)
 
     def staging(self, stage: str) -> StagingFolder:
@@ -168,8 +168,8 @@ class StagingFolder:
         """Remove the folder, and an older result that was replaced. Raises DiskFull."""
         full = error is not None and _is_full(error, self._root)
         free = shutil.disk_usage(self._root).free
-        for left in self._root.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for folder in self._root.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(folder, ignore_errors=True)
         if full:
             message = f"the disk of {self._root} became full in stage {self._stage} ({free} bytes are free)"
             raise DiskFull(message, remedy=_DISK_REMEDY) from error
@@ -209,35 +209,35 @@ def fingerprint_path(path: Path, progress: Progress) -> str:
     if not path.exists():
         raise FileMissing(f"{path} does not exist", remedy="Correct the path in the recipe.")
     if path.is_file():
-        return _of_file(path, progress)
+        return _hash_file(path, progress)
     files = sorted(_files(path))
-    return fingerprint_text(json.dumps([[str(file.relative_to(path)), _of_file(file, progress)] for file in files]))
+    return fingerprint_text(json.dumps([[str(file.relative_to(path)), _hash_file(file, progress)] for file in files]))
 
 
 def fingerprint_source(recipe: Recipe, progress: Progress) -> dict[str, str]:
     """Return the hash of each path that `source` names."""
-    named = ((key, getattr(recipe.source, key)) for key in SourceSection.model_fields)
+    paths = ((key, getattr(recipe.source, key)) for key in SourceSection.model_fields)
     return {
-        f"source.{key}": fingerprint_path(recipe.path(written), progress)
-        for key, written in named
-        if isinstance(written, str) and written
+        f"source.{key}": fingerprint_path(recipe.path(path), progress)
+        for key, path in paths
+        if isinstance(path, str) and path
     }
 
 
 def library_versions(distributions: Iterable[str]) -> dict[str, str]:
     """Return the version of each distribution, with a marker for one that is not installed."""
-    found = {}
+    versions = {}
     for name in distributions:
         try:
-            found[f"version of {name}"] = importlib.metadata.version(name)
+            versions[f"version of {name}"] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[f"version of {name}"] = "not installed"
-    return found
+            versions[f"version of {name}"] = "not installed"
+    return versions
 
 
-def changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def changed_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Return the names of the inputs that have changed."""
-    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -249,7 +249,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _of_file(path: Path, progress: Progress) -> str:
+def _hash_file(path: Path, progress: Progress) -> str:
     progress(f"reading {path.name}", 0, 0)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

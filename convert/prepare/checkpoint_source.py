@@ -20,7 +20,7 @@ from edge_agent.errors import FileMissing, InvalidRequest, ModelLoadFailed
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_WHOLE = {"I64", "I32", "BOOL"}  # buffers, such as position ids
+_INTEGERS = {"I64", "I32", "BOOL"}  # buffers, such as position ids
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = (
     "tokenizer.json",
@@ -30,8 +30,8 @@ _TOKENIZERS = (
     "vocab.txt",
     "vocab.json",
 )
-_TAKEN = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*")
-_COPY = "Copy the checkpoint again."
+_COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "README.md", "LICENSE*")
+_COPY_REMEDY = "Copy the checkpoint again."
 _QUANTIZED_REMEDY = "Name the float checkpoint from before quantization; the lost precision cannot be restored."
 
 Shapes = dict[str, list[int]]
@@ -45,27 +45,27 @@ def take(source: Path, out: Path) -> Report:
     dtypes = _check_weights(source)
     _check_tokenizer(source)
     out.mkdir(parents=True)
-    for file in filter(_is_weights, _files(source, _TAKEN)):
+    for file in filter(_is_weights, _files(source, _COPIED)):
         _link_or_copy(file.resolve(), out / file.name)
-    pooled = pooling.of_source(source, config)
-    if pooled:
-        (out / CONFIG).write_text(json.dumps(config | pooled, indent=2) + "\n", encoding="utf-8")
+    pooling_entry = pooling.of_source(source, config)
+    if pooling_entry:
+        (out / CONFIG).write_text(json.dumps(config | pooling_entry, indent=2) + "\n", encoding="utf-8")
     checkpoint_loading.open_tokenizer(out)
     base = config.get("_name_or_path") or source.resolve().name
-    return {"kind": "checkpoint", "base": base, "architecture": config["model_type"], "dtypes": dtypes, **pooled}
+    return {"kind": "checkpoint", "base": base, "architecture": config["model_type"], "dtypes": dtypes, **pooling_entry}
 
 
 def shapes(folder: Path) -> Shapes:
     """Return the shape of every tensor in a folder's safetensors files. Raises ModelLoadFailed."""
-    found: Shapes = {}
+    tensor_shapes: Shapes = {}
     for file in _files(folder, ["*.safetensors"]):
         try:
             with safe_open(file, framework="numpy") as tensors:
-                found |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+                tensor_shapes |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             message = f"{file} is damaged: {error}"
             raise ModelLoadFailed(message, remedy="Copy the file again; compare its size and hash.") from None
-    return found
+    return tensor_shapes
 
 
 def _config(source: Path) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _config(source: Path) -> dict[str, Any]:
     return config
 
 
-def read_object(file: Path, remedy: str = _COPY) -> dict[str, Any]:
+def read_object(file: Path, remedy: str = _COPY_REMEDY) -> dict[str, Any]:
     """Read the JSON object in a file of a model's folder; an empty one without a file. Raises ModelLoadFailed."""
     if not file.is_file():
         return {}
@@ -106,9 +106,9 @@ def _refuse_code(source: Path, config: dict[str, Any]) -> None:
 
 
 def _refuse_quantized(source: Path, config: dict[str, Any]) -> None:
-    how = config.get("quantization_config") or config.get("quantization")
-    if how:
-        name = how.get("quant_method", "MLX") if isinstance(how, dict) else how
+    quantization = config.get("quantization_config") or config.get("quantization")
+    if quantization:
+        name = quantization.get("quant_method", "MLX") if isinstance(quantization, dict) else quantization
         raise InvalidRequest(f"{source} is quantized already ({name})", remedy=_QUANTIZED_REMEDY)
 
 
@@ -121,20 +121,20 @@ def _check_weights(source: Path) -> dict[str, int]:
     return dict(Counter(dtype for file in weights for dtype in _float_types(file)))
 
 
-def _check_shards(source: Path, there: set[str]) -> None:
+def _check_shards(source: Path, file_names: set[str]) -> None:
     index = source / INDEX
     if index.is_file():
-        places = read_object(index).get("weight_map")
-        if not isinstance(places, dict):
-            raise ModelLoadFailed(f"{index} names no files of weights: it has no 'weight_map'", remedy=_COPY)
-        for name in sorted(set(map(str, places.values())) - there):
+        weight_map = read_object(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelLoadFailed(f"{index} names no files of weights: it has no 'weight_map'", remedy=_COPY_REMEDY)
+        for name in sorted(set(map(str, weight_map.values())) - file_names):
             raise FileMissing(f"{index} names {name}, which does not exist", remedy="Copy the whole checkpoint.")
 
 
 def _float_types(file: Path) -> Iterator[str]:
     """Yield the type of each tensor. Raises InvalidRequest at the first one with quantized weights."""
     for name, dtype in _dtypes(file).items():
-        if dtype not in _FLOATS | _WHOLE or name.endswith((".qweight", ".qzeros")):
+        if dtype not in _FLOATS | _INTEGERS or name.endswith((".qweight", ".qzeros")):
             raise InvalidRequest(f"{file} is quantized already: {name} is {dtype}", remedy=_QUANTIZED_REMEDY)
         yield dtype
 
@@ -186,7 +186,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 ADAPTER_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_KINDS_REMEDY = "Merge it into its base with PEFT (merge_and_unload), save that, and name it as 'checkpoint'."
+_MERGE_REMEDY = "Merge it into its base with PEFT (merge_and_unload), save that, and name it as 'checkpoint'."
 
 
 def take_adapter(source: Path, checkpoint: Path, out: Path, base: str) -> Report:
@@ -214,10 +214,10 @@ def _adapter_config(source: Path) -> dict[str, Any]:
     config = read_object(source / ADAPTER_CONFIG, "Copy the adapter again.")
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise InvalidRequest(f"{source} is a PEFT adapter of type {kind}; only LORA is supported", remedy=_KINDS_REMEDY)
+        raise InvalidRequest(f"{source} is a PEFT adapter of type {kind}; only LORA is supported", remedy=_MERGE_REMEDY)
     if config.get("modules_to_save"):
         message = f"{source} replaces whole modules of its base ({', '.join(config['modules_to_save'])})"
-        raise InvalidRequest(message, remedy=_KINDS_REMEDY)
+        raise InvalidRequest(message, remedy=_MERGE_REMEDY)
     return config
 
 
@@ -244,12 +244,12 @@ def _check_shapes(source: Path, checkpoint: Path) -> int:
         layer = down.removeprefix(_PREFIX).replace(".lora_A.weight", ".weight")
         # A bare encoder's names lack the prefix, such as "bert.", that a model with a head has.
         expected = base.get(layer) or base.get(layer.partition(".")[2])
-        given = [*adapter.get(up, [0])[:1], *adapter[down][1:]]
-        if expected != given:
-            there = f"is {expected[0]} x {expected[1]}" if expected else "does not exist"
+        actual = [*adapter.get(up, [0])[:1], *adapter[down][1:]]
+        if expected != actual:
+            base_shape = f"is {expected[0]} x {expected[1]}" if expected else "does not exist"
             raise ModelLoadFailed(
-                f"the adapter {source} is for another base: it changes {layer} of {' x '.join(map(str, given))}, "
-                f"which {there} in the source",
+                f"the adapter {source} is for another base: it changes {layer} of {' x '.join(map(str, actual))}, "
+                f"which {base_shape} in the source",
                 remedy="Name the base that adapter_config.json states.",
             )
     if not downs:

@@ -31,7 +31,7 @@ _PROBE_TEXTS_MAX = 8
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError, TypeError)
 
 
-def take_back(source: Path, out: Path, progress: Progress) -> Report:
+def make_checkpoint(source: Path, out: Path, progress: Progress) -> Report:
     """Make a checkpoint from a GGUF file.
 
     Raises:
@@ -93,15 +93,15 @@ def _check_logits(source: Path, model: Any, tokenizer: Any) -> float:
     """Return the largest divergence between llama.cpp on the same weights at float32, and the new model."""
     prompts = divergence.prompts(tokenizer)[:_PROBE_TEXTS_MAX]
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
-        plain = Path(folder, "float32.gguf")
-        gguf_files.quantize(gguf_files.QuantizeRequest(source, plain, "F32", requantize=True))
-        answer = probe.ask("convert.probe.llama_probe", {"model": str(plain), "prompts": prompts})
+        float_file = Path(folder, "float32.gguf")
+        gguf_files.quantize(gguf_files.QuantizeRequest(source, float_file, "F32", requantize=True))
+        answer = probe.ask("convert.probe.llama_probe", {"model": str(float_file), "prompts": prompts})
     expected = divergence.last_logits(model, prompts)
-    found = divergence.compare(expected, answer.arrays["logits"])
-    if not found.passes:
-        message = f"{source}: the converted weights are not the same model: {found}"
+    gap = divergence.compare(expected, answer.arrays["logits"])
+    if not gap.passes:
+        message = f"{source}: the converted weights are not the same model: {gap}"
         raise ModelLoadFailed(message, remedy="Name the checkpoint that the GGUF was made from.")
-    return found.kl_max
+    return gap.kl_max
 
 
 def _name_architecture(out: Path, name: str) -> None:
@@ -126,15 +126,15 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 def _split(expression: str) -> Any:
-    cut = pre_tokenizers.Split(Regex(expression), behavior="isolated")
-    return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    split = pre_tokenizers.Split(Regex(expression), behavior="isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _byte_level() -> Any:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
 
-_CUTS: dict[str, Callable[[], Any]] = {
+_PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
     "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _byte_level()]),
     "gpt-2": _byte_level,
     "llama-bpe": lambda: _split(_LLAMA3),
@@ -145,40 +145,49 @@ _CUTS: dict[str, Callable[[], Any]] = {
 
 def build_tokenizer(fields: Mapping[str, Any]) -> Any:
     """Return a fast tokenizer. Raises InvalidRequest for a kind of vocabulary that is not in the table."""
-    kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or cut not in _CUTS:
-        message = f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {cut!r}, which cannot be rebuilt exactly"
-        raise InvalidRequest(message, remedy=_REMEDY)
-    backend = Tokenizer(_model(fields))
-    backend.pre_tokenizer = _CUTS[cut]()
+    kind, pre_tokenizer = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if kind != "gpt2" or pre_tokenizer not in _PRE_TOKENIZERS:
+        raise InvalidRequest(
+            f"the GGUF's tokenizer is {kind!r} with the pre-tokenizer {pre_tokenizer!r}, which cannot be rebuilt"
+            " exactly",
+            remedy=_REMEDY,
+        )
+    backend = Tokenizer(_bpe_model(fields))
+    backend.pre_tokenizer = _PRE_TOKENIZERS[pre_tokenizer]()
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=True)
-    backend.add_tokens(_added(fields, _CONTROL) + _added(fields, _USER_DEFINED))
-    return _wrapped(backend, fields)
+    backend.add_tokens(_added_tokens(fields, _CONTROL) + _added_tokens(fields, _USER_DEFINED))
+    return _wrap_tokenizer(backend, fields)
 
 
-def _model(fields: Mapping[str, Any]) -> BPE:
+def _bpe_model(fields: Mapping[str, Any]) -> BPE:
     merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
     vocabulary = {token: index for index, token in enumerate(fields["tokenizer.ggml.tokens"])}
     return BPE(vocab=vocabulary, merges=merges, ignore_merges=fields["tokenizer.ggml.pre"] == "llama-bpe")
 
 
-def _added(fields: Mapping[str, Any], wanted: int) -> list[AddedToken]:
+def _added_tokens(fields: Mapping[str, Any], token_type: int) -> list[AddedToken]:
     """Return the tokens of one kind that are matched before a text is split."""
-    both = zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True)
-    return [AddedToken(token, special=wanted == _CONTROL, normalized=False) for token, kind in both if kind == wanted]
+    typed_tokens = zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True)
+    return [
+        AddedToken(token, special=token_type == _CONTROL, normalized=False)
+        for token, kind in typed_tokens
+        if kind == token_type
+    ]
 
 
-def _wrapped(backend: Tokenizer, fields: Mapping[str, Any]) -> Any:
+def _wrap_tokenizer(backend: Tokenizer, fields: Mapping[str, Any]) -> Any:
     tokens = fields["tokenizer.ggml.tokens"]
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     ids = {name: fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
     special = {name: tokens[index] for name, index in ids.items() if index is not None}
     special.setdefault("pad_token", special.get("eos_token", tokens[0]))
     if fields.get("tokenizer.ggml.add_bos_token") and "bos_token" in special:
-        begin = special["bos_token"]
+        begin_token = special["bos_token"]
         template = processors.TemplateProcessing(
-            single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1", special_tokens=[(begin, ids["bos_token"])]
+            single=f"{begin_token} $A",
+            pair=f"{begin_token} $A {begin_token}:1 $B:1",
+            special_tokens=[(begin_token, ids["bos_token"])],
         )
         backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     length = fields.get(f"{fields['general.architecture']}.context_length", 2048)

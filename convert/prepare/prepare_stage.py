@@ -26,7 +26,7 @@ def run(job: StageJob) -> Report:
     elif source.onnx:
         report = onnx_source.read_back(recipe.path(source.onnx), out)
     elif source.gguf:
-        report = gguf_source.take_back(recipe.path(source.gguf), out, job.progress)
+        report = gguf_source.make_checkpoint(recipe.path(source.gguf), out, job.progress)
     else:
         report = checkpoint_source.take(recipe.path(source.checkpoint or source.base), out)
     if source.adapter:

@@ -48,10 +48,10 @@ def ask(child: str, request: Mapping[str, Any]) -> ProbeAnswer:
     with tempfile.TemporaryDirectory(prefix="edge-convert-") as folder:
         Path(folder, REQUEST).write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-P", "-m", child, folder]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 - ours
-        if done.returncode != 0:
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603 - ours
+        if result.returncode != 0:
             atomic_files.require_free_space(Path(folder, FACTS))  # numpy does not say that the disk is full
-            raise ModelLoadFailed(_failure(child, done.returncode, done.stderr), remedy=_REMEDY)
+            raise ModelLoadFailed(_failure(child, result.returncode, result.stderr), remedy=_REMEDY)
         facts = json.loads(Path(folder, FACTS).read_text(encoding="utf-8"))
         arrays = {path.stem: np.load(path) for path in Path(folder).glob("*.npy")}
     return ProbeAnswer(facts, arrays)
@@ -63,16 +63,16 @@ def read_request(folder: str) -> dict[str, Any]:
     return request
 
 
-def leave(folder: str, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_answer(folder: str, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """In the child: write the answer."""
     for name, array in arrays.items():
         np.save(Path(folder, name + ".npy"), array)
     Path(folder, FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def refuse(why: str) -> None:
+def refuse(reason: str) -> None:
     """In the child: exit with a reason."""
-    sys.stderr.write(f"\n{why}\n")
+    sys.stderr.write(f"\n{reason}\n")
     raise SystemExit(REFUSED)
 
 

@@ -41,10 +41,10 @@ class _LlamaLog:
 
     def __init__(self) -> None:
         self.errors: list[str] = []
-        self._callback = llama.llama_log_callback(self._take)
+        self._callback = llama.llama_log_callback(self._collect)
         llama.llama_log_set(self._callback, ctypes.c_void_p(0))
 
-    def _take(self, level: int, text: bytes, _user_data: object) -> None:
+    def _collect(self, level: int, text: bytes, _user_data: object) -> None:
         if level == _ERROR:
             self.errors.append(text.decode("utf-8", "replace").strip())
 
@@ -69,8 +69,8 @@ def main(folder: str) -> None:
         facts[name] = [_tokens(vocab, text, special=special) for text in request.get("texts", [])]
     arrays: dict[str, NDArray[Any]] = {}
     if request.get("prompts"):
-        facts["rows"], arrays["logits"] = _computed(model, request, log)
-    probe.leave(folder, facts, arrays)
+        facts["rows"], arrays["logits"] = _compute(model, request, log)
+    probe.write_answer(folder, facts, arrays)
 
 
 def _facts(model: Any, vocab: Any) -> dict[str, Any]:
@@ -89,15 +89,15 @@ def _facts(model: Any, vocab: Any) -> dict[str, Any]:
 
 def _tokens(vocab: Any, text: str, *, special: bool) -> list[int]:
     data = text.encode()
-    room = 2 * len(data) + 8
-    tokens = (llama.llama_token * room)()
-    count = llama.llama_tokenize(vocab, data, len(data), tokens, room, False, special)
+    capacity = 2 * len(data) + 8
+    tokens = (llama.llama_token * capacity)()
+    count = llama.llama_tokenize(vocab, data, len(data), tokens, capacity, False, special)
     if count < 0:
         probe.refuse(f"llama.cpp could not tokenize {text!r}")
     return list(tokens[:count])
 
 
-def _computed(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list[int], Vector]:
+def _compute(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list[int], Vector]:
     prompts: list[list[int]] = request["prompts"]
     longest = max(map(len, prompts))
     params = llama.llama_context_default_params()
@@ -114,7 +114,7 @@ def _computed(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list
     if not context:
         probe.refuse(f"llama.cpp cannot make a context of {longest} tokens: {log.cause()}")
     if request.get("adapter"):
-        _adapt(model, context, str(request["adapter"]), log)
+        _set_adapter(model, context, str(request["adapter"]), log)
     if pooling:
         return [1] * len(prompts), _vectors(model, context, prompts, pooling)
     return _rows(model, context, prompts, int(request.get("rows_max", ROWS_MAX_DEFAULT)))
@@ -122,7 +122,7 @@ def _computed(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list
 
 def _vectors(model: Any, context: Any, prompts: list[list[int]], pooling: str) -> Vector:
     width = llama.llama_model_n_cls_out(model) if pooling == "rank" else llama.llama_model_n_embd(model)
-    return np.stack([_pooled(context, prompt, int(width)) for prompt in prompts])
+    return np.stack([_pooled_vector(context, prompt, int(width)) for prompt in prompts])
 
 
 def _rows(model: Any, context: Any, prompts: list[list[int]], rows_max: int) -> tuple[list[int], Vector]:
@@ -132,15 +132,15 @@ def _rows(model: Any, context: Any, prompts: list[list[int]], rows_max: int) -> 
     return counts, np.concatenate(parts)
 
 
-def _adapt(model: Any, context: Any, path: str, log: _LlamaLog) -> None:
+def _set_adapter(model: Any, context: Any, path: str, log: _LlamaLog) -> None:
     adapter = llama.llama_adapter_lora_init(model, path.encode())
     if not adapter:
         probe.refuse(f"llama.cpp cannot load the adapter: {log.cause()}")
-    one = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
-    llama.llama_set_adapters_lora(context, one, 1, (ctypes.c_float * 1)(1.0))
+    adapters = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
+    llama.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0))
 
 
-def _run(context: Any, prompt: Sequence[int], rows: int) -> None:
+def _decode(context: Any, prompt: Sequence[int], rows: int) -> None:
     llama.llama_memory_clear(llama.llama_get_memory(context), True)
     batch = llama.llama_batch_init(len(prompt), 0, 1)
     batch.n_tokens = len(prompt)
@@ -155,14 +155,14 @@ def _run(context: Any, prompt: Sequence[int], rows: int) -> None:
 
 
 def _logits(context: Any, prompt: Sequence[int], rows: int, vocabulary: int) -> Vector:
-    _run(context, prompt, rows)
+    _decode(context, prompt, rows)
     first = len(prompt) - rows
     pointers = [llama.llama_get_logits_ith(context, first + row) for row in range(rows)]
     return np.stack([np.ctypeslib.as_array(pointer, (vocabulary,)).copy() for pointer in pointers])
 
 
-def _pooled(context: Any, prompt: Sequence[int], width: int) -> Vector:
-    _run(context, prompt, len(prompt))
+def _pooled_vector(context: Any, prompt: Sequence[int], width: int) -> Vector:
+    _decode(context, prompt, len(prompt))
     pointer = llama.llama_get_embeddings_seq(context, 0)
     if not pointer:
         probe.refuse("llama.cpp gave no embedding")

@@ -32,16 +32,16 @@ class _QuantizerLog:
         self.fallbacks: list[tuple[str, ...]] = []
         self.errors: list[str] = []
         self._line = ""
-        self._callback = llama.llama_log_callback(self._take)
+        self._callback = llama.llama_log_callback(self._collect)
         llama.llama_log_set(self._callback, ctypes.c_void_p(0))
 
-    def _take(self, level: int, text: bytes, _user_data: object) -> None:
+    def _collect(self, level: int, text: bytes, _user_data: object) -> None:
         self._line += text.decode("utf-8", "replace")
         if level == _ERROR:
             self.errors.append(self._line.strip())
         if self._line.endswith("\n"):
-            if found := _FALLBACK.search(self._line):
-                self.fallbacks.append(found.groups())
+            if match := _FALLBACK.search(self._line):
+                self.fallbacks.append(match.groups())
             self._line = ""
 
 
@@ -54,16 +54,16 @@ def main(folder: str) -> None:
     params.nthread = int(request["threads"])
     params.ftype = int(request["ftype"])
     params.allow_requantize = bool(request["requantize"])
-    kept = _importance(params, request["importance"]) if request.get("importance") else None
+    importance = _set_importance(params, request["importance"]) if request.get("importance") else None
     source, target = str(request["source"]).encode(), str(request["target"]).encode()
     code = llama.llama_model_quantize(source, target, ctypes.byref(params))
-    del kept
+    del importance
     if code != 0:
         probe.refuse(f"llama.cpp cannot quantize the file: {log.errors[0] if log.errors else code}")
-    probe.leave(folder, {"fallbacks": log.fallbacks}, {})
+    probe.write_answer(folder, {"fallbacks": log.fallbacks}, {})
 
 
-def _importance(params: Any, path: str) -> list[Any]:
+def _set_importance(params: Any, path: str) -> list[Any]:
     """Set the matrix; the returned objects must exist until llama.cpp is done."""
     with np.load(path) as file:
         vectors = {name: np.ascontiguousarray(file[name], dtype=np.float32) for name in file.files}

@@ -23,19 +23,19 @@ def main(folder: str) -> None:
     options.intra_op_num_threads = int(request.get("threads", 2))
     options.log_severity_level = 4
     session = ort.InferenceSession(str(request["model"]), options, providers=["CPUExecutionProvider"])
-    wanted = request.get("outputs") or [session.get_outputs()[0].name]
-    outputs = [_computed(session, tokens, wanted) for tokens in request["inputs"]]
-    names = [output.name for output in session.get_outputs()]
-    facts = {"shapes": [list(output.shape) for output in outputs], "outputs": names}
-    probe.leave(folder, facts, {"outputs": np.concatenate([output.ravel() for output in outputs])})
+    names = request.get("outputs") or [session.get_outputs()[0].name]
+    outputs = [_compute(session, tokens, names) for tokens in request["inputs"]]
+    output_names = [output.name for output in session.get_outputs()]
+    facts = {"shapes": [list(output.shape) for output in outputs], "outputs": output_names}
+    probe.write_answer(folder, facts, {"outputs": np.concatenate([output.ravel() for output in outputs])})
 
 
-def _computed(session: ort.InferenceSession, tokens: list[int], outputs: list[str]) -> NDArray[np.float32]:
+def _compute(session: ort.InferenceSession, tokens: list[int], outputs: list[str]) -> NDArray[np.float32]:
     ids = np.array([tokens], dtype=np.int64)
-    known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-    given = {node.name: known[node.name] for node in session.get_inputs()}
-    found: NDArray[np.float32] = np.concatenate([output[0] for output in session.run(outputs, given)], axis=-1)
-    return found.astype(np.float32)
+    tensors = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    feeds = {node.name: tensors[node.name] for node in session.get_inputs()}
+    joined: NDArray[np.float32] = np.concatenate([output[0] for output in session.run(outputs, feeds)], axis=-1)
+    return joined.astype(np.float32)
 
 
 if __name__ == "__main__":

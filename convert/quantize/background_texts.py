@@ -293,16 +293,19 @@ REQUESTS = (
     "Who has access to my medical record?",
     "How long do you keep the recordings?",
 )
-_SEED, _SHORT, _NOISE = 5, 13, 7
+_SEED, _SHORT_COUNT, _NOISE_COUNT = 5, 13, 7
 
 
 def background_texts() -> list[str]:
     """Return the requests, and strings of random characters: short ones, and runs of several."""
-    chance = random.Random(_SEED)  # noqa: S311 - no secret
+    generator = random.Random(_SEED)  # noqa: S311 - no secret
 
-    def drawn(characters: str, least: int, most: int) -> str:
-        return "".join(chance.choice(characters) for _ in range(chance.randint(least, most)))
+    def draw(characters: str, shortest: int, longest: int) -> str:
+        return "".join(generator.choice(characters) for _ in range(generator.randint(shortest, longest)))
 
-    short = [drawn(string.ascii_lowercase + string.digits, 2, 3) for _ in range(_SHORT)]
-    noise = [" ".join(drawn(string.ascii_lowercase, 3, 8) for _ in range(chance.randint(1, 3))) for _ in range(_NOISE)]
+    short = [draw(string.ascii_lowercase + string.digits, 2, 3) for _ in range(_SHORT_COUNT)]
+    noise = [
+        " ".join(draw(string.ascii_lowercase, 3, 8) for _ in range(generator.randint(1, 3)))
+        for _ in range(_NOISE_COUNT)
+    ]
     return [*REQUESTS, *short, *noise]

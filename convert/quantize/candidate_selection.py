@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.calibrate.calibration_split import divided
+from convert.calibrate.calibration_split import divide_rows
 from convert.clustered_statistics import Numbers, clustered_share, family_numbers, share
 from convert.data import row_files
 from convert.data.data_row import DataRow
 from convert.evaluate.batch_invariance import measure_batch_invariance
 from convert.evaluate.predictions import QuestionView, ServedPrediction, matrix, views
-from convert.evaluate.scoring import answered, cosine, is_right, same_answers
+from convert.evaluate.scoring import answered_pairs, cosine, is_right, same_answers
 from convert.evaluate.serving import BundleFolder, open_bundle, serve_bundles
 from convert.package.bundle_assembly import CHOSEN_NAME, candidate_bundle
 from convert.pipeline.recipe import BudgetSection
@@ -81,7 +81,7 @@ class _Baseline:
 
     def for_question(self, view: QuestionView) -> _Baseline:
         """Return the baseline for one question."""
-        labelled = [(self.labelled[place][0], row) for place, row in view.rows([row for _, row in self.labelled])]
+        labelled = [(self.labelled[index][0], row) for index, row in view.rows([row for _, row in self.labelled])]
         full = [view.prediction(each) for each in self.full]
         return replace(self, manifest=view.manifest, labelled=labelled, full=full)
 
@@ -122,8 +122,11 @@ def choose(
         bundles = [open_bundle(candidate_bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
         baseline = _baseline_of(job, bundles[0], full, reference, Path(folder))
         if scored:
-            baseline = replace(baseline, scores=_scores(_full(job, baseline, full, None, Path(folder, "scored"))))
-        lines = [_measured(job, *pair, baseline) for pair in zip(candidates, bundles, strict=True)]
+            baseline = replace(
+                baseline,
+                scores=_ood_scores(_answers_at_full_precision(job, baseline, full, None, Path(folder, "scored"))),
+            )
+        lines = [_measure(job, *pair, baseline) for pair in zip(candidates, bundles, strict=True)]
         times = _race(bundles, baseline.texts[:ROUND_TEXTS])
     measured = [
         {**line, "latency_ms": {"p50": round(1000 * seconds, 3)}} for line, seconds in zip(lines, times, strict=True)
@@ -134,29 +137,29 @@ def choose(
 
 
 def _write_chosen(out: Path, best: Mapping[str, Any]) -> None:
-    lasting = {**best}
-    del lasting["latency_ms"]
+    without_times = {**best}
+    del without_times["latency_ms"]
     (out / CHOSEN_NAME).write_text(best["name"] + "\n", encoding="utf-8")
-    (out / LINE_NAME).write_text(json.dumps(lasting, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (out / LINE_NAME).write_text(json.dumps(without_times, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _baseline_of(
     job: StageJob, bundle: BundleFolder, full: Path, reference: Reference | None, folder: Path
 ) -> _Baseline:
-    parts = divided(row_files.rows(job.recipe, "calibration"))
+    parts = divide_rows(row_files.rows(job.recipe, "calibration"))
     tuning = set(parts.tuning)
-    rows = _accepted([*parts.tuning, *parts.proving][:ROWS_MAX], bundle, job)
-    labelled = [(place, row) for place, row in enumerate(rows) if row in tuning]
-    bare = _Baseline(bundle.manifest, rows, labelled if bundle.manifest.task.kind != "embed" else [], ())
-    return replace(bare, full=_full(job, bare, full, reference, folder))
+    rows = _accepted_rows([*parts.tuning, *parts.proving][:ROWS_MAX], bundle, job)
+    labelled = [(index, row) for index, row in enumerate(rows) if row in tuning]
+    baseline = _Baseline(bundle.manifest, rows, labelled if bundle.manifest.task.kind != "embed" else [], ())
+    return replace(baseline, full=_answers_at_full_precision(job, baseline, full, reference, folder))
 
 
-def _accepted(rows: Sequence[DataRow], bundle: BundleFolder, job: StageJob) -> list[DataRow]:
+def _accepted_rows(rows: Sequence[DataRow], bundle: BundleFolder, job: StageJob) -> list[DataRow]:
     """Return the rows that a site accepts; a checkpoint can lack positions for longer ones."""
     limit = bundle.manifest.task.limits.input_tokens_max - _SPECIAL_TOKENS_MAX
-    doubtful = {row.text for row in rows if len(row.text.encode()) > limit}  # a token has at least one byte
-    answers = _answers_of(bundle, [*doubtful], job) if doubtful else []
-    refused = {text for text, each in zip(doubtful, answers, strict=True) if each.failure == InputTooLong.reason}
+    long_texts = {row.text for row in rows if len(row.text.encode()) > limit}  # a token has at least one byte
+    answers = _answers_of(bundle, [*long_texts], job) if long_texts else []
+    refused = {text for text, each in zip(long_texts, answers, strict=True) if each.failure == InputTooLong.reason}
     return [row for row in rows if row.text not in refused]
 
 
@@ -165,13 +168,13 @@ def fastest(measured: Sequence[dict[str, Any]], budget: BudgetSection) -> dict[s
 
     Raises ModelFailed, with the table, if no candidate is inside the budget.
     """
-    inside = list(filter(itemgetter("inside_budget"), measured))
-    if not inside:
+    within_budget = list(filter(itemgetter("inside_budget"), measured))
+    if not within_budget:
         failure = ModelFailed("no candidate is inside the recipe's budget", remedy=_remedy(budget))
         failure.details = tuple(table(measured).splitlines())
         raise failure
-    limit = min(map(_p50, inside)) * (1 + _SAME_SPEED)
-    return min((each for each in inside if _p50(each) <= limit), key=itemgetter("size_bytes"))
+    limit = min(map(_p50, within_budget)) * (1 + _SAME_SPEED)
+    return min((each for each in within_budget if _p50(each) <= limit), key=itemgetter("size_bytes"))
 
 
 def _p50(line: Mapping[str, Any]) -> float:
@@ -181,30 +184,32 @@ def _p50(line: Mapping[str, Any]) -> float:
 def table(measured: Sequence[dict[str, Any]]) -> str:
     """Return the figures as plain text, one line for each candidate."""
     lines = [f"  {'candidate':<16} {'MB':>8} {'p50 ms':>8} {'agreement':>10} {'mean KL':>9} {'accuracy':>9}  outside"]
-    return "\n".join([*lines, *map(_line, measured)])
+    return "\n".join([*lines, *map(_table_row, measured)])
 
 
-def _line(each: Mapping[str, Any]) -> str:
-    accuracy = each["accuracy"]["value"] if each["accuracy"] else math.nan
+def _table_row(figures: Mapping[str, Any]) -> str:
+    accuracy = figures["accuracy"]["value"] if figures["accuracy"] else math.nan
     return (
-        f"  {each['name']:<16} {each['size_bytes'] / 1e6:8.1f} {each['latency_ms']['p50']:8.2f}"
-        f" {each['agreement']['value']:10.4f} {each.get('kl_mean', math.nan):9.5f} {accuracy:9.4f}"
-        f"  {'; '.join(each['outside'])}"
+        f"  {figures['name']:<16} {figures['size_bytes'] / 1e6:8.1f} {figures['latency_ms']['p50']:8.2f}"
+        f" {figures['agreement']['value']:10.4f} {figures.get('kl_mean', math.nan):9.5f} {accuracy:9.4f}"
+        f"  {'; '.join(figures['outside'])}"
     )
 
 
 def judge(line: Mapping[str, Any], budget: BudgetSection) -> list[str]:
     """Return why a candidate is outside the budget; empty if it is inside."""
-    sides = (line.get("gate_agreement") or {}).get("value", 1.0)
-    varies = (line.get("batch_invariance") or {}).get("problem", "")
+    gate_agreement = (line.get("gate_agreement") or {}).get("value", 1.0)
+    invariance_problem = (line.get("batch_invariance") or {}).get("problem", "")
     rules = {
-        f"gate agreement under {GATE_AGREEMENT_MIN:g}": sides < GATE_AGREEMENT_MIN,
-        varies: bool(varies),
+        f"gate agreement under {GATE_AGREEMENT_MIN:g}": gate_agreement < GATE_AGREEMENT_MIN,
+        invariance_problem: bool(invariance_problem),
     }
     answers = [
-        f"{name}: {said}" for name, each in line.get("questions", {}).items() for said in _judge_answers(each, budget)
+        f"{name}: {reason}"
+        for name, figures in line.get("questions", {}).items()
+        for reason in _judge_answers(figures, budget)
     ] or _judge_answers(line, budget)
-    return [*answers, *(said for said, broken in rules.items() if broken)]
+    return [*answers, *(reason for reason, broken in rules.items() if broken)]
 
 
 def _judge_answers(figures: Mapping[str, Any], budget: BudgetSection) -> list[str]:
@@ -214,7 +219,7 @@ def _judge_answers(figures: Mapping[str, Any], budget: BudgetSection) -> list[st
         f"mean KL over {budget.kl_mean_max:g}": figures.get("kl_mean", 0.0) > budget.kl_mean_max,
         f"accuracy loss over {budget.accuracy_loss_max:g}": loss > budget.accuracy_loss_max,
     }
-    return [said for said, broken in rules.items() if broken]
+    return [reason for reason, broken in rules.items() if broken]
 
 
 def divergences(full: Floats, served: Floats) -> Floats:
@@ -222,20 +227,20 @@ def divergences(full: Floats, served: Floats) -> Floats:
     return np.asarray((np.exp(full) * (full - served)).sum(axis=1))
 
 
-def _full(
+def _answers_at_full_precision(
     job: StageJob, baseline: _Baseline, full: Path, reference: Reference | None, folder: Path
 ) -> list[ServedPrediction]:
     if reference is None:
         return _answers_of(open_bundle(candidate_bundle(job, full, folder / "full")), baseline.texts, job)
-    return [_as_served(baseline.manifest.task, line) for line in zip(*reference(baseline.texts), strict=True)]
+    return [_served_prediction(baseline.manifest.task, line) for line in zip(*reference(baseline.texts), strict=True)]
 
 
-def _as_served(task: TaskSpec, log_probabilities: Sequence[Floats]) -> ServedPrediction:
+def _served_prediction(task: TaskSpec, log_probabilities: Sequence[Floats]) -> ServedPrediction:
     """Return the answer with these log-probabilities of each question, at temperature 1."""
     if task.kind == "decide":
         return ServedPrediction(question_scores=tuple(tuple(np.exp(each).tolist()) for each in log_probabilities))
-    [alone] = log_probabilities
-    return ServedPrediction(task.labels[int(alone.argmax())], log_probabilities=tuple(alone.tolist()))
+    [scores] = log_probabilities
+    return ServedPrediction(task.labels[int(scores.argmax())], log_probabilities=tuple(scores.tolist()))
 
 
 def _answers_of(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> list[ServedPrediction]:
@@ -243,7 +248,7 @@ def _answers_of(bundle: BundleFolder, texts: Sequence[str], job: StageJob) -> li
         return served.predict(bundle, texts, job.progress)
 
 
-def _measured(job: StageJob, candidate: Candidate, bundle: BundleFolder, baseline: _Baseline) -> dict[str, Any]:
+def _measure(job: StageJob, candidate: Candidate, bundle: BundleFolder, baseline: _Baseline) -> dict[str, Any]:
     predictions = _answers_of(bundle, baseline.texts, job)
     invariance = measure_batch_invariance(bundle, baseline.texts, job.progress)
     line: dict[str, Any] = {
@@ -273,12 +278,12 @@ def _answer_figures(baseline: _Baseline, predictions: Sequence[ServedPrediction]
     }
     figures = list(each.values())
     losses = {key: [one[key] for one in figures if key in one] for key in _LOSSES}
-    least = max(figures, key=lambda one: one["accuracy_loss"] or 0.0)
+    worst = max(figures, key=lambda one: one["accuracy_loss"] or 0.0)
     return {
         "agreement": min((one["agreement"] for one in figures), key=itemgetter("value")),
         **{key: max(values) for key, values in losses.items() if values},
-        "accuracy": least["accuracy"],
-        "accuracy_loss": least["accuracy_loss"],
+        "accuracy": worst["accuracy"],
+        "accuracy_loss": worst["accuracy_loss"],
         "questions": each,
     }
 
@@ -296,18 +301,18 @@ def _families(rows: Sequence[DataRow]) -> Numbers:
 
 
 def _loss(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[str, float]:
-    pairs = answered(baseline.full, predictions)
+    pairs = answered_pairs(baseline.full, predictions)
     if baseline.manifest.task.kind != "classify" or not pairs:
         return {}
-    each = divergences(*map(matrix, zip(*pairs, strict=True)))
+    kl = divergences(*map(matrix, zip(*pairs, strict=True)))
     return {
-        "kl_mean": float(each.mean()),
-        "kl_p999": float(np.percentile(each, 99.9)),
-        "kl_max": float(each.max()),
+        "kl_mean": float(kl.mean()),
+        "kl_p999": float(np.percentile(kl, 99.9)),
+        "kl_max": float(kl.max()),
     }
 
 
-def _scores(predictions: Sequence[ServedPrediction]) -> Floats:
+def _ood_scores(predictions: Sequence[ServedPrediction]) -> Floats:
     return np.array([math.nan if each.ood_score is None else each.ood_score for each in predictions])
 
 
@@ -315,21 +320,21 @@ def _gate_agreement(baseline: _Baseline, predictions: Sequence[ServedPrediction]
     """Return the share of rows that both or neither hold up, if each holds up the _HELD_UP highest of its scores."""
     if baseline.scores is None or all(each.ood_score is None for each in predictions):
         return None
-    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (baseline.scores, _scores(predictions))]
+    sides = [scores > np.nanquantile(scores, 1 - _HELD_UP) for scores in (baseline.scores, _ood_scores(predictions))]
     return share(int((sides[0] == sides[1]).sum()), len(predictions)).plain()
 
 
 def _accuracy(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[str, Any]:
     if not baseline.labelled:
         return {"accuracy": None, "accuracy_loss": None}
-    right, full = _right(baseline, predictions), _right(baseline, baseline.full)
+    right, full = _right_flags(baseline, predictions), _right_flags(baseline, baseline.full)
     accuracy = clustered_share(right, _families([row for _, row in baseline.labelled])).plain()
     return {"accuracy": accuracy, "accuracy_loss": (sum(full) - sum(right)) / len(right)}
 
 
-def _right(baseline: _Baseline, answers: Sequence[ServedPrediction]) -> list[bool]:
+def _right_flags(baseline: _Baseline, answers: Sequence[ServedPrediction]) -> list[bool]:
     kind = baseline.manifest.task.kind
-    return [is_right(kind, row, answers[place]) for place, row in baseline.labelled]
+    return [is_right(kind, row, answers[index]) for index, row in baseline.labelled]
 
 
 def _race(bundles: Sequence[BundleFolder], texts: Sequence[str]) -> list[float]:

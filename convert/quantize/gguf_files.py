@@ -1,7 +1,7 @@
 """Reads and quantizes GGUF files. Needs only the agent's own libraries, not torch.
 
-    made = quantize(QuantizeRequest(Path("model.gguf"), Path("model-q4.gguf"), "Q4_0"))
-    made.bits_per_weight, made.fallbacks
+    quantized = quantize(QuantizeRequest(Path("model.gguf"), Path("model-q4.gguf"), "Q4_0"))
+    quantized.contents.bits_per_weight, quantized.fallbacks
 
 A type is a mix: llama.cpp stores some tensors in a larger type, and falls back to another type if a row does not divide
 into the type's blocks (K types need rows of 256, the others of 32). So the report counts what the file really contains.
@@ -41,7 +41,7 @@ FTYPES = {
 }
 _FLOATS = {"F32", "F16", "BF16", "F64"}
 # Errors of gguf for a file that it cannot read.
-_DAMAGED = (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError)
+_DAMAGE_ERRORS = (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError)
 
 Importance = Mapping[str, NDArray[np.float32]]
 
@@ -80,12 +80,12 @@ class TypeFallback:
     """A tensor that got another type than requested."""
 
     tensor: str
-    wanted: str
-    got: str
+    requested: str
+    actual: str
 
     def __str__(self) -> str:
         """Return it in words."""
-        return f"{self.tensor}: {self.got} instead of {self.wanted}"
+        return f"{self.tensor}: {self.actual} instead of {self.requested}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def chat_template(path: Path) -> tuple[str, dict[str, str]]:
         tokens = fields.get("tokenizer.ggml.tokens")
         ids = {name: fields.get(f"tokenizer.ggml.{name}_id") for name in ("bos_token", "eos_token")}
         texts = {name: str(tokens.contents(int(each.contents()))) for name, each in ids.items() if tokens and each}
-    except (*_DAMAGED, TypeError) as error:
+    except (*_DAMAGE_ERRORS, TypeError) as error:
         raise ModelLoadFailed(f"{path} is damaged: {error}", remedy="Copy the file again.") from None
     return template, texts
 
@@ -138,13 +138,13 @@ def quantize(request: QuantizeRequest) -> QuantizedFile:
         ModelLoadFailed: the source is damaged, or llama.cpp refuses it.
         OSError: the target cannot be written.
     """
-    _check(request)
+    _check_request(request)
     with atomic_files.replacing(request.target) as partial:
         partial.touch()  # raises an error with the path if it cannot be written
         importance = partial.with_name(partial.name + ".npz")
         try:
             np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # its keyword allow_pickle is bool
-            facts = _quantized(_asked(request, partial, importance))
+            facts = _run_quantizer(_quantizer_request(request, partial, importance))
         finally:
             importance.unlink(missing_ok=True)
     return QuantizedFile(
@@ -152,28 +152,28 @@ def quantize(request: QuantizeRequest) -> QuantizedFile:
     )
 
 
-def _quantized(asked: dict[str, Any]) -> dict[str, Any]:
+def _run_quantizer(request: dict[str, Any]) -> dict[str, Any]:
     try:
-        return probe.ask("convert.probe.llama_quantizer", asked).facts
+        return probe.ask("convert.probe.llama_quantizer", request).facts
     except ModelLoadFailed:
-        atomic_files.require_free_space(Path(asked["target"]))
+        atomic_files.require_free_space(Path(request["target"]))
         raise
 
 
-def _check(request: QuantizeRequest) -> None:
+def _check_request(request: QuantizeRequest) -> None:
     if request.type not in FTYPES:
         message = f"unknown type {request.type!r}"
         raise InvalidRequest(message, remedy=f"Known types: {', '.join(FTYPES)}.")
-    before = contents(request.source)
-    if before.quantized and not request.requantize:
-        held = ", ".join(f"{count} {name}" for name, count in before.types.items())
+    source_contents = contents(request.source)
+    if source_contents.quantized and not request.requantize:
+        types = ", ".join(f"{count} {name}" for name, count in source_contents.types.items())
         raise InvalidRequest(
-            f"{request.source} is quantized already ({held}); quantizing it again loses more accuracy",
+            f"{request.source} is quantized already ({types}); quantizing it again loses more accuracy",
             remedy="Quantize the F16 or F32 file that it was made from, or allow it with --requantize.",
         )
 
 
-def _asked(request: QuantizeRequest, target: Path, importance: Path) -> dict[str, Any]:
+def _quantizer_request(request: QuantizeRequest, target: Path, importance: Path) -> dict[str, Any]:
     return {
         "source": str(request.source),
         "target": str(target),
@@ -192,5 +192,5 @@ def _reader(path: Path) -> GGUFReader:
             raise ModelLoadFailed(f"{path} is not a GGUF file", remedy="Name a GGUF file, or copy it again.")
     try:
         return GGUFReader(path)
-    except _DAMAGED as error:
+    except _DAMAGE_ERRORS as error:
         raise ModelLoadFailed(f"{path} is damaged: {error}", remedy="Copy the file again.") from None

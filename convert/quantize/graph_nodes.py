@@ -49,9 +49,9 @@ class GraphNodes:
         """Add a tensor stored in half precision; return its name after the cast to single precision."""
         return self.add("Cast", [self.constant(values.astype(np.float16))], to=TensorProto.FLOAT)
 
-    def axis(self, place: int) -> str:
+    def axis(self, number: int) -> str:
         """Add the number of an axis; return its name."""
-        return self.constant(np.array([place], np.int64))
+        return self.constant(np.array([number], np.int64))
 
     def lowest(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Add a node that computes a matrix; return the name of the smallest value of each row, [batch, 1]."""

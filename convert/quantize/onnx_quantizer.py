@@ -14,6 +14,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,26 +41,26 @@ def quantize(source: Path, target: Path, name: str) -> dict[str, Any]:
     if name == "fp32":
         shutil.copyfile(source, target)
     elif name == "dynamic-int8":
-        _dynamic(source, target, ["MatMul", "Gemm", "Gather"])
+        _quantize_dynamically(source, target, ["MatMul", "Gemm", "Gather"])
     else:
-        with _quiet(), tempfile.TemporaryDirectory(dir=target.parent, prefix=".linear-") as folder:
-            between = Path(folder, "model.onnx")
-            linear = MatMulNBitsQuantizer(
+        with _quiet_logging(), tempfile.TemporaryDirectory(dir=target.parent, prefix=".linear-") as folder:
+            intermediate = Path(folder, "model.onnx")
+            quantizer = MatMulNBitsQuantizer(
                 onnx.load(source), bits=8, block_size=_BLOCK, is_symmetric=True, accuracy_level=4
             )
-            linear.process()
-            linear.model.save_model_to_file(str(between))
-            _dynamic(between, target, ["Gather"])
+            quantizer.process()
+            quantizer.model.save_model_to_file(str(intermediate))
+            _quantize_dynamically(intermediate, target, ["Gather"])
     return {"type": name, **_contents(source, target)}
 
 
-def _dynamic(source: Path, target: Path, kinds: list[str]) -> None:
-    with _quiet():
+def _quantize_dynamically(source: Path, target: Path, kinds: list[str]) -> None:
+    with _quiet_logging():
         quantize_dynamic(source, target, op_types_to_quantize=kinds, per_channel=True, weight_type=QuantType.QInt8)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_logging() -> Iterator[None]:
     """Silence onnxruntime's messages about every node, and its advice on a preprocessing that fails on these graphs."""
     root = logging.getLogger()
     level = root.level
@@ -71,23 +72,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _contents(source: Path, target: Path) -> dict[str, Any]:
-    before, after = onnx.load(source).graph, onnx.load(target).graph
-    weights = sum(int(np.prod(each.dims)) for each in before.initializer)
-    held = sum(_bytes(each) for each in after.initializer)
-    left = _float_weights(after)
-    types: dict[str, int] = {}
-    for each in after.initializer:
-        kind = onnx.TensorProto.DataType.Name(each.data_type)
-        types[kind] = types.get(kind, 0) + 1
+    source_graph, target_graph = onnx.load(source).graph, onnx.load(target).graph
+    weights = sum(int(np.prod(each.dims)) for each in source_graph.initializer)
+    stored_bytes = sum(_tensor_bytes(each) for each in target_graph.initializer)
+    float_weights = _float_weights(target_graph)
+    types = Counter(onnx.TensorProto.DataType.Name(each.data_type) for each in target_graph.initializer)
     return {
-        "bits_per_weight": round(8 * held / max(weights, 1), 4),
-        "fallback_tensors": len(left),
-        "tensor_types": types,
-        "fallbacks": left,
+        "bits_per_weight": round(8 * stored_bytes / max(weights, 1), 4),
+        "fallback_tensors": len(float_weights),
+        "tensor_types": dict(types),
+        "fallbacks": float_weights,
     }
 
 
-def _bytes(tensor: Any) -> int:
+def _tensor_bytes(tensor: Any) -> int:
     return int(onnx.numpy_helper.to_array(tensor).nbytes)
 
 

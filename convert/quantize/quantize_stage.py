@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from convert.prepare import onnx_source
 from convert.quantize import candidate_selection, gguf_files, onnx_quantizer, ood_detector
 from convert.quantize.candidate_selection import Candidate
 from convert.quantize.gguf_files import Importance
-from convert.quantize.ood_detector import Fitted
+from convert.quantize.ood_detector import FittedDetector
 from convert.training import checkpoint_loading
 from convert.verify import divergence
 from convert.verify.divergence import ArtefactLoss, measure_loss
@@ -60,53 +61,51 @@ def run(job: StageJob) -> Report:
     """
     file = task_file.find(job.recipe.path(job.recipe.task))
     task, runtime = task_file.of(file), task_file.read(file)["runtime"]
-    exported = job.done["export"]
+    exported = job.folders["export"]
     checkpoint, adapter = stage.checkpoint(job), stage.adapter(job)
-
-    def at_full_precision(texts: Any) -> Any:
-        return divergence.question_log_probabilities(checkpoint, adapter, task, texts)
-
     heads = task.kind == "decide" and runtime == "onnx"
-    reference = at_full_precision if task.kind == "classify" or heads else None
+    full_precision = partial(divergence.question_log_probabilities, checkpoint, adapter, task)
+    reference = full_precision if task.kind == "classify" or heads else None
     if runtime == "llama":
-        candidates, more = _llama(job, task, exported / BASE)
-        return candidate_selection.choose(job, candidates, exported / BASE, reference) | more
+        candidates, importance_report = _llama_candidates(job, task, exported / BASE)
+        return candidate_selection.choose(job, candidates, exported / BASE, reference) | importance_report
     if job.recipe.takes_ready_graph:
-        target = _place(job, onnx_source.AS_IS, MODEL)
+        target = _candidate_path(job, onnx_source.AS_IS, MODEL)
         details = onnx_quantizer.quantize(exported / MODEL, target, "fp32") | {"type": onnx_source.AS_IS}
         return candidate_selection.choose(job, [Candidate(onnx_source.AS_IS, target, details)], target)
     with tempfile.TemporaryDirectory(dir=job.out) as folder:
         full = Path(shutil.copyfile(exported / MODEL, Path(folder, MODEL)))
         fitted = ood_detector.fit(job, task, full, exported / TOKENIZER)
         scored = fitted is not None and fitted.put_into(full)
-        candidates = _onnx(job, exported / MODEL, fitted)
+        candidates = _onnx_candidates(job, exported / MODEL, fitted)
         return candidate_selection.choose(job, candidates, full, reference, scored=scored) | {
             "detector": fitted.report() if fitted else None
         }
 
 
-def _llama(job: StageJob, task: TaskSpec, source: Path) -> tuple[list[Candidate], Report]:
+def _llama_candidates(job: StageJob, task: TaskSpec, source: Path) -> tuple[list[Candidate], Report]:
     fields = gguf_files.read_fields(source)
     width = fields[f"{fields['general.architecture']}.embedding_length"]
     types = job.recipe.quantize.types or (GGUF_TYPES if width % _BLOCK == 0 else GGUF_TYPES_NARROW)
-    _check(types, set(gguf_files.FTYPES), "llama")
-    importance, more = _importance(job, task, fields) if job.recipe.quantize.importance_matrix else ({}, {})
+    _check_types(types, set(gguf_files.FTYPES), "llama")
+    has_matrix = job.recipe.quantize.importance_matrix
+    importance, importance_report = _importance(job, task, fields) if has_matrix else ({}, {})
     next_tokens = NextTokens(job, task)
-    found = []
+    candidates = []
     for count, name in enumerate(types):
         job.progress(f"quantizing to {name}", count, len(types))
-        target = _place(job, name, "model.gguf")
-        made = gguf_files.quantize(gguf_files.QuantizeRequest(source, target, name, importance=importance))
+        target = _candidate_path(job, name, "model.gguf")
+        quantized = gguf_files.quantize(gguf_files.QuantizeRequest(source, target, name, importance=importance))
         details = {
             "type": name,
-            "bits_per_weight": made.contents.bits_per_weight,
-            "fallback_tensors": len(made.fallbacks),
-            "tensor_types": made.contents.types,
-            "fallbacks": [str(each) for each in made.fallbacks],
+            "bits_per_weight": quantized.contents.bits_per_weight,
+            "fallback_tensors": len(quantized.fallbacks),
+            "tensor_types": quantized.contents.types,
+            "fallbacks": [str(each) for each in quantized.fallbacks],
             "next_token": next_tokens.loss(target).report(),
         }
-        found.append(Candidate(name, target, details))
-    return found, more
+        candidates.append(Candidate(name, target, details))
+    return candidates, importance_report
 
 
 class NextTokens:
@@ -118,18 +117,18 @@ class NextTokens:
     def __init__(self, job: StageJob, task: TaskSpec) -> None:
         """Compute the distributions of the exported file."""
         prompts = _prompts(job, task, "calibration", NEXT_TOKEN_TEXTS_MAX)
-        self._asked: dict[str, Any] = {"prompts": prompts, "rows_max": NEXT_TOKEN_ROWS}
-        adapter = job.done["export"] / ADAPTER
+        self._request: dict[str, Any] = {"prompts": prompts, "rows_max": NEXT_TOKEN_ROWS}
+        adapter = job.folders["export"] / ADAPTER
         if adapter.is_file():
-            self._asked["adapter"] = str(adapter)
-        self._expected = self._logits(job.done["export"] / BASE)
+            self._request["adapter"] = str(adapter)
+        self._expected = self._logits(job.folders["export"] / BASE)
 
     def loss(self, weights: Path) -> ArtefactLoss:
         """Return the divergence of a candidate from the exported file."""
         return measure_loss(self._expected, self._logits(weights))
 
     def _logits(self, weights: Path) -> NDArray[np.float32]:
-        return probe.ask("convert.probe.llama_probe", {"model": str(weights), **self._asked}).arrays["logits"]
+        return probe.ask("convert.probe.llama_probe", {"model": str(weights), **self._request}).arrays["logits"]
 
 
 def _prompts(job: StageJob, task: TaskSpec, split: Split, rows_max: int) -> list[list[int]]:
@@ -137,7 +136,7 @@ def _prompts(job: StageJob, task: TaskSpec, split: Split, rows_max: int) -> list
     tokenizer = checkpoint_loading.open_tokenizer(stage.checkpoint(job))
     tokens = task_tokens(task, tokenizer)
     texts = [row.text for row in row_files.rows(job.recipe, split)[:rows_max]]
-    return [list(tokens.prompt(text)) for text in divergence.accepted(tokenizer, task, texts)]
+    return [list(tokens.prompt(text)) for text in divergence.accepted_texts(tokenizer, task, texts)]
 
 
 def _importance(job: StageJob, task: TaskSpec, fields: dict[str, Any]) -> tuple[gguf_files.Importance, Report]:
@@ -149,26 +148,26 @@ def _importance(job: StageJob, task: TaskSpec, fields: dict[str, Any]) -> tuple[
     return matrix, {"importance": {"rows": len(prompts), "tokens": sum(map(len, prompts)), "tensors": len(matrix)}}
 
 
-def _onnx(job: StageJob, source: Path, fitted: Fitted | None) -> list[Candidate]:
+def _onnx_candidates(job: StageJob, source: Path, fitted: FittedDetector | None) -> list[Candidate]:
     types = job.recipe.quantize.types or onnx_quantizer.TYPES
-    _check(types, set(onnx_quantizer.TYPES), "onnx")
-    found = []
+    _check_types(types, set(onnx_quantizer.TYPES), "onnx")
+    candidates = []
     for count, name in enumerate(types):
         job.progress(f"quantizing to {name}", count, len(types))
-        target = _place(job, name, "model.onnx")
+        target = _candidate_path(job, name, "model.onnx")
         details = onnx_quantizer.quantize(source, target, name)
         scored = fitted is not None and fitted.put_into(target)
-        found.append(Candidate(name, target, details | {"ood_score": scored}))
-    return found
+        candidates.append(Candidate(name, target, details | {"ood_score": scored}))
+    return candidates
 
 
-def _place(job: StageJob, name: str, file: str) -> Path:
+def _candidate_path(job: StageJob, name: str, file: str) -> Path:
     folder = job.out / CANDIDATES / name
     folder.mkdir(parents=True)
     return folder / file
 
 
-def _check(types: tuple[str, ...], known: set[str], runtime: str) -> None:
+def _check_types(types: tuple[str, ...], known: set[str], runtime: str) -> None:
     unknown = [name for name in types if name not in known]
     if unknown:
         message = f"quantize.types: {', '.join(unknown)} is not a type for runtime {runtime}"
@@ -180,34 +179,34 @@ TensorNames = Callable[[str], str | None]
 
 def tensor_names(architecture: str, layers: int) -> TensorNames:
     """Return the map from a layer's name in transformers to its tensor in a GGUF file. Raises InvalidRequest."""
-    found = [key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture]
-    if not found:
+    architectures = [key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture]
+    if not architectures:
         remedy = "Set 'importance_matrix: false' in the recipe."
         raise InvalidRequest(f"gguf has no tensor names for the architecture {architecture!r}", remedy=remedy)
-    table = gguf.get_tensor_name_map(found[0], layers)
+    table = gguf.get_tensor_name_map(architectures[0], layers)
     return lambda name: table.get_name(f"{name}.weight", try_suffixes=(".weight",))
 
 
 def measure_importance(
-    model: Any, prompts: Sequence[Sequence[int]], named: TensorNames, progress: Progress
+    model: Any, prompts: Sequence[Sequence[int]], tensor_name_of: TensorNames, progress: Progress
 ) -> Importance:
     """Return the mean square of each input column, [columns] by GGUF name, over all tokens of the prompts.
 
     The output layer is left out: it is quantized separately, or shares the embedding's weights.
     """
-    found: dict[str, _ColumnMeans] = {}
+    columns: dict[str, _ColumnMeans] = {}
     hooks = []
     for name, layer in model.named_modules():
-        tensor = named(name) or ""
+        tensor = tensor_name_of(name) or ""
         if isinstance(layer, torch.nn.Linear) and tensor.startswith("blk."):
-            found[tensor] = _ColumnMeans(layer.in_features)
-            hooks.append(layer.register_forward_pre_hook(found[tensor].add))
+            columns[tensor] = _ColumnMeans(layer.in_features)
+            hooks.append(layer.register_forward_pre_hook(columns[tensor].add))
     try:
-        _read(model, prompts, progress)
+        _run_prompts(model, prompts, progress)
     finally:
         for hook in hooks:
             hook.remove()
-    return {tensor: columns.mean() for tensor, columns in found.items()}
+    return {tensor: column_means.mean() for tensor, column_means in columns.items()}
 
 
 class _ColumnMeans:
@@ -227,7 +226,7 @@ class _ColumnMeans:
         return mean
 
 
-def _read(model: Any, prompts: Sequence[Sequence[int]], progress: Progress) -> None:
+def _run_prompts(model: Any, prompts: Sequence[Sequence[int]], progress: Progress) -> None:
     with torch.inference_mode():
         for count, prompt in enumerate(prompts):
             progress("measuring the importance of columns", count, len(prompts))

@@ -58,26 +58,26 @@ def open_model(checkpoint: Path, adapter: Path | None, head: Head) -> Any:
     Raises:
         ModelLoadFailed: weights are missing, or are not finite.
     """
-    model, missing = _loaded(checkpoint, adapter, head)
-    _refuse_gaps(checkpoint, [name for name in missing if not _is_unused(name, head)])
-    _refuse_broken(checkpoint, model)
+    model, missing = _load(checkpoint, adapter, head)
+    _refuse_missing(checkpoint, [name for name in missing if not _is_unused(name, head)])
+    _refuse_non_finite(checkpoint, model)
     return model.eval()
 
 
-def _loaded(checkpoint: Path, adapter: Path | None, head: Head) -> tuple[Any, list[str]]:
+def _load(checkpoint: Path, adapter: Path | None, head: Head) -> tuple[Any, list[str]]:
     """Return the model, and the names of the weights that transformers initialized at random."""
     try:
-        model, found = _class_of(checkpoint, head).from_pretrained(
+        model, loading_info = _class_of(checkpoint, head).from_pretrained(
             checkpoint, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
         if adapter is not None:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     except _ERRORS as error:
         raise ModelLoadFailed(
-            f"{checkpoint}: {read_config(checkpoint).get('model_type')} does not load: {_said(error)}",
+            f"{checkpoint}: {read_config(checkpoint).get('model_type')} does not load: {_error_text(error)}",
             remedy="Save it again with the transformers that it was trained with, and compare config.json.",
         ) from None
-    return model, sorted(found["missing_keys"])
+    return model, sorted(loading_info["missing_keys"])
 
 
 def _class_of(checkpoint: Path, head: Head) -> Any:
@@ -85,23 +85,23 @@ def _class_of(checkpoint: Path, head: Head) -> Any:
     return pooling.MeanPooledBert if pooled else _CLASSES[head]
 
 
-def _refuse_gaps(checkpoint: Path, missing: list[str]) -> None:
+def _refuse_missing(checkpoint: Path, missing: list[str]) -> None:
     if missing:
         message = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {missing[0]}"
         remedy = "Name a checkpoint that was fine-tuned for this kind of task, or add 'finetune:' to the recipe."
         raise ModelLoadFailed(message, remedy=remedy)
 
 
-def _refuse_broken(checkpoint: Path, model: Any) -> None:
-    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if broken:
+def _refuse_non_finite(checkpoint: Path, model: Any) -> None:
+    non_finite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if non_finite:
         raise ModelLoadFailed(
-            f"{checkpoint}: {len(broken)} tensors have values that are not finite, such as {broken[0]}",
+            f"{checkpoint}: {len(non_finite)} tensors have values that are not finite, such as {non_finite[0]}",
             remedy="Use a checkpoint from before the training diverged.",
         )
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return " ".join(str(error).split())[:500]
 
 
@@ -114,7 +114,7 @@ def open_tokenizer(checkpoint: Path) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, use_fast=True)
     except _ERRORS as error:
         raise ModelLoadFailed(
-            f"{checkpoint}: the tokenizer does not load: {_said(error)}",
+            f"{checkpoint}: the tokenizer does not load: {_error_text(error)}",
             remedy="Copy the tokenizer's files again from the model that it was fine-tuned from.",
         ) from None
     if not tokenizer.is_fast:
@@ -123,7 +123,7 @@ def open_tokenizer(checkpoint: Path) -> Any:
     return tokenizer
 
 
-def encoded(tokenizer: Any, text: str, *, offsets: bool = False) -> Any:
+def encode_text(tokenizer: Any, text: str, *, offsets: bool = False) -> Any:
     """Return a text as an encoder reads it, in training, export and verification; the agent encodes in the same way.
 
     "[SEP]" in a text is five characters and not a separator. Nothing is truncated.
@@ -156,8 +156,8 @@ def check_positions(config: dict[str, Any], task: TaskSpec) -> None:
 
 def labels_of(config: dict[str, Any]) -> list[str]:
     """Return the names of a classifier's outputs; LABEL_0 and so on if it has no names."""
-    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    return [named[key] for key in sorted(named, key=int)]
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    return [names[key] for key in sorted(names, key=int)]
 
 
 def is_decoder(config: dict[str, Any]) -> bool:

@@ -28,7 +28,7 @@ from edge_agent.formats.manifest import TaskSpec
 
 VOCABULARY_SHARE = 0.1
 """Weight of the loss over the whole vocabulary, added to that over the labels; see docs/experiments.md."""
-_NOTHING = -100
+_MASKED = -100
 
 
 @dataclass(frozen=True)
@@ -57,29 +57,33 @@ class BatchTargets:
 
 def label_answers(paths: Sequence[Tokens]) -> tuple[AnswerTarget, ...]:
     """Return the answers for the labels, in their order."""
-    return tuple(AnswerTarget(path, tuple(_choices(paths, path, at) for at in range(len(path)))) for path in paths)
+    return tuple(
+        AnswerTarget(path, tuple(_choices(paths, path, position) for position in range(len(path)))) for path in paths
+    )
 
 
-def _choices(paths: Sequence[Tokens], path: Tokens, at: int) -> Tokens:
-    following = {other[at]: None for other in paths if len(other) > at and other[:at] == path[:at]}
-    return (path[at], *(token for token in following if token != path[at]))
+def _choices(paths: Sequence[Tokens], path: Tokens, position: int) -> Tokens:
+    following = {
+        other[position]: None for other in paths if len(other) > position and other[:position] == path[:position]
+    }
+    return (path[position], *(token for token in following if token != path[position]))
 
 
 def targets(answers: Sequence[AnswerTarget], device: torch.device) -> BatchTargets:
     """Align the answers of a batch; either all of them are labels, or none is."""
     rows = [torch.tensor(answer.tokens) for answer in answers]
-    tokens = pad_sequence(rows, batch_first=True, padding_value=_NOTHING, padding_side="left")
+    tokens = pad_sequence(rows, batch_first=True, padding_value=_MASKED, padding_side="left")
     if not answers[0].choices:
         return BatchTargets(tokens.to(device), None)
     return BatchTargets(tokens.to(device), _aligned_choices(answers, tokens.shape[1]).to(device))
 
 
 def _aligned_choices(answers: Sequence[AnswerTarget], longest: int) -> torch.Tensor:
-    most = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
-    choices = torch.full((len(answers), longest, most), -1)
+    choices_max = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
+    choices = torch.full((len(answers), longest, choices_max), -1)
     for row, answer in enumerate(answers):
-        for at, choice in enumerate(answer.choices, longest - len(answer.choices)):
-            choices[row, at, : len(choice)] = torch.tensor(choice)
+        for position, choice in enumerate(answer.choices, longest - len(answer.choices)):
+            choices[row, position, : len(choice)] = torch.tensor(choice)
     return choices
 
 
@@ -89,19 +93,19 @@ def loss(logits: torch.Tensor, expected: BatchTargets, vocabulary_share: float =
     `logits` is [rows, longest answer, vocabulary].
     """
     flat = logits.float().flatten(0, 1)
-    over_vocabulary = cross_entropy(flat, expected.tokens.flatten(), ignore_index=_NOTHING, reduction="sum")
-    learnt = expected.tokens.ne(_NOTHING)
+    over_vocabulary = cross_entropy(flat, expected.tokens.flatten(), ignore_index=_MASKED, reduction="sum")
+    unmasked = expected.tokens.ne(_MASKED)
     if expected.choices is None:
-        return over_vocabulary / learnt.sum()
-    chosen = flat.gather(1, expected.choices.flatten(0, 1).clamp(min=0))
-    chosen = chosen.masked_fill(expected.choices.flatten(0, 1).lt(0), -torch.inf)[learnt.flatten()]
-    among_labels = -chosen.log_softmax(1)[:, 0].sum()
+        return over_vocabulary / unmasked.sum()
+    choice_logits = flat.gather(1, expected.choices.flatten(0, 1).clamp(min=0))
+    choice_logits = choice_logits.masked_fill(expected.choices.flatten(0, 1).lt(0), -torch.inf)[unmasked.flatten()]
+    among_labels = -choice_logits.log_softmax(1)[:, 0].sum()
     return (among_labels + vocabulary_share * over_vocabulary) / len(expected.tokens)
 
 
-def exact(logits: torch.Tensor, expected: BatchTargets) -> int:
+def count_exact(logits: torch.Tensor, expected: BatchTargets) -> int:
     """Return how many answers greedy decoding would reproduce to the last token."""
-    right = logits.argmax(-1).eq(expected.tokens) | expected.tokens.eq(_NOTHING)
+    right = logits.argmax(-1).eq(expected.tokens) | expected.tokens.eq(_MASKED)
     return int(right.all(1).sum())
 
 
@@ -130,43 +134,47 @@ class DecoderExampleEncoder:
         self._task, self._tokens = task, tokens
         self._answers = dict(zip(task.labels, label_answers(tokens.labels), strict=False))
 
-    def of(self, rows: Sequence[DataRow], tokens_max: int) -> tuple[list[TrainingExample], int]:
+    def encode(self, rows: Sequence[DataRow], tokens_max: int) -> tuple[list[TrainingExample], int]:
         """Return the examples, and how many rows were left out because they have more than `tokens_max` tokens.
 
         Raises InvalidRequest if no row is short enough.
         """
-        every = [self._example(row) for row in rows]
-        short = [example for example in every if example.length <= tokens_max]
+        examples = [self._example(row) for row in rows]
+        short = [example for example in examples if example.length <= tokens_max]
         if not short:
-            shortest = min(example.length for example in every)
-            message = f"all {len(every)} training rows have more than {tokens_max} tokens; the shortest has {shortest}"
+            shortest = min(example.length for example in examples)
+            message = (
+                f"all {len(examples)} training rows have more than {tokens_max} tokens; the shortest has {shortest}"
+            )
             raise InvalidRequest(
                 message, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows or the prompt."
             )
-        return short, len(every) - len(short)
+        return short, len(examples) - len(short)
 
     def _example(self, row: DataRow) -> TrainingExample:
         if self._task.kind == "classify":
             return TrainingExample(row, self._tokens.prompt(row.text), self._answers[row.label])
         if self._is_request(row):
-            return TrainingExample(row, self._tokens.prompt(row.text), AnswerTarget(self._closed(row.completion)))
+            return TrainingExample(
+                row, self._tokens.prompt(row.text), AnswerTarget(self._completion_tokens(row.completion))
+            )
         return self._conversation(row)
 
     def _is_request(self, row: DataRow) -> bool:
         """Return whether the agent would send a row's prompt in the same form."""
-        before = [(turn.role, turn.content) for turn in row.messages[:-2]]
-        return before in ([], [("system", self._task.prompt.system)])
+        history = [(turn.role, turn.content) for turn in row.messages[:-2]]
+        return history in ([], [("system", self._task.prompt.system)])
 
-    def _closed(self, text: str) -> Tokens:
+    def _completion_tokens(self, text: str) -> Tokens:
         end: int = self._tokens.tokenizer.eos_token_id
         return (*tokenize(self._tokens.tokenizer, text, special=False), end)
 
     def _conversation(self, row: DataRow) -> TrainingExample:
         tokenizer = self._tokens.tokenizer
         turns: list[Any] = [{"role": turn.role, "content": turn.content} for turn in row.messages]
-        asked = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
-        prompt = tokenize(tokenizer, str(asked), special=True)
-        return TrainingExample(row, prompt, AnswerTarget(self._closed(row.completion)))
+        rendered = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        prompt = tokenize(tokenizer, str(rendered), special=True)
+        return TrainingExample(row, prompt, AnswerTarget(self._completion_tokens(row.completion)))
 
 
 _VALIDATION_ROWS = 8
@@ -194,11 +202,11 @@ class DecoderTrainer:
 
     def prepare(self, progress: Progress) -> None:
         """Run the frozen lower layers once over all examples."""
-        every = list(map(_input_of, self._parts.train))
+        inputs = list(map(_input_of, self._parts.train))
         if not self._tokens.tree:
-            every += map(_input_of, self._parts.validation)
-        for done in self._frozen_layers.prepare(every):
-            progress("running the frozen layers once", done, len(every))
+            inputs += map(_input_of, self._parts.validation)
+        for rows_done in self._frozen_layers.prepare(inputs):
+            progress("running the frozen layers once", rows_done, len(inputs))
 
     @property
     def lengths(self) -> list[int]:
@@ -220,15 +228,15 @@ class DecoderTrainer:
     def validate(self) -> ValidationResult:
         """Score the labels as the agent does, or count the answers that are reproduced to the last token."""
         self._model.eval()
-        return self._labels_right() if self._tokens.tree else self._answers_right()
+        return self._validate_labels() if self._tokens.tree else self._validate_answers()
 
-    def _labels_right(self) -> ValidationResult:
+    def _validate_labels(self) -> ValidationResult:
         joint = joint_log_probabilities(self._model, self._tokens, [each.row.text for each in self._parts.validation])
-        shares = joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
-        losses = -shares[np.arange(len(joint)), self._truth]
+        log_probabilities = joint - np.logaddexp.reduce(joint, axis=1, keepdims=True)
+        losses = -log_probabilities[np.arange(len(joint)), self._truth]
         return ValidationResult(float(losses.mean()), float((joint.argmax(1) == self._truth).mean()))
 
-    def _answers_right(self) -> ValidationResult:
+    def _validate_answers(self) -> ValidationResult:
         examples, losses, right = self._parts.validation, 0.0, 0
         for start in range(0, len(examples), _VALIDATION_ROWS):
             batch = examples[start : start + _VALIDATION_ROWS]
@@ -236,7 +244,7 @@ class DecoderTrainer:
             with torch.inference_mode():
                 logits = self._frozen_layers.logits(list(map(_input_of, batch)), expected.length)
                 losses += float(loss(logits, expected)) * len(batch)
-            right += exact(logits, expected)
+            right += count_exact(logits, expected)
         return ValidationResult(losses / len(examples), right / len(examples))
 
 

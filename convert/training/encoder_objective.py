@@ -25,9 +25,9 @@ from edge_agent.formats.manifest import TaskSpec
 class EncodedRow:
     """One row, encoded."""
 
-    given: dict[str, list[int]]
+    inputs: dict[str, list[int]]
     """The token ids."""
-    wanted: tuple[int, ...] = ()
+    tags: tuple[int, ...] = ()
     """extract: the tag of each token."""
     targets: tuple[float, ...] = ()
     """The probability of each output of all questions; all 0 for a question that the row does not answer."""
@@ -37,7 +37,7 @@ class EncodedRow:
     @property
     def length(self) -> int:
         """Return the number of tokens."""
-        return len(self.given["input_ids"])
+        return len(self.inputs["input_ids"])
 
 
 class EncoderObjective(Protocol):
@@ -46,7 +46,7 @@ class EncoderObjective(Protocol):
     def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the mean loss of a batch, in nats."""
 
-    def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+    def validation_sums(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return [4], on the CPU: the sum of losses, their number, the number of right answers, and of all answers."""
 
     def uniformity(self, logits: torch.Tensor) -> torch.Tensor:
@@ -58,13 +58,13 @@ class TagObjective:
 
     def loss(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the mean loss of a word; 0 if no row has a word, such as rows of invisible characters."""
-        expected = self._wanted(logits, rows).flatten()
+        expected = self._tags(logits, rows).flatten()
         losses = cross_entropy(logits.flatten(0, -2), expected, ignore_index=UNREAD, reduction="sum")
         return losses / expected.ne(UNREAD).sum().clamp(min=1)
 
-    def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+    def validation_sums(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the sums over words, and the rows that are right as a whole."""
-        expected = self._wanted(logits, rows)
+        expected = self._tags(logits, rows)
         losses = cross_entropy(logits.flatten(0, -2), expected.flatten(), ignore_index=UNREAD, reduction="sum")
         right = (logits.argmax(-1).eq(expected) | expected.eq(UNREAD)).all(-1).sum()
         return torch.tensor([float(losses), float(expected.ne(UNREAD).sum()), float(right), len(rows)])
@@ -73,9 +73,9 @@ class TagObjective:
         """Return it over tags."""
         return uniformity(logits)
 
-    def _wanted(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+    def _tags(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the tags, [rows, tokens]."""
-        tags = [torch.tensor(row.wanted) for row in rows]
+        tags = [torch.tensor(row.tags) for row in rows]
         return pad_sequence(tags, batch_first=True, padding_value=UNREAD).to(logits.device)
 
 
@@ -97,17 +97,17 @@ class QuestionObjective:
         # A batch in which no row answers any question has the loss 0.
         return -(weighted * self._log_probabilities(adjusted)).sum() / weighted.sum().clamp(min=1e-12)
 
-    def checked(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
+    def validation_sums(self, logits: torch.Tensor, rows: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the sums over answers, as they are served: without weights and priors; the likeliest output of a
         distribution is right."""
         targets = self._targets(logits, rows)
         losses = -(targets * self._log_probabilities(logits)).sum()
         right = answered = 0
         pairs = zip(logits.split(self._sizes, -1), targets.split(self._sizes, -1), strict=True)
-        for given, wanted in pairs:
-            there = wanted.sum(-1) > 0
-            answered += int(there.sum())
-            right += int((given.argmax(-1).eq(wanted.argmax(-1)) & there).sum())
+        for question_logits, question_targets in pairs:
+            has_answer = question_targets.sum(-1) > 0
+            answered += int(has_answer.sum())
+            right += int((question_logits.argmax(-1).eq(question_targets.argmax(-1)) & has_answer).sum())
         return torch.tensor([float(losses), float(answered), float(right), float(answered)])
 
     def uniformity(self, logits: torch.Tensor) -> torch.Tensor:
@@ -144,12 +144,12 @@ def balanced_weights(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[f
 
     The weights of a question's answers have the mean 1; an output without a row has the weight 0.
     """
-    found: list[float] = []
+    weights: list[float] = []
     for part in _counts(rows, sizes):
-        seen = int((part > 0).sum())
+        outputs_seen = int((part > 0).sum())
         with np.errstate(divide="ignore", invalid="ignore"):
-            found += np.where(part > 0, part.sum() / (max(1, seen) * part), 0.0).tolist()
-    return found
+            weights += np.where(part > 0, part.sum() / (max(1, outputs_seen) * part), 0.0).tolist()
+    return weights
 
 
 def log_priors(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[float]:
@@ -160,10 +160,10 @@ def log_priors(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[float]:
     question were equally frequent (logit-adjusted loss: Menon et al. 2021, arXiv 2007.07314). Weights hardly do that
     for a model that gets every training row right, since these rows have no loss to be weighted.
     """
-    found: list[float] = []
+    priors: list[float] = []
     for part in _counts(rows, sizes):
-        found += np.log(np.maximum(part, 1.0) / max(1.0, part.sum())).tolist()
-    return found
+        priors += np.log(np.maximum(part, 1.0) / max(1.0, part.sum())).tolist()
+    return priors
 
 
 def _counts(rows: Sequence[EncodedRow], sizes: Sequence[int]) -> list[Any]:

@@ -29,9 +29,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from convert.data.data_row import DataRow, output_names, rows_of
 from convert.encoder import logistic_regression, pooling
-from convert.encoder.bio_tags import tagged
+from convert.encoder.bio_tags import tag_tokens
 from convert.pipeline.stage import Progress
-from convert.training.checkpoint_loading import encoded, labels_of
+from convert.training.checkpoint_loading import encode_text, labels_of
 from convert.training.encoder_objective import RATE_FACTOR, CosineMargin, EncodedRow, EncoderObjective
 from convert.training.training_loop import ValidationResult
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
@@ -40,27 +40,27 @@ from edge_agent.formats.manifest import TaskSpec
 WEIGHT, BIAS = "classifier.weight", "classifier.bias"
 
 
-def keep_known_outputs(head: Any, checkpoint: Path, before: Sequence[str], now: Sequence[str]) -> int:
+def keep_known_outputs(head: Any, checkpoint: Path, old_labels: Sequence[str], new_labels: Sequence[str]) -> int:
     """Copy the weights of the labels that both heads have; return their number.
 
     Args:
-        head: the new linear layer, [labels now, hidden].
+        head: the new linear layer, [new labels, hidden].
         checkpoint: a folder with *.safetensors.
-        before: the labels of the checkpoint's head, in the order of its outputs.
-        now: those of the new one.
+        old_labels: the labels of the checkpoint's head, in the order of its outputs.
+        new_labels: those of the new one.
     """
-    pairs = [(before.index(label), place) for place, label in enumerate(now) if label in before]
-    held = _head_of(checkpoint)
-    if not pairs or held is None or held[0].shape != (len(before), head.weight.shape[1]):
+    pairs = [(old_labels.index(label), index) for index, label in enumerate(new_labels) if label in old_labels]
+    old_head = _read_head(checkpoint)
+    if not pairs or old_head is None or old_head[0].shape != (len(old_labels), head.weight.shape[1]):
         return 0
-    old, new = (torch.tensor(places) for places in zip(*pairs, strict=True))
+    old, new = (torch.tensor(indexes) for indexes in zip(*pairs, strict=True))
     with torch.no_grad():
-        head.weight[new] = held[0][old].float()
-        head.bias[new] = held[1][old].float()
+        head.weight[new] = old_head[0][old].float()
+        head.bias[new] = old_head[1][old].float()
     return len(pairs)
 
 
-def _head_of(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _read_head(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
     for file in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             if {WEIGHT, BIAS} <= set(tensors.keys()):
@@ -98,10 +98,10 @@ class RowEncoder:
     task: TaskSpec
     tokens_max: int
 
-    def of(self, rows: Sequence[DataRow]) -> EncodedRows:
+    def encode(self, rows: Sequence[DataRow]) -> EncodedRows:
         """Encode rows. Raises InvalidRequest if all have more than `tokens_max` tokens."""
         answering = [row for row in rows if row.answers] if self.task.kind == "decide" else rows
-        items = tuple(item for item in map(self._item, answering) if item.length <= self.tokens_max)
+        items = tuple(item for item in map(self._encode_row, answering) if item.length <= self.tokens_max)
         if not items:
             message = f"all {len(answering)} training rows have more than {self.tokens_max} tokens"
             raise InvalidRequest(message, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows.")
@@ -110,28 +110,28 @@ class RowEncoder:
 
     def encode_outliers(self, rows: Sequence[DataRow]) -> tuple[EncodedRow, ...]:
         """Encode texts without a label; those with more than `tokens_max` tokens are left out."""
-        items = (EncodedRow(_plain(encoded(self.tokenizer, row.text))) for row in rows)
+        items = (EncodedRow(_model_inputs(encode_text(self.tokenizer, row.text))) for row in rows)
         return tuple(item for item in items if item.length <= self.tokens_max)
 
-    def _item(self, row: DataRow) -> EncodedRow:
+    def _encode_row(self, row: DataRow) -> EncodedRow:
         if self.task.kind in ("extract", "redact"):
-            encoding = encoded(self.tokenizer, row.text, offsets=True)
-            found = tagged(row.text, encoding, row.spans, self.task.labels)
-            return EncodedRow(_plain(encoding), found.tags, misfits=found.misfits)
-        return EncodedRow(_plain(encoded(self.tokenizer, row.text)), targets=targets_of(row, self.task))
+            encoding = encode_text(self.tokenizer, row.text, offsets=True)
+            token_tags = tag_tokens(row.text, encoding, row.spans, self.task.labels)
+            return EncodedRow(_model_inputs(encoding), token_tags.tags, misfits=token_tags.misfits)
+        return EncodedRow(_model_inputs(encode_text(self.tokenizer, row.text)), targets=targets_of(row, self.task))
 
 
 def targets_of(row: DataRow, task: TaskSpec) -> tuple[float, ...]:
     """Return the probability of each output of all questions; all 0 for a question that the row does not answer."""
-    found: list[float] = []
+    targets: list[float] = []
     for question in task.questions_asked:
         [(_, answer)] = rows_of(task, question, [row]) or [(0, DataRow(""))]
         shares = dict(answer.shares or ([(answer.label, 1.0)] if answer.label else []))
-        found += [shares.get(output, 0.0) for output in question.outputs]
-    return tuple(found)
+        targets += [shares.get(output, 0.0) for output in question.outputs]
+    return tuple(targets)
 
 
-def _plain(encoding: BatchEncoding) -> dict[str, list[int]]:
+def _model_inputs(encoding: BatchEncoding) -> dict[str, list[int]]:
     return {key: encoding[key] for key in _KEYS if key in encoding}
 
 
@@ -149,37 +149,43 @@ def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
             f"a model of type {config.model_type!r} is a decoder; '{method}' trains encoders",
             remedy="Use 'method: lora' and 'runtime: llama', or start from a BERT-type encoder.",
         )
-    model = _with_head(checkpoint, config, task)
+    model = _load_with_head(checkpoint, config, task)
     if method == "head":
         for name, weight in model.named_parameters():
             weight.requires_grad = _in_head(model, name)
     return model
 
 
-def _with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
+def _load_with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
     kind = AutoModelForTokenClassification if task.kind in ("extract", "redact") else AutoModelForSequenceClassification
     if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
         kind = pooling.MeanPooledBert
     names = dict(enumerate(output_names(task)))
-    before, new = labels_of(config.to_dict()), config.id2label != names
+    old_labels, is_new = labels_of(config.to_dict()), config.id2label != names
     config.num_labels = len(names)
-    config.id2label, config.label2id = names, {label: at for at, label in names.items()}
-    how = {"config": config, "dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+    config.id2label, config.label2id = names, {label: index for index, label in names.items()}
+    options = {"config": config, "dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
     try:
-        model, found = kind.from_pretrained(checkpoint, ignore_mismatched_sizes=new, output_loading_info=True, **how)
+        model, loading_info = kind.from_pretrained(
+            checkpoint, ignore_mismatched_sizes=is_new, output_loading_info=True, **options
+        )
     except ValueError as error:
         raise InvalidRequest(
             f"a model of type {config.model_type!r} cannot be trained as a classifier: {str(error)[:200]}",
             remedy="Start from a BERT-type encoder, or use 'method: lora' for a decoder.",
         ) from None
-    lost = sorted(name for name in found["missing_keys"] if not _in_head(model, name))
-    if lost:
+    missing = sorted(name for name in loading_info["missing_keys"] if not _in_head(model, name))
+    if missing:
         raise ModelLoadFailed(
-            f"{checkpoint} lacks {len(lost)} weights below the head, such as {lost[0]}",
+            f"{checkpoint} lacks {len(missing)} weights below the head, such as {missing[0]}",
             remedy="Save the checkpoint again with the version of transformers that it was trained with.",
         )
-    if new and isinstance(getattr(model, "classifier", None), torch.nn.Linear) and task.kind in ("extract", "redact"):
-        keep_known_outputs(model.classifier, Path(checkpoint), before, list(names.values()))
+    if (
+        is_new
+        and isinstance(getattr(model, "classifier", None), torch.nn.Linear)
+        and task.kind in ("extract", "redact")
+    ):
+        keep_known_outputs(model.classifier, Path(checkpoint), old_labels, list(names.values()))
     return model
 
 
@@ -199,18 +205,20 @@ def start_head(
     if not isinstance(model, pooling.MeanPooledBert):
         return False
     items = rows.items[:_START_ROWS_MAX]
-    vectors = pooling.mean_vectors(model.bert.eval(), [item.given["input_ids"] for item in items], 0, progress)
+    vectors = pooling.mean_vectors(model.bert.eval(), [item.inputs["input_ids"] for item in items], 0, progress)
     targets, begin = np.array([item.targets for item in items]), 0
     for size in sizes:
         outputs = slice(begin, begin := begin + size)
         answering = targets[:, outputs].sum(axis=1) > 0
         if answering.any():
-            counts = np.asarray(weights[outputs] or 1.0)
-            fitted = logistic_regression.fit_shares(vectors[answering], targets[answering, outputs], weights=counts)
+            output_weights = np.asarray(weights[outputs] or 1.0)
+            linear = logistic_regression.fit_shares(
+                vectors[answering], targets[answering, outputs], weights=output_weights
+            )
             with torch.no_grad():
-                model.classifier.weight[outputs].copy_(torch.from_numpy(fitted.weight))
+                model.classifier.weight[outputs].copy_(torch.from_numpy(linear.weight))
                 model.classifier.bias[outputs].copy_(
-                    torch.from_numpy(fitted.bias - np.asarray(log_priors[outputs] or 0.0))
+                    torch.from_numpy(linear.bias - np.asarray(log_priors[outputs] or 0.0))
                 )
     return True
 
@@ -237,9 +245,9 @@ class EncoderTrainer:
         between the labels of a classify task, which needs a MeanPooledBert."""
         self._model, self._tokenizer, self._rate = model, tokenizer, learning_rate
         self._objective, self._margin = objective, margin
-        self._train, self._kept = parts[0].items, parts[1].items
+        self._train, self._validation = parts[0].items, parts[1].items
         self._lengths = [item.length for item in self._train]
-        self._outliers = cycled(outliers)
+        self._outliers = shuffle_endlessly(outliers)
         # At most as often as a training row: texts that are repeated in every batch would be memorized (decision 61).
         self._outliers_a_row = min(OUTLIER_SHARE, len(outliers) / len(self._train))
         self._outliers_due = 0.0
@@ -252,17 +260,17 @@ class EncoderTrainer:
 
     def groups(self) -> list[dict[str, Any]]:
         """Return parameter groups: body and head, each with and without weight decay (biases and norms have none)."""
-        found: dict[tuple[float, float], list[Any]] = defaultdict(list)
+        groups: dict[tuple[float, float], list[Any]] = defaultdict(list)
         for name, weight in self._model.named_parameters():
             if weight.requires_grad:
-                found[self._rate_of(name), WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
+                groups[self._rate_of(name), WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
         if self._margin:
-            found[RATE_FACTOR * self._rate, 0.0].append(self._margin.directions)
-        return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in found.items()]
+            groups[RATE_FACTOR * self._rate, 0.0].append(self._margin.directions)
+        return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
 
     def _rate_of(self, name: str) -> float:
-        random_once = not isinstance(self._model, pooling.MeanPooledBert)
-        factor = HEAD_RATE_FACTOR if random_once and _in_head(self._model, name) and not self._head_only else 1.0
+        random_head = not isinstance(self._model, pooling.MeanPooledBert)
+        factor = HEAD_RATE_FACTOR if random_head and _in_head(self._model, name) and not self._head_only else 1.0
         return self._rate * factor
 
     def loss(self, rows: Sequence[int]) -> torch.Tensor:
@@ -271,11 +279,15 @@ class EncoderTrainer:
         if self._head_only:
             self._model.base_model.eval()
         items = [self._train[row] for row in rows]
-        own = self._own_loss(items)
+        answer_loss = self._answer_loss(items)
         outliers = self._due_outliers(len(rows))
-        return own + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(outliers)) if outliers else own
+        return (
+            answer_loss + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(outliers))
+            if outliers
+            else answer_loss
+        )
 
-    def _own_loss(self, items: Sequence[EncodedRow]) -> torch.Tensor:
+    def _answer_loss(self, items: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the loss of the answers and of the margin."""
         if not self._margin:
             return self._objective.loss(self.answers(items), items)
@@ -294,12 +306,12 @@ class EncoderTrainer:
         """Return the mean loss per answer or word, and the share of right answers, or of entirely right rows."""
         self._model.eval()
         sums = torch.zeros(4)
-        for start in range(0, len(self._kept), _VALIDATION_ROWS):
-            items = self._kept[start : start + _VALIDATION_ROWS]
+        for start in range(0, len(self._validation), _VALIDATION_ROWS):
+            items = self._validation[start : start + _VALIDATION_ROWS]
             with torch.inference_mode():
-                sums += self._objective.checked(self.answers(items), items)
-        losses, read, right, every = sums.tolist()
-        return ValidationResult(losses / max(1, read), right / max(1, every))
+                sums += self._objective.validation_sums(self.answers(items), items)
+        loss_sum, losses, right, answers = sums.tolist()
+        return ValidationResult(loss_sum / max(1, losses), right / max(1, answers))
 
     def answers(self, items: Sequence[EncodedRow]) -> torch.Tensor:
         """Return logits, [rows, outputs], or of tags [rows, tokens, tags]."""
@@ -309,11 +321,11 @@ class EncoderTrainer:
     def _batch(self, items: Sequence[EncodedRow]) -> BatchEncoding:
         """Return the inputs of the model, padded, on its device."""
         fills = {"input_ids": self._tokenizer.pad_token_id or 0}
-        padded = {key: _padded([item.given[key] for item in items], fills.get(key, 0)) for key in items[0].given}
+        padded = {key: _pad([item.inputs[key] for item in items], fills.get(key, 0)) for key in items[0].inputs}
         return BatchEncoding(padded).to(self._model.device)
 
 
-def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
+def shuffle_endlessly(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
     """Yield the items endlessly, shuffled again in each round; nothing without items."""
     order = random.Random(len(items))  # noqa: S311 - an order, no secret
     shuffled = list(items)
@@ -322,6 +334,6 @@ def cycled(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
         yield from shuffled
 
 
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+def _pad(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
     """Return [rows, longest]."""
     return pad_sequence(list(map(torch.tensor, rows)), batch_first=True, padding_value=fill)

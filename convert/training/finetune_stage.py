@@ -61,7 +61,7 @@ def run(job: StageJob) -> Report:
     if settings is None:
         return {"skipped": "the recipe has no 'finetune'"}
     _check_source(job)
-    task = _task(job.recipe, settings)
+    task = _read_task(job.recipe, settings)
     checkpoint_loading.check_positions(checkpoint_loading.read_config(stage.checkpoint(job)), task)
     rows = row_files.rows(job.recipe, "train")
     _check_labels(rows, task)
@@ -69,13 +69,13 @@ def run(job: StageJob) -> Report:
     started = time.monotonic()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        found = (_train_adapter if settings.method == "lora" else _train_encoder)(job, settings, task, split)
+        results = (_train_adapter if settings.method == "lora" else _train_encoder)(job, settings, task, split)
     return {
         "method": settings.method,
         "seed": settings.seed,
-        "learning_rate": _rate(settings),
+        "learning_rate": _learning_rate(settings),
         "synthetic_rows": sum(row.synthetic for row in rows),
-        **found,
+        **results,
         "seconds": round(time.monotonic() - started, 1),
         "device": _device().type,
         "threads": torch.get_num_threads(),
@@ -91,14 +91,14 @@ def _check_source(job: StageJob) -> None:
         )
 
 
-def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
+def _read_task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
     path = recipe.path(recipe.task)
     runtime = str(tasks.read(tasks.find(path)).get("runtime"))
     if settings.method not in _METHODS.get(runtime, ()):
-        able = " or ".join(_METHODS.get(runtime, ("no method",)))
+        methods = " or ".join(_METHODS.get(runtime, ("no method",)))
         message = f"finetune.method '{settings.method}' does not make a model for runtime '{runtime}'"
         raise InvalidRequest(
-            message, remedy=f"For {runtime}, use {able}: lora is for decoders, the others for encoders."
+            message, remedy=f"For {runtime}, use {methods}: lora is for decoders, the others for encoders."
         )
     task = tasks.of(path)
     if task.kind == "embed":
@@ -117,11 +117,11 @@ def _task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
             remedy="Leave 'class_weights' out of the recipe, or set it to none.",
         )
     if settings.margin_weight and (settings.method != "full" or task.kind != "classify"):
-        raise _no_margin()
+        raise _margin_error()
     return task
 
 
-def _no_margin() -> InvalidRequest:
+def _margin_error() -> InvalidRequest:
     return InvalidRequest(
         "'finetune.margin_weight' is for a classify task and 'method: full', on an encoder with mean pooling",
         remedy="Leave 'margin_weight' out of the recipe, or set it to 0.",
@@ -129,10 +129,10 @@ def _no_margin() -> InvalidRequest:
 
 
 def _check_labels(rows: Sequence[DataRow], task: TaskSpec) -> None:
-    known, seen = row_files.known_labels(task), set(row_files.labels(rows))
-    unseen = [label for label in known if label not in seen]
+    task_labels, row_labels = row_files.known_labels(task), set(row_files.labels(rows))
+    unseen = [label for label in task_labels if label not in row_labels]
     # An extract task can be learnt from completions, which name no label.
-    if unseen and seen:
+    if unseen and row_labels:
         raise InvalidRequest(
             f"{counted(len(unseen), 'label')} {'has' if len(unseen) == 1 else 'have'} no training row, such as"
             f" '{unseen[0]}': the model would never give {'it' if len(unseen) == 1 else 'them'}",
@@ -140,7 +140,7 @@ def _check_labels(rows: Sequence[DataRow], task: TaskSpec) -> None:
         )
 
 
-def _rate(settings: FinetuneSection, *, head_fitted: bool = False) -> float:
+def _learning_rate(settings: FinetuneSection, *, head_fitted: bool = False) -> float:
     return settings.learning_rate or LEARNING_RATES["fitted" if head_fitted else settings.method]
 
 
@@ -153,7 +153,7 @@ def margin_of(model: Any, task: TaskSpec, settings: FinetuneSection) -> CosineMa
     if not settings.margin_weight:
         return None
     if settings.method != "full" or task.kind != "classify" or not isinstance(model, MeanPooledBert):
-        raise _no_margin()
+        raise _margin_error()
     return CosineMargin(model.classifier, settings.margin_weight)
 
 
@@ -168,7 +168,7 @@ def _run_training(
     return train(trainer, plan, job.progress, head_fitted=head_fitted)
 
 
-def _counts(model: Any, split: tuple[int, int], too_long: int) -> dict[str, Any]:
+def _size_report(model: Any, split: tuple[int, int], too_long: int) -> dict[str, Any]:
     return {
         "rows": {"train": split[0], "validation": split[1], "too_long": too_long},
         "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -179,59 +179,60 @@ def _counts(model: Any, split: tuple[int, int], too_long: int) -> dict[str, Any]
 def _train_adapter(
     job: StageJob, settings: FinetuneSection, task: TaskSpec, split: TrainValidationSplit
 ) -> dict[str, Any]:
-    where = stage.checkpoint(job)
-    tokens = task_tokens(task, checkpoint_loading.open_tokenizer(where))
+    checkpoint = stage.checkpoint(job)
+    tokens = task_tokens(task, checkpoint_loading.open_tokenizer(checkpoint))
     encoder = DecoderExampleEncoder(task, tokens)
-    training, long_train = encoder.of(split.train, settings.tokens_max)
-    validation, long_kept = encoder.of(split.validation, settings.tokens_max)
-    base = checkpoint_loading.open_model(where, None, "causal")
+    training, too_long_train = encoder.encode(split.train, settings.tokens_max)
+    validation, too_long_validation = encoder.encode(split.validation, settings.tokens_max)
+    base = checkpoint_loading.open_model(checkpoint, None, "causal")
     model = lora.add_adapter(base.to(_device()), settings)
     frozen_layers = lora.FrozenPrefixCache(model, settings.layers_from, job.out)
-    trainer = DecoderTrainer(model, tokens, DecoderData(training, validation), _rate(settings), frozen_layers)
+    trainer = DecoderTrainer(model, tokens, DecoderData(training, validation), _learning_rate(settings), frozen_layers)
     trainer.prepare(job.progress)
-    trained = _run_training(trainer, settings, job)
+    result = _run_training(trainer, settings, job)
     size = lora.save(model, job.out / ADAPTER)
-    counts = _counts(model, (len(training), len(validation)), long_train + long_kept)
-    return {**counts, "adapter_bytes": size, "hidden_states_bytes": frozen_layers.bytes_on_disk, **trained.report()}
+    report = _size_report(model, (len(training), len(validation)), too_long_train + too_long_validation)
+    return {**report, "adapter_bytes": size, "hidden_states_bytes": frozen_layers.bytes_on_disk, **result.report()}
 
 
 def _train_encoder(
     job: StageJob, settings: FinetuneSection, task: TaskSpec, split: TrainValidationSplit
 ) -> dict[str, Any]:
-    where = stage.checkpoint(job)
-    tokenizer = checkpoint_loading.open_tokenizer(where)
-    model = classifier(str(where), task, settings.method).to(_device())
+    checkpoint = stage.checkpoint(job)
+    tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
+    model = classifier(str(checkpoint), task, settings.method).to(_device())
     tokens_max = min(
         settings.tokens_max, checkpoint_loading.positions_of(model.config.to_dict()) or settings.tokens_max
     )
     encoder = RowEncoder(tokenizer, task, tokens_max)
-    training, validation = encoder.of(split.train), encoder.of(split.validation)
+    training, validation = encoder.encode(split.train), encoder.encode(split.validation)
     sizes = [len(question.outputs) for question in task.questions_asked]
-    new = checkpoint_loading.labels_of(checkpoint_loading.read_config(where)) != list(output_names(task))
+    config = checkpoint_loading.read_config(checkpoint)
+    has_new_labels = checkpoint_loading.labels_of(config) != list(output_names(task))
     weights = balanced_weights(training.items, sizes) if sizes and settings.class_weights == "balanced" else ()
     priors = log_priors(training.items, sizes) if sizes and settings.class_weights == "logit_adjusted" else ()
-    started = new and start_head(model, training, sizes, job.progress, weights, priors)
-    rate = _rate(settings, head_fitted=started)
+    head_fitted = has_new_labels and start_head(model, training, sizes, job.progress, weights, priors)
+    rate = _learning_rate(settings, head_fitted=head_fitted)
     outliers = encoder.encode_outliers(row_files.outliers(job.recipe))
     objective = objective_of(task, weights, priors)
     margin = margin_of(model, task, settings)
     trainer = EncoderTrainer(model, tokenizer, (training, validation), rate, objective, outliers, margin)
-    trained = _run_training(trainer, settings, job, head_fitted=started)
+    result = _run_training(trainer, settings, job, head_fitted=head_fitted)
     target = job.out / CHECKPOINT
     if sizes:
         model.config.problem_type = "single_label_classification"  # whatever the checkpoint was trained for before
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
-    counts = _counts(model, (len(training.items), len(validation.items)), training.too_long + validation.too_long)
+    report = _size_report(model, (len(training.items), len(validation.items)), training.too_long + validation.too_long)
     misfits = training.misfits + validation.misfits
-    counts["rows"]["outliers"] = len(outliers)
+    report["rows"]["outliers"] = len(outliers)
     if task.kind == "decide":
-        counts["rows"]["unanswered"] = training.unanswered + validation.unanswered
+        report["rows"]["unanswered"] = training.unanswered + validation.unanswered
     return {
-        **counts,
+        **report,
         "spans_inside_words": misfits,
-        "head_fitted_first": started,
+        "head_fitted_first": head_fitted,
         "margin": margin is not None,
         "learning_rate": rate,
-        **trained.report(),
+        **result.report(),
     }

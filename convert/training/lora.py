@@ -19,7 +19,7 @@ import numpy.typing as npt
 import peft
 import torch
 
-from convert.decoder.label_scores import Tokens, left_padded
+from convert.decoder.label_scores import Tokens, pad_left
 from convert.pipeline.recipe import FinetuneSection
 from edge_agent.errors import InvalidRequest
 
@@ -41,17 +41,17 @@ def add_adapter(model: Any, settings: FinetuneSection) -> Any:
             f"finetune.layers_from is {settings.layers_from}, but the model has {layers} layers",
             remedy=f"Name a layer from 0 to {layers - 1}.",
         )
-    there = linear_names(model)
-    unknown = sorted(set(settings.targets) - set(there))
+    available = linear_names(model)
+    unknown = sorted(set(settings.targets) - set(available))
     if unknown:
         message = f"finetune.targets: the model has no linear layer '{unknown[0]}'"
-        raise InvalidRequest(message, remedy=f"It has: {', '.join(there)}.")
+        raise InvalidRequest(message, remedy=f"It has: {', '.join(available)}.")
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
         lora_alpha=2 * settings.rank,
         lora_dropout=DROPOUT,
-        target_modules=list(settings.targets or there),
+        target_modules=list(settings.targets or available),
         layers_to_transform=list(range(settings.layers_from, layers)),
         layers_pattern="layers",
     )
@@ -60,8 +60,8 @@ def add_adapter(model: Any, settings: FinetuneSection) -> Any:
 
 def linear_names(model: Any) -> list[str]:
     """Return the names of the linear layers in the model's layers, such as q_proj."""
-    inside = [named for layer in _layers(model) for named in layer.named_modules()]
-    return sorted({name.rpartition(".")[2] for name, each in inside if isinstance(each, torch.nn.Linear)})
+    modules = [module for layer in _layers(model) for module in layer.named_modules()]
+    return sorted({name.rpartition(".")[2] for name, each in modules if isinstance(each, torch.nn.Linear)})
 
 
 def save(model: Any, folder: Path) -> int:
@@ -96,17 +96,17 @@ class FrozenPrefixCache:
 
     def logits(self, rows: Sequence[Tokens], length: int) -> torch.Tensor:
         """Return the logits of the last `length` positions, [rows, length, vocabulary]."""
-        given = left_padded(rows, self._model.device)
+        inputs = pad_left(rows, self._model.device)
         if not self._first or not all(row in self._hidden for row in rows):
-            whole: torch.Tensor = self._model(**given, logits_to_keep=length, use_cache=False).logits
-            return whole
-        ids = given["input_ids"]
+            all_logits: torch.Tensor = self._model(**inputs, logits_to_keep=length, use_cache=False).logits
+            return all_logits
+        ids = inputs["input_ids"]
         hidden = torch.zeros((*ids.shape, self._model.config.hidden_size), device=ids.device)
-        for at, row in enumerate(rows):
-            hidden[at, ids.shape[1] - len(row) :] = self._hidden.read(row).to(ids.device)
-        with self._only(slice(self._first, None)), self._entering(hidden):
-            upper: torch.Tensor = self._model(**given, logits_to_keep=length, use_cache=False).logits
-            return upper
+        for index, row in enumerate(rows):
+            hidden[index, ids.shape[1] - len(row) :] = self._hidden.read(row).to(ids.device)
+        with self._keep_layers(slice(self._first, None)), self._replace_embeddings(hidden):
+            upper_logits: torch.Tensor = self._model(**inputs, logits_to_keep=length, use_cache=False).logits
+            return upper_logits
 
     def prepare(self, rows: Sequence[Tokens]) -> Iterator[int]:
         """Run the lower half over all rows that fit, and store the results; yield the number of finished rows.
@@ -115,31 +115,31 @@ class FrozenPrefixCache:
         """
         if not self._first:
             return
-        todo = self._hidden.reserve(sorted(set(rows), key=len), self._model.config.hidden_size)
+        reserved = self._hidden.reserve(sorted(set(rows), key=len), self._model.config.hidden_size)
         self._model.eval()
-        for start in range(0, len(todo), _BATCH_ROWS):
-            batch = todo[start : start + _BATCH_ROWS]
-            with torch.no_grad(), self._only(slice(0, self._first)):
-                hidden = _decoder(self._model)(**left_padded(batch, self._model.device), use_cache=False)[0]
+        for start in range(0, len(reserved), _BATCH_ROWS):
+            batch = reserved[start : start + _BATCH_ROWS]
+            with torch.no_grad(), self._keep_layers(slice(0, self._first)):
+                hidden = _decoder(self._model)(**pad_left(batch, self._model.device), use_cache=False)[0]
             for row, states in zip(batch, hidden.cpu(), strict=True):
                 self._hidden.write(row, states[len(states) - len(row) :])
             yield start + len(batch)
 
     @contextlib.contextmanager
-    def _entering(self, hidden: torch.Tensor) -> Iterator[None]:
+    def _replace_embeddings(self, hidden: torch.Tensor) -> Iterator[None]:
         """Pass these hidden states to the lowest layer in place of the embeddings, which some models scale."""
 
-        def replaced(_layer: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-            return (hidden, *given[1:]), {key: value for key, value in named.items() if key != "hidden_states"}
+        def replace(_layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, Any]:
+            return (hidden, *arguments[1:]), {key: value for key, value in keywords.items() if key != "hidden_states"}
 
-        hook = _decoder(self._model).layers[0].register_forward_pre_hook(replaced, with_kwargs=True)
+        hook = _decoder(self._model).layers[0].register_forward_pre_hook(replace, with_kwargs=True)
         try:
             yield
         finally:
             hook.remove()
 
     @contextlib.contextmanager
-    def _only(self, part: slice) -> Iterator[None]:
+    def _keep_layers(self, part: slice) -> Iterator[None]:
         """Keep only a part of the layers; the final norm belongs to the last one."""
         decoder = _decoder(self._model)
         layers, norm = decoder.layers, decoder.norm
@@ -173,19 +173,19 @@ class _HiddenStates:
 
     def reserve(self, rows: Sequence[Tokens], width: int) -> list[Tokens]:
         """Create the file, and return the rows that fit: the first ones. Raises OSError."""
-        places = self._bytes_max // (_HIDDEN_BYTES * width)
-        used = 0
+        tokens_max = self._bytes_max // (_HIDDEN_BYTES * width)
+        tokens = 0
         for row in rows:
-            if used + len(row) > places:
+            if tokens + len(row) > tokens_max:
                 break
-            self._starts[row] = used
-            used += len(row)
-        if used:
+            self._starts[row] = tokens
+            tokens += len(row)
+        if tokens:
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 # Writing to a hole of a mapped file on a full disk would kill the process by a signal, so all blocks
                 # are allocated.
-                os.posix_fallocate(file.fileno(), 0, _HIDDEN_BYTES * width * used)
-                self._states = np.memmap(file, np.uint16, "r+", shape=(used, width))
+                os.posix_fallocate(file.fileno(), 0, _HIDDEN_BYTES * width * tokens)
+                self._states = np.memmap(file, np.uint16, "r+", shape=(tokens, width))
         return list(self._starts)
 
     def write(self, row: Tokens, states: torch.Tensor) -> None:

@@ -40,21 +40,21 @@ def train_validation_split(rows: Sequence[DataRow], share: float, seed: int) -> 
     Synthetic rows are never held out: early stopping uses real texts. Raises InvalidRequest if there are too few rows
     for both parts.
     """
-    chance = random.Random(seed)  # noqa: S311 - an order, no secret
+    generator = random.Random(seed)  # noqa: S311 - an order, no secret
     train: list[Group] = []
     validation: list[Group] = []
     for groups in _by_label(rows):
-        chance.shuffle(groups)
+        generator.shuffle(groups)
         # The last group of a label stays in training.
-        room = min(round(share * len(groups)), len(groups) - 1)
+        remaining = min(round(share * len(groups)), len(groups) - 1)
         for group in groups:
-            if room and _is_real(group):
+            if remaining and _is_real(group):
                 validation.append(group)
-                room -= 1
+                remaining -= 1
             else:
                 train.append(group)
     if not validation:
-        _keep_one(train, validation)
+        _hold_out_one(train, validation)
     return TrainValidationSplit(tuple(itertools.chain(*train)), tuple(itertools.chain(*validation)))
 
 
@@ -78,16 +78,16 @@ def _is_real(group: Group) -> bool:
     return not any(row.synthetic for row in group)
 
 
-def _keep_one(train: list[Group], validation: list[Group]) -> None:
+def _hold_out_one(train: list[Group], validation: list[Group]) -> None:
     """Hold out one group of the label with most groups."""
-    able = [place for place, group in enumerate(train) if _is_real(group)]
-    if not able or len(train) < 2:
+    candidates = [index for index, group in enumerate(train) if _is_real(group)]
+    if not candidates or len(train) < 2:
         raise InvalidRequest(
             "the training split has too few rows to hold one out for early stopping",
             remedy="Add rows, some of them not made by a model.",
         )
     labels = Counter(_stratum(group[0]) for group in train)
-    chosen = max(able, key=lambda place: labels[_stratum(train[place][0])])
+    chosen = max(candidates, key=lambda index: labels[_stratum(train[index][0])])
     validation.append(train.pop(chosen))
 
 
@@ -115,7 +115,7 @@ class ValidationResult:
     """Nats per row or per token."""
     accuracy: float
 
-    def better_than(self, other: ValidationResult | None) -> bool:
+    def is_better_than(self, other: ValidationResult | None) -> bool:
         """Return whether accuracy is higher, or the same at a lower loss."""
         return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
@@ -179,20 +179,20 @@ def train(
     Raises InvalidRequest if the loss is no longer finite.
     """
     run = _TrainingRun(trainer, settings, progress)
-    done: list[EpochReport] = []
+    epochs: list[EpochReport] = []
     best = trainer.validate() if head_fitted else None
-    best_epoch, kept = 0, run.weights()
+    best_epoch, best_weights = 0, run.weights()
     for number in range(settings.epochs):
         started = time.monotonic()
         loss = run.epoch(number, best)
-        found = trainer.validate()
-        done.append(EpochReport(loss, found.loss, found.accuracy, time.monotonic() - started))
-        if found.better_than(best):
-            best, best_epoch, kept = found, number + 1, run.weights()
+        result = trainer.validate()
+        epochs.append(EpochReport(loss, result.loss, result.accuracy, time.monotonic() - started))
+        if result.is_better_than(best):
+            best, best_epoch, best_weights = result, number + 1, run.weights()
         elif number + 1 - best_epoch >= settings.patience_epochs:
             break
-    run.restore(kept)
-    return TrainingResult(tuple(done), best_epoch, best, stopped_early=len(done) < settings.epochs)
+    run.restore(best_weights)
+    return TrainingResult(tuple(epochs), best_epoch, best, stopped_early=len(epochs) < settings.epochs)
 
 
 class _TrainingRun:
@@ -205,26 +205,26 @@ class _TrainingRun:
         self._steps = settings.epochs * math.ceil(len(trainer.lengths) / settings.batch_rows)
         self._optimiser = torch.optim.AdamW(groups, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: rate(step, self._steps))
-        self._shuffled = random.Random(settings.seed)  # noqa: S311 - an order, no secret
-        self._done, self._started = 0, time.monotonic()
+        self._generator = random.Random(settings.seed)  # noqa: S311 - an order, no secret
+        self._steps_done, self._started = 0, time.monotonic()
 
     def weights(self) -> list[torch.Tensor]:
         """Return a copy of the trained weights."""
         return [weight.detach().clone() for weight in self._trained]
 
-    def restore(self, kept: list[torch.Tensor]) -> None:
+    def restore(self, weights: list[torch.Tensor]) -> None:
         """Restore a copy."""
         with torch.no_grad():
-            for weight, value in zip(self._trained, kept, strict=True):
+            for weight, value in zip(self._trained, weights, strict=True):
                 weight.copy_(value)
 
     def epoch(self, number: int, best: ValidationResult | None) -> float:
         """Train on every row once; return the mean loss."""
         losses, lengths = 0.0, self._trainer.lengths
-        for rows in _batches(lengths, self._settings.batch_rows, self._shuffled):
+        for rows in _batches(lengths, self._settings.batch_rows, self._generator):
             loss = self._step(self._trainer.loss(rows))
             losses += loss * len(rows)
-            self._say(number, loss, best)
+            self._report_progress(number, loss, best)
         if not math.isfinite(losses):
             raise InvalidRequest(
                 f"the loss is no longer finite in epoch {number + 1}",
@@ -240,10 +240,10 @@ class _TrainingRun:
         self._schedule.step()
         return float(loss.detach())
 
-    def _say(self, number: int, loss: float, best: ValidationResult | None) -> None:
-        self._done += 1
-        left = (time.monotonic() - self._started) / self._done * (self._steps - self._done)
-        self._progress(progress_sentence(number + 1, loss, best, left), self._done, self._steps)
+    def _report_progress(self, number: int, loss: float, best: ValidationResult | None) -> None:
+        self._steps_done += 1
+        seconds_left = (time.monotonic() - self._started) / self._steps_done * (self._steps - self._steps_done)
+        self._progress(progress_sentence(number + 1, loss, best, seconds_left), self._steps_done, self._steps)
 
 
 def progress_sentence(epoch: int, loss: float, best: ValidationResult | None, seconds_left: float) -> str:
@@ -252,20 +252,20 @@ def progress_sentence(epoch: int, loss: float, best: ValidationResult | None, se
     return f"training: epoch {epoch}, loss {loss:.3f}{accuracy}, {format_duration(seconds_left)} left"
 
 
-def _batches(lengths: Sequence[int], size: int, shuffled: random.Random) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], size: int, generator: random.Random) -> Iterator[list[int]]:
     """Yield every row once, in batches of similar length, which reduces padding, from a shuffled pool."""
     order = list(range(len(lengths)))
-    shuffled.shuffle(order)
+    generator.shuffle(order)
     for start in range(0, len(order), size * POOL_BATCHES):
         pool = sorted(order[start : start + size * POOL_BATCHES], key=lambda row: lengths[row])
-        batches = [pool[at : at + size] for at in range(0, len(pool), size)]
-        shuffled.shuffle(batches)
+        batches = [pool[offset : offset + size] for offset in range(0, len(pool), size)]
+        generator.shuffle(batches)
         yield from batches
 
 
 def rate(step: int, steps: int) -> float:
     """Return the factor of the learning rate at a step: a linear rise, then a cosine fall."""
-    warm = max(1, round(steps * WARM_UP_SHARE))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    warm_up_steps = max(1, round(steps * WARM_UP_SHARE))
+    if step < warm_up_steps:
+        return (step + 1) / warm_up_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up_steps) / max(1, steps - warm_up_steps)))

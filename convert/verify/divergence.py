@@ -29,6 +29,7 @@ TOP_SHARE_MIN = 1.0
 _TIE = 1e-2
 """If the two best logits of the reference are closer than this, either one counts as the best."""
 ROWS_MAX = 16
+_ROWS_AT_ONCE = 64
 
 # Unicode in several forms, digits, white space, punctuation, code, and the texts of special tokens.
 TEXTS = (
@@ -97,17 +98,19 @@ def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def divergences(reference: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    """Return KL(reference || other) in nats for each row of logits or log-probabilities."""
-    wanted, given = log_softmax(reference), log_softmax(other)
-    result: NDArray[np.float64] = (np.exp(wanted) * (wanted - given)).sum(axis=-1).clip(min=0.0)
-    return result
+    """Return KL(reference || other) in nats for each row of logits or log-probabilities; slices bound the memory."""
+    parts = []
+    for start in range(0, len(other), _ROWS_AT_ONCE):
+        expected, actual = (log_softmax(rows[start : start + _ROWS_AT_ONCE]) for rows in (reference, other))
+        parts.append((np.exp(expected) * (expected - actual)).sum(axis=-1).clip(min=0.0))
+    return np.concatenate(parts)
 
 
 def compare(reference: Rows, other: Rows) -> DistributionGap:
     """Compare two arrays [rows, classes] of logits. A value that is not finite counts as infinitely far."""
     if not np.isfinite(other).all() or reference.shape != other.shape:
         return DistributionGap(float("inf"), float("inf"), 0.0, len(reference))
-    kl = np.concatenate([divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)])
+    kl = divergences(reference, other)
     best = reference.max(axis=-1)
     chosen = reference[np.arange(len(other)), other.argmax(axis=-1)]
     return DistributionGap(float(kl.mean()), float(kl.max()), float((best - chosen <= _TIE).mean()), len(other))
@@ -147,12 +150,12 @@ def difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str] = 
 
 def _token_difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> str:
     for special in (False, True):
-        cut = facts["written" if special else "plain"]
-        for text, theirs in zip(texts, cut, strict=True):
+        token_lists = facts["written" if special else "plain"]
+        for text, theirs in zip(texts, token_lists, strict=True):
             ours = list(tokenize(tokenizer, text, special=special))
             if theirs != ours:
-                how = " (control tokens recognised)" if special else ""
-                return f"llama.cpp splits {text!r} into {theirs}, transformers into {ours}{how}"
+                suffix = " (control tokens recognised)" if special else ""
+                return f"llama.cpp splits {text!r} into {theirs}, transformers into {ours}{suffix}"
     return ""
 
 
@@ -188,7 +191,7 @@ class ArtefactLoss:
 
 def measure_loss(reference: NDArray[np.floating], other: NDArray[np.floating]) -> ArtefactLoss:
     """Compare [rows, classes] of logits or log-probabilities."""
-    kl = np.concatenate([divergences(reference[at : at + 64], other[at : at + 64]) for at in range(0, len(other), 64)])
+    kl = divergences(reference, other)
     same = reference.argmax(axis=-1) == other.argmax(axis=-1)
     return ArtefactLoss(float(kl.mean()), float(np.quantile(kl, 0.999, method="higher")), float(same.mean()), len(kl))
 
@@ -237,10 +240,10 @@ def label_log_probabilities(
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return an encoder's tokens for a text, split like the agent: not truncated, "[SEP]" as five characters."""
-    return list(checkpoint_loading.encoded(tokenizer, text)["input_ids"])
+    return list(checkpoint_loading.encode_text(tokenizer, text)["input_ids"])
 
 
-def accepted(tokenizer: Any, task: TaskSpec, texts: Sequence[str]) -> list[str]:
+def accepted_texts(tokenizer: Any, task: TaskSpec, texts: Sequence[str]) -> list[str]:
     """Return the texts that a site accepts; the model can lack positions for longer ones."""
     return [text for text in texts if len(encode(tokenizer, text)) <= task.limits.input_tokens_max]
 

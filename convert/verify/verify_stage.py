@@ -48,12 +48,16 @@ def run(job: StageJob) -> Report:
     file = task_file.find(job.recipe.path(job.recipe.task))
     task, runtime = task_file.of(file), task_file.read(file)["runtime"]
     texts = [row.text for row in row_files.rows(job.recipe, "calibration")[:TEXTS_MAX]]
-    pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.done["export"])
+    pair = ExportPair(stage.checkpoint(job), stage.adapter(job), job.folders["export"])
     if job.recipe.takes_ready_graph:
-        return check_ready(job.done["export"], task, texts)
-    texts = divergence.accepted(checkpoint_loading.open_tokenizer(pair.checkpoint), task, texts)
+        return check_ready(job.folders["export"], task, texts)
+    texts = divergence.accepted_texts(checkpoint_loading.open_tokenizer(pair.checkpoint), task, texts)
     job.progress("comparing with PyTorch", 0, 1)
-    report = check_gguf(pair, task, texts) if runtime == "llama" else check_onnx(pair, task.kind, texts, _named(task))
+    report = (
+        check_gguf(pair, task, texts)
+        if runtime == "llama"
+        else check_onnx(pair, task.kind, texts, _named_questions(task))
+    )
     job.progress("comparing with PyTorch", 1, 1)
     return report
 
@@ -74,17 +78,19 @@ def check_gguf(pair: ExportPair, task: TaskSpec, texts: Sequence[str]) -> Report
     tokenizer = checkpoint_loading.open_tokenizer(pair.checkpoint)
     rendered = task_tokens(task, tokenizer)
     prompts = divergence.prompts(tokenizer) + [list(rendered.prompt(text)) for text in texts]
-    read = divergence.texts_for(tokenizer, [*divergence.TEXTS, *texts])
-    asked = {"model": str(pair.exported / BASE), "texts": read, "prompts": prompts}
+    comparable = divergence.texts_for(tokenizer, [*divergence.TEXTS, *texts])
+    request = {"model": str(pair.exported / BASE), "texts": comparable, "prompts": prompts}
     if (pair.exported / ADAPTER).is_file():
-        asked["adapter"] = str(pair.exported / ADAPTER)
-    answer = probe.ask("convert.probe.llama_probe", asked)
-    said = divergence.difference(answer.facts, tokenizer, read)
-    if said:
-        raise ModelFailed(f"the exported file tokenizes texts differently from the checkpoint: {said}", remedy=_REMEDY)
+        request["adapter"] = str(pair.exported / ADAPTER)
+    answer = probe.ask("convert.probe.llama_probe", request)
+    difference = divergence.difference(answer.facts, tokenizer, comparable)
+    if difference:
+        raise ModelFailed(
+            f"the exported file tokenizes texts differently from the checkpoint: {difference}", remedy=_REMEDY
+        )
     expected = divergence.last_logits(checkpoint_loading.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
     gap = divergence.compare(expected, answer.arrays["logits"])
-    report: Report = {"texts": len(read), "chat_template": bool(tokenizer.chat_template)}
+    report: Report = {"texts": len(comparable), "chat_template": bool(tokenizer.chat_template)}
     if divergence.composes(tokenizer):
         report["warning"] = "the tokenizer composes characters (NFC), llama.cpp does not: send composed texts"
     return _require_equal(gap) | report
@@ -94,21 +100,21 @@ def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str], questions: Se
     """Compare an ONNX graph and its tokenizer, each question on its own. Raises ModelFailed, ModelLoadFailed."""
     texts = [*divergence.TEXTS, *texts]
     inputs = _inputs(pair, texts)
-    found = _outputs(pair.exported / MODEL, inputs, list(map(output_of, questions)))
+    actual = _outputs(pair.exported / MODEL, inputs, list(map(output_of, questions)))
     expected = _reference(pair, kind, texts)
-    shapes = [(left.shape, right.shape) for left, right in zip(expected, found, strict=True)]
+    shapes = [(left.shape, right.shape) for left, right in zip(expected, actual, strict=True)]
     if any(left != right for left, right in shapes):
         raise ModelFailed(
             f"the exported graph returns a different shape from the checkpoint: {shapes[0]}", remedy=_REMEDY
         )
     if kind == "embed":
-        return _require_equal_vectors(expected, found) | {"texts": len(texts)}
+        return _require_equal_vectors(expected, actual) | {"texts": len(texts)}
     if questions:
-        return _require_equal_questions(questions, _rows(expected), _rows(found)) | {"texts": len(texts)}
-    return _require_equal(divergence.compare(_rows(expected), _rows(found))) | {"texts": len(texts)}
+        return _require_equal_questions(questions, _rows(expected), _rows(actual)) | {"texts": len(texts)}
+    return _require_equal(divergence.compare(_rows(expected), _rows(actual))) | {"texts": len(texts)}
 
 
-def _named(task: TaskSpec) -> tuple[QuestionSpec, ...]:
+def _named_questions(task: TaskSpec) -> tuple[QuestionSpec, ...]:
     """Return the questions with their own outputs; a classify task has one output without a name."""
     return task.questions_asked if task.kind == "decide" else ()
 
@@ -120,8 +126,8 @@ def check_ready(exported: Path, task: TaskSpec, texts: Sequence[str]) -> Report:
         ModelFailed: its output has another shape or a number that is not finite.
     """
     served = served_tokenizer(exported / TOKENIZER)
-    read = [list(served.encode(text).ids) for text in [*divergence.TEXTS, *texts]]
-    inputs = [ids for ids in read if len(ids) <= task.limits.input_tokens_max]  # a site refuses longer ones
+    token_lists = [list(served.encode(text).ids) for text in [*divergence.TEXTS, *texts]]
+    inputs = [ids for ids in token_lists if len(ids) <= task.limits.input_tokens_max]  # a site refuses longer ones
     outputs = _outputs(exported / MODEL, inputs)
     return onnx_source.check_outputs(outputs, list(map(len, inputs)), len(task.labels))
 
@@ -145,8 +151,8 @@ def _reference(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> list[NDArr
 
 def _outputs(model: Path, inputs: Sequence[Sequence[int]], names: Sequence[str] = ()) -> list[NDArray[np.float32]]:
     """Return the graph's first output, or these outputs joined along the last axis, for each input."""
-    asked = {"model": str(model), "inputs": [list(ids) for ids in inputs], "outputs": list(names)}
-    answer = probe.ask("convert.probe.onnx_probe", asked)
+    request = {"model": str(model), "inputs": [list(ids) for ids in inputs], "outputs": list(names)}
+    answer = probe.ask("convert.probe.onnx_probe", request)
     ends = np.cumsum([int(np.prod(shape)) for shape in answer.facts["shapes"]])
     parts = np.split(answer.arrays["outputs"], ends[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, answer.facts["shapes"], strict=True)]
@@ -156,16 +162,16 @@ def _rows(outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.concatenate([output.reshape(-1, output.shape[-1]) for output in outputs])
 
 
-def _require_equal_questions(questions: Sequence[QuestionSpec], expected: Rows, found: Rows) -> Report:
+def _require_equal_questions(questions: Sequence[QuestionSpec], expected: Rows, actual: Rows) -> Report:
     """Judge each question; the report has the figures of the worst one, and those of each."""
     ends = np.cumsum([len(question.outputs) for question in questions])[:-1]
-    pairs = zip(questions, np.split(expected, ends, axis=1), np.split(found, ends, axis=1), strict=True)
-    judged = {
+    pairs = zip(questions, np.split(expected, ends, axis=1), np.split(actual, ends, axis=1), strict=True)
+    reports = {
         question.name: _require_equal(divergence.compare(left, right), f" in its answers to '{question.name}'")
         for question, left, right in pairs
     }
-    worst = max(judged.values(), key=lambda each: float(each["kl_max"]))
-    return {**worst, "questions": judged}
+    worst = max(reports.values(), key=lambda each: float(each["kl_max"]))
+    return {**worst, "questions": reports}
 
 
 def _require_equal(gap: DistributionGap, where: str = "") -> Report:
@@ -174,8 +180,8 @@ def _require_equal(gap: DistributionGap, where: str = "") -> Report:
     return {"kl_mean": gap.kl_mean, "kl_max": gap.kl_max, "same_top": gap.same_top, "rows": gap.rows}
 
 
-def _require_equal_vectors(expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]) -> Report:
-    left, right = _rows(expected).astype(np.float64), _rows(found).astype(np.float64)
+def _require_equal_vectors(expected: Sequence[NDArray[np.float32]], actual: Sequence[NDArray[np.float32]]) -> Report:
+    left, right = _rows(expected).astype(np.float64), _rows(actual).astype(np.float64)
     cosine = (left * right).sum(-1) / (np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1))
     if not cosine.min() >= COSINE_MIN:
         message = f"the exported file is not the same model: the smallest cosine of two vectors is {cosine.min():.6f}"

@@ -269,10 +269,7 @@ def _loss_of_bundle(task: str, name: str, installed: list[Bundle]) -> tuple[str,
 def _loss_of_task(task: str, installed: list[Bundle], status: Status) -> tuple[str, str]:
     """Return the consequence of removing a whole task, and how to undo it."""
     active = next((bundle.ref.version for bundle in installed if bundle.active), "")
-    versions, size = (
-        ", ".join(bundle.ref.version for bundle in installed),
-        sum(bundle.size_bytes for bundle in installed),
-    )
+    versions, size = ", ".join(each.ref.version for each in installed), sum(each.size_bytes for each in installed)
     stops = f"Version {active} stops answering '{task}', and nothing else answers it: calls of the task fail. "
     loss = f"The site loses {counted(len(installed), 'bundle')} of it ({versions}; {format_bytes(size)})."
     loss = loss if installed else f"The site loses every bundle of '{task}'; this agent can read none."
@@ -284,9 +281,7 @@ def _loss_of_task(task: str, installed: list[Bundle], status: Status) -> tuple[s
 
 def _is_planned(task: str, status: Status) -> bool:
     """Return whether the central team's plan names a task."""
-    return status.updates is not None and any(
-        update.candidate for update in status.updates.tasks if update.task == task
-    )
+    return status.updates is not None and any(each.candidate for each in status.updates.tasks if each.task == task)
 
 
 def _recovery_text(bundles: list[Bundle], on_drive: str = "") -> str:

@@ -205,18 +205,18 @@ def init(
     _make_folder(folder, 0o755)
     certificate_authority.write_pair(root, folder / "ca.crt", folder / "ca.key")
     _write_server(server, folder)
-    _print_lines(*([authority.note] if authority.note else []), f"Made in {folder}, for {', '.join(host_names)}:", "")
+    _print(*([authority.note] if authority.note else []), f"Made in {folder}, for {', '.join(host_names)}:", "")
     _print_file("ca.crt", f"the authority, {_expiry_text(root)}; every client needs a copy")
     _print_file("ca.key", "its key, which can admit any client. Move it to a USB drive when you are done")
     _print_file("server.crt", f"the server's certificate, {_expiry_text(server)}")
     _print_file("server.key", "its key, for the daemon")
-    _print_lines("", "Write this into agent.yaml, once; the daemon reads later certificates without a restart:", "")
+    _print("", "Write this into agent.yaml, once; the daemon reads later certificates without a restart:", "")
     _print_config_lines(folder)
-    _print_lines("")
+    _print("")
     _open_listener(ctx, folder, allow or [], yes=yes)
-    _print_lines("Then give each client a certificate:", "")
+    _print("Then give each client a certificate:", "")
     sudo = "sudo " if folder.is_relative_to(SYSTEM) else ""
-    _print_lines(f"  {sudo}edge-agent certs issue till-3 --role infer{_dir_option(ctx, folder)}")
+    _print(f"  {sudo}edge-agent certs issue till-3 --role infer{_dir_option(ctx, folder)}")
 
 
 @app.command()
@@ -247,14 +247,14 @@ def issue(
     server_name = "" if (folder / REMOTE_FILE).exists() else next(iter(_host_names(authority_folder)), "HOST")
     if server_name:
         write_durably(folder / REMOTE_FILE, render_remote(join_host_port(server_name, PORT)).encode(), 0o644)
-    _print_lines(f"{client} may {' and '.join(client_roles)}, {_expiry_text(pair)}. Bring this folder there:", "")
-    _print_lines(f"  {folder.absolute()}")
+    _print(f"{client} may {' and '.join(client_roles)}, {_expiry_text(pair)}. Bring this folder there:", "")
+    _print(f"  {folder.absolute()}")
     for name, meaning in _CLIENT_FILES.items():
         _print_file(name, meaning)
     if server_name and not _is_ip_address(server_name):
         fallback = f"Where it cannot, write an IP address that the server's certificate names into {REMOTE_FILE}."
-        _print_lines("", f"{client} must resolve the name {server_name}. {fallback}")
-    _print_lines("", "There:", "", f"  edge-agent --remote {client}/{REMOTE_FILE} {_sample_command(client_roles)}")
+        _print("", f"{client} must resolve the name {server_name}. {fallback}")
+    _print("", "There:", "", f"  edge-agent --remote {client}/{REMOTE_FILE} {_sample_command(client_roles)}")
 
 
 @app.command()
@@ -279,10 +279,8 @@ def server(
     pair = certificate_authority.issue_server_certificate(root, host_names, now, days)
     _write_server(pair, authority_folder, replace=renew)
     path = (authority_folder / "server.crt").absolute()
-    _print_lines(f"The server's certificate is for {', '.join(host_names)}, {_expiry_text(pair)}: {path}")
-    _print_lines(
-        "A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure."
-    )
+    _print(f"The server's certificate is for {', '.join(host_names)}, {_expiry_text(pair)}: {path}")
+    _print("A daemon that uses these files reads it at the next connection; 'edge-agent status' reports a failure.")
 
 
 @app.command()
@@ -394,27 +392,27 @@ def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: b
     etc = SYSTEM
     managed = (etc / UNITS / unit_drop_ins.DAEMON_UNIT).exists()
     if not managed or _config_path(ctx) is not None:
-        _print_lines("Then start the daemon again.", "")
+        _print("Then start the daemon again.", "")
         return
     if is_hidden_from_services(folder):
-        _print_lines(f"The service cannot see {folder}: move the files to /etc/edge-agent/tls.", "")
+        _print(f"The service cannot see {folder}: move the files to /etc/edge-agent/tls.", "")
     listening = Config(service=ServiceConfig(tcp_address=f"0.0.0.0:{PORT}"))
     try:
         drop_ins = needed_drop_ins(listening, etc, allow)[:1]
     except ConfigInvalid as error:
-        _print_lines(f"The unit of the daemon accepts connections from this machine only. {error.remedy}", "")
+        _print(f"The unit of the daemon accepts connections from this machine only. {error.remedy}", "")
         return
     missing = [drop_in for drop_in in drop_ins if not drop_in.is_in_place()]
     if not missing:
         print_in_place(drop_ins)
     else:
-        _print_lines("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
+        _print("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
         show_drop_ins(missing)
         if yes or (sys.stdin.isatty() and typer.confirm("Write this?", err=True)):
             write_and_reload(missing, etc)
         else:
-            _print_lines("", "Once agent.yaml has the lines above, 'sudo edge-agent drop-ins' writes it.")
-    _print_lines("Then: sudo systemctl restart edge-agent", "")
+            _print("", "Once agent.yaml has the lines above, 'sudo edge-agent drop-ins' writes it.")
+    _print("Then: sudo systemctl restart edge-agent", "")
 
 
 def _write_server(pair: CertificateKeyPair, directory: Path, *, replace: bool = False) -> None:
@@ -428,14 +426,14 @@ def _write_server(pair: CertificateKeyPair, directory: Path, *, replace: bool = 
 def _print_certificate(certificate: Certificate) -> None:
     now = time.time()
     kind = "authority" if certificate.is_authority else "certificate"
-    _print_lines(f"{kind} of {certificate.name or 'nobody in particular'}")
+    _print(f"{kind} of {certificate.name or 'nobody in particular'}")
     state = "from" if now < certificate.starts_at else "ended" if now >= certificate.expires_at else "until"
     style = "green" if state == "until" else "bold red"
     at = certificate.starts_at if state == "from" else certificate.expires_at
     out().print(Text.assemble("  valid     ", (f"{state} {_day(at)}", style)))
     for label, values in _certificate_values(certificate).items():
         if values:
-            _print_lines(f"  {label:<9} {', '.join(values)}")
+            _print(f"  {label:<9} {', '.join(values)}")
 
 
 def _certificate_document(certificate: Certificate) -> dict[str, Any]:
@@ -467,7 +465,7 @@ def _print_config_lines(folder: Path) -> None:
         },
     }
     # Without indentation, because indented lines would belong to the section above.
-    _print_lines(*yaml.safe_dump(settings, sort_keys=False).splitlines())
+    _print(*yaml.safe_dump(settings, sort_keys=False).splitlines())
 
 
 def _sample_command(roles: list[str]) -> str:
@@ -488,9 +486,9 @@ def _day(at: float) -> str:
 
 
 def _print_file(name: str, meaning: str) -> None:
-    _print_lines(f"  {name:<11} {meaning}")
+    _print(f"  {name:<11} {meaning}")
 
 
-def _print_lines(*lines: str) -> None:
+def _print(*lines: str) -> None:
     for line in lines:
         out().print(line, soft_wrap=True)

@@ -70,19 +70,17 @@ def run(
 
     Example: [bold]edge-agent demo build/pos-intent build/assistant[/bold]
     """
-    demo_bundles = [read_demo_bundle(path) for path in bundles]
+    demos = [read_demo_bundle(path) for path in bundles]
     message_sets = [read_labelled(path) for path in labelled or ()]
     console, started = out(), time.monotonic()
     with DemoDaemon() as daemon, daemon.client() as client:
-        _start_daemon(console, daemon, client, demo_bundles)
-        labelled_bundles = [
-            bundle
-            for messages in message_sets
-            for bundle in _show_labelled(console, client, demo_bundles, messages, rows)
+        _start_daemon(console, daemon, client, demos)
+        labelled_demos = [
+            bundle for messages in message_sets for bundle in _show_labelled(console, client, demos, messages, rows)
         ]
-        for bundle in demo_bundles:
+        for bundle in demos:
             show_task = _DEMOS.get(bundle.manifest.task.kind)
-            if show_task and bundle.samples and bundle not in labelled_bundles:
+            if show_task and bundle.samples and bundle not in labelled_demos:
                 show_task(console, client, bundle)
         _print_heading(console, "edge-agent status")
         with daemon.admin() as admin:
@@ -177,10 +175,8 @@ def _compare(
     answers = []
     for bundle in bundles:
         name = bundle.manifest.task.name
-        with console.status(f"Asking {name}") as status_line:
-            answers.append(
-                demo_questions.classify_rows(client, name, rows, partial(_update_progress, status_line, name))
-            )
+        with console.status(f"Asking {name}") as line:
+            answers.append(demo_questions.classify_rows(client, name, rows, partial(_update_progress, line, name)))
     demo_questions.show_comparison(console, [bundle.manifest for bundle in bundles], rows, answers)
     console.print("each message one call, one after the other; ± is a 95% interval", style="dim")
 

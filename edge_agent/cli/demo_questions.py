@@ -105,15 +105,10 @@ def sample(rows: Sequence[_T], rows_max: int) -> list[_T]:
 
 def score(rows: Sequence[LabelledMessage], answers: Sequence[DemoAnswer]) -> DemoScore:
     """Count the right answers, and the right ones among the confident answers."""
-    graded = [(row, answer.label == row.label) for row, answer in zip(rows, answers, strict=True)]
-    confident = [pair for pair, answer in zip(graded, answers, strict=True) if answer.sure]
-    return DemoScore(
-        len(graded),
-        _share(graded),
-        len(confident),
-        _share(confident),
-        median(answer.milliseconds for answer in answers),
-    )
+    graded = [(row, each.label == row.label) for row, each in zip(rows, answers, strict=True)]
+    confident = [pair for pair, each in zip(graded, answers, strict=True) if each.sure]
+    milliseconds = median(each.milliseconds for each in answers)
+    return DemoScore(len(graded), _share(graded), len(confident), _share(confident), milliseconds)
 
 
 def _share(graded: Sequence[tuple[LabelledMessage, bool]]) -> Interval:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "unseen": "magenta", "fault": "bold red"}
 _MARKS = {"ok": "ok", "note": "note", "warning": "warn", "unseen": "?", "fault": "FAULT"}
-_VERDICT_NAMES = {"note": "note", "warning": "warning", "unseen": "not checked", "fault": "fault"}
+_NAMES = {"note": "note", "warning": "warning", "unseen": "not checked", "fault": "fault"}
 _EXIT_CODES: dict[Verdict, ExitCode] = {"fault": ExitCode.FAILED, "unseen": ExitCode.SITE}
 _INDENT = 7
 
@@ -169,7 +169,7 @@ def _print_summary(console: Console, findings: list[Finding]) -> None:
     counts = [(verdict, _count_verdict(findings, verdict)) for verdict in reversed(VERDICTS[1:])]
     parts = [
         Text(
-            f"{count} {_VERDICT_NAMES[verdict]}" if verdict == "unseen" else counted(count, _VERDICT_NAMES[verdict]),
+            f"{count} {_NAMES[verdict]}" if verdict == "unseen" else counted(count, _NAMES[verdict]),
             _STYLES[verdict],
         )
         for verdict, count in counts

@@ -197,23 +197,23 @@ def export_media(ctx: typer.Context, path: MediaPath, yes: CopyAnyway = False, a
             bar.update(copy_task, completed=files_done, total=total)
 
         copying = copy_out(Path(sealed.outbox_path), path / f"site={sealed.site}", update_bar, device)
-    copied_text = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)}) copied to {path}"
-    copied = f"{copied_text}, {_count_were(copying.unchanged)} there already"
+    files = f"{counted(copying.copied, 'file')} ({format_bytes(copying.bytes)})"
+    summary = f"{files} copied to {path}, {_count_were(copying.unchanged)} there already"
     if copying.failure is not None:
         reason = getattr(copying.failure, "message", None) or copying.failure
         missing_text = f"{_count_were(len(copying.missing))} not, from {copying.missing[0]} on"
         raise MediaFailed(
-            f"{copied}; {missing_text}: {reason}. All of it is still on this machine",
+            f"{summary}; {missing_text}: {reason}. All of it is still on this machine",
             copied=copying.copied,
             missing=len(copying.missing),
         )
     if as_json:
         print_json(_export_document(sealed.site, copying, why_empty, doubt), indent=2)
     elif why_empty:
-        print_done(ctx, f"{copied}: the status of this site, and no examples.", f"{why_empty}.")
+        print_done(ctx, f"{summary}: the status of this site, and no examples.", f"{why_empty}.")
     else:
         cargo = "these files" if doubt else "the drive"
-        message = f"{copied}. Bring {cargo} to the central team; 'edge-agent media import' takes their receipts."
+        message = f"{summary}. Bring {cargo} to the central team; 'edge-agent media import' takes their receipts."
         print_done(ctx, message)
 
 
@@ -297,8 +297,8 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
 def _import_receipts(admin: AdminClient, path: Path, updates: UpdatesStatus | None) -> tuple[int | None, str]:
     """Take the receipts; return the number of segments deleted for them, or why they were refused.
 
-    Next to an update refused receipts are a remark. Alone, they are the error: raises CallFailed, DocumentInvalid,
-    MediaFailed.
+    Next to an update, refused receipts are a remark. Without an update they are the error: raises CallFailed,
+    DocumentInvalid, MediaFailed.
     """
     try:
         sealed = admin.seal_examples()

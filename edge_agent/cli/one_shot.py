@@ -119,7 +119,7 @@ async def _answer(bundle: OneShotBundle, text: str) -> tuple[str, JobResult]:
         async with contextlib.aclosing(pool.events(job, deadline)) as events:
             async for event in events:
                 if not isinstance(event, TextChunk):
-                    return "".join(parts), event.done
+                    return "".join(parts), event.result
                 parts.append(event.text)
     finally:
         await pool.stop()
@@ -139,9 +139,9 @@ def as_document(manifest: Manifest, text: str, result: JobResult) -> dict[str, A
         scores = sorted(zip(manifest.task.labels, result.scores, strict=True), key=lambda pair: -pair[1])
         answer |= {"label": scores[0][0], "scores": scores}
     else:
-        entities = [{"label": entity.label, "start": entity.start, "end": entity.end} for entity in result.entities]
+        entities = [{"label": each.label, "start": each.start, "end": each.end} for each in result.entities]
         answer |= {"record": json.loads(result.record) if result.record else None, "entities": entities}
-    return answer | _confidence_fields(manifest.confidence, probability, manifest.no_threshold_reason(), result)
+    return answer | _confidence(manifest.confidence, probability, manifest.no_threshold_reason(), result)
 
 
 def _answers(manifest: Manifest, result: JobResult) -> list[dict[str, Any]]:
@@ -157,11 +157,11 @@ def _answers(manifest: Manifest, result: JobResult) -> list[dict[str, Any]]:
             "score": expected_level(scores) if question.type == "score" else None,
         }
         reason = manifest.no_threshold_reason(question.name)
-        answers.append(answer | _confidence_fields(manifest.confidence_of(question.name), best, reason, result))
+        answers.append(answer | _confidence(manifest.confidence_of(question.name), best, reason, result))
     return answers
 
 
-def _confidence_fields(
+def _confidence(
     confidence: Confidence, probability: float, no_threshold_reason: str, result: JobResult
 ) -> dict[str, Any]:
     """Return how confident an answer of this probability is."""
@@ -182,13 +182,8 @@ def _plain_answer(kind: str, text: str, result: JobResult) -> dict[str, Any]:
         return {"text": text, "finish": result.finish, "output_tokens": result.output_tokens}
     if kind == "embed":
         return {"vector": list(struct.unpack(f"<{len(result.vector) // 4}f", result.vector))}
-    entities = result.entities
-    return {
-        "personal": [
-            {"label": entity.label, "start": entity.start, "end": entity.end, "score": round(entity.score, 4)}
-            for entity in entities
-        ]
-    }
+    personal = [{"label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 4)} for e in result.entities]
+    return {"personal": personal}
 
 
 def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
@@ -203,9 +198,7 @@ def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, s
     elif answer["record"] is not None:
         facts["record"] = json.dumps(answer["record"], ensure_ascii=False)
     else:
-        facts["entities"] = ", ".join(
-            f"{entity['label']} {entity['start']}-{entity['end']}" for entity in answer["entities"]
-        )
+        facts["entities"] = ", ".join(f"{each['label']} {each['start']}-{each['end']}" for each in answer["entities"])
     facts["confidence"] = f"{answer['confidence']:.2f}"
     facts["threshold"] = "-" if answer["threshold"] is None else f"{answer['threshold']:.2f}"
     facts["p-value"] = "" if answer["p_value"] is None else f"{answer['p_value']:.3f}"

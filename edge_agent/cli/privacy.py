@@ -244,14 +244,10 @@ def _show_erasures(console: Console, privacy: SitePrivacy) -> None:
         return
     console.print()
     rows = table("erasure", "when", "erased here", "told", "receipt", right=("erasure", "erased here", "told"))
-    for erasure in privacy.erasures[:_ERASURES_SHOWN]:
-        receipt = f"{erasure.confirmed} of {erasure.told} are back" if erasure.told else "not needed"
+    for each in privacy.erasures[:_ERASURES_SHOWN]:
+        receipt = f"{each.confirmed} of {each.told} are back" if each.told else "not needed"
         rows.add_row(
-            str(erasure.number),
-            f"{erasure.erase_time:%Y-%m-%d %H:%M} UTC",
-            str(erasure.erased),
-            str(erasure.told),
-            receipt,
+            str(each.number), f"{each.erase_time:%Y-%m-%d %H:%M} UTC", str(each.erased), str(each.told), receipt
         )
     print_trimmed(console, rows)
     if len(privacy.erasures) > _ERASURES_SHOWN:

@@ -71,11 +71,8 @@ def run(
 
     Example: [bold]edge-agent report pos-intent --html report.html[/bold]
     """
-    target, request, assumptions = (
-        target_of(ctx),
-        ReportRequest(tuple(tasks or ()), risk),
-        _parse_model_cost(model_cost),
-    )
+    target, request = target_of(ctx), ReportRequest(tuple(tasks or ()), risk)
+    assumptions = _parse_model_cost(model_cost)
     with target.admin() as admin:
         judgements, header = _judge_tasks(admin, target, request, assumptions)
     if html:

@@ -83,7 +83,7 @@ def review(
 def _print_prediction(console: Console, prediction: Prediction) -> None:
     console.print()
     has_teacher = prediction.teacher_answer is not None
-    confidence = "" if has_teacher else _confidence_text(prediction)
+    confidence = "" if has_teacher else _confidence(prediction)
     title = f"{prediction.subject} ({prediction.answer_time:%Y-%m-%d %H:%M}{confidence})"
     console.print(Text.assemble((title, "bold"), (STREAMS.get(prediction.review_stream, ""), "cyan")))
     if prediction.instructions:
@@ -92,9 +92,7 @@ def _print_prediction(console: Console, prediction: Prediction) -> None:
     author = (f"  by {prediction.teacher_model or 'the large model'}", "dim") if has_teacher else ""
     console.print(Text.assemble(("  answer  ", "dim"), prediction.output, author))
     if has_teacher and prediction.local_answer is not None:
-        console.print(
-            Text.assemble(("  local   ", "dim"), prediction.local_answer, (_confidence_text(prediction), "dim"))
-        )
+        console.print(Text.assemble(("  local   ", "dim"), prediction.local_answer, (_confidence(prediction), "dim")))
     keys = ["Enter accept", *(f"{key} {label}" for key, label in _choices(prediction).items())]
     if prediction.kind in CORRECTIONS:
         keys.append(f"1 type {CORRECTIONS[prediction.kind]}")
@@ -114,7 +112,7 @@ def lines_of_keys(keys: Sequence[str], cells: int) -> Iterator[str]:
     yield line
 
 
-def _confidence_text(prediction: Prediction) -> str:
+def _confidence(prediction: Prediction) -> str:
     if prediction.confidence is None:
         return ""
     if prediction.threshold is None:
@@ -136,25 +134,21 @@ def _ask_verdict(client: ReviewClient, prediction: Prediction, reviewer: str) ->
         if key == SKIP:
             return "skipped"
         if key == ERASE:
-            remaining_ids = client.erase_answer(prediction.prediction_id).same_text_ids
+            ids = client.erase_answer(prediction.prediction_id).same_text_ids
             out().print("  erased", style="green")
-            if remaining_ids:
-                out().print(
-                    f"  other questions keep the text: 'edge-agent erase {remaining_ids[0]} --all-questions'",
-                    style="yellow",
-                )
+            if ids:
+                hint = f"'edge-agent erase {ids[0]} --all-questions'"
+                out().print(f"  other questions keep the text: {hint}", style="yellow")
             return "erased"
         if key == REJECT:
-            client.reject(
-                prediction.prediction_id, _prompt_line("why, or the label that is missing? "), reviewer=reviewer
-            )
+            client.reject(prediction.prediction_id, _prompt("why, or the label that is missing? "), reviewer=reviewer)
             return "judged"
         if key == ACCEPT or choices.get(key) == prediction.output:
             client.accept(prediction.prediction_id, reviewer=reviewer)
             out().print("  accepted", style="green")
             return "judged"
         is_typed = key == "1" and prediction.kind in CORRECTIONS
-        if value := _prompt_line(f"{CORRECTIONS[prediction.kind]}: ") if is_typed else choices.get(key):
+        if value := _prompt(f"{CORRECTIONS[prediction.kind]}: ") if is_typed else choices.get(key):
             client.correct(prediction.prediction_id, value, reviewer=reviewer)
             out().print(Text.assemble(("  corrected: ", "green"), value))
             return "judged"
@@ -162,7 +156,7 @@ def _ask_verdict(client: ReviewClient, prediction: Prediction, reviewer: str) ->
     return None
 
 
-def _prompt_line(prompt: str) -> str:
+def _prompt(prompt: str) -> str:
     out().print(f"  {prompt}", end="")
     return sys.stdin.readline().rstrip("\n")
 

@@ -110,7 +110,7 @@ class RowTable(EscapedTable):
     def _rows(self, separate: set[int]) -> RenderResult:
         """Draw each row, with the names of the columns as the first, in more lines than one."""
         indent = _INDENT if 0 in separate else 0
-        for row in (self._header_texts(), *zip(*(column.cells for column in self.columns), strict=True)):
+        for row in (self._headers(), *zip(*(column.cells for column in self.columns), strict=True)):
             yield from (row[number] for number in separate & {0})
             inline_cells = EscapedTable(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
             for number, column in enumerate(self.columns):
@@ -128,17 +128,15 @@ class RowTable(EscapedTable):
             grid = EscapedTable.grid(padding=(0, _GAP, 0, 0))
             grid.add_column(no_wrap=True)
             grid.add_column(overflow="fold")
-            for name, cell in zip(self._header_texts(), row, strict=True):
+            for name, cell in zip(self._headers(), row, strict=True):
                 grid.add_row(name, cell)
             yield grid
             yield Text()
 
-    def _header_texts(self) -> tuple[Text, ...]:
+    def _headers(self) -> tuple[Text, ...]:
         """Return the names of the columns."""
-        headers = [column.header for column in self.columns]
-        return tuple(
-            header if isinstance(header, Text) else Text(str(header), style=self.header_style) for header in headers
-        )
+        cells = [column.header for column in self.columns]
+        return tuple(cell if isinstance(cell, Text) else Text(str(cell), style=self.header_style) for cell in cells)
 
 
 def prose_width(console: Console) -> int:

@@ -185,13 +185,8 @@ class WatchHistory:
             for (task, reason), (count, at) in self._refusal_counts.items()
             if count
         ]
-        infinity = float("inf")
-        return tuple(
-            sorted(
-                counts,
-                key=lambda refusal: (infinity if refusal.seconds_ago is None else refusal.seconds_ago, -refusal.count),
-            )
-        )
+        # Those from before the watch began come last.
+        return tuple(sorted(counts, key=lambda each: (each.seconds_ago is None, each.seconds_ago or 0.0, -each.count)))
 
     def _transfers(self) -> TransferRates:
         if not self.seconds:
@@ -275,13 +270,13 @@ def sum_counts(counts: Sequence[TaskCounts]) -> TaskCounts:
 
 
 def _sum_durations(durations: Sequence[Durations]) -> Durations:
-    measured = [histogram for histogram in durations if histogram.bounds_seconds]
+    measured = [each for each in durations if each.bounds_seconds]
     if not measured:
         return _NO_DURATIONS
     bounds = measured[0].bounds_seconds
-    compatible = [histogram.counts for histogram in measured if histogram.bounds_seconds == bounds]
+    compatible = [each.counts for each in measured if each.bounds_seconds == bounds]
     return Durations(
-        bounds, tuple(map(sum, zip(*compatible, strict=True))), sum(histogram.total_seconds for histogram in measured)
+        bounds, tuple(map(sum, zip(*compatible, strict=True))), sum(each.total_seconds for each in measured)
     )
 
 

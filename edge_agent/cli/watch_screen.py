@@ -317,10 +317,8 @@ def _notes(look: WatchSnapshot, now: datetime, glyphs: Glyphs) -> Iterator[tuple
 
 
 def _alarm_line(alarm: FieldAlarm, now: datetime) -> Text:
-    details = f", {alarm.alarm} for {duration((now - alarm.since).total_seconds())}: {alarm.message}"
-    return Text.assemble(
-        (alarm.task, "bold"), details, ("; in shadow because of it", "yellow") if alarm.demoted else ""
-    )
+    text = f", {alarm.alarm} for {duration((now - alarm.since).total_seconds())}: {alarm.message}"
+    return Text.assemble((alarm.task, "bold"), text, ("; in shadow because of it", "yellow") if alarm.demoted else "")
 
 
 def _refusal_line(refusals: Sequence[RefusalCount], seconds: float, glyphs: Glyphs) -> Text:
@@ -348,11 +346,8 @@ def _update_lines(
     if updates.copying:
         share = updates.copied_bytes / updates.total_bytes if updates.total_bytes else 1.0
         message = f"{updates.copying}: {format_bytes(updates.copied_bytes)} of {format_bytes(updates.total_bytes)}"
-        remaining_text = remaining(updates.total_bytes - updates.copied_bytes, look.transfers.copied)
-        yield (
-            Text("copying", "bold"),
-            Text.assemble((bar(share, glyphs), "cyan on grey23"), f" {message}{remaining_text}"),
-        )
+        eta = remaining(updates.total_bytes - updates.copied_bytes, look.transfers.copied)
+        yield Text("copying", "bold"), Text.assemble((bar(share, glyphs), "cyan on grey23"), f" {message}{eta}")
     if updates.problem:
         yield Text("updates", "yellow"), Text(shorten_digests(updates.problem))
 

@@ -124,33 +124,32 @@ class Config(ConfigSection):
     @property
     def outbox(self) -> Path:
         """Folder of the files that leave the site."""
-        return Path(self.site.outbox_dir) if self.site.outbox_dir else self.state_dir / "outbox"
+        return Path(self.site.outbox_dir or self.state_dir / "outbox")
 
     @property
     def receipts(self) -> Path:
         """Folder where the receipts of the central team arrive."""
-        return Path(self.site.receipts_dir) if self.site.receipts_dir else self.state_dir / "receipts"
+        return Path(self.site.receipts_dir or self.state_dir / "receipts")
 
     @property
     def incoming(self) -> Path:
         """Folder where updates arrive."""
-        return Path(self.update.incoming_dir) if self.update.incoming_dir else self.state_dir / "incoming"
+        return Path(self.update.incoming_dir or self.state_dir / "incoming")
 
     @property
     def wants(self) -> Path:
         """The file that lists what the mirror should fetch."""
-        return (Path(self.update.wants_dir) if self.update.wants_dir else self.outbox) / "wants.json"
+        return Path(self.update.wants_dir or self.outbox) / "wants.json"
 
     @property
     def uplink_notes(self) -> Path:
         """Folder of the uplink's own notes and of its state file."""
-        return Path(self.uplink.notes_dir) if self.uplink.notes_dir else self.state_dir / "uplink"
+        return Path(self.uplink.notes_dir or self.state_dir / "uplink")
 
     @property
     def escalation_socket(self) -> Path:
         """The socket on which the uplink takes questions for the large model."""
-        configured = self.escalation.socket
-        return Path(configured) if configured else self.uplink_notes / "escalation.sock"
+        return Path(self.escalation.socket or self.uplink_notes / "escalation.sock")
 
 
 @dataclass(frozen=True)

@@ -248,15 +248,10 @@ class EngineChild:
         MemoryNeed(0, 0, 0, 0, 0).check(self._spec.memory_bytes_max, bundle_manifest.requires.memory_bytes)
         self._runtime.attach(message.digest, bundle_manifest, message.paths)
         if device != "cpu":
-            check_golden_answers(
-                self._runtime,
-                message.digest,
-                bundle_manifest,
-                message.paths.get("golden", ""),
-                self._send_with_heartbeat,
-            )
+            golden_path = message.paths.get("golden", "")
+            check_golden_answers(self._runtime, message.digest, bundle_manifest, golden_path, self._send_progress)
 
-    def _send_with_heartbeat(self, events: Iterable[protocol.Event]) -> None:
+    def _send_progress(self, events: Iterable[protocol.Event]) -> None:
         self._send([*events, protocol.Heartbeat()])
 
     def _respond(self, message: protocol.ToChild) -> Iterable[protocol.ChildMessage]:

@@ -266,9 +266,7 @@ class ChildSupervisor:
                 run.send(run.cap.grant(message, self._dependencies.available_memory(self)))
             case protocol.ChildReady():
                 self.device, self.details, self.loaded = message.device, message.details, run.load_request
-                self._jobs.child_loaded(
-                    ComputeInfo(self.device, tuple(self.shortfalls)), run.load_request, self.details
-                )
+                self._jobs.child_loaded(ComputeInfo(self.device, tuple(self.shortfalls)), self.loaded, self.details)
                 self.loads, self.cache = self.loads + 1, None
                 resolve(run.loaded, None)
             case protocol.BundleAttached():
@@ -356,9 +354,8 @@ class ChildSupervisor:
         self.restart_policy.record_load()
         self._set_state(EngineState.READY)
         ready_at = loop_time()
-        log.info(
-            "engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=round(ready_at - started_at, 3)
-        )
+        seconds = round(ready_at - started_at, 3)
+        log.info("engine_ready", engine=self.name, pid=self.pid, device=self.device, seconds=seconds)
         self._jobs.pump()
         if not await self._watch_until_gone(run):
             return 0.0
@@ -396,18 +393,16 @@ class ChildSupervisor:
         return True
 
     def _handle_crash(self, run: ChildRun, exit_code: int) -> None:
-        was_attaching = self._bundles.is_attaching(run.last_heartbeat)  # if so, the attach was computing, not a job
+        attaching = self._bundles.is_attaching(run.last_heartbeat)  # if so, the attach was computing, not a job
         error: EdgeAgentError = EngineCrashed(f"the model's process died: {describe_exit(exit_code)}{run.cap.summary}")
-        if was_attaching and not run.watch.killed:
+        if attaching and not run.watch.killed:
             error = load_exit_error("attach", exit_code, self._config, run.cap)
         self.problem = error.message
         self._set_state(EngineState.BACKING_OFF)
         own_fault = is_to_blame(exit_code, wedged=run.watch.killed)
         if (on_device := run.load_request.device != CPU) and own_fault:
             self._accelerators.record_failure(EngineCrashed(self.problem), loop_time())
-        to_blame = own_fault and not (
-            on_device or was_attaching
-        )  # only a crash on the CPU is evidence against an input
+        to_blame = own_fault and not (on_device or attaching)  # only a crash on the CPU is evidence against an input
         running, exit_text = self._jobs.in_flight, describe_exit(exit_code)
         log.error("engine_died", engine=self.name, how=exit_text, running=running, to_blame=to_blame)
         self._jobs.child_died(to_blame=to_blame)

@@ -16,7 +16,7 @@ from edge_agent.engine import protocol
 from edge_agent.engine.attached_bundles import AttachedBundles
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.child_supervisor import STATE_WORDS, ChildSupervisor, EngineDependencies, EngineState
-from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, JobDispatcher, JobLimits
+from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, JobDispatcher
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import AcceleratorPolicy
 from edge_agent.engine.restart_policy import Quarantine
@@ -103,8 +103,7 @@ class SupervisedEngine:
     ) -> None:
         """Prepare; the first `attach` starts the child. Without `accelerators` it computes on the CPU."""
         self.name, self._config = name, config
-        limits = JobLimits(config.queue_requests_max, protocol.concurrent_jobs(load, {}))
-        self.jobs = JobDispatcher(limits, quarantine)
+        self.jobs = JobDispatcher(config.queue_requests_max, protocol.concurrent_jobs(load, {}), quarantine)
         self.bundles = AttachedBundles()
         policy = accelerators or AcceleratorPolicy()
         self.child = ChildSupervisor(name, load, config, dependencies, policy, self.jobs, self.bundles, self._receive)

@@ -68,9 +68,9 @@ BY_CPU = ComputeInfo()
 class EngineAnswer(NamedTuple):
     """The end of a job, with the time it waited in this process."""
 
-    done: protocol.JobResult
+    result: protocol.JobResult
     queue_ms: float
-    computed: ComputeInfo = BY_CPU
+    compute: ComputeInfo = BY_CPU
 
 
 class JobEvents:
@@ -122,15 +122,7 @@ class EngineJob:
 
     def answer(self, result: protocol.JobResult) -> EngineAnswer:
         """Return the answer that ends the job."""
-        return EngineAnswer(result, 1000 * max(self.sent_at - self.ticket.came_at, 0.0), self.compute)
-
-
-@dataclass(frozen=True)
-class JobLimits:
-    """The most jobs that wait, and the most that the child is given at once."""
-
-    queue: int
-    running: int
+        return EngineAnswer(result, 1000 * max(self.sent_at - self.ticket.arrived_at, 0.0), self.compute)
 
 
 class BundleStats:
@@ -187,12 +179,11 @@ class BundleStats:
 class JobDispatcher:
     """See the module."""
 
-    def __init__(self, limits: JobLimits, quarantine: Quarantine) -> None:
-        """Start without jobs and without a child."""
-        self._waiting = JobQueue(limits.queue)
-        self._running_max = limits.running
-        self._client_running_max = limits.running
-        """Likewise for one client."""
+    def __init__(self, waiting_max: int, running_max: int, quarantine: Quarantine) -> None:
+        """Start without jobs and without a child. The child is given at most `running_max` at once."""
+        self._waiting = JobQueue(waiting_max)
+        self._running_max = self._client_running_max = running_max
+        """The second is for one client."""
         self._quarantine = quarantine
         self.child: ChildProcess | None = None
         """The child, while it takes jobs."""

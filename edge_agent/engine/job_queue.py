@@ -42,7 +42,7 @@ class Ticket:
     """A job in the queue."""
 
     job_id: str
-    came_at: float
+    arrived_at: float
     """In seconds, on any clock."""
     priority: int = 0
     """0 is first."""
@@ -57,7 +57,7 @@ class Ticket:
     @property
     def turn(self) -> tuple[int, float]:
         """The key by which jobs start: the smallest first."""
-        return self.round, self.came_at + self.priority * PRIORITY_SECONDS
+        return self.round, self.arrived_at + self.priority * PRIORITY_SECONDS
 
 
 @dataclass

@@ -164,13 +164,8 @@ def detect_support(runtime: str, root: Path = Path("/"), packages: Path | None =
     libraries = LIBRARIES.get(runtime, {})
     packages = packages or _packages_folder(_PACKAGES.get(runtime, "echo"))
     return DeviceSupport(
-        known=tuple(libraries), built=_devices_with_files(packages, libraries), present=devices_present(root)
+        known=tuple(libraries), built=_devices_with_files(packages, libraries), present=_devices_with_files(root, NODES)
     )
-
-
-def devices_present(root: Path = Path("/")) -> list[str]:
-    """Return the devices of which this machine has a node."""
-    return _devices_with_files(root, NODES)
 
 
 def _devices_with_files(root: Path, patterns: Mapping[str, tuple[str, ...]]) -> list[str]:
@@ -219,7 +214,7 @@ def candidate_devices(setting: str, required: str, support: DeviceSupport) -> tu
 
 @dataclass
 class _DeviceRecord:
-    """What is known against a device."""
+    """Why a device is not used, and its recent failures."""
 
     reason: str = ""
     unused_until: float = 0.0

@@ -172,9 +172,7 @@ class EnginePool:
         self._loading = asyncio.Lock()
         self.owner = Supervisor()
         """Owns the tasks that supervise the children."""
-        dependencies = EngineDependencies(
-            self.owner, self._prepare_load, self._available_memory, self._on_engine_change
-        )
+        dependencies = EngineDependencies(self.owner, self._prepare_load, self._available_memory, self._handle_change)
         self.factory = EngineFactory(config, readable, dependencies, detect_support)
 
     async def attach(
@@ -264,7 +262,7 @@ class EnginePool:
         limits = self._config.memory_reserve_bytes, self._config.memory_bytes_max
         return available_memory(*limits, resident_bytes(child.pid), uses)
 
-    def _on_engine_change(self) -> None:
+    def _handle_change(self) -> None:
         """Store the settings that engines have measured, and report that readiness may have changed."""
         for engine in self._engines.values():
             self.tuning_cache.remember(engine.child.loaded, engine.child.details)
@@ -352,10 +350,7 @@ class EnginePool:
     def events(
         self, request: JobRequest, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
-        """Compute one input; see SupervisedEngine.events.
-
-        `deadline` is on the event loop's clock; `priority` 0 comes first.
-        """
+        """Compute one input; see SupervisedEngine.events. `deadline`: on the loop's clock; `priority` 0 comes first."""
         return self._require_engine(request.digest).events(request, deadline, priority, client)
 
     def answer(

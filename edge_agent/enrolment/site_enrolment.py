@@ -172,17 +172,15 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
     previous = load_record(paths.record)
     trust_root = _parse_trust_root(enrolment)
     files = config_files.read(paths.agent_yaml, optional=True)
-    future_config = _future_config(request, files)
-    drop_ins = _drop_ins(request, future_config)
+    future = _future_config(request, files)
+    drop_ins = _drop_ins(request, future)
     is_same = previous is not None and previous.kit_sha256 == request.sha256 and is_intact(previous)
     if previous and is_same and not drop_ins and not site_files.could_be_encrypted(previous):
-        return PreparedEnrolment(
-            request, "same", previous, future_config, trust_root, [], _overruled_keys(files, request), []
-        )
+        return PreparedEnrolment(request, "same", previous, future, trust_root, [], _overruled_keys(files, request), [])
     same_fleet = _is_same_fleet(enrolment, paths.root)
     kind = classify_enrolment(enrolment, previous, request.now, same_fleet=same_fleet, replace=request.replace)
     changes, overruled = _changed_keys(files, request), _overruled_keys(files, request)
-    return PreparedEnrolment(request, kind, previous, future_config, trust_root, changes, overruled, drop_ins)
+    return PreparedEnrolment(request, kind, previous, future, trust_root, changes, overruled, drop_ins)
 
 
 def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:

@@ -216,15 +216,13 @@ def allowed_networks(
 
 def _remove_networks(networks: Sequence[str], removed: Sequence[str]) -> list[str]:
     """Remove networks. Raises ConfigInvalid: one is not in the list, or none would be left."""
-    listing = ", ".join(networks)
+    names = ", ".join(networks)
     for network in removed:
         if network not in networks:
-            raise ConfigInvalid(
-                f"{network} is not among the allowed networks", remedy=f"Those are {listing or 'none'}."
-            )
+            raise ConfigInvalid(f"{network} is not among the allowed networks", remedy=f"Those are {names or 'none'}.")
     remaining = [network for network in networks if network not in removed]
     if removed and not remaining:
-        message = f"without {listing} no other machine could reach the TCP listener"
+        message = f"without {names} no other machine could reach the TCP listener"
         remedy = "Name the network that may: '--allow NETWORK'. To close the listener, remove 'tcp_address' from"
         raise ConfigInvalid(message, remedy=f"{remedy} agent.yaml.")
     return remaining

@@ -169,15 +169,10 @@ def decide_graded(
     valid_threshold = None if scores_vary else threshold  # it was proved with scores that other neighbours do not give
     p_value, is_ood = check_ood_gate(calibration, observation)
     novelty = calibration.novelty
-    novelty_marks = novelty.unusual(observation.label_mass, observation.input_tokens) if novelty and observation else ()
+    unusual = novelty.unusual(observation.label_mass, observation.input_tokens) if novelty and observation else ()
     held_up = _unconfident_reason(confidence, valid_threshold, scores_vary=scores_vary, is_ood=is_ood)
-    decision = _route_graded(context, held_up or (RouteReason.INPUT_UNUSUAL if novelty_marks else None))
-    degraded = (
-        *decision.degraded,
-        *novelty_marks,
-        *ood_marks(is_ood),
-        *((RouteReason.SCORES_VARY,) if scores_vary else ()),
-    )
+    decision = _route_graded(context, held_up or (RouteReason.INPUT_UNUSUAL if unusual else None))
+    degraded = (*decision.degraded, *unusual, *ood_marks(is_ood), *((RouteReason.SCORES_VARY,) if scores_vary else ()))
     return replace(
         decision,
         threshold=valid_threshold.confidence_min if valid_threshold else None,

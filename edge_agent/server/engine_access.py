@@ -67,8 +67,8 @@ class SandboxedBundle:
                     pieces.append(event.text)
                 else:
                     spent_ms = 1000.0 * (loop_time() - started_at) - event.queue_ms
-                    answer = golden_answer(self._manifest, "".join(pieces), event.done)
-                    return answer, spent_ms / (event.done.output_tokens or 1)
+                    answer = golden_answer(self._manifest, "".join(pieces), event.result)
+                    return answer, spent_ms / (event.result.output_tokens or 1)
         raise AssertionError("a job ends with an answer or an error")
 
     def resident_bytes(self) -> int:
@@ -278,7 +278,7 @@ class ModelRedactor:
                 raise
             parts = [(start, await self._read_window(text[start:end], bundle, deadline)) for start, end in narrower]
             return [_shift(each, start) for start, values in parts for each in values]
-        return [FoundValue(each.start, each.end, each.label, each.score) for each in answer.done.entities]
+        return [FoundValue(each.start, each.end, each.label, each.score) for each in answer.result.entities]
 
 
 def _shift(value: FoundValue, start: int) -> FoundValue:

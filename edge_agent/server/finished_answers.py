@@ -82,7 +82,7 @@ class FinishedAnswer(NamedTuple):
 
     def fill_provenance(self, message: task_pb2.Provenance) -> None:
         """Write where the answer comes from."""
-        result, manifest, decision = self.answer.done, self.bundle.manifest, self.decision
+        result, manifest, decision = self.answer.result, self.bundle.manifest, self.decision
         message.reason = decision.reason
         if self.large_model is not None:
             message.model, message.timings.upstream_ms = self.large_model.model, self.large_model.took_ms
@@ -92,10 +92,10 @@ class FinishedAnswer(NamedTuple):
         message.route = messages.ROUTES[decision.route]
         timings.queue_ms, timings.prefill_ms = self.answer.queue_ms, result.prefill_ms
         timings.decode_ms = result.decode_ms
-        message.device = self.answer.computed.device
+        message.device = self.answer.compute.device
         if decision.p_value is not None:
             message.p_value = decision.p_value
-        message.degraded.extend((*decision.degraded, *self.answer.computed.degraded))
+        message.degraded.extend((*decision.degraded, *self.answer.compute.degraded))
         message.input_tokens, message.output_tokens = result.input_tokens, result.output_tokens
 
 
@@ -122,7 +122,7 @@ def split_by_question(
         computed: the questions that it answered, in the order of its scores; empty if the task has none.
         questions: those among them to return.
     """
-    result = finished.answer.done
+    result = finished.answer.result
     if finished.bundle.manifest.task.kind != "decide":
         return [finished._replace(question=computed[0] if computed else None)]
     names = {question.name for question in questions}
@@ -130,7 +130,7 @@ def split_by_question(
         finished._replace(
             question=question,
             prediction_id=new_prediction_id(),
-            answer=finished.answer._replace(done=result_of_question(result, index)),
+            answer=finished.answer._replace(result=result_of_question(result, index)),
         )
         for index, question in enumerate(computed)
         if question.name in names
@@ -139,7 +139,7 @@ def split_by_question(
 
 def decide_on_local_answer(finished: FinishedAnswer, context: EscalationContext) -> RouteDecision:
     """Decide on a local answer that has a confidence."""
-    result, scores_vary = finished.answer.done, finished.answer.computed.scores_vary
+    result, scores_vary = finished.answer.result, finished.answer.compute.scores_vary
     observation = InputObservation(result.input_tokens, result.label_mass, scores_vary, result.ood_score)
     confidence = max(result.scores) if result.scores else result.confidence
     return decide_graded(confidence, finished.calibration, context, observation)
@@ -147,7 +147,7 @@ def decide_on_local_answer(finished: FinishedAnswer, context: EscalationContext)
 
 def with_gate_result(finished: FinishedAnswer) -> FinishedAnswer:
     """Return an answer without a confidence, such as a vector, with the result of its bundle's gate."""
-    manifest, result = finished.bundle.manifest, finished.answer.done
+    manifest, result = finished.bundle.manifest, finished.answer.result
     observation = InputObservation(result.input_tokens, ood_score=result.ood_score)
     p_value, is_outside = check_ood_gate(manifest.confidence, observation)
     return finished._replace(decision=replace(UNGRADED, p_value=p_value, degraded=ood_marks(is_outside)))
@@ -158,7 +158,7 @@ def fill_classification(message: pb.Classification, finished: FinishedAnswer, to
 
     Returns the confidence; None = no local model was asked.
     """
-    result, labels = finished.answer.done, asked_question(finished).outputs
+    result, labels = finished.answer.result, asked_question(finished).outputs
     finished.fill_provenance(message.provenance)
     if finished.large_model is not None:
         message.label = finished.large_model.value
@@ -180,7 +180,7 @@ def fill_decision(message: pb.DecisionAnswer, finished: FinishedAnswer) -> float
 
     Returns the confidence; None = no local model was asked.
     """
-    question, result, decision = asked_question(finished), finished.answer.done, finished.decision
+    question, result, decision = asked_question(finished), finished.answer.result, finished.decision
     message.question, message.type = question.name, messages.QUESTION_TYPES[question.type]
     finished.fill_provenance(message.provenance)
     if finished.large_model is not None:
@@ -209,7 +209,7 @@ def asked_question(finished: FinishedAnswer) -> QuestionSpec:
 
 def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float | None:
     """Write the record; none when the decision is to abstain. Returns the confidence, if a local model was asked."""
-    result, text = finished.answer.done, finished.text
+    result, text = finished.answer.result, finished.text
     finished.fill_provenance(message.provenance)
     if finished.large_model is not None:
         message.json = finished.large_model.value
@@ -228,27 +228,27 @@ def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float |
 
 def local_record(finished: FinishedAnswer) -> str:
     """Return the local model's record: what it wrote, or the entities that it found, as JSON."""
-    return finished.answer.done.record or _entities_record(finished)
+    return finished.answer.result.record or _entities_record(finished)
 
 
 def _entities_record(finished: FinishedAnswer) -> str:
     """Return the record of an entity model: for each entity type its texts, in order."""
     record: dict[str, list[str]] = {label: [] for label in finished.bundle.manifest.task.record_fields}
-    for entity in finished.answer.done.entities:
+    for entity in finished.answer.result.entities:
         record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
     return json.dumps(record, ensure_ascii=False)
 
 
 def fill_embedding(message: pb.Embedding, finished: FinishedAnswer) -> None:
     """Unpack the vector."""
-    vector = finished.answer.done.vector
+    vector = finished.answer.result.vector
     message.values.extend(struct.unpack(f"<{len(vector) // 4}f", vector))
     finished.fill_provenance(message.provenance)
 
 
 def fill_finish(message: pb.GenerateFinish, finished: FinishedAnswer) -> None:
     """Write the end of a generation."""
-    answer, result = finished.large_model, finished.answer.done
+    answer, result = finished.large_model, finished.answer.result
     finish = result.finish or "stop" if answer is None else "stop" if answer.complete else "length"
     message.reason = messages.FINISHES[finish]
     for token in result.tokens:
@@ -283,7 +283,7 @@ def captured_label(finished: FinishedAnswer, answer: pb.Classification | pb.Deci
 
     It has the local model's best label, even if that was withheld.
     """
-    labels, scores = asked_question(finished).outputs, finished.answer.done.scores
+    labels, scores = asked_question(finished).outputs, finished.answer.result.scores
     ranked = sorted(zip(labels, scores, strict=bool(scores)), key=itemgetter(1), reverse=True)
     return _captured_answer(finished, answer, ranked[0][0] if ranked else None, ranked, answer.label_mass)
 
@@ -346,7 +346,7 @@ def _novelty_marks(finished: FinishedAnswer, label_mass: float | None) -> tuple[
     novelty = finished.calibration.novelty
     if novelty is None:
         return ()
-    return novelty.unusual(1.0 if label_mass is None else label_mass, finished.answer.done.input_tokens)
+    return novelty.unusual(1.0 if label_mass is None else label_mass, finished.answer.result.input_tokens)
 
 
 def _later_cause(finished: FinishedAnswer) -> str:
@@ -398,7 +398,7 @@ def _counted_question(finished: FinishedAnswer) -> str | None:
 
 def _record_input(task_counts: TaskCounters, finished: FinishedAnswer) -> None:
     answer = finished.answer
-    result = answer.done
+    result = answer.result
     queue_seconds = 0.001 * answer.queue_ms
     task_counts.queue.observe(queue_seconds)
     task_counts.compute.observe(0.001 * (result.prefill_ms + result.decode_ms))

@@ -60,8 +60,8 @@ def test_settings_are_tried_and_the_rest_is_said(model: LlamaModel) -> None:
 @pytest.mark.parametrize(("flash", "independent"), [(True, True), (False, False)])
 def test_only_with_flash_attention_scores_are_independent(model: LlamaModel, flash: bool, independent: bool) -> None:
     """Without, the same text in cells that lie around another's has other logits: it is refused however fast it is."""
-    with autotune._opened(model, replace(SHAPE, flash=flash)) as bench:
-        assert independent == bench.independent()
+    with autotune._open_bench(model, replace(SHAPE, flash=flash)) as bench:
+        assert independent == bench.is_independent()
 
 
 @pytest.mark.slow

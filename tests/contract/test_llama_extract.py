@@ -184,16 +184,16 @@ def test_confidence_is_that_of_a_walk_token_by_token(runtime: LlamaRuntime, mani
     model = LlamaModel(str(smollm2_path()))
     context = LlamaContext(model, ContextShape(cells=1024, sequences=2, kv_type="f16", threads=1))
     bundle = read_bundle("x", manifest, model)
-    prompt = bundle.whole(model, TEXTS[1])
+    prompt = bundle.prompt_tokens(model, TEXTS[1])
     answer = model.tokenize(done.record, special=False)
-    walk = RecordGrammar(guide_tokens(model), RECORD_SCHEMA).walk()
+    walk = RecordGrammar(guide_tokens(model), RECORD_SCHEMA).start_record()
     whole, total = prompt + answer[:-1], 0.0
     for start in range(0, len(whole), ROWS_MAX):
         part = whole[start : start + ROWS_MAX]
         context.decode([TokenRows(0, start, part, logits=len(part))])
         for row in range(max(0, len(prompt) - 1 - start), len(part)):
             token = answer[start + row - len(prompt) + 1]
-            allowed = walk.allowed()
+            allowed = walk.allowed_tokens()
             logits = context.logits(row)[allowed].astype(np.float64)
             total += float(logits[list(allowed).index(token)] - np.logaddexp.reduce(logits))
             walk.take(token)
@@ -319,10 +319,10 @@ def drive(model: LlamaModel, walk: Any, dice: random.Random) -> str:
     """Walk at random to the end of a record; return it, or nothing if it has no end. Raises ModelFailed."""
     written: list[int] = []
     for _ in range(STEPS_MAX):
-        written += walk.forced()
+        written += walk.take_forced()
         if walk.complete:
-            return b"".join(model.written(token).piece for token in written).decode()
-        token = int(dice.choice(walk.allowed()))
+            return b"".join(model.token_text(token).piece for token in written).decode()
+        token = int(dice.choice(walk.allowed_tokens()))
         walk.take(token)
         written.append(token)
     return ""
@@ -337,7 +337,7 @@ def test_whatever_is_chosen_fits_the_schema(tiny: tuple[LlamaModel, GuideTokens]
         record_schema.check(schema)
         grammar = RecordGrammar(tokens, schema)
         for _ in range(4):
-            record = json.loads(drive(model, grammar.walk(), dice))
+            record = json.loads(drive(model, grammar.start_record(), dice))
             jsonschema.Draft202012Validator(schema).validate(record)
             assert [name for name in record_schema.fields(schema) if name in record] == list(record)
 
@@ -350,10 +350,10 @@ def test_a_hostile_schema_ends_in_words(tiny: tuple[LlamaModel, GuideTokens], se
         schema = record_schemas.hostile(dice)
         try:
             record_schema.check(schema)
-            drive(model, RecordGrammar(tokens, schema).walk(), dice)
+            drive(model, RecordGrammar(tokens, schema).start_record(), dice)
         except (ValueError, ModelLoadFailed, ModelFailed) as error:
             assert str(error)
-        assert RecordGrammar(tokens, RECORD_SCHEMA).walk().forced()
+        assert RecordGrammar(tokens, RECORD_SCHEMA).start_record().take_forced()
 
 
 def test_a_file_of_the_tiny_model_writes_records(tmp_path: Path, manifest: Manifest) -> None:

@@ -134,7 +134,7 @@ def test_a_prompt_that_cannot_be_kept_fails_no_job(runtime: LlamaRuntime, labels
     bundle, text = runtime._bundles["c"], "I want my money back. " * 12
     assert bundle.tree is not None
     job = ScoringJob(
-        JobRequest(job_id="one", digest="c", text=text), bundle, bundle.whole(runtime._model, text), bundle.tree
+        JobRequest(job_id="one", digest="c", text=text), bundle, bundle.prompt_tokens(runtime._model, text), bundle.tree
     )
     entered = runtime._cache.enter(bundle.prompt, job.suffix, 0)
     assert entered is not None
@@ -142,7 +142,7 @@ def test_a_prompt_that_cannot_be_kept_fails_no_job(runtime: LlamaRuntime, labels
     executor = BatchExecutor(cast(KvCache, UnkeepingCache(runtime._cache)), runtime._adapters, None)
     events: list[Event] = []
     while not events:
-        events += executor.compute([(job, min(job.item().rows, ROWS_MAX))], long=False)
+        events += executor.compute([(job, min(job.work_item().rows, ROWS_MAX))], long=False)
     runtime._cache.leave(entered[0])
     (done,), again = events, classify(runtime, text, "c")
     assert isinstance(done, JobResult)

@@ -94,7 +94,7 @@ class Walks:
 
     def joint(self, text: str, labels: Sequence[str]) -> np.ndarray:
         """Return the labels' joint log-probabilities."""
-        prompt = read_bundle("x", make(labels=FEW), self._model).whole(self._model, text)
+        prompt = read_bundle("x", make(labels=FEW), self._model).prompt_tokens(self._model, text)
         self._context.decode([TokenRows(0, 0, prompt, logits=1)])
         first = self._context.logits(len(prompt) - 1).copy()
         return np.array([self._walk(first, len(prompt), label) for label in labels])

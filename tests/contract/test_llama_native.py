@@ -146,7 +146,7 @@ def test_defaults_lie_in_the_fields_that_have_their_names() -> None:
 def test_a_known_prompt_has_its_known_answer(model: LlamaModel, native: Native) -> None:
     """The likeliest tokens come in their order, each logit within what other kernels change."""
     logits = native.read(0, model.tokenize(PARIS, special=False))
-    best = [model.written(int(token)).piece.decode() for token in np.argsort(-logits)[:3]]
+    best = [model.token_text(int(token)).piece.decode() for token in np.argsort(-logits)[:3]]
     assert list(GOLDEN) == best
     found = {piece: float(logits[model.tokenize(piece, special=False)[0]]) for piece in GOLDEN}
     assert found == pytest.approx(GOLDEN, abs=GOLDEN_TOLERANCE)

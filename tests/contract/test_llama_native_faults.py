@@ -267,7 +267,7 @@ def test_forced_tokens_are_those_that_the_tokenizer_would_choose(model: LlamaMod
     text = llguidance.LLMatcher.grammar_from_json_schema(schema | {"additionalProperties": False}, overrides=style)
     matcher = llguidance.LLMatcher(vocabulary, text, log_level=0)
     forced = matcher.compute_ff_tokens()
-    assert ['{"', "size", '":'] == [model.written(token).piece.decode() for token in forced]
+    assert ['{"', "size", '":'] == [model.token_text(token).piece.decode() for token in forced]
     assert forced == model.tokenize('{"size":1}', special=False)[: len(forced)]
     assert matcher.consume_tokens(forced)
     assert not matcher.is_error()

@@ -88,7 +88,7 @@ def compare(weights: Path, adapters: list[Path], jobs: int, kept: int) -> tuple[
     alone: dict[tuple[str, str], JobResult] = {}
     for job_id, question in asked.items():
         if question not in alone:
-            fresh._cache._kept.clear()  # prompts of bundles too: every token is computed
+            fresh._cache._stored.clear()  # prompts of bundles too: every token is computed
             fresh.submit(JobRequest(job_id="alone", digest=question[0], text=question[1]))
             (done,) = finish(fresh)
             assert isinstance(done, JobResult)

@@ -23,7 +23,7 @@ TEXTS = [SHORT, "I lost my umbrella on the bus. " * 6, "When do you close?"]
 class Restless(ThreadTuner):
     """Takes another count after each step."""
 
-    def took(self, expected: float, seconds: float, now: float) -> float:
+    def record_step(self, expected: float, seconds: float, now: float) -> float:
         """Go round."""
         self.threads = self.threads % 3 + 1
         return 1.0
@@ -32,7 +32,7 @@ class Restless(ThreadTuner):
 class Trying(ThreadTuner):
     """Tries one thread in each step."""
 
-    def took(self, expected: float, seconds: float, now: float) -> float:
+    def record_step(self, expected: float, seconds: float, now: float) -> float:
         """Go on."""
         self.trying, self.threads = True, 1
         return 1.0
@@ -78,7 +78,7 @@ def test_no_stream_waits_for_a_try() -> None:
     """Other threads are tried on steps that write or read, and not on one that reads while somebody writes."""
     with loaded(Trying((1, 3), 3, 0.0)) as runtime:
         context, steps = runtime._cache.context, set[tuple[str, int]]()
-        decode, write_on = context.decode, context.write_on
+        decode, write_on = context.decode, context.decode_stream_tokens
 
         def reads(parts: Any) -> None:
             sizes = sorted(len(part.tokens) for part in parts)
@@ -89,7 +89,7 @@ def test_no_stream_waits_for_a_try() -> None:
             steps.add(("writes", runtime.threads))
             write_on(*given)
 
-        context.decode, context.write_on = reads, writes  # type: ignore[method-assign]  # to see what computes
+        context.decode, context.decode_stream_tokens = reads, writes  # type: ignore[method-assign]  # to see what computes
         runtime.submit(JobRequest(job_id="stream", digest="g", text=TEXTS[0], output_tokens_max=40))
         for step in range(400):
             if step == 8:
@@ -128,7 +128,7 @@ def test_without_tuning_the_given_threads_compute() -> None:
     details = runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=512, threads=2))
     try:
         assert ("off", 2) == (details["tuned"], runtime.threads)
-        assert [1.0] * 200 == [runtime._tuner.took(0.01, 10.0, float(now)) for now in range(200)]
+        assert [1.0] * 200 == [runtime._tuner.record_step(0.01, 10.0, float(now)) for now in range(200)]
         assert 2 == runtime._tuner.threads
     finally:
         runtime.close()

@@ -53,7 +53,7 @@ async def answers(pool: EnginePool, digest: str, texts: Sequence[str], name: str
     """Compute texts at the same time; return the scores of each."""
     deadline = asyncio.get_running_loop().time() + SECONDS_MAX
     runs = [JobRequest(job_id=f"{name}-{i}", digest=digest, text=text) for i, text in enumerate(texts)]
-    return [answer.done.scores for answer in await asyncio.gather(*(pool.answer(run, deadline) for run in runs))]
+    return [answer.result.scores for answer in await asyncio.gather(*(pool.answer(run, deadline) for run in runs))]
 
 
 @pytest.mark.slow

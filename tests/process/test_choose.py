@@ -78,7 +78,7 @@ def test_a_divergence_is_never_negative(labels, seed):
 def test_candidates_are_measured_and_one_is_chosen(tmp_path):
     """What spoils the answers is outside; what barely changes them is chosen, and the report has every figure."""
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.9})
-    full = job.done["export"] / "model.onnx"
+    full = job.folders["export"] / "model.onnx"
     candidates = [
         Candidate("broken", spoiled(tmp_path / "broken" / "model.onnx", 2.0), {"bits_per_weight": 4.5}),
         Candidate("near", spoiled(tmp_path / "near" / "model.onnx", 1e-3), {"bits_per_weight": 8.5}),
@@ -102,7 +102,7 @@ def test_a_reference_of_its_own_is_the_measure(tmp_path):
     """With the labels' log-probabilities from elsewhere, agreement and divergence are against those."""
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0, "kl_mean_max": 100.0,
                                                           "accuracy_loss_max": 1.0})  # fmt: skip
-    full = job.done["export"] / "model.onnx"
+    full = job.folders["export"] / "model.onnx"
     count = len(DEFAULT_LABELS["classify"])
 
     def first_label(texts):
@@ -131,7 +131,7 @@ def test_a_text_that_a_site_refuses_as_too_long_measures_nothing(tmp_path):
         asked.extend(texts)
         return [np.full((len(texts), len(labels)), -np.log(len(labels)))]
 
-    full = job.done["export"] / "model.onnx"
+    full = job.folders["export"] / "model.onnx"
     report = choose(job, [Candidate("fp32", full)], full, first_label)
     assert (240, 240, 0) == (report["rows"], len(asked), report["candidates"][0]["failed"])
     assert max(map(len, asked)) < 100
@@ -142,7 +142,7 @@ def test_a_text_that_a_site_refuses_as_too_long_measures_nothing(tmp_path):
 def test_other_kinds_are_measured_by_their_answers(tmp_path, kind):
     """Records agree when they are the same, vectors when their cosine is 0.99; there is no divergence of labels."""
     job = stage_job(tmp_path / "run", "quantize", kind, budget={"agreement_min": 0.95})
-    full = job.done["export"] / "model.onnx"
+    full = job.folders["export"] / "model.onnx"
     other = spoiled(tmp_path / "other" / "model.onnx", 1.0, kind)
     report = choose(job, [Candidate("fp32", full), Candidate("other", other)], full)
     assert ("fp32", [1.0, False]) == (

@@ -44,7 +44,7 @@ def test_the_stages_after_export_make_a_bundle_that_answers_each_question(tmp_pa
     job = stage_job(folder, "quantize", "decide", wrong=40, **sections)
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
-    full = job.done["export"] / "model.onnx"
+    full = job.folders["export"] / "model.onnx"
     report = candidate_selection.choose(job, [Candidate("fp32", full, {"type": "fp32", "bits_per_weight": 32.0})], full)
     assert NAMES == list(report["candidates"][0]["questions"])
     quantized(job)
@@ -104,7 +104,7 @@ def test_each_question_has_its_own_temperature(tmp_path: Path):
 def test_a_candidate_that_is_worse_in_one_question_is_outside(tmp_path: Path):
     """The budget holds for each question, and the table names it."""
     job = stage_job(tmp_path / "run", "quantize", "decide")
-    full = job.done["export"] / "model.onnx"
+    full = job.folders["export"] / "model.onnx"
     other = spoiled(tmp_path / "other.onnx", 0.5, "decide")
     with pytest.raises(ModelFailed) as raised:
         candidate_selection.choose(job, [Candidate("spoiled", other)], full)

@@ -76,7 +76,7 @@ async def test_an_answer_names_the_device() -> None:
     """auto takes the card that is there; the child is confined, and nothing is degraded."""
     async with pool_of() as pool:
         said = await answer(pool, "a refund")
-        assert ComputeInfo("vulkan:0", ()) == said.computed
+        assert ComputeInfo("vulkan:0", ()) == said.compute
         assert ("vulkan:0", "") == (engine(pool).device, fallback(pool))
         assert ("on", "on") == tuple(engine(pool).details[measure] for measure in ("seccomp", "landlock"))
         assert {"cpu", "vulkan"} == pool.factory.devices
@@ -85,7 +85,7 @@ async def test_an_answer_names_the_device() -> None:
 async def test_cpu_is_what_was_asked_for() -> None:
     """With the setting cpu nothing is missing, whatever the machine has."""
     async with pool_of(device="cpu") as pool:
-        assert ComputeInfo("cpu", ()) == (await answer(pool, "a refund")).computed
+        assert ComputeInfo("cpu", ()) == (await answer(pool, "a refund")).compute
         assert {"cpu"} == pool.factory.devices
 
 
@@ -95,7 +95,7 @@ async def test_what_is_not_built_is_told_and_left_alone() -> None:
     pool = EnginePool(CONFIG.model_copy(update={"device": "cuda"}), lambda: None, detect_support=lambda _: without)
     try:
         await pool.attach("intent", INTENT, encode(INTENT), {})
-        assert ComputeInfo("cpu", ("DEVICE_FALLBACK",)) == (await answer(pool, "a refund")).computed
+        assert ComputeInfo("cpu", ("DEVICE_FALLBACK",)) == (await answer(pool, "a refund")).compute
         assert "cuda is not used: the installed echo library is not built for it" == fallback(pool)
     finally:
         await pool.stop()
@@ -120,7 +120,7 @@ async def test_a_bundle_that_needs_a_device_gets_it() -> None:
     pool = EnginePool(CONFIG, lambda: None, detect_support=a_card)
     try:
         await pool.attach("needy", needy, encode(needy), {})
-        assert "vulkan:0" == (await answer(pool, "a refund", "needy")).computed.device
+        assert "vulkan:0" == (await answer(pool, "a refund", "needy")).compute.device
     finally:
         await pool.stop()
 
@@ -136,7 +136,7 @@ async def test_a_device_under_which_children_die_is_left() -> None:
         slow = asyncio.create_task(answer(pool, "!slow 400 refund"))
         await eventually(lambda: running(pool, "intent") == 1)
         os.kill(engine(pool).pid, signal.SIGABRT)
-        assert ComputeInfo("cpu", ("DEVICE_FALLBACK",)) == (await slow).computed
+        assert ComputeInfo("cpu", ("DEVICE_FALLBACK",)) == (await slow).compute
         assert "2 failures, the last: the model's process died: killed by signal 6" in fallback(pool)
         assert 0 == pool.stats("intent").crashes
 
@@ -147,7 +147,7 @@ async def test_an_input_that_kills_every_child_ends_with_an_error() -> None:
         with pytest.raises(EngineCrashed):
             await answer(pool, "!crash")
         await eventually(lambda: pool.ready("intent"))
-        assert "cpu" == (await answer(pool, "a refund")).computed.device
+        assert "cpu" == (await answer(pool, "a refund")).compute.device
 
 
 @pytest.mark.slow
@@ -158,7 +158,7 @@ async def test_a_kill_from_outside_blames_no_device() -> None:
             killed = engine(pool).pid
             os.kill(killed, signal.SIGKILL)
             await eventually(lambda killed=killed: pool.ready("intent") and engine(pool).pid not in (0, killed))
-        assert ComputeInfo("vulkan:0", ()) == (await answer(pool, "a refund")).computed
+        assert ComputeInfo("vulkan:0", ()) == (await answer(pool, "a refund")).compute
 
 
 @pytest.mark.slow
@@ -167,9 +167,9 @@ async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
     async with pool_of(device_failures_max=1, device_retry_seconds=1.0, heartbeat_seconds_max=0.8) as pool:
         os.kill(engine(pool).pid, signal.SIGABRT)
         await eventually(lambda: pool.ready("intent") and engine(pool).device == "cpu")
-        assert ("DEVICE_FALLBACK",) == (await answer(pool, "a refund")).computed.degraded
+        assert ("DEVICE_FALLBACK",) == (await answer(pool, "a refund")).compute.degraded
         await eventually(lambda: pool.ready("intent") and engine(pool).device == "vulkan:0", seconds=60)
-        assert ComputeInfo("vulkan:0", ()) == (await answer(pool, "a refund")).computed
+        assert ComputeInfo("vulkan:0", ()) == (await answer(pool, "a refund")).compute
 
 
 def golden(folder: Path, answers: list[str]) -> dict[str, Path]:
@@ -198,8 +198,8 @@ async def test_golden_answers_decide_whether_a_device_may_be_used(
         await pool.attach("intent", INTENT, encode(INTENT), {})
         await pool.attach("talk", TALK, encode(TALK), golden(tmp_path / "none", []))
         await pool.attach("judged", INTENT, encode(INTENT), golden(tmp_path / "some", answers))
-        assert device == (await answer(pool, "a refund", "judged")).computed.device
-        assert device == (await answer(pool, "a refund")).computed.device
+        assert device == (await answer(pool, "a refund", "judged")).compute.device
+        assert device == (await answer(pool, "a refund")).compute.device
         wrong = (
             "vulkan is not used: 2 of 20 golden inputs have different answers there: 'a refund please': the answer is"
         )

@@ -95,8 +95,8 @@ async def test_an_input_is_answered_from_the_child() -> None:
     """A classify job comes back with one score for each label and the time it waited."""
     async with pool_of() as pool:
         got = await answer(pool, run("a refund please"))
-        assert 1.0 == pytest.approx(sum(got.done.scores))
-        assert got.done.scores[0] > got.done.scores[1]
+        assert 1.0 == pytest.approx(sum(got.result.scores))
+        assert got.result.scores[0] > got.result.scores[1]
         assert got.queue_ms >= 0.0
 
 
@@ -119,7 +119,7 @@ async def test_every_bundle_of_an_engine_has_the_memory_that_it_asks_for() -> No
         greedy = CLASSIFY.model_copy(update={"requires": Requires(memory_bytes=2**50)})
         with pytest.raises(MemoryShort, match=r"the bundle asks for 1125899906\.8 MB of memory"):
             await pool.attach("greedy", greedy, encode(greedy), {})
-        assert (await answer(pool, run("refund"))).done.scores
+        assert (await answer(pool, run("refund"))).result.scores
         assert [("classify", "generate")] == [status.digests for status in pool.statuses()]
 
 
@@ -143,7 +143,7 @@ async def test_a_generation_streams() -> None:
         events = [event async for event in pool.events(run("one two three", digest="generate"), deadline)]
         assert ["one", " two", " three"] == [event.text for event in events if isinstance(event, TextChunk)]
         assert isinstance(events[-1], EngineAnswer)
-        assert "stop" == events[-1].done.finish
+        assert "stop" == events[-1].result.finish
 
 
 async def test_leaving_a_stream_cancels_it() -> None:
@@ -154,7 +154,7 @@ async def test_leaving_a_stream_cancels_it() -> None:
         async with contextlib.aclosing(pool.events(run(text, digest="generate"), deadline)) as events:
             assert isinstance(await anext(events), TextChunk)
         assert 0 == pool.statuses()[0].pending
-        assert (await answer(pool, run("refund", "next"), seconds=1.0)).done.scores[0] > 0.5
+        assert (await answer(pool, run("refund", "next"), seconds=1.0)).result.scores[0] > 0.5
 
 
 async def test_errors_of_the_child_are_rebuilt() -> None:
@@ -172,7 +172,7 @@ async def test_a_deadline_ends_the_wait_and_not_the_engine() -> None:
     async with pool_of() as pool:
         with pytest.raises(DeadlineExpired):
             await answer(pool, run("!slow 300"), seconds=0.05)
-        assert (await answer(pool, run("refund", "next"))).done.scores[0] > 0.5
+        assert (await answer(pool, run("refund", "next"))).result.scores[0] > 0.5
 
 
 async def test_the_queue_is_bounded() -> None:
@@ -196,7 +196,7 @@ async def test_only_the_input_that_kills_the_child_fails() -> None:
         culprit, neighbour = await asyncio.gather(*both, return_exceptions=True)
         assert isinstance(culprit, EngineCrashed)
         assert isinstance(neighbour, EngineAnswer)
-        assert neighbour.done.scores[0] > 0.5
+        assert neighbour.result.scores[0] > 0.5
         await eventually(lambda: pool.ready("classify"))
         assert 2 == pool.statuses()[0].restarts
 
@@ -210,7 +210,7 @@ async def test_an_input_that_kills_its_child_alone_is_quarantined() -> None:
         before = child(pool)
         with pytest.raises(InputQuarantined, match="killed the model's process before"):
             await answer(pool, run("!crash"))
-        assert (await answer(pool, run("refund", "other"))).done.scores[0] > 0.5
+        assert (await answer(pool, run("refund", "other"))).result.scores[0] > 0.5
         assert before == child(pool)
 
 
@@ -228,7 +228,7 @@ async def test_a_child_outlives_a_signal_for_its_group(signum: signal.Signals) -
         slow = asyncio.create_task(answer(pool, run("!slow 300 refund")))
         await eventually(lambda: running(pool, "classify") == 1)
         os.kill(started, signum)  # while it computes
-        assert (await slow).done.scores[0] > 0.5
+        assert (await slow).result.scores[0] > 0.5
         assert started == child(pool)
     finally:
         await pool.stop()
@@ -241,7 +241,7 @@ async def test_no_child_is_started_while_the_pool_drains() -> None:
         slow = asyncio.create_task(answer(pool, run("!slow 300 refund")))
         await eventually(lambda: running(pool, "classify") == 1)
         pool.drain()
-        assert (await slow).done.scores[0] > 0.5
+        assert (await slow).result.scores[0] > 0.5
         slow = asyncio.create_task(answer(pool, run("!slow 9000 refund")))
         await eventually(lambda: running(pool, "classify") == 1)
         os.kill(child(pool), signal.SIGKILL)
@@ -265,8 +265,8 @@ async def test_a_child_killed_from_outside_blames_no_input(signum: signal.Signal
             killed = child(pool)
             os.kill(killed, signum)
             await eventually(lambda killed=killed: child(pool) != killed)
-        assert (await slow).done.scores[0] > 0.5
-        assert (await answer(pool, run("!slow 300 refund", "again"))).done.scores[0] > 0.5
+        assert (await slow).result.scores[0] > 0.5
+        assert (await answer(pool, run("!slow 300 refund", "again"))).result.scores[0] > 0.5
 
 
 async def test_an_operators_call_overtakes_the_devices() -> None:
@@ -296,7 +296,7 @@ async def test_a_killed_child_is_replaced_and_its_bundles_attached_again() -> No
         assert caught.value.retry_seconds > 0
         await eventually(lambda: pool.ready("classify") and pool.ready("generate"))
         assert before != child(pool)
-        assert (await answer(pool, run("refund"))).done.scores[0] > 0.5
+        assert (await answer(pool, run("refund"))).result.scores[0] > 0.5
 
 
 async def test_a_broken_stream_ends_with_an_error_that_allows_a_retry() -> None:
@@ -317,7 +317,7 @@ async def test_a_step_that_never_returns_is_killed() -> None:
         with pytest.raises(EngineCrashed):
             await answer(pool, run("!hang"), seconds=20)
         await eventually(lambda: pool.ready("classify"))
-        assert (await answer(pool, run("refund"))).done.scores[0] > 0.5
+        assert (await answer(pool, run("refund"))).result.scores[0] > 0.5
 
 
 @pytest.mark.slow
@@ -394,7 +394,7 @@ async def test_detach_lets_running_jobs_finish() -> None:
         job = asyncio.create_task(answer(pool, run("!slow 200 refund")))
         await eventually(lambda: pool.statuses()[0].pending == 1)
         await pool.detach("classify", drain_seconds=5)
-        assert (await job).done.scores[0] > 0.5
+        assert (await job).result.scores[0] > 0.5
 
 
 async def test_a_crash_counts_for_the_bundle_whose_input_was_computed() -> None:

@@ -67,8 +67,8 @@ async def test_the_child_that_runs_finishes_what_it_has_and_is_the_last() -> Non
         slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
         await turns()
         engine.child.drain()
-        assert (await slow).done.scores[0] > 0.5
-        assert (await engine.answer(run("refund", "next"), loop_time() + 10)).done.scores[0] > 0.5
+        assert (await slow).result.scores[0] > 0.5
+        assert (await engine.answer(run("refund", "next"), loop_time() + 10)).result.scores[0] > 0.5
         cut = asyncio.ensure_future(engine.answer(run("!slow 5000 refund"), loop_time() + 10))
         await eventually(lambda: engine.jobs.in_flight == 1)
         os.kill(engine.child.pid, signal.SIGKILL)
@@ -88,7 +88,7 @@ async def test_a_restart_does_not_kill_the_last_child() -> None:
         child = engine.child.pid
         with pytest.raises(EngineNotReady, match="stopping"):
             await engine.child.restart()
-        assert (await slow).done.scores[0] > 0.5
+        assert (await slow).result.scores[0] > 0.5
         assert child == engine.child.pid
 
 
@@ -113,7 +113,7 @@ async def test_a_child_that_is_just_being_started_is_not_or_is_the_last(turn: in
         except EngineNotReady:
             await assert_ended(engine)
         else:
-            assert (await engine.answer(run("refund"), loop_time() + 10)).done.scores[0] > 0.5
+            assert (await engine.answer(run("refund"), loop_time() + 10)).result.scores[0] > 0.5
 
 
 async def test_no_pause_begins_while_an_engine_drains() -> None:

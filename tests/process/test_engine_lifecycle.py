@@ -127,7 +127,7 @@ async def test_an_engine_that_cannot_be_started_is_started_when_it_can() -> None
             with pytest.raises(EngineNotReady, match="being started again"):
                 await answer(pool, run("refund"))
         await eventually(lambda: pool.ready("classify"))
-        assert (await answer(pool, run("refund"))).done.scores[0] > 0.5
+        assert (await answer(pool, run("refund"))).result.scores[0] > 0.5
 
 
 async def test_an_engine_for_which_memory_is_short_is_started_when_there_is_enough() -> None:
@@ -219,7 +219,7 @@ async def test_a_restart_whose_caller_leaves_is_finished() -> None:
             await asyncio.wait([restarting])
             assert restarting.cancelled()
         await eventually(lambda: pool.ready("classify") and child(pool) not in (0, old))
-        assert (await answer(pool, run("refund"))).done.scores[0] > 0.5
+        assert (await answer(pool, run("refund"))).result.scores[0] > 0.5
 
 
 async def test_an_engine_that_ends_is_counted_until_its_child_is_gone() -> None:
@@ -291,7 +291,7 @@ async def test_whoever_leaves_at_any_await_leaves_an_engine_that_works() -> None
             await asyncio.wait([asyncio.create_task(leave())])
             reached = leaving.reached
             await attach(pool, "classify", CLASSIFY)
-            assert (await answer(pool, run("refund", "after"))).done.scores[0] > 0.5
+            assert (await answer(pool, run("refund", "after"))).result.scores[0] > 0.5
             await pool.detach("needy", drain_seconds=0)
             await pool.detach("classify", drain_seconds=0)
             assert ([], []) == (pool.statuses(), children())
@@ -352,7 +352,7 @@ async def test_a_fault_of_whoever_hears_of_changes_is_not_the_engines() -> None:
     async with engine_of(lambda: None, faults(1000)) as engine, asyncio.timeout(60):
         await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
         assert (0, True) == (engine.child.restarts, engine.ready("classify"))
-        assert (await engine.answer(run("refund"), loop_time() + 10)).done.scores[0] > 0.5
+        assert (await engine.answer(run("refund"), loop_time() + 10)).result.scores[0] > 0.5
 
 
 @pytest.mark.parametrize("abandoned", [GENERATE, NEEDY])
@@ -397,7 +397,7 @@ async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> Non
         before = child(pool)
         with pytest.raises(InputTooLong, match=f"the limit is {FRAME_BYTES_MAX}"):
             await answer(pool, run("x" * (FRAME_BYTES_MAX + 1)))
-        assert (await answer(pool, run("refund", "next"))).done.scores[0] > 0.5
+        assert (await answer(pool, run("refund", "next"))).result.scores[0] > 0.5
         assert (before, 0) == (child(pool), pool.statuses()[0].restarts)
 
 

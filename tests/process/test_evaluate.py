@@ -12,7 +12,7 @@ import pytest
 
 from convert.calibrate.calibrate_stage import calibrate
 from convert.calibrate.calibration_answers import Answers
-from convert.calibrate.calibration_split import divided
+from convert.calibrate.calibration_split import divide_rows
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate.evaluate_stage import compare, evaluate
@@ -144,7 +144,7 @@ def test_what_is_calibrated_is_what_is_served(tmp_path):
     found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), rows, RISK)
     section = found.confidence
     assert isinstance(section, Threshold)
-    proving = divided(rows).proving
+    proving = divide_rows(rows).proving
     folder = echo_bundle(tmp_path / "b", confidence=section.model_dump())
     said = predict(folder, [row.text for row in proving])
     sure = [(row, each) for row, each in zip(proving, said, strict=True) if each.confidence >= section.threshold]
@@ -192,17 +192,17 @@ def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):
 def test_the_rows_are_divided_by_their_texts():
     """Whatever the order of the file, the same rows fit and prove; the same text is never on both sides."""
     rows = intents(300) + intents(40)
-    parts, again = divided(rows), divided(rows[::-1])
+    parts, again = divide_rows(rows), divide_rows(rows[::-1])
     for name in ("tuning", "proving"):
         assert {row.key for row in getattr(parts, name)} == {row.key for row in getattr(again, name)}
     assert not {row.key for row in parts.tuning} & {row.key for row in parts.proving}
     assert (340, True) == (len(parts.tuning) + len(parts.proving), 100 <= len(parts.tuning) <= 104)
-    assert ([], 90) == (divided(rows[:90]).tuning, len(divided(rows[:90]).proving))
+    assert ([], 90) == (divide_rows(rows[:90]).tuning, len(divide_rows(rows[:90]).proving))
 
 
 def test_the_temperature_takes_few_of_many_rows():
     """The temperature takes at most 500 rows; all others prove the threshold."""
-    parts = divided([DataRow(f"text {i}", "a") for i in range(4000)])
+    parts = divide_rows([DataRow(f"text {i}", "a") for i in range(4000)])
     assert (500, 3500) == (len(parts.tuning), len(parts.proving))
     assert not {row.text for row in parts.tuning} & {row.text for row in parts.proving}
 
@@ -210,7 +210,7 @@ def test_the_temperature_takes_few_of_many_rows():
 def test_a_family_is_in_one_part_and_tested_once():
     """Its rows are right or wrong together: they fit or prove together, and one of them is tested, always the same."""
     rows = [replace(row, family=f"family {place % 60}") for place, row in enumerate(intents(300))]
-    parts = divided(rows)
+    parts = divide_rows(rows)
     proving = parts.proving
     assert not {row.family for row in parts.tuning} & {row.family for row in proving}
     assert parts.tuning

@@ -33,7 +33,7 @@ def finished(folder: Path, kind: str = "classify", samples: str = "", **more) ->
     (folder / "model" / "LICENSE").write_text("do what you like")
     (folder / "model" / "config.json").write_text("{}")
     (folder / "samples.txt").write_text(samples)
-    full = job.done["export"] / "model.onnx"
+    full = job.folders["export"] / "model.onnx"
     choose(job, [Candidate("fp32", full, {"type": "fp32", "bits_per_weight": 32.0})], full)
     target = job.out / "candidates" / "fp32" / "model.onnx"
     target.parent.mkdir(parents=True)

@@ -25,10 +25,10 @@ STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 
 
 def chosen_of(job: StageJob, *types: str) -> Report:
     """Do what the quantize stage does, without a checkpoint to compare with; return its report."""
-    exported, full = job.done["export"] / "model.onnx", job.out.with_name("full.onnx")
+    exported, full = job.folders["export"] / "model.onnx", job.out.with_name("full.onnx")
     full.write_bytes(exported.read_bytes())
     task = tasks.of(job.recipe.path(job.recipe.task))
-    fitted = ood_detector.fit(job, task, full, job.done["export"] / "tokenizer.json")
+    fitted = ood_detector.fit(job, task, full, job.folders["export"] / "tokenizer.json")
     scored = fitted is not None and fitted.put_into(full)
     candidates = []
     for name in types:
@@ -77,7 +77,7 @@ def test_a_training_text_that_a_site_refuses_as_too_long_is_left_out(tmp_path: P
     job = stage_job(tmp_path / "run", "quantize", train=True)
     with (tmp_path / "run" / "train.jsonl").open("a") as file:
         file.write(json.dumps({"text": "kettle " * 5000, "label": "price"}) + "\n")
-    exported, task = job.done["export"], tasks.of(job.recipe.path(job.recipe.task))
+    exported, task = job.folders["export"], tasks.of(job.recipe.path(job.recipe.task))
     found = ood_detector.fit(job, task, exported / "model.onnx", exported / "tokenizer.json")
     assert found is not None
     assert 240 == found.rows

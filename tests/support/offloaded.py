@@ -39,8 +39,8 @@ async def told(folder: Path, settings: dict[str, Any], texts: list[str]) -> dict
             "device": engine.device,
             "shortfalls": dict(engine.shortfalls),
             "details": dict(engine.details),
-            "scores": [answer.done.scores for answer in answers],
-            "computed": [answer.computed for answer in answers],
+            "scores": [answer.result.scores for answer in answers],
+            "computed": [answer.compute for answer in answers],
         }
     finally:
         await pool.stop()

@@ -40,13 +40,13 @@ def cross(job: StageJob) -> Report:
         _fill(job.out / "big", hide=said == "fill and hide")
     if said == "no package":
         raise ModuleNotFoundError("no module named torch", name="torch")
-    (job.out / "rows").write_text((job.done["first"] / "rows").read_text())
+    (job.out / "rows").write_text((job.folders["first"] / "rows").read_text())
     return {"said": said}
 
 
 def last(job: StageJob) -> Report:
     """Read both."""
-    return {"read": sorted(path.name for folder in job.done.values() for path in folder.iterdir())}
+    return {"read": sorted(path.name for folder in job.folders.values() for path in folder.iterdir())}
 
 
 def _fill(path: Path, *, hide: bool) -> None:
@@ -69,7 +69,7 @@ STAGES = {
 if __name__ == "__main__":
     run(
         recipe.read(Path(sys.argv[1])),
-        screen=RunDisplay(
+        display=RunDisplay(
             note=lambda *said: print(*said, flush=True)  # noqa: T201
         ),
         stages=STAGES,

@@ -66,14 +66,14 @@ def after(job: StageJob, stage: str) -> StageJob:
     """Return a job for another stage, to which the one before is done."""
     out = job.out.with_name(stage)
     out.mkdir()
-    return StageJob(job.recipe, out, {**job.done, job.out.name: job.out}, quiet)
+    return StageJob(job.recipe, out, {**job.folders, job.out.name: job.out}, quiet)
 
 
 def quantized(job: StageJob) -> StageJob:
     """Leave what a quantize stage leaves that kept the weights as they are; return a job for after it."""
     target = job.out / "candidates" / "fp32"
     target.mkdir(parents=True)
-    (target / "model.onnx").write_bytes((job.done["export"] / "model.onnx").read_bytes())
+    (target / "model.onnx").write_bytes((job.folders["export"] / "model.onnx").read_bytes())
     (job.out / "chosen").write_text("fp32\n")
     return job
 

@@ -38,7 +38,7 @@ class Runtime(Protocol):
 
     request_memory: Callable[[int, int, int], int]
     """Reports how much memory the runtime will take, before a library opens a file, and returns how much is available.
-    All in bytes: (total with what is about to be loaded, available as known before, headroom for long inputs)."""
+    All in bytes: (total with what is about to be loaded, available before, headroom for long inputs)."""
 
     def load(self, spec: LoadRequest) -> dict[str, str]:
         """Load the base; return details for status. Raises ModelLoadFailed."""
@@ -103,10 +103,10 @@ def no_cancellations(jobs: Collection[str]) -> bool:
     return False
 
 
-def unlimited_memory(needed_bytes: int, known: int, headroom: int = 0) -> int:
-    """Return what was known before, for a runtime without memory limits."""
+def unlimited_memory(needed_bytes: int, available: int, headroom: int = 0) -> int:
+    """Return what was available before, for a runtime without memory limits."""
     del needed_bytes, headroom
-    return known
+    return available
 
 
 def check_input_length(tokens: int, limit: int) -> None:

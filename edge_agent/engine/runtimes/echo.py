@@ -55,7 +55,7 @@ PROCESS_BYTES = 48 * 2**20  # Python: 30 MiB resident
 
 @dataclass
 class _EchoJob:
-    run: JobRequest
+    request: JobRequest
     words: list[str]
     orders: list[str]
     """What the bundle's prompt template orders for this job."""
@@ -75,7 +75,7 @@ class EchoRuntime:
         self.device = "cpu"
         self._bundles: dict[str, Manifest] = {}
         self._jobs: dict[str, _EchoJob] = {}
-        self._taken: dict[str, int] = {}
+        self._job_counts: dict[str, int] = {}
         self._weights_vary = False
 
     def load(self, spec: LoadRequest) -> dict[str, str]:
@@ -110,8 +110,8 @@ class EchoRuntime:
     def detach(self, digest: str) -> list[Event]:
         """Forget the bundle and its jobs."""
         self._bundles.pop(digest, None)
-        gone = [job_id for job_id, job in self._jobs.items() if job.run.digest == digest]
-        return [event for job_id in gone for event in self.cancel(job_id)]
+        job_ids = [job_id for job_id, job in self._jobs.items() if job.request.digest == digest]
+        return [event for job_id in job_ids for event in self.cancel(job_id)]
 
     def submit(self, job: JobRequest) -> None:
         """Take a job."""
@@ -119,8 +119,8 @@ class EchoRuntime:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
         words = job.text.split()
         check_input_length(len(words), self._bundles[job.digest].task.limits.input_tokens_max)
-        taken = self._taken[job.digest] = self._taken.get(job.digest, 0) + 1
-        orders = _orders(self._bundles[job.digest], taken)
+        job_number = self._job_counts[job.digest] = self._job_counts.get(job.digest, 0) + 1
+        orders = _orders(self._bundles[job.digest], job_number)
         if "!lose" not in (words[0], orders[0]):
             self._jobs[job.job_id] = _EchoJob(job, words, orders)
 
@@ -145,10 +145,10 @@ class EchoRuntime:
         events: list[Event] = []
         jobs = list(self._jobs.values())
         for job in jobs:
-            made = self._advance(job, len(jobs))
-            events += made
-            if any(isinstance(event, JobResult | FailureReport) for event in made):
-                del self._jobs[job.run.job_id]
+            job_events = self._advance(job, len(jobs))
+            events += job_events
+            if any(isinstance(event, JobResult | FailureReport) for event in job_events):
+                del self._jobs[job.request.job_id]
         return events
 
     def close(self) -> None:
@@ -160,35 +160,36 @@ class EchoRuntime:
         _obey(job.words)
         _obey(job.orders)
         if "!fail" in (job.words[0], job.orders[0]):
-            return [failure_report(job.run.job_id, ModelFailed("the echo model was told to fail"))]
-        manifest = self._bundles[job.run.digest]
+            return [failure_report(job.request.job_id, ModelFailed("the echo model was told to fail"))]
+        manifest = self._bundles[job.request.digest]
         if manifest.task.kind == "generate":
             return _generate(job)
-        done = JobResult(job_id=job.run.job_id, input_tokens=len(job.words))
+        result = JobResult(job_id=job.request.job_id, input_tokens=len(job.words))
         if manifest.task.kind in LABEL_KINDS:
-            questions, over = job.run.questions or own_questions(manifest), batch if self._varies(job.orders) else 1
-            scores = tuple(_scores(job.run.text, question, manifest.task.name, over) for question in questions)
+            questions = job.request.questions or own_questions(manifest)
+            divisor = batch if self._varies(job.orders) else 1
+            scores = tuple(_scores(job.request.text, question, manifest.task.name, divisor) for question in questions)
             if manifest.task.kind == "classify":
-                (done.scores,) = scores
+                (result.scores,) = scores
             else:
-                done.question_scores = scores
+                result.question_scores = scores
         elif manifest.task.kind == "embed":
-            done.vector = _vector(job.run.text)
+            result.vector = _vector(job.request.text)
         else:
-            done.entities, done.confidence = _numbers(job.run.text, manifest), 1.0
-        return [done]
+            result.entities, result.confidence = _number_spans(job.request.text, manifest), 1.0
+        return [result]
 
 
-_kept: list[bytes] = []
+_leaked: list[bytes] = []
 
 
-def _orders(manifest: Manifest, taken: int) -> list[str]:
-    """Return what a bundle's prompt template orders for its job number `taken`; [""] = nothing."""
+def _orders(manifest: Manifest, job_number: int) -> list[str]:
+    """Return what a bundle's prompt template orders for a job, counted from 1; [""] = nothing."""
     orders = manifest.task.prompt.template.partition("{input}")[0].split()
     if not orders or not orders[0].startswith("!"):
         return [""]
-    later = "after" in orders and taken <= int(orders[orders.index("after") + 1])
-    return [""] if later else orders
+    is_too_early = "after" in orders and job_number <= int(orders[orders.index("after") + 1])
+    return [""] if is_too_early else orders
 
 
 def _obey(words: list[str]) -> None:
@@ -199,27 +200,27 @@ def _obey(words: list[str]) -> None:
     if words[0] == "!slow":
         time.sleep(float(words[1]) / 1000)
     if words[0] == "!leak":
-        _kept.append(b"x" * (int(words[1]) << 20))
+        _leaked.append(b"x" * (int(words[1]) << 20))
 
 
 def _generate(job: _EchoJob) -> list[Event]:
-    limit = job.run.output_tokens_max
-    if job.next_word >= min(len(job.words), limit):
+    request = job.request
+    if job.next_word >= min(len(job.words), request.output_tokens_max):
         finish = "stop" if job.next_word == len(job.words) else "length"
         return [
-            JobResult(job_id=job.run.job_id, finish=finish, input_tokens=len(job.words), output_tokens=job.next_word)
+            JobResult(job_id=request.job_id, finish=finish, input_tokens=len(job.words), output_tokens=job.next_word)
         ]
     text = ("" if job.next_word == 0 else " ") + job.words[job.next_word]
     job.next_word += 1
-    return [TextChunk(job_id=job.run.job_id, text=text)]
+    return [TextChunk(job_id=request.job_id, text=text)]
 
 
 def _fraction(*parts: str) -> float:
     return int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:4], "big") / 2**32
 
 
-def _scores(text: str, question: AskedQuestion, task: str, batch: int) -> tuple[float, ...]:
-    """Score the answers to a question; the raw scores are divided by `batch`.
+def _scores(text: str, question: AskedQuestion, task: str, divisor: int) -> tuple[float, ...]:
+    """Score the answers to a question; the raw scores are divided by `divisor`.
 
     A label that occurs in the text wins clearly, and so does "yes" if the name of a predicate occurs in it.
     Otherwise the hash of the text decides.
@@ -228,7 +229,7 @@ def _scores(text: str, question: AskedQuestion, task: str, batch: int) -> tuple[
     words = ("", question.name) if question.type == "predicate" else outputs
     own = () if question.name == task else (question.name,)
     raw = [
-        (8.0 * (bool(word) and word.lower() in lowered) + _fraction(lowered, *own, output)) / batch
+        (8.0 * (bool(word) and word.lower() in lowered) + _fraction(lowered, *own, output)) / divisor
         for word, output in zip(words, outputs, strict=True)
     ]
     weights = [math.exp(score / question.temperature) for score in raw]
@@ -241,7 +242,7 @@ def _vector(text: str) -> bytes:
     return struct.pack(f"<{VECTOR_LENGTH}f", *(value / norm for value in values))
 
 
-def _numbers(text: str, manifest: Manifest) -> tuple[EntitySpan, ...]:
+def _number_spans(text: str, manifest: Manifest) -> tuple[EntitySpan, ...]:
     """Every run of digits is an entity of the first type."""
     labels = tag_types(manifest.task.labels) if manifest.task.kind == "redact" else manifest.task.labels
     label = labels[0] if labels else "number"

@@ -97,35 +97,35 @@ def check_tokenizer_file(path: str) -> int:
     try:
         size = Path(path).stat().st_size
         if size > FILE_BYTES_MAX:
-            raise _tokenizer_over(name, "bytes", size, FILE_BYTES_MAX)
+            raise _tokenizer_limit_error(name, "bytes", size, FILE_BYTES_MAX)
         if not size:
             return tokenizer_bytes(path)
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             text_bytes = _string_bytes(name, data)
-            unigram = _UNIGRAM.search(data) is not None
+            is_unigram = _UNIGRAM.search(data) is not None
     except OSError as error:
         raise ModelLoadFailed(f"tokenizer {name} cannot be read: {error.strerror}") from None
-    return tokenizer_bytes(path) + (text_bytes * UNIGRAM_TOKEN_BYTES if unigram else 0)
+    return tokenizer_bytes(path) + (text_bytes * UNIGRAM_TOKEN_BYTES if is_unigram else 0)
 
 
 def _string_bytes(name: str, data: mmap.mmap) -> int:
     """Return the bytes of all strings."""
     depth = brackets = texts = text_bytes = 0
-    for found in _ITEM.finditer(data):
-        start, end = found.span()
+    for match in _ITEM.finditer(data):
+        start, end = match.span()
         if end - start > 1:
             texts, text_bytes = texts + 1, text_bytes + end - start - 2
             if texts > TEXTS_MAX:
-                raise _tokenizer_over(name, "texts", texts, TEXTS_MAX)
+                raise _tokenizer_limit_error(name, "texts", texts, TEXTS_MAX)
             if end - start > TEXT_BYTES_MAX:
-                raise _tokenizer_over(name, "bytes in one text", end - start, TEXT_BYTES_MAX)
+                raise _tokenizer_limit_error(name, "bytes in one text", end - start, TEXT_BYTES_MAX)
             continue
         brackets += 1
         if brackets > BRACKETS_MAX:
-            raise _tokenizer_over(name, "objects and arrays, counted at both ends,", brackets, BRACKETS_MAX)
+            raise _tokenizer_limit_error(name, "objects and arrays, counted at both ends,", brackets, BRACKETS_MAX)
         depth += 1 if data[start] in _OPENING else -1
         if depth > TOKENIZER_NESTING_MAX:
-            raise _tokenizer_over(name, "levels of nesting", depth, TOKENIZER_NESTING_MAX)
+            raise _tokenizer_limit_error(name, "levels of nesting", depth, TOKENIZER_NESTING_MAX)
     return text_bytes
 
 
@@ -144,7 +144,7 @@ def open_tokenizer(path: str) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _tokenizer_over(name: str, what: str, count: int, limit: int) -> ModelLoadFailed:
+def _tokenizer_limit_error(name: str, what: str, count: int, limit: int) -> ModelLoadFailed:
     return ModelLoadFailed(f"tokenizer {name} has {count} {what}; the limit is {limit}", count=count, limit=limit)
 
 
@@ -216,7 +216,7 @@ def _check_model(model: _Message, name: str) -> None:
 def _check_graph(graph: _Message, count: _GraphCount, depth: int, outer: Mapping[bytes, _KnownConstant]) -> None:
     """Check a graph and those inside it, which see the names of the graphs around them."""
     if depth > NESTING_MAX:
-        raise _over(count, f"graphs nested {depth} deep", depth, NESTING_MAX)
+        raise _limit_error(count, f"graphs nested {depth} deep", depth, NESTING_MAX)
     constants, nodes = dict(outer), []
     for number, value in _fields(graph):
         if number == 5 and isinstance(value, _Message):
@@ -231,7 +231,7 @@ def _check_graph(graph: _Message, count: _GraphCount, depth: int, outer: Mapping
 def _check_function(function: _Message, count: _GraphCount, depth: int) -> None:
     """Check the body of a function at a call: onnxruntime expands it there."""
     if depth > NESTING_MAX:
-        raise _over(count, f"functions nested {depth} deep", depth, NESTING_MAX)
+        raise _limit_error(count, f"functions nested {depth} deep", depth, NESTING_MAX)
     constants: dict[bytes, _KnownConstant] = {}
     for number, value in _fields(function):
         if number == 7 and isinstance(value, _Message):
@@ -242,89 +242,88 @@ def _check_function(function: _Message, count: _GraphCount, depth: int) -> None:
 class _GraphNode:
     kind: bytes = b""
     domain: bytes = b""
-    inputs: Sequence[bytes] = ()
-    outputs: Sequence[bytes] = ()
-    attributes: Mapping[bytes, _Message] = field(default_factory=dict)
+    inputs: list[bytes] = field(default_factory=list)
+    outputs: list[bytes] = field(default_factory=list)
+    attributes: dict[bytes, _Message] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, node: _Message) -> _GraphNode:
-        inputs: list[bytes] = []
-        outputs: list[bytes] = []
-        attributes: dict[bytes, _Message] = {}
-        found = cls(inputs=inputs, outputs=outputs, attributes=attributes)
-        for number, value in _fields(node):
+    def read(cls, message: _Message) -> _GraphNode:
+        node = cls()
+        for number, value in _fields(message):
             if number == 1:
-                inputs.append(_text(value))
+                node.inputs.append(_text(value))
             elif number == 2:
-                outputs.append(_text(value))
+                node.outputs.append(_text(value))
             elif number == 4:
-                found.kind = _text(value)
+                node.kind = _text(value)
             elif number == 7:
-                found.domain = _text(value)
+                node.domain = _text(value)
             elif number == 5 and isinstance(value, _Message):
-                attributes[_text(next((each for part, each in _fields(value) if part == 1), b""))] = value
-        return found
+                node.attributes[_text(next((each for part, each in _fields(value) if part == 1), b""))] = value
+        return node
 
 
 def _check_node(node: _GraphNode, count: _GraphCount, depth: int, constants: dict[bytes, _KnownConstant]) -> None:
     count.nodes += 1
     if count.nodes > NODES_MAX:
-        raise _over(count, f"{count.nodes} nodes", count.nodes, NODES_MAX)
+        raise _limit_error(count, f"{count.nodes} nodes", count.nodes, NODES_MAX)
     for attribute in node.attributes.values():
         for number, value in _fields(attribute):
             if number in (6, 11) and isinstance(value, _Message):
                 _check_graph(value, count, depth + 1, constants)
     if (function := count.functions.get((node.domain, node.kind))) is not None:
         _check_function(function, count, depth + 1)
-    made = _constant_of(node) if node.kind == b"Constant" else _made_by(node, count, constants)
-    if made is not None and node.outputs:
-        constants[node.outputs[0]] = made
+    constant = _stored_constant(node) if node.kind == b"Constant" else _computed_constant(node, count, constants)
+    if constant is not None and node.outputs:
+        constants[node.outputs[0]] = constant
 
 
-def _made_by(node: _GraphNode, count: _GraphCount, constants: Mapping[bytes, _KnownConstant]) -> _KnownConstant | None:
+def _computed_constant(
+    node: _GraphNode, count: _GraphCount, constants: Mapping[bytes, _KnownConstant]
+) -> _KnownConstant | None:
     """Return the constant that a node makes from those in the file. Raises ModelLoadFailed if it is too large."""
     kind = node.kind[:40].decode("utf-8", "replace")
     if kind in _SHAPED_BY_ATTRIBUTE:
         elements = _product(_integers(node.attributes[b"shape"])) if b"shape" in node.attributes else 0.0
     else:
-        elements = _SIZES.get(kind, _unknown)([constants.get(each) for each in node.inputs])
+        elements = _SIZES.get(kind, _unknown_size)([constants.get(each) for each in node.inputs])
     if elements > CONSTANT_ELEMENTS_MAX:
-        raise _over(count, f"a node {kind} that makes {elements:.0f} elements", elements, CONSTANT_ELEMENTS_MAX)
+        raise _limit_error(count, f"a node {kind} that makes {elements:.0f} elements", elements, CONSTANT_ELEMENTS_MAX)
     return _KnownConstant(int(elements)) if elements else None
 
 
 _Inputs = Sequence[_KnownConstant | None]
 
 
-def _values(inputs: _Inputs, place: int) -> tuple[float, ...]:
+def _values(inputs: _Inputs, index: int) -> tuple[float, ...]:
     """Return the values of an input; none if it is computed or large."""
-    constant = inputs[place] if place < len(inputs) else None
+    constant = inputs[index] if index < len(inputs) else None
     return constant.values if constant else ()
 
 
-def _unknown(_: _Inputs) -> float:
+def _unknown_size(_: _Inputs) -> float:
     return 0.0
 
 
-def _shaped(place: int) -> Callable[[_Inputs], float]:
+def _size_from_shape(index: int) -> Callable[[_Inputs], float]:
     """Return a function for the elements that an operator makes whose input at that place is a shape."""
-    return lambda inputs: _product(_values(inputs, place))
+    return lambda inputs: _product(_values(inputs, index))
 
 
-def _tiled(inputs: _Inputs) -> float:
+def _tile_size(inputs: _Inputs) -> float:
     repeated, repeats = inputs[0] if inputs else None, _values(inputs, 1)
     return _product([*repeats, repeated.elements if repeated else 1]) if repeats else 0.0
 
 
-def _padded(inputs: _Inputs) -> float:
+def _pad_size(inputs: _Inputs) -> float:
     """Each dimension becomes at least as large as its padding at both ends."""
     pads = _values(inputs, 1)
     half = len(pads) // 2
     return _product([max(1.0, begin + end) for begin, end in zip(pads[:half], pads[half:], strict=False)])
 
 
-def _ranged(inputs: _Inputs) -> float:
-    ends = [_values(inputs, place)[:1] for place in range(3)]
+def _range_size(inputs: _Inputs) -> float:
+    ends = [_values(inputs, index)[:1] for index in range(3)]
     if not all(ends):
         return 0.0
     (start,), (limit,), (delta,) = ends
@@ -332,13 +331,13 @@ def _ranged(inputs: _Inputs) -> float:
 
 
 _SIZES: Mapping[str, Callable[[_Inputs], float]] = {
-    "ConstantOfShape": _shaped(0),
-    "Expand": _shaped(1),
+    "ConstantOfShape": _size_from_shape(0),
+    "Expand": _size_from_shape(1),
     "OneHot": lambda inputs: _product(_values(inputs, 1)[:1]),
-    "Pad": _padded,
-    "Range": _ranged,
-    "Resize": _shaped(3),
-    "Tile": _tiled,
+    "Pad": _pad_size,
+    "Range": _range_size,
+    "Resize": _size_from_shape(3),
+    "Tile": _tile_size,
 }
 
 
@@ -351,7 +350,7 @@ def _product(values: Sequence[float]) -> float:
     return math.prod(factors) if factors and all(factors) else 0.0  # infinity times zero would be no number
 
 
-def _constant_of(node: _GraphNode) -> _KnownConstant | None:
+def _stored_constant(node: _GraphNode) -> _KnownConstant | None:
     """Return the constant that a node of type Constant holds."""
     for name, attribute in node.attributes.items():
         if name == b"value":
@@ -373,67 +372,67 @@ def _tensor(tensor: _Message) -> tuple[bytes, _KnownConstant]:
     parts = list(_fields(tensor))
     dims = _numbers(parts, 1)
     elements = int(min(_product(dims), _ELEMENTS_MAX)) if dims else 1
-    last = dict(parts)
-    name = _text(last.get(8))
+    fields = dict(parts)
+    name = _text(fields.get(8))
     if not 0 < elements <= SHAPE_ITEMS_MAX:
         return name, _KnownConstant(elements)
-    layout, raw = _UNPACK.get(last.get(2), ""), last.get(9)
+    layout, raw = _UNPACK.get(fields.get(2), ""), fields.get(9)
     values: Sequence[float] = _numbers(parts, 5, 7)
     if layout and isinstance(raw, _Message) and len(raw) == elements * struct.calcsize(layout):
         values = [each for (each,) in struct.iter_unpack(layout, raw)]
     return name, _KnownConstant(elements, tuple(map(float, values)))
 
 
-def _numbers(parts: Sequence[tuple[int, int | _Message]], *wanted: int) -> list[int]:
+def _numbers(parts: Sequence[tuple[int, int | _Message]], *numbers: int) -> list[int]:
     """Return the integers of some fields, packed or not; not many more than SHAPE_ITEMS_MAX."""
-    found: list[int] = []
+    integers: list[int] = []
     for number, value in parts:
-        if number in wanted and len(found) <= SHAPE_ITEMS_MAX:
-            found += [_signed(value)] if isinstance(value, int) else _packed(value)
-    return found
+        if number in numbers and len(integers) <= SHAPE_ITEMS_MAX:
+            integers += [_to_signed(value)] if isinstance(value, int) else _unpack_integers(value)
+    return integers
 
 
-def _packed(data: _Message) -> list[int]:
+def _unpack_integers(data: _Message) -> list[int]:
     values: list[int] = []
-    place = 0
-    while place < len(data) and len(values) <= SHAPE_ITEMS_MAX:
-        value, place = _varint(data, place)
-        values.append(_signed(value))
+    offset = 0
+    while offset < len(data) and len(values) <= SHAPE_ITEMS_MAX:
+        value, offset = _varint(data, offset)
+        values.append(_to_signed(value))
     return values
 
 
 def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
     """Yield number and value of each field. Raises _DamagedGraph."""
-    place, end = 0, len(message)
-    while place < end:
-        key, place = _varint(message, place)
+    offset, end = 0, len(message)
+    while offset < end:
+        key, offset = _varint(message, offset)
         number, kind = key >> 3, key & 7
         if kind == _VARINT:
-            value, place = _varint(message, place)
+            value, offset = _varint(message, offset)
             yield number, value
             continue
         length = {_FIXED64: 8, _FIXED32: 4}.get(kind, -1)
         if kind == _BYTES:
-            length, place = _varint(message, place)
-        if length < 0 or place + length > end:
+            length, offset = _varint(message, offset)
+        if length < 0 or offset + length > end:
             raise _DamagedGraph
         if kind == _BYTES:
-            yield number, message[place : place + length]
-        place += length
+            yield number, message[offset : offset + length]
+        offset += length
 
 
-def _varint(data: _Message, place: int) -> tuple[int, int]:
+def _varint(data: _Message, offset: int) -> tuple[int, int]:
     value = shift = 0
-    while place < len(data) and shift < 70:
-        byte = data[place]
+    while offset < len(data) and shift < 70:
+        byte = data[offset]
         value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        offset, shift = offset + 1, shift + 7
         if byte < 128:
-            return value, place
+            return value, offset
     raise _DamagedGraph
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     value &= 2**64 - 1
     return value - 2**64 if value >= 2**63 else value
 
@@ -442,5 +441,5 @@ def _text(value: object) -> bytes:
     return bytes(value[:65_536]) if isinstance(value, _Message) else b""
 
 
-def _over(count: _GraphCount, what: str, found: float, limit: int) -> ModelLoadFailed:
-    return ModelLoadFailed(f"{count.name} has {what}; the limit is {limit}", count=f"{found:.0f}", limit=limit)
+def _limit_error(graph: _GraphCount, what: str, count: float, limit: int) -> ModelLoadFailed:
+    return ModelLoadFailed(f"{graph.name} has {what}; the limit is {limit}", count=f"{count:.0f}", limit=limit)

@@ -27,6 +27,8 @@ from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.questions import QUESTION_OUTPUT
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+"""Probabilities or their logarithms, [tokens, tags] unless stated."""
 
 # The names that exporters give to outputs, by task kind; if a model has none of them, its first output counts.
 OUTPUT_NAMES = {
@@ -83,20 +85,20 @@ def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> WantedOutputs:
             output has another type.
     """
     names = [name for name in types if name != calibration.OUTPUT_NAME]
-    found = types.get(calibration.OUTPUT_NAME)
-    if manifest.confidence.gate and found is None:
+    gate_type = types.get(calibration.OUTPUT_NAME)
+    if manifest.confidence.gate and gate_type is None:
         raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {calibration.OUTPUT_NAME}")
     if not names:
         raise ModelLoadFailed(f"the model has no output but {calibration.OUTPUT_NAME}")
-    answering = _answering(manifest.task, names)
-    if found is None:
+    answering = _answering_outputs(manifest.task, names)
+    if gate_type is None:
         return WantedOutputs(answering, ())
-    if found != "tensor(float)":
-        raise ModelLoadFailed(f"the output {calibration.OUTPUT_NAME} is {found}; it must be tensor(float)")
+    if gate_type != "tensor(float)":
+        raise ModelLoadFailed(f"the output {calibration.OUTPUT_NAME} is {gate_type}; it must be tensor(float)")
     return WantedOutputs(answering, (calibration.OUTPUT_NAME,))
 
 
-def _answering(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
+def _answering_outputs(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
     """Return the output of each question, or the only one that answers."""
     if task.kind != "decide":
         return (output_for(task.kind, names),)
@@ -162,7 +164,7 @@ def label_probabilities(logits: Floats, temperature: float) -> tuple[float, ...]
     return tuple(weight / total for weight in weights)
 
 
-def probabilities(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
+def probabilities(logits: Floats, temperature: float) -> Doubles:
     """Return the softmax of the logits divided by the temperature, over the last axis."""
     scaled = logits.astype(np.float64) / temperature
     weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
@@ -175,21 +177,21 @@ def word_spans(text: str, word_ids: Sequence[int | None], offsets: Sequence[tupl
     A new word begins with a new word id or after a gap: tokenizers without a pre-tokenizer give all tokens one id.
     White space that a tokenizer includes in a word (SentencePiece) is cut off.
     """
-    found: list[WordSpan] = []
-    before: int | None = None
+    words: list[WordSpan] = []
+    previous_id: int | None = None
     for token, (word_id, (start, end)) in enumerate(zip(word_ids, offsets, strict=True)):
         if word_id is None:
             continue
-        if found and word_id == before and start <= found[-1].end:
-            found[-1] = WordSpan(found[-1].token, found[-1].start, end)
+        if words and word_id == previous_id and start <= words[-1].end:
+            words[-1] = WordSpan(words[-1].token, words[-1].start, end)
         else:
-            found.append(WordSpan(token, end - len(text[start:end].lstrip()), end))
-        before = word_id
-    return found
+            words.append(WordSpan(token, end - len(text[start:end].lstrip()), end))
+        previous_id = word_id
+    return words
 
 
 def decode_entities(
-    of_words: Sequence[WordSpan], shares: npt.NDArray[np.float64], tags: Sequence[str]
+    words: Sequence[WordSpan], probs: Doubles, tags: Sequence[str]
 ) -> tuple[tuple[EntitySpan, ...], float]:
     """Decode BIO tags; return the entities and the confidence of the whole record.
 
@@ -197,25 +199,25 @@ def decode_entities(
     otherwise (the rule of conlleval). An entity's score is the mean probability of its words' tags. A record is at most
     as likely correct as its least certain word, so its confidence is the smallest of the words' probabilities.
     """
-    found: list[EntitySpan] = []
+    entities: list[EntitySpan] = []
     scores: list[list[float]] = []
     confidence = 1.0
     open_label = ""
-    for word in of_words:
-        best = int(shares[word.token].argmax())
-        share = float(shares[word.token, best])
-        confidence = min(confidence, share)
-        begins, _, label = tags[best].partition("-")
-        if label and label == open_label and begins == "I":
-            found[-1] = EntitySpan(label, found[-1].start, word.end, 0.0)
-            scores[-1].append(share)
+    for word in words:
+        best = int(probs[word.token].argmax())
+        prob = float(probs[word.token, best])
+        confidence = min(confidence, prob)
+        prefix, _, label = tags[best].partition("-")
+        if label and label == open_label and prefix == "I":
+            entities[-1] = EntitySpan(label, entities[-1].start, word.end, 0.0)
+            scores[-1].append(prob)
         elif label:
-            found.append(EntitySpan(label, word.start, word.end, 0.0))
-            scores.append([share])
+            entities.append(EntitySpan(label, word.start, word.end, 0.0))
+            scores.append([prob])
         open_label = label
-    for entity, each in zip(found, scores, strict=True):
-        entity.score = sum(each) / len(each)
-    return tuple(found), confidence
+    for entity, word_scores in zip(entities, scores, strict=True):
+        entity.score = sum(word_scores) / len(word_scores)
+    return tuple(entities), confidence
 
 
 def embedding_bytes(row: Floats, pooling: str, normalize: bool) -> bytes:
@@ -227,9 +229,6 @@ def embedding_bytes(row: Floats, pooling: str, normalize: bool) -> bytes:
         pooled = pooled / max(float(np.linalg.norm(pooled)), 1e-12)  # a zero vector stays one
     return pooled.astype("<f4").tobytes()
 
-
-Shares = npt.NDArray[np.float64]
-"""Probabilities [tokens, tags]."""
 
 NEIGHBOUR_SHARE = 0.25
 """Share of the cut-off that a word next to a personal one needs."""
@@ -263,71 +262,71 @@ class TagColumns:
 
     def __init__(self, tags: Sequence[str], section: RedactionSection) -> None:
         """Find the columns of the counted types; a type without a B tag begins with its I tag."""
-        place = {tag: column for column, tag in enumerate(tags)}
+        column_of = {tag: column for column, tag in enumerate(tags)}
         self.types = section.counted(tags)
-        begins = [place.get(f"B-{each}", place.get(f"I-{each}", -1)) for each in self.types]
-        insides = [place.get(f"I-{each}", -1) for each in self.types]
-        self._begins, self._insides = np.array(begins), np.array(insides)
-        self._every = sorted({column for column in (*begins, *insides) if column >= 0})
+        begins = [column_of.get(f"B-{each}", column_of.get(f"I-{each}", -1)) for each in self.types]
+        insides = [column_of.get(f"I-{each}", -1) for each in self.types]
+        self._begin_columns, self._inside_columns = np.array(begins), np.array(insides)
+        self._columns = sorted({column for column in (*begins, *insides) if column >= 0})
 
-    def personal(self, shares: Shares) -> Shares:
+    def personal(self, probs: Doubles) -> Doubles:
         """Return the probability that each row is personal, [rows]."""
-        return np.asarray(shares[:, self._every].sum(axis=1))
+        return np.asarray(probs[:, self._columns].sum(axis=1))
 
-    def of_types(self, shares: Shares) -> tuple[Shares, Shares]:
+    def of_types(self, probs: Doubles) -> tuple[Doubles, Doubles]:
         """Return the log-probabilities that a value of each type begins, and continues, [rows, types] each."""
-        logs = np.log(np.maximum(shares, 1e-30))
-        inside = np.where(self._insides >= 0, logs[:, self._insides], -math.inf)
-        return logs[:, self._begins], inside
+        log_probs = np.log(np.maximum(probs, 1e-30))
+        inside = np.where(self._inside_columns >= 0, log_probs[:, self._inside_columns], -math.inf)
+        return log_probs[:, self._begin_columns], inside
 
 
 def find_personal(
-    text: str, words: Sequence[WordSpan], shares: Shares, columns: TagColumns, cutoff: float
+    text: str, words: Sequence[WordSpan], probs: Doubles, columns: TagColumns, cutoff: float
 ) -> PersonalSpans:
     """Find the personal values of a text.
 
     Args:
         text: the input.
         words: its words, from `word_spans`.
-        shares: probabilities of every token of the input, [tokens, tags].
+        probs: probabilities of every token of the input, [tokens, tags].
         columns: those of the model's tags.
         cutoff: a word is personal at this probability or above; next to a personal one, at NEIGHBOUR_SHARE of it.
     """
     if not words:
         return PersonalSpans((), 1.0)
-    firsts = shares[[word.token for word in words]]
-    personal = columns.personal(firsts)
-    flagged = personal_words(personal, cutoff)
-    margin = min(1.0, 0.5 + float(_distances(personal, flagged, cutoff).min()))
-    found: list[EntitySpan] = []
+    first_probs = probs[[word.token for word in words]]
+    personal_probs = columns.personal(first_probs)
+    flagged = personal_words(personal_probs, cutoff)
+    margin = min(1.0, 0.5 + float(_distances(personal_probs, flagged, cutoff).min()))
+    spans: list[EntitySpan] = []
     for begin, end in _runs(flagged.tolist()):
-        begins, insides = columns.of_types(firsts[begin:end])
+        begins, insides = columns.of_types(first_probs[begin:end])
         margin = min(margin, _type_margin(begins, insides))
         for first, last, type_ in _segments(*decode_tags(begins, insides)):
             start, stop = words[begin + first].start, words[begin + last].end
-            score = float(personal[begin + first : begin + last + 1].mean())
-            found.append(EntitySpan(columns.types[type_], start, stop, score))
-    return PersonalSpans(tuple(join_pieces(text, (grow(text, each) for each in found))), margin)
+            score = float(personal_probs[begin + first : begin + last + 1].mean())
+            spans.append(EntitySpan(columns.types[type_], start, stop, score))
+    return PersonalSpans(tuple(join_pieces(text, (grow(text, each) for each in spans))), margin)
 
 
-def personal_words(personal: Shares, cutoff: float) -> npt.NDArray[np.bool_]:
+def personal_words(probs: Doubles, cutoff: float) -> npt.NDArray[np.bool_]:
     """Tell which words are personal, [words]: those at the cut-off, and adjoining ones at NEIGHBOUR_SHARE of it."""
-    flagged: npt.NDArray[np.bool_] = personal >= cutoff
-    for begin, end in _runs((personal >= NEIGHBOUR_SHARE * cutoff).tolist()):
+    flagged: npt.NDArray[np.bool_] = probs >= cutoff
+    for begin, end in _runs((probs >= NEIGHBOUR_SHARE * cutoff).tolist()):
         flagged[begin:end] = flagged[begin:end].any()
     return flagged
 
 
-def _distances(personal: Shares, flagged: npt.NDArray[np.bool_], cutoff: float) -> Shares:
+def _distances(probs: Doubles, flagged: npt.NDArray[np.bool_], cutoff: float) -> Doubles:
     """Return how far the probability of each word is from the limit that applies to it, scaled to the cut-off."""
-    beside = flagged.copy()
-    beside[1:] |= flagged[:-1]
-    beside[:-1] |= flagged[1:]
-    limits = np.where(beside & (personal < cutoff), NEIGHBOUR_SHARE * cutoff, cutoff)
-    return np.abs(personal - limits) * cutoff / limits
+    adjoining = flagged.copy()
+    adjoining[1:] |= flagged[:-1]
+    adjoining[:-1] |= flagged[1:]
+    limits = np.where(adjoining & (probs < cutoff), NEIGHBOUR_SHARE * cutoff, cutoff)
+    return np.abs(probs - limits) * cutoff / limits
 
 
-def decode_tags(begins: Shares, insides: Shares) -> tuple[list[int], list[bool]]:
+def decode_tags(begins: Doubles, insides: Doubles) -> tuple[list[int], list[bool]]:
     """Return the likeliest types of a run of personal words, and whether each word begins a value.
 
     Args:
@@ -336,16 +335,16 @@ def decode_tags(begins: Shares, insides: Shares) -> tuple[list[int], list[bool]]
     """
     types = begins.shape[1]
     score = np.concatenate([begins[0], np.full(types, -math.inf)])  # of each state: B-x for all x, then I-x
-    came: list[npt.NDArray[np.int64]] = []
+    backpointers: list[npt.NDArray[np.int64]] = []
     for begin, inside in zip(begins[1:], insides[1:], strict=True):
         best = int(score.argmax())
-        opened = score[:types] >= score[types:]
-        before = np.where(opened, np.arange(types), np.arange(types) + types)
-        came.append(np.concatenate([np.full(types, best), before]))
+        from_begin = score[:types] >= score[types:]
+        predecessors = np.where(from_begin, np.arange(types), np.arange(types) + types)
+        backpointers.append(np.concatenate([np.full(types, best), predecessors]))
         score = np.concatenate([score[best] + begin, np.maximum(score[:types], score[types:]) + inside])
     states = [int(score.argmax())]
-    for back in reversed(came):
-        states.append(int(back[states[-1]]))
+    for pointers in reversed(backpointers):
+        states.append(int(pointers[states[-1]]))
     states.reverse()
     return [state % types for state in states], [state < types for state in states]
 
@@ -355,9 +354,9 @@ def grow(text: str, span: EntitySpan) -> EntitySpan:
     start, end = span.start, span.end
     while start < end and text[start].isspace():
         start += 1
-    while start > 0 and _joined(text[start - 1], text[start]):
+    while start > 0 and _are_joined(text[start - 1], text[start]):
         start -= 1
-    while end < len(text) and _joined(text[end - 1], text[end]):
+    while end < len(text) and _are_joined(text[end - 1], text[end]):
         end += 1
     return EntitySpan(span.label, start, end, span.score)
 
@@ -370,7 +369,9 @@ def join_pieces(text: str, spans: Iterable[EntitySpan]) -> list[EntitySpan]:
     joined: list[EntitySpan] = []
     for span in sorted(spans, key=lambda each: (each.start, each.end)):
         last = joined[-1] if joined else None
-        if last is not None and (span.start < last.end or (span.label == last.label and _bridged(text, last, span))):
+        if last is not None and (
+            span.start < last.end or (span.label == last.label and _are_bridged(text, last, span))
+        ):
             longer = max(last, span, key=lambda each: each.end - each.start)
             score = max(last.score, span.score)
             joined[-1] = EntitySpan(longer.label, last.start, max(last.end, span.end), score)
@@ -382,21 +383,21 @@ def join_pieces(text: str, spans: Iterable[EntitySpan]) -> list[EntitySpan]:
 def _runs(flagged: Sequence[bool]) -> Iterator[tuple[int, int]]:
     """Yield [begin, end) of each run of personal words."""
     for is_personal, group in itertools.groupby(enumerate(flagged), key=lambda pair: pair[1]):
-        places = [place for place, _ in group]
+        indexes = [index for index, _ in group]
         if is_personal:
-            yield places[0], places[-1] + 1
+            yield indexes[0], indexes[-1] + 1
 
 
 def _segments(types: Sequence[int], begins: Sequence[bool]) -> Iterator[tuple[int, int, int]]:
     """Yield first word, last word and type of each value in a run."""
     first = 0
-    for place in range(1, len(types) + 1):
-        if place == len(types) or begins[place] or types[place] != types[first]:
-            yield first, place - 1, types[first]
-            first = place
+    for index in range(1, len(types) + 1):
+        if index == len(types) or begins[index] or types[index] != types[first]:
+            yield first, index - 1, types[first]
+            first = index
 
 
-def _type_margin(begins: Shares, insides: Shares) -> float:
+def _type_margin(begins: Doubles, insides: Doubles) -> float:
     """Return 0.5 to 1: how far the least certain word of a run is from another type."""
     if begins.shape[1] < 2:
         return 1.0
@@ -405,12 +406,12 @@ def _type_margin(begins: Shares, insides: Shares) -> float:
     return 0.5 + float((best - second).min()) / 2
 
 
-def _bridged(text: str, left: EntitySpan, right: EntitySpan) -> bool:
+def _are_bridged(text: str, left: EntitySpan, right: EntitySpan) -> bool:
     between = text[left.end : right.start]
     return len(between) <= BRIDGE_CHARACTERS_MAX and set(between) <= _BRIDGES
 
 
-def _joined(left: str, right: str) -> bool:
+def _are_joined(left: str, right: str) -> bool:
     """Tell whether two neighbouring characters belong to one word."""
     if _is_mark(right):
         return True

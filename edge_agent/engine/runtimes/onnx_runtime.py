@@ -57,7 +57,7 @@ _PROBE_LENGTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 """Lengths of the inputs that are computed alone and together, as multiples of the fixed text's."""
 JOBS_PER_THREAD = 2
 """Inputs that the child has at once, so that a thread that has computed one finds the next."""
-_WARM_TEXT = "Please check order 12345 for me."
+_SAMPLE_TEXT = "Please check order 12345 for me."
 CLEAN_TEXTS = (
     "The kettle does not heat the water any more, and the lid is broken.",
     "Das Gerät ist nach zwei Wochen defekt, bitte tauschen Sie es um.",
@@ -84,12 +84,12 @@ class _OnnxBundle:
 
 @dataclass(frozen=True)
 class _OnnxJob:
-    run: JobRequest
+    request: JobRequest
     encoding: tokenizers.Encoding
     row: Row
 
 
-_Batch = list[tuple[_OnnxJob, Event]]
+_BatchEvents = list[tuple[_OnnxJob, Event]]
 
 
 class OnnxRuntime:
@@ -107,7 +107,7 @@ class OnnxRuntime:
         self._spec = LoadRequest(runtime="onnx")
         self._need: MemoryNeed
         self._available = 0
-        self._workers: BatchWorkers[_Batch] | None = None
+        self._workers: BatchWorkers[_BatchEvents] | None = None
         self._bundles: dict[str, _OnnxBundle] = {}
         self._waiting: dict[str, _OnnxJob] = {}
         self._running: dict[str, _OnnxJob] = {}
@@ -122,29 +122,29 @@ class OnnxRuntime:
         self._session = OnnxSession(spec.weights, spec.device, spec.device_index)
         self.device = self._session.device
         self._workers = BatchWorkers(spec.threads)
-        places = JOBS_PER_THREAD * spec.threads
-        about = {SEQUENCES: str(places)} if not spec.sequences_max and places > SEQUENCES_DEFAULT else {}
-        return self._session.details() | {"threads": str(spec.threads)} | about | need.details(available)
+        jobs_max = JOBS_PER_THREAD * spec.threads
+        details = {SEQUENCES: str(jobs_max)} if not spec.sequences_max and jobs_max > SEQUENCES_DEFAULT else {}
+        return self._session.details | {"threads": str(spec.threads)} | details | need.details(available)
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Open the tokenizer, compute a fixed text and one as long as the task allows, and measure neighbours."""
         path = paths["tokenizer"]
-        same = (each.tokenizer for each in self._bundles.values() if each.tokenizer_path == path)
+        open_tokenizers = (each.tokenizer for each in self._bundles.values() if each.tokenizer_path == path)
         size = onnx_graph.check_tokenizer_file(path)
-        self._claim({path: size}, manifest.task.limits.input_tokens_max)
-        tokenizer = next(same, None) or onnx_graph.open_tokenizer(path)
-        encoding = _encoded(tokenizer, _WARM_TEXT, ModelLoadFailed)
+        self._require_memory({path: size}, manifest.task.limits.input_tokens_max)
+        tokenizer = next(open_tokenizers, None) or onnx_graph.open_tokenizer(path)
+        encoding = _encode(tokenizer, _SAMPLE_TEXT, ModelLoadFailed)
         outputs = onnx_outputs.outputs_for(manifest, self._opened_session.outputs)
-        rows_max = self._proven(manifest, outputs, (encoding.ids, encoding.type_ids))
+        rows_max = self._measure_rows_max(manifest, outputs, (encoding.ids, encoding.type_ids))
         if manifest.task.kind == "redact":
             self._check_clean(manifest, outputs.names, tokenizer)
         temperatures = tuple(question.temperature for question in own_questions(manifest))
         self._bundles[digest] = _OnnxBundle(manifest, tokenizer, path, size, outputs, temperatures, rows_max)
 
-    def _claim(self, tokenizer: Mapping[str, int], input_tokens_max: int) -> None:
+    def _require_memory(self, new_size: Mapping[str, int], input_tokens_max: int) -> None:
         """Raise MemoryShort unless there is enough memory with what a bundle adds."""
         others = {each.tokenizer_path: each.tokenizer_bytes for each in self._bundles.values()}
-        size = sum(({**others, **tokenizer}).values())
+        size = sum(({**others, **new_size}).values())
         limits = [each.manifest.task.limits.input_tokens_max for each in self._bundles.values()]
         headroom = self._spec.threads * long_input_bytes(max([input_tokens_max, *limits]))
         need = replace(self._need, process=self._need.process + size)
@@ -158,8 +158,8 @@ class OnnxRuntime:
     def detach(self, digest: str) -> list[Event]:
         """Forget a bundle and its jobs."""
         self._bundles.pop(digest, None)
-        gone = [id_ for id_, job in (self._running | self._waiting).items() if job.run.digest == digest]
-        return [event for id_ in gone for event in self.cancel(id_)]
+        job_ids = [id_ for id_, job in (self._running | self._waiting).items() if job.request.digest == digest]
+        return [event for id_ in job_ids for event in self.cancel(id_)]
 
     def submit(self, job: JobRequest) -> None:
         """Tokenize and take a job."""
@@ -168,7 +168,7 @@ class OnnxRuntime:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
         limit = bundle.manifest.task.limits.input_tokens_max
         _check_characters(job.text, limit)
-        encoding = _encoded(bundle.tokenizer, job.text, ModelFailed)
+        encoding = _encode(bundle.tokenizer, job.text, ModelFailed)
         if all(encoding.special_tokens_mask):
             raise EmptyInput("the input has no text that the tokenizer knows")
         row = encoding.ids, encoding.type_ids
@@ -199,7 +199,7 @@ class OnnxRuntime:
             batch = self._next_batch(idle)
             self._workers.start(batch, lone=not self._waiting)
         batches = self._workers.wait(self.mailbox)
-        return [event for batch in batches for job, event in batch if self._ended(job)]
+        return [event for batch in batches for job, event in batch if self._finish(job)]
 
     def close(self) -> None:
         """Let running batches end, and free the model."""
@@ -215,54 +215,54 @@ class OnnxRuntime:
         assert self._session is not None, "load comes first"
         return self._session
 
-    def _next_batch(self, idle: int) -> Callable[[], _Batch]:
+    def _next_batch(self, idle: int) -> Callable[[], _BatchEvents]:
         """Take the oldest job and those of its bundle nearest in length, at most the share of one idle worker."""
         oldest = next(iter(self._waiting.values()))
-        bundle, batch = self._bundles[oldest.run.digest], [oldest]
+        bundle, batch = self._bundles[oldest.request.digest], [oldest]
         if len(self._waiting) > 1:
-            waiting = [job for job in self._waiting.values() if job.run.digest == oldest.run.digest]
+            waiting = [job for job in self._waiting.values() if job.request.digest == oldest.request.digest]
             share = math.ceil(len(waiting) / idle)
-            places = choose_batch([len(job.row[0]) for job in waiting], min(bundle.rows_max, share))
-            batch = [waiting[place] for place in places]
+            indexes = choose_batch([len(job.row[0]) for job in waiting], min(bundle.rows_max, share))
+            batch = [waiting[index] for index in indexes]
         for job in batch:
-            self._running[job.run.job_id] = self._waiting.pop(job.run.job_id)
-        return partial(_computed, self._opened_session, bundle, batch)
+            self._running[job.request.job_id] = self._waiting.pop(job.request.job_id)
+        return partial(_compute_batch, self._opened_session, bundle, batch)
 
-    def _ended(self, job: _OnnxJob) -> bool:
+    def _finish(self, job: _OnnxJob) -> bool:
         """Forget a job that was computed; False if it was cancelled meanwhile."""
-        if self._running.get(job.run.job_id) is not job:
+        if self._running.get(job.request.job_id) is not job:
             return False
-        del self._running[job.run.job_id]
+        del self._running[job.request.job_id]
         return True
 
-    def _proven(self, manifest: Manifest, wanted: WantedOutputs, warm: Row) -> int:
+    def _measure_rows_max(self, manifest: Manifest, outputs: WantedOutputs, sample: Row) -> int:
         """Return how many inputs may be computed together. Raises ModelLoadFailed if the model does not compute."""
-        outputs = wanted.names
-        answering, score = wanted.split(self._probe(outputs, warm))
+        names = outputs.names
+        answering, gate = outputs.split(self._probe(names, sample))
         onnx_outputs.check_rows(manifest.task, answering)
-        for each in score:
+        for each in gate:
             onnx_outputs.check_ood_score(each)
         limit = manifest.task.limits.input_tokens_max
-        self._probe(outputs, _stretched(warm, min(limit, PROBE_TOKENS_MAX)), f"; the manifest allows {limit}")
+        self._probe(names, _stretch(sample, min(limit, PROBE_TOKENS_MAX)), f"; the manifest allows {limit}")
         if manifest.task.kind in LABEL_KINDS:
             return 1
         tolerance = NEIGHBOUR_TOLERANCE if manifest.task.kind == "embed" else 0.0
-        lengths = {min(limit, int(share * len(warm[0]))) for share in _PROBE_LENGTHS}
+        lengths = {min(limit, int(factor * len(sample[0]))) for factor in _PROBE_LENGTHS}
         try:
-            independent = self._independent(outputs, [_rotated(warm, each) for each in lengths], tolerance)
+            are_independent = self._rows_are_independent(names, [_rotate(sample, each) for each in lengths], tolerance)
         except ModelFailed:  # exported with a fixed batch of 1
-            independent = False
-        return BATCH_ROWS_MAX if independent else 1
+            are_independent = False
+        return BATCH_ROWS_MAX if are_independent else 1
 
-    def _check_clean(self, manifest: Manifest, outputs: tuple[str, ...], tokenizer: tokenizers.Tokenizer) -> None:
+    def _check_clean(self, manifest: Manifest, names: tuple[str, ...], tokenizer: tokenizers.Tokenizer) -> None:
         """Raise ModelLoadFailed for a model that replaces most of texts without personal data."""
         replaced = characters = 0
         for text in CLEAN_TEXTS:
-            encoding = _encoded(tokenizer, text, ModelLoadFailed)
+            encoding = _encode(tokenizer, text, ModelLoadFailed)
             if len(encoding.ids) <= manifest.task.limits.input_tokens_max:
-                (row, *_) = self._probe(outputs, (encoding.ids, encoding.type_ids))
-                found = _personal(manifest, text, encoding, row)
-                replaced += sum(each.end - each.start for each in found.spans)
+                (row, *_) = self._probe(names, (encoding.ids, encoding.type_ids))
+                personal = _find_personal(manifest, text, encoding, row)
+                replaced += sum(each.end - each.start for each in personal.spans)
                 characters += len(text)
         if replaced > CLEAN_REPLACED_MAX * characters:
             raise ModelLoadFailed(
@@ -272,42 +272,42 @@ class OnnxRuntime:
                 characters=characters,
             )
 
-    def _independent(self, outputs: tuple[str, ...], rows: list[Row], tolerance: float) -> bool:
+    def _rows_are_independent(self, names: tuple[str, ...], rows: list[Row], tolerance: float) -> bool:
         """Tell whether inputs of several lengths have the same outputs alone, in pairs and all together."""
         run = self._opened_session.run
-        alone = [run(outputs, [row])[0] for row in rows]
-        batches = [rows, [*rows, *rows][:BATCH_ROWS_MAX], *([row, rows[-1 - place]] for place, row in enumerate(rows))]
-        known = {id(row): values for row, values in zip(rows, alone, strict=True)}
+        alone = [run(names, [row])[0] for row in rows]
+        batches = [rows, [*rows, *rows][:BATCH_ROWS_MAX], *([row, rows[-1 - index]] for index, row in enumerate(rows))]
+        outputs_alone = {id(row): values for row, values in zip(rows, alone, strict=True)}
         return all(
             np.allclose(one, other, rtol=tolerance if other.ndim == 0 else 0.0, atol=tolerance)  # 0: the gate's score
             for batch in batches
-            for row, values in zip(batch, run(outputs, batch), strict=True)
-            for one, other in zip(known[id(row)], values, strict=True)
+            for row, values in zip(batch, run(names, batch), strict=True)
+            for one, other in zip(outputs_alone[id(row)], values, strict=True)
         )
 
-    def _probe(self, outputs: tuple[str, ...], row: Row, more: str = "") -> tuple[Floats, ...]:
+    def _probe(self, names: tuple[str, ...], row: Row, hint: str = "") -> tuple[Floats, ...]:
         try:
-            return self._opened_session.run(outputs, [row])[0]
+            return self._opened_session.run(names, [row])[0]
         except ModelFailed as error:
             if error.metadata.get("memory_short") == "True":
                 raise MemoryError from None  # the process ends, and its parent says how much it was allowed
-            raise ModelLoadFailed(error.message + more, **error.metadata) from None
+            raise ModelLoadFailed(error.message + hint, **error.metadata) from None
 
 
-def _computed(session: OnnxSession, bundle: _OnnxBundle, batch: list[_OnnxJob]) -> _Batch:
+def _compute_batch(session: OnnxSession, bundle: _OnnxBundle, batch: list[_OnnxJob]) -> _BatchEvents:
     """Compute a batch; if that fails, each job alone, so that a bad one fails nobody else. Runs on a worker."""
     started = time.perf_counter()
     try:
         rows = session.run(bundle.outputs.names, [job.row for job in batch])
     except ModelFailed as error:
         if len(batch) == 1:
-            return [(batch[0], failure_report(batch[0].run.job_id, error))]
-        return [pair for job in batch for pair in _computed(session, bundle, [job])]
+            return [(batch[0], failure_report(batch[0].request.job_id, error))]
+        return [pair for job in batch for pair in _compute_batch(session, bundle, [job])]
     elapsed_ms = (time.perf_counter() - started) * 1000
     return [(job, _answer(bundle, job, row, elapsed_ms)) for job, row in zip(batch, rows, strict=True)]
 
 
-def _encoded(
+def _encode(
     tokenizer: tokenizers.Tokenizer, text: str, failure: type[ModelFailed | ModelLoadFailed]
 ) -> tokenizers.Encoding:
     """Tokenize a text. Raises `failure` if the tokenizer cannot, for example because it has no unknown token."""
@@ -321,55 +321,55 @@ def _check_characters(text: str, limit: int) -> None:
     """Raise EmptyInput or InputTooLong before a tokenizer has to read the text."""
     if not text.strip():
         raise EmptyInput("the input has no text")
-    allowed = limit * CHARACTERS_PER_TOKEN_MAX
-    if len(text) > allowed:
-        message = f"the input has {len(text)} characters; the limit of {limit} tokens allows at most {allowed}"
-        raise InputTooLong(message, characters=len(text), characters_limit=allowed, limit=limit)
+    characters_max = limit * CHARACTERS_PER_TOKEN_MAX
+    if len(text) > characters_max:
+        message = f"the input has {len(text)} characters; the limit of {limit} tokens allows at most {characters_max}"
+        raise InputTooLong(message, characters=len(text), characters_limit=characters_max, limit=limit)
 
 
-def _rotated(row: Row, length: int) -> Row:
+def _rotate(row: Row, length: int) -> Row:
     """Return an input of that length, which begins at a token of the row that depends on the length."""
     ids, types = row
-    place = length % len(ids)
-    return _stretched(([*ids[place:], *ids[:place]], types), length)
+    start = length % len(ids)
+    return _stretch(([*ids[start:], *ids[:start]], types), length)
 
 
-def _stretched(row: Row, length: int) -> Row:
+def _stretch(row: Row, length: int) -> Row:
     times = length // len(row[0]) + 1
     return (list(row[0]) * times)[:length], (list(row[1]) * times)[:length]
 
 
 def _answer(bundle: _OnnxBundle, job: _OnnxJob, outputs: tuple[Floats, ...], elapsed_ms: float) -> Event:
-    rows, score = bundle.outputs.split(outputs)
+    rows, gate = bundle.outputs.split(outputs)
     if not all(map(onnx_outputs.is_finite, rows)):
         return failure_report(
-            job.run.job_id, ModelFailed("the model computes values that are not finite for this input")
+            job.request.job_id, ModelFailed("the model computes values that are not finite for this input")
         )
     manifest = bundle.manifest
     task, row = manifest.task, rows[0]
-    done = JobResult(job_id=job.run.job_id, input_tokens=len(job.row[0]), prefill_ms=elapsed_ms)
-    for each in score:
-        done.ood_score = each.item()
+    result = JobResult(job_id=job.request.job_id, input_tokens=len(job.row[0]), prefill_ms=elapsed_ms)
+    for each in gate:
+        result.ood_score = each.item()
     if task.kind == "decide":
-        done.question_scores = tuple(
+        result.question_scores = tuple(
             onnx_outputs.label_probabilities(each, temperature)
             for each, temperature in zip(rows, bundle.temperatures, strict=True)
         )
     elif task.kind == "classify":
-        done.scores = onnx_outputs.label_probabilities(row, manifest.confidence.temperature)
+        result.scores = onnx_outputs.label_probabilities(row, manifest.confidence.temperature)
     elif task.kind == "extract":
-        words = onnx_outputs.word_spans(job.run.text, job.encoding.word_ids, job.encoding.offsets)
-        shares = onnx_outputs.probabilities(row, manifest.confidence.temperature)
-        done.entities, done.confidence = onnx_outputs.decode_entities(words, shares, task.labels)
+        words = onnx_outputs.word_spans(job.request.text, job.encoding.word_ids, job.encoding.offsets)
+        probs = onnx_outputs.probabilities(row, manifest.confidence.temperature)
+        result.entities, result.confidence = onnx_outputs.decode_entities(words, probs, task.labels)
     elif task.kind == "redact":
-        found = _personal(manifest, job.run.text, job.encoding, row)
-        done.entities, done.confidence = found.spans, found.margin
+        personal = _find_personal(manifest, job.request.text, job.encoding, row)
+        result.entities, result.confidence = personal.spans, personal.margin
     else:
-        done.vector = onnx_outputs.embedding_bytes(row, manifest.engine.pooling, manifest.engine.normalize)
-    return done
+        result.vector = onnx_outputs.embedding_bytes(row, manifest.engine.pooling, manifest.engine.normalize)
+    return result
 
 
-def _personal(manifest: Manifest, text: str, encoding: tokenizers.Encoding, row: Floats) -> PersonalSpans:
+def _find_personal(manifest: Manifest, text: str, encoding: tokenizers.Encoding, row: Floats) -> PersonalSpans:
     words = onnx_outputs.word_spans(text, encoding.word_ids, encoding.offsets)
-    shares, rule = onnx_outputs.probabilities(row, manifest.confidence.temperature), manifest.redaction_rule
-    return find_personal(text, words, shares, TagColumns(manifest.task.labels, rule), rule.cutoff)
+    probs, rule = onnx_outputs.probabilities(row, manifest.confidence.temperature), manifest.redaction_rule
+    return find_personal(text, words, probs, TagColumns(manifest.task.labels, rule), rule.cutoff)

@@ -54,13 +54,13 @@ class BatchWorkers(Generic[Outcome]):
         self._overdue_seconds = overdue_seconds
         self._tasks: SimpleQueue[tuple[int, Callable[[], Outcome]] | None] = SimpleQueue()
         self._finished: deque[tuple[int, Outcome | MemoryError | DeviceLost | None]] = deque()
-        self._begun = 0
+        self._last_number = 0
         self._running: dict[int, float] = {}
         self._quiet = True
         """No other work came during the last one."""
-        self._company = False
+        self._had_company = False
         """Other work or mail came since the workers were idle."""
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._threads = [Thread(target=self._serve, name="onnx", daemon=True) for _ in range(count if count > 1 else 0)]
         for thread in self._threads:
             thread.start()
@@ -77,13 +77,13 @@ class BatchWorkers(Generic[Outcome]):
 
     def start(self, work: Callable[[], Outcome], *, lone: bool = False) -> None:
         """Give work to an idle worker. `lone`: there is no other work now."""
-        self._begun += 1
-        self._company = bool(self._running) or not lone
-        self._running[self._begun] = time.monotonic()
-        if self._threads and (self._company or not self._quiet):
-            self._tasks.put((self._begun, work))
+        self._last_number += 1
+        self._had_company = bool(self._running) or not lone
+        self._running[self._last_number] = time.monotonic()
+        if self._threads and (self._had_company or not self._quiet):
+            self._tasks.put((self._last_number, work))
         else:
-            self._do(self._begun, work)
+            self._execute(self._last_number, work)
 
     def wait(self, mailbox: int = -1) -> list[Outcome]:
         """Return finished outcomes; sleep until there is one, or until the descriptor `mailbox` is readable.
@@ -92,14 +92,14 @@ class BatchWorkers(Generic[Outcome]):
             MemoryError, DeviceLost: a worker ran out of memory, or the device failed.
             RuntimeError: a worker died of another exception, which threading has printed.
         """
-        watched = [self._bell] if mailbox < 0 or self._overdue() else [self._bell, mailbox]
-        ready = select.select(watched, [], [], 0 if self._finished else None)[0]
-        self._company = self._company or mailbox in ready
-        if self._bell in ready:
-            os.eventfd_read(self._bell)
-        outcomes = [self._collected(*self._finished.popleft()) for _ in range(len(self._finished))]
+        descriptors = [self._wake_event] if mailbox < 0 or self._overdue() else [self._wake_event, mailbox]
+        ready = select.select(descriptors, [], [], 0 if self._finished else None)[0]
+        self._had_company = self._had_company or mailbox in ready
+        if self._wake_event in ready:
+            os.eventfd_read(self._wake_event)
+        outcomes = [self._collect(*self._finished.popleft()) for _ in range(len(self._finished))]
         if not self._running:
-            self._quiet = not self._company
+            self._quiet = not self._had_company
         return outcomes
 
     def close(self) -> None:
@@ -109,13 +109,13 @@ class BatchWorkers(Generic[Outcome]):
         for thread in self._threads:
             thread.join()
         self._running.clear()
-        os.close(self._bell)
+        os.close(self._wake_event)
 
     def _overdue(self) -> bool:
         oldest = next(iter(self._running.values()), None)
         return oldest is not None and time.monotonic() - oldest > self._overdue_seconds
 
-    def _collected(self, number: int, outcome: Outcome | MemoryError | DeviceLost | None) -> Outcome:
+    def _collect(self, number: int, outcome: Outcome | MemoryError | DeviceLost | None) -> Outcome:
         del self._running[number]
         if isinstance(outcome, MemoryError | DeviceLost):
             raise outcome
@@ -126,11 +126,11 @@ class BatchWorkers(Generic[Outcome]):
     def _serve(self) -> None:
         while task := self._tasks.get():
             try:
-                self._do(*task)
+                self._execute(*task)
             finally:
-                os.eventfd_write(self._bell, 1)
+                os.eventfd_write(self._wake_event, 1)
 
-    def _do(self, number: int, work: Callable[[], Outcome]) -> None:
+    def _execute(self, number: int, work: Callable[[], Outcome]) -> None:
         outcome: Outcome | MemoryError | DeviceLost | None = None
         try:
             outcome = work()
@@ -155,8 +155,8 @@ _LOG_FATAL = 4  # onnxruntime's exceptions have its errors, and its warnings do 
 Provider = str | tuple[str, dict[str, str]]
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {"cuda": "CUDAExecutionProvider"}
-_OF_DEVICES = re.compile("CUDA|CUDNN|CUBLAS")
-_OF_MEMORY = re.compile("allocate memory|bad_alloc|bad allocation")
+_DEVICE_ERROR = re.compile("CUDA|CUDNN|CUBLAS")
+_MEMORY_ERROR = re.compile("allocate memory|bad_alloc|bad allocation")
 
 # onnxruntime's exceptions have no base class of their own.
 _ERRORS = (
@@ -181,10 +181,11 @@ class OnnxSession:
         """Open a file on a device, or on the one of that index. Raises ModelLoadFailed, DeviceUnusable."""
         path = Path(weights)
         _check_file(path)
-        chosen = providers(device, index, onnxruntime.get_available_providers())
+        requested = providers(device, index, onnxruntime.get_available_providers())
         try:
-            session = onnxruntime.InferenceSession(weights, _options(), providers=chosen)
-            self._details = _described(session)
+            session = onnxruntime.InferenceSession(weights, _options(), providers=requested)
+            self.details = _describe(session)
+            """The model's producer, and its inputs and outputs with their shapes."""
             self.outputs: dict[str, str] = {output.name: output.type for output in session.get_outputs()}
             """Names of the outputs, and their types as onnxruntime writes them."""
         except (ort.InvalidProtobuf, ort.NoModel):
@@ -196,17 +197,13 @@ class OnnxSession:
             raise ModelLoadFailed(f"{path.name} does not load: {_first_line(error)}") from None
         self._session = session
         self.device = device if device == "cpu" else f"{device}:{max(index, 0)}"
-        _check_taken(device, session.get_providers())
+        _check_providers(device, session.get_providers())
         dtypes = _dtypes(path.name, session.get_inputs())
         self._inputs = [(name, INPUTS_KNOWN.index(name), dtype) for name, dtype in dtypes.items()]
         if not self.outputs:
             raise ModelLoadFailed(f"{path.name} has no output; an encoder has one with its scores or token vectors")
 
-    def details(self) -> dict[str, str]:
-        """Return the model's producer, and its inputs and outputs with their shapes."""
-        return dict(self._details)
-
-    def run(self, wanted: Sequence[str], rows: Sequence[Row]) -> list[tuple[Floats, ...]]:
+    def run(self, names: Sequence[str], rows: Sequence[Row]) -> list[tuple[Floats, ...]]:
         """Compute some inputs together; return for each its part of every wanted output, without the padding.
 
         Raises:
@@ -214,23 +211,23 @@ class OnnxSession:
             DeviceLost: onnxruntime's message names the device.
         """
         arrays = pad_rows(rows)
-        feed = {name: arrays[place].astype(dtype, copy=False) for name, place, dtype in self._inputs}
+        feed = {name: arrays[index].astype(dtype, copy=False) for name, index, dtype in self._inputs}
         try:
-            outputs = self._session.run(wanted, feed)
+            outputs = self._session.run(names, feed)
         except _ERRORS as error:
             traceback.print_exc(limit=0)
-            if self.device != "cpu" and _OF_DEVICES.search(str(error)):
+            if self.device != "cpu" and _DEVICE_ERROR.search(str(error)):
                 raise DeviceLost(_first_line(error)) from None
             tokens = arrays.shape[2]
-            short: dict[str, Any] = {"memory_short": True} if _OF_MEMORY.search(str(error)) else {}
-            raise ModelFailed(f"the model does not compute {tokens} tokens", tokens=tokens, **short) from None
+            memory_short: dict[str, Any] = {"memory_short": True} if _MEMORY_ERROR.search(str(error)) else {}
+            raise ModelFailed(f"the model does not compute {tokens} tokens", tokens=tokens, **memory_short) from None
         counts = [values.shape[0] if values.ndim else 0 for values in outputs]
         if wrong := [count for count in counts if count != len(rows)]:
             raise ModelFailed(f"the model gives {wrong[0]} results for {len(rows)} inputs", results=wrong[0])
-        return list(zip(*(_by_row(values, rows) for values in outputs), strict=True))
+        return list(zip(*(_split_rows(values, rows) for values in outputs), strict=True))
 
 
-def _by_row(values: Floats, rows: Sequence[Row]) -> list[Floats]:
+def _split_rows(values: Floats, rows: Sequence[Row]) -> list[Floats]:
     """Return the part of each input; if there is one vector per token, without those of the padding."""
     if values.ndim == 3:
         return [value[: len(row[0])] for value, row in zip(values, rows, strict=True)]
@@ -248,9 +245,9 @@ def providers(device: str, index: int, available: Sequence[str]) -> list[Provide
     return [(name, {"device_id": str(max(index, 0)), "use_tf32": "0"}), _CPU]
 
 
-def _check_taken(device: str, taken: Sequence[str]) -> None:
+def _check_providers(device: str, active: Sequence[str]) -> None:
     """Raise DeviceUnusable when onnxruntime silently computes with something else."""
-    if device != "cpu" and taken[0] != _PROVIDERS.get(device):
+    if device != "cpu" and active[0] != _PROVIDERS.get(device):
         message = f"onnxruntime could not start {_PROVIDERS.get(device)}: the driver or a required library is missing"
         raise DeviceUnusable(message, lasting=True)
 
@@ -274,19 +271,19 @@ def _check_file(path: Path) -> None:
 
 
 def _dtypes(name: str, inputs: Sequence[onnxruntime.NodeArg]) -> dict[str, type[np.int32] | type[np.int64]]:
-    given = {value.name: value.type for value in inputs}
-    unknown = [each for each in given if each not in INPUTS_KNOWN]
-    missing = [each for each in INPUTS_NEEDED if each not in given]
+    input_types = {value.name: value.type for value in inputs}
+    unknown = [each for each in input_types if each not in INPUTS_KNOWN]
+    missing = [each for each in INPUTS_NEEDED if each not in input_types]
     if unknown or missing:
-        wrong = f"asks for {', '.join(unknown)}" if unknown else f"does not take {', '.join(missing)}"
-        raise ModelLoadFailed(f"{name} {wrong}; an encoder takes {', '.join(INPUTS_KNOWN)}")
-    for each, kind in given.items():
+        problem = f"asks for {', '.join(unknown)}" if unknown else f"does not take {', '.join(missing)}"
+        raise ModelLoadFailed(f"{name} {problem}; an encoder takes {', '.join(INPUTS_KNOWN)}")
+    for each, kind in input_types.items():
         if kind not in _DTYPES:
             raise ModelLoadFailed(f"{name}: input {each} is {kind}; it must be tensor(int64) or tensor(int32)")
-    return {each: _DTYPES[kind] for each, kind in given.items()}
+    return {each: _DTYPES[kind] for each, kind in input_types.items()}
 
 
-def _described(session: onnxruntime.InferenceSession) -> dict[str, str]:
+def _describe(session: onnxruntime.InferenceSession) -> dict[str, str]:
     """Return the `details` of a session. Raises UnicodeDecodeError."""
 
     def shapes(values: Sequence[onnxruntime.NodeArg]) -> str:
@@ -307,12 +304,12 @@ def choose_batch(lengths: Sequence[int], rows_max: int) -> list[int]:
     batch, longest = [0], lengths[0]
     if rows_max == 1:
         return batch
-    for place in sorted(range(1, len(lengths)), key=lambda place: abs(lengths[place] - lengths[0])):
+    for index in sorted(range(1, len(lengths)), key=lambda index: abs(lengths[index] - lengths[0])):
         if len(batch) == rows_max:
             break
-        width = max(longest, lengths[place])
+        width = max(longest, lengths[index])
         if width * (len(batch) + 1) <= BATCH_TOKENS_MAX:
-            batch.append(place)
+            batch.append(index)
             longest = width
     return batch
 
@@ -324,6 +321,6 @@ def pad_rows(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
         ((ids, types),) = rows
         return np.array(((ids,), ((1,) * longest,), (types,)), np.int64)
     array = np.zeros((3, len(rows), longest), np.int64)
-    for place, (ids, types) in enumerate(rows):
-        array[0, place, : len(ids)], array[1, place, : len(ids)], array[2, place, : len(ids)] = ids, 1, types
+    for index, (ids, types) in enumerate(rows):
+        array[0, index, : len(ids)], array[1, index, : len(ids)], array[2, index, : len(ids)] = ids, 1, types
     return array

@@ -141,7 +141,7 @@ def main() -> None:
     heads = [fitted(features, rows, question, DECAY) for question in QUESTIONS]
     weight, bias = (np.concatenate(parts) for parts in zip(*heads, strict=True))
     outputs = {QUESTION_OUTPUT.format(question.name): len(question.outputs) for question in QUESTIONS}
-    metadata = head.told_of(LayerPooling(LAYERS, outputs)) | {"trained_on": "../data/train.jsonl"}
+    metadata = head.pooling_metadata(LayerPooling(LAYERS, outputs)) | {"trained_on": "../data/train.jsonl"}
     head.save(HERE / "head.safetensors", {head.WEIGHT: weight, head.BIAS: bias}, encoder, metadata)
     write_task({})
     with tempfile.TemporaryDirectory() as folder:

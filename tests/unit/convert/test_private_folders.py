@@ -56,7 +56,7 @@ def test_a_work_folder_is_private(tmp_path: Path):
     recipe = recipe_of(tmp_path)
     for _ in range(2):
         with open_umask():
-            run(recipe, "first", screen=RunDisplay(), stages=STAGES)
+            run(recipe, "first", display=RunDisplay(), stages=STAGES)
         assert [] == not_private(tmp_path / "work")
         (tmp_path / "work").chmod(0o755)
         (tmp_path / "work" / "first" / "rows").chmod(0o644)

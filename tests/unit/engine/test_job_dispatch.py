@@ -12,7 +12,6 @@ from edge_agent.engine.job_dispatch import (
     LATENCIES_MAX,
     BundleStats,
     JobDispatcher,
-    JobLimits,
 )
 from edge_agent.engine.protocol import FailureReport, JobResult
 from edge_agent.engine.restart_policy import Quarantine
@@ -35,7 +34,7 @@ class Site:
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[protocol.ToChild] = asyncio.Queue()
-        self.jobs = JobDispatcher(JobLimits(queue=10, running=1), Quarantine(60.0))
+        self.jobs = JobDispatcher(10, 1, Quarantine(60.0))
         self.jobs.child = self
         self.asked: list[asyncio.Task[object]] = []
 

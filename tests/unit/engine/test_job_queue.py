@@ -42,18 +42,18 @@ def take_all(waiting: JobQueue) -> list[Ticket]:
 def test_jobs_start_in_turn(arrivals: list[tuple[float, int]]) -> None:
     """A job starts as if it had come a second later for each step of priority; equals keep their order."""
     waiting = JobQueue(len(arrivals))
-    tickets = [Ticket(str(i), came_at, priority) for i, (came_at, priority) in enumerate(arrivals)]
+    tickets = [Ticket(str(i), arrived_at, priority) for i, (arrived_at, priority) in enumerate(arrivals)]
     for ticket in tickets:
         waiting.add(ticket)
-    expected = sorted(tickets, key=lambda ticket: ticket.came_at + ticket.priority * PRIORITY_SECONDS)
+    expected = sorted(tickets, key=lambda ticket: ticket.arrived_at + ticket.priority * PRIORITY_SECONDS)
     assert ids(expected) == ids(take_all(waiting))
 
 
 @given(st.integers(0, 10), st.floats(0, 1000))
-def test_nobody_is_overtaken_for_ever(priority: int, came_at: float) -> None:
+def test_nobody_is_overtaken_for_ever(priority: int, arrived_at: float) -> None:
     """Whoever comes more than `priority` seconds later starts later, whatever its own priority."""
-    patient = Ticket("patient", came_at, priority)
-    late = Ticket("late", came_at + priority * PRIORITY_SECONDS + 0.001, 0)
+    patient = Ticket("patient", arrived_at, priority)
+    late = Ticket("late", arrived_at + priority * PRIORITY_SECONDS + 0.001, 0)
     waiting = JobQueue(2)
     waiting.add(late)
     waiting.add(patient)

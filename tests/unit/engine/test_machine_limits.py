@@ -183,7 +183,7 @@ def test_a_build_is_known_by_its_libraries(
 )
 def test_a_device_is_known_by_its_node(tmp_path: Path, nodes: tuple[str, ...], present: list[str]):
     """A render node, or a numbered card of NVIDIA, which also speaks Vulkan; its control node alone is no card."""
-    assert present == machine_limits.devices_present(lay(tmp_path, *(f"dev/{node}" for node in nodes)))
+    assert present == machine_limits.detect_support("echo", lay(tmp_path, *(f"dev/{node}" for node in nodes))).present
 
 
 def test_looking_loads_nothing():

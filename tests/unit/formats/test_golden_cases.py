@@ -163,10 +163,10 @@ def test_choice_of_rows_does_not_depend_on_their_order():
     """From a shuffled file the same rows are tried, at most eight for each label."""
     task = manifest().task
     rows = [DataRow(f"{label} {i}", label) for i in range(20) for label in LABELS]
-    first = chosen.tried(task, rows)
-    assert first == chosen.tried(task, rows[::-1])
+    first = chosen.choose_rows(task, rows)
+    assert first == chosen.choose_rows(task, rows[::-1])
     assert [label for label in LABELS for _ in range(8)] == [row.label for row in first]
-    plain = chosen.tried(
+    plain = chosen.choose_rows(
         TaskSpec(name="x", kind="extract", labels=("O",)), [DataRow("a", spans=(TextSpan(0, 1, "x"),))]
     )
     assert 1 == len(plain)

@@ -349,6 +349,6 @@ def test_answers_are_split_by_question_names():
     done = FinishedAnswer("hi", EngineAnswer(JobResult(job_id="j", question_scores=scores), 1.5), bundle, "p-1")
     found = finished_answers.split_by_question(done, questions, questions[3:])
     assert [("q3", scores[3]), ("q4", scores[4])] == [
-        (each.question.name, each.answer.done.scores) for each in found if each.question
+        (each.question.name, each.answer.result.scores) for each in found if each.question
     ]
     assert 2 == len({each.prediction_id for each in found})

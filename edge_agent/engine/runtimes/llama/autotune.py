@@ -33,9 +33,9 @@ ROWS = (256, 128, 64)
 NEIGHBOURS = "scores would depend on what else is computed"
 SAME, OTHERS, DEPENDENT = "the same", "others", "neighbours"
 """How scores of other steps compare with those of small ones; DEPENDENT: even those depend on what else is computed."""
-FILLED = ((15, 16), (30, 32))
+STEP_PAIRS = ((15, 16), (30, 32))
 """Pairs of steps in rows: if the second takes less time by a twentieth, rows are multiplied in groups."""
-_LESS = 0.95
+_LESS_TIME = 0.95
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TuningTrial:
     moved: float = 0.0
     """The most by which a logit moved."""
     same_token: bool = True
-    independent: bool = True
+    is_independent: bool = True
     """The same bits in company, in pieces and in other cells."""
 
 
@@ -100,34 +100,34 @@ def score_variance(tuned: TunedSettings, quantization: str, code: str) -> str:
     return dependence if tuned.bulk_scores == DEPENDENT else ""
 
 
-def trial_verdict(usual: float, trial: TuningTrial) -> str:
+def trial_verdict(best_seconds: float, trial: TuningTrial) -> str:
     """Return why a setting is not kept, compared with the seconds of the best one so far; empty = it is kept."""
-    share = trial.seconds / usual - 1
+    share = trial.seconds / best_seconds - 1
     if share > _NOISE:
         return f"{share:+.0%} time"
     if not trial.same_token or trial.moved > TOLERANCE:
         return f"{share:+.0%} time, refused: logits would move by {trial.moved:.2f}"
-    if not trial.independent:
+    if not trial.is_independent:
         return f"{share:+.0%} time, refused: {NEIGHBOURS}"
     return ""
 
 
 def measured_scores(settings: Mapping[str, str], name: str) -> str:
     """Return a stored result on scores; empty = there is none, or it is invalid."""
-    found = settings.get(name, "")
-    return found if found in (SAME, OTHERS, DEPENDENT) else ""
+    score = settings.get(name, "")
+    return score if score in (SAME, OTHERS, DEPENDENT) else ""
 
 
 def row_groups(seconds: Sequence[tuple[float, float]]) -> int:
     """Return how many rows are multiplied at once, from the seconds of the steps of FILLED."""
-    first, second = (more < _LESS * few for few, more in seconds)
+    first, second = (more < _LESS_TIME * few for few, more in seconds)
     return (ROWS_GROUP if second else ROWS_BLOCK) if first else 0
 
 
 def tuning_key(spec: LoadRequest, shape: ContextShape, processor: str) -> str:
     """Return the conditions, in addition to the weights, under which settings hold."""
-    given = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
-    return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {given}"
+    conditions = f"{spec.threads} threads, {shape.kv_type}, {shape.rows} rows"
+    return f"llama-cpp-python {llama_cpp.__version__}, {processor}, {conditions}"
 
 
 def remembered_shape(settings: Mapping[str, str], key: str, shape: ContextShape) -> ContextShape | None:
@@ -146,7 +146,7 @@ TRIES, _GROUP_TRIES = 2, 4
 """The shortest of this many times counts: other programs only make it longer."""
 BUSY = "other programs were busy"
 _TEXT, _STEPS, _CUT, _ASIDE = 32, 6, 11, 5
-"""Tokens of the text, steps behind it, where it is cut, and tokens of another text."""
+"""Tokens of the text, steps after it, where it is cut, and tokens of another text."""
 _CELLS, _SEQUENCES = 768, 4
 _PROSE = """The shop opens at nine. A woman wants to know whether the red jacket comes in a larger size, and what it
 costs to have it sent to her sister. The man behind her has lost his receipt; he bought a kettle three weeks ago and it
@@ -155,11 +155,11 @@ paid twice, and a boy asks for batteries that fit a radio from 1987. Nobody has 
 doors are locked, the till is counted, and what was sold is written down for the next morning."""
 _BULK, _PIECE, _TURNS = 128, 16, 2
 """Rows of a bulk step, rows of a small one, and how many texts are read in steps of both kinds."""
-_SMALL, _READ, _ASKED = (3, 8), 18, 6
+_SMALL, _READ, _COMPARED = (3, 8), 18, 6
 """Rows of small steps for which llama.cpp has different kernels; tokens of a text that is read in steps of each size,
 and in one step; and how many of its last tokens are compared. With steps of eight the last one has two rows: a lone row
 would get a padding row if it needs one."""
-_SMALL_THERE, _READ_THERE = (2, 3, 8, 16, 32), 63
+_SMALL_ON_DEVICE, _READ_ON_DEVICE = (2, 3, 8, 16, 32), 63
 """Likewise on a device, where kernels change at other numbers of rows, up to the limit of a step with scores."""
 
 
@@ -173,26 +173,26 @@ def processor() -> str:
 
 
 def autotune(
-    spec: LoadRequest, model: LlamaModel, shape: ContextShape, named: str, limits: TuningLimits | None = None
+    spec: LoadRequest, model: LlamaModel, shape: ContextShape, processor_name: str, limits: TuningLimits | None = None
 ) -> TunedSettings:
     """Return the shape with its settings: stored or measured now. On a device, or without `spec.tune`, as given.
 
-    `named` is the processor and its code. Whether scores depend on what else is computed is always measured. With
-    tuning on the processor it is also measured whether bulk steps and fewer threads give the same scores.
+    `processor_name` includes its code. Whether scores depend on what else is computed is always measured. With tuning
+    on the processor it is also measured whether bulk steps and fewer threads give the same scores.
 
     Raises:
         ModelLoadFailed: there is no memory for a small buffer.
     """
-    key = tuning_key(spec, shape, named)
+    key = tuning_key(spec, shape, processor_name)
     limits, tuned = limits or TuningLimits(), TunedSettings(shape, key, "off")
     try:
         if spec.tune and spec.device == "cpu":
-            if kept := remembered_shape(spec.settings, key, shape):
-                found = (measured_scores(spec.settings, name) for name in ("bulk_scores", "thread_scores"))
-                tuned = TunedSettings(kept, key, "remembered", spec.settings.get("tuning", ""), *found)
+            if remembered := remembered_shape(spec.settings, key, shape):
+                scores = (measured_scores(spec.settings, name) for name in ("bulk_scores", "thread_scores"))
+                tuned = TunedSettings(remembered, key, "remembered", spec.settings.get("tuning", ""), *scores)
             else:
                 tuned = _SettingSearch(model, shape, limits).run(key)
-            tuned = _with_scores(model, tuned, shape.threads, limits.seconds)
+            tuned = _measure_scores(model, tuned, shape.threads, limits.seconds)
         else:
             same = _scores_are_independent(model, shape, on_device=spec.device != "cpu")
             tuned = replace(tuned, bulk_scores=OTHERS if same else DEPENDENT)
@@ -201,7 +201,7 @@ def autotune(
     return tuned
 
 
-def _with_scores(model: LlamaModel, tuned: TunedSettings, threads: int, seconds: float) -> TunedSettings:
+def _measure_scores(model: LlamaModel, tuned: TunedSettings, threads: int, seconds: float) -> TunedSettings:
     """Measure, unless it is stored, whether scores depend on bulk steps and on the number of threads."""
     if not tuned.bulk_scores:
         tuned = replace(tuned, bulk_scores=_scores_in_company(model, tuned.shape, seconds))
@@ -222,12 +222,12 @@ def _scores_are_independent(model: LlamaModel, shape: ContextShape, *, on_device
 
     It depends on the type of the weights, and on whose kernels multiply them (decision 0051).
     """
-    sizes, read = (_SMALL_THERE, _READ_THERE) if on_device else (_SMALL, _READ)
+    sizes, read = (_SMALL_ON_DEVICE, _READ_ON_DEVICE) if on_device else (_SMALL, _READ)
     text = model.tokenize(_PROSE, special=False)[:read]
-    with _opened(model, shape) as bench:
-        usual = bench.last(text, len(text), _ASKED)
+    with _open_bench(model, shape) as bench:
+        expected = bench.last_digests(text, len(text), _COMPARED)
         return all(
-            usual == bench.last(text, rows, _ASKED, beside)
+            expected == bench.last_digests(text, rows, _COMPARED, beside)
             for rows, beside in [(_SMALL[0], _SMALL[0]), *((rows, 0) for rows in sizes)]
         )
 
@@ -237,16 +237,16 @@ def _bulk_scores_are_the_same(model: LlamaModel, shape: ContextShape, seconds: f
 
     With attention by row (decision 0043) it has; llama.cpp's own kernels round differently from each other.
     """
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     prose = model.tokenize(_PROSE, special=False)
-    with _opened(model, shape) as bench:
+    with _open_bench(model, shape) as bench:
         for turn in range(_TURNS):
             begin = turn * len(prose) // _TURNS
             text = (prose[begin:] + prose * _BULK)[:_BULK]
-            small, bulk = (bench.last(text, rows, _PIECE) for rows in (_PIECE, _BULK))
+            small, bulk = (bench.last_digests(text, rows, _PIECE) for rows in (_PIECE, _BULK))
             if small != bulk:
                 return False
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 break
     return True
 
@@ -256,12 +256,12 @@ def _thread_scores_are_the_same(model: LlamaModel, shape: ContextShape) -> bool:
 
     With llama.cpp's kernels it has, because one thread computes each element of a result.
     """
-    with _opened(model, shape) as bench:
-        found = []
+    with _open_bench(model, shape) as bench:
+        digests = []
         for threads in reversed(thread_counts(shape.threads)):
             bench.context.use_threads(threads)
-            found.append(bench.digests())
-    return all(each == found[0] for each in found)
+            digests.append(bench.digests())
+    return all(each == digests[0] for each in digests)
 
 
 class _SettingSearch:
@@ -269,104 +269,105 @@ class _SettingSearch:
 
     def __init__(self, model: LlamaModel, shape: ContextShape, limits: TuningLimits) -> None:
         self._model, self._best, self._limits = model, shape, limits
-        self._until = time.monotonic() + limits.seconds
+        self._deadline = time.monotonic() + limits.seconds
         self._notes: list[str] = []
-        self._usual: Logits
+        self._baseline: Logits
         self._seconds = 0.0
         """Time of the work with the best settings so far."""
 
     def run(self, key: str) -> TunedSettings:
-        with _opened(self._model, self._best) as bench:
-            bench.ask()  # the weights are read from the disk now
+        with _open_bench(self._model, self._best) as bench:
+            bench.text_logits()  # the weights are read from the disk now
             spent, started = time.process_time(), time.monotonic()
-            self._usual = bench.ask()
+            self._baseline = bench.text_logits()
             share = (time.process_time() - spent) / ((time.monotonic() - started) * self._best.threads)
             if share < self._limits.share:
                 return TunedSettings(self._best, key, "put off", f"{BUSY}: {share:.0%} of the processor time was left")
-            self._seconds = self._shortest(bench.work)
-            self._threads(bench)
-        self._flash()
-        with _opened(self._model, self._best) as bench:
-            self._rows(bench)
-            self._groups(bench)
+            self._seconds = self._shortest_time(bench.work)
+            self._try_threads(bench)
+        self._try_without_flash()
+        with _open_bench(self._model, self._best) as bench:
+            self._try_rows(bench)
+            self._measure_groups(bench)
         return TunedSettings(self._best, key, "measured", "; ".join(self._notes))
 
-    def _shortest(self, work: Callable[[], None], tries: int = TRIES) -> float:
+    def _shortest_time(self, work: Callable[[], None], tries: int = TRIES) -> float:
         times = []
         for _ in range(tries):
             started = time.monotonic()
             work()
             times.append(time.monotonic() - started)
-            if time.monotonic() > self._until:
+            if time.monotonic() > self._deadline:
                 break
         return min(times)
 
-    def _late(self, what: str, seconds: float) -> bool:
-        late = time.monotonic() + seconds > self._until
+    def _note_if_late(self, setting: str, seconds: float) -> bool:
+        late = time.monotonic() + seconds > self._deadline
         if late:
-            self._notes.append(f"{what}: no time to try")
+            self._notes.append(f"{setting}: no time to try")
         return late
 
-    def _keeps(self, what: str, shape: ContextShape, bench: _TuningBench) -> None:
+    def _keep_if_better(self, setting: str, shape: ContextShape, bench: _TuningBench) -> None:
         """Keep a setting that is faster and as good; note why not."""
-        trial = TuningTrial(self._shortest(bench.work))
+        trial = TuningTrial(self._shortest_time(bench.work))
         if not trial_verdict(self._seconds, trial):  # it is faster: is it right?
-            found = bench.ask()
-            moved, same = float(np.abs(found - self._usual).max()), int(found.argmax()) == int(self._usual.argmax())
-            trial = replace(trial, moved=moved, same_token=same, independent=bench.independent())
-        if why := trial_verdict(self._seconds, trial):
-            self._notes.append(f"{what}: {why}")
+            logits = bench.text_logits()
+            moved = float(np.abs(logits - self._baseline).max())
+            same = int(logits.argmax()) == int(self._baseline.argmax())
+            trial = replace(trial, moved=moved, same_token=same, is_independent=bench.is_independent())
+        if verdict := trial_verdict(self._seconds, trial):
+            self._notes.append(f"{setting}: {verdict}")
         else:
             self._best, self._seconds = shape, trial.seconds
 
-    def _threads(self, bench: _TuningBench) -> None:
+    def _try_threads(self, bench: _TuningBench) -> None:
         for threads in reversed(thread_counts(self._best.threads)[:-1]):
-            what = f"{threads} thread{'s' if threads > 1 else ''}"
-            if self._late(what, TRIES * self._seconds):
+            setting = f"{threads} thread{'s' if threads > 1 else ''}"
+            if self._note_if_late(setting, TRIES * self._seconds):
                 break
             bench.context.use_threads(threads)
-            self._keeps(what, replace(self._best, threads=threads), bench)
+            self._keep_if_better(setting, replace(self._best, threads=threads), bench)
 
-    def _flash(self) -> None:
-        what = "flash attention off"
+    def _try_without_flash(self) -> None:
+        setting = "flash attention off"
         # With q8_0, llama.cpp stores values in a layout that only flash attention reads.
-        if self._best.kv_type != "f16" or self._late(what, TRIES * self._seconds):
+        if self._best.kv_type != "f16" or self._note_if_late(setting, TRIES * self._seconds):
             return
         shape = replace(self._best, flash=False)
         try:
-            with _opened(self._model, shape) as bench:
-                self._keeps(what, shape, bench)
+            with _open_bench(self._model, shape) as bench:
+                self._keep_if_better(setting, shape, bench)
         except ModelLoadFailed:
-            self._notes.append(f"{what}: not possible")
+            self._notes.append(f"{setting}: not possible")
 
-    def _rows(self, bench: _TuningBench) -> None:
+    def _try_rows(self, bench: _TuningBench) -> None:
         """Choose by the time per row alone: bulk steps compute no scores, and use other kernels anyway."""
-        most = self._best.rows
-        if self._late("fewer rows", self._seconds * most / _TEXT):
+        rows_max = self._best.rows
+        if self._note_if_late("fewer rows", self._seconds * rows_max / _TEXT):
             return
-        usual = self._a_row(bench, most)
-        for rows in (each for each in ROWS if each < most):
-            seconds = self._a_row(bench, rows)
-            if why := trial_verdict(usual, TuningTrial(seconds)):
-                self._notes.append(f"{rows} rows: {why}")
+        best_seconds = self._seconds_per_row(bench, rows_max)
+        for rows in (each for each in ROWS if each < rows_max):
+            seconds = self._seconds_per_row(bench, rows)
+            if verdict := trial_verdict(best_seconds, TuningTrial(seconds)):
+                self._notes.append(f"{rows} rows: {verdict}")
             else:
-                self._best, usual = replace(self._best, rows=rows), seconds
+                self._best, best_seconds = replace(self._best, rows=rows), seconds
 
-    def _groups(self, bench: _TuningBench) -> None:
+    def _measure_groups(self, bench: _TuningBench) -> None:
         """Find out how many rows are multiplied at once."""
-        if not self._late("groups of rows", 4 * _GROUP_TRIES * self._seconds):
-            works = [functools.partial(bench.bulk, rows) for pair in FILLED for rows in pair]
+        if not self._note_if_late("groups of rows", 4 * _GROUP_TRIES * self._seconds):
+            works = [functools.partial(bench.bulk, rows) for pair in STEP_PAIRS for rows in pair]
             # In turns, so that other programs affect all of them.
-            tries = [[self._shortest(work, 1) for work in works] for _ in range(_GROUP_TRIES)]
+            tries = [[self._shortest_time(work, 1) for work in works] for _ in range(_GROUP_TRIES)]
             few, many, fewer, more = map(min, zip(*tries, strict=True))
             self._best = replace(self._best, groups=row_groups([(few, many), (fewer, more)]))
 
-    def _a_row(self, bench: _TuningBench, rows: int) -> float:
-        return self._shortest(functools.partial(bench.bulk, rows), 1) / rows
+    def _seconds_per_row(self, bench: _TuningBench, rows: int) -> float:
+        return self._shortest_time(functools.partial(bench.bulk, rows), 1) / rows
 
 
 @contextlib.contextmanager
-def _opened(model: LlamaModel, shape: ContextShape) -> Iterator[_TuningBench]:
+def _open_bench(model: LlamaModel, shape: ContextShape) -> Iterator[_TuningBench]:
     """Make a small buffer, which needs less memory than the final one, and free it."""
     small = replace(shape, cells=min(shape.cells, _CELLS), sequences=min(shape.sequences, _SEQUENCES))
     context = LlamaContext(model, small)
@@ -382,13 +383,13 @@ class _TuningBench:
     def __init__(self, context: LlamaContext, vocabulary: int) -> None:
         self.context = context
         # Any tokens will do: spread over the vocabulary, and the same each time.
-        self._text = [(7919 * (place + 1)) % vocabulary for place in range(max(ROWS))]
+        self._text = [(7919 * (index + 1)) % vocabulary for index in range(max(ROWS))]
 
     def work(self) -> None:
         """Compute what a typical input takes: some tokens at once, and some one by one."""
         self._read(0, _TEXT)
-        for place in range(_TEXT, _TEXT + _STEPS):
-            self._read(place, place + 1)
+        for index in range(_TEXT, _TEXT + _STEPS):
+            self._read(index, index + 1)
         self.context.drop(0)
 
     def bulk(self, rows: int) -> None:
@@ -396,41 +397,41 @@ class _TuningBench:
         self._read(0, rows)
         self.context.drop(0)
 
-    def ask(self) -> Logits:
-        """Return the logits behind the text."""
+    def text_logits(self) -> Logits:
+        """Return the logits after the text."""
         logits = self._read(0, _TEXT)
         self.context.drop(0)
         return logits
 
-    def last(self, text: list[int], rows: int, asked: int, beside: int = 0) -> list[bytes]:
-        """Return digests of the logits behind each of a text's last `asked` tokens, computed in steps of `rows` rows.
+    def last_digests(self, text: list[int], rows: int, count: int, beside: int = 0) -> list[bytes]:
+        """Return digests of the logits after each of a text's last `count` tokens, computed in steps of `rows` rows.
 
         In each step are `beside` rows of another text.
         """
-        found: list[bytes] = []
+        digests: list[bytes] = []
         for start in range(0, len(text), rows):
             step = text[start : start + rows]
-            wanted = max(0, min(len(step), start + len(step) - (len(text) - asked)))
+            logits_rows = max(0, min(len(step), start + len(step) - (len(text) - count)))
             others = self._text[start // rows * beside :][:beside]
-            company = [TokenRows(1, start // rows * beside, others, logits=0)] if beside else []
-            self.context.decode([*company, TokenRows(0, start, step, logits=wanted)])
-            places = range(beside + len(step) - wanted, beside + len(step))
-            found += [hashlib.blake2b(self.context.logits(place).tobytes()).digest() for place in places]
+            neighbours = [TokenRows(1, start // rows * beside, others, logits=0)] if beside else []
+            self.context.decode([*neighbours, TokenRows(0, start, step, logits=logits_rows)])
+            indexes = range(beside + len(step) - logits_rows, beside + len(step))
+            digests += [hashlib.blake2b(self.context.logits(index).tobytes()).digest() for index in indexes]
         for sequence in (0, 1):
             self.context.drop(sequence)
-        return found
+        return digests
 
     def digests(self) -> list[bytes]:
-        """Return digests of the logits behind a text, behind one more token, and behind a bulk step."""
-        found = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
+        """Return digests of the logits after a text, after one more token, and after a bulk step."""
+        samples = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
         self.context.drop(0)
-        found.append(self._read(0, min(ROWS)))
+        samples.append(self._read(0, min(ROWS)))
         self.context.drop(0)
-        return [hashlib.blake2b(logits.tobytes()).digest() for logits in found]
+        return [hashlib.blake2b(logits.tobytes()).digest() for logits in samples]
 
-    def independent(self) -> bool:
+    def is_independent(self) -> bool:
         """Tell whether the text has the same logits in pieces, beside another one and in cells around another one's."""
-        alone = self.ask()
+        alone = self.text_logits()
         self._read(0, _CUT)
         pieces = self._read(_CUT, _TEXT)
         self.context.drop(0)
@@ -439,7 +440,7 @@ class _TuningBench:
         self.context.drop(0)
         self.context.decode([self._other(2)])
         self.context.drop(1)  # below the cells of sequence 2: the text begins there and goes on above
-        around = self.ask()
+        around = self.text_logits()
         self.context.drop(2)
         return all(np.array_equal(alone, each) for each in (pieces, beside, around))
 

@@ -6,7 +6,7 @@ tree of its outputs (`token_probabilities.py`). So every step is filled with row
 is as many bounded steps as it takes, between which others move.
 
 A group has as many questions as there are sequences for, QUESTIONS_MAX at most, and as fit into the cells of one
-request behind the input: a job with 400 questions takes no more memory than one that writes.
+request after the input: a job with 400 questions takes no more memory than one that writes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from edge_agent.engine.runtimes.llama.token_probabilities import LabelScorer, Tr
 class _OpenQuestion:
     """A question that is being read or scored."""
 
-    place: int
+    index: int
     """Among the questions of the job."""
-    question: QuestionTokens
+    encoded: QuestionTokens
     sequence: QuestionSequence
     scorer: LabelScorer
     computed: int = 0
@@ -41,18 +41,18 @@ class _OpenQuestion:
     @property
     def pending(self) -> int:
         """Tokens that are not in the cache yet."""
-        return len(self.question.tokens) - self.computed
+        return len(self.encoded.tokens) - self.computed
 
     @property
     def branch_rows(self) -> int:
         """Rows of its outputs that are not computed yet."""
-        return self.question.tree.rows(self.next_branch)
+        return self.encoded.tree.rows(self.next_branch)
 
 
 class _QuestionStep(NamedTuple):
     """What a step computes of one question."""
 
-    asked: _OpenQuestion
+    question: _OpenQuestion
     rows: int
     chunk: TreeChunk | None
     """None = its own tokens."""
@@ -63,7 +63,7 @@ class DecisionJob(SequenceJob):
 
     def __init__(
         self,
-        run: JobRequest,
+        request: JobRequest,
         bundle: LlamaBundle,
         tokens: list[int],
         questions: Sequence[DecisionQuestion],
@@ -71,7 +71,7 @@ class DecisionJob(SequenceJob):
         bulk_safe: bool = False,
     ) -> None:
         """Start with nothing computed. `bulk_safe`: rows without outputs may be read in bulk steps."""
-        super().__init__(run, bundle, tokens)
+        super().__init__(request, bundle, tokens)
         self._questions, self._bulk_safe = questions, bulk_safe
         self._room = bundle.context_tokens - len(tokens)
         self._next = 0
@@ -105,35 +105,35 @@ class DecisionJob(SequenceJob):
     @property
     def branches(self) -> bool:
         """True when its next rows leave no cells behind."""
-        return self.pending == 0 and not any(asked.pending for asked in self._open)
+        return self.pending == 0 and not any(question.pending for question in self._open)
 
     def open_group(self, sequences: QuestionSequences) -> None:
         """Open the next group, with as many questions as fit; none while other jobs have all sequences."""
         assert self.slot is not None
         room, count = self._room, 0
-        for each in self._questions[self._next : self._next + QUESTIONS_MAX]:
-            room -= len(each.question.tokens)
+        for question in self._questions[self._next : self._next + QUESTIONS_MAX]:
+            room -= len(question.question.tokens)
             if room < 0:
                 break
             count += 1
         opened = sequences.open(self.slot, count)
-        for place, sequence in enumerate(opened, self._next):
-            question = self._questions[place].question
-            self._open.append(_OpenQuestion(place, question, sequence, LabelScorer(question.tree)))
-            self._rows_ahead -= question.rows
+        for index, sequence in enumerate(opened, self._next):
+            encoded = self._questions[index].question
+            self._open.append(_OpenQuestion(index, encoded, sequence, LabelScorer(encoded.tree)))
+            self._rows_ahead -= encoded.rows
         self._next += len(opened)
 
-    def item(self) -> WorkItem:
+    def work_item(self) -> WorkItem:
         """Return what could be computed now."""
         if self.pending:
-            return self.work_item_of(self.pending, bulk_safe=self._bulk_safe, ahead=self._rows_ahead)
-        reading, scoring = self._reading(), sum(asked.branch_rows for asked in self._open)
+            return self.make_work_item(self.pending, bulk_safe=self._bulk_safe, rows_ahead=self._rows_ahead)
+        reading, scoring = self._reading(), sum(question.branch_rows for question in self._open)
         if reading:
-            rows = sum(asked.pending for asked in reading)
-            return self.work_item_of(rows, bulk_safe=self._bulk_safe, ahead=self._rows_ahead + scoring)
-        first = next(asked for asked in self._open if asked.branch_rows)
-        least = first.question.tree.least(first.next_branch)
-        return self.work_item_of(scoring, least=least, ahead=self._rows_ahead, logits=True)
+            rows = sum(question.pending for question in reading)
+            return self.make_work_item(rows, bulk_safe=self._bulk_safe, rows_ahead=self._rows_ahead + scoring)
+        first = next(question for question in self._open if question.branch_rows)
+        rows_min = first.encoded.tree.rows_min(first.next_branch)
+        return self.make_work_item(scoring, rows_min=rows_min, rows_ahead=self._rows_ahead, logits=True)
 
     def parts(self, rows: int, fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""
@@ -145,43 +145,43 @@ class DecisionJob(SequenceJob):
         return list(self._score(rows, fork))
 
     def _reading(self) -> list[_OpenQuestion]:
-        return [asked for asked in self._open if asked.pending]
+        return [question for question in self._open if question.pending]
 
     def _read(self, reading: Iterable[_OpenQuestion], rows: int) -> Iterator[BatchPart]:
         """Take so many tokens of questions, in their order."""
-        for asked in reading:
-            count = min(rows, asked.pending)
+        for question in reading:
+            count = min(rows, question.pending)
             if not count:
                 return
             rows -= count
-            tokens = asked.question.tokens[asked.computed : asked.computed + count]
-            position = self.computed + asked.computed
-            asked.computed += count
-            self._steps.append(_QuestionStep(asked, count, None))
-            yield TokenRows(asked.sequence.sequence, position, tokens, logits=int(not asked.pending))
+            tokens = question.encoded.tokens[question.computed : question.computed + count]
+            position = self.computed + question.computed
+            question.computed += count
+            self._steps.append(_QuestionStep(question, count, None))
+            yield TokenRows(question.sequence.sequence, position, tokens, logits=int(not question.pending))
 
     def _score(self, rows: int, fork: Fork) -> Iterator[BatchPart]:
         """Take so many rows of the trees of outputs, in the order of their questions."""
-        for asked in self._open:
-            tree = asked.question.tree
-            if not asked.branch_rows:
+        for question in self._open:
+            tree = question.encoded.tree
+            if not question.branch_rows:
                 continue
-            if tree.least(asked.next_branch) > rows:
+            if tree.rows_min(question.next_branch) > rows:
                 return
-            chunk = tree.chunk(asked.next_branch, rows, rows)
+            chunk = tree.chunk(question.next_branch, rows, rows)
             count = len(chunk.tokens)
             rows -= count
-            self._steps.append(_QuestionStep(asked, count, chunk))
-            ways = [fork(asked.sequence) for _ in range(chunk.branches)]
-            position = self.computed + asked.computed
-            yield BranchRows(ways, position, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)
+            self._steps.append(_QuestionStep(question, count, chunk))
+            branches = [fork(question.sequence) for _ in range(chunk.branches)]
+            position = self.computed + question.computed
+            yield BranchRows(branches, position, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)
 
     def undo(self) -> None:
         """Take back what the last step took: it was not computed."""
         super().undo()
         for step in self._steps:
             if step.chunk is None:
-                step.asked.computed -= step.rows
+                step.question.computed -= step.rows
         self._steps = []
 
     def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
@@ -191,27 +191,27 @@ class DecisionJob(SequenceJob):
                 self.mark_prefilled()
                 self.waits_since = time.perf_counter()
             return []
-        for asked, count, chunk in self._steps:
+        for question, count, chunk in self._steps:
             if chunk is not None:
-                asked.scorer.add_chunk(chunk, map(context.logits, range(row + chunk.known, row + count)))
-                asked.next_branch = chunk.next
-            elif not asked.pending:
-                asked.scorer.add_prompt(context.logits(row + count - 1))
+                question.scorer.add_chunk(chunk, map(context.logits, range(row + chunk.known, row + count)))
+                question.next_branch = chunk.next
+            elif not question.pending:
+                question.scorer.add_prompt(context.logits(row + count - 1))
             row += count
-        self.beside += rows
-        if any(asked.pending or asked.branch_rows for asked in self._open):
+        self.extra_rows += rows
+        if any(question.pending or question.branch_rows for question in self._open):
             return []
-        for asked in self._open:
-            temperature = self._questions[asked.place].temperature
-            self._scores[asked.place], self._masses[asked.place] = label_scores(asked.scorer.joint, temperature)
+        for question in self._open:
+            index, temperature = question.index, self._questions[question.index].temperature
+            self._scores[index], self._masses[index] = label_scores(question.scorer.joint, temperature)
         self._open, self.waits_since = [], time.perf_counter()
         return [] if self._next < len(self._questions) else [self._done()]
 
     def _done(self) -> JobResult:
-        done = self.done()
-        done.question_scores, done.question_masses = tuple(self._scores), tuple(self._masses)
-        done.label_mass = min(self._masses)
-        return done
+        result = self.base_result()
+        result.question_scores, result.question_masses = tuple(self._scores), tuple(self._masses)
+        result.label_mass = min(self._masses)
+        return result
 
 
 def open_groups(jobs: Iterable[SequenceJob], sequences: QuestionSequences) -> None:

@@ -35,7 +35,7 @@ _SCALARS = {
     for kind, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
 _LAYER = re.compile(rb"blk\.(\d{1,4})\.")
-_LEFT_AS_THEY_ARE = {10, 12}
+_NEVER_REPACKED = {10, 12}
 """Q2_K and Q4_K, by ggml's numbers: if they were repacked, rows in groups of four would round differently."""
 _LOOKUP_TABLE, _OUTPUT = b"token_embd.weight", b"output.weight"
 
@@ -56,8 +56,8 @@ class _WeightTensor(NamedTuple):
     @property
     def layer(self) -> int:
         """The layer that it belongs to; -1 = none."""
-        found = _LAYER.match(self.name)
-        return int(found[1]) if found else -1
+        match = _LAYER.match(self.name)
+        return int(match[1]) if match else -1
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class GgufHeader:
     @property
     def may_be_repacked(self) -> bool:
         """Whether llama.cpp may repack weights for the processor, which is set for a file as a whole."""
-        return not _LEFT_AS_THEY_ARE & set(self.product_bytes)
+        return not _NEVER_REPACKED & set(self.product_bytes)
 
 
 def read_header(path: str) -> GgufHeader:
@@ -117,7 +117,7 @@ class _GgufReader:
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._size = len(data)
-        self._at = 0
+        self._offset = 0
 
     def header(self) -> GgufHeader:
         if self._data[: len(MAGIC)] != MAGIC:
@@ -166,19 +166,19 @@ class _GgufReader:
         """Read the list of tensors. A tensor ends where the next one begins, so its size needs no table of types."""
         if not alignment:
             raise _DamagedGguf("its alignment is 0")
-        found = sorted(self._tensor() for _ in range(count))
-        names = {name for _, _, name in found}
-        starts = [start for start, _, _ in found]
+        tensors = sorted(self._tensor() for _ in range(count))
+        names = {name for _, _, name in tensors}
+        starts = [start for start, _, _ in tensors]
         # A file that is cut off in its last tensor is llama.cpp's to refuse.
-        end = self._size - -(-self._at // alignment) * alignment
+        end = self._size - -(-self._offset // alignment) * alignment
         if starts and starts[-1] > max(end, 0):
             message = (
                 f"a tensor starts at byte {starts[-1]} of the data, which has {max(end, 0)} bytes: the file is cut off"
             )
             raise _DamagedGguf(message)
         return [
-            _WeightTensor(kind, name, after - start)
-            for (start, kind, name), after in zip(found, [*starts[1:], max([end, *starts])], strict=True)
+            _WeightTensor(kind, name, next_start - start)
+            for (start, kind, name), next_start in zip(tensors, [*starts[1:], max([end, *starts])], strict=True)
             if name != _LOOKUP_TABLE or _OUTPUT not in names
         ]
 
@@ -207,19 +207,19 @@ class _GgufReader:
         return count
 
     def _bytes(self, length: int) -> bytes:
-        start = self._at
+        start = self._offset
         self._skip(length)
-        return self._data[start : self._at]
+        return self._data[start : self._offset]
 
     def _number(self, layout: struct.Struct) -> int:
-        start = self._at
+        start = self._offset
         self._skip(layout.size)
         value: int = layout.unpack_from(self._data, start)[0]
         return value
 
     def _skip(self, length: int) -> None:
-        self._at += length
-        if self._at > self._size:
+        self._offset += length
+        if self._offset > self._size:
             raise _DamagedGguf(f"it is cut off: its head cannot be read from {self._size} bytes")
 
 
@@ -234,15 +234,15 @@ class _HeaderFacts:
         self._architecture = architecture
 
     def header(self, version: int, products: Sequence[_WeightTensor]) -> GgufHeader:
-        layers, width = self.own(b"block_count"), self.own(b"embedding_length")
+        layers, width = self.own_number(b"block_count"), self.own_number(b"embedding_length")
         if not 0 < layers <= LAYERS_MAX:
             raise _DamagedGguf(f"{layers} layers are out of range")
         heads = self._per_layer(b"attention.head_count", layers, 0)
         kv_heads = self._per_layer(b"attention.head_count_kv", layers, heads)
         head_width = width // max(heads[0], 1)
-        key, value = (self.own(b"attention." + each, head_width) for each in (b"key_length", b"value_length"))
+        key, value = (self.own_number(b"attention." + each, head_width) for each in (b"key_length", b"value_length"))
         tokens = self.number(b"tokenizer.ggml.tokens", 0)
-        by_kind, by_layer = _added_up(products)
+        by_kind, by_layer = _sum_bytes(products)
         return GgufHeader(
             version=version,
             architecture=self._architecture[:64].decode("utf-8", "replace"),
@@ -250,33 +250,33 @@ class _HeaderFacts:
             width=width,
             feed_forward=max(self._per_layer(b"feed_forward_length", layers, 0)),
             cell_elements=sum(kv_heads) * (key + value),
-            vocabulary=tokens or self.own(b"vocab_size", 0),
+            vocabulary=tokens or self.own_number(b"vocab_size", 0),
             product_bytes=by_kind,
             layer_bytes=tuple(by_layer[layer] for layer in range(layers)),
             layer_cell_elements=tuple(heads * (key + value) for heads in kv_heads),
             output_bytes=by_layer[-1],
         )
 
-    def own(self, key: bytes, default: int | None = None) -> int:
+    def own_number(self, key: bytes, default: int | None = None) -> int:
         """Return a number of the architecture."""
         return self.number(self._architecture + b"." + key, default)
 
     def number(self, key: bytes, default: int | None) -> int:
         """Return a number, which may be missing if there is a default."""
-        return _checked(key, self._values.get(key, default))
+        return _require_number(key, self._values.get(key, default))
 
     def _per_layer(self, key: bytes, layers: int, default: int | list[int]) -> list[int]:
         """Return a number for each layer, from a list or from one number for all."""
-        whole = self._architecture + b"." + key
-        value = self._values.get(whole, default)
+        full_key = self._architecture + b"." + key
+        value = self._values.get(full_key, default)
         if not isinstance(value, list):
-            return [_checked(whole, value)] * layers
+            return [_require_number(full_key, value)] * layers
         if len(value) < layers:
-            raise _DamagedGguf(f"{_shown(whole)} has {len(value)} values for {layers} layers")
-        return [_checked(whole, each) for each in value[:layers]]
+            raise _DamagedGguf(f"{_key_text(full_key)} has {len(value)} values for {layers} layers")
+        return [_require_number(full_key, each) for each in value[:layers]]
 
 
-def _added_up(products: Sequence[_WeightTensor]) -> tuple[dict[int, int], Counter[int]]:
+def _sum_bytes(products: Sequence[_WeightTensor]) -> tuple[dict[int, int], Counter[int]]:
     """Return the bytes of each type, and of each layer."""
     by_kind: Counter[int] = Counter()
     by_layer: Counter[int] = Counter()
@@ -286,11 +286,11 @@ def _added_up(products: Sequence[_WeightTensor]) -> tuple[dict[int, int], Counte
     return dict(by_kind), by_layer
 
 
-def _checked(key: bytes, value: object) -> int:
+def _require_number(key: bytes, value: object) -> int:
     if not isinstance(value, int) or not 0 <= value < NUMBER_MAX:
-        raise _DamagedGguf(f"{_shown(key)} is {'missing' if value is None else 'out of range'}")
+        raise _DamagedGguf(f"{_key_text(key)} is {'missing' if value is None else 'out of range'}")
     return value
 
 
-def _shown(key: bytes) -> str:
+def _key_text(key: bytes) -> str:
     return key[:100].decode("utf-8", "replace")

@@ -109,12 +109,12 @@ class KvCache:
         """Allocate the context. Jobs leave room for `fill_tokens_max` tokens to `fill`. Raises ModelLoadFailed."""
         self.context = LlamaContext(model, shape)
         self._cells = KvCells(shape.cells)
-        self._kept = PrefixTree(kept_bytes_max)
+        self._stored = PrefixTree(kept_bytes_max)
         self._fill_tokens_max = fill_tokens_max
         self._free = list(range(jobs + 1))
         """One more than jobs, for a bundle that is attached meanwhile."""
         self._slots: dict[int, SequenceSlot] = {}
-        self._left: list[SequenceSlot] = []
+        self._ended_slots: list[SequenceSlot] = []
         """Those of ended jobs, whose sequences are not empty yet."""
         self._pinned_prefixes = PinnedPrefixes(
             self.context, self._cells, range(jobs + 1, jobs + 1 + PINNED_PREFIXES_MAX), self._empty, self._give_held
@@ -130,14 +130,16 @@ class KvCache:
         self._use = CacheUse(cells_in_use=0, hits=0, reused=0, computed=0)
         self._scattered = 0
         """Tokens that the present streams have written since `_compact_streams`."""
-        self._writing = _NO_STREAMS
+        self._stream_batch = _NO_STREAMS
         self._unaccounted_steps = 0
-        """Steps of `_writing` whose cells are not accounted for in `_cells` yet."""
-        self._shape, self._padded = shape, False
+        """Steps of `_stream_batch` whose cells are not accounted for in `_cells` yet."""
+        self._shape, self._has_padding = shape, False
         # Without flash attention saved sequences are large, and on a device they are slow to copy.
         self._compacts_streams = shape.flash and not model.on_device
         scratch = (self._scratch, self._padding_sequence, *self.branches.sequences)
-        self._alone, self._deep = probe_lone_rows(self.context, shape.cells, scratch, model.vocab_size)
+        self._same_among_few, self._same_among_many = probe_lone_rows(
+            self.context, shape.cells, scratch, model.vocab_size
+        )
         """Whether a lone row comes out the same without padding rows: among few cells, and among many."""
 
     def enter(
@@ -145,7 +147,7 @@ class KvCache:
     ) -> tuple[SequenceSlot, int] | None:
         """Return a slot for a job, and how many of its first tokens it holds already; None = there is no room now.
 
-        `suffix` are the tokens behind the prompt, `outputs` the most tokens that may be written behind those, `spare`
+        `suffix` are the tokens after the prompt, `outputs` the most tokens that may be written after those, `spare`
         the number of slots that stay free, each with cells for `fill`. Raises ModelFailed.
         """
         self.tidy()
@@ -154,35 +156,35 @@ class KvCache:
             return None
         if prompt.exact and outputs:
             # A writing job that looks at few cells needs no padding rows.
-            few, some = self._cells.taken + len(suffix), len(prompt.tokens) + len(suffix)
-            if not self._deep and few >= LONE_CELLS_MAX > some:
+            cells_used, prompt_cells = self._cells.taken + len(suffix), len(prompt.tokens) + len(suffix)
+            if not self._same_among_many and cells_used >= LONE_CELLS_MAX > prompt_cells:
                 self._pinned_prefixes.evict_idle(other_than=prompt)
         pinned = self._pin(prompt)
         slot = SequenceSlot(prompt, self._free.pop(), pinned, reserved=needed + (0 if pinned else len(prompt.tokens)))
         self._slots[slot.sequence] = slot
         try:
-            found = self._restore_known(slot, suffix) if pinned or not prompt.tokens else 0
+            reused = self._restore_known(slot, suffix) if pinned or not prompt.tokens else 0
         except ModelFailed:
             self.leave(slot)
             raise
         self._use.lookups += 1
-        self._use.hits += found > 0
-        self._use.reused += found
-        return slot, found
+        self._use.hits += reused > 0
+        self._use.reused += reused
+        return slot, reused
 
     def leave(self, slot: SequenceSlot) -> None:
         """Take a slot back. `tidy` empties it later, because llama.cpp visits every cell for that."""
         del self._slots[slot.sequence]
-        self._left.append(slot)
+        self._ended_slots.append(slot)
 
     def tidy(self) -> None:
         """Empty the slots of ended jobs, and the padding. Call it before taking cells."""
         self._account_stream_cells()
-        if self._padded:
+        if self._has_padding:
             self.context.drop(self._padding_sequence)
-            self._padded = False
-        while self._left:
-            slot = self._left.pop()
+            self._has_padding = False
+        while self._ended_slots:
+            slot = self._ended_slots.pop()
             self.questions.close(slot)
             self._empty(slot.sequence, slot.cells, slot.shared)
             self._pinned_prefixes.unpin(slot.pinned)
@@ -190,8 +192,8 @@ class KvCache:
         if not self._slots:
             self._scattered = 0
         if self._cells.held:
-            moved = [slot for slot in self._streams() if slot.last > self._cells.lowest_held]
-            if not moved or self._cells.held >= max(HELD_MIN, sum(slot.tokens for slot in moved)):
+            displaced = [slot for slot in self._streams() if slot.last > self._cells.lowest_held]
+            if not displaced or self._cells.held >= max(HELD_MIN, sum(slot.tokens for slot in displaced)):
                 self._give_held()
 
     def _streams(self) -> list[SequenceSlot]:
@@ -211,28 +213,28 @@ class KvCache:
         else:
             self._cells.give(cells)
         self.context.drop(sequence)
-        self._writing = _NO_STREAMS
+        self._stream_batch = _NO_STREAMS
 
     def _give_held(self) -> None:
         self.context.drop(self._held_sequence)
         self._cells.give_held()
-        self._writing = _NO_STREAMS
+        self._stream_batch = _NO_STREAMS
 
     def keep(self, slot: SequenceSlot, suffix: Sequence[int]) -> None:
         """Store what a job has computed of its prompt, for jobs with the same beginning. Raises ModelFailed."""
         prompt = slot.prompt
         slot.packed = len(slot.cells)
         if slot.pinned is None and prompt.tokens:
-            self._keep_range(slot.sequence, (0, len(prompt.tokens)), prompt.root, prompt.tokens)
+            self._store_range(slot.sequence, (0, len(prompt.tokens)), prompt.root, prompt.tokens)
         elif len(suffix) >= KEPT_TOKENS_MIN:
             start = len(prompt.tokens)
-            self._keep_range(slot.sequence, (start, start + len(suffix)), prompt, suffix)
+            self._store_range(slot.sequence, (start, start + len(suffix)), prompt, suffix)
 
     def forget(self, prompt: PromptPrefix) -> None:
-        """Drop what is stored behind a prompt that no job uses. The stored prompt itself stays until it is evicted."""
+        """Drop what is stored after a prompt that no job uses. The stored prompt itself stays until it is evicted."""
         self.tidy()
         self._pinned_prefixes.forget(prompt)
-        self._kept.drop(prompt)
+        self._stored.drop(prompt)
 
     def compact(self, slots: Sequence[SequenceSlot]) -> None:
         """Rewrite sequences whose next token would not lie in order (rule 3). Raises ModelFailed."""
@@ -240,11 +242,11 @@ class KvCache:
         if any(slot.lost for slot in slots):
             raise ModelFailed("the keys and values of a job were lost")
         growing = [slot for slot in slots if self._in_order(slot.prompt)]
-        while high := next((slot for slot in growing if slot.last >= self._cells.lowest), None):
-            if high.prompt.exact or self._pinned_prefixes.free_cells(high.shared):
-                self._rewrite(high)  # to lower cells each time, so this ends
+        while misplaced := next((slot for slot in growing if slot.last >= self._cells.lowest), None):
+            if misplaced.prompt.exact or self._pinned_prefixes.free_cells(misplaced.shared):
+                self._rewrite(misplaced)  # to lower cells each time, so this ends
             else:  # no room for a prompt of its own: different rounding is better than an error
-                growing.remove(high)
+                growing.remove(misplaced)
 
     def _in_order(self, prompt: PromptPrefix) -> bool:
         """Tell whether the sequences of a prompt are kept in order: always for scores, else by `_compacts_streams`."""
@@ -255,8 +257,8 @@ class KvCache:
         shared = slot.shared if self._has_stored(slot.prompt) and self._pinned_prefixes.free_sequence() else 0
         count = slot.shared + len(slot.cells) - shared
         slot.reserved += slot.shared - shared
-        questions = self.questions.take_out(slot, self._saved)
-        state = self._saved(slot.sequence, shared) if count else None
+        questions = self.questions.take_out(slot, self._save_range)
+        state = self._save_range(slot.sequence, shared) if count else None
         slot.lost = True
         self.context.drop(slot.sequence)
         self._cells.give(slot.cells)
@@ -273,21 +275,21 @@ class KvCache:
 
     def _has_stored(self, prompt: PromptPrefix) -> bool:
         """Tell whether all of a prompt is stored."""
-        return self._kept.longest(prompt.root, prompt.tokens)[1] == len(prompt.tokens)
+        return self._stored.longest(prompt.root, prompt.tokens)[1] == len(prompt.tokens)
 
     def fill(self, prompt: PromptPrefix, tokens: Sequence[int], adapter: Any) -> None:
-        """Compute a prompt and tokens behind it at once, and store the prompt.
+        """Compute a prompt and tokens after it at once, and store the prompt.
 
         Raises:
             ModelFailed: llama.cpp refused, the logits are not numbers, or there is no room to store the prompt.
         """
-        entered = self.enter(prompt, tokens, 0, spare=0)
-        if entered is None:
+        entry = self.enter(prompt, tokens, 0, spare=0)
+        if entry is None:
             raise ModelFailed(f"no room for a prompt of {len(prompt.tokens)} tokens")
-        slot, found = entered
+        slot, reused = entry
         try:
             whole = [*prompt.tokens, *tokens]
-            for start in range(found, len(whole), ROWS_MAX):
+            for start in range(reused, len(whole), ROWS_MAX):
                 chunk = whole[start : start + ROWS_MAX]
                 self.compact([slot])
                 self.decode([TokenRows(slot.sequence, start, chunk, logits=1)], adapter, exact=True)
@@ -311,7 +313,7 @@ class KvCache:
             ModelFailed, StepAborted: nothing was computed.
         """
         self._account_stream_cells()
-        if self._padded:
+        if self._has_padding:
             self.tidy()
         self.context.use_adapter(adapter)
         rows = sum(len(part.tokens) for part in parts)
@@ -320,31 +322,29 @@ class KvCache:
             padding = 1
         batch = parts
         if padding > 0:
-            self._padded = True
+            self._has_padding = True
             batch = [*parts, TokenRows(self._padding_sequence, 0, [PADDING_TOKEN] * padding, logits=0)]
         self.context.decode(batch)
         for part in parts:
             cells = self._cells.take(len(part.tokens))
-            grown = self._grown(part.sequence) if isinstance(part, TokenRows) else self.branches.cells
-            grown.extend(cells)
+            own_cells = self._own_cells(part.sequence) if isinstance(part, TokenRows) else self.branches.cells
+            own_cells.extend(cells)
             self._use.computed += len(cells)
 
-    def _grown(self, sequence: int) -> list[int]:
+    def _own_cells(self, sequence: int) -> list[int]:
         """Return the list of own cells of a sequence that has grown."""
         slot = self._slots.get(sequence)
         return slot.cells if slot is not None else self.questions.reading[sequence].cells
 
-    def decode_streams(
-        self, writers: StreamBatch, positions: Sequence[int], tokens: Sequence[int], adapter: Any
-    ) -> None:
+    def decode_streams(self, batch: StreamBatch, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
         """Compute one token of each slot. Raises ModelFailed, StepAborted: nothing was computed."""
-        if writers is not self._writing or self._left or self._padded:
-            self.compact(writers.slots)
-            self._writing = writers
+        if batch is not self._stream_batch or self._ended_slots or self._has_padding:
+            self.compact(batch.slots)
+            self._stream_batch = batch
         if self._scattered >= SCATTERED_MAX and len(tokens) >= COMPACTED_MIN and self._compacts_streams:
-            self._compact_streams(writers.slots)
+            self._compact_streams(batch.slots)
         self.context.use_adapter(adapter)
-        self.context.write_on(writers.sequences, positions, tokens)
+        self.context.decode_stream_tokens(batch.sequences, positions, tokens)
         self._scattered += len(tokens)
         self._unaccounted_steps += 1
 
@@ -352,7 +352,7 @@ class KvCache:
         """Account for the cells that the last steps of `decode_streams` took, as if each step had done so."""
         if not self._unaccounted_steps:
             return
-        slots = self._writing.slots
+        slots = self._stream_batch.slots
         cells = self._cells.take(self._unaccounted_steps * len(slots))
         for row, slot in enumerate(slots):
             slot.cells += cells[row :: len(slots)]
@@ -373,7 +373,7 @@ class KvCache:
         self._account_stream_cells()
         # Streams whose older tokens lie lowest come first, and take the free cells below those of others.
         slots = sorted(slots, key=lambda slot: slot.packed_last)
-        tails = [bytes(self._saved(slot.sequence, slot.shared + slot.packed)) for slot in slots]
+        tails = [bytes(self._save_range(slot.sequence, slot.shared + slot.packed)) for slot in slots]
         counts = [len(slot.cells) - slot.packed for slot in slots]
         for slot in slots:
             cut_sequence(self.context, self._cells, slot, slot.packed, start=slot.shared)
@@ -388,37 +388,36 @@ class KvCache:
     def use(self) -> CacheUse:
         """Return the cells in use, where a prefix that several jobs share counts once, and the counts so far."""
         self.tidy()
-        cells = self._cells.count - self._cells.free
-        return replace(self._use, cells_in_use=cells, kept_bytes=self._kept.bytes)
+        return replace(self._use, cells_in_use=self._cells.taken, kept_bytes=self._stored.bytes)
 
     def close(self) -> None:
         """Free the context."""
-        self._kept.clear()
+        self._stored.clear()
         self.context.close()
 
     def _same_without_padding(self, adapter: Any) -> bool:
         """Tell whether the next row has the same logits without padding rows (rule 2)."""
-        few = self._cells.lowest == self._cells.taken < LONE_CELLS_MAX
-        return self._alone and adapter is None and (few or self._deep)
+        among_few = self._cells.lowest == self._cells.taken < LONE_CELLS_MAX
+        return self._same_among_few and adapter is None and (among_few or self._same_among_many)
 
     def _has_room(self, prompt: PromptPrefix, needed: int) -> bool:
         """Tell whether a job that may need that many cells can start; idle pinned prefixes are evicted for it.
 
         Cells stay free for what jobs have reserved, for a prompt of this job's own, and for one batch.
         """
-        held = sum(slot.reserved - slot.taken for slot in self._slots.values())
-        rows = held + needed + len(prompt.tokens) + ROWS_MAX + PADDING_ROWS_MAX
+        outstanding = sum(slot.reserved - slot.taken for slot in self._slots.values())
+        rows = outstanding + needed + len(prompt.tokens) + ROWS_MAX + PADDING_ROWS_MAX
         return self._pinned_prefixes.free_cells(rows)
 
     def _pin(self, prompt: PromptPrefix) -> PinnedPrefix | None:
-        """Return a prefix in the buffer for one more job, whose sequence can grow behind it now; None = not stored."""
-        stored = self._kept.longest(prompt.root, prompt.tokens)  # each time, so that it counts as recently used
+        """Return a prefix in the buffer for one more job, whose sequence can grow after it now; None = not stored."""
+        stored = self._stored.longest(prompt.root, prompt.tokens)  # each time, so that it counts as recently used
         return self._pinned_prefixes.pin(prompt, *stored, in_order=self._in_order(prompt))
 
     def _restore_known(self, slot: SequenceSlot, suffix: Sequence[int]) -> int:
-        """Put a pinned prefix and the stored tokens behind it into a new slot; return their number."""
+        """Put a pinned prefix and the stored tokens after it into a new slot; return their number."""
         start = len(slot.prompt.tokens)
-        entry, shared = self._kept.longest(slot.prompt, suffix[:-1])  # the last token must be computed for its logits
+        entry, shared = self._stored.longest(slot.prompt, suffix[:-1])  # the last token must be computed for its logits
         if entry and shared >= KEPT_TOKENS_MIN and self._pinned_prefixes.free_cells(len(entry.tokens)):
             self.context.restore(slot.sequence, entry.state)
             slot.cells = self._cells.take(len(entry.tokens))
@@ -427,7 +426,7 @@ class KvCache:
             self.context.copy(slot.pinned.sequence, slot.sequence)
         return start + len(slot.cells)
 
-    def _saved(self, sequence: int, start: int, end: int = -1) -> memoryview:
+    def _save_range(self, sequence: int, start: int, end: int = -1) -> memoryview:
         """Return the keys and values of the tokens [start, end) of a sequence, until the next call."""
         self.context.copy(sequence, self._scratch)
         try:
@@ -439,7 +438,7 @@ class KvCache:
         finally:
             self.context.drop(self._scratch)
 
-    def _keep_range(self, sequence: int, span: tuple[int, int], root: Hashable, tokens: Sequence[int]) -> None:
-        entry, shared = self._kept.longest(root, tokens)
+    def _store_range(self, sequence: int, span: tuple[int, int], root: Hashable, tokens: Sequence[int]) -> None:
+        entry, shared = self._stored.longest(root, tokens)
         if entry is None or shared < len(tokens):
-            self._kept.put(root, tokens, bytes(self._saved(sequence, *span)))
+            self._stored.put(root, tokens, bytes(self._save_range(sequence, *span)))

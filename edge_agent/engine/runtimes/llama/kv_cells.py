@@ -71,10 +71,10 @@ class PrefixTree:
         node = self._roots.get(root)
         shared = 0
         while node is not None:
-            same = _shared(node.edge, tokens[shared : shared + len(node.edge)])
-            shared += same
+            common = _shared(node.edge, tokens[shared : shared + len(node.edge)])
+            shared += common
             child = node.children.get(tokens[shared]) if shared < len(tokens) else None
-            if same < len(node.edge) or child is None:
+            if common < len(node.edge) or child is None:
                 break
             node = child
         if node is None or not shared:
@@ -116,30 +116,30 @@ class PrefixTree:
     def _node(self, root: Hashable, tokens: Tokens) -> _PrefixNode:
         """Return the node where these tokens end; create it if necessary."""
         node = self._roots.setdefault(root, _PrefixNode(()))
-        at = 0
-        while at < len(tokens):
-            child = node.children.get(tokens[at])
+        depth = 0
+        while depth < len(tokens):
+            child = node.children.get(tokens[depth])
             if child is None:
-                child = node.children[tokens[at]] = _PrefixNode(tokens[at:])
+                child = node.children[tokens[depth]] = _PrefixNode(tokens[depth:])
                 return child
-            same = _shared(child.edge, tokens[at:])
-            if same < len(child.edge):
-                child = node.children[tokens[at]] = _split(child, same)
-            node, at = child, at + same
+            common = _shared(child.edge, tokens[depth:])
+            if common < len(child.edge):
+                child = node.children[tokens[depth]] = _split(child, common)
+            node, depth = child, depth + common
         return node
 
     def _remove(self, entry: StoredPrefix) -> None:
         """Remove an entry from its tree, and the nodes that lead to no other entry."""
         self._forget(entry)
         path = [self._roots[entry.root]]
-        at = 0
-        while at < len(entry.tokens):
-            path.append(path[-1].children[entry.tokens[at]])
-            at += len(path[-1].edge)
+        depth = 0
+        while depth < len(entry.tokens):
+            path.append(path[-1].children[entry.tokens[depth]])
+            depth += len(path[-1].edge)
         path[-1].entry = None
         while len(path) > 1 and path[-1].entry is None and not path[-1].children:
-            gone = path.pop()
-            del path[-1].children[gone.edge[0]]
+            removed = path.pop()
+            del path[-1].children[removed.edge[0]]
         if len(path) == 1 and not path[0].children:
             del self._roots[entry.root]
 
@@ -156,9 +156,9 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """Return how many first tokens two sequences share."""
     if one == other:
         return len(one)
-    for at, (left, right) in enumerate(zip(one, other, strict=False)):
+    for index, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
-            return at
+            return index
     return min(len(one), len(other))
 
 
@@ -258,7 +258,7 @@ class PinnedPrefix:
 
 @dataclass(eq=False)
 class QuestionSequence:
-    """The sequence of a question behind a job's input; it shares the input's cells."""
+    """The sequence of a question after a job's input; it shares the input's cells."""
 
     sequence: int
     cells: list[int] = field(default_factory=list)
@@ -274,7 +274,7 @@ class SequenceSlot:
     pinned: PinnedPrefix | None = None
     """The prefix whose cells hold the prompt; None = the prompt is in the job's own cells."""
     cells: list[int] = field(default_factory=list)
-    """Those of the tokens behind the pinned prefix, in their order."""
+    """Those of the tokens after the pinned prefix, in their order."""
     packed: int = 0
     """How many of the first of these lie side by side; the others lie among those of other streams."""
     reserved: int = 0
@@ -282,7 +282,7 @@ class SequenceSlot:
     lost: bool = False
     """Its keys and values were saved, and could not be restored."""
     questions: list[QuestionSequence] = field(default_factory=list)
-    """Sequences of the questions that are being read behind it."""
+    """Sequences of the questions that are being read after it."""
 
     @property
     def shared(self) -> int:
@@ -330,12 +330,12 @@ Emptier = Callable[[int, list[int], int], None]
 
 
 def cut_sequence(
-    context: LlamaContext, account: KvCells, holder: SequenceSlot | PinnedPrefix, kept: int, *, start: int
+    context: LlamaContext, account: KvCells, holder: SequenceSlot | PinnedPrefix, count: int, *, start: int
 ) -> None:
-    """Remove from a sequence all tokens after the first `kept` ones from position `start`."""
-    context.drop(holder.sequence, start + kept)
-    account.give(holder.cells[kept:])
-    del holder.cells[kept:]
+    """Remove from a sequence all tokens after the first `count` ones from position `start`."""
+    context.drop(holder.sequence, start + count)
+    account.give(holder.cells[count:])
+    del holder.cells[count:]
 
 
 class PinnedPrefixes:
@@ -368,8 +368,8 @@ class PinnedPrefixes:
                 self.pinned.remove(pinned)
                 break
         else:
-            for high in [each for each in self._idle() if each.prompt == prompt]:
-                self._evict(high)
+            for misplaced in [each for each in self._idle() if each.prompt == prompt]:
+                self._evict(misplaced)
             if stored is None or shared < len(prompt.tokens) or not self.free_sequence():
                 return None
             self.free_cells(len(stored.tokens))
@@ -465,9 +465,9 @@ class QuestionSequences:
             question.cells = []
         return list(zip(states, counts, strict=True))
 
-    def put_back(self, slot: SequenceSlot, saved: Iterable[tuple[bytes, int]]) -> None:
-        """Restore the saved questions behind the job's tokens, whose cells may have changed. Raises ModelFailed."""
-        for question, (state, count) in zip(slot.questions, saved, strict=True):
+    def put_back(self, slot: SequenceSlot, states: Iterable[tuple[bytes, int]]) -> None:
+        """Restore the saved questions after the job's tokens, whose cells may have changed. Raises ModelFailed."""
+        for question, (state, count) in zip(slot.questions, states, strict=True):
             if count:
                 self._context.restore(question.sequence, state)
                 question.cells = self._cells.take(count)

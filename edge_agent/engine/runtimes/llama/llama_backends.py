@@ -23,11 +23,11 @@ import llama_cpp
 from edge_agent.errors import DeviceUnusable
 
 _PACKAGE = Path(llama_cpp.__file__).parent
-_ELSEWHERE = os.environ.get("LLAMA_CPP_LIB_PATH")
-LIBRARIES = _PACKAGE / "lib" if _ELSEWHERE is None else Path(_ELSEWHERE)
+_OTHER_BUILD = os.environ.get("LLAMA_CPP_LIB_PATH")
+LIBRARIES = _PACKAGE / "lib" if _OTHER_BUILD is None else Path(_OTHER_BUILD)
 """Folder of the libraries that llama_cpp has loaded: its package's, or another build's by LLAMA_CPP_LIB_PATH."""
 # Where the wheel of a portable build puts the code for processors and devices; llama.cpp does not look there itself.
-FOLDER = _PACKAGE.parent / "bin" if _ELSEWHERE is None else LIBRARIES
+FOLDER = _PACKAGE.parent / "bin" if _OTHER_BUILD is None else LIBRARIES
 # The name that libllama itself needs: libggml.so is a second copy of the file, with an empty list of its own.
 REGISTRY = LIBRARIES / "libggml.so.0"
 _CPU_LIBRARY = re.compile(r"(?:/\S.*)?/libggml-cpu(?:-(\w+))?\.so\S*")
@@ -58,7 +58,7 @@ def load() -> None:
 
     Call it before the first model. It opens only libraries.
     """
-    libraries = sorted(FOLDER.glob("libggml-cpu-*.so"), key=_score)
+    libraries = sorted(FOLDER.glob("libggml-cpu-*.so"), key=_library_score)
     if libraries:
         _registry().ggml_backend_load(os.fsencode(libraries[-1]))
 
@@ -75,12 +75,12 @@ def open_device(kind: str, index: int) -> BackendDevice:
         os.environ[_INDEX_VARIABLES[kind]] = str(index)
     registry = _registry()
     _load_driver(registry, kind)
-    devices = [_described(registry, place) for place in range(registry.ggml_backend_dev_count())]
-    found = [device for device in devices if device.name.startswith(kind)]
-    if not found:
+    devices = [_describe(registry, device_index) for device_index in range(registry.ggml_backend_dev_count())]
+    matching = [device for device in devices if device.name.startswith(kind)]
+    if not matching:
         which = "" if index < 0 else f" {index}"
         raise DeviceUnusable(f"the driver has no {kind} device{which} for this process", lasting=True, index=index)
-    return found[0]
+    return matching[0]
 
 
 def cpu_variant() -> str:
@@ -90,14 +90,14 @@ def cpu_variant() -> str:
 
 def cpu_code() -> str:
     """Return a digest of the library with this code: speed and exactness differ between builds."""
-    found = _CPU_LIBRARY.search(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
-    return hashlib.blake2b(Path(found[0]).read_bytes(), digest_size=4).hexdigest() if found else ""
+    match = _CPU_LIBRARY.search(Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"))
+    return hashlib.blake2b(Path(match[0]).read_bytes(), digest_size=4).hexdigest() if match else ""
 
 
 def variant_in(maps: str) -> str:
     """Find the processor code among the mapped files; "none" when llama.cpp can compute nothing."""
-    found = _CPU_LIBRARY.search(maps)
-    return (found.group(1) or "native") if found else "none"
+    match = _CPU_LIBRARY.search(maps)
+    return (match.group(1) or "native") if match else "none"
 
 
 @functools.cache
@@ -126,22 +126,22 @@ def _load_driver(registry: Any, kind: str) -> None:
         raise DeviceUnusable(f"this build of llama.cpp has no code for {kind}", lasting=True)
 
 
-def _described(registry: Any, place: int) -> BackendDevice:
-    pointer = registry.ggml_backend_dev_get(place)
+def _describe(registry: Any, index: int) -> BackendDevice:
+    pointer = registry.ggml_backend_dev_get(index)
     name = _NUMBERED.sub(r"\1:\2", registry.ggml_backend_dev_name(pointer).decode().lower())
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     registry.ggml_backend_dev_memory(pointer, ctypes.byref(free), ctypes.byref(total))
     description = registry.ggml_backend_dev_description(pointer).decode("utf-8", "replace")
     integrated = registry.ggml_backend_dev_type(pointer) == _DEVICE_INTEGRATED
-    shares = integrated or any(each in description for each in _SOFTWARE)
-    return BackendDevice(pointer, name, description, shares, free.value, total.value)
+    shares_memory = integrated or any(each in description for each in _SOFTWARE)
+    return BackendDevice(pointer, name, description, shares_memory, free.value, total.value)
 
 
-def _score(library: Path) -> int:
+def _library_score(library: Path) -> int:
     """Return how well a library's code suits this processor, by llama.cpp's own score; 0 = not at all."""
-    opened = ctypes.CDLL(str(library))
-    score = int(opened.ggml_backend_score())
-    _ctypes.dlclose(opened._handle)  # otherwise the maps of this process would show it as in use
+    loaded = ctypes.CDLL(str(library))
+    score = int(loaded.ggml_backend_score())
+    _ctypes.dlclose(loaded._handle)  # otherwise the maps of this process would show it as in use
     return score
 
 

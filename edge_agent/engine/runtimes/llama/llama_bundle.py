@@ -133,7 +133,7 @@ class LlamaBundle:
         """Return what bundles must share to be computed in one batch: the adapter."""
         return self.adapter.identity if self.adapter else ""
 
-    def whole(self, model: LlamaModel, text: str) -> list[int]:
+    def prompt_tokens(self, model: LlamaModel, text: str) -> list[int]:
         """Return the tokens of the prompt for an input. Raises EmptyInput, InputTooLong."""
         limit = self.task.limits.input_tokens_max
         if not text.strip():
@@ -155,12 +155,12 @@ def read_bundle(digest: str, manifest: Manifest, model: LlamaModel, adapter: Lor
     Raises ModelLoadFailed if the task cannot work with this model.
     """
     task = manifest.task
-    text = split_prompt(task.prompt, ChatTemplate(model.chat_template(), model.special_texts()))
-    prefix = model.tokenize(text.before, special=True)
+    parts = split_prompt(task.prompt, ChatTemplate(model.chat_template(), model.special_texts()))
+    prefix = model.tokenize(parts.before, special=True)
     if model.bos is not None and prefix[:1] != [model.bos]:
         prefix.insert(0, model.bos)
-    template = question_template(text, task.name) if task.kind == "decide" else None
-    rest = model.tokenize(template.between if template else text.after, special=True)
+    template = question_template(parts, task.name) if task.kind == "decide" else None
+    rest = model.tokenize(template.between if template else parts.after, special=True)
     limit = task.limits.input_tokens_max
     if len(prefix) + len(rest) >= limit:
         raise ModelLoadFailed(
@@ -178,7 +178,7 @@ def read_bundle(digest: str, manifest: Manifest, model: LlamaModel, adapter: Lor
         task=task,
         temperature=manifest.confidence.temperature,
         prompt=prompt,
-        blanks=text.blanks,
+        blanks=parts.blanks,
         rest=rest,
         tree=tree,
         questions=questions,
@@ -206,7 +206,7 @@ class LlamaBundles(dict[str, LlamaBundle]):
         super().__init__()
         self._model, self._adapters, self._sequences = model, adapters, sequences
         self._need, self._available, self._request_memory = need, available, request_memory
-        self._tokens: GuideTokens | None = None
+        self._guide_tokens: GuideTokens | None = None
 
     def prepare(self, digest: str, manifest: Manifest, adapter_path: str | None) -> LlamaBundle:
         """Read a bundle, which is not added yet, and load its adapter. Raises MemoryShort, ModelLoadFailed."""
@@ -226,26 +226,26 @@ class LlamaBundles(dict[str, LlamaBundle]):
     def close(self) -> None:
         """Forget all of them, and the tokens that their grammars share; LoadedAdapters frees the adapters."""
         self.clear()
-        self._tokens = None
+        self._guide_tokens = None
 
     def _grammar(self, schema: Schema) -> RecordGrammar:
         """Return a schema as a grammar of the model's tokens. Raises MemoryShort, ModelLoadFailed."""
-        if self._tokens is None:
-            more = record_bytes(self._model.vocab_size, self._sequences)
-            need = replace(self._need, process=self._need.process + more)
-            self._claim(replace(need, adapters=self._adapter_bytes()))
-            self._need, self._tokens = need, guide_tokens(self._model)
-        return RecordGrammar(self._tokens, schema)
+        if self._guide_tokens is None:
+            guide_bytes = record_bytes(self._model.vocab_size, self._sequences)
+            need = replace(self._need, process=self._need.process + guide_bytes)
+            self._require_memory(replace(need, adapters=self._adapter_bytes()))
+            self._need, self._guide_tokens = need, guide_tokens(self._model)
+        return RecordGrammar(self._guide_tokens, schema)
 
     def _adapter(self, manifest: Manifest, path: str) -> LoraAdapter:
         """Return the adapter of a file that exists and fits into memory. Raises MemoryShort, ModelLoadFailed."""
         check_file(path)
         identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
         adapter = LoraAdapter(identity, path, adapter_bytes(Path(path).stat().st_size))
-        self._claim(replace(self._need, adapters=self._adapter_bytes(adapter)))
+        self._require_memory(replace(self._need, adapters=self._adapter_bytes(adapter)))
         return adapter
 
-    def _claim(self, need: MemoryNeed) -> None:
+    def _require_memory(self, need: MemoryNeed) -> None:
         """Raise MemoryShort unless `need`, with what a bundle adds, is available."""
         self._request_memory(need.total, self._available, 0)
         need.check(self._available)
@@ -257,12 +257,12 @@ class LlamaBundles(dict[str, LlamaBundle]):
 
 def _questions(manifest: Manifest, model: LlamaModel, template: QuestionTemplate) -> BundleQuestions:
     """Turn the questions of a manifest into tokens. Raises ModelLoadFailed."""
-    task, room = manifest.task, manifest.engine.context_tokens - manifest.task.limits.input_tokens_max
+    task, tokens_max = manifest.task, manifest.engine.context_tokens - manifest.task.limits.input_tokens_max
 
     def tokenize(text: str, special: bool) -> list[int]:
         return model.tokenize(text, special=special)
 
-    tokenizer = QuestionTokenizer(template, task.prompt.label_prefix, tokenize, room)
+    tokenizer = QuestionTokenizer(template, task.prompt.label_prefix, tokenize, tokens_max)
     try:
         return BundleQuestions(tokenizer, own_questions(manifest))
     except InvalidRequest as error:

@@ -137,7 +137,7 @@ class LlamaContext:
         self._adapter: Any = None
         self._batch = llama.llama_batch_init(rows, 0, ROWS_MAX)
         self._view_batch(rows)
-        self._writing: Sequence[int] = ()
+        self._stream_sequences: Sequence[int] = ()
         """The sequences of the batch, where it is one token of each."""
         self._state = ctypes.create_string_buffer(0)
         # llama.cpp calls strlen on this text between the nodes of a graph, which needs neither Python nor its lock.
@@ -151,11 +151,13 @@ class LlamaContext:
         self._token = as_array(self._batch.token, (rows,))
         self._position = as_array(self._batch.pos, (rows,))
         # For writing a few items: numpy is slow there, as its code is out of the processor's cache after a decode.
-        self._one_token, self._one_position = (each.data.cast("B").cast("i") for each in (self._token, self._position))
-        self._wanted = as_array(self._batch.logits, (rows,))
-        self._ways = as_array(self._batch.n_seq_id, (rows,))
-        self._ways[:] = 1
-        self._sequence = [as_array(self._batch.seq_id[row], (ROWS_MAX,)) for row in range(rows)]
+        self._single_token, self._single_position = (
+            each.data.cast("B").cast("i") for each in (self._token, self._position)
+        )
+        self._has_logits = as_array(self._batch.logits, (rows,))
+        self._sequence_counts = as_array(self._batch.n_seq_id, (rows,))
+        self._sequence_counts[:] = 1
+        self._row_sequences = [as_array(self._batch.seq_id[row], (ROWS_MAX,)) for row in range(rows)]
 
     def use_adapter(self, adapter: Any) -> None:
         """Compute with this adapter from now on; None = with the bare weights. Costs nothing if it is the same."""
@@ -164,8 +166,8 @@ class LlamaContext:
         if adapter is None:
             llama.llama_set_adapters_lora(self._pointer, None, 0, None)
         else:
-            one = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
-            llama.llama_set_adapters_lora(self._pointer, one, 1, (ctypes.c_float * 1)(1.0))
+            adapters = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
+            llama.llama_set_adapters_lora(self._pointer, adapters, 1, (ctypes.c_float * 1)(1.0))
         self._adapter = adapter
 
     def use_threads(self, threads: int) -> None:
@@ -180,29 +182,29 @@ class LlamaContext:
             StepAborted: `abort` was called meanwhile.
             DeviceLost: the device failed.
         """
-        used, self._writing = 0, ()
+        rows, self._stream_sequences = 0, ()
         for part in parts:
-            used = self._fill(used, part) if isinstance(part, TokenRows) else self._fill_branches(used, part)
-        self._compute(used)
+            rows = self._fill(rows, part) if isinstance(part, TokenRows) else self._fill_branches(rows, part)
+        self._compute(rows)
 
-    def write_on(self, sequences: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
+    def decode_stream_tokens(self, sequences: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> None:
         """Compute one token of each sequence, with logits. Raises as `decode` does.
 
         If `sequences` is the same object as in the step before, its rows are not laid out again.
         """
-        used = len(tokens)
-        if sequences is not self._writing:
-            self._wanted[:used] = self._ways[:used] = 1
+        rows = len(tokens)
+        if sequences is not self._stream_sequences:
+            self._has_logits[:rows] = self._sequence_counts[:rows] = 1
             for row, sequence in enumerate(sequences):
-                self._sequence[row][0] = sequence
-            self._writing = sequences
-        for row in range(used):
-            self._one_token[row] = tokens[row]
-            self._one_position[row] = positions[row]
-        self._compute(used)
+                self._row_sequences[row][0] = sequence
+            self._stream_sequences = sequences
+        for row in range(rows):
+            self._single_token[row] = tokens[row]
+            self._single_position[row] = positions[row]
+        self._compute(rows)
 
-    def _compute(self, used: int) -> None:
-        self._batch.n_tokens = used
+    def _compute(self, rows: int) -> None:
+        self._batch.n_tokens = rows
         code = llama.llama_decode(self._pointer, self._batch)
         if code == 0:
             return
@@ -210,7 +212,7 @@ class LlamaContext:
             raise StepAborted
         if code in _COMPUTE_FAILED and self._on_device:
             raise DeviceLost(f"llama_decode returned {code}: {ERRORS.last()}")
-        raise ModelFailed(f"the model could not compute {used} tokens: llama_decode returned {code}", code=code)
+        raise ModelFailed(f"the model could not compute {rows} tokens: llama_decode returned {code}", code=code)
 
     def abort(self) -> None:
         """End the batch that another thread is computing, between two nodes of its graph; without one, the next."""
@@ -224,27 +226,27 @@ class LlamaContext:
         end = start + len(part.tokens)
         if end == start + 1:  # each step of a stream: item by item is faster than four slices
             self._token[start], self._position[start] = part.tokens[0], part.position
-            self._wanted[start], self._sequence[start][0] = part.logits, part.sequence
-            self._ways[start] = 1
+            self._has_logits[start], self._row_sequences[start][0] = part.logits, part.sequence
+            self._sequence_counts[start] = 1
             return end
         self._token[start:end] = part.tokens
         self._position[start:end] = np.arange(part.position, part.position + len(part.tokens))
-        self._wanted[start:end] = 0
-        self._wanted[end - part.logits : end] = 1
-        self._ways[start:end] = 1
+        self._has_logits[start:end] = 0
+        self._has_logits[end - part.logits : end] = 1
+        self._sequence_counts[start:end] = 1
         for row in range(start, end):
-            self._sequence[row][0] = part.sequence
+            self._row_sequences[row][0] = part.sequence
         return end
 
     def _fill_branches(self, start: int, part: BranchRows) -> int:
         end = start + len(part.tokens)
         self._token[start:end] = part.tokens
         self._position[start:end] = np.add(part.depths, part.position)
-        self._wanted[start:end] = 1
-        self._wanted[start : start + part.known] = 0
+        self._has_logits[start:end] = 1
+        self._has_logits[start : start + part.known] = 0
         for row, first, last in zip(range(start, end), part.first, part.last, strict=True):
-            self._ways[row] = last - first
-            self._sequence[row][: last - first] = part.sequences[first:last]
+            self._sequence_counts[row] = last - first
+            self._row_sequences[row][: last - first] = part.sequences[first:last]
         return end
 
     def logits(self, row: int) -> Logits:
@@ -253,12 +255,12 @@ class LlamaContext:
         Raises:
             ModelFailed: the logits are not numbers.
         """
-        values = self.unchecked(row)
+        values = self.unchecked_logits(row)
         if not math.isfinite(values.max()):  # an infinite one makes NaN of every score
             raise ModelFailed(NOT_NUMBERS)
         return values
 
-    def unchecked(self, row: int) -> Logits:
+    def unchecked_logits(self, row: int) -> Logits:
         """Return the same as `logits`, without checking that they are numbers. Raises ModelFailed."""
         pointer = llama.llama_get_logits_ith(self._pointer, row)
         if not pointer:
@@ -267,17 +269,13 @@ class LlamaContext:
         view = self._views.get(address)
         if view is None:
             # llama.cpp writes the rows to the same few addresses; making a view costs more than argmax does.
-            row_at = self._row_type.from_address(address)
-            view = self._views[address] = np.frombuffer(memoryview(row_at), np.float32)
+            row_array = self._row_type.from_address(address)
+            view = self._views[address] = np.frombuffer(memoryview(row_array), np.float32)
         return view
 
     def copy(self, source: int, target: int) -> None:
         """Give an empty sequence the tokens of another."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-
-    def length(self, sequence: int) -> int:
-        """Return how many tokens a sequence has."""
-        return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
     def drop(self, sequence: int, start: int = 0, end: int = -1) -> None:
         """Empty a sequence, or remove its tokens [start, end)."""
@@ -307,7 +305,7 @@ class LlamaContext:
         Raises:
             ModelFailed: the logits are not numbers.
         """
-        values = self.unchecked(row)
+        values = self.unchecked_logits(row)
         best = int(values.argmax())  # the first NaN, if there is one
         if not math.isfinite(values[best]):
             raise ModelFailed(NOT_NUMBERS)
@@ -339,33 +337,33 @@ def probe_lone_rows(context: LlamaContext, cells: int, sequences: Sequence[int],
     row, padding, *others = sequences
     tokens = [number % vocabulary for number in range(_PROBE_TOKENS)]
     copies = others[: LONE_CELLS_MAX // _PROBE_TOKENS]
-    same = False
+    same_among_few = False
     try:
         context.decode([TokenRows(row, 0, tokens, logits=0)])
-        same = _same_beside(context, row, padding, tokens)
-        if not same or cells <= LONE_CELLS_MAX + _PROBE_TOKENS + 1:
-            return same, same
+        same_among_few = _is_same_beside(context, row, padding, tokens)
+        if not same_among_few or cells <= LONE_CELLS_MAX + _PROBE_TOKENS + 1:
+            return same_among_few, same_among_few
         state = bytes(context.save(row))
         for copy in copies:
             context.restore(copy, state)
-        return True, _same_beside(context, row, padding, tokens)
+        return True, _is_same_beside(context, row, padding, tokens)
     except ModelFailed:  # the first answer of a bundle reports it
-        return same, False
+        return same_among_few, False
     finally:
         for sequence in (row, padding, *copies):
             context.drop(sequence)
 
 
-def _same_beside(context: LlamaContext, row: int, padding: int, tokens: list[int]) -> bool:
-    """Tell whether the row behind these tokens has the same logits alone and beside a padding row."""
-    asked = TokenRows(row, len(tokens), tokens[-1:], logits=1)
-    found: list[Logits] = []
-    for beside in ([], [TokenRows(padding, 0, [PADDING_TOKEN], logits=0)]):
-        context.decode([asked, *beside])
-        found.append(context.logits(0).copy())
+def _is_same_beside(context: LlamaContext, row: int, padding: int, tokens: list[int]) -> bool:
+    """Tell whether the row after these tokens has the same logits alone and beside a padding row."""
+    probe = TokenRows(row, len(tokens), tokens[-1:], logits=1)
+    results: list[Logits] = []
+    for padding_rows in ([], [TokenRows(padding, 0, [PADDING_TOKEN], logits=0)]):
+        context.decode([probe, *padding_rows])
+        results.append(context.logits(0).copy())
         context.drop(row, len(tokens))
     context.drop(padding)
-    return np.array_equal(found[0], found[1])
+    return np.array_equal(results[0], results[1])
 
 
 LONG_ROWS, LONG_SECONDS = 17, 0.1
@@ -388,9 +386,9 @@ class StepInterruption:
         self._jobs: Collection[str] = ()
         self._lock = threading.Lock()
         self._closing = os.eventfd(0)
-        self._mail = select.epoll()
+        self._epoll = select.epoll()
         """Contains the mailbox while a step computes; `_listen` notices a change at once (epoll_wait(2))."""
-        self._mail.register(self._closing, select.EPOLLIN)
+        self._epoll.register(self._closing, select.EPOLLIN)
         self._closed = False
         self._thread = threading.Thread(target=self._listen, name="interruption", daemon=True)
         self._thread.start()
@@ -402,25 +400,25 @@ class StepInterruption:
 
     def __enter__(self) -> None:
         """Begin to listen."""
-        self._mail.register(self._mailbox, select.EPOLLIN)
+        self._epoll.register(self._mailbox, select.EPOLLIN)
 
     def __exit__(self, *_: object) -> None:
         """Stop listening."""
         with self._lock:  # not while the listener is reading: the mailbox has one reader at a time
             self._jobs = ()
-            self._mail.unregister(self._mailbox)
+            self._epoll.unregister(self._mailbox)
 
     def close(self) -> None:
         """End the thread."""
         self._closed = True
         os.eventfd_write(self._closing, 1)
         self._thread.join()
-        self._mail.close()
+        self._epoll.close()
         os.close(self._closing)
 
     def _listen(self) -> None:
         while not self._closed:
-            self._mail.poll()
+            self._epoll.poll()
             with self._lock:
                 if self._jobs and self._poll_cancellations(self._jobs):
                     self._abort()

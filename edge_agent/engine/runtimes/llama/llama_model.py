@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import llama_cpp as llama
 
 from edge_agent.engine.runtimes.llama import gguf_header, llama_backends
-from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
+from edge_agent.engine.runtimes.llama.gguf_header import MAGIC, GgufHeader
 from edge_agent.engine.runtimes.llama.token_probabilities import whole_text
 from edge_agent.errors import ModelLoadFailed
 
 PIN = "0.3.36"
-GGUF_MAGIC = b"GGUF"
 _LOG_LEVEL_ERROR = 4  # ggml.h; the numbers in llama_cpp/_logger.py are out of date
 _LOG_LEVEL_CONTINUED = 5
 _PIECE_BYTES = 256
@@ -69,8 +68,8 @@ class TokenText(NamedTuple):
 class LlamaModel:
     """Weights in memory, with their vocabulary and the adapters loaded for them."""
 
-    def __init__(self, path: str, device: int | None = None, layers: int = 0, head: GgufHeader | None = None) -> None:
-        """Load a GGUF file, with `layers` of its layers on the device of that pointer. `head`: if already read.
+    def __init__(self, path: str, device: int | None = None, layers: int = 0, header: GgufHeader | None = None) -> None:
+        """Load a GGUF file, with `layers` of its layers on the device of that pointer. `header`: if already read.
 
         Raises:
             ModelLoadFailed: another llama-cpp-python than PIN, or the file is missing, empty, cut off or damaged.
@@ -93,7 +92,7 @@ class LlamaModel:
         params.devices = ctypes.addressof(devices)
         params.n_gpu_layers = layers
         # With repacked Q2_K and Q4_K weights, a row would depend on the number of rows (decision 0051).
-        params.use_extra_bufts = (head or gguf_header.read_header(path)).may_be_repacked
+        params.use_extra_bufts = (header or gguf_header.read_header(path)).may_be_repacked
         params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
         self.pointer: Any = llama.llama_model_load_from_file(path.encode(), params)
         if not self.pointer:
@@ -105,7 +104,7 @@ class LlamaModel:
         self.bos: int | None = bos if bos >= 0 and llama.llama_vocab_get_add_bos(self.vocab) else None
         self._tokens = (llama.llama_token * _TOKENS)()
         self._piece = ctypes.create_string_buffer(_PIECE_BYTES)
-        self._written: dict[int, TokenText] = {}
+        self._token_texts: dict[int, TokenText] = {}
         """By token, of those that have occurred: asking llama.cpp in every step would cost more."""
 
     def describe(self) -> dict[str, str]:
@@ -138,19 +137,19 @@ class LlamaModel:
         """
         data = text.encode()
         # To make an array for each length would cost as much as tokenizing; only a long text gets one, freed with it.
-        tokens, room = self._tokens, len(data) + 2
-        if room > _TOKENS:
-            tokens = (llama.llama_token * room)()
+        tokens, size = self._tokens, len(data) + 2
+        if size > _TOKENS:
+            tokens = (llama.llama_token * size)()
         count = llama.llama_tokenize(self.vocab, data, len(data), tokens, len(tokens), False, special)
         return list(tokens[:count])
 
-    def written(self, token: int) -> TokenText:
+    def token_text(self, token: int) -> TokenText:
         """Return a token as part of an answer."""
-        known = self._written.get(token)
+        known = self._token_texts.get(token)
         if known is None:
             ends = bool(llama.llama_vocab_is_eog(self.vocab, token))
             piece = self._read_piece(token)
-            known = self._written[token] = TokenText(piece, ends, whole_text(piece))
+            known = self._token_texts[token] = TokenText(piece, ends, whole_text(piece))
         return known
 
     def _read_piece(self, token: int) -> bytes:
@@ -186,10 +185,10 @@ def check_file(path: str) -> None:
     name = Path(path).name
     try:
         with Path(path).open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
+            magic = file.read(len(MAGIC))
     except OSError as error:
         raise ModelLoadFailed(f"model file {name} cannot be read: {error.strerror}") from None
     if not magic:
         raise ModelLoadFailed(f"model file {name} is not a model: the file is 0 bytes")
-    if magic != GGUF_MAGIC:
-        raise ModelLoadFailed(f"model file {name} is not a GGUF file: magic {magic!r} instead of {GGUF_MAGIC!r}")
+    if magic != MAGIC:
+        raise ModelLoadFailed(f"model file {name} is not a GGUF file: magic {magic!r} instead of {MAGIC!r}")

@@ -36,9 +36,9 @@ from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 
 WARM_UP_TEXT = "Hello"
-LEARN_EACH = 4
+LEARN_EVERY = 4
 """Of the steps that only continue streams, one in this many is measured."""
-ENDS = (JobResult, FailureReport)
+END_EVENTS = (JobResult, FailureReport)
 
 Job = ScoringJob | GenerationJob | ExtractionJob | DecisionJob
 
@@ -63,7 +63,7 @@ class BatchExecutor:
             return self._batch(turns, long=long)
         except ModelFailed as error:
             if len(turns) == 1:
-                return [failure_report(turns[0][0].run.job_id, error)]
+                return [failure_report(turns[0][0].request.job_id, error)]
         return [event for turn in turns for event in self.compute([turn], long=long)]
 
     def _batch(self, turns: list[tuple[Job, int]], *, long: bool) -> list[Event]:
@@ -76,11 +76,11 @@ class BatchExecutor:
             with self._interruptible(turns) if long else nullcontext():
                 exact = any(job.exact for job in jobs)
                 self._cache.decode([row for part in parts for row in part], adapter, exact=exact)
-        except (ModelFailed, StepAborted) as stopped:
+        except (ModelFailed, StepAborted) as error:
             self._cache.branches.drop()
             for job in jobs:
                 job.undo()
-            if isinstance(stopped, StepAborted):
+            if isinstance(error, StepAborted):
                 return []
             raise
         try:
@@ -95,12 +95,12 @@ class BatchExecutor:
 
         Without this bound, callers that keep cancelling would stop all other jobs.
         """
-        undone = {job.run.job_id for job, _ in turns if job.undone}
-        if self._interruption is None or len(undone) > 1:
+        undone_jobs = {job.request.job_id for job, _ in turns if job.undone}
+        if self._interruption is None or len(undone_jobs) > 1:
             yield
             return
         try:
-            with self._interruption.during(undone or {job.run.job_id for job, _ in turns}):
+            with self._interruption.during(undone_jobs or {job.request.job_id for job, _ in turns}):
                 yield
         finally:
             self._cache.context.forget_abort()  # one that came too late for this step must not end the next one
@@ -108,21 +108,21 @@ class BatchExecutor:
     def _collect(self, turns: list[tuple[Job, int]], parts: list[list[BatchPart]]) -> list[Event]:
         """Pass every job its logits; a job whose logits are invalid fails alone."""
         events: list[Event] = []
-        first = 0
-        for (job, _), part in zip(turns, parts, strict=True):
-            count = sum(len(rows.tokens) for rows in part)
+        first_row = 0
+        for (job, _), job_parts in zip(turns, parts, strict=True):
+            count = sum(len(rows.tokens) for rows in job_parts)
             job.undone = False
             try:
-                events += job.advance(self._cache.context, first, count)
+                events += job.advance(self._cache.context, first_row, count)
                 if job.slot is not None and job.computed < job.slot.tokens:
                     self._cache.truncate(job.slot, job.computed)
-                if job.computed >= job.input_tokens and job.slot is not None and not job.kept:
-                    job.kept = True
+                if job.computed >= job.input_tokens and job.slot is not None and not job.prompt_kept:
+                    job.prompt_kept = True
                     with suppress(ModelFailed):  # then the next job computes the prompt again
                         self._cache.keep(job.slot, job.suffix)
             except ModelFailed as error:
-                events.append(failure_report(job.run.job_id, error))
-            first += count
+                events.append(failure_report(job.request.job_id, error))
+            first_row += count
         return events
 
     def close(self) -> None:
@@ -172,13 +172,13 @@ class LlamaRuntime:
 
         Raises MemoryShort, ModelLoadFailed, DeviceUnusable.
         """
-        head = gguf_header.read_header(spec.weights)
-        slots, shape, need = context_capacity(head, Path(spec.weights).stat().st_size, spec)
-        placement = ON_CPU if spec.device == "cpu" else place_on_device(spec, head, shape)
+        header = gguf_header.read_header(spec.weights)
+        slots, shape, need = context_capacity(header, Path(spec.weights).stat().st_size, spec)
+        placement = ON_CPU if spec.device == "cpu" else place_on_device(spec, header, shape)
         need = placement.beside(need)
         available = self.request_memory(need.total, spec.memory_bytes_max, 0)
         need.check(available, spec.memory_bytes_wanted)
-        model = LlamaModel(spec.weights, placement.pointer, placement.layers, head)
+        model = LlamaModel(spec.weights, placement.pointer, placement.layers, header)
         try:
             if spec.context_tokens > model.context_tokens_max:
                 raise ModelLoadFailed(
@@ -190,7 +190,7 @@ class LlamaRuntime:
         except ModelLoadFailed:
             model.close()
             raise
-        self._scheduler = StepScheduler(tuned.shape.rows, head.logits_rows)
+        self._scheduler = StepScheduler(tuned.shape.rows, header.logits_rows)
         self._bulk_safe = tuned.bulk_scores == SAME
         counts = thread_counts(spec.threads) if tuned.thread_scores == SAME else ()
         self._tuner = ThreadTuner(counts, tuned.shape.threads, time.perf_counter())
@@ -202,12 +202,12 @@ class LlamaRuntime:
             interruption = StepInterruption(self.mailbox, self.poll_cancellations, self._cache.context.abort)
         self._executor = BatchExecutor(self._cache, self._adapters, interruption)
         self._bundles = LlamaBundles(model, self._adapters, need, available, slots, self.request_memory)
-        described = model.describe()
+        model_details = model.describe()
         code = self._code if placement.name == "cpu" else f"{self._code} and for {placement.name}"
-        self._score_variance = score_variance(tuned, described["quantization"], code)
-        about = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
-        about[SEQUENCES] = str(slots)
-        return described | about | tuned.details() | need.details(available) | placement.details
+        self._score_variance = score_variance(tuned, model_details["quantization"], code)
+        details = {"context_cells": str(shape.cells), "kv_type": spec.kv_type, "cpu_variant": self._cpu_variant}
+        details[SEQUENCES] = str(slots)
+        return model_details | details | tuned.details() | need.details(available) | placement.details
 
     def attach(self, digest: str, manifest: Manifest, paths: Mapping[str, str]) -> None:
         """Tokenize the prompt, load the adapter, compute the prefix and one answer.
@@ -235,8 +235,8 @@ class LlamaRuntime:
         bundle = self._bundles.get(digest)
         if bundle is None:
             return []
-        gone = [job_id for job_id, job in self._jobs.items() if job.bundle is bundle]
-        events = [event for job_id in gone for event in self.cancel(job_id)]
+        job_ids = [job_id for job_id, job in self._jobs.items() if job.bundle is bundle]
+        events = [event for job_id in job_ids for event in self.cancel(job_id)]
         del self._bundles[digest]
         if not any(other.prompt == bundle.prompt for other in self._bundles.values()):
             self._cache.forget(bundle.prompt)
@@ -249,10 +249,10 @@ class LlamaRuntime:
         if bundle is None:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
         self._writers = []
-        tokens = bundle.whole(self._model, job.text)
+        tokens = bundle.prompt_tokens(self._model, job.text)
         bulk_safe = self._bulk_safe and bundle.adapter is None
         if bundle.questions is not None:
-            questions = bundle.questions.asked(job.questions)
+            questions = bundle.questions.decision_questions(job.questions)
             self._jobs[job.job_id] = DecisionJob(job, bundle, tokens, questions, bulk_safe=bulk_safe)
         elif bundle.tree is not None:
             self._jobs[job.job_id] = ScoringJob(job, bundle, tokens, bundle.tree, bulk_safe=bulk_safe)
@@ -265,7 +265,7 @@ class LlamaRuntime:
         """Drop a job."""
         if job_id not in self._jobs:
             return []
-        self._end(job_id)
+        self._end_job(job_id)
         return [cancellation_report(job_id)]
 
     @property
@@ -281,29 +281,29 @@ class LlamaRuntime:
     def step(self) -> list[Event]:
         """Compute one batch."""
         started = time.perf_counter()
-        if self._writers and (written := self._decode_streams(self._writers, started)) is not None:
-            return written
+        if self._writers and (stream_events := self._decode_streams(self._writers, started)) is not None:
+            return stream_events
         events = self._admit()
         if len(self._jobs) == 1:
             next(iter(self._jobs.values())).allow_drafts()
         open_groups(self._jobs.values(), self._cache.questions)
-        items = [job.item() for job in self._jobs.values() if job.ready]
+        items = [job.work_item() for job in self._jobs.values() if job.ready]
         events += self._refuse(items, started)
         plan = self._scheduler.plan(items, started)
         turns = [(self._jobs[item.key], rows) for item, rows in plan]
         # Branches of labels last: their cells are freed after the step, and must leave no hole below other cells.
         turns.sort(key=lambda turn: turn[0].branches)
         self._use_threads(self._tuner.present if _keeps_streams_waiting(plan) else self._tuner.threads)
-        long = is_long(sum(rows for _, rows in plan), self._scheduler.expected(plan))
+        long = is_long(sum(rows for _, rows in plan), self._scheduler.expected_seconds(plan))
         events += self._executor.compute(turns, long=long)
         if self._executor.computed_at > started:  # the batch was not aborted
             self._learn(plan, self._executor.computed_at - started)
-            self._writers = self._all_write(plan)
+            self._writers = self._find_writers(plan)
         else:
-            self._scheduler.cut_off(plan, time.perf_counter() - started)
-        return self._ended(events)
+            self._scheduler.record_abort(plan, time.perf_counter() - started)
+        return self._end_jobs(events)
 
-    def _all_write(self, plan: StepPlan) -> list[GenerationJob]:
+    def _find_writers(self, plan: StepPlan) -> list[GenerationJob]:
         """Return all jobs, if the step was one token of each and the next one can be, too; otherwise none."""
         jobs = [job for job in self._jobs.values() if isinstance(job, GenerationJob) and job.slot]
         all_write = len(jobs) == len(plan) == len(self._jobs) and all(item.decoding for item, _ in plan)
@@ -332,29 +332,29 @@ class LlamaRuntime:
             try:
                 events += job.advance(context, row, 1)
             except ModelFailed as error:
-                events.append(failure_report(job.run.job_id, error))
+                events.append(failure_report(job.request.job_id, error))
         self._stream_steps += 1
-        if self._stream_steps % LEARN_EACH == 0 or self._tuner.trying:
+        if self._stream_steps % LEARN_EVERY == 0 or self._tuner.trying:
             costs, work = self._scheduler.costs, StepWork(len(jobs), sum(depths), len(jobs))
             seconds, expected = time.perf_counter() - started, costs.cost(work)
             if not self._tuner.trying:
                 costs.learn(work, seconds)
             self._tune_threads(expected, seconds)
-        return self._ended(events) if events else events
+        return self._end_jobs(events) if events else events
 
     def _refuse(self, items: list[WorkItem], now: float) -> list[Event]:
         """Remove the work items that cannot meet their deadline; return the events that end them."""
         events: list[Event] = []
-        for item, pause in self._scheduler.refused(items, now):
+        for item, pause in self._scheduler.unattainable(items, now):
             items.remove(item)
-            events.append(_too_late(item, self._scheduler.alone(item), now, pause))
+            events.append(_deadline_failure(item, self._scheduler.lone_seconds(item), now, pause))
         return events
 
     def _learn(self, plan: StepPlan, seconds: float) -> None:
         """Learn from the time that a planned step took."""
-        expected = self._scheduler.expected(plan)
+        expected = self._scheduler.expected_seconds(plan)
         if not self._tuner.trying:
-            self._scheduler.measured(plan, seconds)
+            self._scheduler.record_step(plan, seconds)
         elif _keeps_streams_waiting(plan):
             self._use_threads(self._tuner.threads)
             return
@@ -362,7 +362,7 @@ class LlamaRuntime:
 
     def _tune_threads(self, expected: float, seconds: float) -> None:
         """Choose the threads of the next step by the time that steps take."""
-        cost_ratio = self._tuner.took(expected, seconds, time.perf_counter())
+        cost_ratio = self._tuner.record_step(expected, seconds, time.perf_counter())
         if cost_ratio != 1.0:
             self._scheduler.costs.scale(cost_ratio)
         self._use_threads(self._tuner.threads)
@@ -372,11 +372,11 @@ class LlamaRuntime:
             self.threads = threads
             self._cache.context.use_threads(threads)
 
-    def _ended(self, events: list[Event]) -> list[Event]:
+    def _end_jobs(self, events: list[Event]) -> list[Event]:
         """Remove the jobs that these events end; return the events."""
         for event in events:
-            if isinstance(event, ENDS):
-                self._end(event.job_id)
+            if isinstance(event, END_EVENTS):
+                self._end_job(event.job_id)
         return events
 
     def tidy(self) -> None:
@@ -390,7 +390,7 @@ class LlamaRuntime:
     def close(self) -> None:
         """Free jobs, adapters, context and weights, in this order."""
         for job_id in list(self._jobs):
-            self._end(job_id)
+            self._end_job(job_id)
         self._used_grammars.clear()
         if self._loaded:
             self._executor.close()
@@ -410,23 +410,23 @@ class LlamaRuntime:
         waiting = [job for job in self._jobs.values() if job.slot is None]
         events: list[Event] = []
         if waiting:
-            waiting.sort(key=lambda job: turn_time(job.came_at, job.run.priority))
-            self._admission.admit([job.run.job_id for job in waiting], lambda key: self._enter(key, events))
+            waiting.sort(key=lambda job: turn_time(job.arrived_at, job.request.priority))
+            self._admission.admit([job.request.job_id for job in waiting], lambda key: self._admit_job(key, events))
         return events
 
-    def _enter(self, job_id: str, events: list[Event]) -> bool:
+    def _admit_job(self, job_id: str, events: list[Event]) -> bool:
         """Tell whether a job is no longer waiting: it has a place, or has failed."""
         job = self._jobs[job_id]
         try:
-            entered = self._cache.enter(job.bundle.prompt, job.suffix, job.outputs_max)
+            entry = self._cache.enter(job.bundle.prompt, job.suffix, job.outputs_max)
         except ModelFailed as error:
             events.append(failure_report(job_id, error))
             return True
-        if entered is not None:
-            job.start(*entered)
-        return entered is not None
+        if entry is not None:
+            job.start(*entry)
+        return entry is not None
 
-    def _end(self, job_id: str) -> None:
+    def _end_job(self, job_id: str) -> None:
         self._writers = []
         job = self._jobs.pop(job_id)
         if job.bundle.grammar is not None:
@@ -440,17 +440,17 @@ def _keeps_streams_waiting(plan: StepPlan) -> bool:
     return len({item.decoding for item, _ in plan}) > 1
 
 
-def _too_late(item: WorkItem, seconds: float, now: float, pause: float) -> Event:
+def _deadline_failure(item: WorkItem, seconds: float, now: float, pause: float) -> Event:
     """Return the end of a job that cannot meet its deadline; its caller may try again after `pause` seconds."""
-    left = item.deadline - now
-    if left <= 0:
+    seconds_left = item.deadline - now
+    if seconds_left <= 0:
         return failure_report(item.key, DeadlineExpired("the deadline passed before the input was read"))
     error = DeadlineUnattainable(
         f"{item.rows} tokens are still to be read, which takes about {seconds:.1f} s by the speed of the last steps; "
-        f"the caller waits for another {left:.1f} s",
+        f"the caller waits for another {seconds_left:.1f} s",
         retry_seconds=pause,
         tokens=item.rows,
         seconds_expected=f"{seconds:.3f}",
-        seconds_left=f"{left:.3f}",
+        seconds_left=f"{seconds_left:.3f}",
     )
     return failure_report(item.key, error)

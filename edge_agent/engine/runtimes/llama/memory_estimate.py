@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
 
-from edge_agent.engine.memory_cap import MemoryNeed
+from edge_agent.engine.memory_cap import MemoryNeed, format_megabytes
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama import llama_backends
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
@@ -73,7 +73,7 @@ def _cells(shape: ContextShape) -> int:
     return -(-shape.cells // CELLS_STEP) * CELLS_STEP
 
 
-def kept_bytes(header: GgufHeader, shape: ContextShape, context_tokens: int, kept_bytes_max: int) -> int:
+def stored_prompt_bytes(header: GgufHeader, shape: ContextShape, context_tokens: int, kept_bytes_max: int) -> int:
     """Return the bytes of stored prompts, with the copy of one job's sequence from which they are made."""
     return kept_bytes_max + cache_bytes(header.cell_elements, replace(shape, cells=context_tokens))
 
@@ -129,27 +129,27 @@ class ContextCapacity(NamedTuple):
 def context_capacity(header: GgufHeader, file_bytes: int, spec: LoadRequest) -> ContextCapacity:
     """Return as many places as `spec` sets, or else as many as fit into memory, at least one."""
     if spec.sequences_max:
-        return _with(header, file_bytes, spec, spec.sequences_max, spec.sequences_max)
+        return _capacity_with(header, file_bytes, spec, spec.sequences_max, spec.sequences_max)
     available = spec.memory_bytes_max
-    most = FULL_MAX if available and spec.device == "cpu" else FULL_USUAL  # on a device, cells take layers' place
-    for full in range(most, 0, -1):
-        found = _with(header, file_bytes, spec, PLACES_MAX, full)
-        usual = full <= FULL_USUAL or found.need.cache <= CACHE_SHARE * available
-        if not available or (usual and found.need.total <= available):
+    full_max = FULL_MAX if available and spec.device == "cpu" else FULL_USUAL  # on a device, cells take layers' place
+    for full in range(full_max, 0, -1):
+        capacity = _capacity_with(header, file_bytes, spec, PLACES_MAX, full)
+        usual = full <= FULL_USUAL or capacity.need.cache <= CACHE_SHARE * available
+        if not available or (usual and capacity.need.total <= available):
             break
-    left = available - found.need.total
+    bytes_left = available - capacity.need.total
     # Memory for writing records is claimed when the first task that writes some is attached.
-    fits = (each for each in range(PLACES_MAX, full, -1) if record_bytes(header.vocabulary, each) <= left)
-    return found._replace(places=next(fits, full) if available else PLACES_MAX)
+    fits = (each for each in range(PLACES_MAX, full, -1) if record_bytes(header.vocabulary, each) <= bytes_left)
+    return capacity._replace(places=next(fits, full) if available else PLACES_MAX)
 
 
-def _with(header: GgufHeader, file_bytes: int, spec: LoadRequest, places: int, full: int) -> ContextCapacity:
+def _capacity_with(header: GgufHeader, file_bytes: int, spec: LoadRequest, places: int, full: int) -> ContextCapacity:
     """Return the capacity for `places` requests, with cells for `full` of full length."""
     shape = context_shape(spec.context_tokens, full, spec.kv_type, spec.threads)
     shape = replace(shape, sequences=shape.sequences + places - full)
     need = memory_need(header, file_bytes, shape)
-    kept = kept_bytes(header, shape, spec.context_tokens, spec.prompt_cache_bytes_max)
-    return ContextCapacity(places, shape, replace(need, cache=need.cache + kept))
+    stored = stored_prompt_bytes(header, shape, spec.context_tokens, spec.prompt_cache_bytes_max)
+    return ContextCapacity(places, shape, replace(need, cache=need.cache + stored))
 
 
 # The part of a device's memory that stays free for the screen, other programs and the driver itself.
@@ -188,10 +188,10 @@ class GpuOffload:
         return self.layers == self.layers_all
 
 
-def usable_bytes(free: int, total: int, most: int) -> int:
-    """Return how much of a device's memory an engine may take; `most` 0 = what is free, less a reserve."""
-    left = free - RESERVE_BYTES - int(total * RESERVE_SHARE)
-    return max(0, min(left, most) if most else left)
+def usable_bytes(free: int, total: int, bytes_max: int) -> int:
+    """Return how much of a device's memory an engine may take; `bytes_max` 0 = what is free, less a reserve."""
+    usable = free - RESERVE_BYTES - int(total * RESERVE_SHARE)
+    return max(0, min(usable, bytes_max) if bytes_max else usable)
 
 
 def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int, layers_max: int = -1) -> GpuOffload:
@@ -203,11 +203,11 @@ def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int
     weights = [header.output_bytes, *reversed(header.layer_bytes)]
     caches = [0, *(cache_bytes(elements, shape) for elements in reversed(header.layer_cell_elements))]
     compute = _compute_bytes(header, shape, device)
-    sums = [compute + taken for taken in accumulate(map(sum, zip(weights, caches, strict=True)))]
-    fitting = sum(taken <= free for taken in sums)
+    sums = [compute + size for size in accumulate(map(sum, zip(weights, caches, strict=True)))]
+    fitting = sum(size <= free for size in sums)
     if not fitting:
-        need, left = _megabytes(sums[0]), _megabytes(free)
-        message = f"one layer and its working memory need {need}; {left} is free on the device"
+        need_text, free_text = format_megabytes(sums[0]), format_megabytes(free)
+        message = f"one layer and its working memory need {need_text}; {free_text} is free on the device"
         raise DeviceUnusable(message, needed_bytes=sums[0], available_bytes=free)
     count = fitting if layers_max < 0 else min(fitting, layers_max)
     return GpuOffload(
@@ -223,24 +223,20 @@ def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int
 
 def shortfall(offload: GpuOffload, layers_max: int) -> str:
     """Describe that fewer layers fit than were asked for, with the numbers; empty = all of those fit."""
-    asked = offload.layers_all if layers_max < 0 else min(layers_max, offload.layers_all)
-    if offload.layers >= asked:
+    layers_asked = offload.layers_all if layers_max < 0 else min(layers_max, offload.layers_all)
+    if offload.layers >= layers_asked:
         return ""
     return (
-        f"{offload.layers} of {asked} layers fit on the device: all {offload.layers_all} need "
-        f"{_megabytes(offload.wanted_bytes)}, and {_megabytes(offload.free_bytes)} is free there"
+        f"{offload.layers} of {layers_asked} layers fit on the device: all {offload.layers_all} need "
+        f"{format_megabytes(offload.wanted_bytes)}, and {format_megabytes(offload.free_bytes)} is free there"
     )
 
 
 def _compute_bytes(header: GgufHeader, shape: ContextShape, device: str) -> int:
     """Return the working memory of a step: logits, activations, and for some kernels the largest matrix in float16."""
     logits = shape.outputs * header.vocabulary * LOGIT_BYTES
-    widest = max(header.vocabulary, header.feed_forward) * header.width * HALF_BYTES
-    return logits + activation_bytes(header, shape) + widest + DRIVER_BYTES[device]
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+    largest_matrix = max(header.vocabulary, header.feed_forward) * header.width * HALF_BYTES
+    return logits + activation_bytes(header, shape) + largest_matrix + DRIVER_BYTES[device]
 
 
 # Where a model is placed: on the processor, or with as many layers as fit on a device.
@@ -272,8 +268,8 @@ class ModelPlacement:
         if self.offload is None:
             return need
         if self.shares_memory:  # the device's part lies in the machine's memory, too
-            more = self.offload.compute_bytes + self.driver_bytes
-            return replace(need, process=need.process + more)
+            extra_bytes = self.offload.compute_bytes + self.driver_bytes
+            return replace(need, process=need.process + extra_bytes)
         return need_beside_device(need, self.offload.weights_bytes, self.offload.cache_bytes, self.driver_bytes)
 
 
@@ -292,7 +288,7 @@ def place_on_device(spec: LoadRequest, header: GgufHeader, shape: ContextShape) 
         "device_memory_free_bytes": str(device.free_bytes),
         "device_memory_total_bytes": str(device.total_bytes),
     }
-    if short := shortfall(offload, spec.gpu_layers):
-        details["device_partial"] = short
+    if partial := shortfall(offload, spec.gpu_layers):
+        details["device_partial"] = partial
     driver = HOST_DRIVER_BYTES[spec.device]
     return ModelPlacement(device.name, device.pointer, offload, driver, device.shares_memory, details)

@@ -9,7 +9,7 @@ have tokens that begin with a blank. Control tokens are recognised in the templa
 "<|im_end|>" is ten characters. A begin token is added if the vocabulary says so and the template does not write it.
 
     trunk, shared by all questions of an input        each question
-    [begin] before | input | between                  question text | behind, such as "\\nAnswer:" | outputs
+    [begin] before | input | between                  question text | after, such as "\\nAnswer:" | outputs
 
 A template has `{question}` once, behind `{input}`. The parts are tokenized one by one, as above: the
 tokens of a question are the same whatever the input is. Nothing in a question's text becomes a control token.
@@ -85,15 +85,15 @@ def _refuse(message: str) -> None:
 
 def split_prompt(prompt: PromptTemplate, chat: ChatTemplate) -> PromptParts:
     """Return the text before and after the input, chat template included. Raises ModelLoadFailed."""
-    text, mark = prompt.template, INPUT
+    text, marker = prompt.template, INPUT
     if prompt.chat:
-        mark = _SENTINEL
+        marker = _SENTINEL
         text = chat.render(prompt.system, prompt.template.replace(INPUT, _SENTINEL))
-        if text.count(mark) != 1:
+        if text.count(marker) != 1:
             raise ModelLoadFailed(
-                f"the chat template of the weights file writes the user's message {text.count(mark)} times, not once"
+                f"the chat template of the weights file writes the user's message {text.count(marker)} times, not once"
             )
-    before, after = text.split(mark)
+    before, after = text.split(marker)
     bare = before.rstrip(" ")
     return PromptParts(bare, before[len(bare) :], after)
 
@@ -105,7 +105,7 @@ OUTPUTS_MAX = 8_192
 """Options, levels, and two for each predicate: of all questions of one call."""
 TOKENS_MAX = 32_768
 """Of all questions of one call, what their outputs add included."""
-KEPT_MAX, KEPT_ROWS_MAX = 1_024, 4 * TOKENS_MAX
+CACHED_MAX, CACHED_ROWS_MAX = 1_024, 4 * TOKENS_MAX
 """Questions whose tokens are cached, and their rows in all: the same questions are asked about many inputs. A row takes
 a quarter of a kilobyte, and each call of a task with open questions may bring new ones."""
 TOKEN_CHARACTERS_MAX = 64
@@ -121,10 +121,10 @@ class QuestionTokens:
 
     name: str
     tokens: tuple[int, ...]
-    """The tokens behind the input, up to the outputs; at least one."""
+    """The tokens after the input, up to the outputs; at least one."""
     tree: LabelTree
     depth: int
-    """The most rows of one output behind these tokens."""
+    """The most rows of one output after these tokens."""
 
     @property
     def rows(self) -> int:
@@ -140,16 +140,16 @@ class QuestionTemplate:
     """Behind the input."""
     blanks: str
     """Spaces that are tokenized together with the question."""
-    behind: str
+    after: str
 
 
 def question_template(parts: PromptParts, task: str) -> QuestionTemplate:
-    """Split the text behind the input around the question. Raises ModelLoadFailed."""
+    """Split the text after the input around the question. Raises ModelLoadFailed."""
     if QUESTION in parts.before or parts.after.count(QUESTION) != 1:
         raise ModelLoadFailed(f"the prompt of task {task!r} must hold {QUESTION} once, behind {{input}}")
-    between, behind = parts.after.split(QUESTION)
+    between, after = parts.after.split(QUESTION)
     bare = between.rstrip(" ")
-    return QuestionTemplate(bare, between[len(bare) :], behind)
+    return QuestionTemplate(bare, between[len(bare) :], after)
 
 
 def question_text(question: AskedQuestion) -> str:
@@ -172,10 +172,10 @@ class QuestionTokenizer:
     def __init__(self, template: QuestionTemplate, label_prefix: str, tokenize: Tokenizer, tokens_max: int) -> None:
         """Take the texts around a question and before an output, and the most tokens of a question."""
         self._blanks, self._label_prefix, self._tokenize = template.blanks, label_prefix, tokenize
-        self._behind = tokenize(template.behind, True)
+        self._after = tokenize(template.after, True)
         self.tokens_max = tokens_max
-        self._kept: OrderedDict[AskedQuestion, QuestionTokens] = OrderedDict()
-        self._kept_rows = 0
+        self._cache: OrderedDict[AskedQuestion, QuestionTokens] = OrderedDict()
+        self._cached_rows = 0
 
     def read(self, questions: Sequence[AskedQuestion]) -> list[QuestionTokens]:
         """Return the questions of one call. Raises InvalidRequest if there are too many, or one is too long."""
@@ -184,34 +184,34 @@ class QuestionTokenizer:
         outputs = sum(len(question.outputs) for question in questions)
         if outputs > OUTPUTS_MAX:
             raise InvalidRequest(f"the questions have {outputs} options and levels in all; the limit is {OUTPUTS_MAX}")
-        found: list[QuestionTokens] = []
+        encoded: list[QuestionTokens] = []
         rows = 0
         for question in questions:
-            found.append(self._one(question))
-            rows += found[-1].rows
+            encoded.append(self._get_or_tokenize(question))
+            rows += encoded[-1].rows
             if rows > TOKENS_MAX:  # before the others are tokenized: other callers wait meanwhile
-                some = f"the first {len(found)} of {len(questions)} questions"
-                raise InvalidRequest(f"{some} have {rows} tokens; the limit is {TOKENS_MAX}")
-        return found
+                subject = f"the first {len(encoded)} of {len(questions)} questions"
+                raise InvalidRequest(f"{subject} have {rows} tokens; the limit is {TOKENS_MAX}")
+        return encoded
 
-    def _one(self, question: AskedQuestion) -> QuestionTokens:
-        found = self._kept.get(question)
-        if found is not None:
-            self._kept.move_to_end(question)
-            return found
-        found = self._kept[question] = self._made(question)
-        self._kept_rows += found.rows
-        while len(self._kept) > KEPT_MAX or self._kept_rows > KEPT_ROWS_MAX:
-            _, oldest = self._kept.popitem(last=False)
-            self._kept_rows -= oldest.rows
-        return found
+    def _get_or_tokenize(self, question: AskedQuestion) -> QuestionTokens:
+        encoded = self._cache.get(question)
+        if encoded is not None:
+            self._cache.move_to_end(question)
+            return encoded
+        encoded = self._cache[question] = self._tokenize_question(question)
+        self._cached_rows += encoded.rows
+        while len(self._cache) > CACHED_MAX or self._cached_rows > CACHED_ROWS_MAX:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_rows -= oldest.rows
+        return encoded
 
-    def _made(self, question: AskedQuestion) -> QuestionTokens:
+    def _tokenize_question(self, question: AskedQuestion) -> QuestionTokens:
         text, limit = question_text(question), self.tokens_max
         if len(text) > limit * TOKEN_CHARACTERS_MAX:
-            most = f"more than {TOKEN_CHARACTERS_MAX} for each of {limit} tokens"
-            raise InvalidRequest(f"question {question.name!r} has {len(text)} characters, {most}")
-        tokens = [*self._tokenize(self._blanks + text, False), *self._behind]
+            limit_text = f"more than {TOKEN_CHARACTERS_MAX} for each of {limit} tokens"
+            raise InvalidRequest(f"question {question.name!r} has {len(text)} characters, {limit_text}")
+        tokens = [*self._tokenize(self._blanks + text, False), *self._after]
         paths = [tuple(self._tokenize(self._label_prefix + output, False)) for output in question.outputs]
         try:
             tree = LabelTree(question.outputs, paths)
@@ -219,8 +219,8 @@ class QuestionTokenizer:
             raise InvalidRequest(f"question {question.name!r}: {error.message}") from None
         depth = max(len(path) for path in paths) - 1
         if len(tokens) + depth > limit:
-            said = f"question {question.name!r} has {len(tokens) + depth} tokens with its longest option"
-            raise InvalidRequest(f"{said}; the limit is {limit}")
+            length_text = f"question {question.name!r} has {len(tokens) + depth} tokens with its longest option"
+            raise InvalidRequest(f"{length_text}; the limit is {limit}")
         return QuestionTokens(question.name, tuple(tokens), tree, depth)
 
 
@@ -241,10 +241,10 @@ class BundleQuestions:
         if own:
             tokenizer.read(own)
 
-    def asked(self, questions: Sequence[AskedQuestion]) -> list[DecisionQuestion]:
+    def decision_questions(self, questions: Sequence[AskedQuestion]) -> list[DecisionQuestion]:
         """Return the questions of a call in tokens; without any, all of the bundle's own. Raises InvalidRequest."""
-        wanted = questions or self._own
+        asked = questions or self._own
         return [
             DecisionQuestion(tokens, question.temperature)
-            for question, tokens in zip(wanted, self._tokenizer.read(wanted), strict=True)
+            for question, tokens in zip(asked, self._tokenizer.read(asked), strict=True)
         ]

@@ -6,9 +6,9 @@ tokens are computed together with the tokens that are due (a *draft*). Where the
 other rows, so the record is the same to the last bit.
 
 Everything that can grow has a limit before llguidance sees it: formats/record_schema.py refuses too large a schema, and
-`bounded` adds the limits that it leaves open. In llguidance, fuel bounds the time of a step (about 10 ms) and a count
-of states the memory of a record; a job that exceeds them fails. llguidance neither raises nor aborts on a bad grammar:
-it enters an error state, which is checked here after every call.
+`bounded_schema` adds the limits that it leaves open. In llguidance, fuel bounds the time of a step (about 10 ms) and a
+count of states the memory of a record; a job that exceeds them fails. llguidance neither raises nor aborts on a bad
+grammar: it enters an error state, which is checked here after every call.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from edge_agent.formats.record_schema import Schema
 ORDER = 3
 DRAFT_MAX = 12
 """Tokens in one draft."""
-WORTH, WORTH_ALONE = 0.2, 0.5
+CHANCE_MIN, CHANCE_MIN_ALONE = 0.2, 0.5
 """The least chance that a whole draft is right: an additional row costs a fifth of a step. The first token needs
 WORTH_ALONE if one row would otherwise be computed alone: on processors with AMX that takes half as long as two."""
 CONTEXTS_MAX = 1024
 """Of a task: 0.4 MB. The oldest is dropped first."""
-_FIRST, _LEAST, _RATE = 0.35, 0.3, 0.2
+_CHANCE_FIRST, _CHANCE_REPLACED, _RATE = 0.35, 0.3, 0.2
 """The chance of a token seen once; the chance below which another token replaces it; the weight of each record."""
 
 DraftContext = tuple[int, ...]
@@ -50,23 +50,23 @@ class RecordDrafts:
 
     def learn(self, tokens: Sequence[int], start: int) -> None:
         """Learn from a record: its tokens from `start` on, each with the ORDER tokens before it."""
-        for at in range(max(start, ORDER), len(tokens)):
-            context, token = tuple(tokens[at - ORDER : at]), tokens[at]
-            known, chance = self._next.get(context, (token, _FIRST))
+        for index in range(max(start, ORDER), len(tokens)):
+            context, token = tuple(tokens[index - ORDER : index]), tokens[index]
+            expected, chance = self._next.get(context, (token, _CHANCE_FIRST))
             if context in self._next:
-                chance += _RATE * ((known == token) - chance)
+                chance += _RATE * ((expected == token) - chance)
             if context not in self._next and len(self._next) == CONTEXTS_MAX:
                 del self._next[next(iter(self._next))]
-            self._next[context] = (known if chance > _LEAST else token, chance)
+            self._next[context] = (expected if chance > _CHANCE_REPLACED else token, chance)
 
-    def after(self, tokens: Sequence[int], most: int = DRAFT_MAX, *, alone: bool = False) -> list[int]:
+    def draft_after(self, tokens: Sequence[int], tokens_max: int = DRAFT_MAX, *, alone: bool = False) -> list[int]:
         """Return what probably follows these tokens, often nothing. `alone`: one row would be computed without it."""
         context, chance = tuple(tokens[-ORDER:]), 1.0
         draft: list[int] = []  # a call of list[int] costs ten times as much, in each step
-        while len(draft) < most and context in self._next:
-            token, right = self._next[context]
-            chance *= right
-            if chance < (WORTH_ALONE if alone and not draft else WORTH):
+        while len(draft) < tokens_max and context in self._next:
+            token, token_chance = self._next[context]
+            chance *= token_chance
+            if chance < (CHANCE_MIN_ALONE if alone and not draft else CHANCE_MIN):
                 break
             draft.append(token)
             context = (*context[1:], token)
@@ -102,13 +102,13 @@ def guide_tokens(model: LlamaModel) -> GuideTokens:
         return lltokenizer_from_vocab(model.vocab)
 
 
-def bounded(node: Schema) -> dict[str, Any]:
+def bounded_schema(node: Schema) -> dict[str, Any]:
     """Return a schema with a limit on everything, its fields in the order of a record. Pure.
 
     A record that fits it also fits the given schema.
     """
     if "anyOf" in node:
-        return {"anyOf": [bounded(branch) for branch in node["anyOf"]]}
+        return {"anyOf": [bounded_schema(branch) for branch in node["anyOf"]]}
     if "const" in node:
         return {"enum": [node["const"]]}
     if "enum" in node:
@@ -117,27 +117,28 @@ def bounded(node: Schema) -> dict[str, Any]:
 
 
 def _object(node: Schema) -> dict[str, Any]:
-    properties = {name: bounded(node["properties"][name]) for name in record_schema.fields(node)}
+    properties = {name: bounded_schema(node["properties"][name]) for name in record_schema.fields(node)}
     return {"properties": properties, "required": node.get("required", []), "additionalProperties": False}
 
 
 def _array(node: Schema) -> dict[str, Any]:
-    least = node.get("minItems", 0)
-    most = node.get("maxItems", max(least, record_schema.ITEMS_DEFAULT))
-    return {"items": bounded(node["items"]), "minItems": least, "maxItems": most}
+    items_min = node.get("minItems", 0)
+    items_max = node.get("maxItems", max(items_min, record_schema.ITEMS_DEFAULT))
+    return {"items": bounded_schema(node["items"]), "minItems": items_min, "maxItems": items_max}
 
 
 def _string(node: Schema) -> dict[str, Any]:
-    least = node.get("minLength", 0)
-    made = {"minLength": least, "maxLength": node.get("maxLength", max(least, record_schema.STRING_CHARS_DEFAULT))}
+    length_min = node.get("minLength", 0)
+    length_max = node.get("maxLength", max(length_min, record_schema.STRING_CHARS_DEFAULT))
+    bounds = {"minLength": length_min, "maxLength": length_max}
     if "format" in node:
-        return made | {"pattern": record_schema.FORMATS[node["format"]]}
-    return made | ({"pattern": node["pattern"]} if "pattern" in node else {})
+        return bounds | {"pattern": record_schema.FORMATS[node["format"]]}
+    return bounds | ({"pattern": node["pattern"]} if "pattern" in node else {})
 
 
 def _integer(node: Schema) -> dict[str, Any]:
-    given = {key: node[key] for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum") if key in node}
-    return {"minimum": -record_schema.NUMBER_MAX, "maximum": record_schema.NUMBER_MAX} | given
+    limits = {key: node[key] for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum") if key in node}
+    return {"minimum": -record_schema.NUMBER_MAX, "maximum": record_schema.NUMBER_MAX} | limits
 
 
 def _number(node: Schema) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class GrammarMatcher:
         self._mask = np.zeros(-(-vocabulary // _WORD_BITS), np.int32)
         self._check()
 
-    def forced(self) -> list[int]:
+    def take_forced(self) -> list[int]:
         """Advance as far as only one text is possible; return its tokens, cut as the tokenizer would cut them.
 
         A token at the end that could still become a longer one is not among them. Raises ModelFailed.
@@ -166,7 +167,7 @@ class GrammarMatcher:
         self._check()
         return tokens
 
-    def allowed(self) -> NDArray[np.intp]:
+    def allowed_tokens(self) -> NDArray[np.intp]:
         """Return the tokens that may come next, at least one. Raises ModelFailed."""
         self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         self._check()
@@ -176,7 +177,7 @@ class GrammarMatcher:
             raise ModelFailed("the record's schema allows no next token", remedy=_REMEDY)
         return allowed
 
-    def allows(self, tokens: list[int]) -> list[int]:
+    def allowed_prefix(self, tokens: list[int]) -> list[int]:
         """Return the longest beginning of these tokens that may come next."""
         return tokens[: self._matcher.validate_tokens(tokens)] if tokens else tokens
 
@@ -203,20 +204,20 @@ class RecordGrammar:
         """Raises ModelLoadFailed if there is no record that fits the schema, or it takes too much to find one."""
         self._tokens = tokens
         self._spare: GrammarMatcher | None = None
-        self._text = llguidance.LLMatcher.grammar_from_json_schema(bounded(schema), overrides=_STYLE)
+        self._text = llguidance.LLMatcher.grammar_from_json_schema(bounded_schema(schema), overrides=_STYLE)
         try:
-            walk = self.walk()
-            walk.forced()
-            if not walk.complete:
-                walk.allowed()
+            matcher = self.start_record()
+            matcher.take_forced()
+            if not matcher.complete:
+                matcher.allowed_tokens()
         except ModelFailed as error:
             raise ModelLoadFailed(error.message, remedy=_REMEDY) from None
         self.prepare()
 
-    def walk(self) -> GrammarMatcher:
+    def start_record(self) -> GrammarMatcher:
         """Start a record. Raises ModelFailed."""
-        walk, self._spare = self._spare or self._start(), None
-        return walk
+        matcher, self._spare = self._spare or self._start(), None
+        return matcher
 
     def prepare(self) -> None:
         """Make the matcher for the next record in advance. Raises ModelFailed."""

@@ -11,7 +11,7 @@ drafted while the record has the engine to itself (`record_grammar.py`).
 
 A token's probability is its share among the allowed tokens; a forced token is certain. A record's confidence is the
 product over all its tokens. A field's confidence is the product over the tokens that hold a character of its value or
-the character behind it, because that character decides whether a number continues.
+the character after it, because that character decides whether a number continues.
 """
 
 from __future__ import annotations
@@ -66,33 +66,33 @@ class SequenceJob:
     exact: ClassVar[bool] = True
     """The result must not depend on other jobs."""
 
-    run: JobRequest
+    request: JobRequest
     bundle: LlamaBundle
     tokens: list[int]
     slot: SequenceSlot | None = None
     computed: int = 0
     input_tokens: int = field(init=False)
-    came_at: float = field(init=False)
+    arrived_at: float = field(init=False)
     deadline: float = field(init=False)
     """0 = none."""
-    kept: bool = False
+    prompt_kept: bool = False
     """Its prompt has been stored for other jobs."""
     _rows: int = field(init=False, default=0)
     """Tokens taken in the last step."""
-    _found: int = field(init=False, default=0)
+    _reused: int = field(init=False, default=0)
     """Tokens that were in the cache when it got its slot."""
-    beside: int = field(init=False, default=0)
+    extra_rows: int = field(init=False, default=0)
     """Rows that were computed for it but are not in `tokens`."""
     undone: bool = field(init=False, default=False)
     """Its last step was not computed."""
-    _started: float = field(init=False, default=0.0)
-    _prefilled: float = field(init=False, default=0.0)
+    _started_at: float = field(init=False, default=0.0)
+    _prefilled_at: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """Count the prompt, and note when it came."""
         self.input_tokens = len(self.tokens)
-        self.came_at = time.perf_counter()
-        self.deadline = self.came_at + self.run.seconds if self.run.seconds else 0.0
+        self.arrived_at = time.perf_counter()
+        self.deadline = self.arrived_at + self.request.seconds if self.request.seconds else 0.0
 
     @property
     def pending(self) -> int:
@@ -111,7 +111,7 @@ class SequenceJob:
 
     @property
     def suffix(self) -> list[int]:
-        """What stands behind the prefix in the prompt."""
+        """What stands after the prefix in the prompt."""
         return self.tokens[len(self.bundle.prompt.tokens) : self.input_tokens]
 
     @property
@@ -124,75 +124,75 @@ class SequenceJob:
 
     def start(self, slot: SequenceSlot, computed: int) -> None:
         """Take a slot that already holds `computed` tokens."""
-        self.slot, self.computed, self._found = slot, computed, computed
-        self._started = time.perf_counter()
+        self.slot, self.computed, self._reused = slot, computed, computed
+        self._started_at = time.perf_counter()
 
     def undo(self) -> None:
         """Take back the tokens of the last step, which was not computed."""
         self.computed -= self._rows
         self._rows, self.undone = 0, True
 
-    def work_item_of(
+    def make_work_item(
         self,
         rows: int,
         *,
-        least: int = 1,
+        rows_min: int = 1,
         decoding: bool = False,
         bulk_safe: bool = False,
-        ahead: int = 0,
+        rows_ahead: int = 0,
         logits: bool = False,
     ) -> WorkItem:
-        """Return what could be computed now: `least` to `rows` rows, and `ahead` more behind them."""
-        run, exact = self.run, self.exact and not bulk_safe
-        asked = (run.priority, self.came_at, self.deadline, ahead, logits)
-        return WorkItem(run.job_id, self.bundle.group, rows, least, decoding, exact, bulk_safe, self.computed, *asked)
+        """Return what could be computed now: `rows_min` to `rows` rows, and `rows_ahead` more after them."""
+        request, group, exact = self.request, self.bundle.group, self.exact and not bulk_safe
+        timing = (request.priority, self.arrived_at, self.deadline, rows_ahead, logits)
+        return WorkItem(request.job_id, group, rows, rows_min, decoding, exact, bulk_safe, self.computed, *timing)
 
     def take_tokens(self, rows: int, draft: Sequence[int] = ()) -> TokenRows:
         """Return the next tokens to compute, and what may follow them."""
         assert self.slot is not None
-        behind = rows - self.pending
+        draft_rows = rows - self.pending
         tokens = self.tokens[self.computed : self.computed + rows]
-        if behind > 0:
-            tokens += draft[:behind]
-        part = TokenRows(self.slot.sequence, self.computed, tokens, logits=max(behind + 1, 0))
+        if draft_rows > 0:
+            tokens += draft[:draft_rows]
+        rows_taken = TokenRows(self.slot.sequence, self.computed, tokens, logits=max(draft_rows + 1, 0))
         self.computed += rows
         self._rows = rows
-        return part
+        return rows_taken
 
-    def done(self) -> JobResult:
+    def base_result(self) -> JobResult:
         """Return the result with the fields of all kinds of job: tokens, and wall time of prompt and answer."""
         return JobResult(
-            job_id=self.run.job_id,
+            job_id=self.request.job_id,
             input_tokens=self.input_tokens,
-            rows=self.computed - self._found + self.beside,
-            prefill_ms=(self._prefilled - self._started) * 1000,
-            decode_ms=(time.perf_counter() - self._prefilled) * 1000,
+            rows=self.computed - self._reused + self.extra_rows,
+            prefill_ms=(self._prefilled_at - self._started_at) * 1000,
+            decode_ms=(time.perf_counter() - self._prefilled_at) * 1000,
         )
 
     def mark_prefilled(self) -> None:
         """Note the time when the prompt was computed first."""
-        self._prefilled = self._prefilled or time.perf_counter()
+        self._prefilled_at = self._prefilled_at or time.perf_counter()
 
 
 class ScoringJob(SequenceJob):
     """Classify: the prompt first, then the tree of the labels, as much of it in a step as fits."""
 
     def __init__(
-        self, run: JobRequest, bundle: LlamaBundle, tokens: list[int], tree: LabelTree, *, bulk_safe: bool = False
+        self, request: JobRequest, bundle: LlamaBundle, tokens: list[int], tree: LabelTree, *, bulk_safe: bool = False
     ) -> None:
         """Start with nothing computed. `bulk_safe`: its input may be read in bulk steps, beside others like it."""
-        super().__init__(run, bundle, tokens)
+        super().__init__(request, bundle, tokens)
         self._tree, self._bulk_safe = tree, bulk_safe
-        self._tally = LabelScorer(tree)
+        self._scorer = LabelScorer(tree)
         self._next_branch = 0
         self._chunk: TreeChunk | None = None
 
-    def item(self) -> WorkItem:
+    def work_item(self) -> WorkItem:
         """Return what could be computed now."""
         if self.pending:
-            return self.work_item_of(self.pending, bulk_safe=self._bulk_safe, ahead=self._tree.rows(0))
-        rows, least = self._tree.rows(self._next_branch), self._tree.least(self._next_branch)
-        return self.work_item_of(rows, least=least, logits=True)
+            return self.make_work_item(self.pending, bulk_safe=self._bulk_safe, rows_ahead=self._tree.rows(0))
+        rows, rows_min = self._tree.rows(self._next_branch), self._tree.rows_min(self._next_branch)
+        return self.make_work_item(rows, rows_min=rows_min, logits=True)
 
     def parts(self, rows: int, fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""
@@ -201,26 +201,26 @@ class ScoringJob(SequenceJob):
             return [self.take_tokens(rows)]
         assert self.slot is not None
         chunk = self._chunk = self._tree.chunk(self._next_branch, rows, rows)
-        ways = [fork(self.slot) for _ in range(chunk.branches)]
-        return [BranchRows(ways, self.computed, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
+        branches = [fork(self.slot) for _ in range(chunk.branches)]
+        return [BranchRows(branches, self.computed, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
 
     def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
         """Take the logits of the job's rows, `row` being the first. Raises ModelFailed."""
         if self.pending:
             return []
         if self._chunk is None:
-            self._tally.add_prompt(context.logits(row + rows - 1))
+            self._scorer.add_prompt(context.logits(row + rows - 1))
             self.mark_prefilled()
         else:
-            self._tally.add_chunk(self._chunk, map(context.logits, range(row + self._chunk.known, row + rows)))
+            self._scorer.add_chunk(self._chunk, map(context.logits, range(row + self._chunk.known, row + rows)))
             self._next_branch = self._chunk.next
-            self.beside += rows
+            self.extra_rows += rows
         return [] if self._tree.rows(self._next_branch) else [self._done()]
 
     def _done(self) -> JobResult:
-        done = self.done()
-        done.scores, done.label_mass = label_scores(self._tally.joint, self.bundle.temperature)
-        return done
+        result = self.base_result()
+        result.scores, result.label_mass = label_scores(self._scorer.joint, self.bundle.temperature)
+        return result
 
 
 class GenerationJob(SequenceJob):
@@ -228,22 +228,22 @@ class GenerationJob(SequenceJob):
 
     exact = False
 
-    def __init__(self, run: JobRequest, bundle: LlamaBundle, tokens: list[int], model: LlamaModel) -> None:
+    def __init__(self, request: JobRequest, bundle: LlamaBundle, tokens: list[int], model: LlamaModel) -> None:
         """Start with nothing computed."""
-        super().__init__(run, bundle, tokens)
+        super().__init__(request, bundle, tokens)
         ceiling = bundle.task.limits.output_tokens_max
-        self._limit = min(run.output_tokens_max or ceiling, ceiling)
+        self._limit = min(request.output_tokens_max or ceiling, ceiling)
         self._model = model
-        self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in run.stops if stop)))
-        self._sampler = TokenSampler(run.temperature, run.seed) if run.temperature else None
-        self._written = 0
+        self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in request.stops if stop)))
+        self._sampler = TokenSampler(request.temperature, request.seed) if request.temperature else None
+        self._written_count = 0
         self._tokens_written: list[Token] = []
-        self._held = ""
+        self._pending_text = ""
         self._piece_due = 0.0
 
-    def item(self) -> WorkItem:
+    def work_item(self) -> WorkItem:
         """Return what could be computed now."""
-        return self.work_item_of(self.pending, decoding=self._written > 0 and self.pending == 1)
+        return self.make_work_item(self.pending, decoding=self._written_count > 0 and self.pending == 1)
 
     @property
     def outputs_max(self) -> int:
@@ -258,48 +258,48 @@ class GenerationJob(SequenceJob):
         """Choose the next token, `row` being the job's first row. Raises ModelFailed."""
         if self.computed < len(self.tokens):  # `pending`, in each step for each stream
             return []
-        if not self._prefilled:
+        if not self._prefilled_at:
             self.mark_prefilled()
-        if self._written == self._limit:
+        if self._written_count == self._limit:
             return self._end("length")
         token = context.choose(self._sampler, row + rows - 1)
-        written = self._model.written(token)
-        if written.ends:
+        token_text = self._model.token_text(token)
+        if token_text.ends:
             return self._end("stop")
-        if self.run.logprobs is not None:
-            self._tokens_written.append(self._with_logprobs(context.logits(row + rows - 1), token, self.run.logprobs))
-        self._written += 1
+        if (count := self.request.logprobs) is not None:
+            self._tokens_written.append(self._with_logprobs(context.logits(row + rows - 1), token, count))
+        self._written_count += 1
         self.tokens.append(token)
-        self._held += self._text.feed(written.piece, written.text)
+        self._pending_text += self._text.feed(token_text.piece, token_text.text)
         events = self._flush() if time.perf_counter() >= self._piece_due else []
         if self._text.stopped:
             events += self._end("stop")
-        elif self._written == self._limit:
+        elif self._written_count == self._limit:
             events += self._end("length")
         return events
 
     def _with_logprobs(self, logits: Logits, token: int, count: int) -> Token:
         """Return a token and the `count` likeliest ones with their log-probabilities at temperature 1."""
         tokens = [token, *likeliest_tokens(logits, count)]
-        probabilities = log_probs(logits, tokens).tolist()
+        logprobs = log_probs(logits, tokens).tolist()
         (piece, logprob), *others = [
-            (self._model.written(each).piece, value) for each, value in zip(tokens, probabilities, strict=True)
+            (self._model.token_text(each).piece, value) for each, value in zip(tokens, logprobs, strict=True)
         ]
         return Token(piece, logprob, tuple(others))
 
     def _flush(self) -> list[Event]:
         """Return what was written since the last piece as one piece."""
-        if not self._held:
+        if not self._pending_text:
             return []
         self._piece_due = time.perf_counter() + PIECE_SECONDS
-        piece, self._held = self._held, ""
-        return [TextChunk(job_id=self.run.job_id, text=piece)]
+        piece, self._pending_text = self._pending_text, ""
+        return [TextChunk(job_id=self.request.job_id, text=piece)]
 
     def _end(self, finish: str) -> list[Event]:
-        done = self.done()
-        done.finish, done.output_tokens, done.tokens = finish, self._written, tuple(self._tokens_written)
-        self._held += self._text.finish()
-        return [*self._flush(), done]
+        result = self.base_result()
+        result.finish, result.output_tokens, result.tokens = finish, self._written_count, tuple(self._tokens_written)
+        self._pending_text += self._text.finish()
+        return [*self._flush(), result]
 
 
 _REMEDY = "Raise 'output_tokens_max', or give strings 'maxLength' and arrays 'maxItems', in task.yaml."
@@ -346,26 +346,26 @@ class RecordTranscript:
 
     def fields(self) -> dict[str, float]:
         """Return the probability of each field of a complete record, 0 to 1, in the order of the record."""
-        tokens, start = [], 0
+        tokens, offset = [], 0
         for piece, log_prob in zip(self._pieces, self._log_probs, strict=True):
-            tokens.append((start, start + len(piece), log_prob))
-            start += len(piece)
+            tokens.append((offset, offset + len(piece), log_prob))
+            offset += len(piece)
         return {
-            name: math.exp(sum(log_prob for first, end, log_prob in tokens if first <= after and end > begin))
-            for name, begin, after in value_spans(self.text)
+            name: math.exp(sum(log_prob for start, end, log_prob in tokens if start <= value_end and end > value_start))
+            for name, value_start, value_end in value_spans(self.text)
         }
 
 
 def value_spans(record: str) -> Iterator[tuple[str, int, int]]:
     """Yield each field of a record that `RecordGrammar` shaped: name, [start, end) of its value in UTF-8 bytes."""
     decode = json.JSONDecoder().raw_decode
-    at = 1
-    while record[at] != "}":
-        name, at = decode(record, at)
-        at += len(KEY_SEPARATOR)
-        _, end = decode(record, at)
-        yield name, len(record[:at].encode()), len(record[:end].encode())
-        at = end + (len(ITEM_SEPARATOR) if record[end] == "," else 0)
+    position = 1
+    while record[position] != "}":
+        name, position = decode(record, position)
+        position += len(KEY_SEPARATOR)
+        _, end = decode(record, position)
+        yield name, len(record[:position].encode()), len(record[:end].encode())
+        position = end + (len(ITEM_SEPARATOR) if record[end] == "," else 0)
 
 
 class ExtractionJob(SequenceJob):
@@ -374,24 +374,24 @@ class ExtractionJob(SequenceJob):
     exact = True
 
     def __init__(
-        self, run: JobRequest, bundle: LlamaBundle, tokens: list[int], model: LlamaModel, grammar: RecordGrammar
+        self, request: JobRequest, bundle: LlamaBundle, tokens: list[int], model: LlamaModel, grammar: RecordGrammar
     ) -> None:
         """Start with nothing computed. Raises ModelFailed."""
-        super().__init__(run, bundle, tokens)
+        super().__init__(request, bundle, tokens)
         ceiling = bundle.task.limits.output_tokens_max
-        self._limit = min(run.output_tokens_max or ceiling, ceiling)
+        self._limit = min(request.output_tokens_max or ceiling, ceiling)
         self._model = model
-        self._walk = grammar.walk()
-        self._written = RecordTranscript()
+        self._matcher = grammar.start_record()
+        self._transcript = RecordTranscript()
         self._draft: list[int] = []
-        self._drafted = 0
+        self._draft_rows = 0
         """Of the last step's rows, those of the draft."""
-        self._jump()
+        self._write_forced()
 
-    def item(self) -> WorkItem:
+    def work_item(self) -> WorkItem:
         """Return what could be computed now."""
         rows = self.pending + len(self._draft)
-        return self.work_item_of(rows, decoding=rows == 1)
+        return self.make_work_item(rows, decoding=rows == 1)
 
     @property
     def outputs_max(self) -> int:
@@ -400,13 +400,14 @@ class ExtractionJob(SequenceJob):
 
     def allow_drafts(self) -> None:
         """Draft the probable next tokens, to be computed with the next step."""
-        if not self._walk.complete:
-            most = min(DRAFT_MAX, self._limit - len(self._written))
-            self._draft = self._walk.allows(self.bundle.drafts.after(self.tokens, most, alone=self.pending == 1))
+        if not self._matcher.complete:
+            tokens_max = min(DRAFT_MAX, self._limit - len(self._transcript))
+            draft = self.bundle.drafts.draft_after(self.tokens, tokens_max, alone=self.pending == 1)
+            self._draft = self._matcher.allowed_prefix(draft)
 
     def parts(self, rows: int, _fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""
-        self._drafted = max(rows - self.pending, 0)
+        self._draft_rows = max(rows - self.pending, 0)
         return [self.take_tokens(rows, self._draft)]
 
     def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
@@ -414,37 +415,38 @@ class ExtractionJob(SequenceJob):
         if self.pending > 0:
             return []
         self.mark_prefilled()
-        draft, self._draft = self._draft[: self._drafted], []
+        draft, self._draft = self._draft[: self._draft_rows], []
         self.computed -= len(draft)
         row += rows - 1 - len(draft)
-        while not self._walk.complete and not self.pending:
-            token, log_prob = choose(context.unchecked(row), self._walk.allowed(), self.bundle.temperature)
+        while not self._matcher.complete and not self.pending:
+            allowed = self._matcher.allowed_tokens()
+            token, log_prob = choose(context.unchecked_logits(row), allowed, self.bundle.temperature)
             if math.isnan(log_prob):
                 raise ModelFailed(NOT_NUMBERS)
-            self._walk.take(token)
+            self._matcher.take(token)
             self._write([token], log_prob)
-            self._jump()
+            self._write_forced()
             while draft and self.pending and draft[0] == self.tokens[self.computed]:
                 del draft[0]
                 self.computed += 1
                 row += 1
-        return [self._done()] if self._walk.complete else []
+        return [self._done()] if self._matcher.complete else []
 
-    def _jump(self) -> None:
+    def _write_forced(self) -> None:
         """Write the forced tokens; a long run of them comes in parts."""
-        while not self._walk.complete and (tokens := self._walk.forced()):
+        while not self._matcher.complete and (tokens := self._matcher.take_forced()):
             self._write(tokens)
 
     def _write(self, tokens: list[int], log_prob: float = 0.0) -> None:
         self.tokens += tokens
         for token in tokens:
-            self._written.add(self._model.written(token).piece, log_prob)
-        if len(self._written) > self._limit or (len(self._written) == self._limit and not self._walk.complete):
+            self._transcript.add(self._model.token_text(token).piece, log_prob)
+        if len(self._transcript) > self._limit or (len(self._transcript) == self._limit and not self._matcher.complete):
             raise ModelFailed(f"the record is not complete after {self._limit} tokens", remedy=_REMEDY)
 
     def _done(self) -> Event:
         self.bundle.drafts.learn(self.tokens, self.input_tokens)
-        done = self.done()
-        done.record, done.fields = self._written.text, self._written.fields()
-        done.confidence, done.output_tokens = self._written.confidence(), len(self._written)
-        return done
+        result = self.base_result()
+        result.record, result.fields = self._transcript.text, self._transcript.fields()
+        result.confidence, result.output_tokens = self._transcript.confidence(), len(self._transcript)
+        return result

@@ -78,13 +78,13 @@ class StepWork(NamedTuple):
 class StepCostModel:
     """The cost of one kind of step. Rows may be parts: those with logits count for more."""
 
-    __slots__ = ("_read", "base", "per_pair", "per_row", "steps")
+    __slots__ = ("_last_reads", "base", "per_pair", "per_row", "steps")
 
     def __init__(self, base: float, per_row: float, per_pair: float) -> None:
         """Start with a guess, in seconds; the first steps keep its proportions and learn its scale."""
         self.base, self.per_row, self.per_pair = base, per_row, per_pair
         self.steps = 0
-        self._read: dict[int, tuple[float, float]] = {}
+        self._last_reads: dict[int, tuple[float, float]] = {}
         """For each power of two in size, some twenty in all, the last step that read a prompt: when it was measured,
         and the ratio of its time to the estimate after it, at most 1."""
 
@@ -92,14 +92,14 @@ class StepCostModel:
         """Return the seconds that such a step takes."""
         return self.base + self.per_row * rows + self.per_pair * pairs
 
-    def left(self, seconds: float, rows: float, pairs: float) -> float:
+    def seconds_left(self, seconds: float, rows: float, pairs: float) -> float:
         """Return the seconds left after these rows, but at least as much as they take: to leave out other rows would
         not make a step shorter if most of its time is fixed."""
-        taken = self.cost(rows, pairs)
-        return max(seconds - taken, taken)
+        spent = self.cost(rows, pairs)
+        return max(seconds - spent, spent)
 
     def affordable(self, seconds: float, depth: int, weight: float = 1.0) -> int:
-        """Return how many rows of one work item, behind `depth` tokens, these seconds add to a step.
+        """Return how many rows of one work item, after `depth` tokens, these seconds add to a step.
 
         Each counts for `weight` rows.
         """
@@ -124,18 +124,18 @@ class StepCostModel:
 
         Measurements of steps less than half as large do not count: they show little of what its rows cost.
         """
-        known = [last for size, last in self._read.items() if size >= _size(rows, pairs) - 1]
-        at, share = max(known, default=(-inf, 1.0))
-        return float(share * 0.5 ** (max(now - at, 0.0) / HALF_SECONDS))
+        reads = [last for size, last in self._last_reads.items() if size >= _size(rows, pairs) - 1]
+        measured_at, ratio = max(reads, default=(-inf, 1.0))
+        return float(ratio * 0.5 ** (max(now - measured_at, 0.0) / HALF_SECONDS))
 
     def confirm(self, rows: float, pairs: float, seconds: float, at: float) -> None:
         """Note that a step which read so much took so long; after `learn`."""
-        self._read[_size(rows, pairs)] = at, min(seconds / self.cost(rows, pairs), 1.0)
+        self._last_reads[_size(rows, pairs)] = at, min(seconds / self.cost(rows, pairs), 1.0)
 
-    def cut_off(self, rows: float, pairs: float, seconds: float, at: float) -> None:
+    def record_abort(self, rows: float, pairs: float, seconds: float, at: float) -> None:
         """Note that a step was aborted after `seconds`: if that exceeds the weighted estimate, the estimate holds."""
         if seconds >= OPTIMISM * self.cost(rows, pairs) * self.weight(rows, pairs, at):
-            self._read[_size(rows, pairs)] = at, 1.0
+            self._last_reads[_size(rows, pairs)] = at, 1.0
 
     def learn(self, rows: float, pairs: float, seconds: float) -> float:
         """Take a measured step; return the factor by which the whole scale moved."""
@@ -147,10 +147,10 @@ class StepCostModel:
             return ratio
         error = min(seconds, expected * SURPRISE_MAX) - expected
         x, y = rows / _ROW_UNIT, pairs / _PAIR_UNIT
-        off = (RATE if error > 0 else RATE_DOWN) * error / (1 + x * x + y * y)
-        self.base = max(self.base + off, _SECONDS_MIN)
-        self.per_row = max(self.per_row + off * x / _ROW_UNIT, _SECONDS_MIN)
-        self.per_pair = max(self.per_pair + off * y / _PAIR_UNIT, 0.0)
+        correction = (RATE if error > 0 else RATE_DOWN) * error / (1 + x * x + y * y)
+        self.base = max(self.base + correction, _SECONDS_MIN)
+        self.per_row = max(self.per_row + correction * x / _ROW_UNIT, _SECONDS_MIN)
+        self.per_pair = max(self.per_pair + correction * y / _PAIR_UNIT, 0.0)
         return 1.0
 
 
@@ -165,17 +165,17 @@ def padded_rows(rows: int, groups: int) -> int:
     With `groups` of ROWS_GROUP, fifteen rows cost more than sixteen, thirty more than 32 and three more than four; with
     ROWS_BLOCK only the first holds, and with 0 none. A step small enough for scores stays so.
     """
-    more = rows
+    padded = rows
     if groups and rows % ROWS_BLOCK > ROWS_BLOCK - ROWS_GROUP:
-        more = -(-rows // ROWS_BLOCK) * ROWS_BLOCK
+        padded = -(-rows // ROWS_BLOCK) * ROWS_BLOCK
     elif groups == ROWS_GROUP and rows % ROWS_GROUP == ROWS_GROUP - 1:
-        more = rows + 1
-    stays = rows <= EXACT_ROWS_MAX < more or (groups == ROWS_BLOCK and more > ROWS_BLOCK)
-    return rows if stays else more
+        padded = rows + 1
+    keep_rows = rows <= EXACT_ROWS_MAX < padded or (groups == ROWS_BLOCK and padded > ROWS_BLOCK)
+    return rows if keep_rows else padded
 
 
 def attention_pairs(rows: int, depth: int) -> float:
-    """Return how many pairs that many new tokens behind `depth` others are."""
+    """Return how many pairs that many new tokens after `depth` others are."""
     return rows * (depth + rows / 2)
 
 
@@ -199,49 +199,49 @@ class StepCosts:
 
     def cost(self, work: StepWork) -> float:
         """Return the seconds that such a step takes."""
-        return self._fit(work.rows).cost(*self._weighed(work))
+        return self._model_for(work.rows).cost(*self._weighted_size(work))
 
     def learn(self, work: StepWork, seconds: float) -> None:
         """Take a measured step."""
-        fit, other = (self.small, self.bulk) if work.rows < BULK_ROWS_MIN else (self.bulk, self.small)
-        ratio = fit.learn(*self._weighed(work), seconds)
+        model, other = (self.small, self.bulk) if work.rows < BULK_ROWS_MIN else (self.bulk, self.small)
+        ratio = model.learn(*self._weighted_size(work), seconds)
         if not other.steps:
             other.scale(ratio)
-        if fit is self.small:
-            other.cap(fit)
+        if model is self.small:
+            other.cap(model)
 
     def confirm(self, work: StepWork, seconds: float, at: float) -> None:
-        """Note that a step which read prompts took so long; `at` is on the clock of `certain`."""
-        self._fit(work.rows).confirm(*self._weighed(work), seconds, at)
+        """Note that a step which read prompts took so long; `at` is on the clock of `certain_seconds`."""
+        self._model_for(work.rows).confirm(*self._weighted_size(work), seconds, at)
 
-    def cut_off(self, work: StepWork, seconds: float, at: float) -> None:
+    def record_abort(self, work: StepWork, seconds: float, at: float) -> None:
         """Note that a step which read prompts was aborted after `seconds`."""
-        self._fit(work.rows).cut_off(*self._weighed(work), seconds, at)
+        self._model_for(work.rows).record_abort(*self._weighted_size(work), seconds, at)
 
     def scale(self, ratio: float) -> None:
         """Multiply all costs by a factor."""
         self.small.scale(ratio)
         self.bulk.scale(ratio)
 
-    def alone(self, rows: int, depth: int, chunk: int) -> float:
+    def lone_seconds(self, rows: int, depth: int, chunk: int) -> float:
         """Return the seconds that so many tokens of one job take alone, in steps of `chunk` rows."""
-        fit = self._fit(min(rows, chunk))
-        return -(-rows // chunk) * fit.base + fit.per_row * rows + fit.per_pair * attention_pairs(rows, depth)
+        model = self._model_for(min(rows, chunk))
+        return -(-rows // chunk) * model.base + model.per_row * rows + model.per_pair * attention_pairs(rows, depth)
 
-    def certain(self, rows: int, depth: int, chunk: int, first: int, now: float) -> float:
+    def certain_seconds(self, rows: int, depth: int, chunk: int, first: int, now: float) -> float:
         """Return the seconds that these tokens take at least, by the present weight of the estimate; 0 = it has none.
 
         They would be read alone, `first` of them in the next step, and then in steps of `chunk` rows.
         """
         if self.small.steps + self.bulk.steps < TRUSTED_STEPS:
             return 0.0
-        weight = self._fit(first).weight(first, attention_pairs(first, depth), now)
-        return OPTIMISM * weight * self.alone(rows, depth, chunk)
+        weight = self._model_for(first).weight(first, attention_pairs(first, depth), now)
+        return OPTIMISM * weight * self.lone_seconds(rows, depth, chunk)
 
-    def _weighed(self, work: StepWork) -> tuple[float, float]:
+    def _weighted_size(self, work: StepWork) -> tuple[float, float]:
         return work.rows + self.logits_rows * work.logits, work.pairs
 
-    def _fit(self, rows: int) -> StepCostModel:
+    def _model_for(self, rows: int) -> StepCostModel:
         return self.small if rows < BULK_ROWS_MIN else self.bulk
 
 
@@ -270,10 +270,10 @@ SLOWER, SLOWER_SUM = log(1.2), log(4.0)
 CAP = 4.0
 
 
-def thread_counts(given: int) -> list[int]:
+def thread_counts(threads: int) -> list[int]:
     """Return the counts to try in ascending order: all given threads, halves, and one less for another program."""
-    halves = {given >> shift for shift in range(given.bit_length())}
-    return sorted(halves | ({given - 1} if given > 2 else set()))
+    halves = {threads >> shift for shift in range(threads.bit_length())}
+    return sorted(halves | ({threads - 1} if threads > 2 else set()))
 
 
 @dataclass
@@ -287,8 +287,8 @@ class _ThreadTimes:
     def ratio(self) -> float:
         """Their time over the expected time; of more than two steps the worst does not count."""
         steps = sorted(self.steps, key=lambda step: step[0] / step[1])
-        kept = steps[:-1] if len(steps) > 2 else steps
-        return sum(seconds for seconds, _ in kept) / sum(expected for _, expected in kept)
+        counted = steps[:-1] if len(steps) > 2 else steps
+        return sum(seconds for seconds, _ in counted) / sum(expected for _, expected in counted)
 
 
 class ThreadTuner:
@@ -304,16 +304,16 @@ class ThreadTuner:
         self.trying = False
         """A round is under way: the times of its steps must not be learnt."""
         self._upwards = False
-        self._slow = 0.0
-        self._began, self._steps = now, 0
+        self._slowdown = 0.0
+        self._paused_at, self._steps = now, 0
         self._pause = FIRST_SECONDS
         self._steady = True
         """The round began although steps took the expected time."""
         self._other = present
         self._sides: dict[str, _ThreadTimes] = {}
-        self._place = 0
+        self._trial_steps = 0
 
-    def took(self, expected: float, seconds: float, now: float) -> float:
+    def record_step(self, expected: float, seconds: float, now: float) -> float:
         """Note the time of a step with `threads`; return the factor by which the costs of steps change with it.
 
         `expected` is the time with the present count, learnt outside of rounds.
@@ -321,54 +321,54 @@ class ThreadTuner:
         if len(self._counts) == 1:
             return 1.0
         if self.trying:
-            return self._tried(expected, seconds, now)
-        self._slow = max(0.0, self._slow + log(min(max(seconds / expected, 1 / CAP), CAP)) - SLOWER)
+            return self._record_trial_step(expected, seconds, now)
+        self._slowdown = max(0.0, self._slowdown + log(min(max(seconds / expected, 1 / CAP), CAP)) - SLOWER)
         self._steps += 1
-        slower = self._slow > SLOWER_SUM and now >= self._began + AGAIN_SECONDS
-        if slower or (now >= self._began + self._pause and self._steps >= STEPS_MIN):
+        slower = self._slowdown > SLOWER_SUM and now >= self._paused_at + AGAIN_SECONDS
+        if slower or (now >= self._paused_at + self._pause and self._steps >= STEPS_MIN):
             self._begin(slower=slower)
         return 1.0
 
     def _begin(self, *, slower: bool) -> None:
         """Try the next count: a smaller one if steps became slower, otherwise smaller and larger ones in turn."""
-        at = self._counts.index(self.present)
+        index = self._counts.index(self.present)
         upwards = self._upwards and not slower
-        if at == 0 or (upwards and at + 1 < len(self._counts)):
-            self._other = self._counts[at + 1]
+        if index == 0 or (upwards and index + 1 < len(self._counts)):
+            self._other = self._counts[index + 1]
         else:
-            self._other = self._counts[at - 1]
+            self._other = self._counts[index - 1]
         self._upwards = self._other < self.present  # next time in the other direction
-        self.trying, self._place = True, 0
+        self.trying, self._trial_steps = True, 0
         self._sides = {side: _ThreadTimes() for side in BLOCK}
         self.threads = self._other
         self._steady = not slower
 
-    def _tried(self, expected: float, seconds: float, now: float) -> float:
-        side = BLOCK[self._place % len(BLOCK)]
+    def _record_trial_step(self, expected: float, seconds: float, now: float) -> float:
+        side = BLOCK[self._trial_steps % len(BLOCK)]
         self._sides[side].steps.append((seconds, expected))
-        self._place += 1
+        self._trial_steps += 1
         if side == "other" and self._steady and seconds >= FAR_SLOWER * expected:
             return self._end(now)
-        if self._place % len(BLOCK) == 0:
+        if self._trial_steps % len(BLOCK) == 0:
             ratio = self._sides["other"].ratio / max(self._sides["present"].ratio, 1e-9)
-            last = self._place == BLOCKS_MAX * len(BLOCK)
+            last = self._trial_steps == BLOCKS_MAX * len(BLOCK)
             if ratio <= (GAIN if last else CLEARLY_FASTER):
                 return self._change(now)
             if last or ratio >= CLEARLY_SLOWER:
                 return self._end(now)
-        self.threads = self._other if BLOCK[self._place % len(BLOCK)] == "other" else self.present
+        self.threads = self._other if BLOCK[self._trial_steps % len(BLOCK)] == "other" else self.present
         return 1.0
 
     def _change(self, now: float) -> float:
-        dearer = self._sides["other"].ratio
+        cost_ratio = self._sides["other"].ratio
         self._upwards = self._other > self.present  # further in that direction
         self.present = self._other
         self._end(now)
         self._pause = FIRST_SECONDS
-        return dearer
+        return cost_ratio
 
     def _end(self, now: float) -> float:
         self.trying, self.threads = False, self.present
-        self._slow, self._began, self._steps = 0.0, now, 0
+        self._slowdown, self._paused_at, self._steps = 0.0, now, 0
         self._pause = min(2 * self._pause, SECONDS_MAX)
         return 1.0

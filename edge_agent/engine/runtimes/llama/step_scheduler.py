@@ -84,7 +84,7 @@ class WorkItem(NamedTuple):
     group: str
     rows: int
     """Tokens that could be computed now; at least 1."""
-    least: int = 1
+    rows_min: int = 1
     """Fewer rows than this are useless; at most EXACT_ROWS_MAX - WRITING_ROWS_MAX."""
     decoding: bool = False
     """It is a stream: it has one row now, and a reader waits for the token."""
@@ -96,14 +96,17 @@ class WorkItem(NamedTuple):
     """Tokens that it has in the cache."""
     priority: int = 0
     """0 is first."""
-    came_at: float = 0.0
+    arrived_at: float = 0.0
     """On the clock of `plan`; 0 = since the last step."""
     deadline: float = 0.0
     """Likewise; 0 = none."""
-    ahead: int = 0
+    rows_ahead: int = 0
     """Rows that are known to follow these."""
     logits: bool = False
     """All its rows have logits; otherwise only the last one has."""
+
+
+WorkItems = Sequence[WorkItem]
 
 
 def turn_time(since: float, priority: int) -> float:
@@ -121,37 +124,37 @@ class TurnOrder:
         """When the last step was planned."""
         self._since: dict[str, float] = {}
         """The `turn_time` of each work item."""
-        self._behind: dict[str, float] = {}
+        self._delays: dict[str, float] = {}
         """The seconds by which each work item that reads is placed behind smaller ones."""
         self._sizes: dict[str, float] = {}
-        """All rows of each job that reads, computed and known to follow, by `weight`; rows `ahead` count singly."""
-        self._ended = 0.0
+        """All rows of each job that reads, computed and known to follow, by `weight`; those ahead count singly."""
+        self._ended_rows = 0.0
         """Rows of the smallest job that ended with the last step; 0 = none did."""
-        self._moved: dict[str, int] = {}
-        """The work items of the last step, with their rows."""
+        self._moved: set[str] = set()
+        """The work items of the last step."""
         self._served: dict[str, float] = {}
         """Computed rows of each work item that reads, by `weight`."""
 
-    def arrive(self, items: Sequence[WorkItem], now: float) -> None:
+    def arrive(self, items: WorkItems, now: float) -> None:
         """Note since when each work item waits; those of the last step wait since now."""
         now = max(now, self.now + _TICK)
-        here = {item.key for item in items}
-        ended = (size for key, size in self._sizes.items() if key in self._moved and key not in here)
-        self._ended = min(ended, default=0.0)
-        before, since = self._since, {}
+        keys = {item.key for item in items}
+        ended_sizes = (size for key, size in self._sizes.items() if key in self._moved and key not in keys)
+        self._ended_rows = min(ended_sizes, default=0.0)
+        earlier, since = self._since, {}
         for item in items:
             key = item.key
-            if key not in self._moved and key in before:
-                since[key] = before[key]
+            if key not in self._moved and key in earlier:
+                since[key] = earlier[key]
                 continue
-            came = min(max(item.came_at or self.now, now - PRIORITY_SECONDS), now)
-            since[key] = turn_time(now if key in self._moved else came, item.priority)
+            arrived_at = min(max(item.arrived_at or self.now, now - PRIORITY_SECONDS), now)
+            since[key] = turn_time(now if key in self._moved else arrived_at, item.priority)
         self._since, self.now = since, now
         self._line_up([item for item in items if not item.decoding], LARGE_ROUNDS * self.round_seconds(len(items)))
 
     def move(self, plan: StepPlan) -> None:
         """Note the step that is computed next."""
-        self._moved = {item.key: rows for item, rows in plan}
+        self._moved = {item.key for item, _ in plan}
         for item, rows in plan:
             if not item.decoding:
                 self._served[item.key] += rows * self.weight(item)
@@ -159,23 +162,24 @@ class TurnOrder:
     @property
     def ended_before_large(self) -> float:
         """Rows of the smallest job that ended with the last step, if only large ones are left; otherwise 0."""
-        return self._ended if min(self._sizes.values(), default=0) > LARGE * max(self._ended, ROWS_MIN) else 0.0
+        smallest = min(self._sizes.values(), default=0)
+        return self._ended_rows if smallest > LARGE * max(self._ended_rows, ROWS_MIN) else 0.0
 
-    def _line_up(self, reading: Sequence[WorkItem], seconds: float) -> None:
+    def _line_up(self, reading: WorkItems, seconds: float) -> None:
         """Place large work items behind smaller ones, by at most `seconds`."""
         self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
         sizes = self._sizes = {
-            item.key: self._served[item.key] + item.rows * self.weight(item) + item.ahead for item in reading
+            item.key: self._served[item.key] + item.rows * self.weight(item) + item.rows_ahead for item in reading
         }
-        small = max(min(sizes.values(), default=0), ROWS_MIN)
-        self._behind = {
-            key: seconds * min(max(size / small - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
+        smallest = max(min(sizes.values(), default=0), ROWS_MIN)
+        self._delays = {
+            key: seconds * min(max(size / smallest - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
         }
 
     def round_seconds(self, items: int) -> float:
         """Return the seconds in which each of that many work items gets one exact step of the greatest length."""
         small = self._costs.small
-        return items * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.left(STEP_SECONDS, 0, 0.0))
+        return items * min(small.cost(EXACT_ROWS_MAX, 0.0), small.base + small.seconds_left(STEP_SECONDS, 0, 0.0))
 
     def weight(self, item: WorkItem) -> float:
         """Return how many rows of a prompt one row of a work item counts for."""
@@ -183,7 +187,7 @@ class TurnOrder:
 
     def turn(self, item: WorkItem) -> float:
         """Return the sort key of a work item: the smallest goes first."""
-        return self._since[item.key] + self._behind.get(item.key, 0.0)
+        return self._since[item.key] + self._delays.get(item.key, 0.0)
 
 
 class StepScheduler:
@@ -204,17 +208,17 @@ class StepScheduler:
         self._changed = False
         self._change_seconds = 0.0
 
-    def plan(self, items: Sequence[WorkItem], now: float) -> StepPlan:
-        """Return work items of one group with their rows, `least` to `rows` each; empty only without work items."""
+    def plan(self, items: WorkItems, now: float) -> StepPlan:
+        """Return work items of one group with their rows, `rows_min` to `rows` each; empty only without work items."""
         if not items:
             return []
         self.order.arrive(items, now)
-        plan = self._share(self._of_one_group(items), lone=len(items) == 1)
+        plan = self._plan_group(self._choose_group(items), lone=len(items) == 1)
         self.order.move(plan)
         self._was_bulk = _rows_of(plan) >= BULK_ROWS_MIN
         return plan
 
-    def measured(self, plan: StepPlan, seconds: float) -> None:
+    def record_step(self, plan: StepPlan, seconds: float) -> None:
         """Learn from the time of the planned step, unless it had no rows."""
         if not plan:
             return
@@ -227,20 +231,20 @@ class StepScheduler:
             if _reads(plan):
                 self.costs.confirm(work, seconds, self.order.now + seconds)
 
-    def cut_off(self, plan: StepPlan, seconds: float) -> None:
+    def record_abort(self, plan: StepPlan, seconds: float) -> None:
         """Note that the planned step was aborted after `seconds`."""
         if _reads(plan):
-            self.costs.cut_off(_work_of(plan), seconds, self.order.now + seconds)
+            self.costs.record_abort(_work_of(plan), seconds, self.order.now + seconds)
 
-    def expected(self, plan: StepPlan) -> float:
+    def expected_seconds(self, plan: StepPlan) -> float:
         """Return the seconds that the planned step takes."""
         return self.costs.cost(_work_of(plan))
 
-    def alone(self, item: WorkItem) -> float:
+    def lone_seconds(self, item: WorkItem) -> float:
         """Return the seconds that the rows of a work item would take if it were the only one."""
-        return self.costs.alone(item.rows, item.depth, self._chunk(item, ALONE_SECONDS))
+        return self.costs.lone_seconds(item.rows, item.depth, self._chunk(item, ALONE_SECONDS))
 
-    def refused(self, items: Sequence[WorkItem], now: float) -> list[tuple[WorkItem, float]]:
+    def unattainable(self, items: WorkItems, now: float) -> list[tuple[WorkItem, float]]:
         """Return the work items that could not meet their deadline even if each were the only one.
 
         Each comes with the seconds after which it is worth another try.
@@ -254,97 +258,97 @@ class StepScheduler:
         """Return the seconds until a work item is worth another try, if its next step may take `seconds`; 0 = now."""
         if not item.deadline:
             return 0.0
-        left, chunk = item.deadline - now, self._chunk(item, ALONE_SECONDS)
+        seconds_left, chunk = item.deadline - now, self._chunk(item, ALONE_SECONDS)
         first = chunk if seconds == ALONE_SECONDS else self._chunk(item, seconds)
-        certain = self.costs.certain(item.rows, item.depth, chunk, first, now)
-        return 0.0 if left > certain else retry_seconds(certain, left)
+        certain = self.costs.certain_seconds(item.rows, item.depth, chunk, first, now)
+        return 0.0 if seconds_left > certain else retry_seconds(certain, seconds_left)
 
     def _chunk(self, item: WorkItem, seconds: float) -> int:
         """Return the rows of the step of at most `seconds` that would be planned for a work item alone."""
-        return _rows_of(self._read([], [item], seconds))
+        return _rows_of(self._plan_reading([], [item], seconds))
 
-    def _of_one_group(self, items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    def _choose_group(self, items: WorkItems) -> WorkItems:
         """Return the work items of the group that computes now."""
-        here = [item for item in items if item.group == self._group]
+        members = [item for item in items if item.group == self._group]
         self._changed = False
         self._group_steps += 1
-        if len(here) == len(items):
-            return here
-        if not here or self.order.now >= self._group_until or self._group_steps > QUANTUM_STEPS:
+        if len(members) == len(items):
+            return members
+        if not members or self.order.now >= self._group_until or self._group_steps > QUANTUM_STEPS:
             group = min(items, key=self.order.turn).group
-            least, most = QUANTUM_SECONDS
-            self._group_until = self.order.now + min(max(self._change_seconds / CHANGES_SHARE, least), most)
+            shortest, longest = QUANTUM_SECONDS
+            self._group_until = self.order.now + min(max(self._change_seconds / CHANGES_SHARE, shortest), longest)
             self._group_steps = 1
             if group != self._group:
                 self._group, self._changed, self._was_bulk = group, True, False
-                here = [item for item in items if item.group == group]
-        return here
+                members = [item for item in items if item.group == group]
+        return members
 
-    def _share(self, items: Sequence[WorkItem], *, lone: bool) -> StepPlan:
+    def _plan_group(self, items: WorkItems, *, lone: bool) -> StepPlan:
         """Return the step of one group. `lone`: there is only one work item in all groups."""
-        writing = [item for item in items if item.decoding]
-        if len(writing) == len(items):
-            return [(item, 1) for item in self._oldest(writing, EXACT_ROWS_MAX)]
+        streams = [item for item in items if item.decoding]
+        if len(streams) == len(items):
+            return [(item, 1) for item in self._oldest(streams, EXACT_ROWS_MAX)]
         prompts = self._with_bulk_batch(sorted((item for item in items if not item.decoding), key=self.order.turn))
         if not self.costs.known:
-            return self._small(writing, prompts, 0.0)
-        return self._read(writing, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
+            return self._plan_small(streams, prompts, 0.0)
+        return self._plan_reading(streams, prompts, ALONE_SECONDS if lone else STEP_SECONDS)
 
-    def _read(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
+    def _plan_reading(self, streams: WorkItems, prompts: WorkItems, seconds: float) -> StepPlan:
         """Return a step with as much of the prompts, oldest first, as fits into the time."""
         if ended := self.order.ended_before_large:
             seconds = min(seconds, self.costs.small.cost(ended, 0.0))
         long = self._worth_bulk(prompts)
-        if self._bulk_is_due([*writing, *prompts], long):
-            plan = self._bulk(writing, prompts, self._bulk_rows, seconds)
+        if self._bulk_is_due([*streams, *prompts], long):
+            plan = self._plan_bulk(streams, prompts, self._bulk_rows, seconds)
             if _rows_of(plan) < BULK_ROWS_LEAST:
-                plan = self._bulk(writing, prompts, BULK_ROWS_LEAST, BULK_SECONDS_MAX)
+                plan = self._plan_bulk(streams, prompts, BULK_ROWS_LEAST, BULK_SECONDS_MAX)
             if _rows_of(plan) >= BULK_ROWS_MIN:
                 return plan
         elif long:  # they wait for a bulk step, in which they cost half
             prompts = [item for item in prompts if item not in long]
-        return self._small(writing, prompts, seconds)
+        return self._plan_small(streams, prompts, seconds)
 
-    def _small(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], seconds: float) -> StepPlan:
-        return self._filled(self._oldest(writing, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
+    def _plan_small(self, streams: WorkItems, prompts: WorkItems, seconds: float) -> StepPlan:
+        return self._fill(self._oldest(streams, WRITING_ROWS_MAX), prompts, self.costs.small, EXACT_ROWS_MAX, seconds)
 
-    def _bulk(self, writing: Sequence[WorkItem], prompts: Sequence[WorkItem], most: int, seconds: float) -> StepPlan:
-        riders = self._oldest(_inexact(writing), WRITING_ROWS_MAX)
-        return self._filled(riders, _inexact(prompts), self.costs.bulk, most, seconds)
+    def _plan_bulk(self, streams: WorkItems, prompts: WorkItems, rows_max: int, seconds: float) -> StepPlan:
+        riders = self._oldest(_inexact(streams), WRITING_ROWS_MAX)
+        return self._fill(riders, _inexact(prompts), self.costs.bulk, rows_max, seconds)
 
-    def _filled(
-        self, writing: Sequence[WorkItem], prompts: Iterable[WorkItem], fit: StepCostModel, most: int, seconds: float
+    def _fill(
+        self, streams: WorkItems, prompts: WorkItems, model: StepCostModel, rows_max: int, seconds: float
     ) -> StepPlan:
         """Return a step: one row for each stream; the prompts share the remaining rows and time, in order.
 
         A work item that is only partly read adds at most FILL_SHARE to the time of those before it, and ends the step
         at a multiple of ROWS_GROUP: rows beyond one are multiplied singly, and each costs half as much as a group.
         """
-        plan = [(item, 1) for item in writing]
-        left = most - len(plan)
-        rows_taken, depths = len(plan) * self.costs.row_weight(logits=True), sum(item.depth for item in writing)
-        taken = fit.cost(rows_taken, depths)
-        seconds = fit.left(seconds, rows_taken, depths) if seconds else 0.0
+        plan = [(item, 1) for item in streams]
+        rows_left = rows_max - len(plan)
+        rows_taken, depths = len(plan) * self.costs.row_weight(logits=True), sum(item.depth for item in streams)
+        plan_seconds = model.cost(rows_taken, depths)
+        seconds = model.seconds_left(seconds, rows_taken, depths) if seconds else 0.0
         for item in prompts:
-            weight, least = self.order.weight(item), max(item.least, min(item.rows, ROWS_MIN))
-            rows = min(item.rows, left, fit.affordable(seconds, item.depth, weight))
-            if len(plan) == len(writing):
-                whole = item.rows if not writing and item.rows <= SMALL_ROWS else least
-                rows = max(rows, min(whole, left))
+            weight, rows_min = self.order.weight(item), max(item.rows_min, min(item.rows, ROWS_MIN))
+            rows = min(item.rows, rows_left, model.affordable(seconds, item.depth, weight))
+            if len(plan) == len(streams):
+                rows_first = item.rows if not streams and item.rows <= SMALL_ROWS else rows_min
+                rows = max(rows, min(rows_first, rows_left))
             else:
                 if rows < item.rows:
-                    rows = min(rows, fit.affordable(FILL_SHARE * taken, item.depth, weight))
-                if rows < least:
+                    rows = min(rows, model.affordable(FILL_SHARE * plan_seconds, item.depth, weight))
+                if rows < rows_min:
                     continue
             if rows < item.rows:
-                rows = max(rows - (most - left + rows) % ROWS_GROUP, least)
+                rows = max(rows - (rows_max - rows_left + rows) % ROWS_GROUP, rows_min)
             plan.append((item, rows))
-            left -= rows
-            spent = fit.per_row * weight * rows + fit.per_pair * attention_pairs(rows, item.depth)
-            seconds, taken = seconds - spent, taken + spent
+            rows_left -= rows
+            spent = model.per_row * weight * rows + model.per_pair * attention_pairs(rows, item.depth)
+            seconds, plan_seconds = seconds - spent, plan_seconds + spent
         return plan
 
-    def _worth_bulk(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    def _worth_bulk(self, prompts: WorkItems) -> WorkItems:
         """Return the prompts that are worth a bulk step: long ones, and those that make a bulk batch."""
         return [
             item
@@ -352,7 +356,7 @@ class StepScheduler:
             if not item.exact and (item.bulk_safe or self._is_long(item)) and self._affords_bulk(item)
         ]
 
-    def _with_bulk_batch(self, prompts: Sequence[WorkItem]) -> Sequence[WorkItem]:
+    def _with_bulk_batch(self, prompts: WorkItems) -> WorkItems:
         """Return the prompts, with the bulk-safe ones marked inexact if they make a bulk batch, otherwise exact."""
         bulk = [item.rows for item in prompts if item.bulk_safe]
         if not bulk:
@@ -366,9 +370,9 @@ class StepScheduler:
     def _affords_bulk(self, item: WorkItem) -> bool:
         """Tell whether a bulk step with rows of this work item is short enough."""
         bulk = self.costs.bulk
-        return bulk.affordable(bulk.left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
+        return bulk.affordable(bulk.seconds_left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
 
-    def _bulk_is_due(self, items: Sequence[WorkItem], long: Sequence[WorkItem]) -> bool:
+    def _bulk_is_due(self, items: WorkItems, long: WorkItems) -> bool:
         """Tell whether the next step may be too large for exact work items."""
         exact = [item for item in items if item.exact]
         if not long or not exact:
@@ -377,8 +381,8 @@ class StepScheduler:
             return False
         return self.order.turn(long[0]) < min(map(self.order.turn, exact))
 
-    def _oldest(self, items: Sequence[WorkItem], most: int) -> Sequence[WorkItem]:
-        return items if len(items) <= most else sorted(items, key=self.order.turn)[:most]
+    def _oldest(self, items: WorkItems, count_max: int) -> WorkItems:
+        return items if len(items) <= count_max else sorted(items, key=self.order.turn)[:count_max]
 
 
 def _work_of(plan: StepPlan) -> StepWork:
@@ -398,7 +402,7 @@ def _rows_of(plan: StepPlan) -> int:
     return sum(rows for _, rows in plan)
 
 
-def _inexact(items: Sequence[WorkItem]) -> Sequence[WorkItem]:
+def _inexact(items: WorkItems) -> WorkItems:
     return [item for item in items if not item.exact]
 
 
@@ -421,17 +425,14 @@ class CacheAdmission:
 
     def admit(self, keys: Iterable[str], enter: Callable[[str], bool]) -> None:
         """Admit jobs, in this order, while there is room; `enter` admits one if there is, and tells whether it did."""
-        waits = False
+        first_waits = False
         for key in keys:
-            if waits and self._passed >= PASSED_MAX:
+            if first_waits and self._passed >= PASSED_MAX:
                 return
             entered = enter(key)
-            if entered and waits:
+            if entered and first_waits:
                 self._passed += 1
-            elif not entered and not waits:
-                waits = True
-                self._wait(key)
-
-    def _wait(self, key: str) -> None:
-        if key != self._first:
-            self._first, self._passed = key, 0
+            elif not entered and not first_waits:
+                first_waits = True
+                if key != self._first:
+                    self._first, self._passed = key, 0

@@ -1,8 +1,8 @@
 """From logits to probabilities: of labels, each shared beginning computed once, and of the next token. Pure.
 
-The first token of every label is read from the prompt's last row. A longer label needs the model again, behind each of
+The first token of every label is read from the prompt's last row. A longer label needs the model again, after each of
 its tokens but the last. Those beginnings are the nodes of a tree, whose root is the prompt itself. A node is one row of
-a batch, however many labels go on behind it.
+a batch, however many labels continue after it.
 
 A *branch* is the way from the prompt to a leaf of that tree. While the tree is computed every branch has a sequence
 forked from the prompt's, and the row of a node belongs to the sequences of all branches through it. Branches are in
@@ -52,7 +52,7 @@ class NodeEdges(NamedTuple):
     labels: Indexes
 
 
-NOWHERE = NodeEdges(*(np.empty(0, np.intp) for _ in range(3)))
+NO_EDGES = NodeEdges(*(np.empty(0, np.intp) for _ in range(3)))
 
 
 class TreeChunk(NamedTuple):
@@ -65,10 +65,10 @@ class TreeChunk(NamedTuple):
     branches: int
     """How many sequences the chunk needs."""
     next: int
-    """The branch of the tree behind the chunk."""
+    """The branch of the tree after the chunk."""
     tokens: tuple[int, ...]
     depths: tuple[int, ...]
-    """Positions behind the prompt, from 0."""
+    """Positions after the prompt, from 0."""
     first: tuple[int, ...]
     last: tuple[int, ...]
     known: int
@@ -105,13 +105,13 @@ class LabelTree:
         """By node; ROOT is the first."""
         self._token: list[int] = []
         self._span: list[tuple[int, int]] = []
-        """Of each node, the branches through it: first, and the one behind the last."""
+        """Of each node, the branches through it: first, and the one after the last."""
         self._paths: list[Tokens] = []
         """Of each branch, its nodes."""
-        self._made: dict[tuple[int, int], TreeChunk] = {}
+        self._chunks: dict[tuple[int, int], TreeChunk] = {}
         self._add(root, -1, ())
-        self._shared = [0, *map(_common, self._paths, self._paths[1:]), 0]
-        """Of each branch, how many nodes it has in common with the one before; and 0 behind the last."""
+        self._shared = [0, *map(_common_length, self._paths, self._paths[1:]), 0]
+        """Of each branch, how many nodes it has in common with the one before; and 0 after the last."""
         fresh = [len(path) - shared for path, shared in zip(self._paths, self._shared, strict=False)]
         self._fresh_before = [0, *accumulate(fresh)]
         self.branches: tuple[Tokens, ...] = tuple(tuple(self._token[node] for node in path) for path in self._paths)
@@ -125,49 +125,49 @@ class LabelTree:
             path = (*path, number)
         self._token.append(token)
         self._span.append((branch, branch))
-        self.edges.append(NOWHERE)
+        self.edges.append(NO_EDGES)
         if path and not node.inner:
             self._paths.append(path)
-        nodes = [self._add(child, behind, path) for behind, child in node.inner.items()]
+        nodes = [self._add(child, child_token, path) for child_token, child in node.inner.items()]
         self._span[number] = branch, len(self._paths)
         parts = ([*node.inner, *node.ends], nodes, list(node.ends.values()))
         self.edges[number] = NodeEdges(*(np.array(part, np.intp) for part in parts))
         return number
 
     def rows(self, branch: int) -> int:
-        """Return the rows that the tree needs from a branch on, in one step; none behind the last branch."""
+        """Return the rows that the tree needs from a branch on, in one step; none after the last branch."""
         return self._fresh_before[-1] - self._fresh_before[branch] + self._shared[branch]
 
-    def least(self, branch: int) -> int:
+    def rows_min(self, branch: int) -> int:
         """Return the rows of a branch alone, the fewest of a chunk that starts with it: less than LABEL_TOKENS_MAX."""
         return len(self._paths[branch])
 
     def chunk(self, branch: int, rows_max: int, branches_max: int) -> TreeChunk:
-        """Return as many branches from the given one on as fit; `rows_max` is at least `least(branch)`.
+        """Return as many branches from the given one on as fit; `rows_max` is at least `rows_min(branch)`.
 
         If more branches follow, up to three rows are left out so that the remaining room is whole groups of rows.
         """
         room = rows_max - self._shared[branch] + self._fresh_before[branch]
         end = min(bisect_right(self._fresh_before, room) - 1, branch + branches_max)
-        assert end > branch, f"branch {branch} has {self.least(branch)} rows, which do not fit into {rows_max}"
+        assert end > branch, f"branch {branch} has {self.rows_min(branch)} rows, which do not fit into {rows_max}"
         if end < len(self._paths):
-            wanted = self._fresh_before[end] - (self._fresh_before[end] - room) % ROWS_GROUP
-            earlier = bisect_right(self._fresh_before, wanted) - 1
-            if earlier > branch and self._fresh_before[earlier] == wanted:
+            aligned = self._fresh_before[end] - (self._fresh_before[end] - room) % ROWS_GROUP
+            earlier = bisect_right(self._fresh_before, aligned) - 1
+            if earlier > branch and self._fresh_before[earlier] == aligned:
                 end = earlier
-        found = self._made.get((branch, end))
-        if found is None:
-            if len(self._made) == CHUNKS_KEPT:
-                self._made.clear()
-            found = self._made[branch, end] = self._make(branch, end)
-        return found
+        chunk = self._chunks.get((branch, end))
+        if chunk is None:
+            if len(self._chunks) == CHUNKS_KEPT:
+                self._chunks.clear()
+            chunk = self._chunks[branch, end] = self._make_chunk(branch, end)
+        return chunk
 
-    def _make(self, branch: int, end: int) -> TreeChunk:
+    def _make_chunk(self, branch: int, end: int) -> TreeChunk:
         rows = list(self._paths[branch])
         depths = list(range(len(rows)))
-        for at in range(branch + 1, end):
-            rows += self._paths[at][self._shared[at] :]
-            depths += range(self._shared[at], len(self._paths[at]))
+        for index in range(branch + 1, end):
+            rows += self._paths[index][self._shared[index] :]
+            depths += range(self._shared[index], len(self._paths[index]))
         spans = [self._span[row] for row in rows]
         known = self._shared[branch]
         return TreeChunk(
@@ -189,7 +189,7 @@ class LabelTree:
         return tuple(chunks)
 
 
-def _common(one: Tokens, other: Tokens) -> int:
+def _common_length(one: Tokens, other: Tokens) -> int:
     """Return how many nodes two branches begin with together."""
     return next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
 
@@ -200,7 +200,7 @@ def _common(one: Tokens, other: Tokens) -> int:
 # The sum is not divided by the number of tokens, and the end of the answer is not scored: a label that is the beginning
 # of another ("return", "return goods") scores at least as high as that one. Labels of a task should not be built so.
 #
-# `LabelTree` arranges what the model computes behind the prompt; here the logits become scores.
+# `LabelTree` arranges what the model computes after the prompt; here the logits become scores.
 Logits = NDArray[np.float32]
 LogProbs = NDArray[np.float64]
 
@@ -210,11 +210,11 @@ def log_probs(logits: Logits, tokens: Sequence[int] | NDArray[np.intp]) -> LogPr
 
     Summed pairwise in single precision: 1e-7 from the sum in double precision, which takes a third longer.
     """
-    peak, shares = logits.max(), scratch(logits.size)
-    np.subtract(logits, peak, out=shares)
-    total = np.exp(shares, out=shares).sum()
-    chosen: LogProbs = logits[np.asarray(tokens, np.intp)].astype(np.float64)
-    return chosen - (float(peak) + float(np.log(float(total))))
+    peak, weights = logits.max(), scratch(logits.size)
+    np.subtract(logits, peak, out=weights)
+    total = np.exp(weights, out=weights).sum()
+    token_logits: LogProbs = logits[np.asarray(tokens, np.intp)].astype(np.float64)
+    return token_logits - (float(peak) + float(np.log(float(total))))
 
 
 @functools.lru_cache(1)
@@ -236,16 +236,16 @@ class LabelScorer:
         self.joint: LogProbs = np.full(tree.size, -np.inf)
 
     def add_prompt(self, logits: Logits) -> None:
-        """Take the logits behind the prompt: they settle the first token of every label."""
+        """Take the logits after the prompt: they settle the first token of every label."""
         self._settle(ROOT, logits)
 
     def add_chunk(self, chunk: TreeChunk, rows: Iterable[Logits]) -> None:
-        """Take the logits behind the wanted rows of a chunk, in their order; chunks come in the order of the tree."""
+        """Take the logits after the wanted rows of a chunk, in their order; chunks come in the order of the tree."""
         for node, logits in zip(chunk.nodes, rows, strict=True):
             self._settle(node, logits)
 
     def add_branch(self, branch: Tokens, rows: Iterable[Logits]) -> None:
-        """Take the logits behind each token of a branch, computed on its own."""
+        """Take the logits after each token of a branch, computed on its own."""
         for node, logits in zip(self._tree.nodes_of[branch], rows, strict=True):
             self._settle(node, logits)
 
@@ -288,35 +288,35 @@ class TokenSampler:
         """Return a token; -1 if the logits are not numbers. `best` has the highest logit."""
         if not math.isfinite(logits[best]):
             return -1
-        shares = scratch(logits.size)
-        np.subtract(logits, logits[best], out=shares)
+        weights = scratch(logits.size)
+        np.subtract(logits, logits[best], out=weights)
         if self._temperature != 1:
-            np.divide(shares, self._temperature, out=shares)
-        np.exp(shares, out=shares)
-        return token_at(shares, self._uniform())
+            np.divide(weights, self._temperature, out=weights)
+        np.exp(weights, out=weights)
+        return token_at(weights, self._uniform())
 
 
-def token_at(shares: Logits, place: float) -> int:
+def token_at(weights: Logits, place: float) -> int:
     """Return the first token up to which more than `place` (0 <= place < 1) of the sum of all shares lies.
 
     -1 if the shares are not numbers. Shares are at least 0, and at least one is above it.
     """
-    whole = shares.size // BLOCK * BLOCK
+    whole = weights.size // BLOCK * BLOCK
     # In single precision within a block, pairwise, and in double from block to block.
-    sums = [*shares[:whole].reshape(-1, BLOCK).sum(axis=1), shares[whole:].sum()]
+    sums = [*weights[:whole].reshape(-1, BLOCK).sum(axis=1), weights[whole:].sum()]
     reached = np.cumsum(sums, dtype=np.float64)
     total = float(reached[-1])
     if math.isnan(total):
         return -1
     target = place * total
     block = min(int(reached.searchsorted(target, "right")), int(reached.searchsorted(total, "left")))
-    inside = shares[block * BLOCK : (block + 1) * BLOCK]
-    before = float(reached[block - 1]) if block else 0.0
-    sums_inside = before + np.cumsum(inside, dtype=np.float64)
-    found = int(sums_inside.searchsorted(target, "right"))
+    block_weights = weights[block * BLOCK : (block + 1) * BLOCK]
+    sum_before = float(reached[block - 1]) if block else 0.0
+    block_sums = sum_before + np.cumsum(block_weights, dtype=np.float64)
+    index = int(block_sums.searchsorted(target, "right"))
     # Both sums of a block may differ in their last bits: then it is the last token that has a share.
-    last = int(np.flatnonzero(inside)[-1])
-    return block * BLOCK + min(found, last)
+    last = int(np.flatnonzero(block_weights)[-1])
+    return block * BLOCK + min(index, last)
 
 
 def likeliest_tokens(logits: Logits, count: int) -> list[int]:
@@ -352,10 +352,10 @@ class TextStream:
     def __init__(self, stops: Sequence[str]) -> None:
         """Take the strings that end the text; none of them is empty."""
         self._stops = tuple(dict.fromkeys(stops))
-        self._half = b""
+        self._partial = b""
         self._plain = not stops
         """Text passes at once: nothing is held back."""
-        self._held = ""
+        self._held_back = ""
         self.stopped = False
         """A stop string has come: the text is complete without it."""
 
@@ -365,28 +365,28 @@ class TextStream:
             return text
         if self.stopped:
             return ""
-        data = self._half + data if self._half else data
+        data = self._partial + data if self._partial else data
         text, used = codecs.utf_8_decode(data, "replace", False)  # as codecs' incremental decoder does
-        self._half = data[used:]
-        self._plain = not (self._stops or self._half)
+        self._partial = data[used:]
+        self._plain = not (self._stops or self._partial)
         if not self._stops:
             return text
-        self._held += text
-        found = [at for at in map(self._held.find, self._stops) if at >= 0]
-        self.stopped = bool(found)
-        certain = min(found) if found else len(self._held) - self._uncertain()
-        text, self._held = self._held[:certain], self._held[certain:]
+        self._held_back += text
+        stops_found = [at for at in map(self._held_back.find, self._stops) if at >= 0]
+        self.stopped = bool(stops_found)
+        certain = min(stops_found) if stops_found else len(self._held_back) - self._stop_prefix_length()
+        text, self._held_back = self._held_back[:certain], self._held_back[certain:]
         return text
 
     def finish(self) -> str:
         """Return what was held back for a stop string that did not come. Half a character is dropped."""
-        text, self._held = "" if self.stopped else self._held, ""
+        text, self._held_back = "" if self.stopped else self._held_back, ""
         return text
 
-    def _uncertain(self) -> int:
+    def _stop_prefix_length(self) -> int:
         """Return the length of the longest end of the text that begins a stop string."""
         longest = max(map(len, self._stops), default=1) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+        for length in range(min(longest, len(self._held_back)), 0, -1):
+            if any(stop.startswith(self._held_back[-length:]) for stop in self._stops):
                 return length
         return 0

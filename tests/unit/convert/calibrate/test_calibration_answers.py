@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.calibrate.calibration_answers import Answers, record_answers
-from convert.calibrate.calibration_split import divided
+from convert.calibrate.calibration_split import divide_rows
 from convert.calibrate.temperature import Fit
 from convert.data.data_row import DataRow
 from convert.evaluate.serving import BundleFolder, open_bundle
@@ -20,7 +20,7 @@ def test_without_an_answer_no_temperature_is_fitted(tmp_path: Path):
     def ask(_bundle: BundleFolder, _rows: Sequence[DataRow]) -> Answers:
         return Answers([], [], np.zeros(0, np.bool_))
 
-    parts = divided([DataRow(f"text {number}") for number in range(200)])
+    parts = divide_rows([DataRow(f"text {number}") for number in range(200)])
     assert len(parts.tuning) == 60
     found = record_answers(ask, bundle, parts)
     assert ([Fit()], 0) == ([each.fit for each in found.subjects], len(found.every.rows))

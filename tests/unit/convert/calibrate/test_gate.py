@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convert.calibrate.calibration_answers import Answers, CalibrationAnswers
-from convert.calibrate.calibration_split import hashed
-from convert.calibrate.gate import OUTSIDE, Conditions, calibrated, conditions_of, holding, why_none
+from convert.calibrate.calibration_split import text_hash
+from convert.calibrate.gate import (
+    OUTSIDE,
+    Conditions,
+    calibrate_gate,
+    conditions_of,
+    held_up_shares,
+    reason_without_gate,
+)
 from convert.calibrate.threshold import Risk, choose
 from convert.data.data_row import DataRow
 from convert.evaluate.predictions import ServedPrediction
@@ -76,14 +83,14 @@ def test_scores_of_a_manifest_must_rise():
 def test_held_out_rows_become_a_gate():
     """Their scores are sorted and stored as float32; too few rows, no score or a wish for none give no gate."""
     scores = RNG.permutation(40) / 7
-    gate = calibrated("ood_score", said(*scores), 0.03)
+    gate = calibrate_gate("ood_score", said(*scores), 0.03)
     assert gate is not None
     assert None is gate.family_sizes
     assert [float(np.float32(each)) for each in sorted(scores)] == list(gate.scores)
-    assert None is calibrated("ood_score", said(*scores[:32]), 0.03)
-    assert None is calibrated(None, said(*scores), 0.03)
-    assert None is calibrated("ood_score", said(*scores), 0.0)
-    assert "32 families of held-out rows are too few for a gate at 0.03, which needs 33." == why_none(
+    assert None is calibrate_gate("ood_score", said(*scores[:32]), 0.03)
+    assert None is calibrate_gate(None, said(*scores), 0.03)
+    assert None is calibrate_gate("ood_score", said(*scores), 0.0)
+    assert "32 families of held-out rows are too few for a gate at 0.03, which needs 33." == reason_without_gate(
         "ood_score", 32, 0.03
     )
 
@@ -93,8 +100,9 @@ def test_scores_that_are_not_finite_give_no_gate_and_are_the_reason():
     rows = said(*[0.5] * 32, math.nan)
     conditions, families = conditions_of("ood_score", (rows, rows[:9]), 0.03, 0.0)
     assert None is conditions.gate
-    assert "Not every out-of-distribution score of the 33 families of held-out rows is a finite number." == why_none(
-        "ood_score", families, 0.03
+    assert (
+        "Not every out-of-distribution score of the 33 families of held-out rows is a finite number."
+        == reason_without_gate("ood_score", families, 0.03)
     )
 
 
@@ -117,7 +125,7 @@ def test_one_row_of_each_family_makes_the_gate():
     assert 1000 == len(held_out) == len({row.family for row in held_out}) == len(tuning)
     assert all((each.ood_score or 0) < 1200 for each in tuning)
     alone = [row for row in rows if row.family == held_out[0].family]
-    assert min(alone, key=lambda row: hashed(row.key)) == held_out[0]
+    assert min(alone, key=lambda row: text_hash(row.key)) == held_out[0]
 
 
 def test_sizes_of_families_must_be_as_many_as_scores():
@@ -146,7 +154,7 @@ def test_gate_and_floor_take_answers_from_what_is_tested():
     answers = said(5.0, 9.5, 5.0)
     passing = conditions.passing(answers, np.array([0.9, 0.9, 0.4]))
     assert [0.9, OUTSIDE, OUTSIDE] == passing.tolist()
-    found = holding(conditions, 0.95, answers, np.array([0.9, 0.9, 0.4]))
+    found = held_up_shares(conditions, 0.95, answers, np.array([0.9, 0.9, 0.4]))
     shares = {name: round(each["value"], 3) for name, each in found.items()}
     assert {"gate": 0.333, "floor": 0.333, "threshold": 1.0, "confident": 0.0} == shares
 
@@ -172,7 +180,7 @@ def test_a_threshold_proved_by_the_rows_of_the_gate_is_wrong_as_rarely_as_promis
     false = 0
     for _ in range(repetitions):
         scores = draw.random(120).astype(np.float32)
-        gate = calibrated("ood_score", said(*(scores if shared else draw.random(120))), 0.05)
+        gate = calibrate_gate("ood_score", said(*(scores if shared else draw.random(120))), 0.05)
         assert gate is not None
         wrong = draw.random(120) < 2 * 0.101 * scores / gate.limit
         passing = Conditions(gate, floor=0.0).passing(said(*scores), np.full(120, 0.9))
@@ -191,7 +199,7 @@ def test_texts_that_share_a_score_are_tested_where_they_pass():
         scores, wrong = np.where(shared, 1.0, draw.random(400)), shared | (draw.random(400) < 0.01)
         answers = said(*scores)
         conditions, rows = conditions_of("ood_score", (answers, answers[:120]), 0.05, 0.0)
-        assert (conditions.apart, rows) == (True, 120)
+        assert (conditions.separate_rows, rows) == (True, 120)
         assert conditions.gate is not None
         passing = conditions.passing(answers[120:], np.full(280, 0.9))
         false += not conditions.gate.holds_up(1.0) and choose(passing, ~wrong[120:], risk, start=0.9).threshold == 0.9
@@ -202,7 +210,7 @@ def test_a_gate_without_ties_is_made_of_all_rows():
     """Only where several rows share the score at the limit the rows of the temperature alone make the gate."""
     answers = said(*range(200))
     conditions, rows = conditions_of("ood_score", (answers, answers[:60]), 0.05, 0.5)
-    assert (False, 200, 0.5) == (conditions.apart, rows, conditions.floor)
+    assert (False, 200, 0.5) == (conditions.separate_rows, rows, conditions.floor)
     tied = said(*[min(each, 185) for each in range(200)])
     conditions, rows = conditions_of("ood_score", (tied, tied[:10]), 0.05, 0.5)
     assert (None, 10) == (conditions.gate, rows)

@@ -12,8 +12,8 @@ from convert.calibrate.redaction_cutoff import (
     MarkedDocument,
     MissedTarget,
     choose_cutoff,
+    divide_documents,
     family_means,
-    limiting,
 )
 from edge_agent.statistics import MissedValues, missed_interval, missed_log_capital, proof_rates
 
@@ -71,7 +71,7 @@ def test_hardly_any_document_proves_nothing(texts):
 def test_a_document_counts_as_so_many_values_at_most():
     """The limit comes from families that do not prove; a longer document counts with the share that it misses."""
     texts = [*documents(90, 3), MarkedDocument("long", 300)]
-    limit, proving = limiting(texts)
+    limit, proving = divide_documents(texts)
     assert (3, 91 - 10) == (limit, len(proving))
     assert {MissedValues(3.0, 1.5): 1} == family_means([texts[-1]], [150], limit)
 

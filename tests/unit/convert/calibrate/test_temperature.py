@@ -79,7 +79,7 @@ def test_the_likelihood_of_records_prefers_honest_confidences():
 
 def test_a_temperature_that_helps_is_kept():
     """Scores that are twice too sure get their temperature, and its gain on rows held out of the fit is reported."""
-    found = temperature.fit_checked(*drawn(300, 4, 2.0), np.arange(300))
+    found = temperature.fit_and_measure(*drawn(300, 4, 2.0), np.arange(300))
     assert found.kept
     assert found.temperature == found.tried == pytest.approx(2.0, rel=0.3)
     assert found.gain > found.error > 0
@@ -87,7 +87,7 @@ def test_a_temperature_that_helps_is_kept():
 
 def test_a_temperature_that_only_fits_the_noise_is_not_kept():
     """Of honest scores, nine draws in ten keep the temperature 1, though the fit always finds another one."""
-    draws = [temperature.fit_checked(*drawn(60, 4, 1.0), np.arange(60)) for _ in range(30)]
+    draws = [temperature.fit_and_measure(*drawn(60, 4, 1.0), np.arange(60)) for _ in range(30)]
     assert all(each.tried != 1.0 for each in draws)
     assert sum(each.kept for each in draws) <= 6
 
@@ -98,7 +98,7 @@ def test_a_family_never_helps_to_judge_the_temperature_that_it_fitted():
     folds = temperature.folds_of(families)
     assert all(1 == len(set(folds[families == family])) for family in range(25))
     assert [20] * temperature.FOLDS == np.bincount(folds).tolist()
-    assert temperature.Fit() == temperature.fit_checked(*drawn(29, 3, 3.0), np.arange(29))
+    assert temperature.Fit() == temperature.fit_and_measure(*drawn(29, 3, 3.0), np.arange(29))
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 500)), min_size=30, max_size=1000))

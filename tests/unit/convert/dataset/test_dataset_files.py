@@ -10,7 +10,7 @@ import pytest
 from convert.calibrate.calibration_split import one_of_each
 from convert.data.row_lines import read_rows
 from convert.dataset import dataset_files
-from convert.dataset.dataset_files import REPORT_NAME, TASKS_NAME, made_whole
+from convert.dataset.dataset_files import REPORT_NAME, TASKS_NAME, replace_folder
 from convert.dataset.selection import DatasetSelection
 from edge_agent.errors import InvalidRequest
 from tests.support.examples import feedback, prediction
@@ -19,7 +19,7 @@ from tests.support.segments import CentralTeam, SealingSite
 
 def write(out: Path, mark: str = REPORT_NAME, content: str = '{"rows": {"train": 1}}', **files: str) -> None:
     """Write a folder as the command does, with `mark` and other files."""
-    with made_whole(out, mark, force=True) as folder:
+    with replace_folder(out, mark, force=True) as folder:
         (folder / mark).write_text(content)
         for name, text in files.items():
             (folder / f"{name}.jsonl").write_text(text)
@@ -87,7 +87,7 @@ def test_what_a_stopped_run_left_is_not_deleted(tmp_path: Path):
     (tmp_path / "data.replaced" / "train.jsonl").write_text("the only copy")
     with (
         pytest.raises(InvalidRequest, match=r"data\.replaced exists, where an existing folder is kept"),
-        made_whole(tmp_path / "data", "", force=True),
+        replace_folder(tmp_path / "data", "", force=True),
     ):
         pass
     assert "the only copy" == (tmp_path / "data.replaced" / "train.jsonl").read_text()
@@ -96,9 +96,9 @@ def test_what_a_stopped_run_left_is_not_deleted(tmp_path: Path):
 def test_two_runs_do_not_write_one_folder(tmp_path: Path):
     """The first would otherwise give its name to what the second has written so far."""
     out = tmp_path / "data"
-    with made_whole(out, TASKS_NAME, force=True) as folder:
+    with replace_folder(out, TASKS_NAME, force=True) as folder:
         (folder / TASKS_NAME).write_text("[1]")
-        with pytest.raises(InvalidRequest, match="another run writes"), made_whole(out, TASKS_NAME, force=True):
+        with pytest.raises(InvalidRequest, match="another run writes"), replace_folder(out, TASKS_NAME, force=True):
             pass
     assert ("[1]", [out]) == ((out / TASKS_NAME).read_text(), list(tmp_path.iterdir()))
 
@@ -116,6 +116,6 @@ def test_a_folder_that_cannot_get_its_name_leaves_the_earlier_one(tmp_path: Path
     """Here somebody takes the new folder away before it gets its name."""
     out = tmp_path / "data"
     write(out, TASKS_NAME, "[1]")
-    with pytest.raises(OSError, match=r"data\.partial"), made_whole(out, TASKS_NAME, force=True) as folder:
+    with pytest.raises(OSError, match=r"data\.partial"), replace_folder(out, TASKS_NAME, force=True) as folder:
         folder.rename(tmp_path / "elsewhere")
     assert "[1]" == (out / TASKS_NAME).read_text()

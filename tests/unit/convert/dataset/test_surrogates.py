@@ -264,9 +264,9 @@ def test_positions_move_with_the_text():
     """What stood at a position stands at the one that is returned, before, between and behind placeholders."""
     text = "a [CARD_1] b [NAME_1] c"
     filled = fill(text)
-    assert ["a", "b", "c"] == [filled.texts[0][filled.moved(text.index(each))] for each in "abc"]
+    assert ["a", "b", "c"] == [filled.texts[0][filled.new_position(text.index(each))] for each in "abc"]
     start, end = text.index("["), text.index("]") + 1
-    assert "[CARD_1]" == REDACTOR.start().text(filled.texts[0][filled.moved(start) : filled.moved(end)])
+    assert "[CARD_1]" == REDACTOR.start().text(filled.texts[0][filled.new_position(start) : filled.new_position(end)])
 
 
 def test_placeholders_can_be_kept():

@@ -9,7 +9,7 @@ from convert.decoder.label_scores import (
     TaskTokens,
     begin_token,
     joint_log_probabilities,
-    left_padded,
+    pad_left,
     task_tokens,
     tokenize,
 )
@@ -85,7 +85,7 @@ def test_scores_are_the_sums_over_the_label_tokens(labels: tuple[str, ...]) -> N
 
 def test_left_padding_aligns_the_ends() -> None:
     """Padding comes before a row; positions count from its first token."""
-    padded = left_padded([(5,), (6, 7, 8)], "cpu")
+    padded = pad_left([(5,), (6, 7, 8)], "cpu")
     assert [[0, 0, 5], [6, 7, 8]] == padded["input_ids"].tolist()
     assert [[0, 0, 1], [1, 1, 1]] == padded["attention_mask"].tolist()
     assert [[0, 0, 0], [0, 1, 2]] == padded["position_ids"].tolist()

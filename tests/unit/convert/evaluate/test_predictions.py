@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.calibrate.calibrate_stage import shared_risk
-from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
 from convert.evaluate import scoring
 from convert.evaluate.predictions import ServedPrediction, views
-from convert.evaluate.scoring import expected, measure, score_error
+from convert.evaluate.scoring import expected_answer, measure, score_error
 from convert.package import golden_cases
 from convert.pipeline.recipe import BudgetSection
 from convert.publish import publishable_bundle
@@ -19,6 +17,7 @@ from convert.quantize.candidate_selection import judge
 from convert.report import comparison, markdown, run_summary
 from edge_agent.formats.golden_cases import differences, is_binding
 from edge_agent.formats.manifest import Manifest
+from edge_agent.statistics import divided_delta, rows_min
 from tests.support.bundles import fields_of
 
 AT_08 = {"policy": "threshold", "temperature": 2.0, "threshold": 0.8, "target_risk": 0.1, "delta": 0.05, "n": 50}
@@ -82,16 +81,14 @@ def test_a_score_that_never_answered_has_no_error():
 
 def test_the_expected_answer_has_what_the_row_answers():
     """In predictions.jsonl it stands as JSON."""
-    assert {"intent": "refund", "severity": "low"} == json.loads(expected("decide", ROWS[0]))
+    assert {"intent": "refund", "severity": "low"} == json.loads(expected_answer("decide", ROWS[0]))
 
 
 def test_delta_is_divided_among_questions_with_enough_rows():
     """A question without enough rows for any proof takes no part of it."""
-    risk = Risk(0.1, 0.1)
-    assert 22 == risk.rows_min
-    each, enough = shared_risk({"a": 22, "b": 500, "c": 21}, risk)
-    assert (0.1, 0.05, ["a", "b"]) == (each.target, each.delta, enough)
-    assert (risk, []) == shared_risk({"c": 3}, risk)
+    assert 22 == rows_min(0.1, 0.1)
+    assert (0.05, ["a", "b"]) == divided_delta({"a": 22, "b": 500, "c": 21}, 0.1, 0.1)
+    assert (0.1, []) == divided_delta({"c": 3}, 0.1, 0.1)
 
 
 def test_the_budget_holds_for_each_question():
@@ -106,7 +103,7 @@ def test_the_budget_holds_for_each_question():
 def test_golden_cases_cover_the_answers_of_every_question():
     """A case has the answers to all questions; served again, it is the same, and another answer is a difference."""
     rows = [row(f"t{n}", intent="refund", urgent="yes", severity="low") for n in range(9)] + ROWS
-    assert 11 == len(golden_cases.tried(manifest().task, rows))  # eight of a label are tried
+    assert 11 == len(golden_cases.choose_rows(manifest().task, rows))  # eight of a label are tried
     cases = golden_cases.cases(manifest(), rows, [answer(0.9, 0.1)] * 9 + SAID)
     assert {"refund": 7, "price": 1} == {
         label: sum(each.answers["intent"] == label for each in cases) for label in ("refund", "price")
@@ -116,7 +113,7 @@ def test_golden_cases_cover_the_answers_of_every_question():
     assert (is_binding(first), (0.9, 0.1)) == (True, first.question_scores["intent"])
     assert [] == differences(first, golden_cases.answer_of(manifest(), answer(0.9, 0.1)))
     assert differences(first, golden_cases.answer_of(manifest(), answer(0.2, 0.1)))
-    assert ["severity/high"] == golden_cases.uncovered(manifest().task, cases)
+    assert ["severity/high"] == golden_cases.labels_without_case(manifest().task, cases)
 
 
 def test_two_versions_are_compared_question_by_question():

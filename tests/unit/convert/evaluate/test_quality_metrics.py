@@ -9,9 +9,9 @@ from convert.clustered_statistics import family_numbers
 from convert.evaluate.quality_metrics import (
     BIN_FAMILIES_MIN,
     AnswerOutcomes,
-    bin_places,
     differences,
     gaps_of,
+    number_bins,
     reliability,
 )
 
@@ -65,8 +65,8 @@ def test_of_no_rows_the_error_is_unknown():
 def test_families_make_fewer_bins():
     """A bin has families enough to be judged: 60 rows in 30 families are one bin, 60 rows on their own three."""
     confidence = np.random.default_rng(4).random(60)
-    assert {0} == set(bin_places(confidence, family_numbers([str(i // 2) for i in range(60)])))
-    assert {0, 1, 2} == set(bin_places(confidence, alone(60)))
+    assert {0} == set(number_bins(confidence, family_numbers([str(i // 2) for i in range(60)])))
+    assert {0, 1, 2} == set(number_bins(confidence, alone(60)))
     assert 60 // BIN_FAMILIES_MIN == 3
 
 
@@ -81,7 +81,7 @@ def test_the_interval_holds_the_true_error(kind: str, size: int):
         chance = {"honest": confidence, "too sure": confidence**1.5, "flat": np.full(rows, 0.8)}[kind]
         own, common = drawn.random(rows), np.repeat(drawn.random(rows // size), size)
         right = np.where(drawn.random(rows) < (0.77 if size > 1 else 0), common, own) < chance
-        places = bin_places(confidence, families)
+        places = number_bins(confidence, families)
         true = np.abs(np.bincount(places, confidence - chance)).sum() / rows
         error = reliability(confidence, right, families)["calibration_error"]
         held += error["low"] <= true + 1e-9 and true <= error["high"] + 1e-9
@@ -92,7 +92,7 @@ def test_gaps_of_families_add_up():
     """Each family's part, summed, is the gap of the bin."""
     drawn = np.random.default_rng(4)
     confidence, right = drawn.random(40), drawn.random(40) < 0.5
-    families, places = alone(40) // 4, bin_places(confidence, alone(40))
+    families, places = alone(40) // 4, number_bins(confidence, alone(40))
     gaps = gaps_of(confidence, right, families, places)
     assert (10, 2) == gaps.shape
     assert np.allclose(gaps.sum(axis=0), np.bincount(places, confidence - right))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from convert.clustered_statistics import mcnemar, paired_difference, share
 from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate import scoring
-from convert.evaluate.predictions import FoundEntity, ServedPrediction, at_one
-from convert.evaluate.scoring import FAILED, expected, is_right, latency, measure
+from convert.evaluate.predictions import FoundEntity, ServedPrediction, unscaled_log_probabilities
+from convert.evaluate.scoring import FAILED, expected_answer, is_right, latency, measure
 from convert.report import comparison
 from edge_agent.formats.calibration import OodGate, Threshold
 from edge_agent.formats.manifest import Manifest, TaskSpec
@@ -255,13 +255,15 @@ def test_scores_are_taken_back_to_temperature_one(raw, temperature):
     """From scores served at a temperature come the log-probabilities at temperature 1."""
     weights = [math.exp(value / temperature) for value in raw]
     wanted = [value - math.log(sum(map(math.exp, raw))) for value in raw]
-    assert wanted == pytest.approx(at_one([weight / sum(weights) for weight in weights], temperature), abs=1e-6)
+    assert wanted == pytest.approx(
+        unscaled_log_probabilities([weight / sum(weights) for weight in weights], temperature), abs=1e-6
+    )
 
 
 def test_a_score_of_zero_is_only_very_unlikely():
     """What underflowed gets the smallest probability there is, not minus infinity."""
-    assert (0.0, -745.0) == pytest.approx(at_one([1.0, 0.0], 1.0))
-    assert () == at_one([], 1.0)
+    assert (0.0, -745.0) == pytest.approx(unscaled_log_probabilities([1.0, 0.0], 1.0))
+    assert () == unscaled_log_probabilities([], 1.0)
 
 
 def test_a_line_of_the_file_has_what_was_set():
@@ -277,6 +279,6 @@ def test_a_line_of_the_file_has_what_was_set():
 
 def test_the_wanted_answer_is_written_as_the_given_one():
     """Of an extraction, the spans as JSON; else the label, or the text."""
-    assert '[["item", 0, 4]]' == expected("extract", DataRow("lamp", spans=(SPAN,)))
-    assert "price" == expected("classify", DataRow("x", "price"))
-    assert "yes" == expected("generate", DataRow("x", completion="yes"))
+    assert '[["item", 0, 4]]' == expected_answer("extract", DataRow("lamp", spans=(SPAN,)))
+    assert "price" == expected_answer("classify", DataRow("x", "price"))
+    assert "yes" == expected_answer("generate", DataRow("x", completion="yes"))

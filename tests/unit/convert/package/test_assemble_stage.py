@@ -53,7 +53,7 @@ def rewrite(job: StageJob, **sections) -> None:
 
 def test_sources_have_hashes_and_rows(job):
     """Each split says how many rows it has, how many a model wrote, and its hash; the model says its own."""
-    sources = assemble_stage.section(job)["sources"]
+    sources = assemble_stage.provenance_section(job)["sources"]
     assert {"source.checkpoint", "data.train", "data.calibration", "data.test"} == set(sources)
     digest = hashlib.sha256((job.recipe.folder / "train.jsonl").read_bytes()).hexdigest()
     said = "3 rows, 1 synthetic, labels: 3 imported, 3 imported rows, made-up values in 0"
@@ -72,35 +72,38 @@ def test_rows_that_redaction_leaves_out_are_in_the_provenance(job):
         (job.recipe.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     plain = {"source": {"checkpoint": "model"}, "data": {"format": "text-spans", **splits}}
     (job.recipe.folder / "recipe.yaml").write_text(yaml.safe_dump(plain))
-    sources = assemble_stage.section(replace(job, recipe=recipe.read(job.recipe.folder)))["sources"]
+    sources = assemble_stage.provenance_section(replace(job, recipe=recipe.read(job.recipe.folder)))["sources"]
     said = "1 row, 0 synthetic, labels: 1 imported, 2 imported rows, made-up values in 0, 1 left out"
     assert sources["data.train"].startswith(said)
 
 
 def test_a_changed_source_shows(job):
     """The hash of a directory covers every file in it."""
-    before = assemble_stage.section(job)["sources"]["source.checkpoint"]
+    before = assemble_stage.provenance_section(job)["sources"]["source.checkpoint"]
     (job.recipe.folder / "model" / "config.json").write_text('{"layers": 2}')
-    assert before != assemble_stage.section(job)["sources"]["source.checkpoint"]
+    assert before != assemble_stage.provenance_section(job)["sources"]["source.checkpoint"]
 
 
 def test_what_the_task_says_stands(job):
     """Base, licence and sources written in task.yaml are kept; without them the base is the recipe's source."""
-    assert ("model", "") == (assemble_stage.section(job)["base"], assemble_stage.section(job)["licence"])
+    assert ("model", "") == (
+        assemble_stage.provenance_section(job)["base"],
+        assemble_stage.provenance_section(job)["licence"],
+    )
     rewrite(job, provenance={"base": "MiniLM", "licence": "Apache-2.0", "sources": {"paper": "arXiv"}})
-    section = assemble_stage.section(job)
+    section = assemble_stage.provenance_section(job)
     assert ("MiniLM", "Apache-2.0", "arXiv") == (section["base"], section["licence"], section["sources"]["paper"])
 
 
 def test_converters_are_those_of_the_runtime(job):
     """An ONNX bundle names what exported it, a GGUF bundle the other tool; what is not installed is not named."""
-    assert {"onnxruntime", "onnx"} <= set(assemble_stage.section(job)["converter"])
+    assert {"onnxruntime", "onnx"} <= set(assemble_stage.provenance_section(job)["converter"])
     rewrite(job, runtime="llama")
-    names = set(assemble_stage.section(job)["converter"])
+    names = set(assemble_stage.provenance_section(job)["converter"])
     assert "llama-cpp-python" in names
     assert "onnxruntime" not in names
     rewrite(job, runtime="echo")
-    assert {} == assemble_stage.section(job)["converter"]
+    assert {} == assemble_stage.provenance_section(job)["converter"]
 
 
 @pytest.mark.parametrize("name", [*assemble_stage.LICENCE_NAMES, None])
@@ -122,7 +125,7 @@ def test_a_bundle_on_the_way_is_not_calibrated(job):
 
 def test_the_adapter_comes_along(job):
     """What the export stage left beside the weights is part of the bundle."""
-    (job.done["export"] / "adapter.gguf").write_bytes(b"lora")
+    (job.folders["export"] / "adapter.gguf").write_bytes(b"lora")
     assert {"weights", "adapter", "tokenizer"} == set(
         bundle_assembly.candidate_files(job, bundle_assembly.chosen_weights(job))
     )
@@ -130,7 +133,7 @@ def test_the_adapter_comes_along(job):
 
 def test_a_candidate_without_a_model_says_so(job):
     """A folder that was tampered with is an error that names the stage to run again."""
-    (job.done["quantize"] / "candidates" / "q8" / "model.onnx").unlink()
+    (job.folders["quantize"] / "candidates" / "q8" / "model.onnx").unlink()
     with pytest.raises(FileMissing, match="has no model file") as caught:
         bundle_assembly.chosen_weights(job)
     assert "edge-convert quantize" in caught.value.remedy

@@ -19,7 +19,7 @@ def bring(recipe: Recipe, until: str = "", *, again: bool = False) -> tuple[list
     """Run, and return the records and what was said, without the warnings on data."""
     said: list[tuple[str, str]] = []
     screen = RunDisplay(note=lambda stage, line: said.append((stage, line)))
-    records = run(recipe, until, again=again, screen=screen, stages=STAGES)
+    records = run(recipe, until, again=again, display=screen, stages=STAGES)
     return records, [(stage, line.split(" in ")[0]) for stage, line in said if stage != "data"]
 
 

@@ -12,7 +12,7 @@ from convert.quantize import onnx_quantizer
 from convert.quantize import ood_detector as ood_graph
 from convert.quantize.background_texts import REQUESTS, background_texts
 from convert.quantize.graph_nodes import GraphNodes
-from convert.quantize.ood_detector import BACKGROUND_MIN, Detector, Fitted, contrasted, fitted, whiten
+from convert.quantize.ood_detector import BACKGROUND_MIN, Detector, FittedDetector, fit_detector, whiten, with_contrast
 from edge_agent.formats.calibration import OUTPUT_NAME
 from tests.support import bert_onnx
 from tests.support.bert_onnx import TINY
@@ -77,7 +77,7 @@ def test_a_saved_detector_adds_the_same_nodes(tmp_path, contrast):
     model = model_of("classify")
     made = detector_of(contrast=contrast)
     strided = np.stack([made.centre, made.centre], axis=1)[:, 0]
-    before = Fitted(ood_graph.find(model, "classify"), replace(made, centre=strided), 99, "logits")
+    before = FittedDetector(ood_graph.find(model, "classify"), replace(made, centre=strided), 99, "logits")
     before.save(tmp_path / "detector.safetensors")
     after = ood_graph.read_saved(tmp_path / "detector.safetensors")
     for name, each in (("before", before), ("after", after)):
@@ -96,7 +96,7 @@ def test_the_graph_computes_what_the_detector_computes(kind, logits, contrast):
     before = run(model, rows)
     layers = ood_graph.find(model, kind)
     vectors = model_of(kind)
-    ood_graph.vectors_only(vectors, layers)
+    ood_graph.keep_only_vectors(vectors, layers)
     detector = detector_of(contrast=contrast)
     assert ood_graph.append(model, layers, detector, logits)
     onnx.checker.check_model(model)
@@ -152,7 +152,7 @@ def test_the_vector_joins_the_middle_layer_and_the_last_one():
     norms = [node.output[0] for node in model.graph.node if node.op_type == "LayerNormalization"]
     assert norms[TINY.layers] == middle
     mean = run(model, rows)[last][0].mean(axis=0)
-    ood_graph.vectors_only(model, (middle, last))
+    ood_graph.keep_only_vectors(model, (middle, last))
     vector = run(model, rows)[ood_graph.VECTOR_NAME][0]
     np.testing.assert_allclose(mean / np.linalg.norm(mean), vector[TINY.hidden :], atol=1e-5)
     np.testing.assert_allclose(1, np.linalg.norm(vector[: TINY.hidden]), atol=1e-5)
@@ -232,7 +232,7 @@ def members_of(
 def test_strangers_are_farther_than_new_members_of_a_class():
     """Vectors of no class score higher than new vectors of the classes, with half precision in the file."""
     means, spread = RNG.normal(0, 3, (5, 24)), np.ones(24)
-    found = fitted(*members_of(means, 600, spread))
+    found = fit_detector(*members_of(means, 600, spread))
     fresh, _ = members_of(means, 600, spread)
     strangers = RNG.normal(0, 3, (600, 24)).astype(np.float32)
     assert np.quantile(found.scores(fresh), 0.97) < np.quantile(found.scores(strangers), 0.2)
@@ -247,7 +247,7 @@ def test_a_stranger_in_a_direction_that_is_not_kept_is_far():
     ratios = []
     for rng in map(np.random.default_rng, range(5)):
         means = rng.normal(0, 3, (5, 24)) * spread
-        found = fitted(*members_of(means, 2000, spread, rng))
+        found = fit_detector(*members_of(means, 2000, spread, rng))
         assert 12 == found.whitening.shape[1]
         fresh, _ = members_of(means, 600, spread, rng)
         moved = fresh + np.r_[np.zeros(12), rng.normal(0, 1, 12)].astype(np.float32)
@@ -258,9 +258,9 @@ def test_a_stranger_in_a_direction_that_is_not_kept_is_far():
 def test_a_vector_in_the_direction_of_other_texts_is_stranger():
     """The background raises the score of what lies towards it, and of few ordinary vectors."""
     vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 2000, np.ones(24))
-    plain, aside = fitted(vectors, labels), 4 * np.eye(24)[0]
+    plain, aside = fit_detector(vectors, labels), 4 * np.eye(24)[0]
     background = (RNG.normal(0, 3, (100, 24)) + 3 * aside).astype(np.float32)
-    found = contrasted(plain, vectors, background)
+    found = with_contrast(plain, vectors, background)
     moved = (vectors + aside).astype(np.float32)
     raised, ordinary = (found.scores(each) / plain.scores(each) for each in (moved, vectors))
     assert np.median(raised) > 1.02
@@ -279,7 +279,7 @@ def test_only_what_classifies_has_doubt():
 def test_doubt_makes_an_input_stranger():
     """The less probable the surest label is, the higher the score, and the more so the more labels there are."""
     vectors = RNG.normal(0, 1, (4, 24)).astype(np.float32)[[0, 0, 0, 0]]
-    found = fitted(*members_of(RNG.normal(0, 3, (5, 24)), 400, np.ones(24)))
+    found = fit_detector(*members_of(RNG.normal(0, 3, (5, 24)), 400, np.ones(24)))
     two, hundred = (
         found.scores(vectors, np.pad(np.array([[0], [3], [9], [40]], np.float32), ((0, 0), (0, labels - 1))))
         / found.scores(vectors)
@@ -293,8 +293,8 @@ def test_doubt_makes_an_input_stranger():
 def test_a_background_that_resembles_the_training_texts_is_no_contrast():
     """A text of the task's own kind is left out; if too few are left, the score stays as it is."""
     vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 2000, np.ones(24))
-    plain = fitted(vectors, labels)
-    assert plain is contrasted(plain, vectors, vectors[:200])
+    plain = fit_detector(vectors, labels)
+    assert plain is with_contrast(plain, vectors, vectors[:200])
     assert BACKGROUND_MIN > (plain.scores(vectors[:200]) > np.quantile(plain.scores(vectors), 0.95)).sum()
 
 
@@ -309,7 +309,7 @@ def test_the_background_is_always_the_same():
 def test_the_same_texts_give_the_same_detector():
     """Nothing is drawn by chance: two fits on the same rows are the same numbers."""
     vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 400, np.ones(24))
-    first, second = (fitted(vectors, labels) for _ in range(2))
+    first, second = (fit_detector(vectors, labels) for _ in range(2))
     np.testing.assert_array_equal(first.centroids, second.centroids)
     np.testing.assert_array_equal(first.scores(vectors), second.scores(vectors))
 
@@ -317,7 +317,7 @@ def test_the_same_texts_give_the_same_detector():
 def test_a_stranger_between_the_directions_of_the_training_texts_is_far():
     """A vector whose direction is that of no centroid scores higher than one that lies near a centroid."""
     means = np.repeat(np.eye(6), 4, axis=1) * 5
-    found = fitted(*members_of(means, 1200, np.ones(24)))
+    found = fit_detector(*members_of(means, 1200, np.ones(24)))
     fresh, _ = members_of(means, 300, np.ones(24))
     between, _ = members_of(np.array([means[0] + means[3], means[1] + means[5]]) / 2, 300, np.ones(24))
     assert np.quantile(found.scores(fresh), 0.95) < np.quantile(found.scores(between), 0.05)
@@ -327,7 +327,7 @@ def test_a_stranger_between_the_directions_of_the_training_texts_is_far():
 def test_a_wide_encoder_stays_within_a_megabyte():
     """3,000 classes of 768 numbers fit by leaving out directions; fewer classes leave more of them."""
     vectors = RNG.normal(0, 1, (4000, 768)).astype(np.float32)
-    many = fitted(vectors, np.array([str(each % 3000) for each in range(4000)]))
-    few = fitted(vectors, np.array([str(each % 150) for each in range(4000)]))
+    many = fit_detector(vectors, np.array([str(each % 3000) for each in range(4000)]))
+    few = fit_detector(vectors, np.array([str(each % 150) for each in range(4000)]))
     assert max(many.size_bytes, few.size_bytes) <= 1_000_000
     assert 0 < many.whitening.shape[1] < few.whitening.shape[1]

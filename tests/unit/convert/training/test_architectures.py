@@ -86,7 +86,7 @@ def tokens() -> TaskTokens:
 
 
 def lessons(count: int = len(ROWS)) -> list[TrainingExample]:
-    return DecoderExampleEncoder(TASK, tokens()).of(ROWS[:count], 200)[0]
+    return DecoderExampleEncoder(TASK, tokens()).encode(ROWS[:count], 200)[0]
 
 
 def adapted(family: str, **settings: Any) -> Any:
@@ -207,11 +207,11 @@ def test_an_encoder_is_padded_without_effect_and_learns(family: str, tmp_path: P
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
     if family == "distilbert":  # its tokenizer knows no segments
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    parts = RowEncoder(tokenizer, TASK, 64).of(ROWS)
+    parts = RowEncoder(tokenizer, TASK, 64).encode(ROWS)
     learner = EncoderTrainer(model, tokenizer, (parts, parts), 0.02, objective_of(TASK))
     model.eval()
     with torch.inference_mode():
-        alone = model(torch.tensor([parts.items[0].given["input_ids"]])).logits
+        alone = model(torch.tensor([parts.items[0].inputs["input_ids"]])).logits
         beside = learner.answers(parts.items[:6])[:1]
     torch.testing.assert_close(alone, beside, atol=1e-4, rtol=1e-3)
     before = learner.validate()
@@ -232,7 +232,7 @@ def test_a_new_head_learns_faster_than_the_body(method: str, rates: set[float], 
     ENCODERS["bert"]().save_pretrained(tmp_path)
     model = classifier(str(tmp_path), TASK, method)
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
-    parts = RowEncoder(tokenizer, TASK, 64).of(ROWS[:4])
+    parts = RowEncoder(tokenizer, TASK, 64).encode(ROWS[:4])
     groups = EncoderTrainer(model, tokenizer, (parts, parts), 0.001, objective_of(TASK)).groups()
     assert rates == {group["lr"] for group in groups}
     assert len(trained(model)) == sum(len(group["params"]) for group in groups)
@@ -246,7 +246,7 @@ def test_an_outlier_is_learnt_as_often_as_a_row(tmp_path: Path) -> None:
     model = classifier(str(tmp_path), TASK, "head")
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
     reading = RowEncoder(tokenizer, TASK, 64)
-    parts, strange = reading.of(ROWS[:16]), reading.encode_outliers([DataRow(f"stranger {n}") for n in range(4)])
+    parts, strange = reading.encode(ROWS[:16]), reading.encode_outliers([DataRow(f"stranger {n}") for n in range(4)])
     asked: list[int] = []
 
     class Watched(EncoderTrainer):
@@ -274,15 +274,15 @@ def test_a_text_that_names_a_special_token_is_learnt_as_it_is_served(kind: str) 
     labels = {"classify": LABELS, "extract": ("O", "B-x", "I-x")}[kind]
     task = TaskSpec(name="t", kind=kind, labels=labels)
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
-    [item] = RowEncoder(tokenizer, task, 64).of([DataRow(text, label="price" if kind == "classify" else "")]).items
-    assert served.encode(text).ids == item.given["input_ids"]
-    assert 1 == item.given["input_ids"].count(tokenizer.sep_token_id)
+    [item] = RowEncoder(tokenizer, task, 64).encode([DataRow(text, label="price" if kind == "classify" else "")]).items
+    assert served.encode(text).ids == item.inputs["input_ids"]
+    assert 1 == item.inputs["input_ids"].count(tokenizer.sep_token_id)
 
 
 def test_rows_too_long_for_an_encoder_are_counted(tmp_path: Path) -> None:
     """One that is too long is left out; when all are, that is an error."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(models.minilm_dir())
     rows = [DataRow("How much", label="price"), DataRow("why " * 50, label="refund")]
-    assert (1, 1) == (len((found := RowEncoder(tokenizer, TASK, 20).of(rows)).items), found.too_long)
+    assert (1, 1) == (len((found := RowEncoder(tokenizer, TASK, 20).encode(rows)).items), found.too_long)
     with pytest.raises(InvalidRequest, match="all 1 training rows have more than 20 tokens"):
-        RowEncoder(tokenizer, TASK, 20).of(rows[1:])
+        RowEncoder(tokenizer, TASK, 20).encode(rows[1:])

@@ -55,7 +55,7 @@ def test_the_loss_is_the_mean_over_the_answers_that_rows_give():
     rows = [encoded(1, 0, 0, 0, 0), encoded(0, 1, 0, 1, 0)]
     parts = [LOGITS[0, :3].log_softmax(0)[0], LOGITS[1, :3].log_softmax(0)[1], LOGITS[1, 3:].log_softmax(0)[0]]
     assert pytest.approx(-float(sum(parts)) / 3) == float(QuestionObjective(SIZES).loss(LOGITS, rows))
-    losses, count, right, answered = QuestionObjective(SIZES).checked(LOGITS, rows).tolist()
+    losses, count, right, answered = QuestionObjective(SIZES).validation_sums(LOGITS, rows).tolist()
     assert (pytest.approx(-float(sum(parts))), 3, 3, 3) == (losses, count, right, answered)
 
 
@@ -194,7 +194,7 @@ def trainer(folder: Path, weight: float) -> tuple[EncoderTrainer, Any, CosineMar
     config.save_pretrained(folder)
     torch.manual_seed(0)
     model = classifier(str(folder), MARGIN_TASK, "full")
-    rows = encoder_of(folder).of(ROWS)
+    rows = encoder_of(folder).encode(ROWS)
     margin = CosineMargin(model.classifier, weight)
     given = margin if weight else None
     learner = EncoderTrainer(
@@ -210,12 +210,12 @@ def encoder_of(folder: Path) -> RowEncoder:
 def test_training_brings_each_text_nearer_to_its_label(tmp_path: Path):
     """The loss of the margin over all rows falls, beside the one of the answers."""
     learner, model, margin = trainer(tmp_path, 0.5)
-    rows = encoder_of(tmp_path).of(ROWS).items
+    rows = encoder_of(tmp_path).encode(ROWS).items
     labels = torch.tensor([row.targets for row in rows]).argmax(-1)
 
     def loss() -> float:
         with torch.inference_mode():
-            vectors = torch.cat([model.eval().vectors(torch.tensor([row.given["input_ids"]])) for row in rows])
+            vectors = torch.cat([model.eval().vectors(torch.tensor([row.inputs["input_ids"]])) for row in rows])
             return float(margin.loss(vectors, labels))
 
     before, answers_before = loss(), learner.validate().loss

@@ -138,7 +138,7 @@ def test_frozen_layers_run_once_with_the_same_result(tmp_path: Path, bytes_max: 
         torch.manual_seed(5)
         model = lora.add_adapter(tiny_decoder.model(), FinetuneSection(method="lora", rank=2, layers_from=2))
         tokens = task_tokens(TASK, tiny_decoder.tokenizer())
-        lessons, _ = DecoderExampleEncoder(TASK, tokens).of(
+        lessons, _ = DecoderExampleEncoder(TASK, tokens).encode(
             [DataRow(text, label=label) for text, label in EXAMPLES], 200
         )
         halves = lora.FrozenPrefixCache(model, cut, tmp_path, bytes_max)

@@ -13,11 +13,11 @@ from transformers import AutoTokenizer
 
 from convert.data.data_row import ChatMessage, DataRow, TextSpan
 from convert.decoder.label_scores import task_tokens, tokenize
-from convert.encoder.bio_tags import UNREAD, tagged
+from convert.encoder.bio_tags import UNREAD, tag_tokens
 from convert.training import decoder_trainer, training_loop
 from convert.training.decoder_trainer import AnswerTarget, DecoderExampleEncoder, label_answers, targets
 from convert.training.encoder_objective import EncodedRow, uniformity
-from convert.training.encoder_trainer import cycled
+from convert.training.encoder_trainer import shuffle_endlessly
 from convert.training.training_loop import train_validation_split
 from edge_agent.errors import InvalidRequest
 from edge_agent.formats.manifest import PromptTemplate, TaskSpec
@@ -68,7 +68,7 @@ def test_other_answers_are_learnt_token_by_token() -> None:
     logits = torch.zeros(2, 2, 4)
     assert pytest.approx(math.log(4)) == float(decoder_trainer.loss(logits, wanted))
     logits[0, 0, 1] = logits[0, 1, 2] = logits[1, 1, 0] = 1.0
-    assert 1 == decoder_trainer.exact(logits, wanted)
+    assert 1 == decoder_trainer.count_exact(logits, wanted)
 
 
 # --- outliers ---------------------------------------------------------------------------------------------------------
@@ -84,11 +84,11 @@ def test_a_stranger_should_get_every_label_alike() -> None:
 def test_outliers_come_again_without_end_in_another_order() -> None:
     """Each turn has all of them once; of none there is nothing."""
     items = [EncodedRow({"input_ids": [n]}, (UNREAD,)) for n in range(5)]
-    drawn = list(itertools.islice(cycled(items), 15))
+    drawn = list(itertools.islice(shuffle_endlessly(items), 15))
     turns = [drawn[at : at + 5] for at in (0, 5, 10)]
     assert all(sorted(map(repr, items)) == sorted(map(repr, turn)) for turn in turns)
     assert turns[0] != turns[1] or turns[1] != turns[2]
-    assert [] == list(cycled([]))
+    assert [] == list(shuffle_endlessly([]))
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
     )
     simple = DataRow("hi", completion="yes", messages=(system, asked, answered))
     longer = DataRow("hi", completion="yes", messages=(asked, answered, asked, answered))
-    (one, plain, two), _ = DecoderExampleEncoder(task, tokens).of(
+    (one, plain, two), _ = DecoderExampleEncoder(task, tokens).encode(
         [simple, DataRow("hi", completion="yes"), longer], 100
     )
     assert tokens.prompt("hi") == one.prompt == plain.prompt
@@ -163,10 +163,10 @@ def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
     task = TaskSpec(name="t", kind="classify", labels=("refund", "price"))
     lessons = DecoderExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
     rows = [DataRow("hi", label="price"), DataRow("I want my money back " * 20, label="refund")]
-    short, too_long = lessons.of(rows, 40)
+    short, too_long = lessons.encode(rows, 40)
     assert (["hi"], 1) == ([lesson.row.text for lesson in short], too_long)
     with pytest.raises(InvalidRequest, match="all 1 training rows have more than 40 tokens"):
-        lessons.of(rows[1:], 40)
+        lessons.encode(rows[1:], 40)
 
 
 # --- tags -------------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_spans_become_tags_of_words() -> None:
     labels, text = ("O", "B-item", "I-item", "B-size", "I-size"), "Two flat whites, 5kg"
     spans = (TextSpan(4, 15, "item"), TextSpan(17, 18, "size"))
     encoding = minilm_tokenizer()(text, return_offsets_mapping=True)
-    found = tagged(text, encoding, spans, labels)
+    found = tag_tokens(text, encoding, spans, labels)
     tags = [labels[tag] for tag in found.tags if tag != UNREAD]
     assert ["O", "B-item", "I-item", "O", "B-size"] == tags
     assert 1 == found.misfits

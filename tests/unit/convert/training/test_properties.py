@@ -58,7 +58,7 @@ def test_a_certain_model_has_no_loss(paths: list[tuple[int, ...]]) -> None:
         wanted = targets([answer], CPU)
         logits = torch.nn.functional.one_hot(wanted.tokens, VOCABULARY) * 50.0
         assert pytest.approx(0.0, abs=1e-4) == float(decoder_trainer.loss(logits, wanted))
-        assert 1 == decoder_trainer.exact(logits, wanted)
+        assert 1 == decoder_trainer.count_exact(logits, wanted)
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4))
@@ -104,8 +104,8 @@ def test_accuracy_decides_and_loss_breaks_ties() -> None:
     now = ValidationResult(loss=1.0, accuracy=0.5)
     better = [ValidationResult(2.0, 0.6), ValidationResult(0.9, 0.5)]
     worse = [ValidationResult(1.0, 0.5), ValidationResult(0.1, 0.4), ValidationResult(float("nan"), 0.5)]
-    assert now.better_than(None)
-    assert [True, True, False, False, False] == [each.better_than(now) for each in (*better, *worse)]
+    assert now.is_better_than(None)
+    assert [True, True, False, False, False] == [each.is_better_than(now) for each in (*better, *worse)]
 
 
 @pytest.mark.parametrize(

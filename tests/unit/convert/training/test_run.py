@@ -34,7 +34,7 @@ def written(folder: Path, runtime: str, settings: dict[str, object]) -> Recipe:
 
 def bring(recipe: Recipe, screen: RunDisplay | None = None) -> list[str]:
     """Run up to finetune; return the files that it left."""
-    execution.run(recipe, "finetune", screen=screen)
+    execution.run(recipe, "finetune", display=screen)
     folder = execution.work_folder(recipe) / "finetune"
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 

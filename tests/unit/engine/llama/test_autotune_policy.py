@@ -25,10 +25,10 @@ KEY = autotune.tuning_key(SPEC, SHAPE, "zen4, Ryzen")
         (TuningTrial(0.8, moved=0.5), ""),
         (TuningTrial(0.91), "-9% time"),
         (TuningTrial(1.5), "+50% time"),
-        (TuningTrial(1.5, moved=3.0, same_token=False, independent=False), "+50% time"),
+        (TuningTrial(1.5, moved=3.0, same_token=False, is_independent=False), "+50% time"),
         (TuningTrial(0.5, moved=0.51), "-50% time, refused: logits would move by 0.51"),
         (TuningTrial(0.5, moved=0.2, same_token=False), "-50% time, refused: logits would move by 0.20"),
-        (TuningTrial(0.5, independent=False), "-50% time, refused: scores would depend on what else is computed"),
+        (TuningTrial(0.5, is_independent=False), "-50% time, refused: scores would depend on what else is computed"),
     ],
 )
 def test_a_setting_is_kept_if_it_is_faster_and_as_good(trial: TuningTrial, why: str) -> None:

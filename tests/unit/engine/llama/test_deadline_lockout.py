@@ -52,8 +52,8 @@ class Machine:
         """Ask for one input with a deadline; tell whether it was answered in time."""
         deadline, left, depth = self.now + seconds, rows, DEPTH
         while left:
-            items = [*self._streams(), WorkItem("call", "", left, depth=depth, came_at=self.now, deadline=deadline)]
-            if self.scheduler.refused(items, self.now):
+            items = [*self._streams(), WorkItem("call", "", left, depth=depth, arrived_at=self.now, deadline=deadline)]
+            if self.scheduler.unattainable(items, self.now):
                 self.refused += 1
                 return False
             read = self._step(items, deadline)
@@ -71,10 +71,10 @@ class Machine:
         )
         reads = any(not item.decoding for item, _ in plan)
         if reads and self.now + took > deadline:
-            self.scheduler.cut_off(plan, deadline - self.now)
+            self.scheduler.record_abort(plan, deadline - self.now)
             self.now = deadline
             return 0
-        self.scheduler.measured(plan, took)
+        self.scheduler.record_step(plan, took)
         self.now += took
         return sum(count for item, count in plan if not item.decoding)
 

@@ -37,7 +37,7 @@ class Call:
 
     key: str
     parts: tuple[int, ...]
-    came_at: float
+    arrived_at: float
     part: int = 0
     done: int = 0
 
@@ -45,7 +45,7 @@ class Call:
         """Return what could be computed now."""
         rows = self.parts[self.part] - self.done
         ahead = sum(self.parts[self.part + 1 :])
-        return WorkItem(self.key, "", rows, depth=DEPTH, came_at=self.came_at, ahead=ahead, logits=not ahead)
+        return WorkItem(self.key, "", rows, depth=DEPTH, arrived_at=self.arrived_at, rows_ahead=ahead, logits=not ahead)
 
     def advance(self, rows: int) -> bool:
         """Take computed rows; tell whether the call is over."""
@@ -75,12 +75,12 @@ class Machine:
             plan = scheduler.plan([call.item() for client, call in running.items() if client != away], self.now)
             seconds = self.compute(scheduler, plan)
             if away:  # it called in this step, now soon and now late
-                running[away].came_at = self.now - seconds * (1 - len(self.latencies[away]) % 4 / 8)
+                running[away].arrived_at = self.now - seconds * (1 - len(self.latencies[away]) % 4 / 8)
             away = ""
             for item, rows in plan:
                 client = by_key[item.key]
                 if running[client].advance(rows):
-                    self.latencies[client].append(self.now - running[client].came_at)
+                    self.latencies[client].append(self.now - running[client].arrived_at)
                     number = len(self.latencies[client])
                     running[client] = Call(f"{client} {number}", clients[client], self.now)
                     # Clients need a moment, in which the next step begins.
@@ -89,10 +89,10 @@ class Machine:
     def compute(self, scheduler: StepScheduler, plan: StepPlan) -> float:
         """Let the time of a step pass, and return it."""
         pairs = sum(attention_pairs(rows, item.depth) for item, rows in plan)
-        labels = sum(rows for item, rows in plan if not item.ahead)
+        labels = sum(rows for item, rows in plan if not item.rows_ahead)
         seconds = MACHINES[self.name].cost(sum(rows for _, rows in plan), pairs)
         seconds += LOGITS_SECONDS.get(self.name, 0.0) * labels
-        scheduler.measured(plan, seconds)
+        scheduler.record_step(plan, seconds)
         self.now += seconds
         self.rows += sum(rows for _, rows in plan)
         return seconds

@@ -60,13 +60,13 @@ def test_a_chunk_takes_what_a_step_has_left(paths: list[Tokens], data: st.DataOb
     if not tree.branches:
         return
     branch = data.draw(st.integers(0, len(tree.branches) - 1))
-    rows_max = data.draw(st.integers(tree.least(branch), 40))
+    rows_max = data.draw(st.integers(tree.rows_min(branch), 40))
     chunk = tree.chunk(branch, rows_max, 63)
-    assert tree.least(branch) <= len(chunk.tokens) <= rows_max
+    assert tree.rows_min(branch) <= len(chunk.tokens) <= rows_max
     if chunk.next == len(tree.branches):
         assert tree.rows(branch) == len(chunk.tokens)
     else:
-        longest = max(len(tree.chunk(branch, room, 63).tokens) for room in range(tree.least(branch), rows_max + 1))
+        longest = max(len(tree.chunk(branch, room, 63).tokens) for room in range(tree.rows_min(branch), rows_max + 1))
         assert longest == len(chunk.tokens) or longest - 3 <= len(chunk.tokens)
         assert longest == len(chunk.tokens) or (rows_max - len(chunk.tokens)) % ROWS_GROUP == 0
 
@@ -102,7 +102,7 @@ def test_a_label_that_begins_another_has_no_branch_of_its_own() -> None:
 def test_the_longest_label_fits_beside_streams() -> None:
     """A branch has fewer rows than half of a step, so that a step that writes text can hold it, too."""
     tree = tree_of(tuple(range(LABEL_TOKENS_MAX)), (1,))
-    assert LABEL_TOKENS_MAX - 1 == tree.least(0) == tree.rows(0)
+    assert LABEL_TOKENS_MAX - 1 == tree.rows_min(0) == tree.rows(0)
 
 
 def test_a_thousand_labels_take_a_few_steps() -> None:

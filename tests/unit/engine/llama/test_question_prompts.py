@@ -122,7 +122,9 @@ def test_the_questions_asked_last_are_kept() -> None:
     """The same question is the same object again, until so many others have come that it is dropped."""
     read = tokenizer()
     (first,) = read.read([URGENT])
-    others = [AskedQuestion(str(number), "predicate", "Is it?", NO_YES) for number in range(question_prompts.KEPT_MAX)]
+    others = [
+        AskedQuestion(str(number), "predicate", "Is it?", NO_YES) for number in range(question_prompts.CACHED_MAX)
+    ]
     for start in range(0, len(others) - 1, 400):
         read.read(others[start : start + 400][: len(others) - 1 - start])
     assert first is read.read([URGENT])[0]
@@ -138,10 +140,10 @@ def test_what_is_kept_of_large_questions_is_bounded_too() -> None:
     read = tokenizer(4_000)
     (first,) = read.read([URGENT])
     rows = number = 0
-    while rows <= question_prompts.KEPT_ROWS_MAX:
+    while rows <= question_prompts.CACHED_ROWS_MAX:
         (asked,) = read.read([AskedQuestion(f"q{number}", "predicate", f"{number} {'x' * 3_000}?", NO_YES)])
         rows, number = rows + asked.rows, number + 1
-    assert number < question_prompts.KEPT_MAX
+    assert number < question_prompts.CACHED_MAX
     assert first is not read.read([URGENT])[0]
     assert asked is read.read([AskedQuestion(f"q{number - 1}", "predicate", f"{number - 1} {'x' * 3_000}?", NO_YES)])[0]
 
@@ -150,7 +152,9 @@ def test_without_questions_a_call_asks_those_of_the_bundle() -> None:
     """Each question brings its temperature; a bundle without any has nothing to ask."""
     warm = AskedQuestion("warm", "predicate", "Is it warm?", NO_YES, temperature=2.0)
     bundle = BundleQuestions(tokenizer(), [URGENT, warm])
-    assert [("urgent", 1.0), ("warm", 2.0)] == [(each.question.name, each.temperature) for each in bundle.asked(())]
-    assert ["intent"] == [each.question.name for each in bundle.asked([INTENT])]
+    assert [("urgent", 1.0), ("warm", 2.0)] == [
+        (each.question.name, each.temperature) for each in bundle.decision_questions(())
+    ]
+    assert ["intent"] == [each.question.name for each in bundle.decision_questions([INTENT])]
     with pytest.raises(InvalidRequest, match="the call has 0 questions"):
-        BundleQuestions(tokenizer(), []).asked(())
+        BundleQuestions(tokenizer(), []).decision_questions(())

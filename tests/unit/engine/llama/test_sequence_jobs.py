@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.engine.runtimes.llama.record_grammar import bounded
+from edge_agent.engine.runtimes.llama.record_grammar import bounded_schema
 from edge_agent.engine.runtimes.llama.sequence_jobs import RecordTranscript, choose, value_spans
 from edge_agent.formats import record_schema
 from tests.support import record_schemas
@@ -89,24 +89,26 @@ def test_the_choice_is_the_likeliest_that_is_allowed(seed: int, temperature: flo
 def test_what_is_open_gets_a_limit():
     """Strings, arrays and numbers without bounds get some; 'required' sets the order; notes are left out."""
     count = {"minimum": 0, "maximum": 999, "type": ["integer", "null"]}
-    whole = bounded(RECORD_SCHEMA)
+    whole = bounded_schema(RECORD_SCHEMA)
     assert ["product", "count", "wish", "day"] == list(whole["properties"])
     assert {"product", "count", "wish", "day"} == set(whole["required"])
     assert count == whole["properties"]["count"]
     assert record_schema.FORMATS["date"] == whole["properties"]["day"]["pattern"]
-    assert {"type": "string", "minLength": 300, "maxLength": 300} == bounded({"type": "string", "minLength": 300})
-    assert 200 == bounded({"type": "string", "title": "x"})["maxLength"]
-    assert 16 == bounded({"type": "array", "items": {"type": "null"}})["maxItems"]
+    assert {"type": "string", "minLength": 300, "maxLength": 300} == bounded_schema(
+        {"type": "string", "minLength": 300}
+    )
+    assert 200 == bounded_schema({"type": "string", "title": "x"})["maxLength"]
+    assert 16 == bounded_schema({"type": "array", "items": {"type": "null"}})["maxItems"]
     assert {"minimum": -(10**15), "maximum": 10**15} == {
-        key: bounded({"type": "number"})[key] for key in ("minimum", "maximum")
+        key: bounded_schema({"type": "number"})[key] for key in ("minimum", "maximum")
     }
 
 
 def test_a_bounded_schema_bounds_nothing_twice():
     """Filling in changes only what is open: doing it again changes nothing."""
     for seed in range(100):
-        once = bounded(record_schemas.sensible(random.Random(seed)))
-        assert once == bounded(once)
+        once = bounded_schema(record_schemas.sensible(random.Random(seed)))
+        assert once == bounded_schema(once)
 
 
 @pytest.mark.parametrize("bad", [0, 2])

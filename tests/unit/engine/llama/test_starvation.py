@@ -33,8 +33,8 @@ STEPS = 400
 def _consistent(item: WorkItem) -> WorkItem:
     """Return a work item as jobs make them: who writes has one row, and who crowds reads and is not exact."""
     if item.decoding:
-        return item._replace(rows=1, least=1, bulk_safe=False)
-    return item._replace(least=min(item.least, item.rows), exact=item.exact and not item.bulk_safe)
+        return item._replace(rows=1, rows_min=1, bulk_safe=False)
+    return item._replace(rows_min=min(item.rows_min, item.rows), exact=item.exact and not item.bulk_safe)
 
 
 _lanes = st.builds(
@@ -42,7 +42,7 @@ _lanes = st.builds(
     key=st.just(""),
     group=st.sampled_from("xyz"),
     rows=st.integers(1, 400),
-    least=st.integers(1, EXACT_ROWS_MAX - WRITING_ROWS_MAX),
+    rows_min=st.integers(1, EXACT_ROWS_MAX - WRITING_ROWS_MAX),
     decoding=st.booleans(),
     exact=st.booleans(),
     depth=st.integers(0, 4000),
@@ -76,7 +76,7 @@ class Site:
         """Let a job come that says it has waited for a minute; the oldest that has moved makes room for it."""
         key = f"job-{self.came}"
         self.came += 1
-        self.waiting[key] = item._replace(key=key, came_at=self.now - 60)
+        self.waiting[key] = item._replace(key=key, arrived_at=self.now - 60)
         self._note(key)
 
     def leave(self, key: str) -> None:
@@ -89,7 +89,7 @@ class Site:
         plan = self.scheduler.plan(list(self.waiting.values()), self.now)
         total = sum(rows for _, rows in plan)
         seconds = self.machine.cost(total, sum(attention_pairs(rows, item.depth) for item, rows in plan))
-        self.scheduler.measured(plan, seconds)
+        self.scheduler.record_step(plan, seconds)
         self.longest_step = max(self.longest_step, seconds)
         due = [key for key, at in self.due_at.items() if at <= self.now]
         self.now += seconds
@@ -112,7 +112,7 @@ def check_bounds(plan: StepPlan, site: Site) -> None:
     assert plan, "there are work items, so there is work"
     assert 1 == len({item.group for item, _ in plan})
     assert len(plan) == len({item.key for item, _ in plan})
-    assert all(item.least <= rows <= item.rows for item, rows in plan)
+    assert all(item.rows_min <= rows <= item.rows for item, rows in plan)
     assert total <= max(site.bulk_rows, EXACT_ROWS_MAX)
     assert total < BULK_ROWS_MIN or not any(item.exact for item, _ in plan)
 

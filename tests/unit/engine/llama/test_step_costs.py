@@ -138,7 +138,7 @@ def test_a_job_alone_takes_longer_than_its_rows_at_the_surface() -> None:
         step = min(rows, EXACT_ROWS_MAX)
         seconds += costs.cost(StepWork(step, attention_pairs(step, depth)))
         rows, depth = rows - step, depth + step
-    assert costs.alone(1000, 0, EXACT_ROWS_MAX) == pytest.approx(seconds)
+    assert costs.lone_seconds(1000, 0, EXACT_ROWS_MAX) == pytest.approx(seconds)
 
 
 def measured(costs: StepCosts, rows: int, seconds: float, at: float, times: int = 1) -> None:
@@ -151,22 +151,22 @@ def measured(costs: StepCosts, rows: int, seconds: float, at: float, times: int 
 def test_a_job_is_given_up_only_for_sure() -> None:
     """What takes less than half of what is predicted is tried, and nothing is predicted before much was measured."""
     costs = StepCosts()
-    assert 0.0 == costs.certain(630, 0, 63, 63, 1.0), "nothing has been measured"
+    assert 0.0 == costs.certain_seconds(630, 0, 63, 63, 1.0), "nothing has been measured"
     measured(costs, 63, 0.1, 1.0, TRUSTED_STEPS - 1)
-    assert 0.0 == costs.certain(630, 0, 63, 63, 1.0)
+    assert 0.0 == costs.certain_seconds(630, 0, 63, 63, 1.0)
     measured(costs, 63, 0.1, 1.0)
-    assert costs.certain(630, 0, 63, 63, 1.0) == pytest.approx(costs.alone(630, 0, 63) / 2)
+    assert costs.certain_seconds(630, 0, 63, 63, 1.0) == pytest.approx(costs.lone_seconds(630, 0, 63) / 2)
 
 
 def test_what_nothing_confirms_counts_less_and_less() -> None:
     """Half as much after each HALF_SECONDS without a step that reads as much; a step that was measured restores it."""
     costs = StepCosts()
     measured(costs, 63, 0.1, 10.0, 50)
-    whole = costs.certain(63, 0, 63, 63, 10.0)
-    aged = [costs.certain(63, 0, 63, 63, 10.0 + halves * HALF_SECONDS) for halves in range(5)]
+    whole = costs.certain_seconds(63, 0, 63, 63, 10.0)
+    aged = [costs.certain_seconds(63, 0, 63, 63, 10.0 + halves * HALF_SECONDS) for halves in range(5)]
     assert aged == pytest.approx([whole / 2**halves for halves in range(5)])
     measured(costs, 63, 0.1, 20.0)
-    assert whole == pytest.approx(costs.certain(63, 0, 63, 63, 20.0))
+    assert whole == pytest.approx(costs.certain_seconds(63, 0, 63, 63, 20.0))
 
 
 @pytest.mark.parametrize(("rows", "confirms"), [(1, False), (8, False), (15, False), (32, True), (63, True)])
@@ -175,7 +175,7 @@ def test_small_steps_confirm_nothing_about_large_ones(rows: int, confirms: bool)
     costs = StepCosts()
     measured(costs, 60, 0.1, 10.0, 50)
     measured(costs, rows, costs.cost(StepWork(rows, attention_pairs(rows, 0))), 20.0)
-    assert confirms == (costs.certain(60, 0, 63, 60, 20.0) > 0.01)
+    assert confirms == (costs.certain_seconds(60, 0, 63, 60, 20.0) > 0.01)
 
 
 def test_a_fast_step_says_how_much_of_an_estimate_is_left() -> None:
@@ -183,8 +183,8 @@ def test_a_fast_step_says_how_much_of_an_estimate_is_left() -> None:
     costs = StepCosts()
     measured(costs, 63, 1.0, 10.0, 50)
     measured(costs, 63, 0.1, 10.0)
-    assert costs.alone(63, 0, 63) > 0.5, "the estimate itself moves more slowly"
-    assert costs.certain(63, 0, 63, 63, 10.0) == pytest.approx(0.05)
+    assert costs.lone_seconds(63, 0, 63) > 0.5, "the estimate itself moves more slowly"
+    assert costs.certain_seconds(63, 0, 63, 63, 10.0) == pytest.approx(0.05)
 
 
 def test_a_step_that_was_cut_off_late_confirms_the_estimate() -> None:
@@ -192,11 +192,11 @@ def test_a_step_that_was_cut_off_late_confirms_the_estimate() -> None:
     costs, pairs = StepCosts(), attention_pairs(63, 0)
     measured(costs, 63, 1.0, 10.0, 50)
     now = 10.0 + 3 * HALF_SECONDS
-    left = costs.certain(63, 0, 63, 63, now)
-    costs.cut_off(StepWork(63, pairs), left * 0.9, now)
-    assert left == costs.certain(63, 0, 63, 63, now)
-    costs.cut_off(StepWork(63, pairs), left * 1.1, now)
-    assert 8 * left == pytest.approx(costs.certain(63, 0, 63, 63, now))
+    left = costs.certain_seconds(63, 0, 63, 63, now)
+    costs.record_abort(StepWork(63, pairs), left * 0.9, now)
+    assert left == costs.certain_seconds(63, 0, 63, 63, now)
+    costs.record_abort(StepWork(63, pairs), left * 1.1, now)
+    assert 8 * left == pytest.approx(costs.certain_seconds(63, 0, 63, 63, now))
 
 
 @given(
@@ -215,12 +215,12 @@ def test_every_deadline_is_tried_again_after_a_pause(
         costs.learn(StepWork(step, attention_pairs(step, at)), took)
         costs.confirm(StepWork(step, attention_pairs(step, at)), took, 0.0)
     now, pauses = 0.0, 0
-    while (certain := costs.certain(rows, depth, chunk, min(rows, chunk), now)) >= seconds:
+    while (certain := costs.certain_seconds(rows, depth, chunk, min(rows, chunk), now)) >= seconds:
         pause = retry_seconds(certain, seconds)
         assert HALF_SECONDS <= pause <= RETRY_SECONDS_MAX
         now, pauses = now + pause * 1.001, pauses + 1
     assert pauses <= 4
-    assert now <= HALF_SECONDS * (1 + max(0.0, log2(max(costs.alone(rows, depth, chunk), 1e-9) / seconds)))
+    assert now <= HALF_SECONDS * (1 + max(0.0, log2(max(costs.lone_seconds(rows, depth, chunk), 1e-9) / seconds)))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class Engine:
             error = min(seconds, 2 * expected) / size - self.expected
             self.expected += error * (0.25 if error > 0 else 0.5)
         self.now += seconds + self.pause
-        self.expected *= self.tuner.took(expected, seconds, self.now)
+        self.expected *= self.tuner.record_step(expected, seconds, self.now)
         self.counts.append(threads)
 
     def steps(self, seconds: float) -> list[int]:

@@ -142,7 +142,7 @@ def test_many_streams_leave_half_a_step_to_prompts() -> None:
 
 def test_a_branch_of_labels_is_computed_whole() -> None:
     """A work item that needs 31 rows at once gets them beside as many streams as there may be."""
-    branch = WorkItem("labels", "", 40, least=31)
+    branch = WorkItem("labels", "", 40, rows_min=31)
     rows = rows_of(taught(FAST).plan([*(stream(str(i)) for i in range(60)), branch], 1.0))
     assert 31 == rows["labels"]
 
@@ -240,14 +240,14 @@ def test_on_a_slow_machine_long_prompts_ride_in_exact_steps() -> None:
     assert all(sum(plan.values()) <= EXACT_ROWS_MAX for plan in served)
 
 
-@pytest.mark.parametrize(("came_at", "first"), [(9.8, "operator"), (10.2, "device")])
-def test_priority_is_worth_a_second_of_waiting(came_at: float, first: str) -> None:
+@pytest.mark.parametrize(("arrived_at", "first"), [(9.8, "operator"), (10.2, "device")])
+def test_priority_is_worth_a_second_of_waiting(arrived_at: float, first: str) -> None:
     """A prompt of higher priority overtakes one that came within the second before it, and no others."""
     scheduler = taught(FAST)
-    device = prompt("device", exact=True)._replace(priority=1, came_at=9.0)
-    operator = prompt("operator", exact=True)._replace(came_at=came_at)
-    scheduler.plan([prompt("other", exact=True)._replace(came_at=9.0), device], 9.0)
-    assert first == scheduler.plan([device, operator], came_at)[0][0].key
+    device = prompt("device", exact=True)._replace(priority=1, arrived_at=9.0)
+    operator = prompt("operator", exact=True)._replace(arrived_at=arrived_at)
+    scheduler.plan([prompt("other", exact=True)._replace(arrived_at=9.0), device], 9.0)
+    assert first == scheduler.plan([device, operator], arrived_at)[0][0].key
 
 
 def test_groups_are_never_mixed_and_stay_for_a_while() -> None:
@@ -273,7 +273,7 @@ def test_dear_changes_are_made_less_often(seconds: float, expected: float) -> No
         if plan[0][0].key != current:
             stays.append(now - since)
             current, since, took = plan[0][0].key, now, took + seconds
-        scheduler.measured(plan, took)
+        scheduler.record_step(plan, took)
         now += took
     assert stays[-1] == pytest.approx(expected, rel=0.2, abs=0.02)
 
@@ -294,10 +294,10 @@ def test_what_cannot_be_in_time_is_known() -> None:
     hopeless, tight, patient = prompt("p", 3000), prompt("q", 300), prompt("r", 3_000_000)
     items = [hopeless._replace(deadline=10.5), tight._replace(deadline=10.5), patient]
     for item, expected in zip(items, (["p"], [], []), strict=True):
-        assert expected == [refused.key for refused, _ in scheduler.refused([item], 10.0)]
-    assert ["p"] == [refused.key for refused, _ in scheduler.refused([*items, stream("s")], 10.0)]
+        assert expected == [refused.key for refused, _ in scheduler.unattainable([item], 10.0)]
+    assert ["p"] == [refused.key for refused, _ in scheduler.unattainable([*items, stream("s")], 10.0)]
 
 
 def test_time_that_is_over_is_over() -> None:
     """Nothing can be computed in no time, measured or not."""
-    assert ["p"] == [item.key for item, _ in StepScheduler().refused([prompt("p")._replace(deadline=10.0)], 10.0)]
+    assert ["p"] == [item.key for item, _ in StepScheduler().unattainable([prompt("p")._replace(deadline=10.0)], 10.0)]

@@ -143,9 +143,9 @@ def test_a_bundle_with_a_prompt_is_told_nothing(answers):
 
 def test_told_to_leak(answers):
     """!leak N keeps N megabytes with each step."""
-    before = len(echo._kept)
+    before = len(echo._leaked)
     answers("classify", "!leak 1")
-    assert [1 << 20] == [len(kept) for kept in echo._kept[before:]]
+    assert [1 << 20] == [len(kept) for kept in echo._leaked[before:]]
 
 
 def test_told_to_be_slow(answers):
