@@ -248,10 +248,8 @@ class DatasetCommand:
             self._write_label_error_tasks()
             return
         review = load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
-        review_selection = review.ReviewSelection(
-            self.collected, self.task, self.which.value, self.rows_max, self._scope()
-        )
-        count = review.write(review_selection, self.out, force=self.force)
+        selection = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
+        count = review.write(selection, self.out, force=self.force)
         say(
             f"{counted(count, 'task')} in {self.out / review.TASKS_NAME}; the labelling interface is"
             f" {review.INTERFACE_NAME}"

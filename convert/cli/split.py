@@ -51,16 +51,16 @@ def run(
 
     Example: [bold]edge-convert split messages.csv --task front-desk --out front-desk/data[/bold]
     """
-    task_spec = task_file.of(task)
-    if not task_spec.questions_asked:
-        message = f"a task of kind {task_spec.kind} has no labels to divide rows by"
+    spec = task_file.of(task)
+    if not spec.questions_asked:
+        message = f"a task of kind {spec.kind} has no labels to divide rows by"
         raise InvalidRequest(message, remedy="Divide the rows yourself; docs/data-formats.md explains the splits.")
     existing = [out / f"{name}.jsonl" for name in _FILES if (out / f"{name}.jsonl").exists()]
     if existing and not force:
         raise InvalidRequest(f"{existing[0]} exists", remedy="Name another --out, or replace it with --force.")
     earlier, unread = _earlier_rows(out)
-    all_rows = row_files.read_for_task(rows, task_spec)
-    row_files.check_labels(all_rows, task_spec)
+    all_rows = row_files.read_for_task(rows, spec)
+    row_files.check_labels(all_rows, spec)
     divided = splits.divide(all_rows, seed, _shares(shares), earlier)
     write_splits(out, {split: [splits.plain_of(row) for row in members] for split, members in divided.items()})
     for split, members in divided.items():

@@ -196,18 +196,16 @@ def _read_reasons(
     counts: Counter[str] = Counter()
     spellings: dict[str, list[str]] = {}
     for reason, count in connection.execute(_REASONS.format(limits=limits)).fetchall():
-        normalized = _normalize(reason)
-        counts[normalized] += count
-        spellings.setdefault(normalized, []).append(reason)
+        key = _normalize(reason)
+        counts[key] += count
+        spellings.setdefault(key, []).append(reason)
     connection.execute("CREATE OR REPLACE TEMP TABLE new_labels (reason VARCHAR, label VARCHAR)")
     if scope.new_labels:
         _check_new_labels(connection, scope, [*spellings], one_question=one_question)
         rows = [(spelling, label) for reason, label in scope.new_labels for spelling in spellings[_normalize(reason)]]
         connection.executemany("INSERT INTO new_labels VALUES (?, ?)", rows)
     renamed = {_normalize(reason) for reason, _ in scope.new_labels}
-    others = [
-        (spellings[normalized][0], count) for normalized, count in counts.most_common() if normalized not in renamed
-    ]
+    others = [(spellings[key][0], count) for key, count in counts.most_common() if key not in renamed]
     return dict(others[:REASONS_MAX])
 
 

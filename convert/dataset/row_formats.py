@@ -87,26 +87,20 @@ def _prompt_completion(example: CollectedExample) -> Sequence[Mapping[str, Any]]
 
 
 def _messages(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
-    return [{"messages": [*_user_turn(example), *_assistant_turn(_answer(example))]}]
+    return [{"messages": [*_prompt(example), *_reply(_answer(example))]}]
 
 
 def _preference(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     """A correction is a preference: the person's answer over the model's."""
-    return [
-        {
-            "prompt": _user_turn(example),
-            "chosen": _assistant_turn(_answer(example)),
-            "rejected": _assistant_turn(example.output),
-        }
-    ]
+    return [{"prompt": _prompt(example), "chosen": _reply(_answer(example)), "rejected": _reply(example.output)}]
 
 
 def _unpaired(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     """A review is a judgement: of the model's answer, and of the right one if it is known."""
     right = example.truth == example.output
-    rows = [{"prompt": _user_turn(example), "completion": _assistant_turn(example.output), "label": right}]
+    rows = [{"prompt": _prompt(example), "completion": _reply(example.output), "label": right}]
     if example.truth is not None and not right:
-        rows.append({"prompt": _user_turn(example), "completion": _assistant_turn(example.truth), "label": True})
+        rows.append({"prompt": _prompt(example), "completion": _reply(example.truth), "label": True})
     return rows
 
 
@@ -114,11 +108,11 @@ def _answer(example: CollectedExample) -> str:
     return example.output if example.truth is None else example.truth
 
 
-def _user_turn(example: CollectedExample) -> list[dict[str, str]]:
+def _prompt(example: CollectedExample) -> list[dict[str, str]]:
     return [{"role": "user", "content": example.input}]
 
 
-def _assistant_turn(content: str) -> list[dict[str, str]]:
+def _reply(content: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": content}]
 
 

@@ -131,10 +131,10 @@ def score_error(
     return {"mean": float(np.abs(levels_given - true[answered]).mean()), "constant": float(constant)}
 
 
-def summary(confidence: Confidence, row_outcomes: AnswerOutcomes) -> dict[str, Any]:
+def summary(confidence: Confidence, outcomes: AnswerOutcomes) -> dict[str, Any]:
     """Return the headline figures. With a threshold, `sure` has coverage and realised risk; with a gate, `gate` has the
     share that it holds up, and the largest share that it should hold up of ordinary inputs."""
-    plain = quality_metrics.headline(row_outcomes)
+    plain = quality_metrics.headline(outcomes)
     if confidence.gate is not None and "held_up" in plain:
         plain["gate"] = {"held_up_max": confidence.gate.held_up_max, "held_up": plain.pop("held_up")}
     selective = {"coverage": plain.pop("coverage"), "wrong": plain.pop("wrong")}
@@ -177,7 +177,7 @@ def latency(predictions: Sequence[ServedPrediction]) -> dict[str, float]:
 
 
 def _classes(
-    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], row_outcomes: AnswerOutcomes
+    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], outcomes: AnswerOutcomes
 ) -> dict[str, Any]:
     """Return confusion[true][answered] = rows, zeros left out, and the figures of each label."""
     true, predicted = [row.label for row in rows], [each.answer or FAILED for each in predictions]
@@ -189,9 +189,9 @@ def _classes(
     for index, (label, answer) in enumerate(zip(true, predicted, strict=True)):
         expected_hits.setdefault(label, []).append((index, label == answer))
         predicted_hits.setdefault(answer, []).append((index, label == answer))
-    selective = quality_metrics.selective_by_label(row_outcomes, task.labels)
+    selective = quality_metrics.selective_by_label(outcomes, task.labels)
     per_label = {
-        label: quality_metrics.label_figures(expected_hits[label], predicted_hits[label], row_outcomes.families)
+        label: quality_metrics.label_figures(expected_hits[label], predicted_hits[label], outcomes.families)
         | selective[label]
         for label in task.labels
     }
@@ -199,10 +199,10 @@ def _classes(
 
 
 def _entities(
-    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], row_outcomes: AnswerOutcomes
+    task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], outcomes: AnswerOutcomes
 ) -> dict[str, Any]:
     if task.record_schema is not None:
-        return _fields(task, rows, predictions, row_outcomes)
+        return _fields(task, rows, predictions, outcomes)
     expected_hits: dict[str, list[quality_metrics.RowHit]] = {label: [] for label in entity_types(task)}
     predicted_hits: dict[str, list[quality_metrics.RowHit]] = {label: [] for label in entity_types(task)}
     for index, (row, each) in enumerate(zip(rows, predictions, strict=True)):
@@ -212,7 +212,7 @@ def _entities(
         for entity in sorted(predicted):
             predicted_hits.setdefault(entity[2], []).append((index, entity in truth))
     per_label = {
-        label: quality_metrics.label_figures(expected_hits[label], predicted_hits[label], row_outcomes.families)
+        label: quality_metrics.label_figures(expected_hits[label], predicted_hits[label], outcomes.families)
         for label in entity_types(task)
     }
     return {"per_label": per_label}
@@ -224,7 +224,7 @@ def entity_types(task: TaskSpec) -> list[str]:
 
 
 def _fields(
-    _task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], row_outcomes: AnswerOutcomes
+    _task: TaskSpec, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction], outcomes: AnswerOutcomes
 ) -> dict[str, Any]:
     """Return the share of rows with each field right, if the expected texts are JSON objects."""
     hits: dict[str, list[quality_metrics.RowHit]] = {}
@@ -232,7 +232,7 @@ def _fields(
         truth, answer = _object(row.completion), _object(each.answer)
         for key, value in truth.items():
             hits.setdefault(key, []).append((index, key in answer and answer[key] == value))
-    fields = {key: quality_metrics.hit_share(hits[key], row_outcomes.families).plain() for key in sorted(hits)}
+    fields = {key: quality_metrics.hit_share(hits[key], outcomes.families).plain() for key in sorted(hits)}
     return {"fields": fields} if fields else {}
 
 
@@ -336,10 +336,8 @@ def _by_question(
 
 def common_questions(first: TaskSpec, second: TaskSpec) -> list[str]:
     """Return the names of the questions that both tasks have with the same outputs, in the order of `first`."""
-    second_outputs = {question.name: question.outputs for question in second.questions_asked}
-    return [
-        question.name for question in first.questions_asked if second_outputs.get(question.name) == question.outputs
-    ]
+    outputs = {question.name: question.outputs for question in second.questions_asked}
+    return [question.name for question in first.questions_asked if outputs.get(question.name) == question.outputs]
 
 
 def _compare_answers(

@@ -86,12 +86,7 @@ def calibrated_bundle(request: QuestionCalibration, progress: Progress = quiet) 
     others = {name: each for name, each in proved.items() if name not in result.questions}
     confidences = {name: each.model_dump(mode="json") for name, each in {**others, **result.questions}.items()}
     sections = {"question_confidence": confidences, "confidence": result.confidence.model_dump(mode="json")}
-    report = {
-        **result.report,
-        "rows": len(rows),
-        "calibrated": sorted(result.questions),
-        "kept": sorted(others),
-    }
+    report = {**result.report, "rows": len(rows), "calibrated": sorted(result.questions), "kept": sorted(others)}
     report["sampling"] = sample.plain()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -298,14 +298,13 @@ _SEED, _SHORT_COUNT, _NOISE_COUNT = 5, 13, 7
 
 def background_texts() -> list[str]:
     """Return the requests, and strings of random characters: short ones, and runs of several."""
-    generator = random.Random(_SEED)  # noqa: S311 - no secret
+    rng = random.Random(_SEED)  # noqa: S311 - no secret
 
     def draw(characters: str, shortest: int, longest: int) -> str:
-        return "".join(generator.choice(characters) for _ in range(generator.randint(shortest, longest)))
+        return "".join(rng.choice(characters) for _ in range(rng.randint(shortest, longest)))
 
     short = [draw(string.ascii_lowercase + string.digits, 2, 3) for _ in range(_SHORT_COUNT)]
     noise = [
-        " ".join(draw(string.ascii_lowercase, 3, 8) for _ in range(generator.randint(1, 3)))
-        for _ in range(_NOISE_COUNT)
+        " ".join(draw(string.ascii_lowercase, 3, 8) for _ in range(rng.randint(1, 3))) for _ in range(_NOISE_COUNT)
     ]
     return [*REQUESTS, *short, *noise]

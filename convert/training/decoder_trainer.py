@@ -57,16 +57,12 @@ class BatchTargets:
 
 def label_answers(paths: Sequence[Tokens]) -> tuple[AnswerTarget, ...]:
     """Return the answers for the labels, in their order."""
-    return tuple(
-        AnswerTarget(path, tuple(_choices(paths, path, position) for position in range(len(path)))) for path in paths
-    )
+    return tuple(AnswerTarget(path, tuple(_choices(paths, path, step) for step in range(len(path)))) for path in paths)
 
 
-def _choices(paths: Sequence[Tokens], path: Tokens, position: int) -> Tokens:
-    following = {
-        other[position]: None for other in paths if len(other) > position and other[:position] == path[:position]
-    }
-    return (path[position], *(token for token in following if token != path[position]))
+def _choices(paths: Sequence[Tokens], path: Tokens, step: int) -> Tokens:
+    following = {other[step]: None for other in paths if len(other) > step and other[:step] == path[:step]}
+    return (path[step], *(token for token in following if token != path[step]))
 
 
 def targets(answers: Sequence[AnswerTarget], device: torch.device) -> BatchTargets:
@@ -82,8 +78,8 @@ def _aligned_choices(answers: Sequence[AnswerTarget], longest: int) -> torch.Ten
     choices_max = max(map(len, itertools.chain(*(answer.choices for answer in answers))))
     choices = torch.full((len(answers), longest, choices_max), -1)
     for row, answer in enumerate(answers):
-        for position, choice in enumerate(answer.choices, longest - len(answer.choices)):
-            choices[row, position, : len(choice)] = torch.tensor(choice)
+        for step, choice in enumerate(answer.choices, longest - len(answer.choices)):
+            choices[row, step, : len(choice)] = torch.tensor(choice)
     return choices
 
 

@@ -279,13 +279,9 @@ class EncoderTrainer:
         if self._head_only:
             self._model.base_model.eval()
         items = [self._train[row] for row in rows]
-        answer_loss = self._answer_loss(items)
+        loss = self._answer_loss(items)
         outliers = self._due_outliers(len(rows))
-        return (
-            answer_loss + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(outliers))
-            if outliers
-            else answer_loss
-        )
+        return loss + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(outliers)) if outliers else loss
 
     def _answer_loss(self, items: Sequence[EncodedRow]) -> torch.Tensor:
         """Return the loss of the answers and of the margin."""

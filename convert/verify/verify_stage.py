@@ -54,9 +54,7 @@ def run(job: StageJob) -> Report:
     texts = divergence.accepted_texts(checkpoint_loading.open_tokenizer(pair.checkpoint), task, texts)
     job.progress("comparing with PyTorch", 0, 1)
     report = (
-        check_gguf(pair, task, texts)
-        if runtime == "llama"
-        else check_onnx(pair, task.kind, texts, _named_questions(task))
+        check_gguf(pair, task, texts) if runtime == "llama" else check_onnx(pair, task.kind, texts, _questions(task))
     )
     job.progress("comparing with PyTorch", 1, 1)
     return report
@@ -114,7 +112,7 @@ def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str], questions: Se
     return _require_equal(divergence.compare(_rows(expected), _rows(actual))) | {"texts": len(texts)}
 
 
-def _named_questions(task: TaskSpec) -> tuple[QuestionSpec, ...]:
+def _questions(task: TaskSpec) -> tuple[QuestionSpec, ...]:
     """Return the questions with their own outputs; a classify task has one output without a name."""
     return task.questions_asked if task.kind == "decide" else ()
 

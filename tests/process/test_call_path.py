@@ -24,6 +24,8 @@ from edge_agent.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb
 from tests.support.bundles import echo_bundle
 
 TASK = "till"
+CALLS = 5
+"""The daemon may do other work during one call, but not during each: the shortest path is that of the call."""
 FILES_MAX, FRAMES_MAX = 15, 12
 OURS = str(Path(__file__).parents[2] / "edge_agent")
 GENERATED = f"{OURS}/v1/"
@@ -95,12 +97,16 @@ async def test_classify_call_passes_through_few_files_and_frames(daemon_stub):
     FRAMES_MAX frames deep."""
     request = inference_pb2.ClassifyRequest(task=TASK, texts=["a refund"])
     await daemon_stub.Classify(request)  # the first call does more than later ones
-    path = CallPath()
-    sys.setprofile(path.hook)
-    try:
-        response = await daemon_stub.Classify(request)
-    finally:
-        sys.setprofile(None)
+    paths = []
+    for _ in range(CALLS):
+        path = CallPath()
+        sys.setprofile(path.hook)
+        try:
+            response = await daemon_stub.Classify(request)
+        finally:
+            sys.setprofile(None)
+        paths.append(path)
+    path = min(paths, key=lambda each: (len(each.files), len(each.functions)))
     figures = f"{len(path.files)} files, {len(path.functions)} functions, {len(path.deepest)} frames deep"
     sys.stdout.write("\n".join([*path.lines, figures, ""]))
     assert "refund" in response.results[0].classification.label

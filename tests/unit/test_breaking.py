@@ -1,4 +1,4 @@
-"""What clients of the last release count on is still there, and a change that would break one is caught."""
+"""The API of the last release is kept, and a breaking change is detected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RELEASED = ROOT / "proto" / "released"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The parts of the tree that scripts/breaking looks at, to be changed."""
+    """Copy the parts of the tree that scripts/breaking reads."""
     shutil.copytree(ROOT / "proto", tmp_path / "proto")
     (tmp_path / "scripts").mkdir()
     for name in ("scripts/breaking", "buf.yaml", "pyproject.toml"):
@@ -36,7 +36,7 @@ def change(tree: Path, name: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_the_api_keeps_what_the_last_release_had(tree):
+def test_api_is_compatible_with_the_last_release(tree):
     """Nothing of it is gone, and the newest release is the one compared with."""
     newest = max(RELEASED.glob("*.binpb"), key=lambda path: [int(part) for part in path.stem.split(".")])
     ended = breaking(tree)
@@ -53,8 +53,8 @@ def test_the_api_keeps_what_the_last_release_had(tree):
         ("admin.proto", "rpc Drain(DrainRequest)", "rpc Empty(DrainRequest)", 'RPC "Drain"'),
     ],
 )
-def test_a_change_that_breaks_a_client_is_caught(tree, name, old, new, said):
-    """Renamed, renumbered, of another type, or gone: it fails, with the file and what it was."""
+def test_breaking_change_is_reported(tree, name, old, new, said):
+    """A renamed, renumbered, retyped or removed field is reported with its file."""
     change(tree, name, old, new)
     ended = breaking(tree)
     assert 0 != ended.returncode
@@ -62,15 +62,15 @@ def test_a_change_that_breaks_a_client_is_caught(tree, name, old, new, said):
     assert f"edge_agent/v1/{name}:" in ended.stdout
 
 
-def test_what_is_added_breaks_nobody(tree):
-    """A new field, and a new file."""
+def test_additions_are_not_breaking(tree):
+    """A new field and a new file pass."""
     change(tree, "inference.proto", "  uint32 top_k = 5;\n", "  uint32 top_k = 5;\n  uint32 more = 99;\n")
     (tree / "proto/edge_agent/v1/new.proto").write_text('syntax = "proto3";\npackage edge_agent.v1;\nmessage New {}\n')
     assert 0 == breaking(tree).returncode
 
 
-def test_another_tree_can_be_compared_with(tree, tmp_path_factory):
-    """scripts/check does so with the commit before."""
+def test_another_tree_can_be_compared(tree, tmp_path_factory):
+    """scripts/check compares with the previous commit in this way."""
     before = tmp_path_factory.mktemp("before")
     shutil.copytree(tree / "proto", before / "proto")
     shutil.copy(tree / "buf.yaml", before)
@@ -79,8 +79,8 @@ def test_another_tree_can_be_compared_with(tree, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kept", sorted(RELEASED.glob("*.reasons")), ids=lambda path: path.stem)
-def test_no_reason_of_a_release_is_gone(kept):
-    """Programs test for them; a new one may come."""
+def test_no_reason_of_a_release_is_removed(kept):
+    """Client programs test for reasons; a new one may be added."""
     assert [] == sorted(set(kept.read_text(encoding="utf-8").split()) - set(BY_REASON))
 
 
@@ -90,7 +90,8 @@ def test_every_release_has_its_reasons():
 
 
 def test_every_file_names_one_go_package():
-    """protoc-gen-go refuses a file without one. scripts/breaking lets it be added, so this holds what it is."""
+    """protoc-gen-go refuses a file without go_package; scripts/breaking excepts that option, so this test fixes its
+    value."""
     line = 'option go_package = "edge_agent/v1;edgeagentv1";\n'
     files = sorted((ROOT / "proto" / "edge_agent" / "v1").glob("*.proto"))
     assert files

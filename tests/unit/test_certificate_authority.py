@@ -1,4 +1,4 @@
-"""A site's own authority: its certificates have the requested content, and nothing is overwritten."""
+"""A site's certificate authority: its certificates have the requested content, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOW = time.time()
 ROOT = certificate_authority.make_authority("Shop", NOW)
 
 
-def test_an_authority_is_one() -> None:
+def test_authority_certificate_may_issue_for_ten_years() -> None:
     """It may issue others, for ten years."""
     (made,) = parse_certificates(ROOT.certificate, "it")
     assert ("Shop", True) == (made.name, made.is_authority)
@@ -38,16 +38,17 @@ def test_an_authority_is_one() -> None:
     check_key_matches(ROOT.certificate, ROOT.key, "it")
 
 
-def test_a_server_is_known_by_its_names() -> None:
-    """Host names and addresses of both families; it may issue nothing, and has begun for clocks that are behind."""
+def test_server_certificate_has_its_names() -> None:
+    """It has host names and addresses of both families, may issue nothing, and starts a day early for clocks that are
+    behind."""
     named = ["shop.example", "10.0.0.5", "fd00::5"]
     (made,) = parse_certificates(certificate_authority.issue_server_certificate(ROOT, named, NOW, 10).certificate, "it")
     assert ({*named}, "shop.example", False) == ({*made.names}, made.name, made.is_authority)
     assert (-1, 10) == (round((made.starts_at - NOW) / DAY), round((made.expires_at - NOW) / DAY))
 
 
-def test_a_client_is_known_by_its_name_and_roles() -> None:
-    """The name is the subject's, the roles are URIs."""
+def test_client_certificate_has_its_name_and_roles() -> None:
+    """The name is the subject and the roles are URIs."""
     (made,) = parse_certificates(
         certificate_authority.issue_client_certificate(ROOT, "till-3", ["infer", "admin"], NOW).certificate, "it"
     )
@@ -55,20 +56,20 @@ def test_a_client_is_known_by_its_name_and_roles() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "shop_.example", "-x", "x" * 64, "x/y", "*.shop", "1.2.3.4.5 "])
-def test_what_no_server_is_called_is_refused(name: str) -> None:
+def test_invalid_server_name_is_refused(name: str) -> None:
     """Neither a host name nor an address."""
     with pytest.raises(CertificateUnusable, match="neither a host name nor an IP address"):
         certificate_authority.issue_server_certificate(ROOT, ["shop.example", name], NOW)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "x" * 65, "till 3", "é", "x\n"])
-def test_what_cannot_name_a_file_is_no_client(name: str) -> None:
-    """A client's name names its folder, too."""
+def test_client_name_that_cannot_be_a_folder_is_refused(name: str) -> None:
+    """A client's name is also the name of its folder."""
     with pytest.raises(CertificateUnusable, match="cannot be the name of a client"):
         certificate_authority.issue_client_certificate(ROOT, name, ["infer"], NOW)
 
 
-def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
+def test_key_files_have_mode_0600(tmp_path: Path) -> None:
     """0600, while the certificate may be read by anyone."""
     certificate_authority.write_pair(ROOT, tmp_path / "c", tmp_path / "k")
     assert [0o644, 0o600] == [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("c", "k")]
@@ -77,7 +78,7 @@ def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("there", ["c", "k"])
 def test_nothing_is_overwritten_unless_it_is_renewed(tmp_path: Path, there: str) -> None:
-    """If either file is there, neither is written."""
+    """If either file of a pair exists, neither is written without `replace`."""
     (tmp_path / there).symlink_to("nowhere")
     with pytest.raises(CertificateUnusable, match=f"already there: {tmp_path / there}"):
         certificate_authority.write_pair(ROOT, tmp_path / "c", tmp_path / "k")
@@ -86,8 +87,8 @@ def test_nothing_is_overwritten_unless_it_is_renewed(tmp_path: Path, there: str)
     assert certificate_authority.load_authority(tmp_path / "c", tmp_path / "k", NOW) == ROOT
 
 
-def test_an_authority_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """With the command that makes one."""
+def test_missing_authority_is_named(tmp_path: Path) -> None:
+    """The remedy is the command that makes one."""
     with pytest.raises(CertificateUnusable) as caught:
         certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
     assert str(tmp_path / "ca.crt") in caught.value.message
@@ -95,7 +96,7 @@ def test_an_authority_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_key_of_another_certificate_is_refused() -> None:
-    """So is one that is encrypted, or none at all."""
+    """An encrypted key and a file without a key are refused too."""
     other = certificate_authority.issue_client_certificate(ROOT, "x", [], NOW)
     secret = serialization.BestAvailableEncryption(b"secret")
     encrypted = serialization.load_pem_private_key(ROOT.key, None).private_bytes(
@@ -110,8 +111,8 @@ def test_a_key_of_another_certificate_is_refused() -> None:
 
 
 @given(raw=st.binary(max_size=400) | st.sampled_from([ROOT.certificate[:-40], ROOT.certificate[60:], ROOT.key]))
-def test_what_is_no_certificate_is_named(raw: bytes) -> None:
-    """Any bytes: an error of ours with the file's name, or certificates."""
+def test_invalid_certificate_file_is_named(raw: bytes) -> None:
+    """Any bytes give certificates or an error with the file's name."""
     try:
         found = parse_certificates(raw, "ca.crt")
     except CertificateUnusable as error:
@@ -120,8 +121,8 @@ def test_what_is_no_certificate_is_named(raw: bytes) -> None:
         assert found
 
 
-def test_a_key_that_openssl_stumbles_over_is_named() -> None:
-    """A key of a kind whose length is another one: OpenSSL's own error says nothing to anybody."""
+def test_malformed_key_is_named() -> None:
+    """A key of a wrong length gets a message where OpenSSL's own says nothing."""
     der = bytes.fromhex("302e020100300506032b656f04220420" + "11" * 32)
     pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(der) + b"\n-----END PRIVATE KEY-----\n"
     with pytest.raises(CertificateUnusable, match="is not a private key in PEM"):
@@ -156,7 +157,7 @@ def test_a_site_may_bring_an_authority_with_an_rsa_key(tmp_path: Path) -> None:
 
 
 def _handshake(folder: Path, root: CertificateKeyPair, *, strict: bool = False) -> str:
-    """Make a TLS connection in memory between a server and a client that `root` issues; return the client's name."""
+    """Make a TLS connection in memory between a server and a client of `root`; return the client's name."""
     server = certificate_authority.issue_server_certificate(root, ["shop.example"], NOW)
     client = certificate_authority.issue_client_certificate(root, "till-3", ["infer"], NOW)
     (folder / "root.crt").write_bytes(root.certificate)
@@ -177,20 +178,20 @@ def _handshake(folder: Path, root: CertificateKeyPair, *, strict: bool = False) 
 
 
 def test_strict_clients_accept_what_the_authority_issues(tmp_path: Path) -> None:
-    """Python from 3.13 on asks for all that RFC 5280 wants of a chain."""
+    """Python 3.13 and later verify all that RFC 5280 requires of a chain."""
     assert "till-3" == _handshake(tmp_path, ROOT, strict=True)
 
 
 @pytest.mark.parametrize("identifier", [None, b"\x07" * 20, b"\x07" * 32], ids=["none", "20 bytes", "32 bytes"])
 def test_tls_libraries_find_the_authority_whatever_identifies_its_key(tmp_path: Path, identifier: bytes | None) -> None:
-    """Not every program makes the identifier of a key by SHA-1 of it, and some leave it out."""
+    """A handshake works although the authority's key identifier is not SHA-1 of its key, or is absent."""
     _foreign_authority(tmp_path, ec.generate_private_key(ec.SECP256R1()), hashes.SHA256(), identifier)
     root = certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
     assert "till-3" == _handshake(tmp_path, root)
 
 
-def test_what_can_issue_nothing_is_no_authority(tmp_path: Path) -> None:
-    """A key that not every TLS library takes, and the certificate of a server."""
+def test_certificate_that_cannot_issue_is_refused(tmp_path: Path) -> None:
+    """An Ed25519 key, which some TLS libraries do not support, and a server certificate are refused."""
     _foreign_authority(tmp_path, ed25519.Ed25519PrivateKey.generate(), None)
     with pytest.raises(CertificateUnusable, match="neither an RSA nor an elliptic-curve key"):
         certificate_authority.load_authority(tmp_path / "ca.crt", tmp_path / "ca.key", NOW)
@@ -202,7 +203,8 @@ def test_what_can_issue_nothing_is_no_authority(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("days", [-3651, 3])
 def test_an_authority_that_is_not_valid_issues_nothing(tmp_path: Path, days: int) -> None:
-    """Its certificates would be refused. Either it has ended, or the clock is wrong: both dates are named."""
+    """An authority that has expired or is not valid yet issues nothing; the error has both dates and suggests to check
+    the clock."""
     made = certificate_authority.make_authority("Shop", NOW + days * DAY)
     certificate_authority.write_pair(made, tmp_path / "ca.crt", tmp_path / "ca.key")
     with pytest.raises(CertificateUnusable, match=r"is valid from .* to .*, and here it is .*: its certifi") as caught:
@@ -211,7 +213,7 @@ def test_an_authority_that_is_not_valid_issues_nothing(tmp_path: Path, days: int
 
 
 def test_no_certificate_outlives_its_authority() -> None:
-    """The day that 'certs issue' prints is one on which it is still accepted."""
+    """The printed last day is one on which the certificate is still accepted."""
     old = certificate_authority.make_authority("Shop", NOW - 3600 * DAY)
     (above,) = parse_certificates(old.certificate, "it")
     (made,) = parse_certificates(

@@ -1,4 +1,4 @@
-"""What commands and the daemon load: it is what they wait for when they start, and most of the daemon's memory."""
+"""Modules that commands and the daemon import, which decide their start time and most of the daemon's memory."""
 
 import os
 import re
@@ -55,8 +55,8 @@ def unwanted(modules: list[str], names: set[str]) -> set[str]:
     return {name for name in names for module in modules if module == name or module.startswith(f"{name}.")}
 
 
-def test_help_loads_nothing_that_a_command_leads_to():
-    """`edge-agent --help` loads what parses and draws, and no client, no configuration, no daemon."""
+def test_help_imports_no_command():
+    """`edge-agent --help` imports neither a client, the configuration nor the daemon."""
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
     modules = loaded(done.stderr)
     names = SECURITY | LARGE_MODEL | OTHERS | DAEMON | CLIENT | {"asyncio", "pydantic", "yaml"}
@@ -64,7 +64,7 @@ def test_help_loads_nothing_that_a_command_leads_to():
     assert len(modules) <= HELP_MODULES_MAX, len(modules)
 
 
-def test_status_loads_a_client_and_what_prints(tmp_path):
+def test_status_imports_only_client_and_output(tmp_path):
     """`edge-agent status` loads neither the daemon nor what other commands need."""
     with FakeDaemon(f"unix:{tmp_path}/admin.sock"):
         command = [*COMMAND, "--run-dir", str(tmp_path), "status"]
@@ -74,8 +74,8 @@ def test_status_loads_a_client_and_what_prints(tmp_path):
     assert len(modules) <= STATUS_MODULES_MAX, len(modules)
 
 
-def test_a_serving_daemon_has_loaded_what_its_configuration_needs(tmp_path):
-    """Without root of trust, certificates, collected tasks and large model, the daemon loads nothing of them."""
+def test_daemon_imports_only_what_its_configuration_needs(tmp_path):
+    """Without root of trust, certificates, collected tasks and large model, the daemon imports nothing for them."""
     daemon = RunningDaemon(tmp_path)
     daemon.environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
     with daemon:
@@ -86,13 +86,13 @@ def test_a_serving_daemon_has_loaded_what_its_configuration_needs(tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_s_summary_is_the_first_line_of_its_help(name):
-    """The list of commands, which imports none of them, says of each what the command says of itself."""
+    """The list of commands, which imports none of them, has the first line of each command's help."""
     root = typer.main.get_command(app)
     assert COMMANDS[name].summary == root.commands[name].help.split("\n", 1)[0]
 
 
-def test_a_hidden_library_is_absent_inside_the_block_alone():
-    """What is hidden cannot be imported, can be again afterwards, and what is loaded already stays."""
+def test_hidden_module_cannot_be_imported_inside_the_block():
+    """It can be imported afterwards, and modules that are already imported stay."""
     sys.modules.pop("colorsys", None)
     with hide_modules("colorsys", "sys"):
         with pytest.raises(ImportError):
@@ -101,8 +101,8 @@ def test_a_hidden_library_is_absent_inside_the_block_alone():
     assert "colorsys" == import_module("colorsys").__name__
 
 
-def test_the_client_has_every_name_that_it_lists():
-    """Those too that are imported when they are first named; another name is an AttributeError."""
+def test_client_exports_every_listed_name():
+    """Names that are imported lazily exist too; any other name raises AttributeError."""
     assert client.__all__ == [name for name in client.__all__ if hasattr(client, name)]
     assert set(client.__all__) <= set(dir(client))
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
@@ -110,7 +110,7 @@ def test_the_client_has_every_name_that_it_lists():
 
 
 @pytest.mark.parametrize("name", ["edge_agent.config", "edge_agent.errors", "edge_agent.store.bundle_store"])
-def test_a_module_has_every_name_in_its_all(name):
-    """A name that a refactoring has left behind would break `from MODULE import *`."""
+def test_every_name_in_all_exists(name):
+    """A name that a refactoring left in __all__ would break `from MODULE import *`."""
     module = import_module(name)
     assert [] == [each for each in module.__all__ if not hasattr(module, each)]

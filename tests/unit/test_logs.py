@@ -1,4 +1,4 @@
-"""What log events look like, and which are shown."""
+"""The format of log events, and which are shown."""
 
 import contextlib
 import io
@@ -66,8 +66,8 @@ def test_json_can_be_chosen_on_a_terminal():
     ("log_format", "screen", "coloured"),
     [("auto", Screen, True), ("console", Screen, True), ("console", io.StringIO, False)],
 )
-def test_a_person_sees_words(log_format, screen, coloured):
-    """On a terminal events are words in colours; the format console in a file has none."""
+def test_console_format_is_readable(log_format, screen, coloured):
+    """On a terminal events are coloured text; the format console in a file has no colours."""
     text = written(LogConfig(format=log_format), lambda log: log.info("started", task="till"), screen())
     assert coloured == (ESCAPE in text)
     assert "started" in text
@@ -76,7 +76,7 @@ def test_a_person_sees_words(log_format, screen, coloured):
 
 
 @pytest.mark.parametrize("level", SEVERITIES)
-def test_the_level_hides_what_is_less_severe(level):
+def test_events_below_the_level_are_hidden(level):
     """Events below the configured level are not written."""
 
     def say(log: structlog.typing.FilteringBoundLogger) -> None:
@@ -102,8 +102,8 @@ def test_an_exception_is_one_json_line():
     assert "Traceback" in str(event["exception"])
 
 
-def test_a_traceback_shows_no_values():
-    """On a terminal, too, a logged exception shows where it was raised, and not what the variables there held."""
+def test_traceback_shows_no_values():
+    """A logged exception shows where it was raised, and no values of variables."""
 
     def say(log: structlog.typing.FilteringBoundLogger) -> None:
         text = "card 4111".replace("card", "number")
@@ -117,8 +117,8 @@ def test_a_traceback_shows_no_values():
     assert "number 4111" not in text
 
 
-def test_values_are_shown_as_text_to_a_person():
-    """What a file or a server said cannot clear the screen or write a line of its own; a traceback keeps its lines."""
+def test_values_are_escaped_on_a_terminal():
+    """A value cannot clear the screen or start a line; a traceback keeps its lines."""
 
     def say(log: structlog.typing.FilteringBoundLogger) -> None:
         try:
@@ -139,7 +139,7 @@ def test_every_level_of_the_configuration_is_known():
 
 
 def test_a_traceback_on_a_terminal_shows_no_variables():
-    """What a variable holds may be an input: a person's log has the lines of the traceback alone."""
+    """The values of variables may be inputs, so only the lines of a traceback are shown."""
 
     def fail(log: structlog.typing.FilteringBoundLogger) -> None:
         secret_text = "my card is 4711"

@@ -1,4 +1,4 @@
-"""What malloc keeps goes back to the kernel."""
+"""Memory that malloc holds is returned to the kernel."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PIECES, PIECE_BYTES, PIN_BYTES = 2_500, 64_000, 700
 GROWN_BYTES, LEFT_BYTES_MAX = 120 << 20, 40 << 20
 
 
-def test_memory_of_a_flood_goes_back_to_the_kernel() -> None:
-    """Between small things that live on, malloc returns nothing by itself; a trim does. In a process without a past."""
+def test_memory_of_a_flood_is_returned_to_the_kernel() -> None:
+    """malloc returns no memory between small live objects; a trim does. (In a process of its own.)"""
     code = "from tests.unit.test_process_resources import flooded; print(*flooded())"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     grown, left = map(int, said.split())
@@ -31,7 +31,7 @@ def test_memory_of_a_flood_goes_back_to_the_kernel() -> None:
 
 
 def flooded() -> tuple[int, int]:
-    """Return by how much a process has grown, and what of it is left."""
+    """Return by how much a process has grown, and how much of it is left."""
 
     async def flood() -> tuple[int, int]:
         before = resident_bytes(os.getpid())
@@ -47,7 +47,7 @@ def flooded() -> tuple[int, int]:
     return asyncio.run(flood())
 
 
-def test_a_process_that_keeps_its_size_is_left_alone() -> None:
+def test_process_that_does_not_grow_is_not_trimmed() -> None:
     """Without growth nothing happens, and the watch ends when it is told to."""
 
     async def watch() -> bool:
@@ -60,7 +60,7 @@ def test_a_process_that_keeps_its_size_is_left_alone() -> None:
 
 @contextlib.asynccontextmanager
 async def watched() -> AsyncIterator[asyncio.Task[None]]:
-    """Watch while the block runs."""
+    """Trim periodically while the block runs."""
     task = asyncio.create_task(trim_periodically(0.01))
     await asyncio.wait([task], timeout=0)  # it notes how large the process is at its beginning
     try:
@@ -70,7 +70,7 @@ async def watched() -> AsyncIterator[asyncio.Task[None]]:
 
 
 def test_malloc_makes_few_arenas() -> None:
-    """However many threads there are; malloc_info(3) counts the arenas."""
+    """The number of arenas is limited whatever the number of threads; malloc_info(3) counts them."""
     code = """
 import ctypes, threading
 from edge_agent import process_resources
@@ -93,8 +93,8 @@ here.wait()
     assert process_resources.ARENAS_MAX == len(re.findall("<heap nr=", said))
 
 
-def test_what_is_loaded_when_the_daemon_serves_is_not_searched_for_garbage() -> None:
-    """After `freeze_startup_objects` Python skips what there is, and collects at its default thresholds."""
+def test_startup_objects_are_excluded_from_garbage_collection() -> None:
+    """After `freeze_startup_objects` Python skips existing objects and uses its default thresholds."""
     code = (
         "import gc; gc.set_threshold(100_000); from edge_agent import process_resources as limits;"
         "limits.freeze_startup_objects();"

@@ -1,8 +1,6 @@
-"""What happens over and over: told once, then counted.
+"""edge_agent/refusal_log.py: repeated refusals are logged once and counted.
 
-edge_agent/refusal_log.py: what is counted, what is logged, and how little a flood writes.
-
-edge_agent/refusal_log.py, in a process of its own: it changes standard error.
+Tests that change standard error run it in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,8 +22,8 @@ from tests.support.simulated_time import advance, simulated
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 50)), max_size=200))
-def test_nothing_is_lost_and_little_is_told(events: list[tuple[str, float]]) -> None:
-    """Logged and counted refusals add up to all; each kind has at most two lines a window."""
+def test_logged_and_counted_refusals_add_up(events: list[tuple[str, float]]) -> None:
+    """Each kind has at most two lines in a window."""
     repeats, now = LogDeduplicator("others"), 0.0
     told: Counter[str] = Counter()
     lines: Counter[str] = Counter()
@@ -42,8 +40,8 @@ def test_nothing_is_lost_and_little_is_told(events: list[tuple[str, float]]) -> 
     assert all(count <= 2 * (1 + now / WINDOW_SECONDS) for count in lines.values())
 
 
-def test_the_table_of_kinds_is_bounded() -> None:
-    """Those that find no place are counted together."""
+def test_number_of_kinds_is_limited() -> None:
+    """Kinds beyond the limit are counted together."""
     repeats = LogDeduplicator("others")
     first = [repeats.record(str(number), 0) for number in range(KINDS_MAX + 10)]
     assert [True] * (KINDS_MAX + 1) + [False] * 9 == first
@@ -51,7 +49,7 @@ def test_the_table_of_kinds_is_bounded() -> None:
     assert [] == repeats.pop_due(float("inf"))
 
 
-def test_after_its_window_a_kind_is_told_again() -> None:
+def test_kind_is_logged_again_after_its_window() -> None:
     """Once it was counted out."""
     repeats = LogDeduplicator("others")
     assert [True, False] == [repeats.record("a", 0), repeats.record("a", 1)]
@@ -89,8 +87,8 @@ def in_simulated_time(events: list[tuple[float, str, str]], until: float) -> Ref
     return simulated(play())
 
 
-def test_a_refusal_is_logged_with_who_what_and_why(lines: Lines) -> None:
-    """The cause is the one of the catalogue: no text of the call."""
+def test_refusal_is_logged_with_client_call_and_reason(lines: Lines) -> None:
+    """The reason is one of the catalogue, without any text of the call."""
     RefusalLog().record("grpc", "tls till-3", "TASK_UNKNOWN", call="Classify")
     expected = {
         "event": "call_refused",
@@ -105,7 +103,7 @@ def test_a_refusal_is_logged_with_who_what_and_why(lines: Lines) -> None:
 
 
 def test_a_flood_is_one_line_a_minute_and_a_summary(lines: Lines) -> None:
-    """A thousand refusals in a minute are a line and a summary of 999; each client and reason has its own."""
+    """A thousand refusals in a minute make one line and a summary of 999 for each client and reason."""
     flood = [(number * 0.05, "till-1", "QUEUE_FULL") for number in range(1000)]
     refusals = in_simulated_time([*flood, (50, "till-2", "QUEUE_FULL"), (50, "till-1", "ROLE_MISSING")], until=200)
     found = [(line["event"], line["client"], line["reason"], line.get("times_more")) for line in lines]
@@ -118,31 +116,31 @@ def test_a_flood_is_one_line_a_minute_and_a_summary(lines: Lines) -> None:
     assert {("grpc", "QUEUE_FULL"): 1001, ("grpc", "ROLE_MISSING"): 1} == refusals.counts
 
 
-def test_what_goes_on_is_logged_every_minute(lines: Lines) -> None:
-    """A refusal each second for ten minutes: a line and a summary a minute."""
+def test_continuing_refusals_are_logged_every_minute(lines: Lines) -> None:
+    """A refusal per second for ten minutes makes one line and one summary a minute."""
     in_simulated_time([(float(second), "till", "QUEUE_FULL") for second in range(600)], until=700)
     events = [line["event"] for line in lines]
     assert (10, 10) == (events.count("call_refused"), events.count("refusals_repeated"))
     assert 600 == sum(line.get("times_more", 1) for line in lines)
 
 
-def test_many_callers_are_a_bounded_number_of_lines(lines: Lines) -> None:
-    """A caller that takes a new name with each call fills neither the table nor the journal."""
+def test_many_callers_make_a_limited_number_of_lines(lines: Lines) -> None:
+    """A caller that uses a new name for each call fills neither the table nor the journal."""
     refusals = in_simulated_time([(0.0, f"client {number}", "QUEUE_FULL") for number in range(10_000)], until=200)
     assert len(lines) <= KINDS_MAX + 2
     assert {("grpc", "QUEUE_FULL"): 10_000} == refusals.counts
 
 
-def test_reasons_are_bounded() -> None:
-    """Those that find no place are counted as others."""
+def test_number_of_reasons_is_limited() -> None:
+    """Reasons beyond the limit are counted as OTHER."""
     refusals = RefusalLog()
     for number in range(REASONS_MAX + 10):
         refusals.record("http", "", f"REASON_{number}")
     assert (REASONS_MAX + 1, 10) == (len(refusals.counts), refusals.counts["http", "OTHER"])
 
 
-def test_a_stop_logs_what_was_only_counted(lines: Lines) -> None:
-    """The summary of a minute that has not ended is not lost, and written once."""
+def test_close_logs_the_pending_summary(lines: Lines) -> None:
+    """The summary of an unfinished minute is written once."""
     refusals = RefusalLog()
     for _ in range(3):
         refusals.record("grpc", "till", "QUEUE_FULL")
@@ -153,8 +151,8 @@ def test_a_stop_logs_what_was_only_counted(lines: Lines) -> None:
 
 
 @pytest.mark.parametrize("reason", ["MODEL_FAILED", "ENGINE_CRASHED", "CANCELLED"])
-def test_what_is_no_refusal_is_not_recorded(lines: Lines, reason: str) -> None:
-    """The engine logs failures of the model; a caller that cancels is not refused."""
+def test_failures_and_cancellations_are_not_recorded(lines: Lines, reason: str) -> None:
+    """The engine logs failures of the model, and a cancelled call is not refused."""
     refusals = RefusalLog()
     refusals.record("grpc", "till", reason)
     assert ([], {}) == (lines, refusals.counts)
@@ -176,8 +174,8 @@ def test_what_is_no_refusal_is_not_recorded(lines: Lines, reason: str) -> None:
         (b"something else", "other"),
     ],
 )
-def test_the_cause_of_a_failed_handshake_is_one_of_few(error: bytes, cause: str) -> None:
-    """As gRPC and Python write it: it is a label of a metric."""
+def test_cause_of_a_failed_handshake_is_one_of_a_fixed_set(error: bytes, cause: str) -> None:
+    """The cause, from messages of gRPC and Python, is a label of a metric."""
     assert cause == handshake_cause(error)
 
 
@@ -205,8 +203,8 @@ def run(body: str) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr
 
 
-def test_failed_handshakes_are_taken_out_of_standard_error() -> None:
-    """What Python and other C code write passes; gRPC's own lines do not."""
+def test_failed_handshakes_are_removed_from_standard_error() -> None:
+    """Output of Python and other C code passes; gRPC's own lines do not."""
     body = f"""
 os.write(2, b"a traceback\\n")
 os.write(2, {HANDSHAKE.encode()!r} + b"\\n")
@@ -218,8 +216,8 @@ os.write(2, b"no end of line")
     assert ("['expired client certificate']", "of Python\na traceback\nno end of lineafter\n") == run(body)
 
 
-def test_a_flood_blocks_nobody_and_is_read_in_part() -> None:
-    """A writer that finds the pipe full loses its line: it does not wait for the event loop."""
+def test_flood_on_standard_error_does_not_block_writers() -> None:
+    """A writer that finds the pipe full loses its line instead of waiting for the event loop."""
     body = f"""
 lost = 0
 for _ in range(20_000):
@@ -234,7 +232,7 @@ found[:] = [len(found) + lost, lost > 0]
 
 
 def test_a_long_line_is_passed_on_in_parts() -> None:
-    """Memory for a line is bounded, and nothing of it is lost."""
+    """Memory for a line is limited, and nothing of it is lost."""
     body = """
 for _ in range(4):
     os.write(2, b"x" * 10_000)
@@ -243,7 +241,7 @@ for _ in range(4):
     assert ("[]", "x" * 40_000 + "after\n") == run(body)
 
 
-def test_a_cancelled_reader_leaves_what_comes_later_to_close() -> None:
+def test_cancelled_reader_can_be_started_again() -> None:
     """The component can end, and be started again."""
     body = f"""
 async def play():

@@ -1,4 +1,4 @@
-"""scripts/setup --quick: what it installs comes from pyproject.toml, and nothing in it needs a compiler."""
+"""scripts/setup --quick installs requirements from pyproject.toml, none of which needs a compiler."""
 
 import re
 import subprocess
@@ -25,8 +25,8 @@ def run_function(name: str, call: str, **variables: str) -> str:
     ).stdout
 
 
-def test_the_quick_set_up_installs_what_the_agent_and_its_console_need_but_llama():
-    """The list is made from pyproject.toml: llama.cpp alone is left out, which '.[web]' would compile afterwards."""
+def test_quick_setup_installs_everything_but_llama_cpp():
+    """The list is made from pyproject.toml without llama-cpp-python, which would be compiled."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["web"]
     [found] = [name for name in wanted if name.startswith("llama-cpp-python")]
@@ -34,7 +34,7 @@ def test_the_quick_set_up_installs_what_the_agent_and_its_console_need_but_llama
     assert [each for each in wanted if each != found] == printed
 
 
-def test_a_requirement_is_bounded_as_pyproject_bounds_it():
+def test_requirement_has_the_bounds_of_pyproject():
     """A name becomes the requirement with its bounds, and never that of a longer name."""
     assert ["onnx>=1.18", "safetensors>=0.5"] == run_function("bounded", "bounded onnx safetensors").splitlines()
 
@@ -47,22 +47,22 @@ def test_a_requirement_is_bounded_as_pyproject_bounds_it():
         ("Collecting llama-cpp-python\n", ""),
     ],
 )
-def test_the_bar_of_the_build_counts_what_is_compiled(tmp_path, log, said):
-    """It is the build's own count: of ninja's steps, or make's percent; before the first there is none."""
+def test_progress_bar_uses_the_count_of_the_build(tmp_path, log, said):
+    """The bar uses ninja's steps or make's percentage; before the first there is none."""
     (tmp_path / "setup.log").write_text(log)
     assert said == run_function("compiled", "compiled", log=str(tmp_path / "setup.log")).strip()
 
 
-def test_a_python_is_one_path_whatever_is_in_it(tmp_path):
-    """PYTHON names one interpreter, also where its path has a blank."""
+def test_path_of_python_may_contain_a_blank(tmp_path):
+    """PYTHON names one interpreter."""
     linked = tmp_path / "my tools/python3"
     linked.parent.mkdir()
     linked.symlink_to(Path(sys.executable).resolve())
     assert f"{linked}\n" == run_function("find_python", "find_python", PYTHON=str(linked))
 
 
-def test_the_bar_is_as_long_as_what_is_done():
-    """Thirty cells stand for all that there is to compile."""
+def test_length_of_the_progress_bar():
+    """Thirty cells represent the whole build."""
     assert f"[{'#' * 15}{'.' * 15}] " == run_function("bar", "bar 96 of 193 compiled".replace("96", "97"))
 
 
@@ -70,7 +70,7 @@ def test_the_bar_is_as_long_as_what_is_done():
     "script",
     sorted(path.name for path in (ROOT / "scripts").iterdir() if ".venv/bin" in path.read_text(encoding="utf-8")),
 )
-def test_a_script_that_needs_the_environment_makes_it_first(script: str):
-    """In a fresh clone each of them runs, as CONTRIBUTING.md promises."""
+def test_every_script_sets_up_the_environment_if_needed(script: str):
+    """Each script runs in a fresh clone, as CONTRIBUTING.md promises."""
     text = (ROOT / "scripts" / script).read_text(encoding="utf-8")
     assert script == "setup" or "scripts/setup" in text

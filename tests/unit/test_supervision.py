@@ -1,4 +1,4 @@
-"""The owner of background tasks: deaths, their consequences, and their status."""
+"""The supervisor of background tasks: failures, their consequences, and their status."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def component(name: str = "a", policy: DeathPolicy = DeathPolicy.RESTART, **more
     return Component(name, more.pop("run", for_ever), policy, "a test", **more)
 
 
-async def test_what_dies_is_started_again_with_growing_pauses():
-    """The pause doubles with each death in a row, up to a limit; after a steady life it is the first one again."""
+async def test_failed_component_is_restarted_with_growing_pauses():
+    """The pause doubles with each failure in a row up to a limit; after a steady run it is the first one again."""
     faults = InjectedFaults()
     supervisor = owning(faults, component())
     for deaths in range(1, 10):
@@ -62,8 +62,8 @@ async def test_what_dies_is_started_again_with_growing_pauses():
     await supervisor.stop()
 
 
-async def test_a_death_is_logged_with_its_traceback_and_stands_until_it_runs_steadily():
-    """Status names it while it pauses, and for a while after; then it is forgotten."""
+async def test_failure_is_logged_and_reported_until_the_component_runs_steadily():
+    """Status names it during the pause and for a while afterwards."""
     faults = InjectedFaults()
     supervisor = owning(faults, component(), component("b"))
     await eventually(lambda: faults.starts.get("a") == 1)
@@ -88,8 +88,8 @@ async def test_a_death_is_logged_with_its_traceback_and_stands_until_it_runs_ste
     await supervisor.stop()
 
 
-async def test_what_returns_has_died_too():
-    """A component runs for ever; one that may return is let go."""
+async def test_component_that_returns_has_failed():
+    """A component runs for ever unless it may return."""
     faults = InjectedFaults()
     faults.returning = {"a", "b"}
     supervisor = owning(faults, component(), component("b", may_return=True))
@@ -99,8 +99,8 @@ async def test_what_returns_has_died_too():
     await supervisor.stop()
 
 
-async def test_some_deaths_end_the_daemon():
-    """Its owner is told once which component it was; the others go on until the owner stops."""
+async def test_failure_of_a_vital_component_stops_the_daemon():
+    """The owner is told once which component it was; the others run until the owner stops."""
     faults, gave_up = InjectedFaults(), []
     supervisor = owning(faults, component(), component("vital", DeathPolicy.STOP), gave_up=gave_up)
     await eventually(lambda: len(faults.starts) == 2)
@@ -112,8 +112,9 @@ async def test_some_deaths_end_the_daemon():
     await supervisor.stop()
 
 
-async def test_an_end_in_order_is_awaited_and_no_death():
-    """The last one ends first; one with an end of its own is not cancelled; what fails at the end stops no other."""
+async def test_orderly_stop_is_awaited():
+    """Components stop in reverse order; one with a stop of its own is not cancelled, and an error while stopping
+    affects no other."""
     ended, leave = [], asyncio.Event()
 
     async def until_told() -> None:
@@ -141,8 +142,8 @@ async def test_an_end_in_order_is_awaited_and_no_death():
     assert (["told", "cancelled"], 0) == (ended, supervisor.deaths.total())
 
 
-async def test_one_component_can_be_left_for_a_later_stop():
-    """The first stop ends all others; the second ends it, and nothing twice."""
+async def test_one_component_can_be_stopped_later():
+    """The first stop ends all others, the second that one."""
     began: list[str] = []
     ended: list[str] = []
 
@@ -164,8 +165,8 @@ async def test_one_component_can_be_left_for_a_later_stop():
     assert ["c", "a", "link"] == ended
 
 
-async def test_an_owner_can_stop_while_a_component_pauses():
-    """What has died is not waited for, and its end in order is asked for all the same."""
+async def test_supervisor_can_stop_during_a_pause():
+    """A failed component is not waited for, and its stop is still called."""
     asked = []
 
     async def end() -> None:
@@ -179,8 +180,8 @@ async def test_an_owner_can_stop_while_a_component_pauses():
     assert ["end"] == asked
 
 
-async def test_a_cancellation_from_within_is_a_death():
-    """A component whose own work was cancelled by somebody else does not end unseen."""
+async def test_cancellation_from_within_is_a_failure():
+    """A component whose awaited work was cancelled elsewhere counts as failed."""
 
     async def waits_for_what_is_cancelled() -> None:
         waiting = asyncio.get_running_loop().create_future()
@@ -194,7 +195,7 @@ async def test_a_cancellation_from_within_is_a_death():
     await supervisor.stop()
 
 
-async def test_what_is_kept_for_another_may_be_cancelled_by_it():
+async def test_supervised_task_can_be_cancelled_by_its_owner():
     """A component of a running owner is gone with its task."""
     faults = InjectedFaults()
     supervisor = owning(faults)
@@ -209,8 +210,9 @@ async def test_what_is_kept_for_another_may_be_cancelled_by_it():
     assert () == supervisor.components
 
 
-async def test_a_pause_of_what_is_kept_can_be_ended_and_nothing_else():
-    """One that runs is left alone; one that pauses is gone at once; another one of its name is not touched."""
+async def test_paused_component_can_be_dropped():
+    """A running component is not dropped, a paused one is dropped at once, and another of the same name is not
+    affected."""
     faults = InjectedFaults()
     supervisor = owning(faults)
     first, second = (supervisor.supervise(component("engine", may_return=True)) for _ in range(2))
@@ -226,8 +228,8 @@ async def test_a_pause_of_what_is_kept_can_be_ended_and_nothing_else():
     assert (True, ()) == (first.done(), supervisor.components)
 
 
-async def test_what_runs_once_is_in_the_log_when_it_fails():
-    """Also where nobody waits for it any more; one that is cancelled is not."""
+async def test_failure_of_a_single_task_is_logged():
+    """The failure is logged even if nobody awaits the task; a cancelled task is not."""
 
     async def fails() -> None:
         raise InjectedFault
@@ -243,8 +245,8 @@ async def test_what_runs_once_is_in_the_log_when_it_fails():
 
 
 @pytest.mark.parametrize("unit", ["edge-agent", "edge-uplink", "edge-agent-web"])
-def test_systemd_starts_a_daemon_again_that_ended_for_a_death(unit):
-    """The unit restarts on every exit code but 0, and makes no exception for one."""
+def test_systemd_restarts_a_failed_daemon(unit):
+    """The unit restarts on every exit status but 0."""
     text = (UNITS / f"{unit}.service").read_text()
     assert "\nRestart=on-failure\n" in text
     assert "SuccessExitStatus" not in text

@@ -1,4 +1,4 @@
-"""The readiness protocol, heard at a real socket; signals that stop a daemon."""
+"""The sd_notify protocol at a real socket, and signals that stop a daemon."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from edge_agent.supervision import announce_stop, notify_systemd, ping_watchdog,
 
 @pytest.fixture(params=["path", "abstract"])
 def heard(request, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
-    """Listen where systemd would; return the address as the environment names it, and the socket."""
+    """Listen in place of systemd; return the address as in the environment, and the socket."""
     address = str(tmp_path / "notify_systemd") if request.param == "path" else f"@{tmp_path}/notify_systemd"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(address.replace("@", "\0", 1))
@@ -23,8 +23,8 @@ def heard(request, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
         yield address, listening
 
 
-def test_states_arrive(heard):
-    """Each state arrives as one datagram, at a path and at an abstract address."""
+def test_each_state_arrives_as_one_datagram(heard):
+    """States arrive at a path and at an abstract address."""
     address, listening = heard
     for state in ("READY=1", "STATUS=1 task is loading\nWATCHDOG=1", "STATUS=größer"):
         assert notify_systemd(state, {"NOTIFY_SOCKET": address})
@@ -32,13 +32,13 @@ def test_states_arrive(heard):
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
-def test_outside_systemd_nothing_is_said(environ):
+def test_nothing_is_sent_without_systemd(environ):
     """Without a socket in the environment nothing is sent."""
     assert not notify_systemd("READY=1", environ)
 
 
 @pytest.mark.parametrize("name", ["missing", "x" * 200])
-def test_nobody_listening_is_no_error(tmp_path, name):
+def test_missing_notify_socket_raises_nothing(tmp_path, name):
     """A socket that is gone, or an address that cannot be one, is said and not raised."""
     assert not notify_systemd("READY=1", {"NOTIFY_SOCKET": str(tmp_path / name)})
 
@@ -53,13 +53,13 @@ def test_nobody_listening_is_no_error(tmp_path, name):
         ({"WATCHDOG_USEC": "soon"}, 0.0),
     ],
 )
-def test_the_watchdog_is_this_process_s_or_nobody_s(environ, seconds):
+def test_watchdog_time_counts_only_for_this_process(environ, seconds):
     """A time counts that is a number and meant for this process."""
     assert seconds == watchdog_seconds(environ)
 
 
-async def test_pings_stop_with_the_proof(heard):
-    """Each look that finds everything at work sends one ping, four in the unit's time; others send none."""
+async def test_watchdog_is_pinged_only_while_everything_works(heard):
+    """A check that finds everything working sends one ping, four in the unit's time; others send none."""
     address, listening = heard
     answers, pauses = iter([True, False, True]), []
 
@@ -76,13 +76,13 @@ async def test_pings_stop_with_the_proof(heard):
         listening.recv(100)
 
 
-async def test_without_a_watchdog_nobody_looks():
+async def test_no_check_without_a_watchdog():
     """Outside a unit with WatchdogSec= no engine is asked anything."""
     await ping_watchdog(lambda _: pytest.fail("it looked"), {})
 
 
-def test_the_end_may_take_as_long_as_calls_do(heard):
-    """systemd is told how long the end may take, in microseconds."""
+def test_stop_extends_the_timeout_of_systemd(heard):
+    """systemd is told in microseconds how long the stop may take."""
     address, listening = heard
     announce_stop(30.5, {"NOTIFY_SOCKET": address})
     assert [b"STOPPING=1", b"EXTEND_TIMEOUT_USEC=30500000"] == [listening.recv(4096), listening.recv(4096)]
@@ -106,7 +106,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_stops_gently_and_the_second_at_once(signum):
-    """A daemon that hangs in its stop ends at the second signal, with code 1."""
+    """A daemon that hangs while it stops ends at the second signal with exit status 1."""
     with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert "ready\n" == process.stdout.readline()

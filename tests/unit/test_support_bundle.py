@@ -1,4 +1,4 @@
-"""The support bundle: included and excluded content, its preview and its file."""
+"""The support bundle: what it contains and excludes, its preview and its file."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def gathered(where: Installation, files: ConfigFiles | None = None, **more) -> d
 
 
 def logged(tmp_path: Path, *entries: str) -> str:
-    """Return what is carried of a journal."""
+    """Return what is included of a journal."""
 
     def run(command):
         return "\n".join(entries) if command[0] == "journalctl" else None
@@ -69,21 +69,21 @@ def logged(tmp_path: Path, *entries: str) -> str:
 
 
 @pytest.mark.parametrize("kind", SECRETS)
-def test_secrets_are_taken_out_of_any_text(kind):
-    """Keys, tokens, passwords, and what stands in an address in front of the host or behind the path."""
+def test_secrets_are_removed_from_any_text(kind):
+    """Keys, tokens, passwords, and user info and queries of addresses are removed."""
     carried = support_bundle.redact_text(f"before {SECRETS[kind]} after", rules)
     assert [] == [word for word in OPEN if word in carried]
     assert ("[secret]" in carried, carried.startswith("before")) == (True, True)
 
 
-def test_personal_data_are_taken_out_by_the_rules_of_redaction():
+def test_personal_data_is_redacted_by_the_rules():
     """A card and an address of mail become placeholders."""
     carried = support_bundle.redact_text(f"paid with {CARD} by {MAIL}", rules)
     assert "paid with [CARD_1] by [EMAIL_1]" == carried
 
 
-def test_values_go_by_the_name_of_their_key():
-    """What is called a secret is one, whatever it looks like; a path to one is none."""
+def test_values_are_removed_by_the_name_of_their_key():
+    """The value of a key that names a secret is removed; a path to a secret is kept."""
     plain = {
         "authorization": "x",
         "nested": [{"api_token": "y", "password": ""}],
@@ -100,7 +100,7 @@ def test_values_go_by_the_name_of_their_key():
     } == support_bundle.redact_value(plain, rules)
 
 
-def test_settings_keep_addresses_without_what_opens_them():
+def test_addresses_keep_scheme_host_and_path():
     """Scheme, host and path stay."""
     plain = {"uplink": {"url": "https://joe:pw12345678@host/a?sig=abc", "options": {"region": "eu-1"}}}
     assert {"uplink": {"url": "https://host/a", "options": {"region": "eu-1"}}} == support_bundle.redact_settings(
@@ -108,23 +108,23 @@ def test_settings_keep_addresses_without_what_opens_them():
     )
 
 
-def test_a_mistyped_address_is_left_out_and_the_rest_is_carried():
-    """Support is asked because of such a mistake: half an IPv6 address is no reason to write nothing."""
+def test_invalid_address_is_removed_and_the_rest_kept():
+    """Support is often needed because of such a mistake."""
     plain = {"uplink": {"url": "https://joe:pw12345678@[fe80::1/a", "options": {"region": "eu-1"}}}
     assert {"uplink": {"url": "[secret]", "options": {"region": "eu-1"}}} == support_bundle.redact_settings(
         plain, rules
     )
 
 
-def test_events_of_ours_are_carried_by_their_known_keys():
-    """A key that our code does not write is replaced by its length, whoever put it there."""
+def test_log_events_keep_only_known_keys():
+    """The value of any other key is replaced by its length."""
     event = {"event": "engine_died", "engine": "llama-12", "pid": 7, "level": "error", "prompt": PROMPT}
     carried = json.loads(support_bundle.redact_line(json.dumps(event), rules))
     assert {**event, "prompt": f"[{len(PROMPT)} characters left out]"} == carried
 
 
-def test_an_event_that_is_no_word_of_ours_is_left_out():
-    """An event with digits and punctuation of other kinds is text from elsewhere; so is a key with such."""
+def test_unknown_event_name_is_removed():
+    """An event name or key with digits or other punctuation is foreign text."""
     event = {"event": f"input: {PROMPT} [1]", PROMPT + "!": "x"}
     carried = support_bundle.redact_line(json.dumps(event), rules)
     assert ("Miller" in carried, "characters left out" in carried) == (False, True)
@@ -142,19 +142,20 @@ def test_an_event_that_is_no_word_of_ours_is_left_out():
         ("[" * 100_000, "[100000 characters left out]"),
     ],
 )
-def test_other_lines_are_carried_where_they_can_hold_no_text_of_callers(said, carried):
-    """Frames of tracebacks, names of exceptions, words of model libraries; of all else the length."""
+def test_other_lines_are_kept_only_if_they_cannot_hold_inputs(said, carried):
+    """Traceback frames, exception names and known messages of model libraries are kept; of other lines only the
+    length."""
     assert carried == support_bundle.redact_line(said, rules)
 
 
-def test_a_traceback_within_an_event_is_treated_like_one(tmp_path):
+def test_traceback_in_an_event_keeps_frames_without_messages(tmp_path):
     """What the exception said is left out, where it was raised is not."""
     trace = f'Traceback (most recent call last):\n  File "/opt/x.py", line 7, in run\nKeyError: {PROMPT!r}'
     carried = logged(tmp_path, entry(json.dumps({"event": "handler_failed", "exception": trace, "level": "error"})))
     assert ("line 7, in run" in carried, "KeyError" in carried, "Miller" in carried) == (True, True, False)
 
 
-def test_lines_of_systemd_are_carried_whole(tmp_path):
+def test_lines_of_systemd_are_kept_without_secrets(tmp_path):
     """With secrets taken out all the same; what is no text is skipped."""
     carried = logged(
         tmp_path,
@@ -168,7 +169,7 @@ def test_lines_of_systemd_are_carried_whole(tmp_path):
 
 
 def planted(tmp_path: Path) -> tuple[Installation, ConfigFiles]:
-    """Plant prompts and secrets wherever a site has files."""
+    """Put prompts and secrets wherever a site has files."""
     where = place(tmp_path, examples=ExamplesConfig(collect={"t": "local"}))
     state = where.config.state_dir
     contents = {
@@ -194,8 +195,8 @@ def planted(tmp_path: Path) -> tuple[Installation, ConfigFiles]:
     return Installation(where.config, root=where.root, run=run, find_user=where.find_user), files
 
 
-def test_what_is_no_text_is_escaped(tmp_path):
-    """A name of a file can hold any bytes, and a line of a log half a character; the bundle is made all the same."""
+def test_invalid_utf8_is_escaped(tmp_path):
+    """File names of any bytes and log lines with half a character do not break the bundle."""
     where, _ = planted(tmp_path)
     where.config.incoming.mkdir(parents=True, exist_ok=True)
     Path(os.fsdecode(os.fsencode(where.config.incoming) + b"/d\xff")).touch()
@@ -204,8 +205,8 @@ def test_what_is_no_text_is_escaped(tmp_path):
     assert r'"task": "\ud83d"' in logged(tmp_path / "log", entry(json.dumps({"event": "x", "task": "\ud83d"})))
 
 
-def test_planted_secrets_and_prompts_do_not_get_in(tmp_path):
-    """Not one byte of spool, outbox, keys, credentials, comments or texts of callers is in any part."""
+def test_planted_secrets_and_prompts_are_excluded(tmp_path):
+    """No byte of spool, outbox, keys, credentials, comments or inputs is in any part."""
     where, files = planted(tmp_path)
     parts = gathered(where, files)
     everything = b"\n".join(part.content for part in parts.values()).decode()
@@ -216,36 +217,36 @@ def test_planted_secrets_and_prompts_do_not_get_in(tmp_path):
     assert ("spool.db" in everything, "Result=success" in everything) == (True, True)
 
 
-def test_notes_of_the_uplink_are_counted_and_not_read(tmp_path):
+def test_upload_log_is_counted_and_not_included(tmp_path):
     """Three uploads, and no word of them."""
     where, files = planted(tmp_path)
     assert 3 == json.loads(gathered(where, files)["uplink.json"].content)["notes_lines"]
 
 
-def test_what_cannot_be_had_says_why(tmp_path):
-    """No daemon, no journal, no systemd, settings that cannot be read."""
+def test_missing_part_has_a_reason(tmp_path):
+    """A missing daemon, journal, systemd or readable configuration is the reason of its part."""
     parts = gathered(place(tmp_path))
     why = {name: part.why for name, part in parts.items() if not part.content}
     assert {"status.json", "config.json", "units.txt", "edge-agent.log", "edge-uplink.log", "uplink.json"} <= set(why)
     assert "no daemon answers" in why["status.json"]
 
 
-def test_what_is_late_is_left_out(tmp_path):
-    """A machine that hangs everywhere does not keep the command for ever."""
+def test_total_time_is_limited(tmp_path):
+    """Parts that would exceed the total time are left out."""
     times = iter([0.0, 0.0, 0.0, *([TOTAL_SECONDS_MAX + 1] * 100)])
     parts = gathered(place(tmp_path), clock=lambda: next(times))
     assert [True, True] + [False] * (len(parts) - 2) == [bool(part.content) for part in parts.values()]
 
 
 def test_a_long_log_keeps_its_end(tmp_path):
-    """The newest lines are the ones that matter."""
+    """A log beyond the limit keeps its newest lines."""
     line = entry("x" * 1000, "systemd")
     carried = logged(tmp_path, *[line] * 1100, entry("the end", "systemd"))
     assert (PART_BYTES_MAX, True) == (len(carried), carried.endswith("the end"))
 
 
 def test_the_archive_holds_the_parts_that_have_content():
-    """They lie in one folder; a part without content, which has a reason instead, is left out."""
+    """The archive has one folder; a part without content is left out."""
     content = pack_archive(
         [SupportPart("a.txt", "a", b"hello"), SupportPart("b.txt", "b", b"", "why")], "site", time.time()
     )
@@ -260,7 +261,7 @@ def bundle(tmp_path: Path, *more: str, **options):
 
 
 def test_contents_are_shown_before_anything_is_written(tmp_path):
-    """--list writes nothing; without a terminal and --yes nothing is written either."""
+    """--list writes nothing, and neither does a run without a terminal or --yes."""
     target = tmp_path / "out.tar.gz"
     shown = bundle(tmp_path, "--list", "--output", str(target))
     refused = bundle(tmp_path, "--output", str(target))
@@ -269,8 +270,8 @@ def test_contents_are_shown_before_anything_is_written(tmp_path):
     assert "left out: status.json: the daemon did not answer" in shown.stdout
 
 
-def test_with_yes_it_is_written_and_named(tmp_path):
-    """The sentence at the end names the file; what is in it is what was shown."""
+def test_bundle_is_written_with_yes(tmp_path):
+    """The last sentence names the file, which has the listed parts."""
     target = tmp_path / "out.tar.gz"
     result = bundle(tmp_path, "--yes", "--output", str(target))
     assert (0, True) == (result.exit_code, str(target) in result.stdout)
@@ -283,8 +284,8 @@ def test_with_yes_it_is_written_and_named(tmp_path):
     )
 
 
-def test_a_file_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
-    """Exit code 3: something on this machine."""
+def test_unwritable_output_file_is_refused_first(tmp_path):
+    """The exit status is 3, and nothing is gathered before."""
     (tmp_path / "there.tar.gz").touch()
     for name, why in (("nowhere/out.tar.gz", "there is no folder"), ("there.tar.gz", "File exists")):
         result = bundle(tmp_path, "--yes", "--output", str(tmp_path / name))
@@ -294,15 +295,15 @@ def test_a_file_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_of_others_is_refused_before_the_work(tmp_path):
+def test_unwritable_folder_is_refused_first(tmp_path):
     """The list of contents does not come before the refusal."""
     (tmp_path / "theirs").mkdir(mode=0o555)
     result = bundle(tmp_path, "--yes", "--output", str(tmp_path / "theirs" / "out.tar.gz"))
     assert (3, "", True) == (result.exit_code, result.stdout, "this user may not write in" in result.stderr)
 
 
-def test_a_configuration_that_is_no_yaml_is_left_out_and_found_by_doctor(tmp_path):
-    """Nothing could be taken out of it, so nothing of it goes in."""
+def test_invalid_yaml_is_excluded_and_reported_by_doctor(tmp_path):
+    """Secrets could not be removed from it, so nothing of it is included."""
     target = tmp_path / "out.tar.gz"
     (tmp_path / "agent.yaml").write_text(f"uplink: {{token: hunter2\n{PROMPT}")
     places = ["--config", str(tmp_path / "agent.yaml"), "--run-dir", str(tmp_path)]
@@ -314,8 +315,8 @@ def test_a_configuration_that_is_no_yaml_is_left_out_and_found_by_doctor(tmp_pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_the_bundle_belongs_to_the_person_behind_sudo(tmp_path):
-    """It is for them to send; nobody else can read it."""
+def test_bundle_is_owned_by_the_user_of_sudo(tmp_path):
+    """That user sends it; nobody else can read it."""
     target = tmp_path / "out.tar.gz"
     behind = {"SUDO_UID": "65534", "SUDO_GID": "65534"}
     assert 0 == bundle(tmp_path, "--yes", "--output", str(target), env=behind).exit_code

@@ -49,26 +49,26 @@ def write(tmp_path: Path, text: str | bytes) -> Path:
 
 
 def refused(tmp_path: Path, text: str | bytes) -> ConfigInvalid:
-    """Return the error that a file of that text leads to."""
+    """Return the error for a file with this text."""
     with pytest.raises(ConfigInvalid) as caught:
         config.load(write(tmp_path, text), environ={})
     return caught.value
 
 
 @pytest.mark.skipif(config.DEFAULT_PATH.exists(), reason="this machine has a configuration of its own")
-def test_no_file_is_needed():
+def test_defaults_apply_without_a_file():
     """Without a file the defaults hold."""
     assert Config() == config.load(environ={})
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "null\n"])
 def test_an_empty_file_changes_nothing(tmp_path, text):
-    """A file without keys is the same as none."""
+    """A file without keys is the same as no file."""
     assert Config() == config.load(write(tmp_path, text), environ={})
 
 
-def test_a_file_changes_what_it_names(tmp_path):
-    """A key in the file counts; its neighbours keep their defaults."""
+def test_file_changes_only_the_keys_that_it_sets(tmp_path):
+    """A key in the file is used, and other keys keep their defaults."""
     loaded = config.load(write(tmp_path, "engine: {sequences_max: 3}\nrun_dir: /tmp/r\n"), environ={})
     assert 3 == loaded.engine.sequences_max
     assert Config().engine.queue_requests_max == loaded.engine.queue_requests_max
@@ -77,7 +77,7 @@ def test_a_file_changes_what_it_names(tmp_path):
 
 
 def test_the_configuration_is_frozen():
-    """Nobody changes the configuration after it was read."""
+    """The configuration cannot be changed after it was read."""
     with pytest.raises(ValueError, match="frozen"):
         Config().engine.sequences_max = 3
 
@@ -98,8 +98,8 @@ def test_the_configuration_is_frozen():
         ),
     ],
 )
-def test_an_unknown_key_names_the_nearest(tmp_path, text, key, remedy):
-    """An unknown key is refused with the nearest known one, or with all of its section when none is near."""
+def test_unknown_key_suggests_the_nearest(tmp_path, text, key, remedy):
+    """An unknown key is refused with the nearest known one, or with all of its section if none is similar."""
     error = refused(tmp_path, text)
     assert f"unknown key '{key}'" in error.message
     assert remedy in error.remedy
@@ -127,7 +127,7 @@ def test_a_wrong_value_is_named(tmp_path, text, parts):
     assert "sample agent.yaml" in error.remedy
 
 
-def test_a_huge_wrong_value_is_cut(tmp_path):
+def test_huge_wrong_value_is_truncated(tmp_path):
     """The error shows a huge value cut short."""
     error = refused(tmp_path, f"engine: {{sequences_max: {'x' * 100_000}}}")
     assert len(error.message) - len(str(tmp_path)) < 300
@@ -154,8 +154,8 @@ def test_a_file_that_is_not_yaml_is_refused(tmp_path, text):
         ('service: {inference_group: "a\\0"}', "service.inference_group"),
     ],
 )
-def test_a_name_that_the_system_cannot_have_is_refused(tmp_path, text, key):
-    """The error names the key, and shows nothing that a terminal would obey."""
+def test_path_with_an_invalid_character_is_refused(tmp_path, text, key):
+    """The error names the key and has no control characters."""
     error = refused(tmp_path, text)
     assert f"{key} holds a character that no name can have" in error.message
     assert error.message.isprintable()
@@ -163,12 +163,12 @@ def test_a_name_that_the_system_cannot_have_is_refused(tmp_path, text, key):
 
 @pytest.mark.parametrize("text", ["just words", "- a\n- b\n", "5"])
 def test_a_file_without_keys_is_refused(tmp_path, text):
-    """A file that holds something else than keys and values is refused."""
+    """A file whose top level is not a mapping is refused."""
     assert "must hold keys and values" in refused(tmp_path, text).message
 
 
 def test_a_too_large_file_is_refused(tmp_path):
-    """A file over the limit is refused with the limit, one of just the limit is read."""
+    """A file over the size limit is refused; one of exactly the limit is read."""
     path = write(tmp_path, "#" * CONFIG_BYTES_MAX)
     assert Config() == config.load(path, environ={})
     path.write_text("#" * (CONFIG_BYTES_MAX + 1))
@@ -177,7 +177,7 @@ def test_a_too_large_file_is_refused(tmp_path):
 
 
 def test_a_named_file_must_be_readable(tmp_path):
-    """A file that was named but cannot be read is an error with the system's reason."""
+    """A named file that cannot be read is an error with the system's reason."""
     missing = tmp_path / "missing.yaml"
     with pytest.raises(ConfigInvalid, match=re.escape(f"cannot read {missing}: No such file or directory")):
         config.load(missing, environ={})
@@ -186,7 +186,7 @@ def test_a_named_file_must_be_readable(tmp_path):
 
 
 def test_the_environment_may_name_the_file(tmp_path):
-    """EDGE_AGENT_CONFIG names the file, and --config wins over it."""
+    """EDGE_AGENT_CONFIG names the file, and --config takes precedence."""
     other = tmp_path / "other.yaml"
     other.write_text("log: {level: debug}")
     environ = {"EDGE_AGENT_CONFIG": str(other)}
@@ -194,15 +194,15 @@ def test_the_environment_may_name_the_file(tmp_path):
     assert "error" == config.load(write(tmp_path, "log: {level: error}"), environ=environ).log.level
 
 
-def test_systemd_hands_over_directories(tmp_path):
+def test_directories_of_systemd_are_used(tmp_path):
     """STATE_DIRECTORY and RUNTIME_DIRECTORY are used; of several, the first."""
     environ = {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "RUNTIME_DIRECTORY": "/run/a"}
     loaded = config.load(write(tmp_path, ""), environ=environ)
     assert (Path("/var/lib/a"), Path("/run/a")) == (loaded.state_dir, loaded.run_dir)
 
 
-def test_the_file_wins_over_systemd_and_the_command_line_over_both(tmp_path):
-    """The later source of a directory wins: systemd, file, command line."""
+def test_precedence_of_directories(tmp_path):
+    """The command line takes precedence over the file, and the file over systemd."""
     environ = {"STATE_DIRECTORY": "/from/systemd", "RUNTIME_DIRECTORY": "/from/systemd"}
     path = write(tmp_path, "state_dir: /from/file\nrun_dir: /from/file\n")
     loaded = config.load(path, Overrides(run_dir=Path("/from/line")), environ)
@@ -222,8 +222,8 @@ ALL_FILES = "certificate_file: a, key_file: b, client_ca_file: c"
         (TCP % ("false", ""), "service.tcp_address is set without TLS"),
     ],
 )
-def test_half_of_tls_is_refused(tmp_path, text, said):
-    """All three files or none, and never together with insecure: nobody is let in by an oversight."""
+def test_incomplete_tls_settings_are_refused(tmp_path, text, said):
+    """All three TLS files or none must be set, and never together with insecure."""
     error = refused(tmp_path, text)
     assert said in error.message
     assert error.remedy
@@ -235,8 +235,8 @@ def test_tcp_with_certificates_needs_nothing_else(tmp_path):
     assert ("127.0.0.1:9443", "a") == (loaded.service.tcp_address, loaded.access.certificate_file)
 
 
-def test_tcp_needs_insecure(tmp_path):
-    """An address without TLS is refused unless the file says that this is meant."""
+def test_tcp_without_tls_requires_insecure(tmp_path):
+    """A TCP address without TLS is refused unless `insecure: true` is set."""
     error = refused(tmp_path, "service: {tcp_address: '127.0.0.1:9443'}")
     assert "service.tcp_address is set without TLS" in error.message
     assert "'insecure: true'" in error.remedy
@@ -253,14 +253,14 @@ def test_tcp_needs_insecure(tmp_path):
         ("web: {address: '%s'}", "web.address"),
     ],
 )
-def test_an_address_to_listen_on_has_a_host_and_a_port(tmp_path, section, key, address):
-    """Half an IPv6 address, a path and the name of a port are refused, and the key is named."""
+def test_listener_address_requires_host_and_port(tmp_path, section, key, address):
+    """Half an IPv6 address, a path and a port name are refused with the key."""
     assert f"{key}: '{address}' is not an address" in refused(tmp_path, section % address).message
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:9464", "[::]:9464", "192.0.2.7:9464", "till.example:9464"])
-def test_metrics_stay_on_this_machine(tmp_path, address):
-    """An address of the metrics that others may reach is refused unless the file says that this is meant."""
+def test_metrics_on_a_network_require_insecure(tmp_path, address):
+    """A metrics address that others can reach is refused unless `insecure: true` is set."""
     error = refused(tmp_path, f"metrics: {{address: '{address}'}}")
     assert f"metrics.address is {address}" in error.message
     assert "'insecure: true'" in error.remedy
@@ -269,19 +269,19 @@ def test_metrics_stay_on_this_machine(tmp_path, address):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9464", "127.1.2.3:1", "[::1]:9464", "localhost:0", ""])
-def test_metrics_on_loopback_need_no_leave(tmp_path, address):
+def test_metrics_on_loopback_are_accepted(tmp_path, address):
     """Loopback, or nowhere, is where the metrics may be without more words."""
     assert address == config.load(write(tmp_path, f"metrics: {{address: '{address}'}}"), environ={}).metrics.address
 
 
 @pytest.mark.parametrize("address", ["9464", ":9464", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:70000", "[::1]"])
-def test_an_address_is_host_and_port(tmp_path, address):
-    """What has no host or no port is refused with an example."""
+def test_metrics_address_requires_host_and_port(tmp_path, address):
+    """The error has an example."""
     assert "127.0.0.1:9464" in refused(tmp_path, f"metrics: {{address: '{address}'}}").message
 
 
-def test_a_message_that_no_engine_could_take_is_refused(tmp_path):
-    """message_bytes_max may be as large as what reaches an engine's process, and not larger; both numbers are said."""
+def test_message_size_beyond_the_engine_limit_is_refused(tmp_path):
+    """message_bytes_max may not exceed what an engine's process accepts; the error has both numbers."""
     refusal = refused(tmp_path, f"service: {{message_bytes_max: {MESSAGE_BYTES_MAX + 1}}}")
     assert f"service.message_bytes_max is {MESSAGE_BYTES_MAX + 1};" in refusal.message
     assert f"more than {MESSAGE_BYTES_MAX} bytes" in refusal.message
@@ -290,8 +290,8 @@ def test_a_message_that_no_engine_could_take_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("character", ["x", "é"])
-def test_a_socket_path_must_fit_the_kernel(tmp_path, character):
-    """The longest socket path may have 107 bytes; a longer one is refused with both numbers."""
+def test_socket_path_over_the_kernel_limit_is_refused(tmp_path, character):
+    """A socket path may have 107 bytes; the error has both numbers."""
     room = SOCKET_PATH_BYTES_MAX - len("//inference.sock")
     fitting = Path("/" + character * (room // len(os.fsencode(character))))
     path = write(tmp_path, "")
@@ -303,7 +303,7 @@ def test_a_socket_path_must_fit_the_kernel(tmp_path, character):
 
 
 def unitless(model: type[BaseModel], where: str = "") -> list[str]:
-    """Find numbers whose name does not say what they count."""
+    """Find numbers whose name has no unit."""
     found = []
     for key, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -313,7 +313,7 @@ def unitless(model: type[BaseModel], where: str = "") -> list[str]:
     return found
 
 
-def test_every_number_has_its_unit():
+def test_every_numeric_key_has_its_unit():
     """The name of every numeric key carries its unit."""
 
     class Bad(Config):
@@ -323,7 +323,7 @@ def test_every_number_has_its_unit():
     assert ["timeout"] == unitless(Bad)
 
 
-def test_every_number_has_its_range():
+def test_every_numeric_key_has_a_range():
     """No numeric key takes a negative value."""
     sections = {"store": config.StoreConfig, "engine": config.EngineConfig, "service": config.ServiceConfig}
     sections["examples"] = config.ExamplesConfig
@@ -367,8 +367,8 @@ def test_every_key_is_described():
     assert [] == [key for key, field in plain.items() if not str(field.description).endswith(".")]
 
 
-def test_the_sample_is_fresh():
-    """systemd/agent.yaml is what the model says."""
+def test_sample_file_is_up_to_date():
+    """systemd/agent.yaml is what the model generates."""
     remedy = "write it anew: python -c 'from edge_agent.config import sample; print(sample(), end=\"\")'"
     assert config.sample() == SAMPLE.read_text(encoding="utf-8"), remedy
 
@@ -379,15 +379,15 @@ def test_the_sample_changes_nothing(tmp_path):
     assert Config() == config.load(write(tmp_path, config.sample()), environ={})
 
 
-def test_the_uncommented_sample_is_the_default(tmp_path):
-    """With one '#' less on every line the sample holds every key, and each with its default."""
+def test_uncommented_sample_has_every_default(tmp_path):
+    """With one '#' less on every line, the sample has every key with its default."""
     text = "\n".join(line[1:] for line in config.sample().splitlines())
     assert Config().model_dump(mode="json") == yaml.safe_load(text)
     assert Config() == config.load(write(tmp_path, text), environ={})
 
 
 def test_the_sample_shows_choices():
-    """The sample lists the values of a key that takes only some."""
+    """The sample lists the permitted values of a key."""
     assert "#  # Least severe level shown. One of: debug, info, warning, error.\n#  level: info\n" in config.sample()
 
 
@@ -400,8 +400,8 @@ def test_a_section_without_keys_is_the_default(tmp_path: Path) -> None:
     assert loaded.store.allow_unsigned
 
 
-def test_a_key_at_the_wrong_level_is_named_with_its_section(tmp_path: Path) -> None:
-    """allow_unsigned at the top is answered with store.allow_unsigned."""
+def test_key_at_the_wrong_level_suggests_its_section(tmp_path: Path) -> None:
+    """allow_unsigned at the top level suggests store.allow_unsigned."""
     file = tmp_path / "agent.yaml"
     file.write_text("allow_unsigned: true\n")
     with pytest.raises(ConfigInvalid) as caught:
@@ -409,8 +409,8 @@ def test_a_key_at_the_wrong_level_is_named_with_its_section(tmp_path: Path) -> N
     assert "Did you mean 'store.allow_unsigned'?" == caught.value.remedy
 
 
-def test_credentials_that_systemd_hands_over_are_found(tmp_path):
-    """One for each place of the uplink, where there is one; what the file says counts more."""
+def test_credentials_of_systemd_are_found(tmp_path):
+    """The uplink's credentials of systemd are used unless the file names others."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     environ = {"CREDENTIALS_DIRECTORY": str(folder)}
@@ -425,7 +425,7 @@ def test_credentials_that_systemd_hands_over_are_found(tmp_path):
 
 
 def test_the_large_model_s_key_comes_from_systemd(tmp_path):
-    """The credential 'escalation' is the key, unless the file names another."""
+    """The credential 'escalation' is the large model's key unless the file names another."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     (folder / "escalation").touch()
@@ -447,16 +447,16 @@ def test_the_large_model_s_key_comes_from_systemd(tmp_path):
         ("ftp://host/x", "'ftp' is not a known kind of store"),
     ],
 )
-def test_an_address_that_no_store_can_have_is_refused(tmp_path, key, url, said):
-    """The key is named; a port that is no number is not shown, because it may be a password."""
+def test_invalid_store_address_is_refused(tmp_path, key, url, said):
+    """The error names the key and does not show an invalid port, which may be a password."""
     error = refused(tmp_path, f"uplink: {{{key}: '{url}'}}")
     assert (True, True) == (f"uplink.{key}" in error.message, said in error.message)
     assert "secret" not in f"{error.message} {error.remedy}"
 
 
 @pytest.mark.parametrize("key", ["options", "updates_options"])
-def test_an_option_that_is_no_address_is_refused(tmp_path, key):
-    """By its name, as is what the library takes for a setting of the connection; others are the store's to judge."""
+def test_invalid_store_option_is_refused(tmp_path, key):
+    """Connection settings and an invalid endpoint are refused by name; other options are left to the store."""
     for name in ("timeout", "AWS_ALLOW_HTTP"):
         error = refused(tmp_path, f"uplink: {{{key}: {{{name}: 'x'}}}}")
         assert f"'{name}' in uplink.{key} is a setting of the connection" in error.message
@@ -469,7 +469,7 @@ def test_an_option_that_is_no_address_is_refused(tmp_path, key):
 
 @pytest.mark.parametrize("url", ["https://[fe80::1]:8443/x", "s3://a_bucket", "az://box/x", "file:///srv/x", "/srv/x"])
 def test_an_address_of_a_store_is_accepted(tmp_path, url):
-    """A host or bucket with or without a port, or a folder."""
+    """A host or bucket with or without a port, and a folder, are accepted."""
     loaded = config.load(write(tmp_path, f"uplink: {{url: '{url}', updates_url: '{url}'}}"), environ={})
     assert (url, url) == (loaded.uplink.url, loaded.uplink.updates_url)
 
@@ -486,8 +486,8 @@ def test_an_address_of_a_store_is_accepted(tmp_path, url):
         ("{url: 'https://m.example:secret/v1', model: m}", "not the plain address"),
     ],
 )
-def test_a_large_model_has_a_plain_address_and_a_name(tmp_path, section, said):
-    """An invalid address, or one with a secret, is refused, and the secret is not shown."""
+def test_invalid_large_model_address_is_refused(tmp_path, section, said):
+    """An address with a secret is refused without showing it."""
     error = refused(tmp_path, f"escalation: {section}")
     assert said in error.message
     assert "secret" not in error.message

@@ -1,4 +1,4 @@
-"""The files of the configuration: agent.yaml wins over site.yaml, and that over appliance.yaml, key by key."""
+"""The configuration files: agent.yaml overrides site.yaml, which overrides appliance.yaml, key by key."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def loaded(folder: Path, **texts: str) -> Config:
     return config.load(laid(folder, **{"agent": "", **texts}), environ={})
 
 
-def test_the_upper_file_wins_key_by_key(tmp_path: Path):
-    """What an upper file does not name comes from below; what it names is its own, maps included."""
+def test_upper_file_overrides_key_by_key(tmp_path: Path):
+    """A key that an upper file does not set comes from below; a map that it sets replaces the lower one."""
     made = loaded(tmp_path, agent="uplink: {options: {}}", site=SITE, appliance=APPLIANCE)
     assert ("shop-12", "/a", "/c") == (made.site.id, made.site.outbox_dir, made.site.receipts_dir)
     assert ("s3://fleet/examples", {}) == (made.uplink.url, made.uplink.options)
@@ -41,24 +41,24 @@ def test_the_upper_file_wins_key_by_key(tmp_path: Path):
         ("examples:\n  collect:\n    a: local\n    'a': upstream\n", 4),
     ],
 )
-def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, agent: str, line: int):
-    """The second section would silently take the place of the first, with all that this has set."""
+def test_repeated_key_is_refused(tmp_path: Path, agent: str, line: int):
+    """A repeated section would silently replace the first one."""
     with pytest.raises(ConfigInvalid, match=rf"occurs twice(.|\n)*line {line}"):
         loaded(tmp_path, agent=agent)
 
 
-def test_a_section_without_keys_takes_nothing_away(tmp_path: Path):
-    """In the sample every key is commented out: the section above site.yaml reads as nothing."""
+def test_empty_section_overrides_nothing(tmp_path: Path):
+    """A section of the sample whose keys are all commented out does not hide site.yaml."""
     assert "shop-12" == loaded(tmp_path, agent="site:\n", site=SITE).site.id
 
 
-def test_the_files_beneath_stand_alone(tmp_path: Path):
-    """An enrolled box needs no agent.yaml of its own, where none was named on the command line."""
+def test_agent_yaml_is_optional_beside_site_yaml(tmp_path: Path):
+    """An enrolled machine needs no agent.yaml unless the command line names it."""
     path = laid(tmp_path, site=SITE)
     assert "shop-12" == config.validate_files(config_files.read(path, optional=True), environ={}).site.id
 
 
-def test_a_file_called_site_yaml_is_not_read_twice(tmp_path: Path):
+def test_site_yaml_as_the_named_file_is_read_once(tmp_path: Path):
     """Named on the command line it is the file itself."""
     assert "shop-12" == config.load(laid(tmp_path, site=SITE).with_name("site.yaml"), environ={}).site.id
 
@@ -84,8 +84,8 @@ def test_an_error_names_the_file_that_has_it(tmp_path: Path, texts: dict[str, st
     assert named in caught.value.message
 
 
-def test_where_a_value_came_from_can_be_told(tmp_path: Path):
-    """By key; and which keys the technician says otherwise than those beneath."""
+def test_source_file_of_a_value_is_known(tmp_path: Path):
+    """The file of each key is known, and which keys agent.yaml overrides."""
     found = config_files.read(
         laid(tmp_path, agent="uplink: {url: /mnt/x}", site=SITE, appliance=APPLIANCE), optional=False
     )
@@ -96,8 +96,8 @@ def test_where_a_value_came_from_can_be_told(tmp_path: Path):
     assert ["site.outbox_dir"] == again.overruled_keys()
 
 
-def test_what_is_written_is_read_back(tmp_path: Path):
-    """Whatever the values look like, with a comment above that stays one."""
+def test_written_sections_are_read_back(tmp_path: Path):
+    """Any values are read back, and the comment above stays a comment."""
     sections = {
         "uplink": {"url": "s3://a: b#c", "options": {"x": "no", "y": "1e3\n- ü"}},
         "site": {"receipt_keys": ["00"]},
@@ -107,13 +107,13 @@ def test_what_is_written_is_read_back(tmp_path: Path):
 
 
 @pytest.mark.parametrize("path", [Path(), Path("/")])
-def test_a_path_that_names_no_file_has_files_beside_it(path: Path):
+def test_lower_files_of_a_folder_are_in_that_folder(path: Path):
     """`doctor --config ""` then reports that agent.yaml is a folder."""
     assert [path / "site.yaml", path / "appliance.yaml"] == config_files.lower_file_paths(path)
 
 
-def test_a_remote_file_that_is_too_large_is_refused_instead_of_cut(tmp_path: Path) -> None:
-    """A remote.yaml whose certificate stands behind the limit is refused: cut, it would connect without TLS."""
+def test_too_large_remote_file_is_refused(tmp_path: Path) -> None:
+    """A truncated remote.yaml could lose its certificate and connect without TLS."""
     path = tmp_path / config_files.REMOTE_FILE
     comment = "#" * config_files.REMOTE_BYTES_MAX
     path.write_text(f"address: shop:9443\n{comment}\nca: ca.crt\ncertificate: client.crt\nkey: client.key\n")

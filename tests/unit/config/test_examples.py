@@ -1,4 +1,4 @@
-"""The configuration of examples: consent is a word of the site, and what leaves needs somewhere to go."""
+"""The settings of examples: the site's consent, and the destination that sending requires."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def test_nothing_is_collected_by_default(tmp_path):
     assert ({}, "", ()) == (read.examples.collect, read.site.id, read.site.recipients)
 
 
-def test_off_is_a_word_also_without_quotes(tmp_path):
-    """YAML reads a bare off as false; people mean the word."""
+def test_unquoted_off_is_accepted(tmp_path):
+    """YAML reads a bare off as false; it counts as the word."""
     read = load(tmp_path, text="examples: {collect: {a: off, b: local}}")
     assert {"a": "off", "b": "local"} == read.examples.collect
 
 
 @pytest.mark.parametrize("consent", [True, "yes", "upstraem", None, 1])
-def test_another_consent_is_refused(tmp_path, consent):
-    """A slip must not become a consent."""
+def test_unknown_consent_is_refused(tmp_path, consent):
+    """A misspelled consent is refused instead of becoming one."""
     assert "examples.collect.a" in refusal(tmp_path, examples={"collect": {"a": consent}}, site=WHOLE).message
 
 
 @pytest.mark.parametrize("missing", list(WHOLE))
-def test_what_may_leave_needs_a_site_recipients_and_receipts(tmp_path, missing):
-    """Without one of them segments could not be made, or never be deleted: the start says so, with the key."""
+def test_upstream_consent_requires_site_recipients_and_receipts(tmp_path, missing):
+    """Without one of them segments could not be made or never deleted; the error names the key."""
     site = {key: value for key, value in WHOLE.items() if key != missing}
     error = refusal(tmp_path, examples={"collect": {"a": "upstream"}}, site=site)
     assert f"which needs site.{missing}" in error.message
@@ -54,7 +54,7 @@ def test_what_may_leave_needs_a_site_recipients_and_receipts(tmp_path, missing):
     assert load(tmp_path, examples={"collect": {"a": "local"}}, site=site).site.id == site.get("id", "")
 
 
-def test_places_lie_below_the_state_directory_unless_they_are_set(tmp_path):
+def test_exchange_folders_are_below_the_state_directory_by_default(tmp_path):
     """An uplink under another user may need other ones."""
     read = load(tmp_path, state_dir=str(tmp_path))
     assert (tmp_path / "outbox", tmp_path / "receipts") == (read.outbox, read.receipts)

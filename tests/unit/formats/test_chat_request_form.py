@@ -1,4 +1,4 @@
-"""What is changed in a chat request by the words of a server."""
+"""How the form of a chat request changes with the refusals of a server."""
 
 import pytest
 
@@ -16,7 +16,7 @@ SENT = {"model", "messages", "temperature", "max_tokens", "stream", "stream_opti
         (502, "temperature", None),
     ],
 )
-def test_a_server_that_breaks_refuses_no_streams(status, said, without):
-    """Its own streams break, too; a question asked once more without one would end them for the task."""
+def test_server_error_is_not_a_refusal_of_streams(status, said, without):
+    """A server whose own stream breaks may mention streams in its error; the request keeps asking for one."""
     changed = ChatRequestForm().adapted(status, {"error": said}, SENT)
     assert without == (None if changed is None else changed.without)

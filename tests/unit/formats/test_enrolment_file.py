@@ -1,4 +1,4 @@
-"""The enrolment file of a site: what is written is read back; whatever else a file holds is refused by a sentence."""
+"""The enrolment file of a site: it is read as it was written, and any other content is refused with a message."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ RAW = enrolment_file.encode(a_enrolment())
 
 
 def refused(raw: bytes) -> EnrolmentFileInvalid:
-    """Return the error that a file leads to."""
+    """Return the error for a file."""
     with pytest.raises(EnrolmentFileInvalid) as caught:
         enrolment_file.parse(raw)
     assert caught.value.remedy
     return caught.value
 
 
-def test_what_is_written_is_read_back():
-    """With the sha256 of its content, whose first digits are the code."""
+def test_written_file_is_read_back():
+    """The file is read with the sha256 of its content, whose first digits are the verification code."""
     read, sha256 = enrolment_file.parse(RAW)
     assert (a_enrolment(), json.loads(RAW)["sha256"]) == (read, sha256)
     assert sha256[:20] == enrolment_file.verification_code(sha256).replace("-", "")
 
 
-def test_secrets_are_not_in_what_is_logged():
-    """Neither the credentials nor the key of the listener."""
+def test_secrets_are_not_in_the_repr():
+    """The repr of an enrolment file has neither credentials nor keys."""
     pem = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "key", "clients")}
     shown = repr(a_enrolment(tls=pem))
     assert ("s3cr3t" in shown, "BEGIN KEY" in shown, "s3://fleet" in shown) == (False, False, True)
@@ -45,21 +45,21 @@ def test_secrets_are_not_in_what_is_logged():
     assert ("s3cr3t" in large, "models.example" in large) == (False, True)
 
 
-def test_a_enrolment_without_a_large_model_does_not_name_one():
-    """So that an edge-agent that knows none takes it, as before."""
+def test_file_without_a_large_model_has_no_such_section():
+    """The section is absent, so that an edge-agent that does not know it accepts the file."""
     assert "escalation" not in json.loads(RAW)["body"]
     read, _ = enrolment_file.parse(enrolment_file.encode(a_enrolment(escalation=LARGE_MODEL)))
     assert ("sk-s3cr3t", "0.15") == (read.escalation.key, read.escalation.input_token_price)
 
 
 @pytest.mark.parametrize("end", [0, 1, 100, len(RAW) // 2, len(RAW) - 3])
-def test_a_file_that_was_cut_off_is_refused(end: int):
+def test_truncated_file_is_refused(end: int):
     """Wherever it ends."""
     assert "cut off" in refused(RAW[:end]).message
 
 
-def test_every_changed_digit_is_found():
-    """The content has another sha256 than it says, or is no enrolment file any more."""
+def test_every_changed_byte_is_detected():
+    """A changed byte breaks the sha256 or the form of the file."""
     for number in range(0, len(RAW), 7):
         changed = bytearray(RAW)
         changed[number] ^= 1
@@ -68,7 +68,7 @@ def test_every_changed_digit_is_found():
 
 
 def json_of(raw: bytes) -> Any:
-    """Return what the file says, nothing if it says nothing."""
+    """Return the JSON of a file, or None."""
     try:
         return json.loads(raw)
     except ValueError:
@@ -91,7 +91,7 @@ def json_of(raw: bytes) -> Any:
         (resealed(schema="edge-agent/kit/v2"), "has the schema 'edge-agent/kit/v2'"),
     ],
 )
-def test_what_is_no_enrolment_is_refused(raw: bytes, said: str):
+def test_file_that_is_not_an_enrolment_file_is_refused(raw: bytes, said: str):
     """Whatever it is."""
     assert said in refused(raw).message
 
@@ -121,27 +121,27 @@ def test_what_is_no_enrolment_is_refused(raw: bytes, said: str):
         ({"escalation": {"url": "https://models.example"}}, "escalation.model: "),
     ],
 )
-def test_a_broken_rule_is_named_by_its_field(changes: dict[str, Any], said: str):
-    """The value, which may be secret, is not in the message."""
+def test_invalid_field_is_named_without_its_value(changes: dict[str, Any], said: str):
+    """The value is not in the message, because it may be secret."""
     assert f"the enrolment file: {said}" in refused(resealed(**changes)).message
 
 
-def test_what_a_newer_central_team_says_is_not_ignored():
-    """It may say how the site is to be closed."""
+def test_unknown_field_is_refused():
+    """An unknown field may restrict the site, so it is not ignored; the remedy is a newer edge-agent."""
     error = refused(resealed(firewall="closed"))
     assert ("firewall" in error.message, "Update edge-agent" in error.remedy) == (True, True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [b"22", b"23", b"63", b"+22", b"9" * 5000])
-def test_a_sealed_enrolment_may_not_ask_for_endless_work(asked: bytes):
-    """Its head says how often scrypt is to be repeated: 23 would take 8 GB. It is refused with the number."""
+def test_excessive_scrypt_rounds_are_refused(asked: bytes):
+    """A sealed file that requests more than 21 rounds of scrypt, which would take gigabytes, is refused."""
     with pytest.raises(EnrolmentFileInvalid, match="rounds of scrypt; the limit is 21"):
         enrolment_file.unseal(sealed_quickly(RAW).replace(b" 1\n", b" %s\n" % asked, 1), corpus.PASSPHRASE)
     assert RAW == enrolment_file.unseal(sealed_quickly(RAW), corpus.PASSPHRASE)
 
 
-def test_a_sealed_enrolment_opens_with_its_passphrase_only():
+def test_sealed_file_opens_only_with_its_passphrase():
     """Without it nobody can read or change it."""
     sealed, right = sealed_quickly(RAW), corpus.PASSPHRASE
     assert (True, False, RAW) == (
@@ -155,14 +155,14 @@ def test_a_sealed_enrolment_opens_with_its_passphrase_only():
 
 
 @pytest.mark.slow
-def test_what_the_central_team_seals_a_site_opens():
-    """With the work that keeps guessing expensive."""
+def test_sealed_file_is_opened_with_the_default_work():
+    """A file that is sealed with the default scrypt rounds opens."""
     assert RAW == enrolment_file.unseal(enrolment_file.seal(RAW, PASSPHRASE), PASSPHRASE)
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda raw: b"age-encryption.org/v1\n" + raw))
-def test_any_bytes_are_a_sentence(raw: bytes):
-    """No bytes lead to another error."""
+def test_any_bytes_are_refused_with_a_message(raw: bytes):
+    """Arbitrary bytes raise only EnrolmentFileInvalid."""
     for read in (enrolment_file.parse, lambda given: enrolment_file.unseal(given, PASSPHRASE)):
         with pytest.raises(EnrolmentFileInvalid):
             read(raw)
@@ -175,8 +175,8 @@ def test_any_bytes_are_a_sentence(raw: bytes):
         max_leaves=20,
     )
 )
-def test_any_json_is_a_enrolment_or_a_sentence(value: Any):
-    """In every field, also below a sha256 that fits."""
+def test_any_json_is_accepted_or_refused_with_a_message(value: Any):
+    """Any JSON in any field, also with a valid sha256, raises only EnrolmentFileInvalid."""
     for field in a_enrolment().model_dump(by_alias=True):
         with contextlib.suppress(EnrolmentFileInvalid):
             assert isinstance(enrolment_file.parse(resealed(**{field: value}))[0], enrolment_file.EnrolmentFile)
@@ -194,12 +194,12 @@ def test_any_json_is_a_enrolment_or_a_sentence(value: Any):
     ],
 )
 def test_a_code_is_compared_as_people_type_it(typed: str, same: bool):
-    """Never by fewer digits than it has."""
+    """A code is compared regardless of case and spacing, and never by fewer digits than it has."""
     assert same == enrolment_file.matches_code(typed, "fd361dc3e8a5955ae3e3b23cea240d4f")
 
 
 def test_the_hash_is_of_the_canonical_bytes():
-    """So that another program can compute it."""
+    """The sha256 is that of the canonical JSON, so that another program can compute it."""
     plain = json.loads(RAW)
     assert RAW == enrolment_file.encode(enrolment_file.parse(RAW)[0])
     assert canonical(plain["body"]).startswith(b'{"channel":"stable","examples":{"credential"')

@@ -1,4 +1,4 @@
-"""The golden file: what it holds, how an answer is compared with it, and which cases are only reported."""
+"""The golden file: its format, the comparison of answers, and the cases that are only reported."""
 
 import math
 
@@ -41,13 +41,13 @@ def said(*scores: float) -> ServedPrediction:
         max_size=4,
     )
 )
-def test_a_golden_file_comes_back(cases):
-    """What is written is read again, whatever characters the texts have."""
+def test_golden_file_is_read_back(cases):
+    """A written golden file is read with the same cases, whatever characters they have."""
     assert tuple(cases) == parse(encode(cases))
 
 
-def test_a_bare_input_is_one_key():
-    """A case that only shows what the task is for has no other key, as samples.txt makes it."""
+def test_case_without_an_answer_has_one_key():
+    """A case that only shows an input, as made from samples.txt, has no other key."""
     assert b'{"input": "caf\xc3\xa9"}\n' == encode([GoldenCase(input="café")])
     assert (GoldenCase(input="a"),) == parse(b'{"input": "a"}')
     assert () == parse(b"")
@@ -56,7 +56,7 @@ def test_a_bare_input_is_one_key():
 @pytest.mark.parametrize(
     "raw", [b"\xff", b"no json\n", b"[]\n", b'{"text": "a"}\n', b'{"input": "a", "anser": ""}\n', b"\n\n"]
 )
-def test_what_is_no_golden_file_names_the_line(raw):
+def test_invalid_line_is_refused_with_its_number(raw):
     """A line that is no case is refused with its number; nothing else comes out."""
     with pytest.raises(BundleUnreadable, match=r"UTF-8|line 1"):
         parse(raw)
@@ -78,13 +78,13 @@ def test_what_is_no_golden_file_names_the_line(raw):
     ],
 )
 def test_an_answer_is_compared_with_its_case(answer, scores, count):
-    """The answer must be the same and every score within the tolerance; not-a-number never is."""
+    """The answer must be equal and every score within the tolerance; NaN never is."""
     case = GoldenCase(input="how much?", answer="price", scores=(0.1, 0.9))
     assert count == len(differences(case, GoldenAnswer(answer, scores)))
 
 
 def test_a_vector_is_compared_by_its_direction():
-    """Length does not matter, an angle does, and zeros have none; a case without an answer is never different."""
+    """A vector's length does not matter, its angle does; a case without an answer never differs."""
     case = GoldenCase(input="x", answer="", scores=(1.0, 0.0))
     assert [] == differences(case, GoldenAnswer("", (3.0, 0.1)), vector=True)
     assert 1 == len(differences(case, GoldenAnswer("", (1.0, 1.0)), vector=True))
@@ -105,14 +105,16 @@ def test_a_vector_is_compared_by_its_direction():
         ((0.6, 0.3, 0.1), AT_80, False),
     ],
 )
-def test_what_may_turn_is_only_reported(scores, confidence, report_only):
-    """Two labels that near fail nothing on another machine; a confidence near the threshold binds like any other."""
+def test_nearly_equal_labels_are_only_reported(scores, confidence, report_only):
+    """Labels whose scores are nearly equal fail no other machine; a confidence close to the threshold is compared like
+    any other."""
     case = chosen.case(manifest(confidence=confidence), "text", said(*scores))
     assert (report_only, scores, TOLERANCE) == (case.report_only, case.scores, case.tolerance)
 
 
-def test_a_case_marked_in_version_0_1_binds_where_nothing_may_turn_it():
-    """It marked confidences near the threshold; labels far enough apart are compared all the same."""
+def test_marked_case_of_version_0_1_with_clear_scores_is_compared():
+    """Version 0.1 marked confidences close to the threshold; if the labels are far enough apart, the case is
+    compared."""
     marked = [
         GoldenCase(input="x", answer="a", scores=scores, report_only=True)
         for scores in ((0.98, 0.02), (0.54, 0.46), (0.93,), (0.53,), ())
@@ -123,7 +125,8 @@ def test_a_case_marked_in_version_0_1_binds_where_nothing_may_turn_it():
 
 
 def test_a_generated_text_is_only_reported():
-    """Each token decides about those after it, so that no text is promised; an unsure record may turn as well."""
+    """A generated text is not promised, because each token affects the following ones; neither is a record with a low
+    confidence."""
     assert chosen.case(manifest("generate"), "x", ServedPrediction("hello")).report_only
     record = ServedPrediction("[]", 0.53, entities=(FoundEntity(0, 1, "x"),))
     assert chosen.case(manifest("extract", AlwaysEscalate()), "x", record).report_only
@@ -132,8 +135,9 @@ def test_a_generated_text_is_only_reported():
     assert "" == chosen.case(manifest("embed"), "x", ServedPrediction(vector=(0.1,))).answer
 
 
-def test_every_label_has_cases_and_the_sure_ones_come_first():
-    """Of each of three labels at most four, right and firm before near and wrong; a label never right shows another."""
+def test_every_label_has_cases_with_clear_ones_first():
+    """At most four cases are chosen for each label, correct and clear ones first; a label that is never right shows
+    another answer."""
     rows = [DataRow(f"r{i}", "refund") for i in range(5)] + [DataRow("p", "price"), DataRow("f", "hours")]
     answers = [
         said(0.82, 0.1, 0.08),
@@ -147,16 +151,16 @@ def test_every_label_has_cases_and_the_sure_ones_come_first():
     assert ["refund"] * 5 == [case.answer for case in made]
 
 
-def test_with_many_labels_each_has_fewer():
-    """The set stays small: of 150 labels each has one case."""
+def test_many_labels_have_one_case_each():
+    """Of 150 labels each has one case, so that the set stays small."""
     labels = tuple(f"label {i}" for i in range(150))
     rows = [DataRow(f"{label} {i}", label) for label in labels for i in range(2)]
     answers = [ServedPrediction(row.label, 0.95, scores=(0.95, 0.05)) for row in rows]
     assert 150 == len(chosen.cases(manifest(labels=labels), rows, answers))
 
 
-def test_the_order_of_the_file_does_not_matter():
-    """The rows that are tried are the same from a shuffled file, at most eight of a label, label by label."""
+def test_choice_of_rows_does_not_depend_on_their_order():
+    """From a shuffled file the same rows are tried, at most eight for each label."""
     task = manifest().task
     rows = [DataRow(f"{label} {i}", label) for i in range(20) for label in LABELS]
     first = chosen.choose_rows(task, rows)
@@ -176,8 +180,8 @@ DECISION = GoldenCase(
 )
 
 
-def test_each_question_is_compared_for_itself():
-    """A clear label that turned is a difference, one that rounding may turn is none, and its scores still count."""
+def test_each_question_is_compared_separately():
+    """A clear label that changed is a difference, one that rounding may change is not, and its scores still count."""
     alike = GoldenAnswer(
         "", (), None, {"intent": "refund", "urgent": "yes"}, {"intent": (0.88, 0.12), "urgent": (0.49, 0.51)}
     )
@@ -193,6 +197,6 @@ def test_each_question_is_compared_for_itself():
 
 
 def test_a_question_without_an_answer_is_a_difference():
-    """A bundle that no longer answers a question of the case differs from it."""
+    """A bundle that does not answer a question of the case differs."""
     lost = GoldenAnswer("", (), None, {"intent": "refund"}, {"intent": (0.9, 0.1)})
     assert ["0 scores of 'urgent', not 2"] == differences(DECISION, lost)

@@ -1,4 +1,4 @@
-"""The manifest's rules: what is refused names the field, and nothing but the two documented errors comes out."""
+"""The rules of the manifest: a violation is refused with its field, and only the two documented errors are raised."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
 
 
 def artifact(role: str = "weights", path: str = "model.bin", **more: Any) -> dict[str, Any]:
-    """Return one artifact as JSON would hold it."""
+    """Return one artifact as in JSON."""
     return {"role": role, "path": path, "sha256": SHA, "size_bytes": 1, **more}
 
 
@@ -43,15 +43,15 @@ def refusal(**more: Any) -> str:
     return caught.value.message
 
 
-def test_a_manifest_comes_back_from_its_own_bytes() -> None:
-    """`encode` writes what `parse` reads, and writes it the same way again."""
+def test_manifest_is_read_back() -> None:
+    """`parse` reads what `encode` writes, and encoding it again gives the same bytes."""
     first = parsed(artifacts=[artifact()], confidence={"policy": "always_escalate", "temperature": 2.0})
     assert first == parse(encode(first))
     assert encode(first) == encode(parse(encode(first)))
 
 
 def test_the_digest_is_that_of_the_stored_bytes() -> None:
-    """Two spellings of the same manifest are two bundles."""
+    """Two encodings of one manifest are two bundles."""
     compact, spaced = json.dumps(BASE).encode(), json.dumps(BASE, indent=4).encode()
     assert parse(compact) == parse(spaced)
     assert hashlib.sha256(compact).hexdigest() == manifest.digest_of(compact)
@@ -66,8 +66,8 @@ GATE = {"score": "label_mass", "held_up_max": 0.25, "scores": [0.5, 1.0, 1.5]}
 ONNX = {"runtime": "onnx", "artifacts": [artifact(), artifact("tokenizer", "t.json")]}
 
 
-def test_a_gate_of_any_size_comes_back() -> None:
-    """As many held-out scores as there may be take far less than a manifest may have, and one more is refused."""
+def test_largest_gate_fits_the_manifest() -> None:
+    """The largest number of held-out scores takes less than 200 kB, and one more is refused."""
     scores = [struct.unpack("<f", struct.pack("<f", 400 + place / 7))[0] for place in range(4096)]
     gate = {**GATE, "score": "ood_score", "held_up_max": 0.03, "scores": scores}
     first = parsed(**ONNX, confidence={**CALIBRATED, "floor": 0.5, "gate": gate})
@@ -96,20 +96,20 @@ def test_a_gate_of_any_size_comes_back() -> None:
         ({"confidence": {"floor": 1.5}}, "floor"),
     ],
 )
-def test_a_gate_that_cannot_work_is_refused(more: dict[str, Any], said: str) -> None:
-    """Scores rise and are enough for the share, and the runtime has the score."""
+def test_invalid_gate_is_refused(more: dict[str, Any], said: str) -> None:
+    """Scores must increase, be sufficient for the share, and be available in the runtime."""
     assert said in refusal(**merged({"confidence": CALIBRATED}, more))
 
 
 @pytest.mark.parametrize("policy", [CALIBRATED, {"policy": "always_escalate"}])
-def test_a_manifest_without_a_gate_is_written_as_before(policy: dict[str, Any]) -> None:
-    """No gate and no floor are written where there are none: agents before them refuse keys that they do not know."""
+def test_absent_gate_and_floor_are_not_written(policy: dict[str, Any]) -> None:
+    """Without a gate or floor their keys are absent, because older agents refuse unknown keys."""
     first = parsed(confidence=policy)
     assert set() == {"gate", "floor"} & json.loads(encode(first))["confidence"].keys()
     assert ("none", first) == (first.gate_name, parse(encode(first)))
 
 
-def test_sizes_of_families_are_written_only_where_there_are_some() -> None:
+def test_family_sizes_are_written_only_if_present() -> None:
     """A gate whose rows are all of different families has the keys that it had before families were counted."""
     plain = parsed(**ONNX, confidence={**CALIBRATED, "gate": {**GATE, "score": "ood_score"}})
     assert {"score", "held_up_max", "scores"} == json.loads(encode(plain))["confidence"]["gate"].keys()
@@ -121,7 +121,7 @@ def test_sizes_of_families_are_written_only_where_there_are_some() -> None:
 
 @pytest.mark.parametrize("schema", ["edge-agent/bundle/v2", "", None, 1, ["edge-agent/bundle/v1"]])
 def test_an_unknown_schema_is_named(schema: object) -> None:
-    """The message has the schema found and the one known."""
+    """The message has the unknown and the supported schema."""
     with pytest.raises(SchemaUnknown) as caught:
         parsed(schema=schema)
     assert repr(schema) in caught.value.message
@@ -139,8 +139,8 @@ def test_an_unknown_schema_is_named(schema: object) -> None:
         (b" " * (manifest.MANIFEST_BYTES_MAX + 1), "the limit is 4194304"),
     ],
 )
-def test_what_is_no_json_object_is_refused(stored: bytes, said: str) -> None:
-    """Broken, deeply nested or oversize text is an invalid manifest, never a crash."""
+def test_text_that_is_not_a_json_object_is_refused(stored: bytes, said: str) -> None:
+    """Broken, deeply nested or too large text raises ManifestInvalid."""
     with pytest.raises(ManifestInvalid, match=said):
         parse(stored)
 
@@ -200,7 +200,7 @@ def test_a_broken_rule_is_named(more: dict[str, Any], said: str) -> None:
 
 
 def test_a_generation_must_fit_the_context() -> None:
-    """Prompt and answer together need room; a classification needs room for the prompt only."""
+    """For generate tasks input and output limits together must fit the context, for classify tasks the input limit."""
     sizes = {"engine": {"context_tokens": 700}, "runtime": "llama", "artifacts": [artifact()]}
     limits = {"input_tokens_max": 512, "output_tokens_max": 256}
     assert "classify" == parsed(**sizes, task={"limits": limits}).task.kind
@@ -209,12 +209,12 @@ def test_a_generation_must_fit_the_context() -> None:
 
 
 def test_further_problems_are_counted() -> None:
-    """The first is named, the others are a number."""
+    """The first violation is described and the others counted."""
     assert refusal(version="x", runtime="y").endswith("(and 1 more)")
 
 
 def test_hostile_text_makes_a_short_message() -> None:
-    """A megabyte in a key or in the schema does not come back in the error."""
+    """A megabyte in a key or in the schema is not repeated in the error."""
     assert len(refusal(**{"y" * 1_000_000: 1})) < 1000
     with pytest.raises(SchemaUnknown) as caught:
         parsed(schema="x" * 1_000_000)
@@ -223,7 +223,7 @@ def test_hostile_text_makes_a_short_message() -> None:
 
 
 def test_bundles_share_an_engine_by_weights_and_settings() -> None:
-    """The adapter, the labels and the version make no other engine; the context does."""
+    """Bundles with the same weights and engine settings share an engine, whatever their adapter, labels and version."""
     first = parsed(artifacts=[artifact()])
     again = parsed(artifacts=[artifact(path="renamed"), artifact("adapter", "a")], version="2.0.0")
     larger = parsed(artifacts=[artifact()], engine={"context_tokens": 2048})
@@ -242,8 +242,8 @@ def test_plain_relative_paths_are_safe(path: str) -> None:
     "path",
     ["", "/", "/a", "a/", "..", "../a", "a/../b", "a/..", ".", "./a", "a/./b", "a//b", "a\\b", "a\n", "a\0", "ä"],
 )
-def test_other_paths_are_not(path: str) -> None:
-    """One spelling only: a path that could be written shorter is refused too."""
+def test_other_paths_are_not_safe(path: str) -> None:
+    """Each path has one spelling: one that could be written shorter is refused."""
     assert not is_safe_path(path)
 
 
@@ -258,8 +258,8 @@ _tasks = st.dictionaries(st.sampled_from(["name", "kind", "labels", "prompt", "l
 
 @given(edits=_edits, task=_tasks)
 @settings(max_examples=200)
-def test_any_json_parses_or_is_refused_in_words(edits: dict[str, Any], task: dict[str, Any]) -> None:
-    """Nothing but SchemaUnknown and ManifestInvalid comes out of `parse`, with a message that can be sent."""
+def test_any_json_is_parsed_or_refused(edits: dict[str, Any], task: dict[str, Any]) -> None:
+    """Only SchemaUnknown and ManifestInvalid are raised, with a message that can be encoded."""
     try:
         parse(json.dumps({**merged(BASE, {"task": task}), **edits}).encode())
     except (SchemaUnknown, ManifestInvalid) as error:
@@ -269,8 +269,8 @@ def test_any_json_parses_or_is_refused_in_words(edits: dict[str, Any], task: dic
 PERSONAL = {"task": {"name": "pii", "kind": "redact", "labels": ["O", "B-NAME", "I-NAME"]}}
 
 
-def test_a_redaction_section_comes_back_and_is_absent_elsewhere() -> None:
-    """The section survives its own bytes; other bundles keep theirs, which older agents read."""
+def test_redaction_section_is_read_back() -> None:
+    """Other bundles have no such section, so older agents can read them."""
     bound = {"target": 0.02, "delta": 0.1, "n": 400, "families": 380, "values": 900, "values_max": 4, "bound": 0.02}
     bound |= {"rules": "2", "labeled_by": "400 human"}
     first = parsed(**PERSONAL, redaction={"cutoff": 0.2, "labels": ["NAME"], "bound": bound})
@@ -294,11 +294,11 @@ def test_a_redaction_section_comes_back_and_is_absent_elsewhere() -> None:
         ({"runtime": "llama"}, "not redact"),
     ],
 )
-def test_a_redaction_bundle_that_fits_nothing_is_refused(more: dict[str, Any], expected: str) -> None:
-    """Tags that are no BIO tags, types that the model lacks, a cut-off outside 0 to 1, a runtime that cannot tag."""
+def test_invalid_redaction_bundle_is_refused(more: dict[str, Any], expected: str) -> None:
+    """Tags that are not BIO tags, unknown types, a cut-off outside 0 to 1 and a runtime without tags are refused."""
     assert expected in refusal(**merged(PERSONAL, more))
 
 
-def test_the_section_is_for_the_kind_redact_alone() -> None:
+def test_redaction_section_requires_the_kind_redact() -> None:
     """A classifier replaces nothing."""
     assert "'redaction' is for a task of kind redact" in refusal(redaction={"cutoff": 0.2})

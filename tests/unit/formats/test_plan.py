@@ -1,4 +1,4 @@
-"""The plan: what is written comes back, what breaks a rule is refused by name, and a site overrides its channel."""
+"""The plan: it is read as it was written, a broken rule is named, and settings of a site override its channel."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ plans_of_any_kind = st.builds(
 @pytest.mark.slow
 @settings(max_examples=150)
 @given(plans_of_any_kind)
-def test_what_was_written_comes_back(written):
-    """Reading what was written gives the same plan, and writing that the same bytes."""
+def test_plan_is_read_back(written):
+    """Reading a written plan gives the same plan, and writing that the same bytes."""
     raw = plans.encode(written)
     assert written == plans.parse(raw)
     assert raw == plans.encode(plans.parse(raw))
@@ -84,8 +84,8 @@ def test_what_was_written_comes_back(written):
 @pytest.mark.slow
 @settings(max_examples=150)
 @given(plans_of_any_kind, st.sampled_from(["shop-1", "shop-2", "shop-3"]), st.sampled_from(["stable", "other"]))
-def test_a_site_gets_its_channel_and_what_is_said_of_itself(given_plan, site, channel):
-    """Every task of either; where both speak, the site's word counts; never one of another channel."""
+def test_site_gets_its_channel_and_its_own_tasks(given_plan, site, channel):
+    """A site gets the tasks of its channel and its own, which take precedence, and none of another channel."""
     common, own = given_plan.channels.get(channel, FleetPlan()), given_plan.sites.get(site, FleetPlan())
     found = given_plan.for_site(site, channel)
     assert {*common.tasks, *own.tasks} == set(found.tasks)
@@ -95,16 +95,16 @@ def test_a_site_gets_its_channel_and_what_is_said_of_itself(given_plan, site, ch
 
 @settings(max_examples=100)
 @given(plans_of_any_kind, st.sampled_from(["shop-1", "shop-9"]), st.sampled_from(["stable", "beta", "other"]))
-def test_no_site_is_meant_a_bundle_that_the_plan_does_not_name(given_plan, site, channel):
-    """So checking the named digests against what is signed checks everything that a site could be told."""
+def test_every_bundle_of_a_site_is_named_by_the_plan(given_plan, site, channel):
+    """Checking the bundles that the plan names therefore covers everything that a site could get."""
     meant = {offer.bundle for each in given_plan.for_site(site, channel).tasks.values() for offer in each.offers}
     assert meant <= given_plan.bundles()
 
 
 @settings(max_examples=200)
 @given(st.data())
-def test_no_damage_escapes_as_anything_but_a_plan_or_plan_invalid(data):
-    """Cut, flipped or random bytes give PlanInvalid or a whole plan, and every wave of that has a time."""
+def test_damaged_plan_is_refused_or_valid(data):
+    """Truncated, changed or random bytes give PlanInvalid or a whole valid plan."""
     raw = bytearray(
         plans.encode(plan(task(waves=[("2026-11-02T10:00:00Z", 10)], window=SwitchWindow(start="22:00", end="06:00"))))
     )
@@ -142,7 +142,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_broken_rule_is_named(name: str):
-    """PlanInvalid says which field, and nothing of it is taken."""
+    """PlanInvalid names the field, and no part of the plan is used."""
     changes, said = BAD[name]
     if "waves" in changes:
         changes = {"waves": [{"start": start, "percent": share} for start, share in changes["waves"]]}
@@ -168,14 +168,14 @@ def test_a_broken_rule_is_named(name: str):
     ],
     ids=["nothing", "a list", "no text", "deep", "version 0", "another schema", "a path", "no channel", "too large"],
 )
-def test_what_is_no_plan_is_refused(raw: bytes):
+def test_bytes_that_are_not_a_plan_are_refused(raw: bytes):
     """By the same error, whatever it is."""
     with pytest.raises(PlanInvalid, match=r"plan\.json"):
         plans.parse(raw)
 
 
-def test_a_plan_names_what_sites_and_channels_name():
-    """Also the bundle that only one machine of one site would get."""
+def test_bundles_of_a_plan_include_all_offers():
+    """The bundles of a plan include those that only one machine of one site would get."""
     big = BundleOffer(bundle=NEW, version="2.0.0", requires=HardwareRequirements(memory_bytes_min=2**36))
     one = plan(
         task(OLD),
@@ -187,7 +187,7 @@ def test_a_plan_names_what_sites_and_channels_name():
 
 
 @pytest.mark.slow
-def test_a_fleet_of_ten_thousand_exceptions_fits():
+def test_ten_thousand_site_entries_fit_the_limit():
     """10,000 sites with a bundle of their own stay below the limit of the file."""
     sites = {f"shop-{number}": FleetPlan(tasks={TASK: task()}) for number in range(10_000)}
     raw = plans.encode(plan(sites=sites))

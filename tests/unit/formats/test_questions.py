@@ -1,4 +1,4 @@
-"""The questions of a decide task in a manifest: what is refused, and how sure each answer is."""
+"""Questions of a decide task in a manifest: which are refused, and their calibration."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_answers_to_each_type():
 
 
 def test_a_classify_task_is_one_choice():
-    """Its only question has the name of the task, its labels, and its confidence."""
+    """Its only question has the task's name, labels and calibration."""
     task = {"name": "pos-intent", "kind": "classify", "labels": ["refund", "price"], "questions": []}
     manifest = parsed(task=task, confidence=CALIBRATED)
     (question,) = manifest.task.questions_asked
@@ -65,8 +65,8 @@ def test_a_classify_task_is_one_choice():
     assert manifest.confidence == manifest.confidence_of("pos-intent")
 
 
-def test_many_labels_of_a_classify_task_stay_allowed():
-    """Its 1,000 labels are more options than a declared question may have."""
+def test_classify_task_may_have_a_thousand_labels():
+    """That is more than the options that a declared question may have."""
     labels = [f"label-{place}" for place in range(1000)]
     manifest = parsed(task={"kind": "classify", "labels": labels, "questions": []})
     assert 1000 == len(manifest.task.questions_asked[0].outputs)
@@ -116,18 +116,18 @@ def test_many_labels_of_a_classify_task_stay_allowed():
         ({"confidence": GATED}, "decide on echo has no score for 'confidence.gate'"),
     ],
 )
-def test_a_question_that_cannot_work_is_refused(more: dict[str, Any], said: str):
+def test_invalid_question_is_refused(more: dict[str, Any], said: str):
     """The message has the question, the count and the limit."""
     assert said in refusal(**more)
 
 
-def test_a_bundle_may_have_open_questions_alone():
+def test_bundle_may_have_only_open_questions():
     """It then defines no question, and answers those of the call."""
     assert parsed(**asking(open_questions=True)).task.open_questions
 
 
-def test_each_question_has_its_confidence_and_all_share_the_gate():
-    """A question without a calibration of its own always escalates, and so does one that the bundle does not define."""
+def test_questions_have_their_own_threshold_and_share_the_gate():
+    """A question without its own calibration, or one that the bundle does not define, always escalates."""
     manifest = parsed(confidence=GATED, question_confidence={"intent": CALIBRATED}, **ONNX)
     own, other, unknown = map(manifest.confidence_of, ("intent", "urgent", "of-the-call"))
     assert isinstance(own, Threshold)
@@ -138,8 +138,8 @@ def test_each_question_has_its_confidence_and_all_share_the_gate():
     assert "ood_score" == manifest.gate_name
 
 
-def test_questions_come_back_from_their_own_bytes():
-    """`encode` writes them as `parse` reads them; nothing of them is written for other kinds of task."""
+def test_questions_are_read_back():
+    """Other kinds of task have no key for questions."""
     first = parsed(confidence=GATED, question_confidence={"intent": CALIBRATED}, **ONNX)
     assert first == parse(encode(first))
     assert encode(first) == encode(parse(encode(first)))
@@ -149,8 +149,8 @@ def test_questions_come_back_from_their_own_bytes():
     assert set() == {"questions", "open_questions"} & plain["task"].keys()
 
 
-def test_a_decoder_reads_its_questions_behind_the_input():
-    """The template of a decide task on llama has one place for the question, behind the input."""
+def test_prompt_of_a_decoder_has_the_question_after_the_input():
+    """The template has {question} exactly once, after {input}."""
     llama = {"runtime": "llama", "artifacts": [{"role": "weights", "path": "m", **SHA}]}
     good = {"prompt": {"template": "Text: {input}\nQuestion: {question}\nAnswer:"}, "open_questions": True}
     assert parsed(**llama, task=good).task.open_questions
@@ -159,8 +159,8 @@ def test_a_decoder_reads_its_questions_behind_the_input():
         assert "'prompt.template' of decide on llama must hold {question} exactly once, behind {input}" in said
 
 
-def test_a_copy_computes_anew() -> None:
-    """What was asked of a manifest before it was copied with other questions does not stand in the copy."""
+def test_copy_does_not_keep_cached_questions() -> None:
+    """A manifest that is copied with other questions does not return the cached ones."""
     task = parsed().task
     assert 3 == len(task.questions_asked)
     fewer = task.model_copy(update={"questions": task.questions[:1]})
@@ -168,8 +168,9 @@ def test_a_copy_computes_anew() -> None:
     assert ("a", "b") == task.questions[0].model_copy(update={"labels": ("a", "b")}).outputs
 
 
-def test_a_question_says_why_it_has_no_threshold():
-    """One with a section was calibrated, even if that proved nothing; a gate of the bundle alone says nothing."""
+def test_question_has_the_reason_for_a_missing_threshold():
+    """A question with a calibration section was calibrated even if that proved nothing; a gate of the bundle does not
+    count."""
     sections = {"intent": CALIBRATED, "urgent": {"policy": "always_escalate"}}
     manifest = parsed(confidence=GATED, question_confidence=sections, **ONNX)
     reasons = [manifest.no_threshold_reason(name) for name in ("intent", "urgent", "of-the-call")]

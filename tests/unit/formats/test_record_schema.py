@@ -1,4 +1,4 @@
-"""edge_agent/formats/record_schema.py"""
+"""edge_agent/formats/record_schema.py: which JSON schemas a record may have."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ MANY = {f"p{i}": TEXT for i in range(51)}
         (record(**{"\ud800": {}}), "half a character"),
     ],
 )
-def test_what_cannot_be_kept_is_refused(schema: dict[str, Any], said: str):
-    """The message has the place and the rule."""
+def test_unsupported_schema_is_refused(schema: dict[str, Any], said: str):
+    """The message has the position and the rule."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         check(schema)
     assert said in str(caught.value)
@@ -105,19 +105,19 @@ def test_what_cannot_be_kept_is_refused(schema: dict[str, Any], said: str):
         record(a={"anyOf": [TEXT, {"type": "null"}], "description": "d"}) | {"$schema": "s", "title": "t"},
     ],
 )
-def test_what_can_be_kept_is_taken(schema: dict[str, Any]):
+def test_supported_schema_is_accepted(schema: dict[str, Any]):
     """A schema up to the limits is no error."""
     check(schema)
 
 
-def test_fields_come_in_the_order_of_required():
-    """Then the others by name: JSON with sorted keys keeps no other order."""
+def test_fields_are_in_the_order_of_required():
+    """Other fields follow by name, because JSON with sorted keys keeps no order."""
     assert ["product", "count", "wish", "day"] == fields(RECORD_SCHEMA)
     assert ["c", "a", "b"] == fields(record(a=TEXT, b=TEXT, c=TEXT) | {"required": ["c"]})
 
 
 @given(st.dates(), st.times(), st.sampled_from(["Z", "+02:00", "-23:59"]))
-def test_every_date_and_time_fits_its_format(day: datetime.date, time: datetime.time, zone: str):
+def test_every_rfc_3339_date_and_time_matches_its_pattern(day: datetime.date, time: datetime.time, zone: str):
     """What RFC 3339 writes without fractions is what the patterns take."""
     clock = time.isoformat("seconds") + zone
     assert re.search(FORMATS["date"], day.isoformat())
@@ -126,13 +126,13 @@ def test_every_date_and_time_fits_its_format(day: datetime.date, time: datetime.
 
 
 @given(st.from_regex(FORMATS["date"], fullmatch=True))
-def test_every_date_that_fits_exists(text: str):
-    """No 30 February, and 29 February in leap years only."""
+def test_every_date_that_matches_exists(text: str):
+    """30 February does not match, and 29 February only in leap years."""
     datetime.date.fromisoformat(text)
 
 
 @given(st.integers(1, 9999), st.integers(1, 12), st.integers(1, 31))
-def test_a_day_fits_only_if_it_exists(year: int, month: int, day: int):
+def test_date_pattern_agrees_with_the_calendar(year: int, month: int, day: int):
     """The pattern and the calendar agree on every combination."""
     text = f"{year:04}-{month:02}-{day:02}"
     try:
@@ -143,8 +143,8 @@ def test_a_day_fits_only_if_it_exists(year: int, month: int, day: int):
         assert re.search(FORMATS["date"], text)
 
 
-def test_junk_is_refused_in_words():
-    """Whatever stands where a schema should be, what comes out is a ValueError; sensible schemas are taken."""
+def test_random_schemas_raise_only_value_error():
+    """Anything in place of a schema raises only ValueError; valid schemas are accepted."""
     refused = 0
     for seed in range(FUZZED):
         check(record_schemas.sensible(random.Random(seed)))

@@ -1,4 +1,4 @@
-"""What a mirror reads in metadata: which files belong together, and nothing beyond its limits."""
+"""The metadata that a mirror reads: which files belong together, and the limits."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def walk(
 
 
 def published(*, hashed: bool = True) -> dict[str, bytes]:
-    """Return a repository's objects."""
+    """Return the objects of a repository."""
     made = Repository()
     made.publish(hashed=hashed)
     return made.objects
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-def test_a_timestamp_leads_to_everything(hashed: bool):
-    """Snapshot, targets, the role of the plan and its blob, in this order; hashes are optional but the plan's."""
+def test_timestamp_leads_to_all_metadata(hashed: bool):
+    """Snapshot, targets, the role of the plan and its blob follow in this order; only the plan's hash is required."""
     objects = published(hashed=hashed)
     keys, release = walk(follow_metadata(objects["metadata/timestamp.json"]), objects)
     assert [f"metadata/1.{role}.json" for role in ("snapshot", "targets", "plan")] == keys[:3]
@@ -47,8 +47,8 @@ def test_a_timestamp_leads_to_everything(hashed: bool):
     assert release.metadata == {key.removeprefix("metadata/"): objects[key] for key in keys[:3]}
 
 
-def test_a_repository_without_a_plan_is_one():
-    """Without the role, and with a role that names no plan yet."""
+def test_repository_without_a_plan_is_valid():
+    """The role of the plan may be absent or name no plan yet."""
     objects = published()
     snapshot = json.loads(objects["metadata/1.snapshot.json"])
     role = objects["metadata/1.plan.json"].replace(b'"plan.json"', b'"other.json"')
@@ -93,15 +93,15 @@ HOSTILE = [
 
 @pytest.mark.parametrize("raw", HOSTILE)
 def test_a_hostile_timestamp_is_refused_by_name(raw: bytes):
-    """Whatever stands there: a sentence that names the file, and nothing of what it said is passed on."""
+    """The error names the file and repeats nothing of its content."""
     with pytest.raises(DocumentInvalid, match=r"^timestamp\.json: ") as caught:
         next(follow_metadata(raw))
     assert len(caught.value.message) < 600
 
 
 @given(st.binary(max_size=200) | st.text().map(str.encode))
-def test_no_content_breaks_the_walk(raw: bytes):
-    """As a timestamp, and in the place of each file after it."""
+def test_invalid_metadata_is_refused_at_every_step(raw: bytes):
+    """Invalid content of any file raises only DocumentInvalid."""
     objects = published(hashed=False)
     for key in ("metadata/timestamp.json", "metadata/1.snapshot.json", "metadata/1.plan.json"):
         spoilt = {**objects, key: raw}
@@ -110,7 +110,7 @@ def test_no_content_breaks_the_walk(raw: bytes):
 
 
 def test_a_plan_without_hash_or_too_large_is_refused():
-    """It would be a blob that nobody can name, or one that fills the disk."""
+    """Without a hash the blob could not be named, and a too large one would fill the disk."""
     objects = published(hashed=False)
     for entry in ({"length": 5, "hashes": {}}, {"length": 2**40, "hashes": {"sha256": "0" * 64}}):
         signed = {"_type": "targets", "targets": {"plan.json": entry}}
@@ -119,8 +119,8 @@ def test_a_plan_without_hash_or_too_large_is_refused():
             walk(follow_metadata(objects["metadata/timestamp.json"]), objects)
 
 
-def test_a_root_is_the_one_that_its_name_says():
-    """Another version, another role and rubbish are refused."""
+def test_root_must_match_its_name():
+    """Another version, another role and invalid content are refused."""
     objects = published()
     repository_metadata.check_root(objects["metadata/1.root.json"], 1)
     for raw in (objects["metadata/1.root.json"].replace(b"1", b"2"), objects["metadata/timestamp.json"], b"{"):
@@ -141,13 +141,13 @@ def test_a_root_is_the_one_that_its_name_says():
         (".1.root.json.partial", 0),
     ],
 )
-def test_versions_of_roots_are_read_from_names(name: str, version: int):
-    """0 for everything that is no root's name."""
+def test_version_of_a_root_is_read_from_its_name(name: str, version: int):
+    """Any name that is not a root's has version 0."""
     assert version == repository_metadata.root_version(name)
 
 
-def test_a_file_is_the_one_that_is_named_as_far_as_that_is_said():
-    """Length, hash and limit, each on its own."""
+def test_file_must_match_length_hash_and_limit():
+    """Length, hash and limit are each checked if they are known."""
     assert MetadataFile("x", 5).is_this(b"12345")
     assert not MetadataFile("x", 4).is_this(b"12345")
     assert not MetadataFile("x", 9, length=4).is_this(b"12345")

@@ -1,4 +1,4 @@
-"""What a plan means for a site: the same everywhere, only ever more sites, never a bundle that does not fit."""
+"""What a plan means for a site: deterministic, only ever more sites, and never an unsuitable bundle."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ times = st.integers(0, 2**32)
 
 
 def wish(one: TaskPlan, site: str = "shop-1", machine: MachineCapabilities = TILL, at: float = 0.0) -> DesiredState:
-    """Return what is wanted of the one task."""
+    """Return the desired state of the one task."""
     return desired_states(FleetPlan(tasks={TASK: one}), site, machine, at)[TASK]
 
 
@@ -51,25 +51,25 @@ def wave_lists(draw: st.DrawFn) -> tuple[RolloutWave, ...]:
 
 
 def in_it(one: TaskPlan, at: float) -> set[str]:
-    """Return which of the sites should run the bundle by then."""
+    """Return the sites that should run the bundle at a time."""
     return {site for site in SITES if wish(one, site, at=at).bundle}
 
 
-def test_a_task_without_waves_is_wanted_at_once():
-    """On every machine that it suits, at any time; 'opens_at' says nothing then."""
+def test_task_without_waves_applies_at_once():
+    """A task without waves applies to every suitable machine at any time."""
     assert DesiredState("WANTED", task(), task().offers[0]) == wish(task())
     assert NEW == wish(task()).bundle
 
 
-def test_a_plan_that_names_no_task_wants_nothing():
-    """So whatever runs there is left alone."""
+def test_plan_without_tasks_requires_nothing():
+    """The site's active bundles stay."""
     assert {} == desired_states(FleetPlan(), "shop-1", TILL, 0.0)
 
 
 @settings(max_examples=300)
 @given(wave_lists(), sites, times, times)
-def test_a_site_that_is_in_stays_in(waves, site, one, other):
-    """Once a wave has reached a site, no later moment takes it out again."""
+def test_site_stays_in_a_rollout(waves, site, one, other):
+    """Once a wave has reached a site, no later time removes it."""
     each = TaskPlan(offers=task().offers, waves=waves)
     early, late = sorted((one, other))
     if wish(each, site, at=early).bundle:
@@ -78,8 +78,8 @@ def test_a_site_that_is_in_stays_in(waves, site, one, other):
 
 @settings(max_examples=300)
 @given(wave_lists(), sites, times)
-def test_the_verdict_follows_from_the_place(waves, site, now):
-    """WANTED from the start of the first wave that reaches the site's place; NO_WAVE when none ever does."""
+def test_verdict_follows_from_the_rollout_position(waves, site, now):
+    """A site is WANTED from the start of the first wave that reaches its position; if none does, NO_WAVE."""
     mine = rollout_position(site, NEW)
     starts = [parse_timestamp(wave.start) for wave in waves if mine < wave.percent * 100]
     found = wish(TaskPlan(offers=task().offers, waves=waves), site, at=now)
@@ -90,41 +90,41 @@ def test_the_verdict_follows_from_the_place(waves, site, now):
 
 @settings(max_examples=200)
 @given(wave_lists(), st.integers(1, 100), sites, times)
-def test_a_larger_wave_takes_nobody_out(waves, share, site, now):
-    """The central team may widen the last wave while a rollout is under way: who has switched stays."""
+def test_larger_wave_removes_no_site(waves, share, site, now):
+    """The central team may enlarge the last wave during a rollout; sites that switched stay."""
     wider = (*waves[:-1], waves[-1].model_copy(update={"percent": max(share, waves[-1].percent)}))
     if wish(TaskPlan(offers=task().offers, waves=waves), site, at=now).bundle:
         assert NEW == wish(TaskPlan(offers=task().offers, waves=wider), site, at=now).bundle
 
 
-def test_waves_take_about_as_many_sites_as_they_say():
-    """Of 10,000 sites: within four standard deviations of the share, and the last wave takes all."""
+def test_waves_reach_about_their_share_of_sites():
+    """Of 10,000 sites each wave reaches its share within four standard deviations, and the last wave all."""
     each = task(waves=WAVES)
     for (start, share), tolerance in zip(WAVES, (40, 120, 0), strict=True):
         assert 100 * share == pytest.approx(len(in_it(each, parse_timestamp(start))), abs=tolerance)
     assert set() == in_it(each, parse_timestamp(MONDAY) - 1)
 
 
-def test_the_first_of_one_bundle_are_not_the_first_of_the_next():
-    """The 1% that take every risk are others each time: two bundles share about 1% of their first sites."""
+def test_first_sites_differ_between_bundles():
+    """The first 1% of two bundles share about 1% of their sites, so the risk does not stay with the same ones."""
     first = {site for site in SITES if rollout_position(site, NEW) < 1000}
     second = {site for site in SITES if rollout_position(site, OLD) < 1000}
     assert 60 <= len(first & second) <= 140
 
 
-def test_places_never_change():
-    """A site computes the place that the central team computed, in any version of this program."""
+def test_rollout_positions_are_stable():
+    """A site computes the same position as the central team, in any version of the program."""
     assert [8205, 5959] == [rollout_position("shop-1", NEW), rollout_position("shop-1", OLD)]
 
 
 @given(sites, digests)
-def test_every_place_is_on_the_scale(site, bundle):
-    """From 0 to 9999, so that a wave of 100 percent takes everybody."""
+def test_rollout_position_is_below_10000(site, bundle):
+    """A wave of 100 percent therefore reaches every site."""
     assert 0 <= rollout_position(site, bundle) < ROLLOUT_STEPS
 
 
-def test_a_halt_stops_who_has_not_switched():
-    """HALTED goes before waves, and names the bundle that is not wanted now."""
+def test_halt_takes_precedence_over_waves():
+    """HALTED names the bundle that does not apply at present."""
     halted = wish(task(waves=WAVES, halted=True), at=parse_timestamp(FRIDAY))
     assert ("HALTED", None, NEW) == (halted.verdict, halted.bundle, halted.offer and halted.offer.bundle)
 
@@ -147,13 +147,13 @@ SMALL = BundleOffer(bundle="dd" * 32, version="1.0.0")
     ],
     ids=["a gpu", "all features", "just enough memory", "a byte too little"],
 )
-def test_the_first_offer_that_suits_is_meant(machine: MachineCapabilities, meant: BundleOffer):
-    """In the order of the plan: what is best first, what runs anywhere last."""
+def test_first_suitable_offer_is_chosen(machine: MachineCapabilities, meant: BundleOffer):
+    """Offers are tried in the order of the plan."""
     assert meant == wish(task(offers=(GPU, VNNI, ROOMY, SMALL)), machine=machine).offer
 
 
-def test_a_machine_that_nothing_suits_is_told_so():
-    """HARDWARE_UNMET, halted or not: a halt is not what is in the way here."""
+def test_machine_without_a_suitable_offer_is_hardware_unmet():
+    """The verdict is HARDWARE_UNMET even during a halt."""
     for halted in (False, True):
         found = wish(task(offers=(GPU, VNNI), halted=halted))
         assert ("HARDWARE_UNMET", None, None) == (found.verdict, found.offer, found.bundle)
@@ -161,7 +161,7 @@ def test_a_machine_that_nothing_suits_is_told_so():
 
 @given(st.integers(0, 1439), st.integers(0, 1439), st.integers(0, 1439))
 def test_a_window_and_its_complement_make_the_day(start, end, minute):
-    """Every minute is in exactly one of 'from a to b' and 'from b to a'; the start is inside, the end is not."""
+    """Every minute is in exactly one of 'a to b' and 'b to a'; the start is included, the end is not."""
     if start == end:
         return
     one = SwitchWindow(start=f"{start // 60:02d}:{start % 60:02d}", end=f"{end // 60:02d}:{end % 60:02d}")
@@ -170,8 +170,8 @@ def test_a_window_and_its_complement_make_the_day(start, end, minute):
     assert (True, False) == (is_within_window(one, start), is_within_window(one, end))
 
 
-def test_a_window_may_go_over_midnight():
-    """22:00 to 06:00 holds midnight and not noon; no window holds always."""
+def test_window_may_span_midnight():
+    """22:00 to 06:00 includes midnight and not noon; without a window every minute is included."""
     night = SwitchWindow(start="22:00", end="06:00")
     assert [True, True, True, False, False] == [is_within_window(night, 60 * hour) for hour in (22, 0, 5, 6, 12)]
     assert is_within_window(None, 720)

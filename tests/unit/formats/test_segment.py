@@ -1,4 +1,4 @@
-"""Records and segments: written, sealed, opened and read again; what is damaged says so and shows no content."""
+"""Records and segments: written, sealed, opened and read; damage is reported without content."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ RECORDS = [prediction(1), feedback(1), tombstone(2)]
 LINES = b"".join(map(example_records.encode, RECORDS))
 
 
-def test_records_come_back_from_a_sealed_segment():
-    """All three types pass through sealing unchanged."""
+def test_records_are_read_from_a_sealed_segment():
+    """All three types of records are unchanged after sealing."""
     assert RECORDS == records_of(segment.unseal(segment.seal(LINES, [RECIPIENT]), [IDENTITY]))
 
 
 def test_each_recipient_opens_a_segment_alone():
-    """Two central keys are two ways in."""
+    """Each of two central keys opens the segment."""
     other = pyrage.x25519.Identity.generate()
     sealed = segment.seal(LINES, [RECIPIENT, str(other.to_public())])
     assert LINES == segment.unseal(sealed, [IDENTITY]) == segment.unseal(sealed, [other])
 
 
-def test_a_stranger_opens_nothing():
+def test_other_key_does_not_open_a_segment():
     """A key that it was not sealed to does not open a segment."""
     with pytest.raises(SegmentDamaged, match="does not open"):
         segment.unseal(segment.seal(LINES, [RECIPIENT]), [pyrage.x25519.Identity.generate()])
 
 
-def test_every_flipped_bit_is_noticed():
+def test_every_flipped_bit_is_detected():
     """No bit of a sealed segment can be changed without notice."""
     sealed = bytearray(segment.seal(LINES, [RECIPIENT]))
     for place in range(0, len(sealed), 7):
@@ -46,14 +46,14 @@ def test_every_flipped_bit_is_noticed():
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -1])
-def test_a_cut_segment_is_noticed(kept):
+def test_truncated_segment_is_detected(kept):
     """A segment without its tail does not open."""
     with pytest.raises(SegmentDamaged):
         segment.unseal(segment.seal(LINES, [RECIPIENT])[:kept], [IDENTITY])
 
 
-def test_what_unpacks_too_far_is_refused():
-    """A bomb that someone sealed to the central team's public key is stopped at the limit."""
+def test_decompression_bomb_is_refused():
+    """A bomb that is sealed to the central team's public key is stopped at the limit."""
     to = [pyrage.x25519.Recipient.from_str(RECIPIENT)]
     bomb = zstandard.ZstdCompressor().compress(bytes(segment.PLAIN_BYTES_MAX + 1))
     with pytest.raises(SegmentDamaged, match="unpacks to more"):
@@ -62,8 +62,8 @@ def test_what_unpacks_too_far_is_refused():
         segment.unseal(pyrage.encrypt(b"no zstd", to), [IDENTITY])
 
 
-def test_a_recipient_that_is_no_key_is_named():
-    """Sealing to a typing error fails instead of sealing to nobody."""
+def test_invalid_recipient_is_refused():
+    """Sealing to a mistyped key fails instead of sealing to nobody."""
     with pytest.raises(DocumentInvalid, match="not an age public key"):
         segment.seal(LINES, ["age1typo"])
 
@@ -80,7 +80,7 @@ def test_a_recipient_that_is_no_key_is_named():
     ],
 )
 def test_names_of_segments(expected, stem):
-    """A name says epoch and sequence; another name is no segment's."""
+    """The name of a segment has epoch and sequence; any other name is not parsed."""
     assert expected == segment.parse_name(stem)
     if expected:
         assert stem == segment.name_of(*expected)
@@ -112,8 +112,8 @@ def test_a_record_over_the_limit_is_refused():
         example_records.parse(b" " * (example_records.RECORD_BYTES_MAX + 1))
 
 
-def test_an_older_reader_takes_a_newer_record():
-    """A key that a newer site writes is ignored."""
+def test_older_reader_accepts_a_newer_record():
+    """An unknown key is ignored."""
     plain = json.loads(example_records.encode(prediction())) | {"mood": "good"}
     assert prediction() == example_records.parse(json.dumps(plain).encode())
 
@@ -122,7 +122,7 @@ DECISION = {"kind": "decide", "task": "front-desk", "question": "intent"}
 
 
 def test_a_record_of_a_question_names_it():
-    """Examples of different questions are kept apart by TASK/QUESTION; those of other kinds by their task."""
+    """Examples of questions are identified by TASK/QUESTION, those of other kinds by their task."""
     record = example_records.parse(example_records.encode(prediction(**DECISION)))
     assert ("front-desk", "intent") == (record.task, record.question)
     assert "front-desk/intent" == example_records.example_key(DECISION)
@@ -131,7 +131,7 @@ def test_a_record_of_a_question_names_it():
 
 @pytest.mark.parametrize("changes", [{"question": None}, {"kind": "classify"}, {"question": "In/tent"}])
 def test_a_record_without_its_question_is_refused(changes):
-    """A decision names its question, and no other kind has one."""
+    """A decision must name its question, and no other kind may."""
     plain = json.loads(example_records.encode(prediction(**DECISION))) | changes
     with pytest.raises(RecordInvalid):
         example_records.parse(json.dumps(plain).encode())

@@ -25,8 +25,8 @@ def some_receipts(**changes: Any) -> segment.Receipts:
     return segment.Receipts.model_validate({**plain, **changes})
 
 
-def test_a_signed_document_comes_back_with_its_signer():
-    """What was signed is read again, with the key that signed and the file's own digest."""
+def test_signed_document_is_read_back_with_its_signer():
+    """The body is read with the key that signed it and the digest of the file."""
     raw = sign(some_receipts(), CENTRAL_KEY)
     signed = segment.verify_receipts(raw, {CENTRAL})
     assert some_receipts() == signed.body
@@ -34,14 +34,14 @@ def test_a_signed_document_comes_back_with_its_signer():
     assert 64 == len(signed.sha256)
 
 
-def test_another_key_is_not_believed():
-    """Receipts that the site signs for itself, or an uplink with a key of its own, are refused."""
+def test_untrusted_key_is_refused():
+    """Receipts that the site or the uplink signed are refused."""
     with pytest.raises(SignatureInvalid, match="not one of the keys"):
         segment.verify_receipts(sign(some_receipts(), SITE_KEY), {CENTRAL})
 
 
-def test_the_name_of_a_trusted_key_is_not_its_signature():
-    """A forger who writes the trusted key beside a signature of his own is refused."""
+def test_trusted_key_name_without_its_signature_is_refused():
+    """A forger who names the trusted key beside another signature is refused."""
     plain = json.loads(sign(some_receipts(), SITE_KEY)) | {"key": CENTRAL}
     with pytest.raises(SignatureInvalid, match="changed after"):
         segment.verify_receipts(json.dumps(plain).encode(), {CENTRAL})
@@ -49,8 +49,8 @@ def test_the_name_of_a_trusted_key_is_not_its_signature():
 
 @settings(max_examples=200)
 @given(st.data())
-def test_no_changed_byte_passes(data):
-    """A document with one byte changed is refused by name, or says the same as before."""
+def test_changed_byte_is_refused_or_harmless(data):
+    """A document with a changed byte is refused or has the same body."""
     raw = sign(some_receipts(), CENTRAL_KEY)
     place = data.draw(st.integers(0, len(raw) - 1))
     changed = raw[:place] + bytes([data.draw(st.integers(0, 255))]) + raw[place + 1 :]
@@ -58,7 +58,7 @@ def test_no_changed_byte_passes(data):
         assert some_receipts() == segment.verify_receipts(changed, {CENTRAL}).body
 
 
-def test_a_reader_ignores_what_a_newer_writer_adds():
+def test_unknown_key_is_ignored_and_covered_by_the_signature():
     """An unknown key does not spoil a document, and is under the signature all the same."""
 
     class Newer(segment.Receipts):
@@ -70,23 +70,23 @@ def test_a_reader_ignores_what_a_newer_writer_adds():
         segment.verify_receipts(raw.replace(b"good", b"evil"), {CENTRAL})
 
 
-def test_one_kind_of_document_is_not_another():
-    """A status object does not pass for receipts, although its signature is right."""
+def test_document_of_another_kind_is_refused():
+    """A status object with a valid signature is not accepted as receipts."""
     said = status_object.SiteStatus(site="site-1", at=format_timestamp(NOW), agent_version="0.1.0", epoch=EPOCH)
     with pytest.raises(DocumentInvalid, match="schema"):
         segment.verify_receipts(sign(said, CENTRAL_KEY), {CENTRAL})
 
 
 def test_a_manifest_belongs_to_its_name():
-    """A manifest under the name of another segment is refused: nothing can be swapped."""
+    """A manifest under the name of another segment is refused, so segments cannot be swapped."""
     raw = sign(segment_manifest(2), SITE_KEY)
     assert 2 == segment.verify(raw, segment.name_of(EPOCH, 2), {SITE}).body.sequence
     with pytest.raises(DocumentInvalid, match="is the manifest of"):
         segment.verify(raw, STEM, {SITE})
 
 
-def test_a_reader_may_take_any_key():
-    """Without trusted keys the signature must still fit, and the caller learns whose it is."""
+def test_any_key_is_accepted_without_trusted_keys():
+    """The signature is still verified, and the caller gets the signer's key."""
     assert SITE == segment.verify(sign(segment_manifest(), SITE_KEY), STEM, None).key
 
 
@@ -104,14 +104,14 @@ def test_a_reader_may_take_any_key():
         ("the limit is", b" " * (signed_document.DOCUMENT_BYTES_MAX + 1)),
     ],
 )
-def test_what_is_no_document_is_refused(said, raw):
+def test_invalid_document_is_refused(said, raw):
     """Hostile bytes end in DOCUMENT_INVALID, which says what is wrong."""
     with pytest.raises(DocumentInvalid, match=said):
         segment.verify_receipts(raw, {CENTRAL})
 
 
-def test_a_rule_that_is_broken_under_a_right_signature_is_named():
-    """The field is named; the value is not shown."""
+def test_invalid_body_with_a_valid_signature_is_refused():
+    """The error names the field without its value."""
     backwards = segment.ReceiptRange.model_construct(first=3, last=1, manifest_sha256=DIGEST)
     epoch = segment.EpochReceipts.model_construct(epoch=EPOCH, received=(backwards,), refused=())
     raw = sign(some_receipts().model_copy(update={"epochs": (epoch,)}), CENTRAL_KEY)
@@ -128,5 +128,5 @@ def test_a_rule_that_is_broken_under_a_right_signature_is_named():
     ],
 )
 def test_times_are_written_in_utc_with_milliseconds(expected, seconds):
-    """Times sort as text."""
+    """Times in UTC with milliseconds sort as text."""
     assert expected == format_timestamp(seconds)

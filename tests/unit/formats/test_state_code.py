@@ -1,4 +1,4 @@
-"""The state of a site in some hundred characters: decoding restores it, and wrong characters are detected."""
+"""The state code of a site: about a hundred characters that are decoded exactly, with wrong characters detected."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ SUMMARIES = st.builds(
 
 
 @given(SUMMARIES)
-def test_what_goes_in_comes_out(summary: SiteSummary) -> None:
-    """From the QR text and from the groups, in any case and spacing; tasks that do not fit are counted."""
+def test_state_code_is_decoded_exactly(summary: SiteSummary) -> None:
+    """The QR text and the spoken groups are decoded in any case and spacing; tasks that do not fit are counted."""
     code = encode(summary)
     found = decode(state_code.PREFIX + code)
     kept = len(found.tasks)
@@ -53,14 +53,14 @@ def test_what_goes_in_comes_out(summary: SiteSummary) -> None:
     ]
 
 
-def test_letters_that_look_like_digits_are_read_as_them() -> None:
-    """Somebody writes O for zero, and I or L for one."""
+def test_letters_that_look_like_digits_are_accepted() -> None:
+    """O is read as 0, and I or L as 1."""
     misread = " ".join(GROUPS).replace("0", "o").replace("1", "l")
     assert SUMMARY == decode(misread)
 
 
 def test_each_wrong_character_is_found_in_its_group() -> None:
-    """Whatever was heard instead, at every place: the group is named."""
+    """A wrong character at any position is reported with its group."""
     for number, group in enumerate(GROUPS):
         for place in range(len(group)):
             for heard in set(ALPHABET) - {group[place]}:
@@ -69,8 +69,8 @@ def test_each_wrong_character_is_found_in_its_group() -> None:
                     decode(" ".join(wrong))
 
 
-def test_swapped_characters_and_groups_are_found() -> None:
-    """Two neighbours in the wrong order are found, of characters and of groups."""
+def test_swapped_characters_and_groups_are_detected() -> None:
+    """Two adjacent characters or groups in the wrong order are detected."""
     for number, group in enumerate(GROUPS):
         for place in range(len(group) - 1):
             one, other = group[place : place + 2]
@@ -98,21 +98,21 @@ def test_swapped_characters_and_groups_are_found() -> None:
         ("1" * 5000, "group 1 of"),
     ],
 )
-def test_what_is_no_code_is_refused(given: str, said: str) -> None:
-    """With a sentence, and the group where one can be told."""
+def test_invalid_code_is_refused(given: str, said: str) -> None:
+    """The message names the group if it is known."""
     with pytest.raises(DocumentInvalid, match=said):
         decode(given)
 
 
-def test_a_code_of_a_newer_version_says_so() -> None:
-    """The version stands first, so that an older program can tell."""
+def test_code_of_a_newer_version_is_reported() -> None:
+    """The version is the first field, so an older program can report it."""
     body = state_code._encode_text("2|something")
     with pytest.raises(DocumentInvalid, match="of version 2"):
         decode(state_code.PREFIX + body)
 
 
-def test_every_state_and_alarm_has_a_letter_of_its_own() -> None:
-    """A state or alarm that is added needs a letter."""
+def test_every_state_and_alarm_has_its_own_letter() -> None:
+    """A new state or alarm needs a letter."""
     assert set(get_args(status_object.UpdateState)) == set(state_code.UPDATE_STATES)
     assert set(get_args(status_object.Alarm)) == set(state_code.ALARMS)
     for words in (state_code.TASK_STATES, state_code.UPDATE_STATES, state_code.ALARMS, state_code.LINK_STATES):
