@@ -147,7 +147,7 @@ def test_invalid_teacher_answer_falls_back_to_local(site, oracle, way):
 
 @pytest.mark.parametrize("way", ["prose", "wrong-label", "truncated"])
 def test_invalid_teacher_answer_is_retried_once(site, oracle, way):
-    """The uplink tells the large model once what was wrong with its answer, and uses the second one."""
+    """The uplink sends the large model the error in its answer once, and uses the second answer."""
     oracle.way = way
     answer = ask(site, UNSURE)
     assert ("UPSTREAM", "hours") == (answer.route, answer.label)

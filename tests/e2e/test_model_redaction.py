@@ -39,7 +39,7 @@ def redactor(folder: Path, version: str = "1.0.0", **more: object) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A daemon with two tasks, and no redaction bundle yet."""
+    """A daemon with two tasks and without a redaction bundle."""
     with RunningDaemon(tmp_path / "site", **SETTINGS) as daemon:
         daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
         daemon.install(echo_bundle(tmp_path / "talk", "talk", "generate"))
