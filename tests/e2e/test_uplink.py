@@ -162,7 +162,7 @@ def test_upload_resumes_after_kill(process: Process):
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
 def test_uplink_works_as_own_user_with_outbox_only(process: Process):
     """The uplink works as a user that can read neither state nor spool, with the modes of docs/uplink.md; without
-    access to the segments it exits with 3 and names its rights."""
+    access to the segments it exits with 3, and the remedy names the rights of edge-uplink."""
     case = process.case
     state = case.folder / "state"
     state.mkdir(mode=0o700)
