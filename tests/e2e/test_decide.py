@@ -204,16 +204,17 @@ async def test_asyncio_client_supports_decide(daemon):
     assert [("intent", "refund")] == [(each.question, each.label) for each in decision.answers]
 
 
-def test_a_text_that_is_too_long_is_refused_with_its_limit(client):
-    """As by every call; the error has the number and the limit."""
+def test_decide_refuses_too_long_input_with_limit(client):
+    """Decide refuses a text over the token limit with INPUT_TOO_LONG; the message has the limit."""
     with pytest.raises(CallFailed) as caught:
         client.decide(DESK, ["word " * 5000])
     assert "INPUT_TOO_LONG" == caught.value.reason
     assert "512" in caught.value.message
 
 
-def test_a_person_judges_each_question_for_itself(client, daemon):
-    """The queue of TASK/QUESTION has its answers alone; a correction names one of its outputs, and no other."""
+def test_each_question_has_own_review_queue(client, daemon):
+    """The review queue of TASK/QUESTION has only that question's answers, and a correction must be one of that
+    question's options."""
     [decision] = client.decide(DESK, ["judge this refund"])
     urgent, severity = decision["urgent"].prediction_id, decision["severity"].prediction_id
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
@@ -228,8 +229,8 @@ def test_a_person_judges_each_question_for_itself(client, daemon):
         assert [] == list(reviewer.prediction(severity).feedback)
 
 
-def test_figures_are_by_question(client, daemon):
-    """The report has each question with its own threshold and days."""
+def test_report_has_figures_per_question(client, daemon):
+    """The report of a decide task lists each question with its own threshold and daily figures."""
     [decision] = client.decide(DESK, ["count this refund"])
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
         eventually_sync(lambda: kept(reviewer, decision.answers[-1].prediction_id) is not None)
@@ -240,8 +241,9 @@ def test_figures_are_by_question(client, daemon):
     assert all(each["days"] for each in of_desk.values())
 
 
-def test_erasing_one_answer_says_what_else_holds_the_text(client, daemon):
-    """The text stays with the other questions; the printed command erases it with all of them."""
+def test_erase_names_other_answers_with_same_text(client, daemon):
+    """`edge-agent erase` of one answer names the other questions' answers that hold the same text, and the printed
+    command erases them and the text."""
     [decision] = client.decide(DESK, ["ERASEDTEXT refund"])
     ids = [each.prediction_id for each in decision.answers]
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
@@ -255,6 +257,6 @@ def test_erasing_one_answer_says_what_else_holds_the_text(client, daemon):
 
 
 def erase(daemon: RunningDaemon, *arguments: str) -> str:
-    """Run `edge-agent erase`; return what it prints, on one line."""
+    """Run `edge-agent erase`; return its output on one line."""
     done = CliRunner().invoke(app, [*daemon.command()[3:], "erase", *arguments, "--yes"])
     return " ".join(done.output.split())
