@@ -332,7 +332,7 @@ def test_zstd_compressed_body_is_accepted_and_bounded(site: GatewaySite) -> None
 
 @pytest.mark.slow
 def test_every_example_of_decisions_page_runs(site: GatewaySite) -> None:
-    """The examples of the decisions page run in order as printed; `edge-convert calibrate` runs in its own test."""
+    """The examples of docs/decisions-api.md run in order as printed; `edge-convert calibrate` runs in its own test."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)
     environment = {**os.environ, "TOKEN": site.token}
     [shell, calibrates], programs = (
