@@ -257,6 +257,6 @@ def test_erase_names_other_answers_with_same_text(client, daemon):
 
 
 def erase(daemon: RunningDaemon, *arguments: str) -> str:
-    """Run `edge-agent erase`; return what it prints, on one line."""
+    """Run `edge-agent erase`; return its output on one line."""
     done = CliRunner().invoke(app, [*daemon.command()[3:], "erase", *arguments, "--yes"])
     return " ".join(done.output.split())
