@@ -49,7 +49,7 @@ def test_help_of_each_command_shows_an_example(words):
 
 
 @pytest.mark.parametrize("program", [app, factory], ids=["edge-agent", "edge-convert"])
-def test_a_usage_line_marks_an_argument_once(program):
+def test_usage_line_marks_each_argument_once(program):
     """A usage line puts an optional argument in one pair of brackets, and three dots after an argument that can be
     repeated."""
     for command in every_command(typer.main.get_command(program)):

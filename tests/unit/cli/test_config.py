@@ -30,7 +30,7 @@ def config(engines: int) -> Config:
         (32 * GIB, 8 * GIB, 8 * GIB - QUARTER),
         (0, QUARTER, QUARTER // 2),
     ],
-    ids=["what engines may take, and the rest", "the machine but the reserve", "no more than that", "a tiny machine"],
+    ids=["engines and daemon", "machine less reserve", "engines over machine", "tiny machine"],
 )
 def test_memory_limit_covers_engines_daemon_and_reserve(engines: int, machine: int, memory_max: int):
     """The unit's limit covers the engines' configured memory, the daemon and the reserve, and leaves the machine its

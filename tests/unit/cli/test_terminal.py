@@ -114,7 +114,7 @@ def test_answer_is_exact_in_a_file_and_escaped_on_a_terminal() -> None:
 
 
 def test_json_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON output keeps every character of a value, also on a terminal."""
+    """JSON output keeps every character of a value, so a program reads it exactly."""
     output.print_json({"label": HOSTILE})
     assert {"label": HOSTILE} == json.loads(capsys.readouterr().out)
 
