@@ -195,8 +195,9 @@ def test_faulty_unit_has_a_verdict_and_a_command(check, verdict, changed):
 
 
 @pytest.mark.parametrize("needed", [True, False])
-def test_the_remedy_of_a_masked_unit_starts_it_if_it_is_needed(needed):
-    """'systemctl unmask' removes the link of 'systemctl enable' too, and the installer starts no disabled unit."""
+def test_remedy_of_a_masked_unit_starts_it_if_needed(needed):
+    """The remedy of a masked unit enables and starts it if it is needed: 'systemctl unmask' also removes the link of
+    'systemctl enable', and the installer starts no disabled unit."""
     [found] = [each for each in unit(wanted=needed, LoadState="masked") if each.check == "unit"]
     assert needed == found.command.endswith(f"; sudo systemctl enable --now {SERVE}")
     assert found.command.startswith(f"sudo systemctl unmask {SERVE}; sudo sh ")
