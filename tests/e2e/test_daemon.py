@@ -256,7 +256,7 @@ def test_admin_group_owns_admin_socket(tmp_path: Path) -> None:
     assert (0o660, os.getegid()) == (stat.S_IMODE(found.st_mode), found.st_gid)
 
 
-def test_reflection_is_served_on_admin_socket_only(daemon: RunningDaemon) -> None:
+def test_reflection_is_served_on_admin_but_not_inference_socket(daemon: RunningDaemon) -> None:
     """admin.sock offers reflection for its services; inference.sock does not."""
     with grpc.insecure_channel(daemon.admin_target) as channel:
         services = set(ProtoReflectionDescriptorDatabase(channel).get_services())

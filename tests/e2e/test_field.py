@@ -123,7 +123,7 @@ def reviewed(found):
 
 
 def could_take(fielded):
-    """Return the share that the small model could answer according to `edge-agent report`."""
+    """Return the section of `edge-agent report` on the answers that the small model could give."""
     ran = CliRunner().invoke(app, [*fielded.site.serve.command()[3:], "report", TASK, "--json"])
     return json.loads(ran.stdout)["tasks"][0]["could_take"]
 
