@@ -198,7 +198,7 @@ def test_mapie_chooses_the_same_threshold_except_for_rounding(seed, rows, target
 
 
 def test_rows_needed_suffice_in_many_draws():
-    """If 150 rows prove nothing, the median estimate is above 150, and so many rows prove a threshold in more than a
+    """If 150 rows prove nothing, the median estimate is above 150, and that many rows prove a threshold in more than a
     quarter of the draws."""
     small = [choose(*honest(150), FIVE) for _ in range(60)]
     estimates = [rows_needed(each, FIVE) for each in small if each.threshold is None]
