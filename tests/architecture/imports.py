@@ -229,6 +229,54 @@ def _names(node: ast.AST) -> Iterator[str]:
             yield from _names(each)
 
 
+def broken_uses(sources: Sequence[Source], others: Sequence[Source]) -> list[str]:
+    """Find imports of names that a file lacks, and keyword arguments that a called function does not take.
+
+    The imported files are among `others`. Functions count, called by their name or as `module.function`.
+    """
+    files = {source.module: _Definitions(source) for source in (*others, *sources)}
+    found = []
+    for source in sources:
+        for node, _ in source.import_statements:
+            found += [source.at(node, f"there is no {name}") for name in _missing_names(node, files)]
+        for node in source.nodes:
+            if isinstance(node, ast.Call):
+                found += [source.at(node, text) for text in _unknown_keywords(files[source.module], node, files)]
+    return found
+
+
+def _missing_names(node: ast.Import | ast.ImportFrom, files: Mapping[str, _Definitions]) -> list[str]:
+    """Return the names that a statement imports from one of the files and that this file lacks."""
+    file = files.get(node.module or "") if isinstance(node, ast.ImportFrom) else None
+    if file is None or "__getattr__" in file.definitions:
+        return []
+    known = {*file.definitions, *file.imported}
+    names = [each.name for each in node.names if f"{file.source.module}.{each.name}" not in files]
+    return [name for name in names if name not in known]
+
+
+def _unknown_keywords(file: _Definitions, call: ast.Call, files: Mapping[str, _Definitions]) -> list[str]:
+    """Return a sentence for each keyword argument that the called function does not take."""
+    keywords = [each.arg for each in call.keywords if each.arg]
+    function = _definition(file, ast.unparse(call.func), files) if keywords else None
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function.args.kwarg:
+        return []
+    parameters = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
+    return [f"{function.name} has no parameter {name}" for name in keywords if name not in parameters]
+
+
+def _definition(file: _Definitions, name: str, files: Mapping[str, _Definitions]) -> ast.AST | None:
+    """Return what `name` or `module.name` stands for at the top level of a file; None if that is not in the files."""
+    first, _, attribute = name.partition(".")
+    if first in file.imported:
+        module, original = file.imported[first]
+        inner = f"{module}.{original}" if original else module
+        if attribute:
+            return _definition(files[inner], attribute, files) if inner in files else None
+        return _definition(files[module], original, files) if module in files else None
+    return None if attribute else file.definitions.get(name)
+
+
 def unused(sources: Sequence[Source], entries: Mapping[str, str]) -> list[str]:
     """Find modules that no other imports and that are no entry point."""
     known = modules(sources)

@@ -289,6 +289,11 @@ def test_no_late_import():
     )
 
 
+def test_examples_use_what_exists():
+    """The scripts in examples/, which mypy does not check, import names that exist, and name parameters that exist."""
+    require_none(imports.broken_uses(load(ROOT, ["examples"]), CODE), "Follow the name in the package.")
+
+
 def test_no_dead_module():
     """Every module is imported by another, or is an entry point."""
     entries = ENTRIES | {entry.module: "a command" for entry in COMMANDS.values()}

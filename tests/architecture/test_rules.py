@@ -124,6 +124,24 @@ def test_impure_rule_found(rules: str, expected: list[str]):
     assert expected == lines_of(imports.impure_rules(sources, "Iterator[Finding]", []))
 
 
+@pytest.mark.parametrize(
+    ("use", "expected"),
+    [
+        ("from app.a import keep\nkeep(1, path=2)\nkeep(**{})", []),
+        ("from app import a\na.keep(1, folder=2)", ["app/b.py:2: keep has no parameter folder"]),
+        ("import app.a\napp.a.keep(1, folder=2)", []),
+        ("from app.a import keep as store\nstore(size=1, folder=2)", ["app/b.py:2: keep has no parameter folder"]),
+        ("from app.a import store", ["app/b.py:1: there is no store"]),
+        ("from app.a import SIZE, Path\nfrom app.a import any_\nany_(folder=1)\nPath(folder=2)", []),
+        ("print(folder=1)\ndef keep(size): ...\nkeep(folder=2)", ["app/b.py:3: keep has no parameter folder"]),
+    ],
+)
+def test_broken_use_found(use: str, expected: list[str]):
+    """An imported name exists, and a called function has the parameters that the call names."""
+    module = "from pathlib import Path\nSIZE = 1\ndef keep(size, *, path=''): ...\ndef any_(**settings): ..."
+    assert expected == imports.broken_uses(files(app__b=use), files(app__a=module, app____init__=""))
+
+
 def test_unused_module_found():
     """A module that nothing imports is dead, unless it is an entry point; a package is used by what is inside."""
     sources = files(app__a="import app.b", app__b="", app__c="", app__main="import app.a")

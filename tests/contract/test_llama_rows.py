@@ -146,7 +146,7 @@ def test_weights_that_are_laid_out_anew_are_found_out(folder: Path) -> None:
     """Q4_K as llama.cpp has it by itself: that scores depend on their neighbours is measured, not assumed, with tuning
     and without, and by the steps that a device is measured in."""
     path = str(weights(folder, "Q4_K_M"))
-    model = LlamaModel(path, head=replace(gguf_header.read_header(path), product_bytes={}))
+    model = LlamaModel(path, header=replace(gguf_header.read_header(path), product_bytes={}))
     try:
         shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
         limits = autotune.TuningLimits(seconds=0, share=0.0)
