@@ -22,7 +22,7 @@ NOWHERE = GgufConverter(Path("/nowhere"), Path("/nowhere"))
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
-    """Draw nothing."""
+    """Ignore progress."""
 
 
 def edited(file: Path, **changes: Any) -> None:

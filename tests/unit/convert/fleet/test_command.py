@@ -150,7 +150,7 @@ def test_invalid_or_missing_plan_is_an_error(fleet: Fleet):
 
 
 @pytest.mark.slow
-def test_a_thousand_sites_are_read_in_one_run(tmp_path: Path):
+def test_thousand_sites_are_read_in_one_run(tmp_path: Path):
     """One run reads the status of 1,000 sites and counts each of them."""
     made = Fleet(tmp_path)
     made.want(plan(task(waves=[(format_timestamp(NOW), 10)])))

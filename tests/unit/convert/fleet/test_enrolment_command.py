@@ -49,12 +49,12 @@ class Office:
         return CliRunner().invoke(app, ["site-kit", *arguments, *places])
 
     def enrolment(self, site: str = "shop-12") -> tuple[enrolment_file.EnrolmentFile, str]:
-        """Read an enrolment file that was made."""
+        """Read the enrolment file of a site."""
         return enrolment_file.parse((self.folder / "kits" / f"{site}.kit").read_bytes())
 
     @property
     def registry(self) -> SiteRegistry:
-        """The registry, as it is now."""
+        """The registry as it is on disk."""
         return SiteRegistry(self.folder / "collected" / "sites.json")
 
 

@@ -25,7 +25,7 @@ STATES: tuple[UpdateState, ...] = get_args(UpdateState)
 def compare(
     wanted: RolloutPlan, said: Sequence[SiteStatus], now: float = NOW, known: Sequence[str] = ()
 ) -> FleetReport:
-    """Compare what sites say with a plan; two days of silence are too many."""
+    """Compare status objects with a plan; sites that are silent for more than two days are listed as silent."""
     return report(wanted, SiteStatuses({each.site: each for each in said}), now, silent_seconds=2 * DAY, known=known)
 
 

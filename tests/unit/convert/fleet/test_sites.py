@@ -63,7 +63,7 @@ def test_damaged_registry_is_an_error(tmp_path: Path, content: str):
 
 
 @pytest.mark.parametrize("name", ["sites.json", "fleet.json"])
-def test_the_printed_command_accepts_the_key(tmp_path: Path, name: str):
+def test_printed_command_accepts_the_key(tmp_path: Path, name: str):
     """The command that an objection prints can be run as it is: it names the folder of collect or the registry file,
     and accepts the key."""
     path = tmp_path / "a folder" / name

@@ -15,7 +15,7 @@ from tests.support.recipes import ready_classifier, recipe_of
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
-    """Show nothing."""
+    """Ignore progress."""
 
 
 def folder(path: Path, **files: str) -> Path:
@@ -164,7 +164,7 @@ def test_changed_llama_cpp_converter_runs_export_again(tmp_path: Path):
     assert "converter" in STAGES["export"].files
 
 
-def test_the_table_of_stages_is_in_order():
+def test_table_of_stages_is_in_order():
     """Each stage reads only earlier stages and known files, and a stage that reads rows declares the libraries that
     redact them."""
     names, splits = list(STAGES), {"train", "importance", "calibration", "test"}

@@ -41,7 +41,7 @@ class Desk:
         ]
 
     def run(self, *arguments: str | Path, given: str = "") -> str:
-        """Run a command that must succeed; returns what it printed, with single spaces."""
+        """Run a command that must succeed; return its output with single spaces."""
         code, said = self.attempt(*arguments, given=given)
         assert 0 == code, said
         return said

@@ -74,7 +74,7 @@ def test_bundle_without_report_has_no_figures(tmp_path: Path):
     ],
 )  # fmt: skip
 def test_only_valid_figures_are_copied(spoilt: object):
-    """Invalid headline figures are dropped as a whole, and other keys than numbers are not copied."""
+    """Invalid headline figures are dropped as a whole, and keys whose value is not a figure are not copied."""
     assert {} == publishable_bundle.headline_figures(spoilt)
     assert {"rows": 3, "accuracy": SHARE} == publishable_bundle.headline_figures(
         {"rows": 3, "accuracy": SHARE, "families": "\x1b[2J", "sure": 4}

@@ -47,7 +47,7 @@ class Team:
         return Publisher(self.central.publisher.storage, Keyring(folders, nobody), self.central.now, stage=stage)
 
     def sign(self, *folders: Path) -> int:
-        """Sign what is staged; returns how many signatures are missing still."""
+        """Sign the staged change; return the number of signatures that are still missing."""
         keys = Keyring(folders or [self.vault], nobody)
         return sum(each.count for each in staged_change.add_signatures(staged_change.read(self.folder, keys), keys))
 

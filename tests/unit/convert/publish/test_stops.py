@@ -93,7 +93,7 @@ class Ready:
         return shutil.copytree(self.root / "ready", self.root / "now")
 
     def run(self, name: str, place: Path, writes: int) -> bool:
-        """Make a change as a process of its own would; False = it was stopped."""
+        """Make a change as a separate process would; return False if it was stopped."""
         publisher = Publisher(Mortal(place / "repository", writes), Keyring([place / "signing-keys"], lambda _: ""))
         try:
             CHANGES[name](publisher, place)
@@ -102,7 +102,7 @@ class Ready:
         return True
 
     def accepted(self, place: Path) -> set[frozenset[str]]:
-        """Return what a site that knew the repository and one that did not believe."""
+        """Return the bundles that a site with the old state and a new site accept."""
         caches = (place / "site", place / "newcomer")
         return {Client(cache, self.anchor).refresh(place / "repository").bundles for cache in caches}
 

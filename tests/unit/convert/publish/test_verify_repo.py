@@ -23,7 +23,7 @@ DAY = 86_400
 
 
 class Fleet:
-    """A repository with three roots, two bundles of shared weights, and a plan for one of them."""
+    """A repository with three roots, two bundles with the same weights, and a plan for one of them."""
 
     def __init__(self, root: Path) -> None:
         self.central = CentralTeam(root)
@@ -37,7 +37,7 @@ class Fleet:
         self.central.publisher.renew()
 
     def blob(self, content: bytes) -> Path:
-        """Return the blob that holds something."""
+        """Return the blob with this content."""
         return next(path for path in (self.central.folder / "blobs").iterdir() if path.read_bytes() == content)
 
     def manifest(self) -> Path:
@@ -45,7 +45,7 @@ class Fleet:
         return self.central.folder / layout.blob_path(self.digests[1])
 
     def check(self, days_later: float = 0, **scope) -> RepositoryFindings:
-        """Look at it."""
+        """Check the repository."""
         now = self.central.now() + days_later * DAY
         return check(
             FolderStorage(self.central.folder), self.central.root_bytes, now, CheckScope(**scope), lambda *_: None
@@ -72,7 +72,7 @@ def flip(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    """Lose the last byte."""
+    """Remove the last byte."""
     path.write_bytes(path.read_bytes()[:-1])
 
 

@@ -68,7 +68,7 @@ def run(model: onnx.ModelProto, rows: list[list[int]]) -> dict[str, np.ndarray]:
 
 
 def rows_of(*lengths: int) -> list[list[int]]:
-    """Return rows of tokens."""
+    """Return rows with these numbers of random tokens."""
     return [[2, *RNG.integers(4, 40, length).tolist(), 3] for length in lengths]
 
 

@@ -115,7 +115,7 @@ def test_adapter_is_a_peft_directory(tuned: tuple[Path, Report], decoder: Path) 
     torch.testing.assert_close(adapted, merged, atol=1e-4, rtol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_weights(tuned: tuple[Path, Report], decoder: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_weights(tuned: tuple[Path, Report], decoder: Path, tmp_path: Path) -> None:
     """On one machine the same seed gives identical weights and another seed gives others; the caller's random state is
     not changed."""
     torch.manual_seed(99)

@@ -116,7 +116,7 @@ def test_validation_split_is_by_label_and_family() -> None:
 
 
 class CountedRow(DataRow):
-    """A row that counts how often it is compared with another."""
+    """A row that counts its comparisons with other rows."""
 
     compared = 0
     __hash__ = DataRow.__hash__

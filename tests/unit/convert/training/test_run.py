@@ -94,7 +94,7 @@ def test_interrupted_training_leaves_nothing_and_starts_again(tmp_path: Path) ->
 
 
 def test_training_progress_is_reported(tmp_path: Path) -> None:
-    """Progress shows the frozen layers first, then each training step with the validation accuracy."""
+    """Progress shows the frozen layers first and then each training step; the last line has the validation accuracy."""
     recipe = written(tmp_path, "llama", SETTINGS)
     tiny_decoder.checkpoint(tmp_path / "m")
     said: list[tuple[str, int, int]] = []
