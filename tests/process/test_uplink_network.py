@@ -68,7 +68,7 @@ def test_request_without_an_answer_times_out(proxy: ToxicProxy, served: Served, 
 
 @pytest.mark.slow
 def test_slow_upload_continues_above_the_minimum_rate(proxy: ToxicProxy, served: Served, tmp_path: Path):
-    """A slow upload takes longer than a request's time limit as long as its rate is above `bytes_per_second_min`; below
+    """A slow upload can exceed a request's time limit as long as its rate is above `bytes_per_second_min`; below
     that it fails."""
     case = through(proxy, served, tmp_path, 1)
     case.seal(1, 200_000)
