@@ -1,4 +1,5 @@
-"""Rules on imports: which layer may know which, who may know a foreign library, no cycles, nothing imported late."""
+"""Rules on imports: which layer can import which, which layer can import a foreign library, no cycles, no late
+imports."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class Import:
 
 
 def imports(source: Source, known: frozenset[str]) -> Iterator[Import]:
-    """Yield what a file imports; `from a import b` is a.b where that is one of the known modules, and a otherwise."""
+    """Yield the imports of a file; `from a import b` is a.b if that is one of the known modules, and a otherwise."""
 
     for node, late in source.import_statements:
         if isinstance(node, ast.Import):
@@ -42,7 +43,7 @@ def modules(sources: Sequence[Source]) -> frozenset[str]:
 
 
 def layer_of(module: str, layers: Mapping[str, object]) -> str | None:
-    """Return the most exact layer that a module is in."""
+    """Return the innermost layer that contains a module."""
     fitting = [layer for layer in layers if below(module, [layer])]
     return max(fitting, key=len, default=None)
 
@@ -65,7 +66,7 @@ def forbidden_edges(sources: Sequence[Source], layers: Mapping[str, set[str]]) -
 
 
 def foreign_edges(sources: Sequence[Source], importers: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Find imports of a library outside the layers that may know it, and of libraries that are not in the table."""
+    """Find imports of a library outside of its layers, and of libraries that are not in the table."""
     known, found = modules(sources), []
     for source in sources:
         for item in imports(source, known):
@@ -115,7 +116,7 @@ def _packages(module: str) -> list[str]:
 
 
 def impure(sources: Sequence[Source], pure: Sequence[str]) -> list[str]:
-    """Find clocks, waiting and files in modules that only decide."""
+    """Find clocks, waiting and files in modules that must be pure."""
     known, found = modules(sources), []
     for source in sources:
         if source.module not in pure:
