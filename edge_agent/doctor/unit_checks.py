@@ -202,6 +202,11 @@ class UnitFacts:
         """The command that does it."""
         return self.failure[2]
 
+    @property
+    def start_if_needed(self) -> str:
+        """The end of a remedy: 'systemctl unmask' removes the link that starts the unit at boot."""
+        return f"; sudo systemctl enable --now {self.name}" if self.needed else ""
+
 
 def judge_units(facts: tuple[UnitFacts, ...] | None) -> Iterator[Finding]:
     """Judge both units; None when systemd does not run this machine."""
@@ -231,7 +236,7 @@ _STATE: tuple[FindingRule[UnitFacts], ...] = (
         lambda f: f.load == "masked",
         "{f.name} is masked: it cannot start",
         "A link to /dev/null replaced its file. Unmask it; the installer writes its file again.",
-        f"sudo systemctl unmask {{f.name}}; {INSTALLER}",
+        f"sudo systemctl unmask {{f.name}}; {INSTALLER}{{f.start_if_needed}}",
     ),
     FindingRule(
         "fault",

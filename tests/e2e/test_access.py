@@ -1,4 +1,4 @@
-"""A daemon on TCP with certificates, from outside: admission, roles, and changes of its files while it runs."""
+"""Access to a daemon over TCP with certificates: the TLS handshake, roles, and changed TLS files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> TlsSite:
 
 @pytest.fixture(scope="module")
 def daemon(site: TlsSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon with one task; tests here leave it as it was."""
+    """A daemon with one task; its tests leave its state unchanged."""
     folder = tmp_path_factory.mktemp("daemon")
     with RunningDaemon(folder, **site.settings()) as running:
         running.install(echo_bundle(folder / "a", "intent", "classify", LABELS))
@@ -42,7 +42,7 @@ def refusal(call: Callable[[], object]) -> CallFailed:
 
 
 def code_of(site: TlsSite, tls: Tls, method: str) -> grpc.StatusCode:
-    """Call a method with an empty message; return what came of it."""
+    """Call a method with an empty message; return the status code."""
     credentials = tls.channel_credentials()
     with grpc.secure_channel(site.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         try:
@@ -54,8 +54,9 @@ def code_of(site: TlsSite, tls: Tls, method: str) -> grpc.StatusCode:
 
 
 @pytest.mark.parametrize("role", ["infer", "feedback", "admin"])
-def test_a_role_opens_its_methods_and_no_others(daemon: RunningDaemon, site: TlsSite, role: str) -> None:
-    """Every method of every service: PERMISSION_DENIED without the role, anything else with it."""
+def test_role_permits_only_its_methods(daemon: RunningDaemon, site: TlsSite, role: str) -> None:
+    """Every method of every service returns PERMISSION_DENIED to a caller without its role, and never to a caller with
+    it (Drain and Watch are not called)."""
     tls = site.client(f"only-{role}", role)
     others = {method: code_of(site, tls, method) for method in METHODS if role not in METHODS[method]}
     assert {grpc.StatusCode.PERMISSION_DENIED} == set(others.values()), others
@@ -64,8 +65,8 @@ def test_a_role_opens_its_methods_and_no_others(daemon: RunningDaemon, site: Tls
     assert grpc.StatusCode.PERMISSION_DENIED not in {code_of(site, tls, method) for method in own}
 
 
-def test_roles_together(daemon: RunningDaemon, site: TlsSite) -> None:
-    """One certificate may carry several; the clients of the library take it for each."""
+def test_certificate_can_have_several_roles(daemon: RunningDaemon, site: TlsSite) -> None:
+    """A certificate with the roles infer, admin and feedback works with the clients of all three."""
     tls = site.client("boss", "infer", "admin", "feedback")
     with Client(site.address, tls) as client, AdminClient(site.address, tls) as admin:
         assert client.serving()
@@ -75,8 +76,8 @@ def test_roles_together(daemon: RunningDaemon, site: TlsSite) -> None:
         assert "PREDICTION_UNKNOWN" == refusal(lambda: reviewer.accept("p", reviewer="x")).reason
 
 
-def test_reflection_lists_what_is_served_there(daemon: RunningDaemon, site: TlsSite) -> None:
-    """The network has every service, that of the reviewers too, and its messages are described."""
+def test_reflection_over_tcp_lists_every_service(daemon: RunningDaemon, site: TlsSite) -> None:
+    """Reflection over TCP lists all services, FeedbackService included, and describes their messages."""
     credentials = site.client("explorer", "admin").channel_credentials()
     with grpc.secure_channel(site.address, credentials) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
@@ -84,8 +85,9 @@ def test_reflection_lists_what_is_served_there(daemon: RunningDaemon, site: TlsS
         assert "edge_agent/v1/feedback.proto" == database.FindFileContainingSymbol("edge_agent.v1.FeedbackService").name
 
 
-def test_a_certificate_without_a_role_opens_nothing(daemon: RunningDaemon, site: TlsSite) -> None:
-    """The refusal says whose it is and what is missing."""
+def test_certificate_without_role_is_denied(daemon: RunningDaemon, site: TlsSite) -> None:
+    """The daemon denies every call with a certificate that has no role; the message names the client and the missing
+    role."""
     with Client(site.address, site.client("nobody")) as client:
         failed = refusal(lambda: client.classify("intent", ["refund"]))
         assert ("PERMISSION_DENIED", "ROLE_MISSING") == (failed.code, failed.reason)
@@ -104,8 +106,9 @@ def strangers(site: TlsSite) -> dict[str, Tls | None]:
 
 
 @pytest.mark.parametrize("kind", ["none", "foreign", "expired", "the server's own"])
-def test_strangers_do_not_get_past_the_handshake(daemon: RunningDaemon, site: TlsSite, kind: str) -> None:
-    """Without a certificate, with one of another authority, out of date, or not for clients: and it says what to do."""
+def test_invalid_client_certificate_fails_tls_handshake(daemon: RunningDaemon, site: TlsSite, kind: str) -> None:
+    """The TLS handshake fails for a client without a certificate or with one that is foreign, expired or not for
+    clients; the error has a remedy."""
     with Client(site.address, strangers(site)[kind]) as client:
         failed = refusal(lambda: client.classify("intent", ["refund"]))
     assert ("UNAVAILABLE", "TLS_FAILED") == (failed.code, failed.reason)
@@ -113,8 +116,8 @@ def test_strangers_do_not_get_past_the_handshake(daemon: RunningDaemon, site: Tl
     assert failed.remedy
 
 
-def test_a_client_refuses_a_server_that_is_not_its_own(daemon: RunningDaemon, site: TlsSite, tmp_path: Path) -> None:
-    """Of another authority, or under another name."""
+def test_client_refuses_server_of_other_authority_or_name(daemon: RunningDaemon, site: TlsSite, tmp_path: Path) -> None:
+    """A client refuses a server whose certificate is from another authority or for other names."""
     tls = site.client("till-1", "infer")
     (tmp_path / "other.crt").write_bytes(site.foreign.certificate)
     with Client(site.address, Tls(tmp_path / "other.crt", tls.certificate, tls.key)) as client:
@@ -125,8 +128,9 @@ def test_a_client_refuses_a_server_that_is_not_its_own(daemon: RunningDaemon, si
         assert client.serving()
 
 
-def test_a_key_of_another_certificate_is_named_as_the_fault(daemon: RunningDaemon, site: TlsSite) -> None:
-    """No connection is made with such files: the daemon is not said to be missing."""
+def test_key_of_another_certificate_is_reported(daemon: RunningDaemon, site: TlsSite) -> None:
+    """A client whose key belongs to another certificate fails with TLS_FAILED and names the key as the cause, not a
+    missing daemon."""
     one, other = site.client("till-1", "infer"), site.client("till-2", "infer")
     with Client(site.address, Tls(one.ca, one.certificate, other.key)) as client:
         failed = refusal(client.serving)
@@ -134,8 +138,9 @@ def test_a_key_of_another_certificate_is_named_as_the_fault(daemon: RunningDaemo
     assert "the key belongs to another certificate" in failed.message
 
 
-def test_a_call_at_the_socket_of_another_role_names_the_sockets(daemon: RunningDaemon) -> None:
-    """gRPC's "Method not found!" would leave a developer who took the wrong socket alone with it."""
+def test_call_on_wrong_socket_names_right_socket(daemon: RunningDaemon) -> None:
+    """A review call on inference.sock fails with UNIMPLEMENTED; the error names the socket that serves the call. gRPC's
+    own message is only "Method not found!"."""
     with ReviewClient(f"unix:{daemon.run_dir}/inference.sock") as client:
         failed = refusal(lambda: client.prediction("p-1"))
     assert ("UNIMPLEMENTED", "UNIMPLEMENTED") == (failed.code, failed.reason)
@@ -143,8 +148,9 @@ def test_a_call_at_the_socket_of_another_role_names_the_sockets(daemon: RunningD
     assert "review.sock takes corrections" in failed.remedy
 
 
-def test_new_files_count_without_a_restart(tmp_path: Path) -> None:
-    """A renewed server certificate at the next connection; what is half written changes nothing, and status says so."""
+def test_changed_tls_files_are_loaded_without_restart(tmp_path: Path) -> None:
+    """The daemon uses a renewed server certificate and a new client authority for the next connection. It ignores an
+    incomplete pair, and status reports it."""
     site = TlsSite(tmp_path / "tls")
     tls = site.client("boss", "admin", "infer")
 
@@ -167,7 +173,8 @@ def test_new_files_count_without_a_restart(tmp_path: Path) -> None:
 
 
 def _change_the_authority(site: TlsSite, old: Tls, standing: AdminClient) -> None:
-    """Clients of the new authority are admitted, others are not; connections stay until their age limit."""
+    """Replace the client authority: clients of the new one are admitted, others are refused, and open connections
+    stay."""
     stranger = site.client("newcomer", "infer", issuer=site.foreign)
     with Client(site.address, stranger) as client:
         assert "TLS_FAILED" == refusal(client.serving).reason
@@ -183,8 +190,8 @@ def _change_the_authority(site: TlsSite, old: Tls, standing: AdminClient) -> Non
 
 
 @pytest.mark.slow
-def test_nobody_stays_longer_than_the_age(tmp_path: Path) -> None:
-    """A client whose authority is trusted no more is out when its connection has reached its age."""
+def test_untrusted_client_is_disconnected_at_connection_age(tmp_path: Path) -> None:
+    """A client whose authority is no longer trusted is disconnected when its connection reaches the maximum age."""
     site = TlsSite(tmp_path / "tls")
     with (
         RunningDaemon(tmp_path / "daemon", **site.settings(connection_seconds_max=1)),
@@ -204,8 +211,9 @@ def _gets_in(client: Client) -> bool:
 
 
 @pytest.mark.slow
-def test_what_operators_do_and_who_is_denied_is_written_down(site: TlsSite, tmp_path: Path) -> None:
-    """On a socket and by certificate, with what came of it; what devices ask is not."""
+def test_audit_log_records_admin_calls_and_denials(site: TlsSite, tmp_path: Path) -> None:
+    """The audit log has one line for each admin call with caller and outcome, over sockets and certificates; repeated
+    denials are counted, and inference inputs do not appear."""
     secret = "what nobody may read"
     own = TlsSite(tmp_path / "tls")
     with RunningDaemon(tmp_path / "daemon", **own.settings()) as daemon:
@@ -229,11 +237,9 @@ def test_what_operators_do_and_who_is_denied_is_written_down(site: TlsSite, tmp_
 
 
 @pytest.mark.slow
-def test_the_audit_log_says_what_came_of_a_change_whose_caller_left(tmp_path: Path) -> None:
-    """An install whose caller leaves is given up before its bundle is ready, and made afterwards: its line says which.
-
-    A refused one says why.
-    """
+def test_audit_log_records_outcome_of_cancelled_install(tmp_path: Path) -> None:
+    """The audit log records OK or CANCELLED for an install whose caller left, depending on whether the bundle was
+    installed. A refused install has the reason as its outcome."""
     broken = echo_bundle(tmp_path / "broken", "broken", "classify", LABELS)
     (broken / "manifest.json").unlink()
     whole = echo_bundle(tmp_path / "a", "intent", "classify", LABELS)

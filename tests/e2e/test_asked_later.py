@@ -1,4 +1,5 @@
-"""Deferred questions to the large model, and the audit of confident answers: real daemons, kills in between."""
+"""Deferred escalations to the large model and the audit of confident answers, with real daemons that are killed in
+between."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ SECTIONS = {
 
 @contextmanager
 def site_of(folder, **settings):
-    """Run both daemons on a site that asks later; the uplink is not started yet."""
+    """Run both daemons on a site with deferred escalations; the uplink is not started yet."""
     with LargeModel(oracle_of) as oracle, EscalatingSite(folder, oracle, SECTIONS, **settings) as site:
         site.admin.install(echo_bundle(folder / "pos", confidence=CALIBRATED))
         yield site, oracle
@@ -41,19 +42,19 @@ def ask(site, *texts):
 
 
 def settled(site, waiting=0):
-    """Wait until no more questions than these wait; return how many were answered and given up."""
+    """Wait until this number of questions is pending; return how many were answered and abandoned."""
     eventually_sync(lambda: sum(site.large_model().waiting.values()) == waiting, seconds=60)
     return site.large_model().opinions, dict(site.large_model().given_up)
 
 
 def asked_about(oracle):
-    """Count how often each input was sent, the second try of a bad answer apart."""
+    """Count how often the large model received each input, without second attempts after a bad answer."""
     first = [body for body in oracle.asked if not any(turn["role"] == "assistant" for turn in body["messages"])]
     return Counter(turn["content"] for body in first for turn in body["messages"] if turn["role"] == "user")
 
 
 def collected(site, folder):
-    """Seal, carry the outbox to the central team, and collect."""
+    """Seal the examples, carry the outbox to the central team, and collect it."""
     site.admin.seal_examples()
     shutil.copytree(site.serve.state_dir / "outbox", folder / "store" / "site=shop-1", dirs_exist_ok=True)
     central = CentralTeam(folder)
@@ -62,8 +63,9 @@ def collected(site, folder):
 
 
 @pytest.mark.slow
-def test_from_a_night_offline_to_the_training_data(tmp_path):
-    """Unsure answers are given at once and marked; when the large model is back, its opinions reach the dataset."""
+def test_deferred_teacher_labels_reach_training_data(tmp_path):
+    """While the large model is offline, answers that are not confident are returned at once and marked DEFERRED. Once
+    it is online, its labels reach the dataset."""
     texts = [f"hmm {word}" for word in ("red", "blue", "green")]
     with site_of(tmp_path, later_questions_max=10) as (site, oracle):
         answers = ask(site, *texts, SURE, "mail anna@example.org hmm")
@@ -89,8 +91,9 @@ def test_from_a_night_offline_to_the_training_data(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["serve", "uplink"])
-def test_a_kill_in_between_sends_nothing_twice(tmp_path, victim):
-    """Whichever daemon dies while a question is under way: that one is given up, the others are asked, once each."""
+def test_daemon_kill_sends_no_question_twice(tmp_path, victim):
+    """If either daemon is killed during an escalation, that question is abandoned and the other two are sent once
+    each."""
     with site_of(tmp_path, later_questions_max=10) as (site, oracle):
         ask(site, *(f"hmm {word}" for word in ("one", "two", "three")))
         eventually_sync(lambda: site.large_model().waiting.get("deferred") == 3)
@@ -112,8 +115,9 @@ def test_a_kill_in_between_sends_nothing_twice(tmp_path, victim):
 
 
 @pytest.mark.slow
-def test_sure_answers_are_checked_at_random(tmp_path):
-    """With a share of one each is asked about later, at nobody's cost; the central team sees how many were right."""
+def test_confident_answers_are_audited(tmp_path):
+    """With an audit share of 1, every confident answer is later sent to the large model without degrading the answer;
+    the assessment counts how many were right."""
     with site_of(tmp_path, later_questions_max=10, audit_share=1.0) as (site, oracle):
         site.start_uplink()
         answers = ask(site, SURE, "refund the kettle", "refund it now")

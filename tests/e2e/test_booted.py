@@ -1,7 +1,7 @@
-"""The appliance on a machine of its own, booted by systemd without a network: a visit from install to purge.
+"""The appliance on a booted systemd machine without a network, from install to purge.
 
-One machine for all tests, in this order. Each command and what it said is in .cache/booted/<release>.log;
-docs/booted.log is a copy of one run's trixie.log.
+One machine for all tests, in this order. Each command and its output is in .cache/booted/<release>.log; docs/booted.log
+is a copy of one run's trixie.log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LEFT_BEHIND = (
 
 @pytest.fixture(scope="module", params=["trixie", "bookworm"])
 def site(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    """A machine with three users and nothing installed."""
+    """A machine with three users and without the program."""
     folder = tmp_path_factory.mktemp("booted")
     tar, log = tree(request.param), new_log(request.param)
     with Machine(folder / "machine", tar, log) as machine:
@@ -44,12 +44,13 @@ def site(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applianc
 
 
 def test_the_machine_has_no_network(site: Appliance):
-    """There is a loopback and nothing else."""
+    """The test machine has a loopback interface and no other."""
     assert ["lo"] == [line.split()[0] for line in site.machine.run("ip", "-br", "link").splitlines()]
 
 
-def test_one_file_installs_it_and_it_runs(site: Appliance):
-    """After the installer both users are there and serve runs, enabled, with its three sockets for three groups."""
+def test_installer_file_installs_and_starts_the_daemon(site: Appliance):
+    """The installer file creates both service users, enables and starts edge-agent, and gives three groups one socket
+    each."""
     site.install()
     assert f"edge-agent {__version__}\n" == site.machine.run("edge-agent", "--version")
     assert "active" == site.machine.run("systemctl", "is-active", "edge-agent").strip()
@@ -64,8 +65,9 @@ def test_one_file_installs_it_and_it_runs(site: Appliance):
     ] == sorted(filter(None, sockets))
 
 
-def test_the_folders_are_closed_to_others(site: Appliance):
-    """Only serve enters its state; the exchange is for the two daemons, each folder with one writer."""
+def test_state_folders_have_restricted_permissions(site: Appliance):
+    """Only edge-agent can enter its state folder; each folder of the exchange has one of the two daemons as its only
+    writer."""
     asked = "stat -c '%n %a %U:%G' /var/lib/edge-agent /var/lib/edge-uplink /var/lib/edge-exchange/*"
     assert [
         "/var/lib/edge-agent 700 edge-agent:edge-agent",
@@ -77,14 +79,16 @@ def test_the_folders_are_closed_to_others(site: Appliance):
     ] == sorted(site.machine.run("sh", "-c", asked).split("\n")[:-1])
 
 
-def test_memory_is_limited_by_the_configuration(site: Appliance):
-    """systemd has the limit that `edge-agent limits` computes. Whether the kernel keeps it, no container here shows."""
+def test_units_have_memory_limits(site: Appliance):
+    """systemd has a numeric MemoryMax for edge-agent and 512 MiB for edge-uplink. A container cannot show that the
+    kernel enforces them."""
     assert site.machine.property("edge-agent", "MemoryMax").isdecimal()
     assert "536870912" == site.machine.property("edge-uplink", "MemoryMax")
 
 
-def test_nothing_gets_out_of_the_daemon_s_unit(site: Appliance):
-    """Whatever runs in it, be it root, reaches loopback and no other address; outside of it that one answers."""
+def test_daemon_unit_reaches_only_loopback(site: Appliance):
+    """A process in the daemon's unit, even as root, cannot connect to an address other than loopback, and a process
+    outside the unit can."""
     site.machine.run("ip", "address", "add", f"{ELSEWHERE}/32", "dev", "lo")
     into = f"echo $$ > /sys/fs/cgroup{site.machine.property('edge-agent', 'ControlGroup')}/cgroup.procs"
     asked = f'exec python3 -c "{CONNECTING}"'
@@ -92,16 +96,18 @@ def test_nothing_gets_out_of_the_daemon_s_unit(site: Appliance):
     assert "refused timed out" == site.machine.run("sh", "-c", f"{into} && {asked}").strip()
 
 
-def test_a_enrolment_makes_it_a_site(site: Appliance):
-    """Enrolment writes the settings and an encrypted credential, and starts the uplink, which finds no network."""
+def test_enrolment_writes_credential_and_starts_uplink(site: Appliance):
+    """Enrolment writes an encrypted credential and starts the uplink, which reports OFFLINE or PROBING without a
+    network."""
     site.enrol()
     assert "active" == site.machine.run("systemctl", "is-active", "edge-uplink").strip()
     assert "LoadCredentialEncrypted=uplink:" in site.machine.run("systemctl", "cat", "edge-uplink")
     site.machine.until(lambda: site.status()["uplink"]["state"] in ("OFFLINE", "PROBING"))
 
 
-def test_the_uplink_cannot_reach_what_is_not_its_own(site: Appliance):
-    """Its unit sees neither models nor examples nor sockets, and even as that user alone the folder is closed."""
+def test_uplink_cannot_read_daemon_state(site: Appliance):
+    """The uplink's unit sees neither the daemon's models nor its sockets, and its user cannot list the daemon's state
+    folder outside the unit either."""
     into = ("nsenter", f"--target={site.main_pid('edge-uplink')}", "--mount", "--", "ls")
     assert (2, 2) == (
         site.machine.tell(*into, "/var/lib/edge-agent/blobs")[0],
@@ -110,8 +116,9 @@ def test_the_uplink_cannot_reach_what_is_not_its_own(site: Appliance):
     assert 2 == site.machine.tell("ls", "/var/lib/edge-agent", user="edge-uplink")[0]
 
 
-def test_a_drive_brings_signed_models(site: Appliance):
-    """A USB drive that is mounted while serve runs brings one bundle for each runtime; each answers under the unit."""
+def test_usb_drive_delivers_signed_bundles(site: Appliance):
+    """A USB drive mounted while the daemon runs delivers one signed bundle for each runtime; each engine answers, fully
+    confined."""
     site.publish()
     site.bring()
     site.until_it_answers()
@@ -123,30 +130,31 @@ def test_a_drive_brings_signed_models(site: Appliance):
         assert each["resident_bytes"] > 2**20
 
 
-def test_a_group_is_a_role(site: Appliance):
-    """A member of edge-devices gets an answer; others, reviewers included, are refused by the file system."""
+def test_group_membership_grants_role(site: Appliance):
+    """A member of edge-devices can classify but not call status; the file system refuses other users, reviewers
+    included."""
     assert 0 == site.classify(DEVICE)[0]
     assert (3, 3) == (site.classify(STRANGER)[0], site.classify(REVIEWER)[0])
     assert 3 == site.machine.tell("edge-agent", "status", user=DEVICE)[0]
 
 
 @pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])
-def test_doctor_finds_nothing_on_a_healthy_box(site: Appliance, user: str):
-    """With the drive's models and without a network; a user with fewer rights sees which checks were skipped."""
+def test_doctor_finds_nothing_on_healthy_machine(site: Appliance, user: str):
+    """`edge-agent doctor` has no findings on an offline machine with the drive's bundles, for each user."""
     if user == OPERATOR:
         site.machine.run("useradd", "--groups", "edge-agent-operators", OPERATOR)
     assert [] == site.findings(user)
 
 
 def _complaints(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return warnings and errors, but for calls that a restart refuses and that may be repeated."""
+    """Return warnings and errors, without refusals of retryable calls during a restart."""
     refused = {("warning", "DRAINING"), ("warning", "ENGINE_NOT_READY")}
     loud = [line for line in said if line["level"] not in ("debug", "info")]
     return [line for line in loud if (line["level"], line.get("reason")) not in refused]
 
 
 def test_an_idle_restart_logs_no_error(site: Appliance):
-    """Nor a warning: nothing dies that was not told to."""
+    """A restart without load logs neither errors nor warnings."""
     site.logged()
     site.machine.run("systemctl", "restart", "edge-agent")
     site.until_it_answers()
@@ -157,7 +165,7 @@ def test_an_idle_restart_logs_no_error(site: Appliance):
 
 @contextmanager
 def no_call_is_cut(site: Appliance) -> Iterator[None]:
-    """Streams that began end whole; other calls are answered or refused for now; callers that try again see nothing."""
+    """Check that no caller with retries fails in the block and that started streams complete."""
     site.until_it_answers()
     with site.called() as calls:
         yield
@@ -165,8 +173,8 @@ def no_call_is_cut(site: Appliance) -> Iterator[None]:
     assert [] == calls.lost()
 
 
-def test_a_restart_under_load_cuts_no_call(site: Appliance):
-    """Nor does an engine die, or start twice."""
+def test_restart_under_load_loses_no_call(site: Appliance):
+    """A restart under load loses no call and logs no errors; each engine starts exactly once."""
     site.logged()
     with no_call_is_cut(site):
         site.machine.run("systemctl", "restart", "edge-agent")
@@ -175,8 +183,8 @@ def test_a_restart_under_load_cuts_no_call(site: Appliance):
     assert len(site.status()["engines"]) == sum(line["event"] == "engine_ready" for line in said)
 
 
-def test_a_killed_daemon_comes_back_by_itself(site: Appliance):
-    """After SIGKILL its children are gone too; systemd starts it again, and all tasks answer."""
+def test_killed_daemon_restarts_automatically(site: Appliance):
+    """systemd restarts a daemon killed by SIGKILL; its old child processes are gone and all tasks answer."""
     site.hurry()
     site.until_it_answers()
     before, child = site.main_pid(), site.engine_of(TASKS[1])["pid"]
@@ -186,8 +194,9 @@ def test_a_killed_daemon_comes_back_by_itself(site: Appliance):
     assert 0 != site.machine.tell("sh", "-c", f"kill -0 {child}")[0]
 
 
-def test_a_hanging_daemon_is_ended_by_the_watchdog(site: Appliance):
-    """After SIGSTOP the pings stop: systemd ends it, the log says where it was, and a new one answers."""
+def test_watchdog_restarts_hanging_daemon(site: Appliance):
+    """After SIGSTOP of the daemon, the watchdog of systemd ends it and a new one answers; the journal has the stack
+    trace."""
     before = site.main_pid()
     site.signal("STOP", before)
     site.machine.until(lambda: site.main_pid() not in (0, before), 120)
@@ -197,8 +206,8 @@ def test_a_hanging_daemon_is_ended_by_the_watchdog(site: Appliance):
 
 
 @pytest.mark.parametrize("signal", ["STOP", "KILL"])
-def test_a_child_is_replaced_and_the_daemon_stays(site: Appliance, signal: str):
-    """A child that hangs or dies is its engine's to mend: another one answers, and nobody restarts the daemon."""
+def test_engine_child_is_replaced_without_daemon_restart(site: Appliance, signal: str):
+    """An engine child that hangs or dies is replaced by one that answers, and the daemon keeps its process."""
     daemon, child = site.main_pid(), site.engine_of(TASKS[1])["pid"]
     site.signal(signal, child)
     site.machine.until(lambda: site.engine_of(TASKS[1])["pid"] not in (0, child))
@@ -206,8 +215,8 @@ def test_a_child_is_replaced_and_the_daemon_stays(site: Appliance, signal: str):
     assert daemon == site.main_pid()
 
 
-def test_a_killed_uplink_comes_back_and_nobody_notices(site: Appliance):
-    """serve goes on with the same process while systemd starts the uplink again."""
+def test_killed_uplink_restarts_and_daemon_keeps_serving(site: Appliance):
+    """systemd restarts a killed uplink; meanwhile the daemon answers and keeps its process."""
     daemon, before = site.main_pid(), site.main_pid("edge-uplink")
     site.signal("KILL", before)
     assert 0 == site.classify(DEVICE)[0]
@@ -216,8 +225,9 @@ def test_a_killed_uplink_comes_back_and_nobody_notices(site: Appliance):
 
 
 @pytest.mark.parametrize("how", ["reboot", "cut_power"])
-def test_after_a_reboot_all_is_as_before(site: Appliance, how: str):
-    """Whether in order, which cuts no call, or by a power cut: daemons, bundles and the site's name come back."""
+def test_reboot_and_power_cut_restore_everything(site: Appliance, how: str):
+    """After a reboot, which loses no call, or a power cut, daemons and bundles are the same and doctor has no
+    findings."""
     before = site.status()
     if how == "reboot":
         with no_call_is_cut(site):
@@ -232,8 +242,9 @@ def test_after_a_reboot_all_is_as_before(site: Appliance, how: str):
     assert [] == site.findings() + site.findings(OPERATOR)
 
 
-def test_an_upgrade_keeps_everything_and_goes_back(site: Appliance):
-    """A second installer file replaces the program; rollback brings the first one back; neither cuts a call."""
+def test_upgrade_and_rollback_keep_configuration(site: Appliance):
+    """A second installer file upgrades the program, and rollback restores the first version; both keep the
+    configuration and lose no call."""
     configuration = site.machine.run("cat", "/etc/edge-agent/agent.yaml", "/etc/edge-agent/site.yaml")
     with no_call_is_cut(site):
         site.install(NEXT_VERSION)
@@ -246,7 +257,7 @@ def test_an_upgrade_keeps_everything_and_goes_back(site: Appliance):
 
 
 def test_uninstall_keeps_the_state(site: Appliance):
-    """Nothing runs any more; a new installation finds everything again."""
+    """Uninstall stops all processes and keeps the state; after a new installation the tasks answer again."""
     site.machine.run("edge-agent-setup", "uninstall")
     assert "" == site.machine.run("sh", "-c", "grep -l edge-agent /proc/[0-9]*/comm", check=False)
     assert 0 == site.machine.tell("test", "-e", "/var/lib/edge-agent/state.db")[0]
@@ -255,7 +266,7 @@ def test_uninstall_keeps_the_state(site: Appliance):
 
 
 def test_purge_leaves_nothing(site: Appliance):
-    """No file, user or group is left."""
+    """Purge leaves no file, user or group of the program."""
     site.machine.run("edge-agent-setup", "purge", "--yes")
     assert "" == site.machine.run("sh", "-c", f"ls -d {LEFT_BEHIND} 2>/dev/null", check=False)
     for name in (

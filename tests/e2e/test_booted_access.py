@@ -1,6 +1,6 @@
-"""Access to an installed agent: operators without root, devices on a network, and a folder as object store.
+"""Access to an installed agent: operators without root, client devices on a network, and a folder as object store.
 
-One machine for all tests, in this order. Each command and what it said is in .cache/booted/access.log.
+One machine for all tests, in this order. Each command and its output is in .cache/booted/access.log.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
 
 
 def lay_network(machine: Machine) -> None:
-    """Connect the machine to a network namespace that stands for a till."""
+    """Connect the machine to a network namespace that represents a till."""
     for words in (
         "ip netns add till",
         "ip link add shop0 type veth peer name till0 netns till",
@@ -58,31 +58,33 @@ def lay_network(machine: Machine) -> None:
 
 
 def run_printed(machine: Machine, command: str) -> str:
-    """Run a command as a technician types it; the machine has no sudo, and its root needs none."""
+    """Run a printed command without its sudo: the machine has no sudo, and the commands run as root."""
     return machine.run("sh", "-c", command.replace("sudo ", ""))
 
 
 def findings(site: Appliance, check: str, user: str = "") -> list[dict[str, str]]:
-    """Return what doctor finds of one check, unless it is well."""
+    """Return the findings of one doctor check, without ok verdicts."""
     return [each for each in site.doctor(user) if each["check"] == check and each["verdict"] != "ok"]
 
 
 def configure(site: Appliance, text: str) -> None:
-    """Write agent.yaml, and restart the daemon."""
+    """Write agent.yaml and restart the daemon."""
     site.machine.write("/etc/edge-agent/agent.yaml", text)
     site.machine.run("systemctl", "restart", "edge-agent")
 
 
-def test_a_group_may_operate_the_site(site: Appliance):
-    """admin.sock is for root and the group of operators; a member is told how to become one."""
+def test_operators_group_owns_admin_socket(site: Appliance):
+    """admin.sock has mode 660 and the operators' group; the refusal for a user outside it names the command that adds
+    them."""
     shown = site.machine.run("stat", "-c", "%a %U:%G", "/run/edge-agent/admin.sock")
     assert f"660 edge-agent:{GROUP}" == shown.strip()
     code, said = site.machine.tell("edge-agent", "status", user=STRANGER)
     assert (3, True) == (code, f"sudo usermod -aG {GROUP} {STRANGER}" in " ".join(said.split()))
 
 
-def test_an_operator_who_is_not_root_does_the_daily_work(site: Appliance):
-    """Looking, installing, changing, going back and removing; doctor finds no fault in the rights."""
+def test_operator_without_root_can_do_daily_work(site: Appliance):
+    """An operator without root can view status, install, change, roll back and remove bundles, and doctor finds no
+    permission problem."""
     configure(site, "store: {allow_unsigned: true}\n")
     for version in ("1.0.0", "2.0.0"):
         bundle = echo_bundle(site.folder / f"shop-{version}", SHOP_TASK, version=version)
@@ -105,8 +107,9 @@ def test_an_operator_who_is_not_root_does_the_daily_work(site: Appliance):
     assert [] == findings(site, "socket", OPERATOR) + findings(site, "daemon", OPERATOR)
 
 
-def test_an_operator_brings_an_update_on_a_drive(site: Appliance):
-    """media import is a call to the daemon, which reads the drive."""
+def test_operator_without_root_imports_update_from_drive(site: Appliance):
+    """An operator without root installs an update from a USB drive with `edge-agent media import`; the daemon reads the
+    drive."""
     site.enrol()
     published = site.central.publish(echo_bundle(site.folder / "echo", TASKS[0]))
     site.central.plan(site.central.offering(published))
@@ -114,8 +117,8 @@ def test_an_operator_brings_an_update_on_a_drive(site: Appliance):
     site.machine.until(lambda: site.answers(TASKS[0]))
 
 
-def test_a_task_that_was_just_removed_comes_back_by_its_own_drive(site: Appliance):
-    """At once, and after status shows that somebody removed it: the operator need not wait."""
+def test_removed_task_is_installed_again_from_its_drive(site: Appliance):
+    """An operator can install a removed task again from the same drive, at once or after status shows REMOVED."""
     for waits in (False, True):
         site.machine.run("edge-agent", "remove", TASKS[0], "--yes", user=OPERATOR)
         assert not site.answers(TASKS[0])
@@ -125,8 +128,9 @@ def test_a_task_that_was_just_removed_comes_back_by_its_own_drive(site: Applianc
         site.machine.until(lambda: site.answers(TASKS[0]))
 
 
-def test_an_upgrade_of_an_installation_without_the_group_makes_it(site: Appliance):
-    """As version 0.1 left it: no group, no admin_group; afterwards both, and agent.yaml is as it was."""
+def test_upgrade_creates_missing_operators_group(site: Appliance):
+    """An upgrade of an installation without the operators' group, as version 0.1 left it, creates the group and keeps
+    agent.yaml."""
     before = site.machine.run("cat", "/etc/edge-agent/agent.yaml")
     for path in ("/etc/edge-agent/appliance.yaml", "/etc/sysusers.d/edge-agent.conf"):
         site.machine.run("sed", "-i", "/operators\\|admin_group/d", path)
@@ -140,13 +144,14 @@ def test_an_upgrade_of_an_installation_without_the_group_makes_it(site: Applianc
 
 
 def ask_from_the_till(site: Appliance) -> tuple[int, str]:
-    """Call the daemon with the till's certificate from its network."""
+    """Call the daemon with the till's certificate from the till's network."""
     remote = ("--remote", "/srv/till-3/remote.yaml", "classify", SHOP_TASK, "refund")
     return site.machine.tell("ip", "netns", "exec", "till", "timeout", "15", "edge-agent", *remote)
 
 
-def test_a_device_on_the_network_calls_with_a_certificate(site: Appliance):
-    """Without the drop-in nothing arrives, and doctor says so; its commands, as printed, let the till in."""
+def test_network_device_with_certificate_can_call(site: Appliance):
+    """Without the systemd drop-in a till on the network cannot connect, and doctor reports a fault. After its printed
+    commands the till can call, also with renewed certificates."""
     said = site.machine.run("sh", "-c", f"umask 027; edge-agent certs init --name {HOST}")  # as on hardened machines
     assert "'sudo edge-agent drop-ins' writes it" in said
     lines = re.search(r"^service:\n(?:(?:  |access:).*\n)+", said, re.MULTILINE)
@@ -170,7 +175,7 @@ def test_a_device_on_the_network_calls_with_a_certificate(site: Appliance):
 
 
 def enrol_with_stores(site: Appliance, **stores: dict[str, str]) -> str:
-    """Enrol with an enrolment file that was made now."""
+    """Enrol with a newly created enrolment file."""
     now = time.time()
     dates = {"issued_at": format_timestamp(now), "expires_at": format_timestamp(now + DAY)}
     made = a_enrolment(site=SITE, root=site.central.root_bytes.decode(), **dates, **stores)
@@ -180,8 +185,9 @@ def enrol_with_stores(site: Appliance, **stores: dict[str, str]) -> str:
     return site.machine.run("edge-agent", "enrol", "--yes", "/srv/stores.kit")
 
 
-def test_a_folder_store_works_after_what_enrolment_advises(site: Appliance):
-    """enrol names the missing folder, then its owner, and writes the drop-in; then status.json is in the folder."""
+def test_folder_store_works_after_printed_remedies(site: Appliance):
+    """enrol and doctor report a missing store folder, then its wrong owner, then a missing drop-in; after the printed
+    commands status.json is written there."""
     said = enrol_with_stores(site, examples={"url": FLEET}, updates={"url": FLEET})
     assert f"the folder {FLEET} does not exist" in " ".join(said.split())
     site.machine.until(lambda: "does not exist" in json.dumps(site.status()["uplink"]["problems"]))
@@ -203,8 +209,8 @@ def test_a_folder_store_works_after_what_enrolment_advises(site: Appliance):
     assert [] == findings(site, "folder-store")
 
 
-def test_an_uplink_without_anything_to_do_is_stopped_for_good(site: Appliance):
-    """A file without stores stops it, also after a reboot; one with a store starts it again."""
+def test_uplink_without_stores_stays_stopped(site: Appliance):
+    """An enrolment file without stores stops the uplink, also after a reboot; one with a store starts it again."""
     enrol_with_stores(site, examples={}, updates={})
     for reboots in (False, True):
         if reboots:
@@ -217,8 +223,8 @@ def test_an_uplink_without_anything_to_do_is_stopped_for_good(site: Appliance):
     assert "active" == site.machine.property("edge-uplink", "ActiveState")
 
 
-def test_purge_leaves_no_group_and_no_drop_in(site: Appliance):
-    """Nor the authority."""
+def test_purge_removes_group_drop_ins_and_authority(site: Appliance):
+    """Purge removes the operators' group, the systemd drop-ins, and /etc/edge-agent with the certificate authority."""
     site.machine.run("edge-agent-setup", "purge", "--yes")
     assert "" == site.machine.run("getent", "group", GROUP, check=False)
     listed = "ls -d /etc/edge-agent /etc/systemd/system/edge-* 2>/dev/null"

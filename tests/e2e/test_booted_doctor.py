@@ -1,6 +1,6 @@
-"""doctor's findings about systemd on a booted machine: faults are made, and remedies followed as printed.
+"""doctor's findings about systemd on a booted machine: each test makes a fault and follows the printed remedy.
 
-One machine for all tests. Each command and what it said is in .cache/booted/doctor.log.
+One machine for all tests. Each command and its output is in .cache/booted/doctor.log.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = {kind.name: kind for kind in finding_kinds()}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
-    """An enrolled machine with models and an operator; its store cannot be reached."""
+    """An enrolled machine with models and an operator, whose store cannot be reached."""
     folder = tmp_path_factory.mktemp("booted")
     log = new_log("doctor")
     with Machine(folder / "machine", tree("trixie"), log) as machine:
@@ -42,20 +42,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
 
 
 def reported(site: Appliance, user: str = "") -> list[dict[str, str]]:
-    """Return what doctor finds as somebody, notes included, but of the uplink, which goes on trying."""
+    """Return doctor's findings for a user, notes included, without those of the uplink, which keeps retrying."""
     return [each for each in site.doctor(user) if each["verdict"] not in ("ok", "unseen") and each["area"] != "uplink"]
 
 
 def follow(site: Appliance, finding: dict[str, str]) -> None:
-    """Run the commands of a finding as root, in the folder of the installer file; the machine has no sudo."""
+    """Run the commands of a finding as root, in the folder of the installer file, without sudo."""
     for command in command_lines(finding["command"]):
         text = command.filled(FILE=f"/srv/{SITE}.kit").text.replace("sudo ", "")
         site.machine.tell("sh", "-c", f"cd /srv && {text}".replace("--kit", "--yes --kit"))
 
 
 @pytest.mark.parametrize("name", BOOTED)
-def test_the_printed_remedy_cures_the_fault(site: Appliance, name: str):
-    """Exactly this check reports, with those that the same fault necessarily reaches; afterwards none does."""
+def test_printed_remedy_fixes_each_fault(site: Appliance, name: str):
+    """Each fault is reported by its own check and its known side effects only, and the printed remedy removes every
+    finding."""
     fault = BOOTED[name]
     site.until_it_answers()
     before = set(map(key_of, reported(site)))
@@ -77,8 +78,9 @@ def test_the_printed_remedy_cures_the_fault(site: Appliance, name: str):
     site.until_it_answers()
 
 
-def test_a_unit_that_fails_at_each_start_is_a_fault_at_every_look(site: Appliance):
-    """In the pause and while systemd starts it again; after the cure and the printed restart nothing is left."""
+def test_unit_that_fails_at_each_start_is_always_a_fault(site: Appliance):
+    """doctor reports a fault for a unit that fails at each start, both in the restart pause and during a start; after
+    the fix and the printed restart no finding is left."""
     site.until_it_answers()
     before = set(map(key_of, reported(site)))
     fault = BOOTED["unit/fault/failed"]
@@ -97,8 +99,9 @@ def test_a_unit_that_fails_at_each_start_is_a_fault_at_every_look(site: Applianc
     assert set() == set(map(key_of, reported(site))) - before
 
 
-def test_a_call_to_a_stopped_daemon_names_the_command_that_starts_it(site: Appliance):
-    """It starts the unit: a second daemon beside it would run as root, and without the unit's limits."""
+def test_call_to_stopped_daemon_names_start_command(site: Appliance):
+    """A call to a stopped daemon fails and prints `sudo systemctl start edge-agent`, which starts the unit. A daemon
+    started by hand would run as root without the unit's limits."""
     site.machine.run("systemctl", "stop", "edge-agent")
     code, said = site.machine.tell("edge-agent", "status")
     commands = [each.text for each in commands_in(" ".join(said.split())) if "systemctl" in each.text]
@@ -108,8 +111,8 @@ def test_a_call_to_a_stopped_daemon_names_the_command_that_starts_it(site: Appli
 
 
 @pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])
-def test_doctor_finds_nothing_while_it_restarts(site: Appliance, user: str):
-    """From the moment it stops until all tasks answer again, however often somebody looks."""
+def test_doctor_finds_nothing_during_restart(site: Appliance, user: str):
+    """Repeated runs of doctor have no findings from the start of a restart until all tasks answer again."""
     site.until_it_answers()
     assert [] == site.findings(user)
     site.machine.run("systemctl", "restart", "--no-block", "edge-agent")
@@ -124,7 +127,7 @@ def test_doctor_finds_nothing_while_it_restarts(site: Appliance, user: str):
 
 @pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])
 def test_doctor_finds_nothing_after_a_reboot(site: Appliance, user: str):
-    """From the first moment in which a command can be run."""
+    """doctor has no findings after a reboot, from the moment when a command can run."""
     site.machine.reboot()
     assert [] == site.findings(user)
     site.until_it_answers()

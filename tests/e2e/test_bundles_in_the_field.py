@@ -1,4 +1,4 @@
-"""Installing, switching, rolling back and losing bundles on a running daemon, with power cuts in between."""
+"""Install, switch, roll back and remove bundles on a running daemon, with kills and damaged files in between."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def version_that_answers(daemon: RunningDaemon) -> str:
 
 
 @pytest.mark.slow
-def test_a_bundle_lives_through_update_rollback_restart_and_removal(tmp_path: Path) -> None:
-    """Version 2 takes over, rollback brings 1 back, a restart keeps it, and removal gives the disk back."""
+def test_bundle_update_rollback_restart_and_removal(tmp_path: Path) -> None:
+    """An install activates version 2, rollback restores version 1, which survives a kill, and removal of the task
+    deletes all its blobs."""
     one, two = (
         echo_bundle(tmp_path / v, "intent", "classify", LABELS, version=v, weights=v.encode())
         for v in ("1.0.0", "2.0.0")
@@ -55,8 +56,8 @@ def test_a_bundle_lives_through_update_rollback_restart_and_removal(tmp_path: Pa
         assert [] == list((daemon.state_dir / "blobs" / "sha256").rglob("?" * 64))
 
 
-def test_an_unsigned_bundle_needs_permission(tmp_path: Path) -> None:
-    """Without allow_unsigned nothing is installed, and the error names the setting."""
+def test_unsigned_bundle_is_refused_by_default(tmp_path: Path) -> None:
+    """Without allow_unsigned the daemon refuses an unsigned bundle, and the remedy names the setting."""
     with RunningDaemon(tmp_path, store={"allow_unsigned": False}) as daemon, daemon.admin() as admin:
         with pytest.raises(CallFailed) as caught:
             admin.install(str(echo_bundle(tmp_path / "a")))
@@ -66,7 +67,8 @@ def test_an_unsigned_bundle_needs_permission(tmp_path: Path) -> None:
 
 
 def spoil(bundle: Path, bytes_left: float) -> Path:
-    """Cut the weights to that share, and let the manifest name what is left, so that only the loader can tell."""
+    """Cut the weights to this share and correct their hash in the manifest, so that only the model loader can
+    notice."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     (entry,) = (artifact for artifact in manifest["artifacts"] if artifact["role"] == "weights")
     weights = bundle / entry["path"]
@@ -81,8 +83,9 @@ def spoil(bundle: Path, bytes_left: float) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["empty", "truncated"])
 @pytest.mark.parametrize("build", [smollm2_bundle, tiny_onnx_bundle], ids=["gguf", "onnx"])
-def test_a_model_file_that_does_not_load(tmp_path: Path, build: Callable[..., Path], share: float) -> None:
-    """A truncated or zero-length model with the right hash is refused, and the version before goes on answering."""
+def test_unloadable_model_file_is_refused(tmp_path: Path, build: Callable[..., Path], share: float) -> None:
+    """The daemon refuses a truncated or empty model file with a correct hash, and the previous version keeps
+    answering."""
     good = echo_bundle(tmp_path / "good", "intent", "classify", LABELS)
     bad = spoil(build(tmp_path / "bad", "classify", name="intent", version="2.0.0"), share)
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin:
@@ -95,8 +98,8 @@ def test_a_model_file_that_does_not_load(tmp_path: Path, build: Callable[..., Pa
 
 
 @pytest.mark.slow
-def test_paths_that_are_no_bundle(tmp_path: Path) -> None:
-    """A path that is not there and a plain file are refused; over the wire a relative path is, too."""
+def test_install_of_missing_file_or_relative_path_is_refused(tmp_path: Path) -> None:
+    """The daemon refuses to install from a missing path, a plain file or, over the wire, a relative path."""
     (tmp_path / "file").write_text("hello")
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin:
         for name in ("gone", "file"):
@@ -109,10 +112,9 @@ def test_paths_that_are_no_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_that_the_unit_hides_is_a_fault_of_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A daemon under systemd names the cause, and a folder that it can read."""
+def test_bundle_hidden_by_systemd_unit_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under systemd the daemon reports CONFIG_INVALID for a bundle in a home folder, which its unit hides, and suggests
+    a copy in /srv."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin, pytest.raises(CallFailed) as caught:
         admin.install("/home/kim/bundle-that-is-not-there")
@@ -122,8 +124,9 @@ def test_a_bundle_that_the_unit_hides_is_a_fault_of_this_machine(
 
 
 @pytest.mark.slow
-def test_a_killed_model_comes_back_by_itself(tmp_path: Path) -> None:
-    """The task's health turns bad and good again; the daemon's own stays good; calls in between may be retried."""
+def test_killed_engine_restarts_automatically(tmp_path: Path) -> None:
+    """When an engine process is killed, its task's health is NOT_SERVING until it restarts, calls get a retryable
+    error, and the daemon's own health stays SERVING."""
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin, daemon.client() as client:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         os.kill(admin.status().engines[0].pid, signal.SIGKILL)
@@ -138,20 +141,21 @@ def test_a_killed_model_comes_back_by_itself(tmp_path: Path) -> None:
 
 
 def two_tasks_on_one_model(tmp_path: Path) -> list[Path]:
-    """Two bundles with the same weights, and so with one engine."""
+    """Two bundles with the same weights, which share one engine."""
     return [tiny_onnx_bundle(tmp_path / name, "classify", name=name) for name in ("intent", "other")]
 
 
 def blobs(daemon: RunningDaemon) -> list[Path]:
-    """The stored files, largest first: the weights."""
+    """The stored files, largest first, so that the weights are the first."""
     files = (daemon.state_dir / "blobs" / "sha256").rglob("?" * 64)
     return sorted(files, key=lambda path: -path.stat().st_size)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "spoilt"])
-def test_installing_again_mends_a_damaged_store_without_a_restart(tmp_path: Path, damage: str) -> None:
-    """The reason is in status and reaches callers; installing the bundle again brings back both tasks on its model."""
+def test_reinstall_repairs_damaged_store_without_restart(tmp_path: Path, damage: str) -> None:
+    """Status and calls report missing or corrupt weights; installing one bundle again makes both tasks with these
+    weights answer without a restart."""
     bundles = two_tasks_on_one_model(tmp_path)
     daemon = RunningDaemon(tmp_path, engine={"load_failures_max": 1})
     with daemon:
@@ -177,8 +181,9 @@ def test_installing_again_mends_a_damaged_store_without_a_restart(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_bundle_of_another_agent_stops_its_own_task_only(tmp_path: Path) -> None:
-    """After a downgrade: status and callers hear why, health says NOT_SERVING, and the other task answers."""
+def test_unreadable_bundle_stops_only_its_own_task(tmp_path: Path) -> None:
+    """After a downgrade, a bundle that the older agent cannot read stops only its own task: status and calls report the
+    cause, and the other task answers."""
     daemon = RunningDaemon(tmp_path)
     with daemon:
         daemon.install(echo_bundle(tmp_path / "new", "intent", "classify", LABELS, version="2.0.0"))
@@ -200,8 +205,8 @@ def test_a_bundle_of_another_agent_stops_its_own_task_only(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_bundle_that_does_not_load_is_not_kept(tmp_path: Path) -> None:
-    """The error names the task and the version, and the store is as it was before."""
+def test_bundle_that_fails_to_load_is_not_stored(tmp_path: Path) -> None:
+    """The daemon deletes a bundle whose model does not load; the error names the task and the version."""
     bad = spoil(tiny_onnx_bundle(tmp_path / "bad", "classify", name="intent", version="2.0.0"), 0.5)
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin:
         with pytest.raises(CallFailed, match=r"bundle intent 2\.0\.0: "):

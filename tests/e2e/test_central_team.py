@@ -1,4 +1,4 @@
-"""From the till to the training file and back: both programs, and a USB drive between them."""
+"""From a client device to the training file: both programs, connected by a USB drive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = Callable[..., str]
 
 
 def runner(app, *before: object) -> Run:
-    """Return a command that must succeed, and its output."""
+    """Return a function that runs a command, requires success, and returns its output."""
 
     def run(*arguments: object) -> str:
         result = CliRunner().invoke(app, list(map(str, (*before, *arguments))))
@@ -39,15 +39,16 @@ def rows_of(path: Path) -> list[dict]:
 
 @pytest.fixture
 def convert(tmp_path: Path) -> Run:
-    """Return edge-convert, with keys of the central team made."""
+    """Return a runner of edge-convert after it made the central team's keys."""
     run = runner(factory.app)
     run("keys", "create", tmp_path / "keys")
     return run
 
 
 @pytest.mark.slow
-def test_a_correction_becomes_training_data(tmp_path: Path, convert: Run):
-    """Classified, corrected, sealed, collected: the corrected label is in the messages and in the preference pair."""
+def test_correction_becomes_training_data(tmp_path: Path, convert: Run):
+    """A corrected label reaches the messages and preference datasets, an erased example is removed, and the central
+    team's files never contain the original card number."""
     public, drive = central_keys.read_public(tmp_path / "keys"), tmp_path / "drive"
     drive.mkdir()
     site = {"id": "shop-1", "recipients": [public.recipient], "receipt_keys": [public.receipts]}

@@ -1,4 +1,5 @@
-"""A release of the real publisher on its way to incoming/: a reader with the keys verifies the uplink's files."""
+"""A release of the real publisher on its way to incoming/: a reader with the keys verifies the files that the uplink
+downloaded."""
 
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ from tests.support.update_cases import UpdateCase
 
 
 def mirrored(central: CentralTeam, case: UpdateCase) -> dict[str, bytes]:
-    """Run the uplink once, and return what came but for the roots."""
+    """Run the uplink once, and return the downloaded files without the roots."""
     case.once()
     return {key: raw for key, raw in case.arrived().items() if not key.endswith(".root.json")}
 
 
 def published(central: CentralTeam) -> dict[str, bytes]:
-    """Return what the central team's repository holds now, but for roots, old versions and bundles."""
+    """Return the files in the central team's repository, without roots, old versions and bundles."""
     held = central.held
     keys = [f"metadata/{held.roles()[role].signed.version}.{role}.json" for role in ("snapshot", "targets", "plan")]
     found = {key: (central.folder / key).read_bytes() for key in (*keys, "metadata/timestamp.json")}
@@ -40,8 +41,9 @@ def central(tmp_path: Path) -> CentralTeam:
     return made
 
 
-def test_a_release_of_the_real_publisher_is_mirrored(central: CentralTeam, tmp_path: Path):
-    """Metadata, plan, the manifest and then its files; the next release, with a new root, the same."""
+def test_uplink_mirrors_published_release(central: CentralTeam, tmp_path: Path):
+    """The uplink downloads metadata and plan, then a requested manifest, then its files; it does the same for the next
+    release with a new root."""
     case = UpdateCase(tmp_path / "site", str(central.folder))
     case.want(root_version=1)
     assert published(central) == mirrored(central, case)
@@ -61,8 +63,9 @@ def test_a_release_of_the_real_publisher_is_mirrored(central: CentralTeam, tmp_p
     assert (central.folder / "metadata" / root_name(root)).read_bytes() == case.arrived()[f"metadata/{root_name(root)}"]
 
 
-def test_what_came_opens_as_a_repository(central: CentralTeam, tmp_path: Path):
-    """The folder alone is read by the code that checks the central team's own, every signature and hash in it."""
+def test_downloaded_folder_is_a_valid_repository(central: CentralTeam, tmp_path: Path):
+    """The downloaded folder alone passes the repository reader's checks of signatures and hashes, and a changed file
+    fails them."""
     case = UpdateCase(tmp_path / "site", str(central.folder))
     case.once()
     there, here = central.held, repository_reader.require(FolderStorage(case.incoming), central.root_bytes)

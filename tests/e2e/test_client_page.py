@@ -1,4 +1,4 @@
-"""docs/client.md: its examples run as printed."""
+"""The examples of docs/client.md run as printed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SECONDS_MAX = 60
 
 
 @pytest.mark.slow
-def test_every_snippet_of_the_page_runs(tmp_path: Path) -> None:
-    """One after the other in one program, with warnings as errors, on sockets and over TLS."""
+def test_every_snippet_of_client_page_runs(tmp_path: Path) -> None:
+    """All snippets of docs/client.md run in order in one program with warnings as errors, on sockets and over TLS."""
     site = TlsSite(tmp_path / "tls")
     site.client("till-3", "infer", "feedback")
     examples = {"examples": {"collect": {"pos-intent": "local"}, "disk_reserve_bytes": 0}}

@@ -1,4 +1,4 @@
-"""`edge-agent serve web` beside a real daemon: signing in, looking, judging, a daemon that goes and comes, and TLS."""
+"""`edge-agent serve web` next to a real daemon: sign-in, overview, review, a restarting daemon, and TLS."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def console(tmp_path_factory) -> Iterator[RunningConsole]:
 
 
 def ask(console: RunningConsole, *texts: str, task: str = "pos") -> list[str]:
-    """Have the daemon answer, and wait until the answers are kept."""
+    """Send inputs to the daemon, and wait until their answers are stored."""
     with console.daemon.client() as client:
         call = client.extract if task == "visit" else client.classify
         found = [answer.prediction_id for answer in call(task, list(texts))]
@@ -49,8 +49,9 @@ def ask(console: RunningConsole, *texts: str, task: str = "pos") -> list[str]:
     return found
 
 
-def test_the_token_lets_a_browser_in(console):
-    """The printed link becomes a session in a cookie, out of reach of scripts and other sites, off the address."""
+def test_printed_link_signs_browser_in(console):
+    """The printed link sets an HttpOnly, SameSite=strict session cookie and redirects to an address without the token;
+    a wrong token is refused, and the log has no token."""
     got = console.get(console.link.removeprefix(console.url))
     assert (303, "/") == (got.status, got.headers["location"])
     [cookie] = got.cookies
@@ -61,8 +62,9 @@ def test_the_token_lets_a_browser_in(console):
     assert "token" not in console.log.read_text()
 
 
-def test_the_overview_shows_the_site(console):
-    """Health, tasks, engines and what is kept stand on the first page, and nothing of it is from elsewhere."""
+def test_overview_shows_health_tasks_engines_and_examples(console):
+    """The first page shows health, tasks, engines and stored examples; it has no resources of other hosts and no inline
+    scripts or styles."""
     ask(console, "what is open")
     got = console.get("/")
     assert 200 == got.status
@@ -74,8 +76,9 @@ def test_the_overview_shows_the_site(console):
     assert console.get(f"/live?seen={mark[1]}x").status == 200
 
 
-def test_charts_are_drawn_of_what_was_counted(console):
-    """The first page draws who answered and how sure it was, and a task's page all that a report draws."""
+def test_overview_and_task_page_show_charts(console):
+    """The first page shows the chart of answer routes, and a task's page shows all its charts; an unknown task is a 404
+    page."""
     ask(console, *(f"chart {number}" for number in range(5)))
     eventually_sync(lambda: "<svg" in console.get("/charts").text, 30)  # charts are reckoned anew after a while
     glance, whole = console.get("/charts").text, console.get("/tasks/pos").text
@@ -84,8 +87,8 @@ def test_charts_are_drawn_of_what_was_counted(console):
     assert (404, True) == (missing.status, "There is no task &#39;none&#39;" in missing.text)
 
 
-def test_each_question_of_a_decide_task_has_its_charts_and_its_queue(console):
-    """On the task's page, which the first page leads to; the review page offers the questions of the task alone."""
+def test_each_decide_question_has_own_charts_and_review_queue(console):
+    """The page of a decide task has a section for each question, and each question has its own review queue."""
     with console.daemon.client() as client:
         [decision] = client.decide("desk", ["my kettle burns"])
     urgent = decision["urgent"].prediction_id
@@ -102,8 +105,9 @@ def test_each_question_of_a_decide_task_has_its_charts_and_its_queue(console):
     assert "0 of 3 questions" in console.get("/").text
 
 
-def test_a_judgement_is_kept_by_the_daemon(console):
-    """Right, a label, wrong with and without a reason: each is on the daemon's disk under the reviewer's name."""
+def test_judgement_is_stored_under_reviewer_name(console):
+    """The daemon stores each judgement under the reviewer's name: accepted, corrected, and rejected with or without a
+    reason."""
     right, label, wrong, why = ask(console, *(f"judge {number}" for number in range(4)))
     fields = [
         {"prediction_id": right, "say": "accept"},
@@ -117,8 +121,8 @@ def test_a_judgement_is_kept_by_the_daemon(console):
     assert [[("anna Ä", *word)] for word in expected] == said
 
 
-def test_an_answer_is_judged_again(console):
-    """The last judged answer comes back with what was said of it, and takes a second word."""
+def test_answer_can_be_judged_again(console):
+    """The page of a judged answer shows the earlier judgement, and the daemon stores a second one in addition."""
     [one] = ask(console, "judge again")
     console.post("/review/judge", {"prediction_id": one, "label": "price", "answer": "x"})
     back = console.get(f"/review/again?id={one}")
@@ -127,8 +131,8 @@ def test_an_answer_is_judged_again(console):
     assert [("anna Ä", "corrected", "price"), ("anna Ä", "accept", "")] == said_of(console, one)
 
 
-def test_a_record_is_edited(console):
-    """A record that was changed in the field is the correction; one that was not is right."""
+def test_edited_record_is_stored_as_correction(console):
+    """A record edited in the form is stored as a correction, and an unchanged record as accepted."""
     one, two = ask(console, "I am Anna Smith", "I am Ben Jones", task="visit")
     page = console.get("/review?task=visit").text
     assert ("the right JSON object" in page, "judge 0" in page) == (True, False)
@@ -139,8 +143,9 @@ def test_a_record_is_edited(console):
     assert [("anna Ä", "corrected", '{"NAME":"Ben"}')] == said_of(console, two)
 
 
-def test_what_the_daemon_refuses_is_said(console):
-    """A label that the task lacks, an unknown answer, an empty form: a sentence comes back, nothing is kept."""
+def test_invalid_judgement_is_refused_with_message(console):
+    """The console refuses a label that the task lacks, an unknown prediction, an empty form and a wrong page key, and
+    stores nothing."""
     [one] = ask(console, "refused")
     bad = console.post("/review/judge", {"prediction_id": one, "label": "nonsense", "answer": "x"})
     assert (422, True) == (bad.status, "'nonsense' is not a label of pos" in bad.text), bad
@@ -151,8 +156,9 @@ def test_what_the_daemon_refuses_is_said(console):
 
 
 @pytest.mark.release
-def test_the_page_comes_over_a_daemon_that_is_gone(console):
-    """A killed daemon is said with its remedy, and with what was known before; started again, the page is as it was."""
+def test_console_survives_a_killed_daemon(console):
+    """While the daemon is down, the console reports it with a remedy and shows the last known figures; after the
+    restart the pages recover."""
     ask(console, "before")
     assert "Healthy" in console.get("/").text
     console.daemon.kill()
@@ -172,8 +178,8 @@ def test_the_page_comes_over_a_daemon_that_is_gone(console):
 
 
 @pytest.mark.release
-def test_a_silent_connection_is_given_up(tmp_path, console):
-    """Who opens a connection and says nothing, or half a request, is hung up on."""
+def test_silent_connection_is_closed(tmp_path, console):
+    """The console closes a connection on which the client sends nothing or an incomplete request."""
     with RunningConsole(console.daemon, silent_seconds_max=0.2, token_file=str(tmp_path / "t")) as short:
         for begun in (b"", b"GET / HT", b"GET /healthz HTTP/1.1\r\nHost: " + short.address.encode() + b"\r\n\r\nGET"):
             with socket.create_connection(("127.0.0.1", short.port), timeout=20) as idle:
@@ -183,8 +189,9 @@ def test_a_silent_connection_is_given_up(tmp_path, console):
 
 
 @pytest.mark.release
-def test_the_link_is_printed_again(console):
-    """`serve web --link` prints what lets a browser in, and a second console on the address says who is there."""
+def test_link_option_prints_sign_in_link_again(console):
+    """`serve web --link` prints the sign-in link again, and a second console on the same address exits with 3 and names
+    the address."""
     printed = subprocess.run([*console.command(), "--link"], capture_output=True, text=True, check=True).stdout
     assert console.link == printed.strip()
     second = subprocess.run(console.command(), capture_output=True, text=True, check=False)
@@ -192,10 +199,9 @@ def test_the_link_is_printed_again(console):
 
 
 @pytest.mark.release
-def test_visitors_come_with_certificates(tmp_path, console):
-    """On TLS a visitor's certificate says what is shown; without one nothing is; a renewed one, and
-    its names, are taken up at once.
-    """
+def test_client_certificate_roles_limit_console_pages(tmp_path, console):
+    """With TLS, the roles of a visitor's certificate decide which pages they see, and a visitor without one cannot
+    connect. A renewed server certificate and its names apply at once."""
     site = TlsSite(tmp_path / "tls")
     files = {"certificate_file": str(site.certificate), "key_file": str(site.key), "client_ca_file": str(site.ca)}
     with RunningConsole(console.daemon, token_file=str(tmp_path / "t"), **files) as secure:
@@ -221,8 +227,9 @@ def test_visitors_come_with_certificates(tmp_path, console):
 
 
 @pytest.mark.release
-def test_a_console_may_be_elsewhere(tmp_path):
-    """Over the network the console shows what its own certificate may see, and says of the rest why it does not."""
+def test_remote_console_shows_what_its_certificate_permits(tmp_path):
+    """A console that reaches the daemon over the network shows what its own certificate permits, and names the missing
+    role for the rest."""
     site = TlsSite(tmp_path / "tls")
     folder = remote(site, tmp_path / "console", "infer", "feedback")
     settings = {**site.settings(), "examples": {"collect": {"pos": "local"}, "commit_seconds": 0.02}}
@@ -239,8 +246,8 @@ def test_a_console_may_be_elsewhere(tmp_path):
 
 
 @pytest.mark.release
-def test_connections_are_bounded(tmp_path, console):
-    """Over the bound a browser is told to try again later, and those that are in go on."""
+def test_connections_over_limit_get_503(tmp_path, console):
+    """Over the connection limit a browser gets 503, while the open connections keep working."""
     with RunningConsole(console.daemon, connections_max=2, token_file=str(tmp_path / "t")) as narrow:
         held = [http.client.HTTPConnection("127.0.0.1", narrow.port, timeout=20) for _ in range(2)]
         assert [200, 200] == [status_of(each) for each in held]
@@ -252,7 +259,7 @@ def test_connections_are_bounded(tmp_path, console):
 
 
 def status_of(connection: http.client.HTTPConnection) -> int:
-    """Ask on a connection that stays open."""
+    """Return the status of a request on a connection that stays open."""
     connection.request("GET", "/healthz")
     answer = connection.getresponse()
     answer.read()
@@ -260,7 +267,7 @@ def status_of(connection: http.client.HTTPConnection) -> int:
 
 
 def remote(site: TlsSite, folder: Path, *roles: str) -> Path:
-    """Lay the remote.yaml of a client with these roles."""
+    """Write the remote.yaml of a client with these roles."""
     folder.mkdir()
     tls = site.client("console", *roles)
     files = {"address": site.address, "ca": str(tls.ca), "certificate": str(tls.certificate), "key": str(tls.key)}
@@ -269,7 +276,7 @@ def remote(site: TlsSite, folder: Path, *roles: str) -> Path:
 
 
 def context(site: TlsSite, name: str, *roles: str) -> ssl.SSLContext:
-    """Return what a browser with a certificate connects with."""
+    """Return the TLS context of a browser with a client certificate."""
     tls = site.client(name, *roles)
     made = ssl.create_default_context(cafile=str(site.ca))
     made.load_cert_chain(tls.certificate, tls.key)
@@ -277,7 +284,7 @@ def context(site: TlsSite, name: str, *roles: str) -> ssl.SSLContext:
 
 
 def served(secure: RunningConsole) -> bytes | None:
-    """Return the console's certificate as a visitor gets it."""
+    """Return the server certificate that the console presents."""
     assert secure.context
     with (
         socket.create_connection(("127.0.0.1", secure.port), timeout=20) as plain,

@@ -1,6 +1,6 @@
-"""The console in a real browser, without a window: keyboard use, pages without the daemon, layout.
+"""The console in a real headless browser: keyboard use, pages without the daemon, layout.
 
-Pictures for people: `CONSOLE_PICTURES=/some/folder scripts/test --all tests/e2e/test_console_browser.py`.
+To keep the screenshots: `CONSOLE_PICTURES=/some/folder scripts/test --all tests/e2e/test_console_browser.py`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def browser(tmp_path_factory) -> Iterator[Chromium]:
 
 @pytest.fixture
 def tab(console, browser) -> Iterator[Tab]:
-    """A page that has signed in; whatever a test does, no script fails and nothing comes from elsewhere."""
+    """A signed-in page; after each test, no script has failed and nothing was loaded from another host."""
     opened = browser.tab()
     opened.look(width=1280, height=900)
     opened.go(console.link)
@@ -71,7 +71,7 @@ def tab(console, browser) -> Iterator[Tab]:
 
 
 def asked(console: RunningConsole, task: str = "pos-intent", texts: tuple[str, ...] = INPUTS) -> list[str]:
-    """Have the daemon answer, and wait until the answers are kept; return them in the order of the queue."""
+    """Send inputs to the daemon, and wait until the answers are stored; return them in the order of the queue."""
     with console.daemon.client() as client:
         if task == "talk":
             streams = [client.generate(task, text) for text in texts]
@@ -84,7 +84,7 @@ def asked(console: RunningConsole, task: str = "pos-intent", texts: tuple[str, .
 
 
 def desk(tab: Tab, console: RunningConsole, task: str) -> None:
-    """Open the review queue of a task as a reviewer whose name is known, with keys alone."""
+    """Open the review queue of a task as a reviewer with a stored name, with the keyboard alone."""
     tab.go(f"{console.url}/review?task={task}")
     if tab.value("!!document.querySelector('#reviewer')"):
         tab.until("document.activeElement.id === 'reviewer'")
@@ -95,7 +95,7 @@ def desk(tab: Tab, console: RunningConsole, task: str) -> None:
 
 
 def pressed(tab: Tab, key: str) -> str:
-    """Press a key at the answer that is shown, wait until another one is; return which it was."""
+    """Press a key on the shown answer, wait until the next one is shown, and return the first one's id."""
     shown = tab.value(SHOWN_ID)
     tab.press(key)
     tab.until(f"{SHOWN_ID} !== '{shown}' && {FREE}")
@@ -103,14 +103,15 @@ def pressed(tab: Tab, key: str) -> str:
 
 
 def another_label(tab: Tab) -> tuple[str, str]:
-    """Return a label that is not the answer, and its key."""
+    """Return a label other than the answer's, and its key."""
     button = f"({SHOWN}).querySelector('.labels button:not(.answered)')"
     return tab.value(f"{button}.value"), tab.value(f"{button}.dataset.key")
 
 
 @pytest.mark.slow
-def test_answers_are_judged_with_keys_alone(console, tab):
-    """Without a mouse: Enter, a label's key, !, - and Backspace reach the daemon as what they mean."""
+def test_answers_can_be_judged_by_keyboard(console, tab):
+    """With the keyboard alone a reviewer accepts (Enter), corrects (a label's key), rejects (!), skips (-) and returns
+    to the last answer (Backspace)."""
     order = asked(console)
     desk(tab, console, "pos-intent")
     accepted = pressed(tab, "Enter")
@@ -140,8 +141,8 @@ def test_answers_are_judged_with_keys_alone(console, tab):
 
 
 @pytest.mark.release
-def test_a_correction_takes_one_key(console, tab):
-    """Forty keys are forty corrections, each after the next answer was seen."""
+def test_correction_takes_one_key(console, tab):
+    """40 key presses judge 40 answers, each after the next answer is shown."""
     asked(console, texts=tuple(f"{text} ({number})" for number in range(6) for text in INPUTS))
     desk(tab, console, "pos-intent")
     for number in range(40):
@@ -150,8 +151,8 @@ def test_a_correction_takes_one_key(console, tab):
 
 
 @pytest.mark.release
-def test_a_key_that_is_held_judges_once(console, tab):
-    """A key that repeats because it is held down judges one answer."""
+def test_held_key_judges_one_answer(console, tab):
+    """A key that repeats because it is held down judges only one answer."""
     asked(console, texts=("held one", "held two", "held three"))
     desk(tab, console, "pos-intent")
     before = set(queue_of(console, "pos-intent"))
@@ -163,8 +164,9 @@ def test_a_key_that_is_held_judges_once(console, tab):
 
 
 @pytest.mark.release
-def test_records_and_texts_are_corrected_with_keys_alone(console, tab):
-    """e leads into the field, Ctrl+Enter keeps what stands there, Escape leaves the field without a word."""
+def test_records_and_texts_can_be_corrected_by_keyboard(console, tab):
+    """For records and texts, e focuses the field, Ctrl+Enter submits the edited value, and Escape leaves the field
+    without a judgement."""
     [record] = asked(console, "visit", ("I am Anna Smith",))
     desk(tab, console, "visit")
     tab.press("e")
@@ -189,8 +191,9 @@ def test_records_and_texts_are_corrected_with_keys_alone(console, tab):
 
 
 @pytest.mark.release
-def test_a_long_queue_is_fetched_as_it_is_worked_off(console, tab):
-    """Answers come in before they are needed, each once, to the last; then the desk says that there are no more."""
+def test_long_queue_is_fetched_in_parts(console, tab):
+    """The review page fetches the answers of a long queue during the review, each one once, and shows the end message
+    after the last."""
     asked(console, "visit", tuple(f"I am number {number}" for number in range(60)))
     waiting = queue_of(console, "visit")
     desk(tab, console, "visit")
@@ -203,8 +206,9 @@ def test_a_long_queue_is_fetched_as_it_is_worked_off(console, tab):
 
 
 @pytest.mark.slow
-def test_answers_that_could_not_be_fetched_are_fetched_later(console, tab):
-    """What cannot be fetched at the end of the queue, or to be judged again, is told; the page goes on by itself."""
+def test_failed_requests_are_shown_and_retried(console, tab):
+    """The review page shows an error when it cannot fetch more answers, reopen one or store a judgement, and fetches
+    again automatically."""
     asked(console, texts=tuple(f"fetched {number}" for number in range(12)))
     desk(tab, console, "pos-intent")
     pressed(tab, "Enter")
@@ -222,8 +226,8 @@ def test_answers_that_could_not_be_fetched_are_fetched_later(console, tab):
 
 
 @pytest.mark.slow
-def test_a_table_that_is_read_stays_open(console, tab):
-    """Charts are drawn again every minute, but not while the table behind one is open."""
+def test_open_chart_table_is_not_redrawn(console, tab):
+    """The page redraws its charts, but not while the data table of one is open."""
     asked(console)
     console.sign_in()
     eventually_sync(lambda: "<svg" in console.get("/charts").text, 60)
@@ -239,8 +243,9 @@ def test_a_table_that_is_read_stays_open(console, tab):
 
 
 @pytest.mark.release
-def test_a_daemon_that_goes_and_comes_loses_no_judgement(console, tab):
-    """What is judged while the daemon is started anew is kept once it is back, or stays on the desk with the reason."""
+def test_judgement_during_daemon_restart_is_not_lost(console, tab):
+    """A judgement made while the daemon restarts is stored once the daemon is back, or stays in the form with the
+    reason."""
     asked(console, texts=("gone one", "gone two", "gone three"))
     desk(tab, console, "pos-intent")
     console.daemon.kill()
@@ -255,8 +260,8 @@ def test_a_daemon_that_goes_and_comes_loses_no_judgement(console, tab):
 
 
 @pytest.mark.release
-def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
-    """A page shows that its console has ended, and continues when the console starts again."""
+def test_page_shows_that_console_stopped_and_recovers(console, tab):
+    """A page shows that its console has stopped, and recovers when the console starts again."""
     tab.until("!!document.querySelector('#live h1')")
     console.stop()
     tab.until("!document.querySelector('#lost').hidden")
@@ -265,8 +270,9 @@ def test_the_page_says_that_the_console_is_gone_and_comes_back(console, tab):
 
 
 @pytest.mark.slow
-def test_a_missed_value_is_selected_in_the_original(browser, tmp_path):
-    """The audit of redaction: what a person selects becomes a missed value, a typing error is said beside the form."""
+def test_missed_value_can_be_selected_in_redaction_audit(browser, tmp_path):
+    """In the redaction audit, text that a reviewer selects is stored as a missed value, and a value that is not in the
+    text shows an error."""
     settings = {"examples": EXAMPLES, "redaction": {"task": "pii", "audit_share": 1.0}}
     select = """(() => {
         const range = document.createRange(), end = document.querySelector('[data-original] p').lastChild;
@@ -300,8 +306,8 @@ def test_a_missed_value_is_selected_in_the_original(browser, tmp_path):
 
 
 @pytest.mark.release
-def test_how_it_looks(console, tab, tmp_path):
-    """Nothing is cut off and all that is pressed has a name: on three sizes, light and dark, without a daemon."""
+def test_layout_fits_all_screens_and_is_accessible(console, tab, tmp_path):
+    """On three screen sizes, light and dark, and without a daemon, no page overflows and every control has a name."""
     folder = Path(os.environ.get("CONSOLE_PICTURES", tmp_path))
     for number in range(12):
         asked(console, texts=tuple(f"{text}{' ' * number}" for text in INPUTS))
@@ -334,7 +340,8 @@ def test_how_it_looks(console, tab, tmp_path):
 
 
 def shot(tab: Tab, path: Path) -> None:
-    """Take a picture; nothing lies beside the window, what is pressed has a name, what scrolls has the keyboard."""
+    """Take a screenshot; nothing overflows the window, controls have names, and scrollable areas can be reached by
+    keyboard."""
     assert 0 >= tab.value("document.documentElement.scrollWidth - document.documentElement.clientWidth"), path.name
     nameless = "[...document.querySelectorAll('button, a, input:not([type=hidden]), textarea:not([hidden])')]"
     script = f"{nameless}.filter((each) => !(each.labels?.length || each.ariaLabel || each.textContent.trim())).length"

@@ -1,4 +1,4 @@
-"""Callers that overload a listener, and another caller that is served as before."""
+"""Callers that overload a listener do not disturb a well-behaved caller."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from tests.support.daemon import RunningDaemon
 
 @pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_good_client_is_served_whatever_others_do(tmp_path: Path, kind: str) -> None:
-    """No call of it fails, and what the others took is given back."""
+def test_overload_by_others_fails_no_call_of_good_client(tmp_path: Path, kind: str) -> None:
+    """While other callers overload the socket, no call of a well-behaved client fails, and the daemon's file
+    descriptors are released afterwards."""
     crowded = crowding.Crowded()
     with RunningDaemon(tmp_path) as daemon, daemon.client() as client:
         daemon.install(echo_bundle(tmp_path / "a", "intent", labels=crowding.LABELS))
@@ -27,8 +28,9 @@ def test_a_good_client_is_served_whatever_others_do(tmp_path: Path, kind: str) -
     assert after.descriptors <= before.descriptors + crowding.DESCRIPTORS_MAX
 
 
-def test_an_input_without_an_answer_is_lost_to_the_steady_load(tmp_path: Path) -> None:
-    """A caller that gets a reason in place of an answer notes it; it does not stop calling without a word."""
+def test_load_generator_records_refused_inputs(tmp_path: Path) -> None:
+    """A caller of the load generator that gets an error in place of an answer records its reason and does not count an
+    answer."""
     with RunningDaemon(tmp_path) as daemon:
         limits = {"limits": {"input_tokens_max": 8}}
         daemon.install(echo_bundle(tmp_path / "a", "intent", labels=crowding.LABELS, task=limits))
@@ -39,8 +41,9 @@ def test_an_input_without_an_answer_is_lost_to_the_steady_load(tmp_path: Path) -
         assert "INPUT" in callers.lost[0]
 
 
-def test_frames_are_written_as_the_protocol_has_them() -> None:
-    """RFC 9113, 4.1, and RFC 7541, 6.2.2."""
+def test_http2_frames_follow_rfc() -> None:
+    """The overload helper writes HTTP/2 frames (RFC 9113, 4.1) and header literals (RFC 7541, 6.2.2) in the standard
+    format."""
     assert b"\x00\x00\x08\x06\x00\x00\x00\x00\x018 bytes!" == frame(6, 0, 1, b"8 bytes!")
     assert b"\x00\x02te\x08trailers" == literal("te", "trailers")
     assert CALL.endswith(literal("te", "trailers"))

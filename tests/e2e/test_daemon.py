@@ -1,4 +1,4 @@
-"""The whole daemon, as a device and an operator meet it: real process, real sockets, the echo runtime."""
+"""The whole daemon from the view of a client device and an operator: real process, real sockets, the echo runtime."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LABELS = ("refund", "price")
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon with a task of each kind; tests here leave it as it was."""
+    """A daemon with a task of each kind; its tests leave its state unchanged."""
     folder = tmp_path_factory.mktemp("daemon")
     limits = {"limits": {"input_tokens_max": 8, "inputs_max": 3}}
     with RunningDaemon(folder, engine={"queue_requests_max": 4, "sequences_max": 2}) as running:
@@ -53,7 +53,8 @@ def refused(daemon: RunningDaemon, task: str, texts: list[str], timeout_seconds:
 
 
 def test_classify_answers_each_input(daemon: RunningDaemon) -> None:
-    """Each input has its answer, with a prediction id of its own and the exact bundle."""
+    """Classify returns one answer for each input, each with its own UUID 4 as prediction id and the digest of the
+    bundle."""
     with daemon.client() as client:
         answers = client.classify("intent", ["a refund", "the price"])
         digest = client.task("intent").bundle.digest
@@ -66,8 +67,8 @@ def test_classify_answers_each_input(daemon: RunningDaemon) -> None:
     assert answers[0].below_threshold, "the bundle has no threshold, so nothing counts as sure"
 
 
-def test_a_bad_input_fails_alone(daemon: RunningDaemon) -> None:
-    """In a batch the empty and the long input are errors in their places; the good one is answered."""
+def test_invalid_input_in_batch_fails_alone(daemon: RunningDaemon) -> None:
+    """In a batch, an empty and a too long input get errors at their positions, and the valid input is answered."""
     with daemon.client() as client:
         empty, good, long = client.classify("intent", [" ", "refund", "1 2 3 4 5 6 7 8 9"])
     assert isinstance(empty, Failure)
@@ -77,8 +78,8 @@ def test_a_bad_input_fails_alone(daemon: RunningDaemon) -> None:
     assert ("INPUT_TOO_LONG", "9", "8") == (long.reason, long.metadata["tokens"], long.metadata["limit"])
 
 
-def test_generate_streams_and_ends(daemon: RunningDaemon) -> None:
-    """Text comes piece by piece; the end says why and counts the tokens."""
+def test_generate_streams_text_and_finish(daemon: RunningDaemon) -> None:
+    """Generate streams the text in pieces; the final message has the finish reason and the number of tokens."""
     with daemon.client() as client, client.generate("talk", "one two three", output_tokens_max=2, logprobs=1) as stream:
         assert ["one", " two"] == list(stream)
         assert stream.finish is not None
@@ -86,24 +87,25 @@ def test_generate_streams_and_ends(daemon: RunningDaemon) -> None:
         assert () == stream.finish.tokens, "echo knows no probabilities"
 
 
-def test_extract_gives_the_record_and_its_places(daemon: RunningDaemon) -> None:
-    """The record is JSON; each value has its place in the text."""
+def test_extract_returns_record_and_offsets(daemon: RunningDaemon) -> None:
+    """Extract returns a JSON record and the start and end offsets of each value."""
     with daemon.client() as client:
         [answer] = client.extract("numbers", ["pay 12 or 7"])
     assert {"number": ["12", "7"]} == json.loads(answer.json)
     assert [(4, 6), (10, 11)] == [(entity.start, entity.end) for entity in answer.entities]
 
 
-def test_embed_gives_a_vector(daemon: RunningDaemon) -> None:
-    """The same text has the same vector, of length 1."""
+def test_embed_returns_unit_vector(daemon: RunningDaemon) -> None:
+    """Embed returns the same vector of length 1 for the same text."""
     with daemon.client() as client:
         first, second = client.embed("vector", ["tea", "tea"])
     assert first.values == second.values
     assert 1.0 == pytest.approx(sum(value * value for value in first.values))
 
 
-def test_a_retry_with_the_same_request_id_gets_the_same_answer(daemon: RunningDaemon) -> None:
-    """The second call is not a second prediction; the id cannot be used for another request."""
+def test_retry_with_same_request_id_gets_same_answer(daemon: RunningDaemon) -> None:
+    """A retry with the same request id returns the first prediction; the daemon refuses the id for a different
+    request."""
     request_id = str(uuid.uuid4())
     with daemon.client() as client:
         [first] = client.classify("intent", ["refund"], request_id=request_id)
@@ -124,50 +126,51 @@ def test_abstain_withholds_the_label(daemon: RunningDaemon) -> None:
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_task_lists_the_known_ones(daemon: RunningDaemon) -> None:
-    """The message names the tasks that are there."""
+def test_unknown_task_error_lists_known_tasks(daemon: RunningDaemon) -> None:
+    """A call to an unknown task fails with TASK_UNKNOWN, and the message lists the known tasks."""
     failed = refused(daemon, "intend", ["x"])
     assert ("NOT_FOUND", "TASK_UNKNOWN") == (failed.code, failed.reason)
     assert "known tasks: intent, numbers, talk, vector" in failed.message
 
 
-def test_empty_text(daemon: RunningDaemon) -> None:
-    """One empty input fails the call."""
+def test_single_empty_input_fails_the_call(daemon: RunningDaemon) -> None:
+    """A call whose only input is empty fails with INPUT_EMPTY and a remedy."""
     failed = refused(daemon, "intent", ["  \n"])
     assert ("INVALID_ARGUMENT", "INPUT_EMPTY") == (failed.code, failed.reason)
     assert failed.remedy
 
 
-def test_input_over_the_token_limit(daemon: RunningDaemon) -> None:
-    """The message has the count and the limit."""
+def test_input_over_token_limit_is_refused(daemon: RunningDaemon) -> None:
+    """A call whose only input is too long fails with INPUT_TOO_LONG; the message has the token count and the limit."""
     failed = refused(daemon, "intent", ["1 2 3 4 5 6 7 8 9"])
     assert ("INVALID_ARGUMENT", "INPUT_TOO_LONG") == (failed.code, failed.reason)
     assert "the input has 9 tokens; the limit is 8" == failed.message
 
 
-def test_no_inputs_and_too_many(daemon: RunningDaemon) -> None:
-    """A batch has at least one input and at most inputs_max."""
+def test_batch_size_limits(daemon: RunningDaemon) -> None:
+    """The daemon refuses a batch without inputs and one with more than inputs_max."""
     assert "REQUEST_INVALID" == refused(daemon, "intent", []).reason
     failed = refused(daemon, "intent", ["x"] * 4)
     assert ("TOO_MANY_INPUTS", "the request has 4 texts; the limit is 3") == (failed.reason, failed.message)
 
 
-def test_the_wrong_call_for_a_task(daemon: RunningDaemon) -> None:
-    """Classify on a generate task says what the task is."""
+def test_wrong_call_for_task_kind_is_refused(daemon: RunningDaemon) -> None:
+    """Classify on a generate task fails with TASK_KIND_MISMATCH, and the message names the task's kind."""
     failed = refused(daemon, "talk", ["x"])
     assert ("INVALID_ARGUMENT", "TASK_KIND_MISMATCH") == (failed.code, failed.reason)
     assert "kind generate" in failed.message
 
 
-def test_an_expired_deadline(daemon: RunningDaemon) -> None:
-    """A call that takes too long ends with DEADLINE_EXCEEDED, and the daemon goes on."""
+def test_expired_deadline_ends_the_call(daemon: RunningDaemon) -> None:
+    """A call that exceeds its deadline ends with DEADLINE_EXCEEDED, and the daemon answers the next one."""
     assert "DEADLINE_EXCEEDED" == refused(daemon, "intent", ["!slow 500"], timeout_seconds=0.1).code
     with daemon.client() as client:
         assert "refund" == client.classify("intent", ["refund"])[0].label
 
 
-def test_a_full_queue_says_when_to_try_again(daemon: RunningDaemon) -> None:
-    """Overload is RESOURCE_EXHAUSTED with a delay, at once, and what was taken is answered."""
+def test_full_queue_returns_retry_delay(daemon: RunningDaemon) -> None:
+    """Under overload the daemon refuses calls with RESOURCE_EXHAUSTED and a retry delay, and answers the accepted
+    ones."""
     results: list[list[Classification | Failure] | CallFailed] = []
 
     def call() -> None:
@@ -190,12 +193,13 @@ def test_a_full_queue_says_when_to_try_again(daemon: RunningDaemon) -> None:
 
 
 def test_a_message_over_the_limit_is_refused(daemon: RunningDaemon) -> None:
-    """5 MB of text does not reach the model."""
+    """The daemon refuses a message of 5 MB with RESOURCE_EXHAUSTED."""
     assert "RESOURCE_EXHAUSTED" == refused(daemon, "intent", ["x" * 5_000_000]).code
 
 
 def test_generation_options_are_checked(daemon: RunningDaemon) -> None:
-    """Temperature, stops and length outside their ranges are refused with the range."""
+    """The daemon refuses a temperature, stop text, output length or logprobs value outside its range, and the message
+    has the range."""
     for options, said in (
         ({"temperature": 3.0}, "from 0 to 2"),
         ({"stops": ("",)}, "1 to 64 characters"),
@@ -206,8 +210,8 @@ def test_generation_options_are_checked(daemon: RunningDaemon) -> None:
             list(client.generate("talk", "hello", **options))
 
 
-def test_garbage_on_the_socket_changes_nothing(daemon: RunningDaemon) -> None:
-    """Bytes that are no HTTP/2, and a message that is no protobuf, leave the daemon serving."""
+def test_garbage_on_socket_does_not_disturb_daemon(daemon: RunningDaemon) -> None:
+    """After bytes that are not HTTP/2 and a message that is not protobuf, the daemon still serves."""
     with socket.socket(socket.AF_UNIX) as raw:
         raw.connect(daemon.inference.removeprefix("unix:"))
         raw.sendall(b"\xff" * 4096)
@@ -223,7 +227,7 @@ def test_garbage_on_the_socket_changes_nothing(daemon: RunningDaemon) -> None:
 
 
 def test_status_shows_tasks_engines_and_unsigned_bundles(daemon: RunningDaemon) -> None:
-    """Four tasks share one engine, and the missing signatures are said."""
+    """Status shows four tasks that share one engine, and a warning lists the unsigned bundles."""
     with daemon.admin() as admin:
         status = admin.status()
     assert ["intent", "numbers", "talk", "vector"] == [task.name for task in status.tasks]
@@ -234,8 +238,8 @@ def test_status_shows_tasks_engines_and_unsigned_bundles(daemon: RunningDaemon) 
     assert any("Without a verified signature: intent, numbers" in warning for warning in status.warnings)
 
 
-def test_the_sockets_are_the_roles(daemon: RunningDaemon) -> None:
-    """The sockets of devices and reviewers are 0660 and know no AdminService; the operator's is 0600."""
+def test_socket_modes_and_services_follow_roles(daemon: RunningDaemon) -> None:
+    """inference.sock and review.sock have mode 0660 and do not serve AdminService; admin.sock has mode 0600."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in daemon.run_dir.iterdir()}
     assert {"inference.sock": 0o660, "review.sock": 0o660, "admin.sock": 0o600} == modes
     for name in ("inference.sock", "review.sock"):
@@ -244,16 +248,16 @@ def test_the_sockets_are_the_roles(daemon: RunningDaemon) -> None:
         assert grpc.StatusCode.UNIMPLEMENTED == caught.value.code()
 
 
-def test_a_group_is_let_in_as_operator(tmp_path: Path) -> None:
-    """With `admin_group` its members may use the operator's socket: 0660, of that group."""
+def test_admin_group_owns_admin_socket(tmp_path: Path) -> None:
+    """With `admin_group` set, admin.sock has mode 0660 and that group."""
     group = grp.getgrgid(os.getegid()).gr_name
     with RunningDaemon(tmp_path, service={"admin_group": group}) as running:
         found = (running.run_dir / "admin.sock").stat()
     assert (0o660, os.getegid()) == (stat.S_IMODE(found.st_mode), found.st_gid)
 
 
-def test_reflection_is_for_the_operator(daemon: RunningDaemon) -> None:
-    """The admin socket describes its services; the devices' socket does not."""
+def test_reflection_is_served_on_admin_but_not_inference_socket(daemon: RunningDaemon) -> None:
+    """admin.sock offers reflection for its services; inference.sock does not."""
     with grpc.insecure_channel(daemon.admin_target) as channel:
         services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
     assert {"edge_agent.v1.AdminService", "edge_agent.v1.InferenceService", "grpc.health.v1.Health"} <= services
@@ -262,8 +266,8 @@ def test_reflection_is_for_the_operator(daemon: RunningDaemon) -> None:
         list(ProtoReflectionDescriptorDatabase(channel).get_services())
 
 
-def test_health_knows_the_daemon_and_each_task(daemon: RunningDaemon) -> None:
-    """The overall state, one state for each task, NOT_FOUND for a task that is not there."""
+def test_health_reports_daemon_and_each_task(daemon: RunningDaemon) -> None:
+    """The health service reports the daemon's state and each task's, and NOT_FOUND for an unknown task."""
     with daemon.client() as client:
         assert client.serving()
         assert client.serving("intent")
@@ -274,15 +278,16 @@ def test_health_knows_the_daemon_and_each_task(daemon: RunningDaemon) -> None:
 
 @pytest.mark.slow
 def test_frequent_keepalive_pings_are_tolerated(daemon: RunningDaemon) -> None:
-    """A client that pings every 11 s and waits is not thrown out: gRPC's default minimum is 300 s."""
+    """The daemon keeps the connection of a client that pings every 11 s without calls; gRPC's default minimum is 300
+    s."""
     options = [("grpc.keepalive_time_ms", 11_000), ("grpc.http2.max_pings_without_data", 0)]
     with grpc.insecure_channel(daemon.inference, options=options) as channel, pytest.raises(grpc.RpcError) as caught:
         list(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=75))
     assert grpc.StatusCode.DEADLINE_EXCEEDED == caught.value.code(), caught.value
 
 
-def test_tasks_come_in_pages(daemon: RunningDaemon) -> None:
-    """Pages follow each other by name and end with an empty token; a negative size is an error."""
+def test_list_tasks_is_paginated(daemon: RunningDaemon) -> None:
+    """ListTasks returns pages in the order of names and an empty token at the end; a negative page size is refused."""
     with grpc.insecure_channel(daemon.inference) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         first = stub.ListTasks(inference_pb2.ListTasksRequest(page_size=3))
@@ -301,8 +306,8 @@ def serve_again(daemon: RunningDaemon, *options: str) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_second_daemon_on_one_state_directory_is_refused(daemon: RunningDaemon) -> None:
-    """It names the process that has it and the remedy, and exits with 3."""
+def test_second_daemon_on_same_state_directory_is_refused(daemon: RunningDaemon) -> None:
+    """A second daemon on the same state directory exits with 3, and its error has a remedy and no traceback."""
     second = serve_again(daemon)
     assert 3 == second.returncode
     assert "another" in second.stderr.lower()
@@ -311,8 +316,9 @@ def test_a_second_daemon_on_one_state_directory_is_refused(daemon: RunningDaemon
 
 
 @pytest.mark.slow
-def test_a_socket_in_use_is_not_taken_over(daemon: RunningDaemon, tmp_path: Path) -> None:
-    """A daemon with another state directory does not steal the sockets: gRPC alone would."""
+def test_socket_in_use_is_not_taken_over(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """A second daemon with another state directory exits with 3 and leaves the sockets of the first; gRPC alone would
+    take them over."""
     second = serve_again(daemon, "--state-dir", str(tmp_path / "other"))
     assert 3 == second.returncode
     assert "another process listens" in second.stderr
@@ -321,8 +327,8 @@ def test_a_socket_in_use_is_not_taken_over(daemon: RunningDaemon, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
-    """Without SO_REUSEPORT a taken port is an error, not a silent split of the traffic."""
+def test_port_in_use_is_refused(tmp_path: Path) -> None:
+    """A daemon whose port is in use exits with 3; SO_REUSEPORT, which would split the traffic silently, is off."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -334,8 +340,8 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_daemon_also_answers_on_a_port_when_told_to(tmp_path: Path) -> None:
-    """With insecure: true a device on the network is answered, and the log warns."""
+def test_insecure_tcp_port_is_served_with_warning(tmp_path: Path) -> None:
+    """With a TCP address and `insecure: true` the daemon answers on that port, and the log has a warning."""
     address = f"127.0.0.1:{free_port()}"
     with RunningDaemon(tmp_path, service={"tcp_address": address, "insecure": True}) as daemon:
         with grpc.insecure_channel(address) as channel:
@@ -346,8 +352,9 @@ def test_the_daemon_also_answers_on_a_port_when_told_to(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("written", ["[::1]:{}", "::1:{}"])
-def test_an_ipv6_address_is_listened_on_with_and_without_brackets(tmp_path: Path, written: str) -> None:
-    """As for metrics and the console, the last colon separates the port."""
+def test_ipv6_address_works_with_and_without_brackets(tmp_path: Path, written: str) -> None:
+    """The daemon listens on an IPv6 address with or without brackets; as for metrics and the console, the last colon
+    separates the port."""
     port = free_port()
     with (
         RunningDaemon(tmp_path, service={"tcp_address": written.format(port), "insecure": True}),
@@ -359,8 +366,9 @@ def test_an_ipv6_address_is_listened_on_with_and_without_brackets(tmp_path: Path
 # --- stopping ----------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_finishes_running_calls_and_refuses_new_ones(tmp_path: Path) -> None:
-    """A call in progress is answered, a new one is refused, the process exits with 0 and leaves no sockets."""
+def test_sigterm_completes_running_call_and_removes_sockets(tmp_path: Path) -> None:
+    """After SIGTERM the daemon completes a running call, removes its sockets and exits with 0; a later call fails with
+    UNREACHABLE."""
     with RunningDaemon(tmp_path) as daemon:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         answers: list[Classification | Failure] = []
@@ -382,8 +390,8 @@ def test_sigterm_finishes_running_calls_and_refuses_new_ones(tmp_path: Path) -> 
         assert "UNREACHABLE" == caught.value.reason
 
 
-def test_drain_turns_health_and_refuses_work(tmp_path: Path) -> None:
-    """After Drain the daemon is NOT_SERVING and new calls get UNAVAILABLE with a delay."""
+def test_drain_reports_not_serving_and_refuses_calls(tmp_path: Path) -> None:
+    """After Drain the daemon's health is NOT_SERVING, and new calls fail with UNAVAILABLE and a retry delay."""
     with RunningDaemon(tmp_path) as daemon, daemon.client() as client, daemon.admin() as admin:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         admin.drain()
@@ -395,8 +403,8 @@ def test_drain_turns_health_and_refuses_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_readiness_is_told_to_systemd(tmp_path: Path) -> None:
-    """READY=1 arrives at NOTIFY_SOCKET once calls are answered, STOPPING=1 at the end."""
+def test_daemon_notifies_systemd_of_start_and_stop(tmp_path: Path) -> None:
+    """The daemon sends READY=1 to NOTIFY_SOCKET when it is ready, and STOPPING=1 when it stops."""
     path = str(tmp_path / "n")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(path)
@@ -408,8 +416,9 @@ def test_readiness_is_told_to_systemd(tmp_path: Path) -> None:
         assert b"STOPPING=1" == sock.recv(100)
 
 
-def test_status_says_how_a_model_is_confined(daemon: RunningDaemon) -> None:
-    """Every measure is reported, and one that is not on is a warning."""
+def test_status_reports_confinement_of_engine(daemon: RunningDaemon) -> None:
+    """Status reports each confinement measure of an engine, with a warning for each of seccomp and Landlock that is
+    off."""
     with daemon.admin() as admin:
         status = admin.status()
     details = status.engines[0].details

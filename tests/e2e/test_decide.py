@@ -1,4 +1,5 @@
-"""Several questions about an input, from a device to the kept examples and the large model."""
+"""Decide tasks: several questions about one input, from the client device to the stored examples and the large
+model."""
 
 from __future__ import annotations
 
@@ -54,8 +55,8 @@ def client(daemon):
         yield connected
 
 
-def test_each_question_has_its_own_answer(client):
-    """Its probabilities, its threshold, whether it is confident, and an id of its own."""
+def test_each_question_gets_own_answer(client):
+    """Each question of a decision has its own label, probabilities, threshold, confidence and prediction id."""
     [decision] = client.decide(DESK, [TEXT])
     assert isinstance(decision, Decision)
     intent, urgent, severity = decision.answers
@@ -81,22 +82,23 @@ def test_each_question_has_its_own_answer(client):
     assert decision["urgent"] == urgent
 
 
-def test_some_questions_of_several_inputs(client):
-    """Answers come in the order of the inputs and of the task's questions; an input that fails has its error."""
+def test_decide_answers_selected_questions_per_input(client):
+    """Decide answers the selected questions for each input, in the task's order of questions; an input that fails has
+    its own error."""
     first, failed, last = client.decide(DESK, ["a price", " ", "!fail"], questions=["severity", "intent"])
     assert ["intent", "severity"] == [each.question for each in first.answers]
     assert ("INPUT_EMPTY", "MODEL_FAILED") == (failed.reason, last.reason)
     assert isinstance(failed, Failure)
 
 
-def test_an_encoder_answers_some_of_its_questions(client):
-    """Those of the call, as they are among all of them."""
+def test_encoder_answers_selected_questions_unchanged(client):
+    """An encoder gives a selected question the same probabilities as in a call for all questions."""
     [whole], [part] = client.decide("encoder", [TEXT]), client.decide("encoder", [TEXT], questions=["urgent"])
     assert [whole["urgent"].probabilities] == [each.probabilities for each in part.answers]
 
 
-def test_an_unsure_answer_is_withheld_alone(client):
-    """With ABSTAIN the answers that are not confident have no label, and the others have."""
+def test_abstain_withholds_only_unconfident_answers(client):
+    """With ABSTAIN, only the answers that are not confident lose their labels."""
     [decision] = client.decide(DESK, ["refund"], on_low_confidence="abstain")
     assert [("refund", "LOCAL"), ("", "ABSTAINED"), ("", "ABSTAINED")] == [
         (each.label, each.route) for each in decision.answers
@@ -104,8 +106,9 @@ def test_an_unsure_answer_is_withheld_alone(client):
     assert decision["severity"].probabilities
 
 
-def test_a_repeated_request_has_the_same_answers(client):
-    """By its id: the same prediction ids come back."""
+def test_repeated_decide_request_returns_same_answers(client):
+    """A Decide call repeated with its request id returns the same answers and prediction ids; the id is refused for
+    another input."""
     once, again = (client.decide(DESK, [TEXT], request_id="r-1") for _ in range(2))
     assert once == again
     with pytest.raises(CallFailed, match="request_id"):
@@ -113,15 +116,16 @@ def test_a_repeated_request_has_the_same_answers(client):
 
 
 def test_an_unknown_question_is_refused(client):
-    """The error lists the task's questions."""
+    """A call with an unknown question fails with QUESTION_UNKNOWN, and the message lists the task's questions."""
     with pytest.raises(CallFailed) as caught:
         client.decide(DESK, [TEXT], questions=["colour"])
     assert ("QUESTION_UNKNOWN", "INVALID_ARGUMENT") == (caught.value.reason, caught.value.code)
     assert "its questions are: intent, urgent, severity" in caught.value.message
 
 
-def test_questions_of_the_call_are_answered_and_never_confident(client):
-    """No threshold was proved for them."""
+def test_open_questions_are_answered_but_never_confident(client):
+    """Questions that the caller defines are answered but never confident, because no threshold was calibrated for
+    them."""
     colours = (QuestionOption("red", "Like blood."), QuestionOption("blue"))
     mine = TaskQuestion("colour", "CHOICE", "Which colour does the customer want?", colours)
     [decision] = client.decide(OPEN, ["the red one, it is urgent"], open_questions=[mine, TaskQuestion("urgent")])
@@ -131,7 +135,8 @@ def test_questions_of_the_call_are_answered_and_never_confident(client):
 
 
 def test_classify_and_decide_both_answer_a_single_choice(client):
-    """The only question of a classify task has its name; its label and scores are those of Classify."""
+    """Decide on a classify task returns the label and scores of Classify under a question with the task's name;
+    Classify on a decide task is refused."""
     [decision], [classified] = client.decide(INTENT, [TEXT]), client.classify(INTENT, [TEXT])
     assert isinstance(classified, Classification)
     (answer,) = decision.answers
@@ -141,8 +146,9 @@ def test_classify_and_decide_both_answer_a_single_choice(client):
         client.classify(DESK, [TEXT])
 
 
-def test_a_task_lists_its_questions(client):
-    """With their types, possible answers and thresholds."""
+def test_task_lists_its_questions(client):
+    """The description of a decide task lists its questions with types and thresholds, and whether it accepts open
+    questions."""
     task = client.task(DESK)
     assert ("DECIDE", False) == (task.kind, task.open_questions)
     assert [each["name"] for each in QUESTIONS] == [each.name for each in task.questions]
@@ -157,8 +163,9 @@ def kept(reviewer: ReviewClient, prediction_id: str) -> Prediction | None:
         return None
 
 
-def test_each_answer_is_kept_for_itself(client, daemon):
-    """With the question that it answers."""
+def test_each_answer_of_decision_is_stored_separately(client, daemon):
+    """The daemon stores each answer of a decision as its own example, and a reviewer can fetch each by its prediction
+    id."""
     [decision] = client.decide(DESK, ["keep this refund"])
     wanted = {each.prediction_id: each.label for each in decision.answers}
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
@@ -169,11 +176,9 @@ def test_each_answer_is_kept_for_itself(client, daemon):
 
 
 @pytest.mark.slow
-def test_the_large_model_is_asked_once_for_the_unsure_questions(tmp_path: Path):
-    """An input costs one call, which names the questions that need it.
-
-    An answer outside the options leaves its question to the local model.
-    """
+def test_unconfident_questions_are_escalated_together(tmp_path: Path):
+    """One request to the large model has all questions of an input that are not confident; a second asks to correct an
+    answer outside the options. If that fails, the local model answers that question."""
     said = json.dumps({"urgent": "yes", "severity": "enormous"})
     with LargeModel(lambda _: said) as oracle:
         oracle.repairs = False
@@ -187,28 +192,30 @@ def test_the_large_model_is_asked_once_for_the_unsure_questions(tmp_path: Path):
             assert ("refund", "LOCAL") == routes["intent"]
             assert ("yes", "UPSTREAM") == routes["urgent"]
             assert "UPSTREAM_FAILED" in decision["severity"].degraded
+            assert 2 == len(oracle.asked)
             schema = oracle.asked[0]["response_format"]["json_schema"]["schema"]
             assert {"urgent", "severity"} == schema["properties"].keys()
             assert ["no", "yes"] == schema["properties"]["urgent"]["enum"]
 
 
-async def test_the_asyncio_client_asks_the_same(daemon):
-    """Its answers are those of the other client."""
+async def test_asyncio_client_supports_decide(daemon):
+    """The asyncio client returns the same answer to Decide as the synchronous client."""
     async with AsyncClient(f"unix:{daemon.run_dir}/inference.sock") as client:
         [decision] = await client.decide(DESK, [TEXT], questions=["intent"])
     assert [("intent", "refund")] == [(each.question, each.label) for each in decision.answers]
 
 
-def test_a_text_that_is_too_long_is_refused_with_its_limit(client):
-    """As by every call; the error has the number and the limit."""
+def test_decide_refuses_too_long_input_with_limit(client):
+    """Decide refuses a text over the token limit with INPUT_TOO_LONG; the message has the limit."""
     with pytest.raises(CallFailed) as caught:
         client.decide(DESK, ["word " * 5000])
     assert "INPUT_TOO_LONG" == caught.value.reason
     assert "512" in caught.value.message
 
 
-def test_a_person_judges_each_question_for_itself(client, daemon):
-    """The queue of TASK/QUESTION has its answers alone; a correction names one of its outputs, and no other."""
+def test_each_question_has_own_review_queue(client, daemon):
+    """The review queue of TASK/QUESTION has only that question's answers, and a correction must be one of that
+    question's options."""
     [decision] = client.decide(DESK, ["judge this refund"])
     urgent, severity = decision["urgent"].prediction_id, decision["severity"].prediction_id
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
@@ -223,8 +230,8 @@ def test_a_person_judges_each_question_for_itself(client, daemon):
         assert [] == list(reviewer.prediction(severity).feedback)
 
 
-def test_figures_are_by_question(client, daemon):
-    """The report has each question with its own threshold and days."""
+def test_report_has_figures_per_question(client, daemon):
+    """The report of a decide task lists each question with its own threshold and daily figures."""
     [decision] = client.decide(DESK, ["count this refund"])
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
         eventually_sync(lambda: kept(reviewer, decision.answers[-1].prediction_id) is not None)
@@ -235,8 +242,9 @@ def test_figures_are_by_question(client, daemon):
     assert all(each["days"] for each in of_desk.values())
 
 
-def test_erasing_one_answer_says_what_else_holds_the_text(client, daemon):
-    """The text stays with the other questions; the printed command erases it with all of them."""
+def test_erase_names_other_answers_with_same_text(client, daemon):
+    """`edge-agent erase` of one answer names the other questions' answers that hold the same text, and the printed
+    command erases them and the text."""
     [decision] = client.decide(DESK, ["ERASEDTEXT refund"])
     ids = [each.prediction_id for each in decision.answers]
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
@@ -250,6 +258,6 @@ def test_erasing_one_answer_says_what_else_holds_the_text(client, daemon):
 
 
 def erase(daemon: RunningDaemon, *arguments: str) -> str:
-    """Run `edge-agent erase`; return what it prints, on one line."""
+    """Run `edge-agent erase`; return its output on one line."""
     done = CliRunner().invoke(app, [*daemon.command()[3:], "erase", *arguments, "--yes"])
     return " ".join(done.output.split())

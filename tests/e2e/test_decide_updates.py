@@ -1,4 +1,4 @@
-"""Updates of bundles that answer several questions: their golden cases decide, and callers keep an answer."""
+"""Updates of decide bundles: their golden cases decide about installation, and callers keep getting answers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def echo(folder: Path, version: str, golden: bytes) -> Path:
 
 
 def encoder(folder: Path, version: str, golden: bytes) -> Path:
-    """Write an encoder with an output for each question."""
+    """Write an encoder bundle with an output for each question."""
     files = {"weights": ("model.onnx", tiny_onnx("decide")), "tokenizer": ("t.json", bert_onnx.tiny_tokenizer())}
     return write(folder, fields_of("onnx", TASK, "decide", version=version), {}, files | golden_file(golden))
 
 
 def open_decoder(folder: Path, version: str, golden: bytes) -> Path:
-    """Write a language model with questions of its own that also takes those of a call."""
+    """Write a language model bundle that has its own questions and accepts open ones."""
     weights = tiny_gguf.narrow(folder.parent)
     more = {
         "task": {"open_questions": True, "prompt": {"template": TEMPLATE}, "limits": {"input_tokens_max": 120}},
@@ -46,17 +46,17 @@ def open_decoder(folder: Path, version: str, golden: bytes) -> Path:
 
 
 def golden_file(golden: bytes) -> dict[str, tuple[str, bytes]]:
-    """Return the role of a golden file, if there is one."""
+    """Return the manifest role of a golden file, or nothing without golden cases."""
     return {"golden": ("golden.jsonl", golden)} if golden else {}
 
 
 def release(central: CentralTeam, bundle: Path) -> None:
-    """Publish a version, and want it everywhere."""
+    """Publish a version and plan it for every site."""
     central.plan(central.offering(central.publish(bundle), probation=ProbationRules(calls=1)))
 
 
 def decided(site: FleetSite) -> list[Decision]:
-    """Return the answers to the texts; none while nothing answers."""
+    """Return the answers to the texts, or nothing while the task does not answer."""
     try:
         with site.daemon.client() as client:
             return [each for each in client.decide(TASK, TEXTS) if isinstance(each, Decision)]
@@ -65,26 +65,27 @@ def decided(site: FleetSite) -> list[Decision]:
 
 
 def version(site: FleetSite) -> str:
-    """Return the version that answers all questions; empty = none does."""
+    """Return the version that answers all questions, or an empty string."""
     found = {each.bundle.version for decision in decided(site) for each in decision.answers}
     return found.pop() if len(found) == 1 else ""
 
 
 def until_taken(site: FleetSite, wanted: str) -> None:
-    """Wait until a version answers. Status is asked first: questions to the model would hold up the self-test."""
+    """Wait until a version answers. Status comes first, because calls to the model would delay the self-test."""
     eventually_sync(lambda: wanted in active(site) or site.state(TASK) == "failed", SECONDS_MAX)
     assert wanted in active(site), site.update(TASK)
     eventually_sync(lambda: version(site) == wanted, SECONDS_MAX)
 
 
 def active(site: FleetSite) -> list[str]:
-    """Return the version that status names for the task, if there is one."""
+    """Return the task's version in status, if it has one."""
     with site.daemon.admin() as admin:
         return [each.bundle.version for each in admin.status().tasks if each.name == TASK]
 
 
 def cases(decisions: list[Decision], turned: str = "") -> bytes:
-    """Return what a bundle answered as its golden cases; the question `turned` has its least likely answer for sure."""
+    """Return a bundle's answers as golden cases; the question `turned` gets its least likely answer with probability
+    1."""
     found = []
     for text, decision in zip(TEXTS, decisions, strict=True):
         given = {each.question: dict(each.probabilities) for each in decision.answers}
@@ -99,9 +100,9 @@ def cases(decisions: list[Decision], turned: str = "") -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [echo, encoder, open_decoder])
-def test_golden_cases_of_every_question_decide_about_an_update(tmp_path: Path, make: Make):
-    """The update whose golden cases hold is taken; one where a single question differs is refused by that question,
-    and the version before answers all questions."""
+def test_update_must_pass_golden_cases_of_every_question(tmp_path: Path, make: Make):
+    """A site installs an update whose golden cases pass, and refuses one in which a single question differs; the error
+    names that question, and the previous version keeps answering."""
     turned = QUESTIONS[-1]["name"]
     central = CentralTeam(tmp_path / "central")
     with FleetSite(tmp_path / "site", central) as site:

@@ -1,4 +1,4 @@
-"""Typed questions over HTTP from both official clients and from curl, to a real daemon."""
+"""Typed questions over HTTP to a real daemon, from both official clients, LangChain and curl."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "decisions-api.md"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewaySite]:
-    """A task with three labels, one with yes and no, and one that writes."""
+    """A gateway with choice, yes/no, generate and decide tasks."""
     folder = tmp_path_factory.mktemp("decisions")
     bundles = (
         echo_bundle(folder / "intent", "pos-intent", labels=LABELS, version="1.2.0"),
@@ -76,8 +76,9 @@ def ours(site: GatewaySite, task: str, text: str) -> Classification:
     return answer
 
 
-def test_a_choice_has_the_probabilities_of_the_labels(site: GatewaySite, client: openai.OpenAI) -> None:
-    """In the order of the question; whether the answer is confident stands beside it."""
+def test_choice_has_probability_of_each_label(site: GatewaySite, client: openai.OpenAI) -> None:
+    """A choice has the probabilities of all labels in the question's order, and the extension `edge_agent` shows
+    whether it is confident."""
     decision = client.decisions.create(model="pos-intent", input="what is the price", questions=[CHOICE])
     [answer] = decision.answers
     same = ours(site, "pos-intent", "what is the price")
@@ -96,8 +97,8 @@ def test_a_choice_has_the_probabilities_of_the_labels(site: GatewaySite, client:
     assert (4, 0, 4) == (decision.usage.input_tokens, decision.usage.output_tokens, decision.usage.total_tokens)
 
 
-async def test_the_asynchronous_client_asks_a_predicate(site: GatewaySite) -> None:
-    """The probability of the label that means yes."""
+async def test_asyncio_client_gets_predicate_probability(site: GatewaySite) -> None:
+    """The asyncio client gets the probability of the label that means yes as the answer to a predicate."""
     async with site.openai_aio() as client:
         decision = await client.decisions.create(model="urgent", input="yes it burns", questions=[URGENT])
     [answer] = decision.answers
@@ -105,8 +106,9 @@ async def test_the_asynchronous_client_asks_a_predicate(site: GatewaySite) -> No
     assert ("urgent", dict(ours(site, "urgent", "yes it burns").scores)["yes"]) == (answer.name, answer.probability)
 
 
-def test_an_answer_that_is_withheld_is_a_refusal(client: openai.OpenAI) -> None:
-    """So that nobody takes it for an answer; why stands beside it."""
+def test_withheld_answer_is_a_refusal(client: openai.OpenAI) -> None:
+    """A withheld answer has the type refusal, so that a client cannot take it for an answer; the extension shows the
+    route ABSTAINED."""
     asked = {"edge_agent": {"on_low_confidence": "abstain"}}
     decision = client.decisions.create(model="pos-intent", input="x", questions=[CHOICE], extra_body=asked)
     [answer] = decision.answers
@@ -114,8 +116,9 @@ def test_an_answer_that_is_withheld_is_a_refusal(client: openai.OpenAI) -> None:
     assert ("refusal", "ABSTAINED", False) == (answer.type, told["route"], told["confident"])
 
 
-def test_system_one_gets_the_same_probabilities(site: GatewaySite) -> None:
-    """By the names of its questions."""
+def test_system_one_returns_same_probabilities_as_grpc(site: GatewaySite) -> None:
+    """A System One call returns the same choice and probabilities as gRPC, under the name of the question, with the
+    token usage."""
     with typesafe(site) as client:
         result = client.system_one("what is the price", {"pos-intent": INTENT})
     same = ours(site, "pos-intent", "what is the price")
@@ -128,16 +131,16 @@ def test_system_one_gets_the_same_probabilities(site: GatewaySite) -> None:
     assert ("pos-intent", 4, 0) == (result.model, result.usage.input_tokens, result.usage.output_tokens)
 
 
-async def test_system_one_asks_a_yes_or_no_question_for_asyncio(site: GatewaySite) -> None:
-    """The probability of yes."""
+async def test_system_one_asyncio_gets_probability_of_yes(site: GatewaySite) -> None:
+    """The asyncio client of System One gets the probability of yes."""
     address = site.url.removesuffix("/v1")
     async with AsyncTypeSafeClient(api_key=site.token, base_url=address, model="urgent") as client:
         result = await client.system_one("yes it burns", {"urgent": Noul(instructions="It cannot wait.")})
     assert dict(ours(site, "urgent", "yes it burns").scores)["yes"] == result.nouls["urgent"].noul
 
 
-def test_system_one_leaves_out_an_answer_that_is_withheld(site: GatewaySite) -> None:
-    """Its library drops what it does not know, a refusal, and keeps the answers to other questions."""
+def test_system_one_client_drops_withheld_answer(site: GatewaySite) -> None:
+    """The System One client library drops a withheld answer, because it does not know refusals."""
     with typesafe(site) as client:
         asked: Any = {"edge_agent": {"on_low_confidence": "abstain"}}
         result = client.system_one("x", {"pos-intent": INTENT}, extra_body=asked)
@@ -145,7 +148,7 @@ def test_system_one_leaves_out_an_answer_that_is_withheld(site: GatewaySite) -> 
 
 
 def test_each_client_lists_the_models_in_its_own_format(site: GatewaySite, client: openai.OpenAI) -> None:
-    """To System One only what answers questions."""
+    """Both clients list the models in their own format; System One lists only tasks that answer questions."""
     with typesafe(site) as other:
         found = other.models.list()
     assert {"pos-intent", "urgent", "desk", "open"} == {each.name for each in found.models}
@@ -161,7 +164,8 @@ DESK: list[Any] = [
 
 
 def test_several_questions_are_answered_in_one_call(site: GatewaySite, client: openai.OpenAI) -> None:
-    """In the request's order, as gRPC answers them; each is a prediction of its own; fewer than all may be asked."""
+    """One request gets the answers of gRPC to several questions in the request's order, each with its own prediction
+    id; a request can also have fewer questions than the task."""
     decision = client.decisions.create(model="desk", input="my kettle burns", questions=DESK)
     with site.daemon.client() as own:
         [same] = own.decide("desk", ["my kettle burns"])
@@ -185,8 +189,8 @@ def test_several_questions_are_answered_in_one_call(site: GatewaySite, client: o
     assert ("urgent", odds["urgent"]["yes"]) == (alone.name, alone.probability)
 
 
-def test_system_one_asks_several_questions(site: GatewaySite) -> None:
-    """A score has its legend; the levels need no labels there."""
+def test_system_one_answers_several_questions(site: GatewaySite) -> None:
+    """System One returns the answers of gRPC to several questions; a score's levels need criteria but no labels."""
     questions: Any = {
         "severity": Score(instructions="?", criteria=["a question", "something is wrong", "somebody is harmed"]),
         "urgent": Noul(instructions="?"),
@@ -204,8 +208,9 @@ def test_system_one_asks_several_questions(site: GatewaySite) -> None:
     assert same["intent"].label == result.choices["intent"].choice
 
 
-def test_a_json_state_is_answered_as_the_text_that_it_becomes(site: GatewaySite, client: openai.OpenAI) -> None:
-    """By both clients and over gRPC alike; one that is nested too deep is refused with the limit."""
+def test_json_state_gets_same_answer_as_its_text(site: GatewaySite, client: openai.OpenAI) -> None:
+    """A JSON state gets the same answer through both clients and as rendered text over gRPC; one nested in more than 32
+    levels is refused with the limit."""
     state: Any = {"subject": "refund", "items": [{"name": "kettle", "broken": True}]}
     with site.daemon.client() as own:
         [same] = own.decide("desk", [render_state(state)])
@@ -229,7 +234,8 @@ def test_a_json_state_is_answered_as_the_text_that_it_becomes(site: GatewaySite,
 
 @pytest.fixture
 async def langchain_model(site: GatewaySite) -> AsyncIterator[Callable[..., langchain.OpenAIDecisions]]:
-    """Makes models of LangChain, on connections that end here: its own end in whichever test their garbage is found."""
+    """A factory of LangChain models on connections that close here; left to garbage collection they would close during
+    another test."""
     with httpx2.Client() as here:
         async with httpx2.AsyncClient() as there:
             clients = {"http_client": here, "http_async_client": there}
@@ -238,10 +244,11 @@ async def langchain_model(site: GatewaySite) -> AsyncIterator[Callable[..., lang
 
 
 @pytest.mark.filterwarnings("ignore:The class `OpenAIDecisions` is in beta")
-async def test_langchain_asks_by_its_class_for_decisions(
+async def test_langchain_decisions_class_works_unchanged(
     site: GatewaySite, langchain_model: Callable[..., langchain.OpenAIDecisions]
 ) -> None:
-    """With nothing changed but address and key, and for asyncio alike; several messages are refused by name."""
+    """LangChain's OpenAIDecisions works with only the address and key changed, also with asyncio. Withheld answers are
+    refusals, and several messages are refused with their roles."""
     model = langchain_model()
     questions: Any = {
         "severity": langchain.Score(instructions="How bad?", levels=list(LEVELS)),
@@ -266,10 +273,9 @@ async def test_langchain_asks_by_its_class_for_decisions(
         model.invoke(asked)
 
 
-def test_a_question_that_a_bundle_does_not_have_is_refused_unless_it_takes_questions_of_the_call(
-    site: GatewaySite, client: openai.OpenAI
-) -> None:
-    """The error lists what there is; an answer to a question of the call is never confident."""
+def test_unknown_question_needs_bundle_with_open_questions(site: GatewaySite, client: openai.OpenAI) -> None:
+    """A question that the bundle lacks is refused with the number of its questions, unless the bundle accepts open
+    questions; their answers are never confident."""
     asked: Any = {**CHOICE, "name": "topic"}
     with pytest.raises(openai.BadRequestError, match="there is no question 'topic'; 'desk' answers 3 questions"):
         client.decisions.create(model="desk", input="x", questions=[asked])
@@ -278,8 +284,8 @@ def test_a_question_that_a_bundle_does_not_have_is_refused_unless_it_takes_quest
     assert ("choice", "topic", False, False) == (answer.type, answer.name, told["calibrated"], told["confident"])
 
 
-def test_another_question_is_refused_with_the_one_that_there_is(site: GatewaySite, client: openai.OpenAI) -> None:
-    """Both clients show the sentence."""
+def test_wrong_question_error_names_existing_question(site: GatewaySite, client: openai.OpenAI) -> None:
+    """Both clients show the gateway's message for an unknown question and for a score question to a choice task."""
     with pytest.raises(openai.BadRequestError, match="there is no question 'urgent'; 'pos-intent' answers one"):
         client.decisions.create(model="pos-intent", input="x", questions=[URGENT])
     with typesafe(site) as other, pytest.raises(TypeSafeBadRequestError, match="the labels of a choice have no order"):
@@ -291,15 +297,17 @@ def post(site: GatewaySite, path: str, body: bytes, **headers: str) -> httpx2.Re
     return httpx2.post(f"{site.url}/{path}", content=body, headers={**fixed, **headers}, timeout=30)
 
 
-def test_an_error_of_system_one_has_its_detail(site: GatewaySite) -> None:
-    """Where that API has it; the member `error` stays."""
+def test_system_one_error_has_detail(site: GatewaySite) -> None:
+    """An error of the System One endpoint has the message in `detail`, as that API defines, in addition to the member
+    `error`."""
     answered = post(site, "systemone", b'{"model": "nothing", "state": "x", "questions": {}}')
     told = answered.json()
     assert (400, told["error"]["message"]) == (answered.status_code, told["detail"])
 
 
-def test_a_text_that_is_too_long_is_refused_with_its_tokens_and_the_limit(site: GatewaySite) -> None:
-    """By the member that holds it, in both APIs; JSON counts as the text that it becomes."""
+def test_too_long_input_error_has_token_count_and_limit(site: GatewaySite) -> None:
+    """The decisions and System One endpoints refuse a too long input, text or JSON, with its token count, the limit and
+    the name of its member."""
     text, asked = "word " * 600, {"urgent": {"type": "noul", "instructions": "?"}}
     decisions = {"model": "desk", "input": text, "questions": DESK[1:2]}
     system_one = {"model": "desk", "state": {"message": text}, "questions": asked}
@@ -309,8 +317,9 @@ def test_a_text_that_is_too_long_is_refused_with_its_tokens_and_the_limit(site: 
         assert re.search(r"\d+ tokens.*512", error["message"]), error["message"]
 
 
-def test_a_compressed_body_is_read(site: GatewaySite) -> None:
-    """As the library sends it under a Python that has zstd; bounded, whatever it decompresses to."""
+def test_zstd_compressed_body_is_accepted_and_bounded(site: GatewaySite) -> None:
+    """The gateway accepts a zstd request body, as the client library sends with a Python that has zstd. It refuses one
+    that decompresses to 64 MiB, a truncated one, and other encodings."""
     question = {"pos-intent": {"type": "choice", "criteria": dict.fromkeys(LABELS)}}
     body = json.dumps({"model": "pos-intent", "state": "hours, please", "questions": question}).encode()
     packed = zstandard.compress(body)
@@ -322,8 +331,8 @@ def test_a_compressed_body_is_read(site: GatewaySite) -> None:
 
 
 @pytest.mark.slow
-def test_every_example_of_the_page_runs(site: GatewaySite) -> None:
-    """One after the other, as they stand there, against this gateway; what calibrates is for the central team."""
+def test_every_example_of_decisions_page_runs(site: GatewaySite) -> None:
+    """The examples of docs/decisions-api.md run in order as printed; `edge-convert calibrate` runs in its own test."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)
     environment = {**os.environ, "TOKEN": site.token}
     [shell, calibrates], programs = (

@@ -1,4 +1,4 @@
-"""The sample programs for device developers, each against a real daemon: a till in Node, a tablet in Python."""
+"""The sample programs for device developers against a real daemon: a till in Node and a tablet in Python."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ programs = pytest.mark.parametrize("program", [pytest.param("till", marks=needs_
 
 @dataclass
 class Device:
-    """A program that answers each line with one."""
+    """A program that answers each input line with one output line."""
 
     process: subprocess.Popen[str]
 
@@ -56,7 +56,7 @@ class Device:
 
 @contextmanager
 def running(program: str, *arguments: object) -> Iterator[Device]:
-    """Run a program; it must end by itself with its input, without a word on standard error."""
+    """Run a program; it must exit with 0 at the end of its input and write nothing to standard error."""
     command = [*PROGRAMS[program], *map(str, arguments)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
@@ -72,7 +72,7 @@ def running(program: str, *arguments: object) -> Iterator[Device]:
 
 @dataclass
 class Site:
-    """A daemon with a task of each kind, and the two ways to it: the sockets, and TLS."""
+    """A daemon with a task of each kind, reachable over its sockets and over TLS."""
 
     daemon: RunningDaemon
     tls: TlsSite
@@ -98,8 +98,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.mark.slow
 @programs
 @pytest.mark.parametrize("way", [0, 1], ids=["sockets", "tls"])
-def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way):
-    """A label, a text in pieces, a correction that is on the disk, an error in words, and answers after a restart."""
+def test_device_program_works_across_daemon_restart(site, program, way):
+    """Each program shows a label, streamed text, a stored correction and an error message, and gets an answer to a
+    question sent while the daemon restarts."""
     daemon, text = site.daemon, f"a refund, please, by {program} {way}"
     with running(program, *site.ways[way]) as device:
         label, confidence, unsure = device.ask(text).split()
@@ -119,8 +120,8 @@ def test_a_device_asks_reads_corrects_and_outlives_a_restart(site, program, way)
 
 @pytest.mark.slow
 @programs
-def test_a_device_asks_every_question_of_a_task(site, program):
-    """In one call: each question with its answer and how sure it is."""
+def test_device_program_shows_every_question(site, program):
+    """In one call each program shows every question of a decide task with its answer and confidence."""
     with running(program, *site.ways[0]) as device:
         answers = [each.split(": ", 1) for each in device.ask("# an urgent refund").split(", ")]
     assert [each["name"] for each in QUESTIONS] == [name for name, _ in answers]
@@ -130,8 +131,9 @@ def test_a_device_asks_every_question_of_a_task(site, program):
 
 @pytest.mark.slow
 @programs
-def test_a_device_keeps_to_what_a_busy_daemon_says(tmp_path, program):
-    """It tries again after its delay, under the same request_id; an error that stays is said with its remedy."""
+def test_device_program_follows_retry_delay(tmp_path, program):
+    """Each program retries a refused call with the same request_id, and does not retry a permanent error but shows it
+    with its remedy."""
     with FakeDaemon(f"unix:{tmp_path}/i.sock") as daemon, running(program, *daemon.targets) as device:
         daemon.inference.refusals = 2
         assert "refund 0.75 unsure (degraded: CPU_SHARED)" == device.ask("I want my money back")
@@ -157,16 +159,18 @@ console.log([reason, remedy, retryAfterMs, retryable].join(' | '))
 
 
 @needs_node
-def test_a_call_that_http2_refuses_in_a_burst_is_a_full_queue():
-    """gRPC for Node reports a connection with too many calls as UNAVAILABLE: the daemon is there, and takes it then."""
+def test_http2_refused_call_is_reported_as_full_queue():
+    """The Node program treats the UNAVAILABLE error of gRPC for a connection with too many calls as a retryable
+    QUEUE_FULL."""
     command = ["node", "--input-type=module", "-e", REFUSED.format(till=TILL)]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "QUEUE_FULL | Try again in 1 s. | 1000 | true\n" == said
 
 
 @programs
-def test_a_device_says_what_it_cannot_do_and_goes_on(tmp_path, program):
-    """A correction before any answer, an answer without a confidence, and one without a label end nothing."""
+def test_device_program_handles_missing_answer_parts(tmp_path, program):
+    """Each program continues after a correction without an answer, an answer without a confidence, and one without a
+    label."""
     with FakeDaemon(f"unix:{tmp_path}/i.sock") as daemon:
         with running(program, *daemon.targets, "--task", "bootstrapped") as device:
             assert device.ask("= refund").startswith("There is no answer to correct yet")
@@ -176,7 +180,7 @@ def test_a_device_says_what_it_cannot_do_and_goes_on(tmp_path, program):
 
 
 def files(folder: Path, given: Tls, ca: Path | None = None) -> Path:
-    """Lay a client's files as `edge-agent certs issue` does."""
+    """Write a client's files in the layout of `edge-agent certs issue`."""
     folder.mkdir()
     for path, name in ((ca or given.ca, "ca.crt"), (given.certificate, "client.crt"), (given.key, "client.key")):
         shutil.copy(path, folder / name)
@@ -184,8 +188,9 @@ def files(folder: Path, given: Tls, ca: Path | None = None) -> Path:
 
 
 @programs
-def test_a_device_says_at_once_what_is_wrong_with_a_certificate(site, tmp_path, program):
-    """No later try mends it: an error with what to do, at the first try, though the call has 30 s."""
+def test_device_program_reports_certificate_error_at_once(site, tmp_path, program):
+    """Each program reports a certificate error with a remedy at the first attempt and does not retry, although the call
+    has 30 s."""
     tls = site.tls
     elsewhere = tmp_path / "elsewhere.crt"
     certificate_authority.write_pair(tls.foreign, elsewhere, tmp_path / "elsewhere.key")
@@ -204,8 +209,8 @@ def test_a_device_says_at_once_what_is_wrong_with_a_certificate(site, tmp_path, 
 
 
 @programs
-def test_a_device_without_its_certificate_does_not_start(tmp_path, program):
-    """It names the file and what to do, and ends with an error."""
+def test_device_program_without_certificate_does_not_start(tmp_path, program):
+    """Each program exits with an error that names the missing certificate file and the command that creates it."""
     command = [*PROGRAMS[program], "localhost:1", "--tls", str(tmp_path)]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert ended.returncode in (1, 2)
@@ -215,8 +220,9 @@ def test_a_device_without_its_certificate_does_not_start(tmp_path, program):
 
 @pytest.mark.slow
 @needs_node
-def test_the_till_finds_the_api_wherever_it_is_laid(tmp_path):
-    """Taken out of the checkout it uses a copy next to it, or a folder that it is told; without one it says so."""
+def test_till_program_finds_proto_files_outside_checkout(tmp_path):
+    """Outside the checkout the till finds the proto files in a copy next to it or in a given folder; without them it
+    exits with 1 and names the missing file."""
     till, proto = tmp_path / "till", EXAMPLES.parent / "proto"
     till.mkdir()
     for name in ("till.js", "daemon.js", "status.proto", "package.json"):
@@ -240,8 +246,8 @@ def test_the_till_finds_the_api_wherever_it_is_laid(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_tablet_that_waits_for_a_line(tmp_path: Path):
-    """Python would otherwise wait for the thread that reads the line, until somebody presses Enter."""
+def test_ctrl_c_ends_tablet_program_at_prompt(tmp_path: Path):
+    """Ctrl+C ends the tablet program at its prompt; Python would otherwise wait for the thread that reads the line."""
     command = [*PROGRAMS["tablet"], f"unix:{tmp_path / 'none.sock'}"]
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:

@@ -1,4 +1,4 @@
-"""doctor and support-bundle against a real daemon, with the faults made for real."""
+"""doctor and support-bundle against a real daemon with real faults."""
 
 import json
 import os
@@ -37,15 +37,15 @@ def verdict(daemon: RunningDaemon, *checks: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def daemon(tmp_path: Path):
-    """A daemon that answers one task and keeps examples."""
+    """A daemon that answers one task and stores examples."""
     with RunningDaemon(tmp_path / "site", examples={"collect": {"pos-intent": "local"}}) as running:
         running.install(echo_bundle(tmp_path / "bundle"))
         yield running
 
 
 @pytest.mark.release
-def test_a_healthy_site_has_no_fault(daemon):
-    """Exit code 0; engine, task, sockets, database and spool are well."""
+def test_doctor_finds_nothing_on_healthy_site(daemon):
+    """On a healthy site doctor exits with 0, and its checks of engine, tasks, sockets and spool are ok."""
     assert 0 == run(daemon, "doctor").returncode
     checks = (
         "daemon",
@@ -62,8 +62,9 @@ def test_a_healthy_site_has_no_fault(daemon):
 
 
 @pytest.mark.slow
-def test_a_daemon_that_hangs_is_told_from_one_that_does_not_run(daemon):
-    """A stopped process is named with its pid, though it never answers; one that was killed leaves dead sockets."""
+def test_doctor_distinguishes_hanging_from_stopped_daemon(daemon):
+    """doctor names the pid of a stopped process and the command that kills it; for a killed daemon it reports that
+    nothing listens on the socket."""
     pid = daemon.process.pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -79,8 +80,9 @@ def test_a_daemon_that_hangs_is_told_from_one_that_does_not_run(daemon):
 
 
 @pytest.mark.release
-def test_settings_that_were_changed_after_the_start_are_not_in_force(daemon):
-    """The file is newer than the daemon; one that is refused is found as well, and the daemon goes on."""
+def test_doctor_warns_of_config_changed_after_start(daemon):
+    """doctor warns that a configuration file newer than the daemon is not in force, and reports an invalid one as a
+    fault with a suggestion."""
     config = Path(daemon.command()[4])
     later = time.time() + 60
     os.utime(config, (later, later))
@@ -93,8 +95,8 @@ def test_settings_that_were_changed_after_the_start_are_not_in_force(daemon):
 
 
 @pytest.mark.release
-def test_an_engine_that_was_killed_is_counted(daemon):
-    """It answers again, and doctor says that it was started anew."""
+def test_doctor_warns_of_restarted_engine(daemon):
+    """After a killed engine answers again, doctor reports the engine as ok and warns of its restart."""
     with daemon.admin() as admin:
         os.kill(admin.status().engines[0].pid, signal.SIGKILL)
         eventually_sync(lambda: admin.status().engines[0].restarts == 1 and admin.status().tasks[0].ready)
@@ -102,8 +104,9 @@ def test_an_engine_that_was_killed_is_counted(daemon):
 
 
 @pytest.mark.release
-def test_a_bundle_whose_files_are_gone_is_a_fault_of_its_task(tmp_path):
-    """The daemon starts without the weights: the task does not answer, and the finding says what to do."""
+def test_doctor_reports_task_with_missing_bundle_files(tmp_path):
+    """When the daemon starts without a bundle's files, doctor reports a fault of that task with the rollback
+    command."""
     with RunningDaemon(tmp_path / "site") as daemon:
         daemon.install(echo_bundle(tmp_path / "bundle", weights=b"weights"))
         daemon.stop()
@@ -117,16 +120,17 @@ def test_a_bundle_whose_files_are_gone_is_a_fault_of_its_task(tmp_path):
 
 
 @pytest.mark.release
-def test_a_drained_daemon_takes_no_new_work(daemon):
-    """For as long as a drain takes, doctor says since when; no task is called a fault."""
+def test_doctor_notes_draining_daemon(daemon):
+    """During a drain doctor reports a note with its duration, not a fault."""
     with daemon.admin() as admin:
         admin.drain()
     assert ("note", True) == (verdict(daemon, "daemon")[0], "draining for" in doctor(daemon)["daemon"]["seen"])
 
 
 @pytest.mark.release
-def test_a_damaged_spool_is_a_fault_while_answers_go_on(tmp_path):
-    """No examples are kept: the daemon's own sentence stands there, and the database is named."""
+def test_doctor_reports_damaged_spool(tmp_path):
+    """With a damaged spool database doctor reports faults of the database and of stored examples, while the tasks check
+    is ok."""
     with RunningDaemon(tmp_path / "site", examples={"collect": {"pos-intent": "local"}}) as daemon:
         daemon.install(echo_bundle(tmp_path / "bundle"))
         daemon.stop()
@@ -138,16 +142,17 @@ def test_a_damaged_spool_is_a_fault_while_answers_go_on(tmp_path):
 
 
 @pytest.mark.release
-def test_an_uplink_that_never_spoke_is_a_fault(tmp_path):
-    """It is configured and does not run."""
+def test_doctor_reports_configured_uplink_that_does_not_run(tmp_path):
+    """doctor reports a fault when the configured uplink has never run."""
     uplink = {"url": str(tmp_path / "central")}
     with RunningDaemon(tmp_path / "site", uplink=uplink, site={"id": "shop-7"}) as daemon:
         assert ("fault", "ok") == verdict(daemon, "uplink", "enrolment")
 
 
 @pytest.mark.slow
-def test_a_support_bundle_of_a_real_site_holds_nothing_that_was_asked(daemon, tmp_path):
-    """Prompts, answers' ids and the site's files are not in it; status, doctor and folders are."""
+def test_support_bundle_contains_no_inputs(daemon, tmp_path):
+    """A support bundle contains status, findings and folder lists, but no inputs, also when a client used an input as a
+    task name."""
     with daemon.client() as client:
         client.classify("pos-intent", [PROMPT, "4111 1111 1111 1111"])
         with pytest.raises(CallFailed):
@@ -164,8 +169,8 @@ def test_a_support_bundle_of_a_real_site_holds_nothing_that_was_asked(daemon, tm
 
 
 @pytest.mark.release
-def test_a_support_bundle_is_made_of_a_daemon_that_hangs(daemon, tmp_path):
-    """In bounded time, with everything but what the daemon would have said."""
+def test_support_bundle_works_with_hanging_daemon(daemon, tmp_path):
+    """With a hanging daemon support-bundle exits with 0 and lists status.json as left out; the file has mode 0600."""
     target = tmp_path / "bundle.tar.gz"
     os.kill(daemon.process.pid, signal.SIGSTOP)
     try:

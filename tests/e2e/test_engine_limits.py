@@ -1,4 +1,4 @@
-"""A daemon at the limits of its machine and of its queue: it refuses whole requests, and recovers."""
+"""A daemon at the limits of its machine and of its queue refuses whole requests, and recovers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon with a short queue and one place for work at a time."""
+    """A daemon with a short queue that runs one batch at a time."""
     folder = tmp_path_factory.mktemp("daemon")
     engine = {
         "queue_requests_max": QUEUE,
@@ -44,7 +44,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 
 @contextlib.contextmanager
 def descriptors_max(pid: int, count: int) -> Iterator[None]:
-    """Let another process have no more open files than that inside the block; it keeps those that it has."""
+    """Limit another process to this number of open files inside the block; files that are already open stay open."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (count, before[1]))
     try:
@@ -53,8 +53,9 @@ def descriptors_max(pid: int, count: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
-def test_a_daemon_out_of_descriptors_recovers_by_itself(daemon: RunningDaemon) -> None:
-    """A child that dies then cannot be replaced: status says why, and the task answers when there are some again."""
+def test_daemon_out_of_file_descriptors_recovers(daemon: RunningDaemon) -> None:
+    """Without free file descriptors a killed engine cannot restart and status shows the reason; once there are some,
+    the task answers again."""
     assert daemon.process is not None
     with daemon.admin() as admin, daemon.client() as client:
         assert client.classify("intent", ["refund"])
@@ -68,8 +69,8 @@ def test_a_daemon_out_of_descriptors_recovers_by_itself(daemon: RunningDaemon) -
         assert admin.status().engines[0].pid not in (0, before.pid)
 
 
-async def test_a_request_of_several_inputs_is_taken_whole_or_not_at_all(daemon: RunningDaemon) -> None:
-    """Of many that come at once each is refused as a call, or none of its inputs finds the queue full."""
+async def test_batch_is_admitted_whole_or_refused_whole(daemon: RunningDaemon) -> None:
+    """Of many concurrent batches, each is either refused as a call or gets an answer for every input."""
     request = ClassifyRequest(task="intent", texts=["!slow 5 refund"] * BATCH)
     async with grpc.aio.insecure_channel(daemon.inference) as channel:
         classify = InferenceServiceStub(channel).Classify
@@ -87,8 +88,8 @@ async def test_a_request_of_several_inputs_is_taken_whole_or_not_at_all(daemon: 
     assert whole["answered"] >= 1 <= whole["refused"]
 
 
-async def test_places_are_given_back_by_callers_that_leave(daemon: RunningDaemon) -> None:
-    """Requests that are cancelled while they wait leave the whole queue to the next one."""
+async def test_cancelled_requests_release_queue_places(daemon: RunningDaemon) -> None:
+    """After requests are cancelled while queued, a batch of the full queue size is accepted."""
     slow = ClassifyRequest(task="intent", texts=["!slow 20 refund"] * BATCH)
     async with grpc.aio.insecure_channel(daemon.inference) as channel:
         classify = InferenceServiceStub(channel).Classify
@@ -101,8 +102,8 @@ async def test_places_are_given_back_by_callers_that_leave(daemon: RunningDaemon
         assert QUEUE == len(client.classify("intent", ["refund"] * QUEUE))
 
 
-async def test_a_request_of_the_open_protocol_is_taken_whole_or_not_at_all(daemon: RunningDaemon) -> None:
-    """Likewise: a refusal comes before anything is computed, and names no input."""
+async def test_open_inference_batch_is_refused_whole(daemon: RunningDaemon) -> None:
+    """A ModelInfer batch that does not fit the queue is refused as a whole, and the message names no single input."""
     request = pb.ModelInferRequest(model_name="intent")
     tensor = request.inputs.add(name="text", datatype="BYTES", shape=[BATCH, 1])
     tensor.contents.bytes_contents.extend([b"!slow 5 refund"] * BATCH)

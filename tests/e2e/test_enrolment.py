@@ -1,4 +1,4 @@
-"""docs/enrolment.md, followed: a central team and a technician with the commands that it names, and real daemons."""
+"""The procedures of docs/enrolment.md with a central team, a technician and real daemons."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from tests.support.object_stores import s3
 
 @pytest.fixture
 def team(tmp_path: Path) -> Iterator[Team]:
-    """Return a team whose sites bring their examples to S3."""
+    """A central team whose sites upload their examples to S3."""
     with s3() as served:
         yield Team(tmp_path, served.url, served.options)
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
-    """Return a machine that is no site yet."""
+    """A machine that is not enrolled yet."""
     return Box(tmp_path / "box")
 
 
 @pytest.mark.slow
-def test_a_new_site_and_one_installed_anew_before_anybody_collected(team: Team, box: Box, tmp_path: Path):
-    """Until a key is accepted everything waits, named; then both lives arrive, and the site sees that it is known."""
+def test_examples_of_new_and_reinstalled_site_are_collected(team: Team, box: Box, tmp_path: Path):
+    """The examples of a site that was reinstalled before the first collection wait until both keys are accepted; then
+    all 5 arrive, and the site gets its receipts."""
     box.enrol(team.enrolment())
     with box.serving():
         box.correct(2)
@@ -55,8 +56,9 @@ def test_a_new_site_and_one_installed_anew_before_anybody_collected(team: Team, 
 
 
 @pytest.mark.release
-def test_a_box_is_replaced_and_the_old_one_stolen(team: Team, box: Box, tmp_path: Path):
-    """What the old key had sealed is taken until it is rejected; it speaks for the site no more."""
+def test_replaced_machine_is_collected_until_key_is_rejected(team: Team, box: Box, tmp_path: Path):
+    """After a machine is replaced, the old machine's earlier examples are collected; after its key is rejected, its new
+    ones are refused."""
     box.enrol(team.enrolment())
     with box.serving():
         box.correct(1)
@@ -85,8 +87,9 @@ def test_a_box_is_replaced_and_the_old_one_stolen(team: Team, box: Box, tmp_path
 
 
 @pytest.mark.release
-def test_keys_and_credentials_are_renewed(team: Team, box: Box):
-    """A later enrolment file of the same site brings them; what was sealed before still opens, and nothing is lost."""
+def test_new_enrolment_file_renews_keys_and_credentials(team: Team, box: Box):
+    """A new enrolment file renews the central team's keys and credentials; examples sealed before and after can be
+    opened, and the site keeps its own key."""
     box.enrol(team.enrolment())
     with box.serving():
         box.correct(1)
@@ -118,8 +121,9 @@ def test_keys_and_credentials_are_renewed(team: Team, box: Box):
 
 
 @pytest.mark.release
-def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
-    """Only when it is told to, and stopped; what it had sealed before is set aside, and arrives as the old site's."""
+def test_machine_can_become_another_site(team: Team, box: Box, tmp_path: Path):
+    """A machine changes its site only with --replace while the daemon is stopped. Segments sealed before are set aside
+    and collected as the old site's."""
     box.enrol(team.enrolment())
     with box.serving():
         box.correct(2)
@@ -147,8 +151,9 @@ def test_a_box_becomes_another_site(team: Team, box: Box, tmp_path: Path):
 
 
 @pytest.mark.release
-def test_a_site_is_given_up(team: Team, box: Box):
-    """What came before stays, nothing more is taken, and what enrolment wrote is known to the last file."""
+def test_revoked_site_is_not_collected(team: Team, box: Box):
+    """A revoked site's new examples are not collected until it is restored. enrolment.json lists every file that
+    enrolment wrote, so that the machine can be enrolled again."""
     box.enrol(team.enrolment())
     with box.serving():
         box.correct(1)

@@ -1,4 +1,5 @@
-"""From a device's call to the large model and back: real daemons, a scripted oracle, and the ways in which it fails."""
+"""Escalation from a client's call to the large model and back: real daemons, a scripted large model, and its
+failures."""
 
 import re
 import signal
@@ -25,7 +26,7 @@ CALIBRATED = {
 
 
 def oracle_of(text: str) -> str:
-    """Whoever asks gets "hours", except about what says something else."""
+    """Answer with the label in the text, or with "hours"."""
     return next((label for label in INTENTS if label in text), "hours")
 
 
@@ -48,7 +49,7 @@ def site(tmp_path_factory, oracle):
 
 @pytest.fixture(autouse=True)
 def well(site, oracle):
-    """Every test begins with an oracle that answers well."""
+    """Start every test with a large model that answers correctly."""
     oracle.way, oracle.repairs, oracle.seconds = "well", True, 0.0
     oracle.asked.clear()
     site.admin.set_mode(TASK, None)
@@ -63,8 +64,9 @@ def ask(site, text, **options):
     return answer
 
 
-def test_hybrid_asks_about_what_is_unsure_only(site, oracle):
-    """A sure answer is given here and costs nothing; an unsure one is the large model's, and says so."""
+def test_hybrid_escalates_only_unconfident_answers(site, oracle):
+    """In hybrid mode a confident answer stays local and sends nothing; one that is not confident comes from the large
+    model, with its name, route and time."""
     sure, unsure = ask(site, SURE), ask(site, UNSURE)
     assert ("refund", "LOCAL", "SURE", "", ()) == (sure.label, sure.route, sure.route_reason, sure.model, sure.degraded)
     assert ("hours", "UPSTREAM", "BELOW_THRESHOLD", "oracle-1") == (
@@ -74,8 +76,8 @@ def test_hybrid_asks_about_what_is_unsure_only(site, oracle):
     assert 1 == len(oracle.asked)
 
 
-def test_what_leaves_is_redacted(site, oracle):
-    """Personal data stays in the building, whatever the large model is asked about it."""
+def test_escalated_text_is_redacted(site, oracle):
+    """Personal data is replaced in the text that is sent to the large model."""
     ask(site, "call me at anna@example.org, card 4111 1111 1111 1111")
     (asked,) = oracle.asked
     said = "\n".join(turn["content"] for turn in asked["messages"])
@@ -95,16 +97,18 @@ def test_what_leaves_is_redacted(site, oracle):
         ("bootstrap", "as_mode", "UPSTREAM", "MODE_BOOTSTRAP"),
     ],
 )
-def test_a_mode_holds_from_the_next_call_on(site, mode, wish, route, reason):
-    """Each mode sends an unsure input where it should, with the caller's wish."""
+def test_mode_and_caller_policy_determine_route(site, mode, wish, route, reason):
+    """A new mode applies to the next call, and together with the caller's low-confidence policy determines the route of
+    an answer that is not confident."""
     assert mode.upper() == site.admin.set_mode(TASK, mode).mode
     answer = ask(site, UNSURE, on_low_confidence=wish)
     assert (route, reason) == (answer.route, answer.route_reason)
     assert (answer.label == "") is (route == "ABSTAINED")
 
 
-def test_shadow_compares(site, oracle):
-    """In shadow mode the large model's label is given, with the scores of the model here."""
+def test_shadow_mode_returns_teacher_label_with_local_scores(site, oracle):
+    """In shadow mode an input with a confident answer is also sent to the large model; the answer has the large model's
+    name and the local scores."""
     site.admin.set_mode(TASK, "shadow")
     answer = ask(site, SURE)
     assert ("refund", "oracle-1") == (answer.label, answer.model)
@@ -130,8 +134,9 @@ def test_shadow_compares(site, oracle):
         "404",
     ],
 )
-def test_a_bad_answer_leaves_the_local_one(site, oracle, way):
-    """Whatever the large model makes of a question, the caller has the local answer, marked, inside its deadline."""
+def test_invalid_teacher_answer_falls_back_to_local(site, oracle, way):
+    """After an invalid answer of the large model the caller gets the local answer, marked UPSTREAM_FAILED, within the
+    deadline."""
     oracle.way, oracle.repairs = way, False
     answer = ask(site, UNSURE, timeout_seconds=20)
     assert ("LOCAL", "UPSTREAM_FAILED") == (answer.route, answer.route_reason)
@@ -141,8 +146,8 @@ def test_a_bad_answer_leaves_the_local_one(site, oracle, way):
 
 
 @pytest.mark.parametrize("way", ["prose", "wrong-label", "truncated"])
-def test_a_bad_answer_is_mended_once(site, oracle, way):
-    """A model that is told what was wrong may answer again, once."""
+def test_invalid_teacher_answer_is_retried_once(site, oracle, way):
+    """The uplink sends the large model the error in its answer once, and uses the second answer."""
     oracle.way = way
     answer = ask(site, UNSURE)
     assert ("UPSTREAM", "hours") == (answer.route, answer.label)
@@ -150,8 +155,8 @@ def test_a_bad_answer_is_mended_once(site, oracle, way):
 
 
 @pytest.mark.slow
-def test_a_stalling_answer_does_not_cost_the_deadline(site, oracle):
-    """When the large model stops in the middle, the local answer is there before the caller's time is up."""
+def test_stalled_teacher_answer_falls_back_before_deadline(site, oracle):
+    """When the large model stops in the middle of its answer, the caller gets the local one before the deadline."""
     oracle.way = "stall"
     answer = ask(site, UNSURE, timeout_seconds=3)
     assert ("LOCAL", "UPSTREAM_FAILED") == (answer.route, answer.route_reason)
@@ -162,8 +167,9 @@ def test_a_stalling_answer_does_not_cost_the_deadline(site, oracle):
     ("way", "reason", "asked"),
     [("429", "UPSTREAM_BUSY", 2), ("503", "UPSTREAM_BUSY", 2), ("401", "UPSTREAM_REFUSED", 0)],
 )
-def test_a_refusal_closes_the_way(site, oracle, way, reason, asked):
-    """A server that refuses gets no more than one repeat; the caller has the local answer, and status says why."""
+def test_refusing_large_model_is_retried_at_most_once(site, oracle, way, reason, asked):
+    """The uplink retries a busy server (429, 503) once and a rejected key (401) not at all; the caller gets the local
+    answer, and the reason is reported."""
     oracle.way, oracle.retry_after = way, "0"
     answer = ask(site, UNSURE)
     assert "LOCAL" == answer.route
@@ -175,8 +181,8 @@ def test_a_refusal_closes_the_way(site, oracle, way, reason, asked):
     assert asked == len(oracle.asked)
 
 
-def test_a_text_is_written_upstream_only_on_request(site, oracle):
-    """Generation stays here, unless its caller asks for the large model."""
+def test_generate_stays_local_unless_caller_escalates(site, oracle):
+    """Generate without `escalate` runs locally and sends nothing to the large model."""
     with site.client.generate("assistant", "one two three") as stream:
         here = "".join(stream)
     assert ("one two three", "LOCAL", "UNGRADED") == (here, stream.finish.route, stream.finish.route_reason)
@@ -184,8 +190,8 @@ def test_a_text_is_written_upstream_only_on_request(site, oracle):
 
 
 @pytest.mark.slow
-def test_without_an_uplink_nobody_waits(site, oracle):
-    """A killed uplink is known at once: unsure answers are given here; it is asked again when it is back."""
+def test_killed_uplink_delays_no_answer(site, oracle):
+    """After the uplink is killed, answers are local without delay; once it runs again, calls are escalated."""
     site.stop_uplink(signal.SIGKILL)
     site.await_online(False)
     answers = []
@@ -197,8 +203,8 @@ def test_without_an_uplink_nobody_waits(site, oracle):
 
 
 @pytest.mark.slow
-def test_a_deadline_that_is_too_short_is_not_tried(site, oracle):
-    """Who has less time than the large model usually takes is not sent there."""
+def test_short_deadline_prevents_escalation(site, oracle):
+    """A call with less time than the large model usually takes is not escalated."""
     oracle.seconds = 1.5
     for _ in range(5):
         ask(site, UNSURE)

@@ -1,6 +1,7 @@
-"""The traffic of a site with a large model, on the wire: serve sends none, the uplink only permitted, redacted texts.
+"""The network traffic of a site with a large model: the daemon sends none, and the uplink sends only permitted,
+redacted texts.
 
-Rules and a redaction model redact; the model is the echo runtime's, to which every run of digits is personal.
+Rules and a redaction model redact; the model is the echo runtime's, which takes every run of digits as personal data.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ TAGS = ("O", "B-ROOM", "I-ROOM")
 
 @pytest.fixture(scope="module")
 def wired(tmp_path_factory):
-    """Run serve and the uplink in a namespace each, and the large model outside, with a tap on the uplink's wire."""
+    """Run the daemon and the uplink in a network namespace each and the large model outside, and record the uplink's
+    traffic."""
     folder = tmp_path_factory.mktemp("site")
     with CountedNetwork(PORT) as serving, CountedNetwork(PORT) as asking:
         with asking.outside_here():
@@ -44,8 +46,9 @@ def wired(tmp_path_factory):
             yield site, oracle, tap, serving, asking
 
 
-def test_nothing_leaves_for_a_task_that_is_not_allowed(wired):
-    """In whatever mode, and whatever its caller wishes: no question, no packet but to the large model, not the text."""
+def test_task_without_permission_sends_nothing(wired):
+    """In every mode and with every low-confidence policy, a task without permission sends no question; the text is in
+    no packet, and neither daemon connects elsewhere."""
     site, oracle, tap, serving, asking = wired
     questions = len(oracle.asked)
     for mode in ("bootstrap", "shadow", "hybrid", "local"):
@@ -61,8 +64,9 @@ def test_nothing_leaves_for_a_task_that_is_not_allowed(wired):
     assert (0, 0) == (serving.attempts(), asking.attempts())
 
 
-def test_what_leaves_for_an_allowed_task_is_redacted_and_goes_nowhere_else(wired):
-    """On the wire the address is a placeholder; serve itself sends nothing, and the uplink to the large model only."""
+def test_permitted_task_sends_redacted_text_to_large_model_only(wired):
+    """For a permitted task the packets hold a placeholder in place of the address; the daemon sends nothing itself, and
+    the uplink connects only to the large model."""
     site, oracle, tap, serving, asking = wired
     before = asking.allowed()
     (answer,) = site.client.classify(TASK, [INPUT])
@@ -73,8 +77,9 @@ def test_what_leaves_for_an_allowed_task_is_redacted_and_goes_nowhere_else(wired
     assert (0, 0) == (serving.attempts(), asking.attempts())
 
 
-def test_what_the_redaction_model_alone_finds_is_in_no_packet(wired):
-    """Nor in what the large model reads; its answer comes back, and the site never asks elsewhere."""
+def test_value_found_by_redaction_model_is_in_no_packet(wired):
+    """A value that only the redaction model finds is neither in a packet nor in the large model's request, and the
+    large model's answer is used."""
     site, oracle, tap, serving, asking = wired
     (answer,) = site.client.classify(TASK, [f"the guest of {ROOM} wants a refund"])
     assert ("UPSTREAM", "hours") == (answer.route, answer.label)

@@ -1,4 +1,5 @@
-"""What becomes of a call when the way to the large model breaks under it: an answer in time, and nothing sent twice."""
+"""Escalations during failures of the uplink and the large model: each caller gets an answer in time, and no question is
+sent twice."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def oracle():
 
 
 def site_of(folder, oracle, **settings):
-    """Return a site whose task is unsure of what does not say a label."""
+    """Return a site whose task is not confident about texts without a label."""
     return EscalatingSite(folder / "site", oracle, **settings)
 
 
@@ -47,33 +48,34 @@ def install(site):
 
 
 def ask(site, text=UNSURE, seconds=10.0):
-    """Ask: an answer that is not there before the deadline is an error."""
+    """Send one text; an answer that misses the deadline raises an error."""
     (answer,) = site.client.classify(TASK, [text], timeout_seconds=seconds)
     return answer
 
 
 def came_from(answer):
-    """Return where an answer came from, and why."""
+    """Return the route of an answer and its reason."""
     return answer.route, answer.route_reason
 
 
 def asked_in_haste(site, pool):
-    """Ask with a minute's time, none of which is to be spent on waiting; return the answer."""
+    """Send a text with a deadline of a minute and return the answer, which must come without waiting."""
     asking = pool.submit(ask, site, "hmm, in haste", 60)
     eventually_sync(asking.done)
     return asking.result()
 
 
 def assert_offline_at_once(site):
-    """Whoever asks has the local answer because the large model is offline, as soon as one that needs no other."""
+    """Check that callers get the local answer with UPSTREAM_OFFLINE as fast as confident ones."""
     routes = set()
     assert nobody_waits(lambda: routes.add(came_from(ask(site))), lambda: ask(site, SURE))
     assert {("LOCAL", "UPSTREAM_OFFLINE")} == routes
 
 
 @pytest.mark.slow
-def test_an_uplink_killed_in_mid_escalation_costs_neither_the_answer_nor_a_second_question(tmp_path, oracle):
-    """The local answer is there at once; what was set aside stays spent; the next uplink does not ask it again."""
+def test_uplink_killed_during_escalation_falls_back_to_local(tmp_path, oracle):
+    """When the uplink is killed during an escalation, the caller gets the local answer at once, the reserved cost stays
+    spent, and the next uplink does not repeat the question."""
     with site_of(tmp_path, oracle, **PRICES) as site, ThreadPoolExecutor() as pool:
         install(site)
         site.start_uplink()
@@ -92,8 +94,8 @@ def test_an_uplink_killed_in_mid_escalation_costs_neither_the_answer_nor_a_secon
 
 
 @pytest.mark.slow
-def test_a_call_that_waits_for_the_large_model_has_its_answer_although_the_daemon_stops(tmp_path, oracle):
-    """A stop gives calls that run their time, and they can reach the large model until the last one has ended."""
+def test_stopping_daemon_completes_running_escalation(tmp_path, oracle):
+    """A daemon that stops completes a call that is waiting for the large model, with the large model's answer."""
     with site_of(tmp_path, oracle) as site, ThreadPoolExecutor() as pool:
         install(site)
         site.start_uplink()
@@ -105,8 +107,9 @@ def test_a_call_that_waits_for_the_large_model_has_its_answer_although_the_daemo
 
 
 @pytest.mark.slow
-def test_a_spent_budget_is_known_before_anybody_is_asked(tmp_path, oracle):
-    """Under the cap it is asked; from then on nothing is sent, nobody waits, and a new uplink remembers it."""
+def test_spent_budget_stops_escalation(tmp_path, oracle):
+    """Once the daily budget has no room for another question, nothing is sent and calls get the local answer, also
+    after a restart of the uplink; spending stays within the limit."""
     with site_of(tmp_path, oracle, day_cost_max=0.02, **PRICES) as site:
         install(site)
         site.start_uplink()
@@ -129,8 +132,9 @@ def test_a_spent_budget_is_known_before_anybody_is_asked(tmp_path, oracle):
 
 
 @pytest.mark.slow
-def test_a_question_that_the_server_refuses_has_the_local_answer_and_the_next_one_is_asked(tmp_path, oracle):
-    """At once: the large model stays online, its refusal is shown, and the next answer ends that."""
+def test_refused_question_does_not_stop_escalation(tmp_path, oracle):
+    """A question that the server refuses with 400 gets the local answer and is not repeated; the large model stays
+    online, and the next question is sent at once."""
     with site_of(tmp_path, oracle, retry_seconds_first=30, retry_seconds_max=30) as site:
         install(site)
         site.start_uplink()
@@ -144,8 +148,9 @@ def test_a_question_that_the_server_refuses_has_the_local_answer_and_the_next_on
 
 
 @pytest.mark.slow
-def test_a_pause_that_the_server_names_is_kept_by_all(tmp_path, oracle):
-    """Who has the time is asked for once more after it; who has not is answered here at once; nobody asks meanwhile."""
+def test_retry_after_applies_to_all_questions(tmp_path, oracle):
+    """After a 429 with Retry-After, a call with enough time is sent again after the pause, and all others get the local
+    answer at once."""
     with site_of(tmp_path, oracle) as site, ThreadPoolExecutor() as pool:
         install(site)
         site.start_uplink()
@@ -164,8 +169,9 @@ def test_a_pause_that_the_server_names_is_kept_by_all(tmp_path, oracle):
 
 
 @pytest.mark.slow
-def test_a_key_that_expires_is_refused_once(tmp_path, oracle):
-    """The first refusal closes the way and names the key; a new key opens it, when the uplink is started with it."""
+def test_expired_api_key_stops_escalation_until_restart(tmp_path, oracle):
+    """A 401 stops escalation and the problem names the key; after a restart of the uplink with a valid key, questions
+    are sent again."""
     with site_of(tmp_path, oracle) as site:
         install(site)
         site.start_uplink()
@@ -183,8 +189,9 @@ def test_a_key_that_expires_is_refused_once(tmp_path, oracle):
 
 
 @pytest.mark.slow
-def test_a_name_that_nobody_knows_is_offline_at_once(tmp_path, oracle):
-    """Without DNS nobody waits: answers are given here, and the uplink says what it cannot reach."""
+def test_unresolvable_name_delays_no_answer(tmp_path, oracle):
+    """When the large model's name cannot be resolved, answers are local without delay, and the problem names the
+    host."""
     with site_of(tmp_path, oracle, url="http://large-model.invalid/v1") as site:
         install(site)
         site.start_uplink(online=False)
@@ -205,8 +212,9 @@ GONE = {
 @pytest.mark.slow
 @pytest.mark.skipif(bool(names_why_not()), reason=names_why_not())
 @pytest.mark.parametrize("how", GONE)
-def test_a_name_that_is_lost_in_mid_service_costs_nobody_his_deadline(tmp_path, oracle, how):
-    """While it counts as online its name is gone, or leads to nobody: all have the local answer in time, few wait."""
+def test_name_lost_during_service_costs_no_deadline(tmp_path, oracle, how):
+    """When the name stops resolving, or resolves to an unreachable address, all callers get the local answer in time,
+    at most 3 of 6 wait, and escalation resumes later."""
     url = f"http://{NAME}:{oracle.port}/v1"
     with Names(tmp_path / "etc") as names, site_of(tmp_path, oracle, url=url) as site:
         install(site)
@@ -228,8 +236,9 @@ def test_a_name_that_is_lost_in_mid_service_costs_nobody_his_deadline(tmp_path, 
 
 
 @pytest.mark.slow
-def test_an_uplink_that_hangs_is_offline_soon(tmp_path, oracle):
-    """Stopped, it neither says nor closes anything: its silence is enough. Who asks meanwhile is answered in time."""
+def test_hanging_uplink_is_detected_as_offline(tmp_path, oracle):
+    """A stopped uplink, which closes no connection, is reported as offline; calls meanwhile get the local answer in
+    time."""
     with site_of(tmp_path, oracle) as site:
         install(site)
         site.start_uplink()
@@ -247,8 +256,9 @@ def test_an_uplink_that_hangs_is_offline_soon(tmp_path, oracle):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["stall", "lost"])
-def test_a_large_model_that_answers_nobody_is_soon_left_alone(tmp_path, oracle, way):
-    """After three callers at most who got nothing, nobody waits any more; each text was sent once."""
+def test_silent_large_model_is_skipped_after_three_callers(tmp_path, oracle, way):
+    """After at most three callers got no answer from the large model, the others get the local answer without waiting;
+    no text is sent twice."""
     with site_of(tmp_path, oracle, retry_seconds_first=30, retry_seconds_max=30) as site:
         install(site)
         site.start_uplink()
@@ -261,6 +271,7 @@ def test_a_large_model_that_answers_nobody_is_soon_left_alone(tmp_path, oracle, 
 
 
 @pytest.mark.release
-def test_a_link_that_flaps_costs_nobody_his_deadline():
-    """Down and up every second in three ways: each call is answered in time, and no question is sent twice."""
+def test_flapping_link_costs_no_deadline():
+    """On a link that fails and recovers every second in three ways, each of 300 calls is answered in time, and no
+    question is sent twice."""
     assert [] == [bar for bar in flapping.measure(calls=300) if not bar.ok]

@@ -1,4 +1,4 @@
-"""Records, texts and many calls to the large model: its requests, and the use of its answers."""
+"""Escalation of records, texts and bursts of calls: the requests to the large model, and the use of its answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def site(tmp_path_factory, oracle):
 
 @pytest.fixture(autouse=True)
 def well(site, oracle):
-    """Every test begins with an oracle that answers well, and an uplink that has learnt nothing yet."""
+    """Start every test with a large model that answers correctly and an uplink without latency history."""
     oracle.way, oracle.repairs, oracle.seconds = "well", True, 0.0
     oracle.asked.clear()
     site.start_uplink()
@@ -52,8 +52,9 @@ def well(site, oracle):
     site.await_online(False)
 
 
-def test_the_answer_is_bound_to_the_labels_and_streamed(site, oracle):
-    """The question carries the schema of its answer, a limit of tokens, and asks for a stream that counts them."""
+def test_request_has_label_schema_token_limit_and_streaming(site, oracle):
+    """The request to the large model has a strict schema of the labels and a token limit, and requests a stream with
+    usage."""
     assert "UPSTREAM" == site.client.classify(TASK, ["hmm"])[0].route
     (asked,) = oracle.asked
     wanted = asked["response_format"]["json_schema"]
@@ -63,8 +64,8 @@ def test_the_answer_is_bound_to_the_labels_and_streamed(site, oracle):
     assert 0 < asked["max_tokens"] < 100
 
 
-def test_a_record_comes_back_with_what_was_replaced(site, oracle):
-    """Personal data is a placeholder on the way out, and itself again in the record that the caller gets."""
+def test_record_placeholders_are_restored(site, oracle):
+    """Personal data is a placeholder in the request, and the original value in the record that the caller gets."""
     (answer,) = site.client.extract(RECORDS, [f"receipt of the lamp for {SECRET}"])
     assert ("UPSTREAM", "BELOW_THRESHOLD", "oracle-1") == (answer.route, answer.route_reason, answer.model)
     assert {"product": ["lamp", SECRET], "price": []} == json.loads(answer.json)
@@ -74,8 +75,8 @@ def test_a_record_comes_back_with_what_was_replaced(site, oracle):
 @pytest.mark.parametrize(
     "way", [*(pytest.param(way, marks=pytest.mark.slow) for way in ("prose", "truncated")), "wrong-label"]
 )
-def test_a_record_that_breaks_its_schema_leaves_the_one_from_here(site, oracle, way):
-    """Asked twice at most; then the model here stands, and the answer says so."""
+def test_invalid_teacher_record_falls_back_to_local(site, oracle, way):
+    """After two invalid records from the large model the caller gets the local record, marked UPSTREAM_FAILED."""
     oracle.way, oracle.repairs = way, False
     (answer,) = site.client.extract(RECORDS, ["a receipt over 12"], timeout_seconds=20)
     assert ("LOCAL", "UPSTREAM_FAILED", ("UPSTREAM_FAILED",)) == (answer.route, answer.route_reason, answer.degraded)
@@ -83,8 +84,8 @@ def test_a_record_that_breaks_its_schema_leaves_the_one_from_here(site, oracle, 
     assert 2 == len(oracle.asked)
 
 
-def test_a_text_is_streamed_back_with_what_was_replaced(site, oracle):
-    """On request the large model writes; the caller reads names, which never left."""
+def test_streamed_text_placeholders_are_restored(site, oracle):
+    """With `escalate`, the large model generates the text; the caller reads the original names, which were not sent."""
     with site.client.generate(TALK, f"write to {SECRET}", escalate=True) as stream:
         said = "".join(stream)
     assert (f"Dear {SECRET}, we open at nine.", "UPSTREAM", "CALLER_ASKED") == (
@@ -94,8 +95,9 @@ def test_a_text_is_streamed_back_with_what_was_replaced(site, oracle):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["slow", "500", "lost", "html", "huge-line"])
-def test_a_text_that_does_not_begin_is_written_here_in_time(site, oracle, way):
-    """Even a slow model here has the time for it: the large one is waited for no longer than half of the caller's."""
+def test_generate_falls_back_when_teacher_does_not_start(site, oracle, way):
+    """If the large model does not start its text, the local model writes it within the deadline: at most half of the
+    caller's time is spent waiting."""
     oracle.way, oracle.seconds = ("well", 20.0) if way == "slow" else (way, 0.0)
     with site.client.generate(TALK, "!slow 50 write this down here", escalate=True, timeout_seconds=4) as stream:
         said = "".join(stream)
@@ -104,8 +106,9 @@ def test_a_text_that_does_not_begin_is_written_here_in_time(site, oracle, way):
 
 
 @pytest.mark.slow
-def test_a_text_that_breaks_off_says_so_in_time(site, oracle):
-    """What has been read cannot be taken back: the stream ends with an error of its own, before the deadline."""
+def test_interrupted_teacher_stream_fails_before_deadline(site, oracle):
+    """A text that stalls after it started ends with STREAM_BROKEN before the deadline, because pieces already read
+    cannot be withdrawn."""
     oracle.way = "stall"
     stream = site.client.generate(TALK, f"write to {SECRET}", escalate=True, timeout_seconds=3)
     with stream, pytest.raises(CallFailed) as raised:
@@ -115,8 +118,9 @@ def test_a_text_that_breaks_off_says_so_in_time(site, oracle):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["slow", "stall", "500", "lost", "prose", "truncated", "huge", "401", "429"])
-def test_without_a_model_here_it_is_a_clear_abstention_in_time(site, oracle, way):
-    """Whatever the large model does, its caller has an answer without a label, and the reason, inside the deadline."""
+def test_task_without_local_model_abstains_in_time(site, oracle, way):
+    """When the large model fails, a task without a local model returns an answer without a label, and the reason,
+    within the deadline."""
     oracle.way, oracle.repairs, oracle.retry_after = way, False, "20"
     if way == "slow":
         oracle.way, oracle.seconds = "well", 20.0
@@ -128,8 +132,9 @@ def test_without_a_model_here_it_is_a_clear_abstention_in_time(site, oracle, way
 @pytest.mark.slow
 @pytest.mark.parametrize(("wish", "route"), [("as_mode", "LOCAL"), ("abstain", "ABSTAINED")])
 @pytest.mark.parametrize("way", ["slow", "429"])
-def test_an_unsure_answer_is_given_or_withheld_in_time(site, oracle, way, wish, route):
-    """A large model that has not answered yet, or names a pause beyond the deadline, is given up before that."""
+def test_unconfident_answer_is_returned_or_withheld_in_time(site, oracle, way, wish, route):
+    """When the large model is slow or names a pause beyond the deadline, the caller gets the local answer or an
+    abstention in time, as requested."""
     oracle.way, oracle.seconds, oracle.retry_after = ("well", 20.0, "0") if way == "slow" else (way, 0.0, "20")
     (answer,) = site.client.classify(TASK, ["hmm"], timeout_seconds=3, on_low_confidence=wish)
     reason = "UPSTREAM_BUSY" if way == "429" else "UPSTREAM_FAILED"
@@ -139,8 +144,8 @@ def test_an_unsure_answer_is_given_or_withheld_in_time(site, oracle, way, wish, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "route"), [(TASK, "LOCAL"), (ALONE, "ABSTAINED")])
-def test_a_crowd_is_told_that_it_is_busy(site, oracle, task, route):
-    """Of many inputs at once so many are asked about as may be; the others learn at once that there is no room."""
+def test_inputs_over_escalation_limit_get_upstream_busy(site, oracle, task, route):
+    """Of many concurrent inputs the permitted number is escalated, and all others get UPSTREAM_BUSY."""
     oracle.seconds = 0.5
     found = site.client.classify(task, [f"hmm no. {number}!" for number in range(CROWD)])
     routes = {(answer.route, answer.route_reason) for answer in found if answer.route != "UPSTREAM"}

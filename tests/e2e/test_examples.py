@@ -1,4 +1,4 @@
-"""Examples over the daemon's own sockets: kept, shown, judged, erased, sealed; all of it still there after a kill."""
+"""Captured examples over the daemon's sockets: stored, reviewed, erased and sealed, and still there after a kill."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def refusal(call, *arguments, **options) -> str:
     return caught.value.reason
 
 
-def test_an_answer_is_there_for_review_at_once_and_redacted(daemon):
-    """The very next call finds it, with what a reviewer needs to see."""
+def test_answer_is_reviewable_at_once_and_redacted(daemon):
+    """The next call after an answer can fetch it for review; its input is redacted there and in the spool's files."""
     asked = ask(daemon, f"pay with {CARD}")
     with reviewing(daemon) as client:
         found = client.prediction(asked)
@@ -80,7 +80,8 @@ def test_an_answer_is_there_for_review_at_once_and_redacted(daemon):
 
 
 def test_feedback_survives_a_kill_and_is_idempotent(daemon):
-    """What was acknowledged is on the disk; the same request again changes nothing, also after a restart."""
+    """Acknowledged feedback is stored despite a kill; the same request again changes nothing, and its id is refused for
+    other feedback."""
     asked, request_id = ask(daemon, "feedback"), str(uuid.uuid4())
     with reviewing(daemon) as client:
         client.correct(asked, "price", reviewer="anna", request_id=request_id)
@@ -97,8 +98,9 @@ def test_feedback_survives_a_kill_and_is_idempotent(daemon):
     ("task", "value"),
     [("pos", "no such label"), ("visit", "no json"), ("visit", "[]"), ("visit", '{"OTHER": []}'), ("talk", " ")],
 )
-def test_a_correction_is_checked_against_its_task(daemon, task, value):
-    """A label that the task does not have, or a record with other fields, is refused, and nothing is kept."""
+def test_invalid_correction_is_refused(daemon, task, value):
+    """The daemon refuses a correction with a label that the task lacks, or a record with other fields, and stores
+    nothing."""
     with daemon.client() as client:
         if task == "talk":
             stream = client.generate(task, "hello")
@@ -116,16 +118,17 @@ def test_a_correction_is_checked_against_its_task(daemon, task, value):
         assert ["corrected", "reject"] == [said.verdict for said in client.prediction(asked).feedback]
 
 
-def test_tasks_without_consent_leave_no_trace(daemon):
-    """Off is the default."""
+def test_task_without_collection_stores_nothing(daemon):
+    """Answers of a task that 'collect' does not name are not stored: the default is off."""
     asked = ask(daemon, "not collected", "off")
     with reviewing(daemon) as client:
         assert "PREDICTION_UNKNOWN" == refusal(client.prediction, asked)
         assert "PREDICTION_UNKNOWN" == refusal(client.accept, asked, reviewer="anna")
 
 
-def test_vectors_are_not_kept_and_status_says_so(daemon):
-    """Nobody could correct one; that 'collect' names the task is no reason to keep its input."""
+def test_embeddings_are_not_stored_with_warning(daemon):
+    """Inputs of an embed task are not stored although 'collect' names it, because nobody can correct a vector; status
+    has a warning."""
     with daemon.client() as client:
         (answer,) = client.embed("near", ["a text for a vector"])
     with reviewing(daemon) as client:
@@ -134,8 +137,9 @@ def test_vectors_are_not_kept_and_status_says_so(daemon):
         assert 1 == sum("Task near answers with vectors" in warning for warning in admin.status().warnings)
 
 
-def test_the_review_queue_comes_in_pages(daemon):
-    """Each stream in its order over all pages, and what was judged is gone from it."""
+def test_review_queue_is_paginated_and_ordered(daemon):
+    """The review queue returns all answers over its pages with the uncertain ones in order of confidence, without
+    judged ones."""
     asked = {ask(daemon, f"queue {number}", "paged") for number in range(7)}
     with reviewing(daemon) as client:
         queue = list(client.queue("paged", page_size=3))
@@ -152,14 +156,15 @@ def test_the_review_queue_comes_in_pages(daemon):
 
 
 @pytest.mark.parametrize("token", ["x", "AAAA", "\u00e9", "=" * 40])
-def test_a_foreign_page_token_is_refused(daemon, token):
-    """Tokens are opaque, and only the daemon's own."""
+def test_invalid_page_token_is_refused(daemon, token):
+    """The daemon refuses a page token that it did not issue."""
     with reviewing(daemon) as client:
         assert "REQUEST_INVALID" == refusal(client.page, page_token=token)
 
 
-def test_erased_is_gone(daemon):
-    """From the queue, from the spool's files; once sealed, a tombstone follows."""
+def test_erased_example_is_removed_from_spool(daemon):
+    """An erased example can no longer be fetched, and its text is not in the spool's files; an invalid id is
+    refused."""
     asked = ask(daemon, "ERASEDWORD here", "home")
     with reviewing(daemon) as client:
         client.prediction(asked)
@@ -169,8 +174,9 @@ def test_erased_is_gone(daemon):
     assert b"ERASEDWORD" not in b"".join(path.read_bytes() for path in daemon.state_dir.glob("spool.db*"))
 
 
-def test_sealing_on_demand_and_what_the_central_team_reads(daemon):
-    """Only what may leave is in the segments: predictions of consenting tasks, redacted, and their feedback."""
+def test_sealed_segments_contain_only_shareable_records(daemon):
+    """Segments sealed on demand contain redacted predictions and feedback of tasks collected as upstream, and none of
+    tasks collected as local."""
     asked, at_home = ask(daemon, f"sealed {CARD}"), ask(daemon, "stays", "home")
     with reviewing(daemon) as client:
         client.correct(asked, "price", reviewer="anna")
@@ -193,8 +199,9 @@ def test_sealing_on_demand_and_what_the_central_team_reads(daemon):
 
 
 @pytest.mark.skipif(not shutil.which("age"), reason="the tool 'age' is not installed")
-def test_the_age_tool_opens_a_segment(daemon, tmp_path):
-    """The format is age's own: the central team needs nothing of ours to read what is its."""
+def test_age_tool_opens_segment(daemon, tmp_path):
+    """The standard `age` tool decrypts a segment into zstd data: the central team does not need this project to read
+    it."""
     ask(daemon, "for age")
     with daemon.admin() as admin:
         admin.seal_examples()
@@ -206,8 +213,8 @@ def test_the_age_tool_opens_a_segment(daemon, tmp_path):
     assert records_of(segment.unseal(sealed.read_bytes(), [IDENTITY]))
 
 
-def test_each_reviewer_socket_serves_feedback_only(daemon):
-    """The socket is the role: devices cannot judge, reviewers cannot infer."""
+def test_feedback_is_refused_on_inference_socket(daemon):
+    """inference.sock does not serve FeedbackService; review.sock has mode 0660 and serves health."""
     with ReviewClient(daemon.inference) as client:
         assert "UNIMPLEMENTED" == refusal(client.accept, "p", reviewer="x")
     assert 0o660 == (daemon.run_dir / "review.sock").stat().st_mode & 0o777

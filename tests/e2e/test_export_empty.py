@@ -1,4 +1,4 @@
-"""`media export` and `status` on a machine without reviews, or a new one, against the real daemon."""
+"""`media export` and `status` against a real daemon without reviews, or on a new machine."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def runner(daemon: RunningDaemon) -> Callable[..., Result]:
 
 
 @pytest.mark.slow
-def test_a_new_box_keeps_no_examples_and_says_how_to_change_that(tmp_path: Path) -> None:
-    """Neither status nor an export speaks of tasks that were collected earlier: there never were any."""
+def test_new_machine_explains_how_to_collect_examples(tmp_path: Path) -> None:
+    """On a new machine `status` and `media export` report that no examples are stored and name the setting."""
     (tmp_path / "root.json").write_bytes(CentralTeam(tmp_path / "central").root_bytes)
     with RunningDaemon(tmp_path / "site", site=SITE, update={"root_file": str(tmp_path / "root.json")}) as daemon:
         run = runner(daemon)
@@ -39,8 +39,8 @@ def test_a_new_box_keeps_no_examples_and_says_how_to_change_that(tmp_path: Path)
     assert "the status of this site, and no examples. No examples are kept here: 'examples.collect'" in done
 
 
-def test_an_export_without_a_site_has_the_same_keys(tmp_path: Path) -> None:
-    """Whoever reads --json finds the reason where it is for a site without examples."""
+def test_export_json_has_same_keys_without_site(tmp_path: Path) -> None:
+    """`media export --json` has the same keys with and without a site id, and gives the reason for no examples."""
     local = {"collect": {"pos": "local"}}
     keys = {"site", "copied", "unchanged", "bytes", "no_examples", "no_drive"}
     with RunningDaemon(tmp_path / "none", examples=local) as daemon:
@@ -55,8 +55,8 @@ def test_an_export_without_a_site_has_the_same_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_export_before_anybody_reviewed_says_so(tmp_path: Path) -> None:
-    """Confident answers leave when a person has judged them: the export names how many wait, and the command."""
+def test_export_before_reviews_reports_waiting_answers(tmp_path: Path) -> None:
+    """Before any review, an export writes only status.json and reports how many confident answers wait for review."""
     examples = {"collect": {"pos": "upstream"}, "commit_seconds": 0.05, "routine_share": 0.0}
     with RunningDaemon(tmp_path / "site", examples=examples, site=SITE) as daemon:
         daemon.install(echo_bundle(tmp_path / "pos", "pos", labels=("refund", "price"), confidence=CONFIDENT))

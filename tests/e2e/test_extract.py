@@ -1,4 +1,4 @@
-"""Records by a schema, as a device gets them: the daemon, a child with SmolLM2-135M, gRPC."""
+"""Records by a schema over gRPC: the daemon and an engine with SmolLM2-135M."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 120.0  # a slow and busy machine
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon with one task that writes records and one that writes text, on the same engine."""
+    """A daemon with an extract task and a generate task on the same engine."""
     folder = tmp_path_factory.mktemp("daemon")
     with RunningDaemon(folder, engine={"sequences_max": 4}) as running:
         running.install(
@@ -29,8 +29,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 
 
 @pytest.mark.slow
-def test_every_input_gets_a_record_that_fits(daemon: RunningDaemon) -> None:
-    """JSON by the schema, each field with a confidence, in its order; a bad input fails alone."""
+def test_extract_returns_records_that_match_schema(daemon: RunningDaemon) -> None:
+    """Each input gets a JSON record that matches the schema, with ordered fields and a confidence for each; an empty
+    input fails alone."""
     with daemon.client() as client:
         *good, bad = client.extract("order", [*TEXTS, " "], timeout_seconds=SECONDS)
         task = client.task("order")
@@ -48,8 +49,8 @@ def test_every_input_gets_a_record_that_fits(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.slow
-def test_a_record_is_the_same_beside_a_stream(daemon: RunningDaemon) -> None:
-    """A stream in the same batch changes nothing in a record, and goes on to its end."""
+def test_record_is_unchanged_by_concurrent_stream(daemon: RunningDaemon) -> None:
+    """A record is the same alone and next to a text stream in the same batch, and the stream completes."""
     with daemon.client() as client:
         [alone] = client.extract("order", TEXTS[:1], timeout_seconds=SECONDS)
         with client.generate("talk", "Tell me of tea.", output_tokens_max=40, timeout_seconds=SECONDS) as stream:
@@ -61,11 +62,9 @@ def test_a_record_is_the_same_beside_a_stream(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.slow
-def test_a_deadline_ends_a_record(daemon: RunningDaemon) -> None:
-    """A call that cannot be finished in time ends with its deadline, or is refused by what the engine has measured.
-
-    Its places are free again at once.
-    """
+def test_extract_deadline_releases_engine(daemon: RunningDaemon) -> None:
+    """An extract call that cannot finish in time ends at its deadline or is refused, and its engine places are
+    released."""
     with daemon.client() as client, pytest.raises(CallFailed) as caught:
         client.extract("order", TEXTS[:1], timeout_seconds=0.02)
     assert (caught.value.code, caught.value.reason) in (
@@ -81,8 +80,9 @@ def test_a_deadline_ends_a_record(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.slow
-def test_bad_schemas_are_refused_in_words(daemon: RunningDaemon, tmp_path) -> None:
-    """What no manifest may say is refused at install, what has no record at load; the task before serves on."""
+def test_unsupported_record_schema_is_refused(daemon: RunningDaemon, tmp_path) -> None:
+    """A schema with an unsupported keyword is refused at install, and one that no record can match at load; the
+    installed version keeps answering."""
     impossible = merged(RECORD_SCHEMA, {"properties": {"product": {"pattern": "^a$", "minLength": 5}}})
     good = smollm2_bundle(tmp_path / "a", "extract", "order", version="2.0.0", task={"record_schema": impossible})
     with pytest.raises(CallFailed, match="cannot be followed") as caught:

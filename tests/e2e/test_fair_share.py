@@ -1,4 +1,4 @@
-"""A noisy client beside quiet ones: by certificate, and by the name that callers of a socket give themselves."""
+"""Fair shares between a noisy and a quiet client, by certificate and by the client name that socket callers give."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> TlsSite:
 
 @pytest.fixture(scope="module")
 def daemon(site: TlsSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon with a short queue and one place for work at a time."""
+    """A daemon with a short queue that runs one batch at a time."""
     folder = tmp_path_factory.mktemp("daemon")
     engine = {"queue_requests_max": 24, "sequences_max": 1}
     with RunningDaemon(folder, engine=engine, **site.settings()) as running:
@@ -38,7 +38,7 @@ def daemon(site: TlsSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 async def call_on(client: AsyncClient, outcomes: Counter[str]) -> None:
-    """Call for ever, at once again after each refusal."""
+    """Call without end, at once again after each refusal."""
     while True:
         try:
             await client.classify("intent", [SLOW], timeout_seconds=60)
@@ -50,7 +50,7 @@ async def call_on(client: AsyncClient, outcomes: Counter[str]) -> None:
 
 @asynccontextmanager
 async def noise(address: str, tls: Tls, callers: int) -> AsyncIterator[Counter[str]]:
-    """Let one client call from that many loops while the block runs."""
+    """Let one client call from this number of loops while the block runs."""
     outcomes: Counter[str] = Counter()
     async with AsyncClient(address, tls) as client:
         loops = [asyncio.create_task(call_on(client, outcomes)) for _ in range(callers)]
@@ -62,8 +62,9 @@ async def noise(address: str, tls: Tls, callers: int) -> AsyncIterator[Counter[s
             await asyncio.gather(*loops)
 
 
-async def test_one_noisy_client_starves_nobody(daemon: RunningDaemon, site: TlsSite) -> None:
-    """Beside 60 loops of one client, each call of another is taken, and waits for one turn, not for a queue of 24."""
+async def test_noisy_client_does_not_starve_others(daemon: RunningDaemon, site: TlsSite) -> None:
+    """Next to 60 loops of one client, each call of another is answered before 24 others, the length of the queue, have
+    been."""
     quiet, most = site.client("quiet", "infer"), 0
     noisy = site.client("noisy", "infer")
     async with noise(site.address, noisy, 60) as outcomes, AsyncClient(site.address, quiet) as client:
@@ -78,8 +79,9 @@ async def test_one_noisy_client_starves_nobody(daemon: RunningDaemon, site: TlsS
     assert outcomes["answer"] > 0
 
 
-async def test_callers_of_a_socket_may_name_themselves(daemon: RunningDaemon) -> None:
-    """Under a name of its own a caller has a share of its own; without one, all of the socket are one client."""
+async def test_named_socket_client_has_own_share(daemon: RunningDaemon) -> None:
+    """A socket caller with its own client name is answered while unnamed callers, which share one account, fill their
+    share."""
     async with grpc.aio.insecure_channel(daemon.inference) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         request = inference_pb2.ClassifyRequest(task="intent", texts=[SLOW])
@@ -98,8 +100,9 @@ async def test_callers_of_a_socket_may_name_themselves(daemon: RunningDaemon) ->
 
 
 @pytest.mark.slow
-async def test_a_burst_is_refused_by_the_daemon(tmp_path: Path) -> None:
-    """Of 3,000 calls at once over ten connections each is answered or told by the daemon when to come back."""
+async def test_burst_over_limit_is_refused_with_details(tmp_path: Path) -> None:
+    """Of 3,000 concurrent calls over ten connections, each is answered or refused with RESOURCE_EXHAUSTED and error
+    details."""
     with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         request = inference_pb2.ClassifyRequest(task="intent", texts=[SLOW])
@@ -123,8 +126,9 @@ async def test_a_burst_is_refused_by_the_daemon(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_client_that_calls_too_often_is_told_when(tmp_path: Path) -> None:
-    """With a reason of its own; another client, health and the operator are not counted with it."""
+def test_client_over_rate_gets_retry_delay(tmp_path: Path) -> None:
+    """A client over its call rate gets CLIENT_RATE_EXCEEDED with a retry delay; health checks, other clients and
+    operators are not limited."""
     site = TlsSite(tmp_path / "tls")
     settings = site.settings(client_calls_per_second_max=0.1, client_calls_burst_max=2)
     with RunningDaemon(tmp_path / "daemon", **settings) as daemon:
@@ -142,8 +146,9 @@ def test_a_client_that_calls_too_often_is_told_when(tmp_path: Path) -> None:
             assert 3 == len([admin.status() for _ in range(3)])
 
 
-def test_another_name_is_not_another_rate(tmp_path: Path) -> None:
-    """A caller of a socket that gives a new name with each call gets the bursts of its accounts, and no more."""
+def test_changing_client_names_does_not_raise_rate(tmp_path: Path) -> None:
+    """A socket caller with a new name for each call uses at most socket_clients_max accounts, and all further names
+    share one burst."""
     access = {"client_calls_per_second_max": 0.001, "client_calls_burst_max": 3, "socket_clients_max": 4}
     with RunningDaemon(tmp_path, access=access) as daemon, grpc.insecure_channel(daemon.inference) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)

@@ -1,4 +1,5 @@
-"""Children killed and stopped under load, and bundles swapped under load: a caller that retries gets its answer."""
+"""Engine processes killed and stopped under load, and bundles swapped under load: a caller that retries gets its
+answer."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ KILLS = 3
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A daemon with two tasks, each on an engine of its own."""
+    """A daemon with two tasks, each on its own engine."""
     with RunningDaemon(tmp_path, engine=ENGINE) as running:
         running.install(
             echo_bundle(tmp_path / "a", "victim", labels=LABELS, weights=b"a"),
@@ -41,8 +42,9 @@ def engine_of(admin: AdminClient, task: str) -> Engine:
 @pytest.mark.parametrize(
     "signum", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.release)], ids=["kill", "stop"]
 )
-def test_no_call_is_lost_with_a_child(daemon: RunningDaemon, signum: signal.Signals) -> None:
-    """A child killed or stopped under load three times costs its callers retries; other engines' callers nothing."""
+def test_killed_or_stopped_engine_loses_no_call(daemon: RunningDaemon, signum: signal.Signals) -> None:
+    """An engine that is killed or stopped three times under load costs its callers only retries, and callers of the
+    other engine nothing."""
     with daemon.admin() as admin, Callers(daemon, "victim") as victims, Callers(daemon, "neighbour") as neighbours:
         for _ in range(KILLS):
             victims.wait_for_answers(20)
@@ -57,8 +59,9 @@ def test_no_call_is_lost_with_a_child(daemon: RunningDaemon, signum: signal.Sign
 
 
 @pytest.mark.slow
-def test_an_input_is_not_blamed_for_kills_from_outside(daemon: RunningDaemon) -> None:
-    """A call whose child the operator kills twice is answered, or may be tried again: its input did nothing."""
+def test_input_is_not_blamed_for_external_kills(daemon: RunningDaemon) -> None:
+    """A call whose engine is killed from outside twice is answered or gets a retryable error, and its input is accepted
+    afterwards."""
     outcomes: list[str] = []
 
     def call() -> None:
@@ -89,7 +92,7 @@ def two_echos(folder: Path) -> list[Path]:
 
 
 def two_onnx(folder: Path) -> list[Path]:
-    """The same weights on two engines: engines share only what is loaded alike."""
+    """Two bundles with the same weights that are loaded differently, so that they have separate engines."""
     return [
         tiny_onnx_bundle(folder / "1", "classify", "intent"),
         tiny_onnx_bundle(folder / "2", "classify", "intent", version="2.0.0", engine={"context_tokens": 2048}),
@@ -99,7 +102,8 @@ def two_onnx(folder: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [two_echos, two_onnx], ids=["echo", "onnx"])
 def test_swapping_bundles_under_load_fails_no_call(tmp_path: Path, build: Callable[[Path], list[Path]]) -> None:
-    """From version 1 to 2 and back again while four callers call: none is refused, all are told which version spoke."""
+    """During a switch to version 2 and back under four callers, no call is refused or retried, and each caller sees
+    versions 1, 2 and 1 in this order."""
     one, two = build(tmp_path)
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin:
         daemon.install(one)

@@ -1,4 +1,4 @@
-"""The clock on the wall jumps, as it does when a till without a battery meets its time server."""
+"""Jumps of the system clock, as on a till without a clock battery when it synchronizes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ DAY = 86_400
 
 @pytest.mark.slow
 @needs_gcc
-def test_a_jump_of_the_clock_changes_nothing(tmp_path: Path) -> None:
-    """A day forward, two back, one forward, under load: no call is lost or tried again, and a dead child comes back."""
+def test_clock_jumps_lose_no_call(tmp_path: Path) -> None:
+    """Clock jumps of a day forward and back under load cause no lost call, no retry and no forgotten request id, and a
+    killed engine restarts."""
     clock = WallClock(tmp_path)
     engine = {"heartbeat_seconds_max": 3.0, "restart_seconds_first": 0.05}
     daemon = RunningDaemon(tmp_path, engine=engine, service={"request_id_seconds": 60})

@@ -1,4 +1,4 @@
-"""The whole daemon killed while people correct its answers: each acknowledged correction is stored once."""
+"""The daemon killed while reviewers correct its answers: each acknowledged correction is stored once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAIT_SECONDS = 60.0
 
 
 class Reviewers(threading.Thread):
-    """Asks and corrects without end; whatever fails is tried again with the same request_id."""
+    """Asks and corrects without end, and retries each failure with the same request_id."""
 
     def __init__(self, daemon: RunningDaemon) -> None:
         super().__init__(daemon=True)
@@ -60,8 +60,8 @@ class Reviewers(threading.Thread):
 
 
 @pytest.mark.release
-def test_kills_under_feedback_lose_and_double_nothing(tmp_path: Path):
-    """SIGKILL in the middle of commits and seals: every acknowledged correction reaches the outbox exactly once."""
+def test_kills_lose_and_duplicate_no_correction(tmp_path: Path):
+    """Despite SIGKILL during commits and seals, every acknowledged correction reaches the outbox exactly once."""
     rng = random.Random(SEED)
     examples = {"collect": {"pos": "upstream"}, "commit_seconds": 0.01, "seal_seconds": 0.2, "window_seconds": 86_400}
     with RunningDaemon(tmp_path, examples=examples, site=SITE) as daemon:
@@ -88,8 +88,9 @@ def test_kills_under_feedback_lose_and_double_nothing(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_damaged_spool_stops_no_answers(tmp_path: Path):
-    """Inference continues; status shows the problem and the remedy; the damaged file is unchanged."""
+def test_damaged_spool_does_not_stop_inference(tmp_path: Path):
+    """With a damaged spool, inference continues, status shows the problem and the remedy, and the damaged file is
+    unchanged."""
     with RunningDaemon(tmp_path, examples={"collect": {"pos": "local"}}) as daemon:
         daemon.install(echo_bundle(tmp_path / "pos", "pos", labels=("refund", "price")))
     damaged = b"no database at all" * 500

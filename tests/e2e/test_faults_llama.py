@@ -1,4 +1,5 @@
-"""A daemon with a llama engine under stress: killed with sixteen streams, overloaded, called with short deadlines."""
+"""A daemon with a llama.cpp engine under stress: killed with sixteen streams, overloaded, called with short
+deadlines."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ LONG = "I bought a coat here on Monday and the zip broke. " * 12
 
 
 def bundle(folder: Path, kind: str, name: str, weights: Path) -> Path:
-    """Write a bundle of the tasks of tests/support/llama_turmoil.py on that base."""
+    """Write a bundle of one of the tasks in tests/support/llama_turmoil.py with these weights."""
     fields = manifest(kind).model_dump(mode="json", by_alias=True)
     fields["task"]["name"] = name
     fields["task"]["prompt"] = {"template": "{input}"}
@@ -50,7 +51,7 @@ def bundle(folder: Path, kind: str, name: str, weights: Path) -> Path:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A daemon with a task that sorts, on the tiny decoder."""
+    """A daemon with a classify task on the tiny decoder."""
     engine = {"sequences_max": STREAMS, "queue_requests_max": QUEUE, "restart_seconds_first": 0.05}
     with RunningDaemon(tmp_path, engine=engine) as running:
         running.install(bundle(tmp_path / "sort", "classify", "sort", tiny_gguf.write(tmp_path / "tiny.gguf")))
@@ -62,7 +63,7 @@ def engine_of(admin: AdminClient, task: str) -> Engine:
 
 
 def read_on(client: Client, begun: threading.Barrier, ends: list[CallFailed | None]) -> None:
-    """Read a stream to its end; `begun` is passed when its first piece has come."""
+    """Read a stream to its end; pass the barrier `begun` after the first piece."""
     try:
         with client.generate("talk", COUNT, timeout_seconds=60) as stream:
             pieces = iter(stream)
@@ -76,8 +77,9 @@ def read_on(client: Client, begun: threading.Barrier, ends: list[CallFailed | No
 
 
 @pytest.mark.release
-def test_a_child_killed_with_sixteen_streams_is_back_at_once(daemon: RunningDaemon, tmp_path: Path) -> None:
-    """Each of them ends with an error that says to try again; the next request works as soon as the engine is ready."""
+def test_engine_killed_with_sixteen_streams_restarts(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """When an engine with 16 streams is killed, each stream ends with STREAM_BROKEN and a retry delay; the engine
+    restarts once and answers."""
     daemon.install(bundle(tmp_path / "talk", "generate", "talk", smollm2_path()))
     begun, ends = threading.Barrier(STREAMS + 1), list[CallFailed | None]()
     with daemon.admin() as admin, daemon.client() as client:
@@ -100,8 +102,9 @@ def test_a_child_killed_with_sixteen_streams_is_back_at_once(daemon: RunningDaem
 
 
 @pytest.mark.release
-async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemon) -> None:
-    """For a minute, 150 callers at 16 places and a queue of 32 are answered again and again; refusals say when."""
+async def test_overloaded_queue_serves_every_caller(daemon: RunningDaemon) -> None:
+    """For a minute, each of 150 callers on 16 sequences and a queue of 32 is answered repeatedly, and every refusal has
+    a retry delay."""
     refusals: Counter[str] = Counter()
     until = time.monotonic() + CROWDED_SECONDS
     in_a_row = 0
@@ -130,8 +133,9 @@ async def test_a_crowd_at_a_full_queue_is_served_in_the_end(daemon: RunningDaemo
 
 
 @pytest.mark.slow
-async def test_a_storm_of_deadlines_leaves_nothing_behind(daemon: RunningDaemon) -> None:
-    """Three hundred callers who wait for 1 to 60 ms are answered, refused or too late; then there is peace."""
+async def test_burst_of_short_deadlines_leaves_no_pending_work(daemon: RunningDaemon) -> None:
+    """After 300 calls with deadlines of 1 to 60 ms, each answered, refused or expired, no work is pending and the
+    engine has not restarted."""
     dice, outcomes = random.Random(1), Counter[str]()
 
     async def call(client: AsyncClient, seconds: float) -> None:
@@ -154,11 +158,9 @@ async def test_a_storm_of_deadlines_leaves_nothing_behind(daemon: RunningDaemon)
 
 
 @pytest.mark.slow
-def test_who_is_refused_for_the_deadline_is_told_when_to_call_again(daemon: RunningDaemon, tmp_path: Path) -> None:
-    """A sixth of the time that a text like it has just taken is not tried: the status has a reason and a delay.
-
-    An engine refuses so once it has measured enough steps; before, such a call is answered or ends with its deadline.
-    """
+def test_unattainable_deadline_is_refused_with_retry_delay(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """An engine that has measured enough steps refuses a deadline of a sixth of the usual time with
+    DEADLINE_UNATTAINABLE and a retry delay. Before that, such a call is answered or expires."""
     daemon.install(bundle(tmp_path / "talk", "generate", "talk", smollm2_path()))
     numbers, ends = itertools.count(), list[CallFailed]()
 

@@ -1,4 +1,4 @@
-"""Streams whose callers go away: cancelled, dropped with their connection, never read. What they held is given back."""
+"""Streams whose callers disconnect, cancel or never read: the daemon releases what they held."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RESIDENT_GROWTH_MAX = 16 * 2**20
 
 
 class Held(NamedTuple):
-    """What a process holds."""
+    """The resources that a process holds."""
 
     descriptors: int
     resident: int
@@ -49,7 +49,7 @@ def held(pid: int) -> Held:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A daemon with a task that writes and one that sorts, on one engine."""
+    """A daemon with a generate task and a classify task on one engine."""
     limits = {"limits": {"input_tokens_max": 1000, "output_tokens_max": 1000}}
     settings = {"queue_requests_max": 2 * AT_ONCE, "sequences_max": 16}
     with RunningDaemon(tmp_path, engine=settings, service={"message_bytes_max": 64 * 2**20}) as running:
@@ -65,13 +65,13 @@ def idle(admin: AdminClient) -> bool:
 
 
 def open_stream(daemon: RunningDaemon, text: str, timeout: float | None = 60) -> tuple[grpc.Channel, grpc.Call]:
-    """Start a generation on a connection of its own."""
+    """Start a generation on its own connection."""
     channel = grpc.insecure_channel(daemon.inference, options=[("grpc.use_local_subchannel_pool", 1)])
     return channel, InferenceServiceStub(channel).Generate(GenerateRequest(task="talk", text=text), timeout=timeout)
 
 
 def cancelled(daemon: RunningDaemon, count: int) -> None:
-    """Some after the first piece, some before it, some while they wait in the queue."""
+    """Cancel calls: some after the first piece, some before it, some in the queue."""
     with grpc.insecure_channel(daemon.inference) as channel:
         stub, request = InferenceServiceStub(channel), GenerateRequest(task="talk", text=SLOW_TEXT)
         for _ in range(count // AT_ONCE):
@@ -84,7 +84,7 @@ def cancelled(daemon: RunningDaemon, count: int) -> None:
 
 
 def dropped(daemon: RunningDaemon, count: int) -> None:
-    """The connection closes after a piece was read, or before any."""
+    """Close connections, some after a piece was read and some before any."""
     for _ in range(count // AT_ONCE):
         opened = [open_stream(daemon, SLOW_TEXT) for _ in range(BEGUN)]
         for _, call in opened:
@@ -95,7 +95,7 @@ def dropped(daemon: RunningDaemon, count: int) -> None:
 
 
 def unread(daemon: RunningDaemon, count: int) -> None:
-    """Nobody reads what is written, until the connection closes."""
+    """Open streams, read nothing, and close their connections."""
     for _ in range(count // AT_ONCE):
         opened = [open_stream(daemon, LARGE_TEXT[: 40_001 * 8]) for _ in range(AT_ONCE)]
         with daemon.client() as client:
@@ -106,10 +106,11 @@ def unread(daemon: RunningDaemon, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leave", [cancelled, dropped, pytest.param(unread, marks=pytest.mark.release)])
-def test_a_thousand_streams_left_behind_cost_nothing(
+def test_thousand_abandoned_streams_leak_nothing(
     daemon: RunningDaemon, leave: Callable[[RunningDaemon, int], None]
 ) -> None:
-    """After a warm-up of 200, 1,000 more leave descriptors and memory of daemon and child as they were."""
+    """After a warm-up of 200, 1,000 more abandoned streams do not increase file descriptors and memory of daemon and
+    engine."""
     assert daemon.process is not None
     with daemon.admin() as admin:
         (engine,) = admin.status().engines
@@ -145,7 +146,7 @@ sys.stdin.read()
 
 
 def streaming_client(daemon: RunningDaemon, text: str) -> subprocess.Popen[bytes]:
-    """Start a process with 16 streams, each of which has begun."""
+    """Start a process with 16 streams and wait until each has begun."""
     command = [sys.executable, "-c", CLIENT, daemon.inference, text]
     client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert client.stdout is not None
@@ -153,8 +154,9 @@ def streaming_client(daemon: RunningDaemon, text: str) -> subprocess.Popen[bytes
     return client
 
 
-def test_a_killed_client_leaves_nothing_pending(daemon: RunningDaemon) -> None:
-    """A client process killed with 16 streams open frees the engine at once; the next caller is answered."""
+def test_killed_client_frees_engine(daemon: RunningDaemon) -> None:
+    """After a client process with 16 open streams is killed, the engine becomes idle, and the next caller is
+    answered."""
     with daemon.admin() as admin, streaming_client(daemon, SLOW_TEXT) as client:
         assert 16 == admin.status().engines[0].pending
         client.kill()
@@ -165,8 +167,9 @@ def test_a_killed_client_leaves_nothing_pending(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.slow
-def test_a_stream_that_is_never_read_ends_at_its_deadline(daemon: RunningDaemon) -> None:
-    """The buffers of a connection fill up and the deadline passes: nothing stays pending."""
+def test_unread_stream_ends_at_its_deadline(daemon: RunningDaemon) -> None:
+    """A stream whose client reads nothing, so that the connection's buffers fill up, ends at its deadline and leaves no
+    work pending."""
     with daemon.admin() as admin:
         channel, _ = open_stream(daemon, LARGE_TEXT, timeout=2)
         eventually_sync(lambda: admin.status().engines[0].pending == 1)
@@ -175,8 +178,8 @@ def test_a_stream_that_is_never_read_ends_at_its_deadline(daemon: RunningDaemon)
 
 
 @pytest.mark.release
-def test_a_stream_that_is_never_read_and_has_no_deadline_ends_at_the_default_one(tmp_path: Path) -> None:
-    """A caller who names no deadline and reads nothing does not hold a place for ever."""
+def test_unread_stream_without_deadline_ends_at_default(tmp_path: Path) -> None:
+    """A stream whose client names no deadline and reads nothing ends at deadline_seconds_default."""
     limits = {"limits": {"input_tokens_max": 1000, "output_tokens_max": 1000}}
     service = {"deadline_seconds_default": 2, "drain_seconds": 1, "message_bytes_max": 64 * 2**20}
     with RunningDaemon(tmp_path, service=service) as daemon, daemon.admin() as admin:
@@ -188,8 +191,9 @@ def test_a_stream_that_is_never_read_and_has_no_deadline_ends_at_the_default_one
 
 
 @pytest.mark.slow
-def test_a_daemon_killed_with_16_streams_starts_again(daemon: RunningDaemon) -> None:
-    """kill -9 of the daemon ends its children; the state directory opens again and the tasks answer."""
+def test_daemon_killed_with_16_streams_restarts(daemon: RunningDaemon) -> None:
+    """SIGKILL of the daemon also ends its engine; the daemon starts again on the same state directory and its tasks
+    answer."""
     with daemon.admin() as admin, streaming_client(daemon, SLOW_TEXT) as client:
         (engine,) = admin.status().engines
         daemon.kill()
@@ -202,8 +206,9 @@ def test_a_daemon_killed_with_16_streams_starts_again(daemon: RunningDaemon) -> 
 
 
 @pytest.mark.slow
-def test_a_client_gone_in_the_middle_of_the_prompt_frees_the_model(tmp_path: Path) -> None:
-    """A prompt of 4,000 tokens takes seconds; when its caller is gone, the model stops and answers the next."""
+def test_disconnect_during_prompt_frees_engine(tmp_path: Path) -> None:
+    """When a client disconnects while the engine processes its prompt of 4,000 tokens, the engine becomes idle and
+    answers the next call."""
     limits = {"limits": {"input_tokens_max": 4000, "output_tokens_max": 16}}
     bundle = smollm2_bundle(tmp_path / "talk", "generate", "talk", task=limits, engine={"context_tokens": 4200})
     with RunningDaemon(tmp_path) as daemon, daemon.admin() as admin:

@@ -1,4 +1,4 @@
-"""Callers with bad requests: invalid text, a tar with a wrong size, too many calls."""
+"""Malformed and excessive requests: invalid text, a tar with a wrong size, too many calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ METHODS = [
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon with a short queue; tests here leave it as it was."""
+    """A daemon with a short queue; its tests leave its state unchanged."""
     folder = tmp_path_factory.mktemp("daemon")
     with RunningDaemon(folder, engine={"queue_requests_max": 16, "sequences_max": 4}) as running:
         running.install(echo_bundle(folder / "a", "intent", "classify", LABELS))
@@ -47,7 +47,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 
 
 def assert_well(daemon: RunningDaemon) -> None:
-    """One task, one engine, never restarted, and answers."""
+    """Check that the daemon's only task answers on an engine that has never restarted."""
     with daemon.admin() as admin, daemon.client() as client:
         assert client.serving()
         assert "refund" == client.classify("intent", ["refund"])[0].label
@@ -59,7 +59,7 @@ def texts_of(method: MethodDescriptor) -> list[FieldDescriptor]:
 
 
 def malformed(daemon: RunningDaemon, method: MethodDescriptor, raw: bytes) -> grpc.Call:
-    """Call with bytes that are no such message; return the error."""
+    """Call a method with bytes that are not its message; return the error."""
     with grpc.insecure_channel(daemon.admin_target) as channel:
         # As a stream all calls look the same: the error comes with the first message.
         answers = channel.unary_stream(f"/{method.containing_service.full_name}/{method.name}")(raw, timeout=60)
@@ -69,29 +69,30 @@ def malformed(daemon: RunningDaemon, method: MethodDescriptor, raw: bytes) -> gr
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
-def test_text_that_is_no_utf8_is_an_error_of_the_call(daemon: RunningDaemon, method: MethodDescriptor) -> None:
-    """In every text field of every call: an error status, and the daemon goes on."""
+def test_invalid_utf8_fails_only_the_call(daemon: RunningDaemon, method: MethodDescriptor) -> None:
+    """Invalid UTF-8 in any text field of any call, or a truncated message, fails that call only, and the daemon keeps
+    answering."""
     texts = [bytes([field.number << 3 | 2, len(NO_TEXT)]) + NO_TEXT for field in texts_of(method)]
     codes = {malformed(daemon, method, raw).code() for raw in (*texts, CUT_OFF)}
     assert codes <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
     assert_well(daemon)
 
 
-def test_the_error_of_a_malformed_message_is_a_caller_error(daemon: RunningDaemon) -> None:
-    """It is INVALID_ARGUMENT, and nothing of an exception's text leaves the daemon."""
+def test_malformed_message_is_invalid_argument(daemon: RunningDaemon) -> None:
+    """A malformed message fails with INVALID_ARGUMENT, and the error has no exception text of the daemon."""
     error = malformed(daemon, METHODS[0], CUT_OFF)
     assert grpc.StatusCode.INVALID_ARGUMENT == error.code()
     assert "<class" not in error.details()
 
 
 def bytes_moved(pid: int) -> int:
-    """Return what a process has read and written in all its life: files, pipes and sockets."""
+    """Return how many bytes a process has read and written since it started: files, pipes and sockets."""
     counts = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     return int(counts["rchar"]) + int(counts["wchar"])
 
 
-def test_a_tar_that_claims_ten_gigabytes_is_refused(daemon: RunningDaemon, tmp_path: Path) -> None:
-    """A header with 10 GB and nothing behind it costs neither memory nor disk, and hardly anything is read for it."""
+def test_tar_with_false_size_of_ten_gigabytes_is_refused(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """The daemon refuses a truncated tar whose header claims 10 GB, with less than 16 MiB of memory, disk and reads."""
     assert daemon.process is not None
     folder = echo_bundle(tmp_path / "b", "huge", labels=LABELS, weights=b"weights")
     with tarfile.open(tmp_path / "huge.tar", "w") as tar:
@@ -112,7 +113,7 @@ def test_a_tar_that_claims_ten_gigabytes_is_refused(daemon: RunningDaemon, tmp_p
 
 
 async def outcomes_of_calls(daemon: RunningDaemon, count: int, text: str) -> Counter[str]:
-    """Make that many calls at once; count the answers and the errors."""
+    """Make this number of concurrent calls; count the answers and the errors."""
 
     async def outcome(client: AsyncClient) -> str:
         try:
@@ -126,7 +127,7 @@ async def outcomes_of_calls(daemon: RunningDaemon, count: int, text: str) -> Cou
 
 
 async def slowest_check(daemon: RunningDaemon, stop: asyncio.Event) -> float:
-    """Ask for health until told to stop; return the longest time that an answer took, in seconds."""
+    """Check health repeatedly until the stop event; return the longest response time in seconds."""
     slowest = 0.0
     async with grpc.aio.insecure_channel(daemon.inference, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
         check = channel.unary_unary(
@@ -141,8 +142,9 @@ async def slowest_check(daemon: RunningDaemon, stop: asyncio.Event) -> float:
 
 
 @pytest.mark.slow
-async def test_200_calls_on_a_queue_of_16(daemon: RunningDaemon) -> None:
-    """Each is answered or told when to come back, no check of health waits for them all, and then all is as before."""
+async def test_200_calls_on_queue_of_16_are_answered_or_refused(daemon: RunningDaemon) -> None:
+    """Of 200 calls on a queue of 16, each is answered or refused with a retry delay; health checks are answered
+    meanwhile."""
     stop = asyncio.Event()
     checking = asyncio.create_task(slowest_check(daemon, stop))
     started = time.monotonic()
@@ -156,8 +158,8 @@ async def test_200_calls_on_a_queue_of_16(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.slow
-async def test_health_is_answered_while_every_place_for_calls_is_taken(tmp_path: Path) -> None:
-    """With calls_max calls in progress more are told to come back, and health goes on answering."""
+async def test_health_is_answered_at_call_limit(tmp_path: Path) -> None:
+    """At the limit of calls_max, further calls are refused with a retry delay, and health checks are answered."""
     with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         stop = asyncio.Event()
@@ -175,7 +177,8 @@ async def test_health_is_answered_while_every_place_for_calls_is_taken(tmp_path:
 
 @pytest.mark.slow
 def test_health_watches_leave_room_for_calls(tmp_path: Path) -> None:
-    """More watches than there are places for calls starve neither calls nor health checks."""
+    """100 health watches of one client with calls_max 8 block neither its calls and health checks nor the watches of
+    other clients and of the operator."""
     with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon, daemon.client() as client:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         with grpc.insecure_channel(daemon.inference, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
@@ -195,8 +198,8 @@ def test_health_watches_leave_room_for_calls(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_health_watch_holds_up_no_stop(tmp_path: Path) -> None:
-    """It is told that nothing is served any more and ends with a reason, however long running calls would get."""
+def test_health_watch_does_not_delay_stop(tmp_path: Path) -> None:
+    """At a stop, a health watch gets NOT_SERVING and ends with the reason, without waiting for the drain time."""
     with RunningDaemon(tmp_path, service={"drain_seconds": 600}) as daemon:
         with grpc.insecure_channel(daemon.inference) as channel:
             watch = channel.unary_stream(WATCH, None, health_pb2.HealthCheckResponse.FromString)(b"")

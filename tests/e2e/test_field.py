@@ -1,4 +1,5 @@
-"""Production monitoring: both daemons, a scripted oracle, the views of operator, Prometheus and central team."""
+"""Production monitoring: both daemons, a scripted large model, and the views of operator, Prometheus and central
+team."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ ANSWERED = {label: label for label in INTENTS} | {"refund": "price"}
 
 
 class Fielded:
-    """A site with everything that shows an alarm, and the central team whose plans it believes."""
+    """A site with every view that shows an alarm, and the central team whose plans it trusts."""
 
     def __init__(self, folder: Path, oracle: LargeModel) -> None:
         self.folder, self.port, self.central = folder, free_port(), CentralTeam(folder / "central")
@@ -44,7 +45,7 @@ class Fielded:
         self.drives = 0
 
     def plan(self, **said) -> None:
-        """Publish a plan and bring it on a USB drive."""
+        """Publish a plan and import it from a USB drive."""
         self.central.plan(self.central.offering(self.digest, **said))
         self.drives += 1
         self.site.admin.import_update(self.central.copy(self.folder / f"drive-{self.drives}"))
@@ -62,14 +63,14 @@ class Fielded:
         return " ".join(result.output.split())
 
     def heartbeat(self) -> list[dict]:
-        """Return the alarms that the central team reads of the task."""
+        """Return the task's alarms in the status object that the central team reads."""
         path = self.site.serve.state_dir / "outbox" / "status.json"
         return json.loads(path.read_bytes())["body"]["tasks"][0]["alarms"] if path.exists() else []
 
 
 @pytest.fixture(scope="module")
 def fielded(tmp_path_factory):
-    """The oracle knows the words; of a refund it says "price"."""
+    """A site whose large model answers with the label in the text, but answers "price" to a refund."""
     folder = tmp_path_factory.mktemp("field")
     with LargeModel(lambda text: next((ANSWERED[label] for label in INTENTS if label in text), "hours")) as oracle:
         made = Fielded(folder, oracle)
@@ -81,15 +82,16 @@ def fielded(tmp_path_factory):
 
 
 def answer_in_shadow(fielded):
-    """Have four messages answered by both models, unless they were in a test before."""
+    """Let both models answer four texts, unless an earlier test did."""
     if not fielded.site.admin.field_report(TASK).series:
         sent = [label for label in INTENTS if label != "other"][:4]
         fielded.site.client.classify(TASK, [f"{label} please" for label in sent])
     eventually_sync(lambda: fielded.series().totals.get("answers") == 4)
 
 
-def test_shadow_mode_gives_agreement(fielded):
-    """What both models said is compared by label, with an interval; where they differ the answer can be looked up."""
+def test_shadow_mode_reports_agreement(fielded):
+    """In shadow mode the report has the agreement of both models by label, with an interval, and lists the answers on
+    which they differ."""
     answer_in_shadow(fielded)
     found = fielded.series()
     agreed = {each.label: each.agreed for each in found.agreement if each.source == "shadow"}
@@ -103,8 +105,9 @@ def test_shadow_mode_gives_agreement(fielded):
     assert (["oracle-1"], {TASK: "local"}) == ([report.large_model.model], report.collect)
 
 
-def test_an_expert_s_word_wins_over_the_large_model_s(fielded):
-    """The large model contradicted a right answer: once an expert has said so, the report counts no error."""
+def test_human_label_overrides_teacher_label(fielded):
+    """When the large model contradicts a right answer, the report counts no error after a reviewer has confirmed the
+    answer."""
     answer_in_shadow(fielded)
     (found,) = fielded.series().disagreements
     assert 1 == counted_wrong(fielded)
@@ -115,12 +118,12 @@ def test_an_expert_s_word_wins_over_the_large_model_s(fielded):
 
 
 def reviewed(found):
-    """Return what people judged, found right, and on how much of it both models agreed."""
+    """Return the numbers of answers that people reviewed, found right, and on which both models agreed."""
     return found.reviewed.rows, found.reviewed.hits, found.reviewed_agreed
 
 
 def could_take(fielded):
-    """Return what `edge-agent report` says the small model could take."""
+    """Return the section of `edge-agent report` on the answers that the small model could give."""
     ran = CliRunner().invoke(app, [*fielded.site.serve.command()[3:], "report", TASK, "--json"])
     return json.loads(ran.stdout)["tasks"][0]["could_take"]
 
@@ -134,15 +137,16 @@ def judged_by(fielded):
 
 
 def drift(fielded):
-    """Let confidences fall until the alarm is raised, which it stays."""
+    """Lower the confidence of answers until the drift alarm is raised; it stays raised."""
     fielded.plan(mode="local")
     for _ in range(8):
         fielded.site.client.classify(TASK, [UNSURE] * 64)
     eventually_sync(lambda: [alarm.alarm for alarm in fielded.site.admin.status().alarms] == ["confidence"])
 
 
-def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielded):
-    """Status, metrics, doctor and the heartbeat name it and what to do; without the plan's permission that is all."""
+def test_drift_raises_alarm_without_changing_mode(fielded):
+    """Status, metrics, doctor and the status object show the drift alarm; without the plan's permission the mode stays
+    unchanged."""
     drift(fielded)
     shown = fielded.run("status")
     assert "alarm: pos-intent, confidence for" in shown
@@ -155,8 +159,9 @@ def test_a_drifted_stream_raises_the_alarm_everywhere_and_changes_nothing(fielde
 
 
 @pytest.mark.slow
-def test_with_the_plan_s_permission_the_task_goes_to_shadow(fielded):
-    """It is seen who did it, everywhere; the operator takes it back, and the alarm does not do it again."""
+def test_alarm_demotes_task_to_shadow_once_if_plan_permits(fielded):
+    """If the plan permits it, the alarm sets the mode to shadow and every view shows the cause. After the operator
+    reverts it, the alarm does not demote again, even after a restart."""
     drift(fielded)
     fielded.plan(mode="local", demote_on=("confidence",))
     eventually_sync(lambda: fielded.mode() == ("SHADOW", "alarm"))

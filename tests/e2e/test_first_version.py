@@ -1,4 +1,4 @@
-"""The first version of a task on a drive: no sentence promises a way back that does not exist."""
+"""The first version of a task from a USB drive: no message promises a rollback that is impossible."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from tests.support.finding_cases.update_rows import WRONG, await_state, await_ve
 
 @pytest.fixture
 def site() -> Iterator[FaultySite]:
-    """A site that takes updates from drives, and has none yet."""
+    """A site that takes updates from USB drives and has no task yet."""
     with FaultySite(by_drive, has_task=False) as made:
         yield made
 
 
 def take(site: FaultySite) -> str:
-    """Import the drive; return what is printed, on one line."""
+    """Import the drive; return the output on one line."""
     command = [*site.daemon.command(), "media", "import", str(site.drive)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return " ".join((done.stdout + done.stderr).split())
 
 
 @pytest.mark.slow
-def test_a_first_version_has_nothing_that_could_take_its_place(site: FaultySite):
-    """While it is on probation the import says so; of the next version it says that the site can return."""
+def test_import_of_first_version_promises_no_rollback(site: FaultySite):
+    """The import of a first version reports that no previous version can replace it; the import of the next one names
+    the rollback."""
     publish(site, "1.0.0")
     first = take(site)
     assert "it is the first version here, so nothing could take its place" in first
@@ -38,8 +39,9 @@ def test_a_first_version_has_nothing_that_could_take_its_place(site: FaultySite)
 
 
 @pytest.mark.slow
-def test_a_first_version_that_fails_leaves_the_task_without_an_answer(site: FaultySite):
-    """Import and doctor say that nothing answered before, and name the central team."""
+def test_failed_first_version_is_reported_by_import_and_doctor(site: FaultySite):
+    """When the first version fails its golden cases, import and doctor report that nothing answers the task and refer
+    to the central team."""
     publish(site, "1.0.0", golden=WRONG)
     said = take(site)
     assert "failed here, and nothing answered before it; tell the central team" in said

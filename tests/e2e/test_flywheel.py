@@ -1,4 +1,4 @@
-"""scripts/flywheel --small: from a large model to a small one; the files that it leaves and removes."""
+"""scripts/flywheel --small: the run from a large model to a small one, and its results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(work: Path, *more: object) -> list[str]:
 
 
 def running(work: Path) -> list[str]:
-    """Return the command lines of processes that know the folder."""
+    """Return the command lines of processes that name the folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -30,8 +30,9 @@ def running(work: Path) -> list[str]:
 
 
 @pytest.mark.release
-def test_the_whole_way(tmp_path: Path):
-    """From bootstrap over shadow to hybrid, where most is answered here and no worse; nothing is left running."""
+def test_flywheel_run_reaches_hybrid_mode(tmp_path: Path):
+    """`scripts/flywheel --small` goes from bootstrap through shadow to hybrid, where more than 30% is answered locally
+    at similar accuracy and lower cost. It leaves no process running."""
     work, chart = tmp_path / "work", tmp_path / "chart.svg"
     done = subprocess.run(
         command(work, "--json", "--draw", chart), cwd=ROOT, capture_output=True, text=True, check=False
@@ -67,8 +68,8 @@ def test_the_whole_way(tmp_path: Path):
 
 
 @pytest.mark.release
-def test_a_walk_that_is_stopped_leaves_nothing_running(tmp_path: Path):
-    """Terminated while both daemons and the oracle run: all of them end with it."""
+def test_terminated_flywheel_run_leaves_no_process(tmp_path: Path):
+    """After SIGTERM to `scripts/flywheel`, its daemons and its large model end with it."""
     work = tmp_path / "work"
     with subprocess.Popen(command(work), cwd=ROOT, stderr=subprocess.PIPE, text=True) as walk:
         eventually_sync(lambda: any(line.rstrip().endswith(" uplink") for line in running(work)), seconds=300)

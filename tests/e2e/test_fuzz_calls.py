@@ -1,4 +1,4 @@
-"""Hostile requests to every call of a real daemon: each is answered, or refused with a reason that is documented."""
+"""Hostile requests to every call of a real daemon: each is answered or refused with a documented reason."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ REFLECTION = next(method for method in METHODS if method.name == "ServerReflecti
 
 @pytest.fixture
 def at(tmp_path: Path) -> Iterator[Fuzzed]:
-    """A daemon on which every call can succeed, also the one that drains it."""
+    """A daemon on which every call can succeed, Drain included."""
     with fuzzed(tmp_path) as running:
         yield running
 
 
-def test_a_malformed_question_to_reflection_is_a_caller_error(at: Fuzzed) -> None:
-    """Reflection streams both ways; what does not parse ends that stream alone, like any other call."""
+def test_malformed_reflection_request_is_invalid_argument(at: Fuzzed) -> None:
+    """A malformed reflection request fails with INVALID_ARGUMENT and ends only its own stream; valid requests are
+    answered."""
     with grpc.insecure_channel(at.daemon.admin_target) as channel:
         assert ("INVALID_ARGUMENT", "REQUEST_INVALID") == _code(call(channel, REFLECTION, b"\xff"))
         ask = channel.stream_stream(
@@ -52,13 +53,13 @@ def test_a_malformed_question_to_reflection_is_a_caller_error(at: Fuzzed) -> Non
         (Ended("DEADLINE_EXCEEDED"), True),
     ],
 )
-def test_what_counts_as_a_defect(ended: Ended, defect: bool) -> None:
-    """Only answers, and errors whose reason is documented, are none."""
+def test_fuzzer_counts_undocumented_errors_as_defects(ended: Ended, defect: bool) -> None:
+    """The fuzzer accepts answers and errors with a documented reason, and counts everything else as a defect."""
     assert defect == bool(ended.defect(METHODS[0]))
 
 
 def undocumented(found: Found) -> list[str]:
-    """Return how calls of ours ended that docs/api.md does not say of them."""
+    """Return the outcomes of calls that docs/api.md does not document."""
     reasons = {path.rpartition("/")[2]: reasons for path, reasons in documented().items()}
     ended = [words for words in map(str.split, found.ended) if len(words) == 3 and words[0] in reasons]
     return [f"{call} {reason}" for call, _, reason in ended if reason not in reasons[call]]
@@ -71,8 +72,9 @@ def _code(ended: Ended) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "cases", [SAMPLE, pytest.param(QUICK, marks=pytest.mark.slow), pytest.param(ALL, marks=pytest.mark.release)]
 )
-def test_no_request_is_more_than_refused(at: Fuzzed, cases: int) -> None:
-    """No UNKNOWN, no INTERNAL, no hang, no engine started again, and the other task answers as before."""
+def test_hostile_requests_are_answered_or_refused(at: Fuzzed, cases: int) -> None:
+    """Fuzzed requests to every call cause no undocumented error, hang, engine restart or memory growth, and the other
+    task still answers."""
     found, before = Found(), at.resident_bytes()
     *first, last = methods()
     for method in first:

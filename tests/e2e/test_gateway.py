@@ -1,4 +1,4 @@
-"""The HTTP gateway as programs use it: through the official `openai` library, in front of a real daemon."""
+"""The HTTP gateway in front of a real daemon, called through the official `openai` library."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def user(text: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewaySite]:
-    """One task of each kind."""
+    """A gateway with one task of each kind."""
     folder = tmp_path_factory.mktemp("gateway")
     bundles = (
         echo_bundle(folder / "intent", "pos-intent", labels=LABELS, version="1.2.0", task=LIMITS),
@@ -53,8 +53,8 @@ def client(site: GatewaySite) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def test_a_label_is_what_our_own_api_says(site: GatewaySite, client: openai.OpenAI) -> None:
-    """With the confidence, and all else that the agent knows, in `edge_agent`."""
+def test_chat_completion_returns_label_as_grpc_does(site: GatewaySite, client: openai.OpenAI) -> None:
+    """A chat completion returns the label that gRPC returns; its confidence, scores and bundle are in `edge_agent`."""
     answer = client.chat.completions.create(model="pos-intent", messages=user("what is the price"))
     with site.daemon.client() as own:
         [same] = own.classify("pos-intent", ["what is the price"])
@@ -76,8 +76,8 @@ def test_a_label_is_what_our_own_api_says(site: GatewaySite, client: openai.Open
     assert 36 == len(told["prediction_id"])
 
 
-def test_an_answer_that_is_withheld_says_so(client: openai.OpenAI) -> None:
-    """As a refusal, so that nobody takes it for a label."""
+def test_withheld_label_is_a_refusal(client: openai.OpenAI) -> None:
+    """A withheld label is a refusal without content, so that a client cannot take it for a label."""
     answer = client.chat.completions.create(
         model="pos-intent", messages=user("x"), extra_body={"edge_agent": {"on_low_confidence": "abstain", "top_k": 1}}
     )
@@ -86,15 +86,15 @@ def test_an_answer_that_is_withheld_says_so(client: openai.OpenAI) -> None:
     assert "no answer" in (message.refusal or "")
 
 
-def test_a_record_is_json(client: openai.OpenAI) -> None:
-    """Asked for as JSON or not."""
+def test_extract_task_returns_json(client: openai.OpenAI) -> None:
+    """A chat completion of an extract task returns the JSON record, with or without `response_format`."""
     for more in ({}, {"response_format": {"type": "json_object"}}):
         answer = client.chat.completions.create(model="pos-fields", messages=user("12 lamps"), **more)
         assert '{"product": [], "price": [], "O": ["12"]}' == answer.choices[0].message.content
 
 
-def test_a_text_is_written_whole(client: openai.OpenAI) -> None:
-    """Cut where the caller says; counted as the daemon counts."""
+def test_text_is_returned_whole_with_usage(client: openai.OpenAI) -> None:
+    """A text without streaming is returned whole, cut at max_tokens, with the daemon's token counts."""
     text = "one two three four"
     whole = client.chat.completions.create(model="assistant", messages=user(text), temperature=0, seed=1)
     assert (text, "stop") == (whole.choices[0].message.content, whole.choices[0].finish_reason)
@@ -103,8 +103,8 @@ def test_a_text_is_written_whole(client: openai.OpenAI) -> None:
     assert (4, 2, 6) == (cut.usage.prompt_tokens, cut.usage.completion_tokens, cut.usage.total_tokens)
 
 
-async def test_a_text_comes_in_pieces(site: GatewaySite) -> None:
-    """As they are written; the last one has the reason, and then come the counts that were asked for."""
+async def test_text_is_streamed_in_chunks(site: GatewaySite) -> None:
+    """A streamed text arrives in chunks; the last has the finish reason, followed by the requested usage."""
     async with site.openai_aio() as client:
         stream = await client.chat.completions.create(
             model="assistant", messages=user("one two three"), stream=True, stream_options={"include_usage": True}
@@ -120,14 +120,14 @@ async def test_a_text_comes_in_pieces(site: GatewaySite) -> None:
 
 
 def test_a_label_can_be_streamed(client: openai.OpenAI) -> None:
-    """It comes as one piece, for programs that only stream."""
+    """A streamed label arrives as one chunk, for programs that only support streaming."""
     chunks = list(client.chat.completions.create(model="pos-intent", messages=user("a refund"), stream=True))
     assert ["refund", None] == [chunk.choices[0].delta.content for chunk in chunks]
     assert "refund" == chunks[-1].model_dump()["edge_agent"]["label"]
 
 
-def test_who_leaves_a_stream_stops_the_model(site: GatewaySite, client: openai.OpenAI) -> None:
-    """A text of sixty words, one a second: after the first the engine has nothing left to do, long before the last."""
+def test_closed_stream_stops_generation(site: GatewaySite, client: openai.OpenAI) -> None:
+    """When a client closes its stream after the first of 60 words, one per second, the engine stops the generation."""
     words = user(" ".join(["!slow", "1000", *["word"] * 58]))
     stream = client.chat.completions.create(model="assistant", messages=words, stream=True)
     for chunk in stream:
@@ -138,8 +138,8 @@ def test_who_leaves_a_stream_stops_the_model(site: GatewaySite, client: openai.O
     eventually_sync(lambda: _pending(site) == [0])
 
 
-def test_who_goes_away_from_a_whole_text_stops_the_model(site: GatewaySite) -> None:
-    """The library's own timeout ends the connection, or the deadline that it names ends the call: nothing goes on."""
+def test_client_timeout_stops_generation(site: GatewaySite) -> None:
+    """After the library's timeout on a text without streaming, the engine stops the generation."""
     words = user(" ".join(["!slow", "1000", *["word"] * 58]))
     with site.openai(timeout=0.4) as hurried, pytest.raises((openai.APITimeoutError, openai.InternalServerError)):
         hurried.chat.completions.create(model="assistant", messages=words)
@@ -152,8 +152,8 @@ def _pending(site: GatewaySite) -> list[int]:
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64", None])
-def test_vectors_are_those_of_our_own_api(site: GatewaySite, client: openai.OpenAI, encoding: Any) -> None:
-    """As numbers, or in base64, which the library asks for by itself and reads again."""
+def test_embeddings_match_grpc(site: GatewaySite, client: openai.OpenAI, encoding: Any) -> None:
+    """Embeddings are those of gRPC, as numbers or in base64, the library's default; `dimensions` is supported."""
     more = {} if encoding is None else {"encoding_format": encoding}
     found = client.embeddings.create(model="product-search", input=["a lamp", "a kettle"], **more)
     with site.daemon.client() as own:
@@ -164,15 +164,15 @@ def test_vectors_are_those_of_our_own_api(site: GatewaySite, client: openai.Open
     assert 8 == len(client.embeddings.create(model="product-search", input="x", dimensions=8).data[0].embedding)
 
 
-def test_the_tasks_are_the_models(site: GatewaySite, client: openai.OpenAI) -> None:
-    """By name, with what the daemon says of each."""
+def test_models_list_has_all_tasks(site: GatewaySite, client: openai.OpenAI) -> None:
+    """The model list has every task, and each model has the daemon's description of its task."""
     assert ["assistant", "pos-fields", "pos-intent", "product-search"] == [model.id for model in client.models.list()]
     told = client.models.retrieve("pos-intent").model_dump()["edge_agent"]
     assert ("CLASSIFY", list(LABELS), 4, True) == tuple(told[key] for key in ("kind", "labels", "inputs_max", "ready"))
 
 
-def test_plain_json_has_an_answer_or_an_error_for_each_text(client: openai.OpenAI) -> None:
-    """As in our own API."""
+def test_classify_endpoint_returns_answer_or_error_per_text(client: openai.OpenAI) -> None:
+    """The endpoint `tasks/NAME:classify` returns an answer or an error for each text, as gRPC does."""
     texts = ["a refund, please", "", "the price " * 60]
     found: Any = client.post("/tasks/pos-intent:classify", body={"texts": texts}, cast_to=object)
     first, empty, long = found["results"]
@@ -181,8 +181,8 @@ def test_plain_json_has_an_answer_or_an_error_for_each_text(client: openai.OpenA
     assert "limit is 100" in long["error"]["message"]
 
 
-def test_the_same_id_gets_the_same_answer(client: openai.OpenAI) -> None:
-    """Under `Idempotency-Key`: one run, one prediction."""
+def test_idempotency_key_returns_same_prediction(client: openai.OpenAI) -> None:
+    """Two requests with the same Idempotency-Key get the same prediction."""
     headers = {"Idempotency-Key": "till-3/1"}
     found = [
         client.chat.completions.create(model="pos-intent", messages=user("a refund"), extra_headers=headers)
@@ -192,14 +192,15 @@ def test_the_same_id_gets_the_same_answer(client: openai.OpenAI) -> None:
     assert ["till-3/1"] * 2 == [each._request_id for each in found]
 
 
-def test_who_has_no_token_is_not_let_in(site: GatewaySite) -> None:
-    """In OpenAI's shape, so that the library says it."""
+def test_wrong_token_is_refused(site: GatewaySite) -> None:
+    """A wrong token is refused with an error in OpenAI's format, which the library shows."""
     with site.openai(api_key="guessed") as stranger, pytest.raises(openai.AuthenticationError, match="token"):
         stranger.models.list()
 
 
-def test_a_certificate_with_the_role_is_as_good(site: GatewaySite, tmp_path: Path) -> None:
-    """Over TLS nobody needs a token; one without the role is told which it needs."""
+def test_client_certificate_replaces_token(site: GatewaySite, tmp_path: Path) -> None:
+    """Over TLS a client certificate with the role infer replaces the token; one without it is refused with the name of
+    the role."""
     tls = TlsSite(tmp_path / "tls")
     files = {"certificate_file": tls.certificate, "key_file": tls.key, "client_ca_file": tls.ca}
     with RunningConsole(site.daemon, **{key: str(path) for key, path in files.items()}) as console:
@@ -219,8 +220,8 @@ def test_a_certificate_with_the_role_is_as_good(site: GatewaySite, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_every_example_of_the_page_runs(site: GatewaySite) -> None:
-    """One after the other, as they stand there, against this gateway; the page names what comes out."""
+def test_every_example_of_gateway_page_runs(site: GatewaySite) -> None:
+    """The examples of docs/gateway.md run in order as printed, and print the documented output."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)
     environment = {**os.environ, "TOKEN": site.token}
     labels, stream = [
@@ -243,8 +244,9 @@ def _ran(command: list[str], environment: dict[str, str]) -> str:
 
 
 @pytest.mark.release
-def test_a_real_model_writes_labels_and_keeps_to_its_schema(tmp_path: Path) -> None:
-    """SmolLM2: a text in pieces, a label with its confidence, and a record by `parse`, from the class that reads it."""
+def test_real_model_works_through_openai_library(tmp_path: Path) -> None:
+    """With SmolLM2 the library gets a streamed text, log probabilities, a label, and a record that `parse` reads into
+    its class."""
 
     class Record(BaseModel):
         product: str

@@ -1,4 +1,4 @@
-"""An operator installs a hostile bundle: the other bundles continue, and the call can be cancelled."""
+"""The install of a hostile bundle: other bundles keep working, and the call can be cancelled."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ ATTACH_SECONDS = 600
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A daemon that would wait long for a bundle."""
+    """A daemon that waits long for a bundle to attach."""
     with RunningDaemon(tmp_path / "site", engine={"attach_seconds_max": ATTACH_SECONDS}) as running:
         yield running
 
 
 def outcomes(daemon: RunningDaemon) -> list[tuple[str, str]]:
-    """Return call and outcome of each line of the audit log."""
+    """Return the call and the outcome of each line of the audit log."""
     lines = (daemon.state_dir / FILE_NAME).read_text().splitlines()
     return [(line["call"], line["outcome"]) for line in map(json.loads, lines) if line["call"] == "InstallBundle"]
 
 
-def test_a_good_bundle_is_installed_while_a_hostile_one_attaches(daemon: RunningDaemon, tmp_path: Path) -> None:
-    """A bundle whose graph does not end is being attached: bundles of other tasks are installed meanwhile, one of them
-    on the same runtime, and answer. When its caller leaves it is given up: nothing of it stays, and the log says so."""
+def test_bundles_install_while_hostile_one_attaches(daemon: RunningDaemon, tmp_path: Path) -> None:
+    """While a bundle with an endless graph attaches, bundles of other tasks can be installed and answer, also on the
+    same runtime. After its call is cancelled nothing of it stays, and the audit log has CANCELLED."""
     hostile = hostile_models.bundle(tmp_path / "hostile", hostile_models.endless_graph(), name="hostile")
     good = [echo_bundle(tmp_path / "a", "echoed", "classify"), tiny_onnx_bundle(tmp_path / "b", name="encoded")]
     with grpc.insecure_channel(daemon.admin_target) as channel, daemon.admin() as admin:

@@ -1,6 +1,5 @@
-"""What a technician reads after a drive or a disk failed in an import, and after a task was removed: it is true, and it
-helps. Against the real daemon, which only drives reach.
-"""
+"""Messages after a drive or a disk failed during an import, and after a task was removed: they are true, and their
+remedies work. The real daemon gets its updates from USB drives only."""
 
 from __future__ import annotations
 
@@ -32,7 +31,8 @@ AGAIN = "insert the USB drive again and import it ('sudo edge-agent media import
 
 
 class Offline:
-    """A site that only drives reach, and the central team that writes them; `state_on` is a disk for the state."""
+    """A site that gets its updates from USB drives only, and the central team that writes them; `state_on` is a disk
+    for the state."""
 
     def __init__(self, folder: Path, state_on: Path | None = None) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Offline:
         self.daemon = RunningDaemon(state_on or folder / "site", update=update, site={"id": "site-1"}, store=store)
 
     def publish(self, version: str, *tasks: str) -> Path:
-        """Publish a version of tasks, and write a drive with all that the plan wants."""
+        """Publish a version of tasks, and write a USB drive with everything in the plan."""
         digests = []
         for task in tasks:
             files = {"weights": WEIGHTS, "adapter": f"{task} {version}".encode()}
@@ -60,7 +60,7 @@ class Offline:
         return self.run("media", "import", str(drive), *more)
 
     def update(self, task: str = "pos") -> TaskUpdate | None:
-        """Return what status says of the update of a task; None = nothing yet."""
+        """Return the task's update in status, or None if there is none yet."""
         try:
             with self.daemon.admin() as admin:
                 updates = admin.status().updates
@@ -69,7 +69,7 @@ class Offline:
         return next((each for each in (updates.tasks if updates else ()) if each.task == task), None)
 
     def until(self, state: str, reason: str, task: str = "pos") -> str:
-        """Wait until status says this of a task; return its sentence."""
+        """Wait until the task's update has this state and reason; return its message."""
 
         def is_said() -> bool:
             found = self.update(task)
@@ -87,7 +87,7 @@ class Offline:
 
     @contextmanager
     def injected(self, call: str, what: str, path: Path) -> Iterator[None]:
-        """Let a call of the daemon on a file end as `what` says, such as "error=EIO"; in the block."""
+        """Inject a fault, such as "error=EIO", into a system call of the daemon on a file inside the block."""
         assert self.daemon.process is not None
         inject = ["-e", f"trace={call}", "-e", f"inject={call}:{what}", "-P", str(path)]
         command = ["strace", "-f", "-p", str(self.daemon.process.pid), *inject, "-o", "/dev/null"]
@@ -103,7 +103,7 @@ class Offline:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Offline]:
-    """Yield a site whose task "pos" runs 1.0.0."""
+    """A site whose task "pos" runs version 1.0.0."""
     made = Offline(tmp_path)
     with made.daemon:
         assert 0 == made.bring(made.publish("1.0.0", "pos")).exit_code
@@ -115,8 +115,9 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_of_a_damaged_drive_the_other_bundle_is_taken_and_the_answer_lists_both(site: Offline):
-    """Exit code 5; each bundle is taken whole or not at all; status asks for a drive after a restart too."""
+def test_import_of_damaged_drive_installs_intact_bundle(site: Offline):
+    """From a drive with one damaged bundle the other is installed; the import lists both and exits with 5. Status asks
+    for a new drive, also after a restart, and importing it works."""
     drive = site.publish("2.0.0", "pos", "spare")
     damage(drive / "blobs" / sha256_of(b"pos 2.0.0"), "flipped")
     result = site.bring(drive, "--json")
@@ -138,8 +139,9 @@ def test_of_a_damaged_drive_the_other_bundle_is_taken_and_the_answer_lists_both(
 
 
 @needs_strace
-def test_a_drive_that_is_pulled_out_is_asked_for_again(site: Offline):
-    """Exit code 3: nothing is lost, the version before answers, and the same command takes the drive afterwards."""
+def test_import_from_removed_drive_can_be_repeated(site: Offline):
+    """When a drive fails during the import, the import exits with 3, the previous version keeps answering, and
+    importing the drive again works."""
     drive = site.publish("2.0.0", "pos")
     with site.injected("pread64", "error=EIO", drive / "blobs" / sha256_of(b"pos 2.0.0")):
         result = site.bring(drive)
@@ -152,8 +154,8 @@ def test_a_drive_that_is_pulled_out_is_asked_for_again(site: Offline):
 
 
 @needs_strace
-def test_a_daemon_that_is_killed_in_a_copy_asks_for_the_drive(site: Offline):
-    """As after a power cut: what was copied is gone, and the drive brings it again."""
+def test_import_interrupted_by_kill_can_be_repeated(site: Offline):
+    """After a kill during the copy, as after a power cut, status asks for the drive again, and importing it works."""
     drive = site.publish("2.0.0", "pos")
     with site.injected("pread64", "signal=KILL", drive / "blobs" / sha256_of(b"pos 2.0.0")):
         assert 3 == site.bring(drive).exit_code
@@ -164,8 +166,8 @@ def test_a_daemon_that_is_killed_in_a_copy_asks_for_the_drive(site: Offline):
     assert (0, "2.0.0") == (site.bring(drive).exit_code, site.answering())
 
 
-def test_a_full_disk_names_what_to_free(tmp_path: Path):
-    """Exit code 3; when that much was freed, there is room, and the drive brings the update."""
+def test_import_on_full_disk_names_space_to_free(tmp_path: Path):
+    """An import on a full disk exits with 3 and names the space to free; once it is free, the import works."""
     with tmpfs(tmp_path / "disk", "size=24m") as disk:
         site = Offline(tmp_path, disk)
         with site.daemon:
@@ -182,8 +184,9 @@ def test_a_full_disk_names_what_to_free(tmp_path: Path):
             assert (0, "1.0.0") == (site.bring(drive).exit_code, site.answering())
 
 
-def test_a_removed_task_comes_back_with_its_drive(site: Offline):
-    """The question names the version and the way back; the refusal stands in status, and a command lifts it."""
+def test_removed_task_can_be_restored_from_its_drive(site: Offline):
+    """`remove` names the version and how to restore it; a removed task stays removed in status until its intact drive
+    is imported again, and `bundles allow` lifts the block."""
     drive = site.folder / "drive-1.0.0"
     refused = words(site.run("remove", "pos").stderr.replace("│", " "))
     assert "Version 1.0.0 stops answering 'pos', and nothing else answers it" in refused
@@ -208,8 +211,9 @@ def test_a_removed_task_comes_back_with_its_drive(site: Offline):
     assert (0, "1.0.0") == (site.bring(drive).exit_code, site.answering())
 
 
-def test_another_version_that_somebody_chose_is_shown_and_can_be_lifted(site: Offline):
-    """In the answer of the import, with the command that lets the plan's version answer."""
+def test_import_respects_manually_chosen_version(site: Offline):
+    """After a manual rollback an import does not activate the plan's version, and names `bundles allow`, which
+    activates it."""
     drive = site.publish("2.0.0", "pos")
     assert 0 == site.bring(drive).exit_code
     assert 0 == site.run("rollback", "pos").exit_code
@@ -221,8 +225,8 @@ def test_another_version_that_somebody_chose_is_shown_and_can_be_lifted(site: Of
     assert (0, "2.0.0") == (site.run("bundles", "allow", "pos").exit_code, site.answering())
 
 
-def test_install_of_a_drive_names_the_import(site: Offline):
-    """A drive with updates is not a bundle, for `bundles inspect` neither."""
+def test_install_of_update_drive_suggests_media_import(site: Offline):
+    """`install` and `bundles inspect` of a drive with updates exit with 5 and suggest `media import`."""
     drive = site.folder / "drive-1.0.0"
     for command in (["install"], ["bundles", "inspect"]):
         result = site.run(*command, str(drive))

@@ -1,4 +1,4 @@
-"""`edge-agent media import` of updates, against the real daemon: commands with a USB drive, and their output."""
+"""`edge-agent media import` of updates from a USB drive against the real daemon."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Run = Callable[..., Result]
 
 
 def refused(result: Result, said: str, remedy: str) -> None:
-    """Check that the command shows the problem of a USB drive and the remedy."""
+    """Check that the command exits with 5 and shows this problem and this remedy."""
     told = " ".join(result.stderr.split())
     assert (5, True, True) == (result.exit_code, said in told, remedy in told), result.output
 
 
 class Brought:
-    """A fleet's central team, a site that only drives reach, and where the drives are made."""
+    """A central team, a site that gets its updates from USB drives only, and the folder of the drives."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,18 +39,18 @@ class Brought:
         self.daemon = RunningDaemon(folder / "site", update=update, site=site, store={"allow_unsigned": False})
 
     def publish(self, version: str) -> str:
-        """Publish a bundle and a plan that wants it."""
+        """Publish a bundle and a plan that names it."""
         path = bundle(self.folder / version, version, weights=b"w" * 3_000_000, adapter=version.encode())
         digest = self.central.publish(path)
         self.central.plan(self.central.offering(digest))
         return digest
 
     def drive(self, name: str) -> Path:
-        """Write a USB drive of what is published now."""
+        """Write a USB drive with the published files."""
         return self.central.drive(self.folder / name)
 
     def repository(self, name: str) -> Path:
-        """Carry all that is published: a USB drive that the plan wants nothing of is not written."""
+        """Copy the whole repository, because no USB drive is written for a plan without bundles."""
         return self.central.copy(self.folder / name)
 
     def run(self, *arguments: str) -> Result:
@@ -58,7 +58,7 @@ class Brought:
         return CliRunner().invoke(app, [*self.daemon.command()[3:], *arguments])
 
     def update(self, task: str = "pos") -> TaskUpdate:
-        """Return what status says of the update of a task."""
+        """Return the task's update in status."""
         with self.daemon.admin() as admin:
             updates = admin.status().updates
         assert updates is not None
@@ -77,8 +77,9 @@ def brought(tmp_path_factory) -> Iterator[Brought]:
         yield made
 
 
-def test_a_drive_brings_the_first_bundle_and_the_next(brought):
-    """Signed, where unsigned ones may not be installed; the next one too, and an old drive says that it is old."""
+def test_import_installs_first_and_next_bundle(brought):
+    """A site without unsigned bundles installs a first and a second signed version from drives, and refuses the older
+    drive afterwards."""
     brought.publish("1.0.0")
     first = brought.drive("first")
     result = brought.run("media", "import", str(first))
@@ -100,16 +101,17 @@ def test_a_drive_brings_the_first_bundle_and_the_next(brought):
     assert "2.0.0" == brought.answering()
 
 
-def test_a_drive_of_another_fleet_is_refused(brought):
-    """By its root of trust."""
+def test_drive_of_other_fleet_is_refused(brought):
+    """The import of a drive of another fleet, which has another root of trust, exits with 5."""
     other = CentralTeam(brought.folder / "other", whose="theirs")
     other.plan(other.offering(other.publish(bundle(brought.folder / "theirs", weights=b"x"))))
     result = brought.run("media", "import", str(other.drive(brought.folder / "foreign")))
     assert (5, True) == (result.exit_code, "belongs to another fleet" in " ".join(result.stderr.split())), result.output
 
 
-def test_a_drive_without_anything_says_what_to_do(brought, tmp_path):
-    """Neither receipts nor an update; or one that was pulled out before its end."""
+def test_empty_or_incomplete_drive_is_refused_with_remedy(brought, tmp_path):
+    """The import of a drive without receipts and updates, or of one without its timestamp, exits with 5 and has a
+    remedy."""
     result = brought.run("media", "import", str(tmp_path))
     assert (5, True) == (result.exit_code, "edge-convert media" in result.stderr), result.output
     brought.publish("3.0.0")
@@ -121,8 +123,9 @@ def test_a_drive_without_anything_says_what_to_do(brought, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["gone", "truncated", "flipped"])
-def test_a_drive_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how, brought):
-    """Without a file, or with a damaged one: exit code 5, what is missing and what to do; nothing was changed."""
+def test_damaged_drive_is_refused_and_complete_one_installed(how, brought):
+    """The import of a drive with a missing or damaged file exits with 5, names the damage and changes nothing; the
+    complete drive is installed at once."""
     before = brought.answering()
     version = {"gone": "4.0.0", "truncated": "4.1.0", "flipped": "4.2.0"}[how]
     brought.publish(version)
@@ -146,8 +149,9 @@ def test_a_drive_that_is_not_whole_is_refused_and_a_whole_one_taken_at_once(how,
     assert version == brought.answering()
 
 
-def test_a_revoked_bundle_goes_on_and_says_so(brought):
-    """Until the plan wants another one; status, the list and the command that activates it tell the operator."""
+def test_revoked_bundle_keeps_answering_with_warning(brought):
+    """A revoked bundle keeps answering while the plan names no other; status, the list and its activation show that it
+    is revoked."""
     digest = brought.publish("5.0.0")
     assert 0 == brought.run("media", "import", str(brought.drive("kept"))).exit_code
     brought.central.plan(brought.central.offering())
@@ -162,8 +166,8 @@ def test_a_revoked_bundle_goes_on_and_says_so(brought):
     assert "5.0.0" == brought.answering()
 
 
-def test_a_site_without_a_root_of_trust_says_so(tmp_path):
-    """It takes no updates, from wherever; the way out is its enrolment file."""
+def test_import_without_root_of_trust_names_enrolment(tmp_path):
+    """On a site without update.root_file, the import exits with 3 and suggests `edge-agent enrol`."""
     with RunningDaemon(tmp_path / "site") as daemon:
         drive = tmp_path / "drive" / "metadata"
         drive.mkdir(parents=True)

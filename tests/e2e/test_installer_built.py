@@ -1,4 +1,4 @@
-"""The real installer: built here, installed without a network under each Python that there is, and called over gRPC."""
+"""The real installer: built here, installed without a network under each available Python, and called over gRPC."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Installed(RunningDaemon):
         self.environment = {"PATH": "/usr/bin:/bin"}
 
     def _program(self, module: str) -> list[str]:
-        """Return its command line: the installed command, for 'python -m' here would find this checkout."""
+        """Return the installed command, because `python -m` here would find this checkout."""
         return [str(self.program / "bin/edge-agent"), *super()._program(module)[3:]]
 
     def answer(self) -> tuple[str, str]:
-        """Return the label of a message, and which processor's code computed it."""
+        """Return the label of a message, and the CPU library that computed it."""
         with self.client() as client, self.admin() as admin:
             [answer] = client.classify("pos-intent", [TEXT])
             [engine] = admin.status().engines
@@ -62,7 +62,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pythons() -> Iterator[str]:
-    """Yield the Pythons of this machine that the installer has packages for."""
+    """Yield the Pythons of this machine for which the installer has packages."""
     yield str(Path(sys.executable).resolve())
     for name in filter(None, (shutil.which(f"python{version}") for version in PYTHONS)):
         found = subprocess.run(
@@ -72,8 +72,9 @@ def pythons() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("python", dict.fromkeys(pythons()))
-def test_installs_without_a_network_and_answers(file: Path, tmp_path: Path, python: str):
-    """It answers with the best code for this processor, and the same with the plainest when there is no other."""
+def test_installer_works_without_network(file: Path, tmp_path: Path, python: str):
+    """An installation made without a network answers with the best CPU library for this processor, and gives the same
+    label with the basic one (x64)."""
     root = tmp_path / "root"
     alone = ["unshare", "--net"] if 0 == subprocess.run(["unshare", "--net", "true"], check=False).returncode else []
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": python}
@@ -111,8 +112,8 @@ METADATA = {
 }
 
 
-def test_a_gpu_s_wheel_takes_the_libraries_for_processors_from_theirs(tmp_path: Path):
-    """Only the GPU's own library is compiled; the wheel holds it beside those that were there, unchanged."""
+def test_gpu_wheel_reuses_cpu_libraries(tmp_path: Path):
+    """For a GPU wheel only the GPU library is compiled; the CPU libraries are copied unchanged from the CPU wheel."""
     console = StepConsole(io.StringIO())
     runner = ToolRunner(tmp_path / "build.log", console)
     environment = BuildEnvironment(ROOT / ".cache/installer/environment", ROOT / "pyproject.toml", runner)

@@ -1,4 +1,4 @@
-"""The uplink's client of a large model against a server that others wrote: llama-cpp-python's, with a real model."""
+"""The uplink's client of a large model against a third-party server: llama-cpp-python's, with a real model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ START_SECONDS_MAX = 300.0
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Return the address of the server, once it answers."""
+    """Return the address of the server once it answers."""
     port = free_port()
     options = [
         "--model",
@@ -94,8 +94,9 @@ async def ask(client: LargeModelClient, question: EscalationQuestion) -> tuple[s
     return "".join(map(str, texts)), end
 
 
-async def test_a_server_that_knows_no_schema_answers_with_json(url: str) -> None:
-    """It fails (HTTP 500) at a schema, so it is asked for a JSON object; the same for the next question."""
+async def test_client_falls_back_to_json_without_schema_support(url: str) -> None:
+    """When the server fails with HTTP 500 on a schema, the client requests a JSON object instead, also for the next
+    question."""
     async with client_of(url) as client:
         for _ in range(2):
             said, end = await ask(client, EscalationQuestion(ASKED, SCHEMA, 200, task="pos-intent"))
@@ -104,16 +105,17 @@ async def test_a_server_that_knows_no_schema_answers_with_json(url: str) -> None
             assert not end.complete or isinstance(json.loads(said), dict)
 
 
-async def test_a_text_ends_at_its_limit(url: str) -> None:
-    """A text of five tokens is not complete; what it cost is counted."""
+async def test_text_cut_at_limit_is_incomplete(url: str) -> None:
+    """An answer that ends at its limit of 5 tokens is not complete, and its input tokens are counted."""
     async with client_of(url) as client:
         said, end = await ask(client, EscalationQuestion((("user", "Tell me a long story."),), None, 5))
     assert (True, False) == (bool(said), end.complete)
     assert end.input_tokens > 0
 
 
-async def test_an_answer_without_an_end_is_none(url: str) -> None:
-    """The context has 512 tokens: this server answers a longer question with nothing (HTTP 200), and then others."""
+async def test_answer_without_end_is_a_failure(url: str) -> None:
+    """An answer without an end, which this server sends with HTTP 200 to a prompt over its 512 tokens, is a failure;
+    the next question is answered."""
     async with client_of(url) as client:
         with pytest.raises(UpstreamFailed, match="it stops in the middle"):
             await ask(client, EscalationQuestion((("user", "and so on " * 600),), None, 5))
@@ -121,8 +123,8 @@ async def test_an_answer_without_an_end_is_none(url: str) -> None:
         assert (await ask(client, EscalationQuestion((("user", "Hello!"),), None, 5)))[0]
 
 
-async def test_another_key_is_refused(url: str) -> None:
-    """The problem names the key and its remedy."""
+async def test_wrong_key_is_reported(url: str) -> None:
+    """With a wrong key both the reachability check and a question fail with a message about the key."""
     async with client_of(url, "sk-wrong") as client:
         with pytest.raises(UpstreamRefused, match="refuses the key"):
             await client.check_reachable()
@@ -130,8 +132,9 @@ async def test_another_key_is_refused(url: str) -> None:
             await ask(client, EscalationQuestion((("user", "Hello!"),), None, 5))
 
 
-def test_the_server_computes_with_the_build_that_is_here() -> None:
-    """Another version would be compiled for minutes."""
+def test_server_requires_installed_llama_build() -> None:
+    """The server's requirements name the llama-cpp-python version of this project; another one would be compiled for
+    minutes."""
     wanted = (environments.CLIENTS / "llama-server.txt").read_text(encoding="utf-8").splitlines()[0]
     project = tomllib.loads((environments.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert wanted in project["dependencies"]

@@ -1,4 +1,5 @@
-"""One run of the loop: corrections at a site become training rows, and a threshold that keeps its guarantee."""
+"""One run of the learning loop: corrections at a site become training rows, and a threshold that keeps its
+guarantee."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from tests.support.eventually import eventually_sync
 
 
 @pytest.mark.slow
-def test_a_correction_in_the_console_ends_as_a_row_with_its_probability(tmp_path: Path):
-    """It is measured on, as it was drawn at random; what only the large model labelled never is."""
+def test_console_correction_becomes_row_with_probability(tmp_path: Path):
+    """A correction in the console becomes a redacted row with its sampling probability. Only randomly drawn, reviewed
+    rows are in the calibration and test splits; teacher labels are in training."""
     found = learning_loop.gather(tmp_path, 120)
     assert ("refund", "audit", REVIEW_SHARE) == tuple(
         found.corrected[key] for key in ("label", "review_stream", "sampling_probability")
@@ -35,8 +37,8 @@ def test_a_correction_in_the_console_ends_as_a_row_with_its_probability(tmp_path
 
 
 @pytest.mark.slow
-def test_a_walk_that_is_terminated_takes_its_processes_with_it(tmp_path: Path):
-    """SIGTERM while the site's daemon starts: it is stopped, and no process of the walk is left."""
+def test_terminated_run_leaves_no_process(tmp_path: Path):
+    """After SIGTERM while the site's daemon starts, no process of the learning loop is left."""
     command = [sys.executable, "-m", "benchmarks.learning_loop", "--work", str(tmp_path / "walk")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as walk:
         eventually_sync(lambda: any((tmp_path / "walk").rglob("state.db")))
@@ -55,8 +57,9 @@ def processes_of(folder: Path) -> list[str]:
 
 
 @pytest.mark.release
-def test_the_bundle_made_of_it_keeps_its_promise(tmp_path: Path):
-    """A threshold is proved on the audit alone, and messages that nobody has sent before do not refute it."""
+def test_bundle_from_learning_loop_keeps_risk_guarantee(tmp_path: Path):
+    """The threshold calibrated on the audit keeps its risk guarantee on more than 100 confident answers to new
+    messages."""
     walked = learning_loop.walk(tmp_path)
     assert (REVIEW_SHARE, 0) == (walked.sampling["probability"], walked.sampling["unknown"])
     assert walked.threshold is not None

@@ -1,4 +1,4 @@
-"""A site with memory for one version of a model and not for two: the whole daemon, a real model."""
+"""A site with memory for one version of a model but not for two: the whole daemon with a real model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def settings(swap: str) -> dict[str, Any]:
 
 
 def version(folder: Path, number: str) -> Path:
-    """Write a version of the task that needs an engine of its own."""
+    """Write a version of the task that needs its own engine."""
     engine = {"context_tokens": CONTEXTS[number]}
     return smollm2_bundle(folder / number, version=number, engine=engine, task=LIMITS)
 
@@ -43,9 +43,9 @@ def refused(daemon: RunningDaemon, bundle: Path) -> CallFailed:
 
 
 @pytest.mark.release
-def test_a_second_version_is_refused_or_waits_its_turn(tmp_path: Path) -> None:
-    """With `swap: overlap` the new version is refused with the numbers, while the old one answers, and `swap: pause` is
-    named; with it the new version takes the place of the old one, and a version that does not load gives it back."""
+def test_memory_for_one_version_refuses_or_pauses(tmp_path: Path) -> None:
+    """With `swap: overlap` a second version is refused with the memory figures and the remedy `swap: pause`. With
+    `swap: pause` it replaces the first, and a version that does not load is rolled back."""
     old, new, broken = (version(tmp_path, number) for number in CONTEXTS)
     with RunningDaemon(tmp_path / "site", **settings("overlap")) as daemon:
         daemon.install(old)

@@ -1,4 +1,4 @@
-"""Metrics of a real daemon, read by Prometheus' own parser."""
+"""Metrics of a real daemon, read by the Prometheus parser."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from edge_agent.client import CallFailed, TaskQuestion
+from edge_agent.metrics.metric_catalogue import CATALOGUE
 from edge_agent.metrics.site_metrics import LOSS_EVENTS
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
@@ -23,13 +24,13 @@ UNCALIBRATED, DESK = "till", "desk"
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """Where the daemon's metrics are."""
+    """The port of the daemon's metrics."""
     return free_port()
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[RunningDaemon]:
-    """A daemon with a task that classifies, whose answers are kept, and one that writes."""
+    """A daemon with a classify task, whose answers are stored, a decide task and a generate task."""
     folder = tmp_path_factory.mktemp("metrics")
     metrics, examples = {"address": f"127.0.0.1:{port}"}, {"collect": {UNCALIBRATED: "local"}}
     with RunningDaemon(folder, metrics=metrics, examples=examples) as running:
@@ -42,14 +43,15 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Runn
 
 
 def after(port: int, before: Scraped, name: str, **labels: str) -> float:
-    """Return by how much a sample has grown: a page is at most a second old, so wait until it has."""
+    """Return the increase of a sample; metrics are cached for up to a second, so wait until it grows."""
     old = before.get((f"edge_agent_{name}", frozenset(labels.items())), 0.0)
     eventually_sync(lambda: scrape(port).get((f"edge_agent_{name}", frozenset(labels.items())), 0.0) > old)
     return scrape(port).value(name, **labels) - old
 
 
 def test_answers_are_counted(daemon: RunningDaemon, port: int) -> None:
-    """Each input counts once: in its route, in the histograms of its times and confidence, and below its threshold."""
+    """Each input counts once in its route, in the histograms of times and confidence, below its threshold and as a
+    captured example."""
     before = scrape(port)
     with daemon.client() as client:
         client.classify(UNCALIBRATED, ["a refund", "the price", "both"])
@@ -63,15 +65,17 @@ def test_answers_are_counted(daemon: RunningDaemon, port: int) -> None:
     eventually_sync(lambda: scrape(port).value("examples_total", event="captured") == kept)
 
 
-def test_losses_begin_at_zero(port: int) -> None:
-    """What an alert takes the increase of is there before the first loss: `increase()` does not see a new series."""
+def test_loss_counters_start_at_zero(port: int) -> None:
+    """The counters of lost examples exist before the first loss, because `increase()` in an alert does not see a new
+    series."""
     eventually_sync(lambda: scrape(port).value("examples_total", event="dropped_disk") == 0)
     named = {labels["event"] for labels in scrape(port).labels("examples_total")}
     assert set() == set(LOSS_EVENTS) - named
 
 
-def test_each_question_is_counted(daemon: RunningDaemon, port: int) -> None:
-    """By its name, route and what held it up; the name of a question of the call is the caller's, and no label."""
+def test_decide_answers_are_counted_per_question(daemon: RunningDaemon, port: int) -> None:
+    """Answers are counted by question, route and reason; the name of an open question, which the caller chooses, is not
+    a label."""
     before = scrape(port)
     mine = TaskQuestion("secret", "PREDICATE", "The customer is angry.")
     with daemon.client() as client:
@@ -85,8 +89,8 @@ def test_each_question_is_counted(daemon: RunningDaemon, port: int) -> None:
     assert "secret" not in fetch(port)
 
 
-def test_what_writes_has_its_tokens_timed(daemon: RunningDaemon, port: int) -> None:
-    """Of a generation, the first token and each further one are timed, and tokens are counted."""
+def test_generation_tokens_are_counted_and_timed(daemon: RunningDaemon, port: int) -> None:
+    """A generation counts its tokens, and times the first token and the following ones."""
     before = scrape(port)
     with daemon.client() as client:
         text = "".join(client.generate("talk", "one two three"))
@@ -96,7 +100,7 @@ def test_what_writes_has_its_tokens_timed(daemon: RunningDaemon, port: int) -> N
 
 
 def test_refusals_are_counted(daemon: RunningDaemon, port: int) -> None:
-    """What gets no answer is counted by its reason; the name of a task that is not installed is no label."""
+    """Refused calls are counted by reason; the name of an unknown task is not a label."""
     before = scrape(port)
     with daemon.client() as client:
         for task, text in (("no-such-task", "x"), (UNCALIBRATED, " "), ("talk", "x")):
@@ -107,8 +111,8 @@ def test_refusals_are_counted(daemon: RunningDaemon, port: int) -> None:
     assert 1 == after(port, before, "errors_total", task="talk", reason="TASK_KIND_MISMATCH")
 
 
-def test_the_site_is_described(daemon: RunningDaemon, port: int) -> None:
-    """Tasks, engines, processes, disk and the program itself are on the page, and its kinds are those documented."""
+def test_metrics_describe_tasks_engines_and_disk(daemon: RunningDaemon, port: int) -> None:
+    """The metrics describe tasks, engines, processes and free disk space, and have the documented types."""
     page = fetch(port)
     read = scrape(port)
     assert {UNCALIBRATED, "talk", DESK} == {labels["task"] for labels in read.labels("task_info")}
@@ -120,18 +124,19 @@ def test_the_site_is_described(daemon: RunningDaemon, port: int) -> None:
     assert 8 == read.value("engine_sequences_max", engine=engine["engine"])
     assert {"serve", engine["engine"]} == {labels["process"] for labels in read.labels("process_threads")}
     assert read.value("disk_free_bytes") > 0
-    assert "histogram" == kinds(page)["edge_agent_answer_seconds"]
-    assert "counter" == kinds(page)["edge_agent_answers"]
+    documented = {name.removesuffix("_total"): metric.kind for name, metric in CATALOGUE.items()}
+    assert kinds(page).items() <= documented.items()
 
 
-def test_denials_are_shown_from_zero_on(daemon: RunningDaemon, port: int) -> None:
-    """Otherwise Prometheus' `increase()` misses all that are denied before the first scrape that shows their reason."""
+def test_denial_counters_start_at_zero(daemon: RunningDaemon, port: int) -> None:
+    """The counters of denied calls start at zero, because Prometheus' `increase()` misses the first value of a new
+    series."""
     read = scrape(port)
     assert [0, 0] == [read.value("denied_total", reason=reason) for reason in ("ROLE_MISSING", "CERTIFICATE_EXPIRED")]
 
 
-def test_a_restart_of_an_engine_shows(daemon: RunningDaemon, port: int) -> None:
-    """When an engine's process dies, its restarts and loads go up."""
+def test_engine_restart_is_counted(daemon: RunningDaemon, port: int) -> None:
+    """When an engine's process is killed, its counters of restarts and loads increase by one."""
     before = scrape(port)
     with daemon.admin() as admin:
         (engine,) = admin.status().engines
@@ -141,8 +146,9 @@ def test_a_restart_of_an_engine_shows(daemon: RunningDaemon, port: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_idle_connections_harm_nobody(daemon: RunningDaemon, port: int) -> None:
-    """While 1,000 connections to the port say nothing, devices get their answers and a scraper its page."""
+def test_thousand_idle_metrics_connections_block_nothing(daemon: RunningDaemon, port: int) -> None:
+    """1,000 idle connections to the metrics port block neither calls nor a scrape, and the daemon keeps fewer than 200
+    files open."""
     with contextlib.ExitStack() as stack:
         for _ in range(1000):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))

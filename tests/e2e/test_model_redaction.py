@@ -1,6 +1,6 @@
-"""A site with a redaction model: captured and sent texts pass through it, and wait while it does not answer.
+"""A site with a redaction model: captured and escalated texts pass through it, and wait while it does not answer.
 
-The model is the echo runtime's: every run of digits is personal.
+The model is the echo runtime's, which takes every run of digits as personal data.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SETTINGS = {
 
 
 def redactor(folder: Path, version: str = "1.0.0", **more: object) -> Path:
-    """Make a redaction bundle that finds digits; it has an engine of its own."""
+    """Write a redaction bundle that finds digits on its own engine."""
     return echo_bundle(folder / version, "pii", "redact", TAGS, version, weights=b"pii", **more)
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A daemon with two tasks, and no redaction bundle yet."""
+    """A daemon with two tasks and without a redaction bundle."""
     with RunningDaemon(tmp_path / "site", **SETTINGS) as daemon:
         daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
         daemon.install(echo_bundle(tmp_path / "talk", "talk", "generate"))
@@ -47,7 +47,7 @@ def site(tmp_path: Path) -> Iterator[RunningDaemon]:
 
 
 def kept(daemon: RunningDaemon, prediction: str) -> str:
-    """Return the input of a kept answer; empty = it is not kept."""
+    """Return the stored input of an answer, or an empty string if it is not stored."""
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
         try:
             return reviewer.prediction(prediction).input
@@ -62,11 +62,9 @@ def ask(daemon: RunningDaemon, text: str) -> str:
         return client.classify("intent", [text])[0].prediction_id
 
 
-def test_what_is_captured_passes_the_model(site, tmp_path):
-    """Before its bundle is installed nothing is written, and status and its warnings report it; then it is caught up.
-
-    A task for which rules suffice is captured meanwhile.
-    """
+def test_captured_text_waits_for_redaction_model(site, tmp_path):
+    """Until the redaction bundle is installed, captured texts wait and status has a warning; then they are stored
+    redacted. A task for which rules suffice is captured at once."""
     waiting = ask(site, "a refund for room 407")
     with site.client() as client:
         said = client.generate("talk", "mail a@example.org about room 12")
@@ -88,8 +86,8 @@ def test_what_is_captured_passes_the_model(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_example_waits_while_the_models_engine_is_gone(site, tmp_path):
-    """An answer whose redaction kills the engine's process waits, and is written redacted once it reads again."""
+def test_example_waits_for_killed_redaction_engine(site, tmp_path):
+    """An example that is captured after the redaction model's engine was killed is stored redacted."""
     site.install(redactor(tmp_path))
     with site.admin() as admin:
         (engine,) = [each for each in admin.status().engines if each.tasks == ("pii",)]
@@ -99,8 +97,9 @@ def test_an_example_waits_while_the_models_engine_is_gone(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_feedback_that_the_model_cannot_read_is_not_acknowledged(site, tmp_path):
-    """A reviewer's reason is neither stored nor confirmed: the reviewer learns why, and can send it again."""
+def test_feedback_that_cannot_be_redacted_is_refused(site, tmp_path):
+    """When the redaction model fails on a reviewer's reason, the call fails with REDACTION_HELD and nothing is
+    stored."""
     site.install(redactor(tmp_path, task={"prompt": {"template": "!fail after 1 {input}"}}))
     prediction = ask(site, "a refund for room 407")
     eventually_sync(lambda: kept(site, prediction) == "a refund for room [ROOM_1]")
@@ -112,11 +111,9 @@ def test_feedback_that_the_model_cannot_read_is_not_acknowledged(site, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_redaction_that_misses_names_is_found_out_by_the_audit(tmp_path):
-    """A person marks what remains: status, warning and metrics show it, and rows for the next bundle are exported.
-
-    The bundle promises 5%, and misses every name. The originals can be erased by a value that was missed.
-    """
+def test_redaction_audit_reveals_missed_names(tmp_path):
+    """A reviewer's audit reveals that a redaction bundle with a bound of 5% misses every name: status and a warning
+    report it, training rows can be exported, and the originals can be erased by a missed value."""
     bound = {"target": 0.05, "delta": 0.1, "n": 300, "families": 300, "values": 600, "values_max": 2, "bound": 0.05}
     section = {"cutoff": 0.5, "bound": {**bound, "rules": "1"}}
     settings = {**SETTINGS, "redaction": {"task": "pii", "audit_share": 1.0}}
@@ -154,11 +151,10 @@ def test_a_redaction_that_misses_names_is_found_out_by_the_audit(tmp_path):
         assert () == admin.redaction_audit(judged=True)
 
 
-def test_the_audit_is_judged_in_the_console(tmp_path):
-    """The page shows an original beside what is kept; what a person names is stored, and the next text is shown.
-
-    A value that the text does not have is refused, and a text that was judged meanwhile is not judged again.
-    """
+def test_redaction_audit_in_console(tmp_path):
+    """The console's redaction audit shows an original with the found values marked, stores the missed values that a
+    reviewer enters, and shows the next text. It refuses a value that is not in the text, and a text that was judged
+    meanwhile."""
     settings = {**SETTINGS, "redaction": {"task": "pii", "audit_share": 1.0}}
     with RunningDaemon(tmp_path / "site", **settings) as daemon, daemon.admin() as admin:
         daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
@@ -191,8 +187,9 @@ def test_the_audit_is_judged_in_the_console(tmp_path):
         assert (2, 1, 1) == (audit.waiting, audit.texts, audit.missed)
 
 
-def test_a_task_of_another_kind_redacts_nothing(tmp_path):
-    """A configuration that names a classifier holds everything, and the trial shows why."""
+def test_classifier_as_redaction_task_holds_everything(tmp_path):
+    """If the configured redaction task is a classifier, no example is stored, and status and the trial give the
+    reason."""
     settings = {**SETTINGS, "redaction": {"task": "intent"}}
     with RunningDaemon(tmp_path / "site", **settings) as daemon:
         daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))

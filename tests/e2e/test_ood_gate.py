@@ -1,4 +1,4 @@
-"""An input unlike the training data, from the graph of a bundle to the views of devices, operators and reviewers."""
+"""Out-of-distribution inputs, from the graph of a bundle to the views of client devices, operators and reviewers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(daemon: RunningDaemon, *words: str) -> str:
 
 
 def told(site: Site, **more: str) -> list[Classification]:
-    """Ask about an ordinary text and a strange one."""
+    """Classify an ordinary text and an out-of-distribution one."""
     ordinary, strange, _ = gated_onnx.ordinary_and_strange()
     with site.daemon.client() as client:
         found = client.classify(TASK, [ordinary, strange], **more)
@@ -58,8 +58,9 @@ def told(site: Site, **more: str) -> list[Classification]:
     return found  # type: ignore[return-value]
 
 
-def test_a_stranger_is_not_answered_confidently(site: Site) -> None:
-    """Both answers carry their p-value; that to the strange input is not confident, says so and can be withheld."""
+def test_out_of_distribution_input_is_not_confident(site: Site) -> None:
+    """Answers of a gated bundle have a p-value; that to an out-of-distribution input is not confident despite its high
+    score, names the reason, and can be withheld."""
     inside, outside = told(site)
     assert (False, "SURE", (), 1.0) == (inside.below_threshold, inside.route_reason, inside.degraded, inside.p_value)
     assert (True, OUTSIDE, (OUTSIDE,)) == (outside.below_threshold, outside.route_reason, outside.degraded)
@@ -69,8 +70,9 @@ def test_a_stranger_is_not_answered_confidently(site: Site) -> None:
     assert ("LOCAL", "ABSTAINED", "") == (inside.route, outside.route, outside.label)
 
 
-def test_records_and_vectors_carry_it_too(site: Site) -> None:
-    """An extraction is held up likewise; a vector, which has no confidence, is marked."""
+def test_gate_applies_to_extract_and_embed(site: Site) -> None:
+    """An out-of-distribution record is not confident, and an embedding, which has no confidence, is marked as degraded;
+    both have the p-value."""
     with site.daemon.client() as client:
         found = []
         for kind, ask in (("extract", client.extract), ("embed", client.embed)):
@@ -83,8 +85,8 @@ def test_records_and_vectors_carry_it_too(site: Site) -> None:
     assert ((OUTSIDE,), 0.25, ()) == (vector.degraded, vector.p_value, usual.degraded)
 
 
-def test_every_door_tells_of_it(site: Site) -> None:
-    """The Open Inference Protocol and the command line give the same as the client library."""
+def test_open_inference_and_cli_show_gate_result(site: Site) -> None:
+    """The Open Inference Protocol and the command line show the same p-value and reason as the client library."""
     ordinary, strange, _ = gated_onnx.ordinary_and_strange()
     with opened(site.daemon.inference) as calls:
         answer = calls("ModelInfer", infer(TASK, ordinary, strange))
@@ -99,8 +101,9 @@ def test_every_door_tells_of_it(site: Site) -> None:
     assert "out of distribution (p = 0.250)" in " ".join(run(site.daemon, "classify", TASK, strange).split())
 
 
-def test_a_bundle_without_a_gate_serves_as_before(site: Site) -> None:
-    """It is as confident as ever, has no p-value, and is called so wherever bundles are listed; doctor explains it."""
+def test_bundle_without_gate_is_unaffected(site: Site) -> None:
+    """A bundle without a gate answers confidently without a p-value, is listed with gate none, and doctor has a note
+    about it."""
     with site.daemon.client() as client, site.daemon.admin() as admin:
         (answer,) = client.classify(OLD, ["a refund"])
         gates = {task.name: task.gate for task in client.tasks()}
@@ -119,8 +122,8 @@ def test_a_bundle_without_a_gate_serves_as_before(site: Site) -> None:
     eventually_sync(noted, 60.0)
 
 
-def test_it_is_counted(site: Site) -> None:
-    """Metrics and status tell by reason what was held up, and which tasks have a gate."""
+def test_out_of_distribution_answers_are_counted(site: Site) -> None:
+    """Metrics and status count out-of-distribution answers by reason, and show which tasks have a gate."""
     name, labels = "answers_not_confident_total", {"task": TASK, "reason": OUTSIDE}
     before = scrape(site.port).get((f"edge_agent_{name}", frozenset(labels.items())), 0.0)
     told(site)
@@ -132,8 +135,8 @@ def test_it_is_counted(site: Site) -> None:
     assert {OUTSIDE: counts.below_threshold} == counts.held_up
 
 
-def test_the_example_keeps_it(site: Site) -> None:
-    """What is kept for review has the p-value, and the word among its reasons."""
+def test_captured_example_has_p_value(site: Site) -> None:
+    """The captured example of an out-of-distribution input has its p-value and is below the threshold."""
     _, outside = told(site)
     with ReviewClient(f"unix:{site.daemon.run_dir}/review.sock") as reviewer:
         kept = []

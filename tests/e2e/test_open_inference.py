@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, served: every answer is the one that our own API gives, and so is every refusal."""
+"""The Open Inference Protocol: its answers and refusals are those of the daemon's own API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STREAMS_MAX = 4
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """One task of each kind; answers of the first are kept."""
+    """A daemon with one task of each kind; answers of the first are stored."""
     folder = tmp_path_factory.mktemp("site")
     kinds = [echo_bundle(folder / kind, kind, kind) for kind in ("extract", "embed", "generate")]
     limits = {"limits": {"inputs_max": 4, "input_tokens_max": 50}}
@@ -45,15 +45,16 @@ def calls(daemon: RunningDaemon) -> Iterator[Calls]:
 
 
 def refused(calls: Calls, name: str, request: Any) -> tuple[str, str, str]:
-    """Make a call that fails; return code, reason and message."""
+    """Make a call that fails; return its code, reason and message."""
     with pytest.raises(grpc.RpcError) as failed:
         calls(name, request)
     how = ended(failed.value)
     return how.code, how.reason, how.said
 
 
-def test_a_request_gets_what_our_own_api_answers(daemon: RunningDaemon, calls: Calls) -> None:
-    """Label, confidence and scores of a batch are the same numbers, and each input has an id of its own."""
+def test_model_infer_returns_answers_of_own_api(daemon: RunningDaemon, calls: Calls) -> None:
+    """ModelInfer returns the labels, confidences and scores of Classify for a batch, with a prediction id for each
+    input."""
     answer = calls("ModelInfer", infer("intent", *TEXTS, id="till 3/7"))
     with daemon.client() as client:
         own = client.classify("intent", list(TEXTS))
@@ -67,8 +68,8 @@ def test_a_request_gets_what_our_own_api_answers(daemon: RunningDaemon, calls: C
     assert 3 == len(set(strings(answer, "prediction_id")))
 
 
-def test_other_kinds_are_answered_too(daemon: RunningDaemon, calls: Calls) -> None:
-    """A record as JSON, a matrix, and the whole of a text."""
+def test_model_infer_supports_extract_embed_and_generate(daemon: RunningDaemon, calls: Calls) -> None:
+    """ModelInfer returns a record as JSON, embeddings as a matrix, and a generated text as a whole."""
     found = calls("ModelInfer", infer("extract", "12 lamps, 3 pots", outputs=[{"name": "record"}]))
     assert ['{"product": [], "price": [], "O": ["12", "3"]}'] == strings(found, "record")
     assert ["record"] == [output.name for output in found.outputs]
@@ -81,8 +82,9 @@ def test_other_kinds_are_answered_too(daemon: RunningDaemon, calls: Calls) -> No
     assert (["one two three"], ["stop"]) == (strings(text, "text"), strings(text, "finish_reason"))
 
 
-def test_a_generation_comes_in_pieces_and_the_last_is_marked(calls: Calls) -> None:
-    """It has what all answers have; its text is what came before."""
+def test_stream_infer_streams_text_and_marks_last_response(calls: Calls) -> None:
+    """ModelStreamInfer returns a text in pieces; the last response is marked as final and has the finish reason and the
+    prediction id."""
     asked = infer("generate", "one two three", id="9", parameters={"output_tokens_max": {"int64_param": 2}})
     responses = list(calls("ModelStreamInfer", iter([asked])))
     assert [False, False, True] == final(responses)
@@ -93,8 +95,9 @@ def test_a_generation_comes_in_pieces_and_the_last_is_marked(calls: Calls) -> No
     assert 36 == len(strings(last, "prediction_id")[0])
 
 
-def test_a_stream_answers_one_after_the_other_and_outlives_errors(calls: Calls) -> None:
-    """Each response has the id of its request; an error is said in the stream, with its reason."""
+def test_stream_infer_continues_after_error(calls: Calls) -> None:
+    """ModelStreamInfer answers its requests in order with their ids; a failed request gets an error response with its
+    reason and does not end the stream."""
     asked = [infer("intent", "a refund", id="1"), infer("nobody", "x", id="2"), infer("intent", "price", id="3")]
     first, failed, third = calls("ModelStreamInfer", iter(asked))
     assert (["refund"], ["price"]) == tuple(strings(each.infer_response, "label") for each in (first, third))
@@ -104,8 +107,8 @@ def test_a_stream_answers_one_after_the_other_and_outlives_errors(calls: Calls) 
     assert [True] * 3 == final([first, failed, third])
 
 
-def test_a_stream_may_ask_for_statuses(calls: Calls) -> None:
-    """Then the first error ends it, with the details of any call."""
+def test_stream_infer_can_end_with_grpc_status(calls: Calls) -> None:
+    """With the metadata `triton_grpc_error` the first error ends the stream with a gRPC status and its details."""
     answers = calls("ModelStreamInfer", iter([infer("intent")]), metadata=(("triton_grpc_error", "true"),))
     with pytest.raises(grpc.RpcError) as failed:
         list(answers)
@@ -113,8 +116,9 @@ def test_a_stream_may_ask_for_statuses(calls: Calls) -> None:
     assert ("INVALID_ARGUMENT", "REQUEST_INVALID") == (how.code, how.reason)
 
 
-def test_a_caller_cannot_hold_streams_without_end(calls: Calls) -> None:
-    """Those that wait count, too: one more is refused like any call that is too much, and one that ends makes room."""
+def test_open_streams_per_client_are_limited(calls: Calls) -> None:
+    """A client at its limit of 4 open streams is refused another one with CLIENT_SHARE_FULL, but can make other calls;
+    an ended stream makes room."""
     hold = threading.Event()
 
     def held() -> Iterator[Any]:
@@ -167,23 +171,25 @@ def test_a_caller_cannot_hold_streams_without_end(calls: Calls) -> None:
         (infer("intent", "!fail"), ("INTERNAL", "MODEL_FAILED", "told to fail")),
     ],
 )
-def test_what_is_wrong_is_refused_as_our_own_api_refuses_it(calls: Calls, request_: Any, expected: Any) -> None:
-    """Code, reason and a message that stands alone: tritonclient's users see nothing else."""
+def test_invalid_request_is_refused_like_own_api(calls: Calls, request_: Any, expected: Any) -> None:
+    """An invalid request fails with the code and reason of the daemon's own API; the message is complete, because users
+    of tritonclient see nothing else."""
     code, reason, part = expected
     found = refused(calls, "ModelInfer", request_)
     assert (code, reason) == found[:2]
     assert part in found[2]
 
 
-def test_a_version_that_is_named_is_the_one_that_answers(calls: Calls) -> None:
-    """Empty or the active one's number; the response states it."""
+def test_requested_model_version_must_be_active(calls: Calls) -> None:
+    """A request can name the active version, which the response repeats; another version is NOT_FOUND."""
     assert "1002000" == calls("ModelInfer", infer("intent", "x", model_version="1002000")).model_version
     assert calls("ModelReady", pb.ModelReadyRequest(name="intent", version="1002000")).ready
     assert "NOT_FOUND" == refused(calls, "ModelReady", pb.ModelReadyRequest(name="intent", version="3"))[0]
 
 
-def test_a_repeated_request_id_gets_the_same_answer(daemon: RunningDaemon, calls: Calls) -> None:
-    """The parameter, for the protocol's own `id` is only echoed; the window is the one of our own API."""
+def test_request_id_parameter_is_idempotent(daemon: RunningDaemon, calls: Calls) -> None:
+    """The parameter `request_id` returns the same prediction, shared with the daemon's own API; the protocol's `id`
+    does not."""
     same = {"request_id": {"string_param": "d3b0"}}
     ids = [strings(calls("ModelInfer", infer("intent", "x", parameters=same)), "prediction_id") for _ in range(2)]
     with daemon.client() as client:
@@ -193,8 +199,8 @@ def test_a_repeated_request_id_gets_the_same_answer(daemon: RunningDaemon, calls
     assert ids[0] != strings(other, "prediction_id")
 
 
-def test_answers_are_kept_and_counted_like_all_others(daemon: RunningDaemon, calls: Calls) -> None:
-    """A reviewer finds them by their ids, and the counts are those of the task, whatever API asked."""
+def test_answers_are_stored_and_counted(daemon: RunningDaemon, calls: Calls) -> None:
+    """Answers over this protocol are counted in ModelStatistics, and reviewers can fetch them by prediction id."""
     [before] = calls("ModelStatistics", pb.ModelStatisticsRequest(name="intent")).model_stats
     answer = calls("ModelInfer", infer("intent", "a refund", "the price"))
     [counted] = calls("ModelStatistics", pb.ModelStatisticsRequest(name="intent")).model_stats
@@ -206,14 +212,14 @@ def test_answers_are_kept_and_counted_like_all_others(daemon: RunningDaemon, cal
         assert ["a refund", "the price"] == [reviewer.prediction(each).input for each in ids]
 
 
-def test_statistics_of_everything(calls: Calls) -> None:
-    """Without a name all tasks are listed."""
+def test_statistics_without_name_list_all_tasks(calls: Calls) -> None:
+    """ModelStatistics without a name returns all tasks."""
     found = calls("ModelStatistics").model_stats
     assert ["embed", "extract", "generate", "intent"] == [each.name for each in found]
 
 
-def test_the_server_says_what_it_is(calls: Calls) -> None:
-    """And lists no extension that it does not have."""
+def test_server_metadata_lists_supported_extensions(calls: Calls) -> None:
+    """The server is live and ready, and its metadata lists exactly the supported extensions."""
     assert calls("ServerLive").live
     assert calls("ServerReady").ready
     about = calls("ServerMetadata")
@@ -222,8 +228,8 @@ def test_the_server_says_what_it_is(calls: Calls) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_is_ready_when_it_is_loaded(tmp_path: Path) -> None:
-    """One that does not load is known and not ready, and then the server is not, either."""
+def test_unloadable_model_makes_server_not_ready(tmp_path: Path) -> None:
+    """With a model whose weights are missing, neither the model nor the server is ready, but the server is live."""
     broken = echo_bundle(tmp_path / "broken", "broken", weights=b"x")
     with RunningDaemon(tmp_path / "site") as daemon:
         daemon.install(broken)
@@ -240,8 +246,8 @@ def test_a_model_is_ready_when_it_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_does_not_wait_for_open_streams(tmp_path: Path) -> None:
-    """One that waits for its next request is ended at once, with the reason."""
+def test_stop_ends_idle_open_stream(tmp_path: Path) -> None:
+    """A stop ends a stream that has no request in progress with DRAINING, without waiting for the drain time."""
     with RunningDaemon(tmp_path / "site", service={"drain_seconds": DRAIN_SECONDS}) as daemon:
         daemon.install(echo_bundle(tmp_path / "b", "intent", labels=LABELS))
         hold = threading.Event()
@@ -260,16 +266,16 @@ def test_a_stop_does_not_wait_for_open_streams(tmp_path: Path) -> None:
     assert ("UNAVAILABLE", "DRAINING") == (ended(failed.value).code, ended(failed.value).reason)
 
 
-def test_a_deadline_reaches_the_model(calls: Calls) -> None:
-    """As with any call."""
+def test_model_infer_respects_deadline(calls: Calls) -> None:
+    """ModelInfer ends at the caller's deadline with DEADLINE_EXCEEDED."""
     with pytest.raises(grpc.RpcError) as failed:
         calls("ModelInfer", infer("intent", "!slow 3000"), timeout=0.3)
     assert "DEADLINE_EXCEEDED" == ended(failed.value).code
 
 
 @pytest.mark.slow
-def test_raw_numbers_are_little_endian(calls: Calls) -> None:
-    """Four bytes each, and they add up to one."""
+def test_raw_scores_are_little_endian_floats(calls: Calls) -> None:
+    """Raw scores are little-endian floats of four bytes that add up to one."""
     answer = calls("ModelInfer", infer("intent", "a refund"))
     scores = answer.raw_output_contents[[output.name for output in answer.outputs].index("scores")]
     assert pytest.approx(1.0) == sum(struct.unpack("<2f", scores))

@@ -1,4 +1,4 @@
-"""Clients of the Open Inference Protocol that others wrote, unchanged, in environments of their own."""
+"""Third-party clients of the Open Inference Protocol, unchanged, each in its own environment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 @dataclass
 class Site:
-    """A daemon on its sockets and on TCP with certificates, with one task of each kind."""
+    """A daemon with one task of each kind on its sockets and on TCP with certificates."""
 
     daemon: RunningDaemon
     tls: TlsSite
@@ -38,7 +38,7 @@ class Site:
 
     @property
     def certificates(self) -> list[str]:
-        """The files of a device."""
+        """The certificate files of a client device."""
         self.tls.client("till", "infer")
         return [str(self.tls.folder / name) for name in ("ca.crt", "till.crt", "till.key")]
 
@@ -55,7 +55,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def told(environment: str, script: str, *words: str) -> Any:
-    """Run a client; return what it was told."""
+    """Run a client; return its output."""
     command = [environments.interpreter(environment), environments.CLIENTS / f"{script}.py", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
     assert done.returncode == 0, done.stderr
@@ -63,7 +63,7 @@ def told(environment: str, script: str, *words: str) -> Any:
 
 
 def check_triton(found: Any) -> None:
-    """Compare tritonclient's answers with those of our own API."""
+    """Compare tritonclient's answers with the expected ones of the daemon's own API."""
     assert (True, True, True, "edge-agent") == tuple(found[key] for key in ("live", "ready", "model_ready", "server"))
     assert ["label", "confidence", "below_threshold", "scores"] == [o["name"] for o in found["metadata"]["outputs"]][:4]
     assert (["1002000"], 64) == (found["metadata"]["versions"], found["config"]["max_batch_size"])
@@ -82,7 +82,7 @@ def check_triton(found: Any) -> None:
 
 
 def check_refusals(found: Any) -> None:
-    """Its users see code and message alone."""
+    """Check the code and the message of refused calls, which is all that tritonclient shows."""
     code, message = found["unknown"]
     assert "StatusCode.NOT_FOUND" == code
     assert message.startswith("Request for unknown model: no task is called 'nobody'; known tasks: ")
@@ -94,8 +94,8 @@ def check_refusals(found: Any) -> None:
 
 
 @pytest.mark.slow
-def test_tritonclient(site: Site) -> None:
-    """Answers, refusals and a stream with an error in its middle, over the socket."""
+def test_tritonclient_over_socket(site: Site) -> None:
+    """tritonclient gets answers, refusals and a stream with an error in the middle over the socket."""
     found = told("triton", "triton_sync", site.daemon.inference)
     check_triton(found)
     check_refusals(found)
@@ -107,13 +107,13 @@ def test_tritonclient(site: Site) -> None:
 
 @pytest.mark.slow
 def test_tritonclient_with_certificates(site: Site) -> None:
-    """The same over TCP, with a certificate for the role."""
+    """tritonclient gets the same answers over TCP with a client certificate."""
     check_triton(told("triton", "triton_sync", site.tls.address, *site.certificates))
 
 
 @pytest.mark.slow
 def test_tritonclient_aio(site: Site) -> None:
-    """Sixteen calls at a time and a stream of two requests."""
+    """tritonclient's asyncio client makes 16 concurrent calls and a stream of two requests."""
     found = told("triton", "triton_aio", site.daemon.inference)
     assert found["ready"]
     assert ["refund", "price"] * 8 == found["labels"]
@@ -123,8 +123,9 @@ def test_tritonclient_aio(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_kserve(site: Site) -> None:
-    """Raw and typed requests get the same; an unknown model is NOT_FOUND, which it does not try again."""
+def test_kserve_client(site: Site) -> None:
+    """KServe's client gets the same answers to raw and typed requests, and NOT_FOUND with the known tasks for an
+    unknown model."""
     found = told("kserve", "kserve_client", site.daemon.inference)
     assert (True, True, True, "k/1") == tuple(found[key] for key in ("live", "ready", "model_ready", "id"))
     for form in ("raw", "typed"):
@@ -139,8 +140,8 @@ def test_kserve(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_reflection(site: Site) -> None:
-    """A client that knows no protocol finds both APIs on the operator's socket, and calls them."""
+def test_reflection_client_calls_both_apis(site: Site) -> None:
+    """A client without the protocol files finds both APIs by reflection on admin.sock and calls them."""
     found = told("triton", "reflecting", site.daemon.admin_target)
     assert {"inference.GRPCInferenceService", "edge_agent.v1.InferenceService"} <= set(found["services"])
     assert {"live": True} == found["live"]
@@ -150,7 +151,7 @@ def test_reflection(site: Site) -> None:
 
 
 def analysed(site: Site, model: str, text: str, *words: str) -> list[Any]:
-    """Run perf_analyzer; return the requests that it made, with the outputs of each response."""
+    """Run perf_analyzer; return its requests with the outputs of each response."""
     data, out = site.folder / "data.json", site.folder / "profile.json"
     data.write_text(json.dumps({"data": [{"text": {"content": [text], "shape": [1]}}]}))
     out.unlink(missing_ok=True)
@@ -178,15 +179,15 @@ def analysed(site: Site, model: str, text: str, *words: str) -> list[Any]:
     return list(experiment["requests"])
 
 
-def test_perf_analyzer(site: Site) -> None:
-    """It reads metadata, configuration and statistics, calls over the socket, and every answer is the right one."""
+def test_perf_analyzer_over_socket(site: Site) -> None:
+    """perf_analyzer reads metadata, configuration and statistics over the socket, and every answer is right."""
     requests = analysed(site, "intent", "a refund", "-u", site.daemon.inference)
     assert REQUESTS == len(requests)
     assert [["refund"]] * REQUESTS == [[each["label"] for each in made["response_outputs"]] for made in requests]
 
 
 def test_perf_analyzer_with_certificates(site: Site) -> None:
-    """The same over TCP."""
+    """perf_analyzer gets the right answers over TCP with a client certificate."""
     ca, certificate, key = site.certificates
     files = ["--ssl-grpc-root-certifications-file", ca, "--ssl-grpc-certificate-chain-file", certificate]
     secure = ["--ssl-grpc-use-ssl", *files, "--ssl-grpc-private-key-file", key]
@@ -195,7 +196,7 @@ def test_perf_analyzer_with_certificates(site: Site) -> None:
 
 
 def test_perf_analyzer_streaming(site: Site) -> None:
-    """It sees a decoupled model, and of each text three pieces and an end."""
+    """perf_analyzer handles a generate task as a decoupled model: three pieces and an end for each text."""
     requests = analysed(site, "generate", "one two three", "-u", site.daemon.inference, "--streaming", "--async")
     assert [["one", " two", " three", ""]] * REQUESTS == [
         [each["text"] for each in made["response_outputs"]] for made in requests
@@ -204,8 +205,8 @@ def test_perf_analyzer_streaming(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_health_is_checked_and_watched(tmp_path: Path) -> None:
-    """By the standard service: overall and for each task; a watch hears of a task that goes, and of the end."""
+def test_health_check_and_watch(tmp_path: Path) -> None:
+    """The standard health service reports the daemon and each task; a watch reports a removed task and a drain."""
     with RunningDaemon(tmp_path / "site") as daemon:
         daemon.install(echo_bundle(tmp_path / "intent", "intent"), echo_bundle(tmp_path / "other", "other"))
         with grpc.insecure_channel(daemon.inference) as channel:

@@ -1,4 +1,4 @@
-"""A clinic's sentence with a name, an address and a record number, up to the training row, and its erasure."""
+"""A sentence with a name, an address and a record number at a clinic: its way to the training row, and its erasure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Run = Callable[..., str]
 
 
 def runner(app: Any, *before: object) -> Run:
-    """Return a command that must succeed, and its output."""
+    """Return a function that runs a command, requires success, and returns its output."""
 
     def run(*arguments: object, stdin: str = "") -> str:
         result = CliRunner().invoke(app, list(map(str, (*before, *arguments))), input=stdin)
@@ -62,7 +62,7 @@ def clinic(tmp_path: Path) -> Iterator[RunningDaemon]:
 
 
 def kept(daemon: RunningDaemon, prediction_id: str) -> str:
-    """Return the input of a kept answer; empty = it is not kept."""
+    """Return the stored input of an answer, or an empty string if it is not stored."""
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
         try:
             return client.prediction(prediction_id).input
@@ -71,7 +71,7 @@ def kept(daemon: RunningDaemon, prediction_id: str) -> str:
 
 
 def contents(path: Path) -> Iterator[bytes]:
-    """Yield what a file holds, and what the members of an archive hold."""
+    """Yield the content of a file and of the members of an archive."""
     yield path.read_bytes()
     if tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
@@ -81,18 +81,19 @@ def contents(path: Path) -> Iterator[bytes]:
 
 
 def files_with_values(root: Path) -> list[str]:
-    """Return every file below a folder that has a value as it stands."""
+    """Return every file below a folder that contains a value in plain text."""
     wanted = [value.encode() for value in (NAME, STREET, RECORD)]
     files = filter(Path.is_file, root.rglob("*"))
     return [str(path) for path in files if any(value in each for each in contents(path) for value in wanted)]
 
 
 @pytest.mark.slow
-def test_nothing_of_a_person_leaves_and_everything_can_be_erased(tmp_path: Path, clinic: RunningDaemon):
-    """No value of the sentence is in any file, database, log, segment, receipt, support bundle or training row.
+def test_personal_data_is_redacted_and_can_be_erased(tmp_path: Path, clinic: RunningDaemon):
+    """No personal value is in any file of the site or the central team, including segments, logs, support bundles and
+    training rows.
 
-    Then a value from standard input erases the answer here and centrally: the receipt is back, the lineage lists
-    what learned from it, and the log of the central team has the erasure.
+    A value from standard input erases the example at the site and centrally: the receipt confirms it, the lineage lists
+    the affected bundle and dataset, and the central log has the erasure.
     """
     agent, convert = runner(appliance.app, *clinic.command()[3:]), runner(factory.app)
     drive, collected, data = tmp_path / "drive", tmp_path / "collected", tmp_path / "data"

@@ -1,7 +1,6 @@
-"""docs/questions-from-csv.md: its commands run, from the table to an answer over HTTP.
+"""The commands of docs/questions-from-csv.md run from the table to an answer over HTTP.
 
-Only the encoder is another one, of some hundred thousand random weights, and the table is shorter, so that training
-takes seconds.
+Only the encoder, with some hundred thousand random weights, and a shorter table differ, so that training takes seconds.
 """
 
 from __future__ import annotations
@@ -42,8 +41,9 @@ def program_of(page: str, port: int) -> str:
 
 
 @pytest.mark.slow
-def test_the_page_leads_from_a_table_to_answers() -> None:
-    """Its commands, one after the other in a fresh folder: curl and OpenAI's client ask the signed bundle."""
+def test_every_command_of_questions_page_runs() -> None:
+    """The commands of docs/questions-from-csv.md run in order in a fresh folder, until curl and the OpenAI client get
+    answers from the signed bundle."""
     program = program_of(PAGE.read_text(encoding="utf-8"), free_port())
     with tempfile.TemporaryDirectory(prefix="q") as folder:  # short, as the path of a socket has 107 bytes at most
         tiny_encoder.checkpoint(Path(folder, "tiny"))
@@ -58,7 +58,7 @@ def test_the_page_leads_from_a_table_to_answers() -> None:
 
 
 def run(program: str, folder: Path) -> str:
-    """Run the commands in a folder like a clone; return what they print."""
+    """Run the commands in a folder like a clone; return the output."""
     for name in (".venv", "examples"):
         (folder / name).symlink_to(ROOT / name)
     with subprocess.Popen(

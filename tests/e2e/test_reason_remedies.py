@@ -1,6 +1,6 @@
-"""Each reason of the catalogue of errors: it appears where its fault is, alone, and its remedy helps.
+"""Each reason of the error catalogue appears where its fault is, alone, and its remedy works.
 
-The rows are in tests/support/reason_cases; `scripts/bench remedies` plays them, too.
+The cases are in tests/support/reason_cases; `scripts/bench remedies` runs them, too.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ PLAYED = [
 EXCUSE_WORDS_MIN = 8
 
 
-def test_every_reason_has_a_row() -> None:
-    """A reason that is added to the catalogue needs one."""
+def test_every_reason_has_a_case() -> None:
+    """Every reason of the error catalogue has a remedy case."""
     assert set(BY_REASON) | CLIENT_REASONS == set(CASES)
 
 
-def test_a_row_is_played_or_says_why_not() -> None:
-    """In a sentence, and never both."""
+def test_each_case_is_run_or_has_an_excuse() -> None:
+    """Each remedy case either runs or has a full sentence that explains why it cannot."""
     assert [] == [row.name for row in CASES.values() if bool(row.play) == bool(row.excused)]
     assert [] == [row.name for row in CASES.values() if row.excused and len(row.excused.split()) < EXCUSE_WORDS_MIN]
 
 
 @pytest.mark.parametrize("reason", PLAYED)
-def test_the_remedy_of_a_reason_helps(reason: str, tmp_path: Path) -> None:
-    """Exactly this reason appears; followed as printed its remedy cures, or names the person who can."""
+def test_remedy_of_each_reason_works(reason: str, tmp_path: Path) -> None:
+    """The fault shows exactly this reason, and its remedy, followed as printed, fixes it or names the person who
+    can."""
     row = CASES[reason]
     assert row.play
     played = row.play(tmp_path)

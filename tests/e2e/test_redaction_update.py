@@ -1,6 +1,6 @@
-"""A redaction bundle on its whole way: signed, planned, brought by the uplink, reading, replaced, and rolled back.
+"""A redaction bundle from publication to rollback: signed, planned, downloaded, used, replaced, and rolled back.
 
-The models are the echo runtime's: every run of digits is personal, and each version names it otherwise.
+The models are the echo runtime's, which takes every run of digits as personal data; each version has its own label.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def redactor(folder: Path, version: str, label: str) -> Path:
-    """Make a redaction bundle that names runs of digits by a label, and promises something."""
+    """Write a redaction bundle with a risk bound that labels runs of digits."""
     section = {"cutoff": 0.5, "bound": {**BOUND, "rules": RULES_VERSION}}
     tags = ("O", f"B-{label}", f"I-{label}")
     return echo_bundle(
@@ -44,7 +44,7 @@ def redactor(folder: Path, version: str, label: str) -> Path:
 
 
 def is_kept_as(site: FleetSite, text: str) -> bool:
-    """Ask about the secret; tell whether the example is kept as this text, once it is kept."""
+    """Classify a text with the secret; return whether the stored example has this text."""
     with site.daemon.client() as client:
         prediction = client.classify(TASK, [TEXT])[0].prediction_id
     kept: list[str] = []
@@ -62,18 +62,16 @@ def is_kept_as(site: FleetSite, text: str) -> bool:
 
 
 def reported(site: FleetSite, folder: Path, central: CentralTeam) -> list[tuple[str, str]]:
-    """Return site and redaction model of each line of edge-convert fleet."""
+    """Return site and redaction model of each line of `edge-convert fleet`."""
     (folder / "plan.json").write_bytes(plans.encode(central.held.plan))
     said = CliRunner().invoke(app, ["fleet", str(site.store), "--plan", str(folder / "plan.json"), "--json"])
     return [(each["site"], each["model"]) for each in json.loads(said.stdout)["redaction"]]
 
 
 @pytest.mark.slow
-def test_a_redaction_bundle_is_published_read_with_replaced_and_rolled_back(tmp_path: Path):
-    """The plan names it like any other; its version reads from the switch on, and the earlier one after a rollback.
-
-    The central team sees which one reads. The value is in no file of the site, and in nothing that has left it.
-    """
+def test_redaction_bundle_update_and_rollback(tmp_path: Path):
+    """Examples are redacted by the planned version, then by its update, then by the earlier one after a rollback, and
+    `edge-convert fleet` shows which. The personal value is in no file of the site or the store."""
     central = CentralTeam(tmp_path / "central")
     labels = ("refund", "price")
     answering = central.publish(echo_bundle(tmp_path / "intent", TASK, labels=labels, version="1.0.0"))

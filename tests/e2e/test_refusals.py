@@ -26,21 +26,22 @@ CALL_SECONDS_MAX = 60.0
 
 
 def events(log: Path, *names: str) -> list[dict[str, Any]]:
-    """Return those events of a log."""
+    """Return the events of a log with these names."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [line for line in lines if line["event"] in names]
 
 
 def refused(client: Client, task: str) -> str:
-    """Return the reason for which a call is refused."""
+    """Return the reason of a refused call."""
     with pytest.raises(CallFailed) as failed:
         client.classify(task, [SECRET])
     return failed.value.reason
 
 
 @pytest.mark.slow
-def test_refused_calls_are_in_the_journal_and_in_the_metrics(tmp_path: Path) -> None:
-    """One line at once, a summary at the stop, and each call in the metrics; on sockets and by certificate."""
+def test_refused_calls_are_logged_and_counted(tmp_path: Path) -> None:
+    """The first refused call of a client is logged at once and repeated ones as a summary at the stop; the metrics
+    count each. The log has no texts."""
     site, port = TlsSite(tmp_path / "tls"), free_port()
     settings = {**site.settings(), "metrics": {"address": f"127.0.0.1:{port}"}}
     with RunningDaemon(tmp_path / "daemon", **settings) as daemon:
@@ -74,8 +75,9 @@ def _empty(client: Client) -> str:
 
 
 @pytest.mark.slow
-def test_rejected_certificates_are_in_the_journal_and_in_the_metrics(tmp_path: Path) -> None:
-    """By cause, because gRPC does not report the address of a rejected client. The daemon keeps answering."""
+def test_rejected_certificates_are_logged_and_counted(tmp_path: Path) -> None:
+    """Failed TLS handshakes are logged and counted by cause, because gRPC does not report the address of a rejected
+    client. The daemon keeps answering."""
     site, port = TlsSite(tmp_path / "tls"), free_port()
     strangers: dict[str, Tls | None] = {
         "not TLS": None,
@@ -101,8 +103,9 @@ def test_rejected_certificates_are_in_the_journal_and_in_the_metrics(tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_console_logs_whom_it_refuses(tmp_path: Path) -> None:
-    """A program without the token, a wrong token in the form, a call for no task: each with the caller's address."""
+def test_console_logs_refused_requests(tmp_path: Path) -> None:
+    """The console logs a request without a token, a wrong token and an unknown task with the client's address, without
+    texts."""
     with gateway_site(tmp_path, echo_bundle(tmp_path / "a", "intent", "classify", ("refund", "price"))) as site:
         console = site.console
         bearer = {"authorization": f"Bearer {site.token}", "content-type": "application/json"}
@@ -121,8 +124,8 @@ def _classify() -> str:
 
 
 @pytest.mark.slow
-def test_the_console_logs_certificates_that_it_rejects(tmp_path: Path) -> None:
-    """None, a foreign one, an expired one."""
+def test_console_logs_rejected_certificates(tmp_path: Path) -> None:
+    """The console logs failed handshakes with a missing, a foreign and an expired client certificate."""
     site = TlsSite(tmp_path / "tls")
     files = {"certificate_file": str(site.certificate), "key_file": str(site.key), "client_ca_file": str(site.ca)}
     strangers = {

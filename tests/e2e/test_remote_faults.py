@@ -1,4 +1,4 @@
-"""`edge-agent --remote` where no daemon can be reached: each cause has its own sentence and remedy, and exit code 3."""
+"""`edge-agent --remote` without a reachable daemon: each cause has its own message and remedy, and exit code 3."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SITE_FAULT = 3
 
 
 def status_of(folder: Path, address: str, tls: Tls | None = None, inside: tuple[str, ...] = ()) -> str:
-    """Run `edge-agent status --remote` against an address; return what it wrote about the failure."""
+    """Run `edge-agent status --remote` against an address; return its error output."""
     lines = [f"address: '{address}'"]
     if tls:
         lines += [f"ca: {tls.ca}", f"certificate: {tls.certificate}", f"key: {tls.key}"]
@@ -39,8 +39,9 @@ def status_of(folder: Path, address: str, tls: Tls | None = None, inside: tuple[
 
 
 @pytest.mark.slow
-def test_without_a_network_a_name_and_an_address_fail_differently(tmp_path: Path) -> None:
-    """No network to an address; no name server for a name. Both remedies begin with this machine's own network."""
+def test_missing_network_is_distinguished_from_missing_dns(tmp_path: Path) -> None:
+    """Without a network the message for an address names the missing network, and the one for a name the missing name
+    server; both remedies begin with this machine's network."""
     alone = ("unshare", "--net")
     if not shutil.which("unshare") or subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this user may not make a network namespace (needs root)")
@@ -67,8 +68,9 @@ with Client(f"till-3.shop:{port}") as client:
 
 
 @pytest.mark.slow
-def test_a_name_is_looked_up_as_by_every_program_of_the_machine(tmp_path: Path) -> None:
-    """With nsswitch.conf and every line of /etc/hosts: of two addresses the one that leads somewhere is taken."""
+def test_name_lookup_uses_etc_hosts_and_all_addresses(tmp_path: Path) -> None:
+    """The client resolves a name like the system, with every line of /etc/hosts, and connects to the address that is
+    reachable."""
     lines = ("127.0.0.1 localhost", "2001:db8::dead till-3.shop", "127.0.0.1 till-3.shop")
     (tmp_path / "hosts").write_text("".join(f"{line}\n" for line in lines))
     script = 'ip link set lo up && mount --bind "$0" /etc/hosts || exit 77; exec "$@"'
@@ -82,8 +84,9 @@ def test_a_name_is_looked_up_as_by_every_program_of_the_machine(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_port_where_nothing_listens_is_told_from_a_machine_that_is_off(tmp_path: Path) -> None:
-    """The machine answers, so the remedy is about the daemon there."""
+def test_closed_port_is_distinguished_from_missing_machine(tmp_path: Path) -> None:
+    """When the machine answers but nothing listens on the port, the message reports that, and the remedy names the
+    daemon's configuration there."""
     port = free_port()
     said = status_of(tmp_path, f"127.0.0.1:{port}")
     assert f"that machine answers, but no program listens on port {port}" in said
@@ -92,13 +95,14 @@ def test_a_port_where_nothing_listens_is_told_from_a_machine_that_is_off(tmp_pat
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A port that takes connections and says nothing."""
+    """A port that accepts connections and sends nothing."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_deadline_before_any_answer_asks_whether_the_machine_is_there(silent: str) -> None:
-    """A client that never had an answer is told to look at the way there; one that had is told to allow more time."""
+def test_deadline_before_first_answer_suggests_network_check(silent: str) -> None:
+    """When a deadline expires before the client ever had an answer, the remedy suggests a check of the network, not
+    more time."""
     with AdminClient(silent) as client, pytest.raises(CallFailed) as caught:
         client.status(timeout_seconds=0.2)
     assert ("DEADLINE_EXPIRED", True) == (caught.value.reason, "and none before" in caught.value.message)
@@ -110,8 +114,8 @@ class _WebServer(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_another_program_on_the_port_is_said_to_be_one() -> None:
-    """A web server does not speak the daemon's protocol."""
+def test_other_program_on_port_is_identified() -> None:
+    """A web server on the port is reported as another program."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _WebServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with AdminClient(f"127.0.0.1:{server.server_port}") as client, pytest.raises(CallFailed) as caught:
@@ -121,7 +125,7 @@ def test_another_program_on_the_port_is_said_to_be_one() -> None:
 
 
 class _SlowLine:
-    """Passes connections on to a daemon, each piece of data later by `seconds`."""
+    """Forwards connections to a daemon and delays each piece of data by `seconds`."""
 
     def __init__(self, target: str, seconds: float) -> None:
         host, _, port = target.rpartition(":")
@@ -155,8 +159,8 @@ class _SlowLine:
 
 
 @pytest.mark.slow
-def test_a_daemon_far_away_is_reached() -> None:
-    """Where the first answer takes a quarter of a second, as over a satellite, the connection is still made."""
+def test_slow_network_connection_is_made() -> None:
+    """A connection succeeds with a delay of a quarter of a second, as over a satellite."""
     with (
         FakeDaemon("127.0.0.1:0") as daemon,
         closing(_SlowLine(daemon.targets[0], 0.25)) as line,
@@ -192,8 +196,9 @@ with FakeDaemon("127.0.0.1:0") as daemon, Client(daemon.targets[0]) as client:
 
 
 @pytest.mark.slow
-def test_a_connection_that_a_firewall_has_forgotten_is_made_again() -> None:
-    """What is sent on it gets no answer any more: the client gives it up, and its calls are answered on a new one."""
+def test_connection_dropped_by_firewall_is_replaced() -> None:
+    """When a firewall silently drops an open connection, the client abandons it, and its calls are answered on a new
+    one."""
     if why := why_not():
         pytest.skip(why)
     done = subprocess.run(
@@ -203,8 +208,9 @@ def test_a_connection_that_a_firewall_has_forgotten_is_made_again() -> None:
 
 
 @pytest.mark.slow
-def test_certificates_that_fail_are_told_apart(tmp_path: Path) -> None:
-    """Expired, of another authority, and a client that the server refuses because its own certificate has expired."""
+def test_certificate_failures_are_distinguished(tmp_path: Path) -> None:
+    """The messages distinguish an expired server certificate, one of another authority, and an expired client
+    certificate."""
     site = TlsSite(tmp_path / "tls")
     good = site.client("boss", "admin")
     old = site.client("old", "admin", at=time.time() - 100 * DAY)

@@ -1,4 +1,5 @@
-"""The report of a real site: both daemons and a scripted oracle, from the first question to the change of mode."""
+"""The report of a real site with both daemons and a scripted large model, from the first question to the change of
+mode."""
 
 import json
 import subprocess
@@ -25,7 +26,8 @@ LABELS = [label for label in INTENTS if label != "other"][:6]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """It collects, and pays 1 for a thousand tokens asked and 2 for a thousand answered."""
+    """A site that stores examples; the large model costs 1 per thousand input tokens and 2 per thousand output
+    tokens."""
     folder = tmp_path_factory.mktemp("site")
     collect = {"collect": {TASK: "local"}, "commit_seconds": 0.01}
     prices = {"input_token_price": 1000.0, "output_token_price": 2000.0, "calls_max": 8}
@@ -38,35 +40,35 @@ def site(tmp_path_factory):
 
 
 def edge_agent(site, *arguments):
-    """Run a command as an operator does; return what it prints."""
+    """Run a command like an operator; return its output."""
     command = [sys.executable, "-B", "-m", "edge_agent.cli", "--config", str(site.folder / "agent.yaml")]
     sockets = ["--run-dir", str(site.serve.run_dir)]
     return subprocess.run([*command, *sockets, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def report(site):
-    """Return what the report says of the task."""
+    """Return the task's entry in the report."""
     (task,) = json.loads(edge_agent(site, "report", "--json"))["tasks"]
     return task
 
 
 def await_money(site, questions):
-    """Wait until so many questions are paid for, on the disk."""
+    """Wait until this number of questions is charged and stored."""
     eventually_sync(lambda: questions == sum(each.questions for each in site.admin.field_report(TASK).money))
 
 
 def ask(site, *labels):
-    """Ask once for each label."""
+    """Classify one text for each label."""
     site.client.classify(TASK, [f"{label} please" for label in labels], timeout_seconds=30)
 
 
 def await_answers(site, answers):
-    """Wait until so many answers of the newest bundle are counted."""
+    """Wait until this number of answers of the newest bundle is counted."""
     eventually_sync(lambda: answers == site.admin.field_report(TASK).series[0].totals.get("answers"))
 
 
 def begin(site):
-    """Install the definition of a task, which has no model; let the large one answer six inputs."""
+    """Install a task definition without a model; let the large model answer six inputs."""
     fields = bundles.fields_of("upstream", TASK, "classify", None, "0.1.0")
     site.admin.install(bundles.write(site.folder / "definition", fields, DEFINITION, {}))
     ask(site, *LABELS)
@@ -74,7 +76,7 @@ def begin(site):
 
 
 def check_page(site, tmp_path):
-    """Check that the command writes the page of what was just counted, and that the table fits on a screen."""
+    """Check that the command writes the HTML page, and that the table fits on a screen."""
     path = tmp_path / "report.html"
     said = edge_agent(site, "report", "--html", str(path))
     assert f"{path}: open it in a browser.\n" == said
@@ -85,8 +87,9 @@ def check_page(site, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_task_goes_from_bootstrap_to_hybrid(site, tmp_path):
-    """The report counts examples and money from the first answer on, and names the next mode when its time has come."""
+def test_report_guides_task_from_bootstrap_to_hybrid(site, tmp_path):
+    """The report counts examples and costs from the first answer, recommends the next mode when its conditions hold,
+    and shows the savings in hybrid mode."""
     begin(site)
     begun = report(site)
     assert ("bootstrap", False, "NEEDS_EXAMPLES", 94) == (

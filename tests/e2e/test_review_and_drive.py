@@ -1,4 +1,4 @@
-"""`edge-agent review`, `export` and `import` against the real daemon: reviews, and transfers by USB drive."""
+"""`edge-agent review`, `erase`, `media export` and `media import` against the real daemon."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def daemon(tmp_path_factory) -> Iterator[RunningDaemon]:
 
 @pytest.fixture
 def run(daemon: RunningDaemon) -> Callable[..., Result]:
-    """Run edge-agent for that daemon."""
+    """Run edge-agent against that daemon."""
     options = daemon.command()[3:]
     return lambda *arguments, stdin="": CliRunner().invoke(app, [*options, *arguments], input=stdin)
 
@@ -66,8 +66,9 @@ def said(daemon: RunningDaemon, prediction_id: str) -> list[tuple[str, str, str]
         return [(one.reviewer, one.verdict, one.value) for one in client.prediction(prediction_id).feedback]
 
 
-def test_one_key_for_each_label(daemon, run):
-    """Enter accepts, a digit corrects, ! rejects with a reason, - skips, . ends; each kept under that name."""
+def test_review_keys_accept_correct_reject_and_skip(daemon, run):
+    """In `review`, Enter accepts, a digit corrects, ! rejects with a reason, - skips and . ends; verdicts are stored
+    under the reviewer's name."""
     asked = ask(daemon, "keys", *(f"review {n}" for n in range(5)))
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
         queue = list(client.queue("keys"))
@@ -86,16 +87,16 @@ def test_one_key_for_each_label(daemon, run):
     assert set(asked) == set(order)
 
 
-def test_the_key_of_the_label_that_was_answered_accepts(daemon, run):
-    """Who presses it says that the answer was right; nothing was corrected."""
+def test_key_of_answered_label_accepts(daemon, run):
+    """In `review`, the digit of the label that was answered stores an acceptance, not a correction."""
     (asked,) = ask(daemon, "accepted", "a refund please")
     assert "  accepted" in run("review", "accepted", "--reviewer", "ben", stdin="1\n").stdout
     assert [("ben", "accept", "")] == said(daemon, asked)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="sudo is for what runs as root")
-def test_a_verdict_through_sudo_is_that_of_the_person(daemon, run, monkeypatch):
-    """Not root's: the records show who gave the label."""
+def test_verdict_through_sudo_has_user_name(daemon, run, monkeypatch):
+    """A verdict given through sudo is stored under the user's name, not root's."""
     monkeypatch.setenv("SUDO_UID", "1000")
     monkeypatch.setenv("SUDO_USER", "carla")
     (asked,) = ask(daemon, "sudo", "a price please")
@@ -103,8 +104,8 @@ def test_a_verdict_through_sudo_is_that_of_the_person(daemon, run, monkeypatch):
     assert ["carla"] == [one[0] for one in said(daemon, asked)]
 
 
-def test_records_and_texts_are_typed(daemon, run):
-    """Kinds without labels are corrected by typing; a record of the wrong form is refused with what to do."""
+def test_records_and_texts_are_corrected_by_typing(daemon, run):
+    """Texts and records are corrected by typing; an invalid record is refused with exit code 2."""
     (talk,), (visit,) = ask(daemon, "talk", "hello"), ask(daemon, "visit", "Anna is here")
     assert 0 == run("review", "talk", "--reviewer", "ben", stdin="1\nbetter\n").exit_code
     assert [("ben", "corrected", "better")] == said(daemon, talk)
@@ -114,16 +115,17 @@ def test_records_and_texts_are_typed(daemon, run):
     assert [("ben", "corrected", '{"NAME":["Anna"]}')] == said(daemon, visit)
 
 
-def test_an_empty_queue_says_so_and_erasing_works(daemon, run):
-    """The loop ends by itself."""
+def test_review_can_erase_and_ends_on_empty_queue(daemon, run):
+    """In `review`, # erases an example, and the command ends with a message when the queue is empty."""
     ask(daemon, "empty", "forget me")
     assert "0 judged, 1 erased." in run("review", "empty", stdin="#\n").stdout
     result = run("review", "empty")
     assert (0, "Nothing more to review.\n0 judged.\n") == (result.exit_code, result.stdout)
 
 
-def test_one_answer_is_erased_by_its_name(daemon, run):
-    """What is here goes; what may have left is forgotten at the central team, too; an id of another form is refused."""
+def test_erase_by_prediction_id(daemon, run):
+    """`erase` with a prediction id deletes the example; if it was sealed, the central team is told to erase it. An
+    invalid id is refused."""
     (asked,) = ask(daemon, "bag", "forget me by name")
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client:
         assert asked == client.prediction(asked).prediction_id
@@ -139,8 +141,9 @@ def test_one_answer_is_erased_by_its_name(daemon, run):
     assert 2 == run("erase", "../etc", "--yes").exit_code
 
 
-def test_a_person_is_erased_by_a_value_from_standard_input(daemon, run):
-    """Every way of writing it; the value is in no output and no log; the report counts, and has no text either."""
+def test_erase_by_value_from_standard_input(daemon, run):
+    """`erase --value -` erases every example with the value in any letter case after confirmation. The value is in no
+    output, log or privacy report, which counts the erasure."""
     ask(daemon, "bag", "write to Anna.Mueller@praxis-nord.de", "ask anna.mueller@praxis-nord.de", "ask nobody")
     refused = run("erase", "--value", "-", stdin="ANNA.MUELLER@praxis-nord.de\n")
     assert (2, True) == (refused.exit_code, "2 answers found" in refused.stderr), refused.stderr
@@ -159,7 +162,7 @@ def test_a_person_is_erased_by_a_value_from_standard_input(daemon, run):
 
 
 def receipt(drive_path: Path, last: int, key=CENTRAL_KEY) -> None:
-    """Write receipts to a USB drive as the central team does, over all that is on it."""
+    """Write receipts to a USB drive as the central team does, for all segments on it."""
     folder = drive_path / "site=site-1"
     stem = max(path.stem for path in (folder / "segments").glob(f"*-{last:010d}.json"))
     epoch, _ = segment.parse_name(stem)
@@ -169,8 +172,9 @@ def receipt(drive_path: Path, last: int, key=CENTRAL_KEY) -> None:
     (folder / "receipts.json").write_bytes(sign(body, key))
 
 
-def test_a_drive_there_and_back(daemon, run, tmp_path):
-    """Out: what waits is sealed and copied, whole. Back: only the central team's signature deletes anything here."""
+def test_export_and_import_of_receipts(daemon, run, tmp_path):
+    """`media export` seals and copies all segments. `media import` deletes them only after receipts with the central
+    team's signature; forged ones are refused."""
     ask(daemon, "pos", "to the central team")
     result = run("media", "export", str(tmp_path))
     assert (0, True) == (result.exit_code, "copied to" in result.stdout), result.output
@@ -197,8 +201,8 @@ def test_a_drive_there_and_back(daemon, run, tmp_path):
     assert "waiting for receipts: 0 segments" in run("status").stdout
 
 
-def test_status_tells_of_the_uplink_beside_it(daemon, run):
-    """What it wrote into its notes; then, when the file is gone, nothing is made up."""
+def test_status_shows_state_of_uplink(daemon, run):
+    """Status shows the state that the uplink wrote, and `silent` when its file cannot be read."""
     assert json.loads(run("status", "--json").stdout)["uplink"] is None
     notes = daemon.state_dir / "uplink"
     notes.mkdir()
@@ -226,7 +230,7 @@ def test_status_tells_of_the_uplink_beside_it(daemon, run):
 
 
 def outbox_of(folder: Path, count: int, size: int) -> Path:
-    """Write what looks like an outbox; copying opens nothing."""
+    """Write files with the layout of an outbox; copying does not open them."""
     (folder / "segments").mkdir(parents=True)
     for number in range(1, count + 1):
         stem = segment.name_of("0" * 16, number)
@@ -238,7 +242,7 @@ def outbox_of(folder: Path, count: int, size: int) -> Path:
 
 @pytest.fixture
 def small_drive(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of 256 KiB, for as long as it is plugged in."""
+    """A mounted file system of 256 KiB."""
     path = tmp_path / "drive"
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "edge-agent-test", str(path)]
@@ -248,8 +252,9 @@ def small_drive(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=False, capture_output=True)
 
 
-def test_a_drive_that_is_unmounted_meanwhile_is_no_success(small_drive, tmp_path):
-    """What is copied to the empty mount point reaches nobody: the copy stops, and counts none of it as copied."""
+def test_export_fails_when_drive_is_unmounted(small_drive, tmp_path):
+    """When the drive is unmounted during the export, the copy stops and counts no file that went to the empty mount
+    point."""
     outbox, device = outbox_of(tmp_path / "outbox", 2, 100), small_drive.stat().st_dev
 
     def pull(done: int, _: int) -> None:
@@ -262,8 +267,9 @@ def test_a_drive_that_is_unmounted_meanwhile_is_no_success(small_drive, tmp_path
     assert f"the USB drive at {small_drive} was unmounted meanwhile" == stopped.failure.message
 
 
-def test_a_full_drive_holds_whole_files_and_says_what_is_missing(small_drive, tmp_path):
-    """A segment without its manifest does not count; the next run goes on where this one stopped."""
+def test_full_drive_has_complete_files_only(small_drive, tmp_path):
+    """An export to a full drive leaves only complete files and counts the missing ones; the next run does not copy
+    existing files again."""
     outbox = outbox_of(tmp_path / "outbox", 10, 40_000)
     first = media.copy_out(outbox, small_drive / "site=x")
     assert isinstance(first.failure, DiskFull)
@@ -278,8 +284,8 @@ def test_a_full_drive_holds_whole_files_and_says_what_is_missing(small_drive, tm
     assert 21 == len([path for path in outbox.rglob("*") if path.is_file()])
 
 
-def test_a_drive_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon, tmp_path):
-    """The command lists the copied and the missing files, and ends with 3."""
+def test_export_to_failing_drive_exits_with_3(run, daemon, tmp_path):
+    """An export to a drive that cannot be written exits with 3 and reports that all files are still on the machine."""
     (tmp_path / "site=site-1").write_bytes(b"a USB drive that cannot be written to")
     ask(daemon, "pos", "one more")
     result = run("media", "export", str(tmp_path))
@@ -287,8 +293,9 @@ def test_a_drive_that_is_not_there_any_more_is_an_error_of_the_site(run, daemon,
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
-def test_the_mount_point_of_a_drive_that_is_not_there_is_not_filled(run, tmp_path, command: str):
-    """No folder, or a file: nothing is made, and the technician reads what to do."""
+def test_missing_mount_point_is_not_created(run, tmp_path, command: str):
+    """`media export` and `media import` create nothing at a missing mount point, exit with 3 and have a remedy; a file
+    in its place is refused."""
     missing = run("media", command, str(tmp_path / "drive"))
     assert (3, True) == (missing.exit_code, "does not exist" in missing.stderr), missing.output
     assert "what to do: Plug the drive in" in missing.stderr
@@ -297,8 +304,8 @@ def test_the_mount_point_of_a_drive_that_is_not_there_is_not_filled(run, tmp_pat
     assert "is not a folder" in run("media", command, str(tmp_path / "drive")).stderr
 
 
-def test_a_file_that_was_changed_on_the_drive_is_copied_again(tmp_path):
-    """The content decides, not the name."""
+def test_file_changed_on_drive_is_copied_again(tmp_path):
+    """An export copies a file again whose content on the drive differs, although its name is the same."""
     outbox = outbox_of(tmp_path / "outbox", 1, 10)
     media.copy_out(outbox, tmp_path / "s")
     (tmp_path / "s" / "segments" / f"{segment.name_of('0' * 16, 1)}.age").write_bytes(b"rot")

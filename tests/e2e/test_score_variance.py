@@ -1,4 +1,4 @@
-"""A bundle whose scores depend on other inputs of the batch, from its install to the answer that a device gets."""
+"""A bundle whose scores depend on other inputs of the batch, from its install to the answer of a client device."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def told(daemon: RunningDaemon, task: str) -> Classification | Extraction:
 
 
 def require_unconfident(daemon: RunningDaemon, task: str) -> None:
-    """Require that an answer with a high score has no threshold, is below it and says why."""
+    """Require that an answer with a high score has no threshold, is below it and names the reason."""
     answer = told(daemon, task)
     assert answer.confidence > CALIBRATED["threshold"]
     assert (None, True) == (answer.threshold, answer.below_threshold)
@@ -40,13 +40,13 @@ def require_unconfident(daemon: RunningDaemon, task: str) -> None:
 
 
 def confidence_findings(daemon: RunningDaemon) -> dict[str, dict[str, str]]:
-    """Return what doctor says of confidence, by task; nothing while the daemon is too busy to answer it."""
+    """Return doctor's findings about confidence by task, or nothing while the daemon is too busy."""
     found = json.loads(run(daemon, "doctor", "--json"))["findings"]
     return {each["about"]: each for each in found if each["check"] == "confidence"}
 
 
 def require_found(daemon: RunningDaemon) -> None:
-    """Require that doctor warns of both tasks, with what to do."""
+    """Require that doctor warns of both tasks, with a remedy."""
     found: dict[str, dict[str, str]] = {}
 
     def complete() -> bool:
@@ -59,9 +59,9 @@ def require_found(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_whose_scores_vary_is_never_confident(tmp_path: Path) -> None:
-    """Each answer has no threshold, is below it and says why; so do install, the task, status, the log and doctor. A
-    bundle next to it on the same engine is as confident as before."""
+def test_bundle_with_varying_scores_is_never_confident(tmp_path: Path) -> None:
+    """A bundle whose scores vary with the batch gives no confident answer; install, the task list, status, the log and
+    doctor give the reason. A bundle on the same engine is unaffected."""
     varying = {"confidence": CALIBRATED, "task": {"prompt": {"template": "!vary {input}"}}}
     labels = ("refund", "price")
     with RunningDaemon(tmp_path / "site") as daemon:

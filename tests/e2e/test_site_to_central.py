@@ -1,4 +1,4 @@
-"""From an answer and its correction on the site, through an uplink, to the central team, and the receipt back."""
+"""From an answer and its correction at the site through an uplink to the central team, and the receipt back."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ FORGER = Ed25519PrivateKey.from_private_bytes(b"f" * 32)
 
 @pytest.fixture
 def way(tmp_path: Path) -> Way:
-    """Return a way with nothing on it yet."""
+    """An empty site, uplink, store and central team."""
     return Way(tmp_path)
 
 
-def test_a_correction_reaches_the_central_team_and_leaves_the_site(way: Way):
-    """Sealed, sent, collected, receipted: then, and not before, the site deletes its segments."""
+def test_site_deletes_segments_after_receipt(way: Way):
+    """Corrections are sealed, uploaded and collected; the site deletes its segments only after it has read the
+    receipt."""
     way.answer(3)
     sealed = way.site.files()
     way.once()
@@ -60,14 +61,15 @@ def spoil(way: Way, rng: random.Random) -> None:
 
 
 def forget_notes(way: Way) -> None:
-    """Let an honest uplink follow, which looks at everything anew and clears away what spoilt objects there are."""
+    """Reset the state of the uplink, so that it checks every object again and replaces damaged ones."""
     (way.notes / "uploaded.jsonl").unlink(missing_ok=True)
     (way.receipts / "receipts.json").unlink(missing_ok=True)
 
 
 @pytest.mark.slow
-def test_a_hostile_uplink_loses_nothing(way: Way):
-    """It deletes, truncates, flips and forges: the site keeps all until the receipt is signed, then all arrive once."""
+def test_hostile_uplink_loses_no_correction(way: Way):
+    """A hostile uplink deletes, truncates, changes and forges objects: the site keeps its segments until the receipt is
+    signed, and all corrections arrive exactly once."""
     rng = random.Random(SEED)
     for _ in range(ROUNDS):
         way.answer(2)
@@ -95,7 +97,8 @@ def test_a_hostile_uplink_loses_nothing(way: Way):
 
 
 def test_forged_receipts_delete_nothing(way: Way):
-    """Even ones that name the very manifests: they are not signed by the central team."""
+    """Receipts that were changed or signed by another key are refused, even for existing manifests, and the site
+    deletes nothing."""
     way.answer(3)
     before = way.site.files()
     way.site.receipt(1)

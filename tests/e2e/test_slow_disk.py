@@ -1,4 +1,4 @@
-"""A disk that accepts no writes for a while: the daemon continues to answer, and reports it."""
+"""A disk that temporarily accepts no writes: the daemon continues to answer, and reports the problem."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PATIENT_SECONDS = 30.0
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """Where metrics are."""
+    """The port of the daemon's metrics."""
     return free_port()
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[RunningDaemon]:
-    """A daemon that keeps the answers of one task."""
+    """A daemon that stores the answers of one task."""
     folder = tmp_path_factory.mktemp("slow")
     examples = {"collect": {"till": "local"}, "commit_seconds": 0.05}
     with RunningDaemon(folder, examples=examples, metrics={"address": f"127.0.0.1:{port}"}) as running:
@@ -60,15 +60,16 @@ def ask(daemon: RunningDaemon) -> str:
 
 
 def scrape_and_give_up(port: int) -> None:
-    """Ask for the page of metrics, and close the connection soon, whether it has come or not."""
+    """Request the metrics page, and close the connection after a short time, with or without a response."""
     with socket.create_connection(("127.0.0.1", port), PATIENT_SECONDS) as sock, contextlib.suppress(OSError):
         sock.settimeout(SCRAPER_SECONDS)
         sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: till\r\n\r\n")
         sock.recv(1)
 
 
-def test_callers_who_give_up_while_the_disk_is_slow_end_nothing(daemon, port):
-    """Feedback, review, status, metrics: whoever stops waiting is dropped; the next is answered, answers are kept."""
+def test_timeouts_on_slow_disk_do_not_break_later_calls(daemon, port):
+    """Calls that time out while the disk stalls, for feedback, review, status and metrics, do not break later ones, and
+    all answers are stored."""
     kept = ask(daemon)
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as client, daemon.admin() as admin:
         assert kept == client.prediction(kept, timeout_seconds=PATIENT_SECONDS).prediction_id
@@ -95,8 +96,9 @@ def test_callers_who_give_up_while_the_disk_is_slow_end_nothing(daemon, port):
 
 
 @pytest.mark.slow
-def test_doctor_names_the_disk_and_advises_no_kill(daemon):
-    """While writes wait it finds the daemon well, the examples at fault, and tells to look at the disk."""
+def test_doctor_reports_stalled_disk_without_advising_kill(daemon):
+    """While writes stall, doctor reports the daemon as ok and the examples as a fault, and no remedy kills the
+    daemon."""
     with stalled(daemon.state_dir):
         ask(daemon)
         done = subprocess.run([*daemon.command(), "doctor", "--json"], capture_output=True, text=True, check=False)
@@ -108,8 +110,8 @@ def test_doctor_names_the_disk_and_advises_no_kill(daemon):
 
 
 @pytest.mark.slow
-def test_a_daemon_whose_disk_is_full_starts_again(tmp_path: Path) -> None:
-    """Not a byte is free when it starts: it answers, also a task whose answers are kept."""
+def test_daemon_starts_on_full_disk(tmp_path: Path) -> None:
+    """A daemon starts on a full disk and answers, even for a task whose examples are stored."""
     with tmpfs(tmp_path / "disk", "size=8m") as disk:
         daemon = RunningDaemon(tmp_path, examples={"collect": {"till": "local"}})
         daemon.state_dir = disk / "state"

@@ -28,14 +28,14 @@ GROUP = ("setsid",)
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A task that chooses and one that writes."""
+    """Bundles of a classify task and a generate task."""
     folder = tmp_path_factory.mktemp("bundles")
     return echo_bundle(folder / "a", TASK, labels=("refund", "price")), echo_bundle(folder / "b", WRITER, "generate")
 
 
 @pytest.fixture
 def daemon(tmp_path: Path, bundles: tuple[Path, Path]) -> Iterator[RunningDaemon]:
-    """The daemon in a process group of its own."""
+    """A daemon in its own process group."""
     running = RunningDaemon(tmp_path, service={"drain_seconds": 20})
     running.inside = [*GROUP]
     with running:
@@ -44,12 +44,12 @@ def daemon(tmp_path: Path, bundles: tuple[Path, Path]) -> Iterator[RunningDaemon
 
 
 def logged(daemon: RunningDaemon) -> list[dict[str, str]]:
-    """Return the log, line by line."""
+    """Return the events of the log."""
     return [json.loads(line) for line in daemon.log.read_text().splitlines()]
 
 
 def complaints(daemon: RunningDaemon) -> list[dict[str, str]]:
-    """Return what the log holds of warnings and errors."""
+    """Return the warnings and errors of the log."""
     return [line for line in logged(daemon) if line["level"] not in ("debug", "info")]
 
 
@@ -58,7 +58,7 @@ def starts_of_engines(daemon: RunningDaemon) -> int:
 
 
 def signal_group(daemon: RunningDaemon, signum: int) -> None:
-    """Send a signal to the daemon and its engines, as a terminal and a control group do."""
+    """Send a signal to the daemon and its engines, as a terminal or a control group does."""
     assert daemon.process is not None
     os.killpg(daemon.process.pid, signum)
 
@@ -69,8 +69,9 @@ def running_jobs(daemon: RunningDaemon) -> int:
 
 
 @pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
-async def test_a_stop_of_the_whole_group_cuts_no_call(daemon: RunningDaemon, signum: int) -> None:
-    """Calls and streams that run when everybody gets the signal end whole, and no engine is lost or started again."""
+async def test_signal_to_process_group_cuts_no_call(daemon: RunningDaemon, signum: int) -> None:
+    """When daemon and engines get SIGINT or SIGTERM together, running calls and streams complete, and no engine
+    restarts."""
     started = starts_of_engines(daemon)
     async with AsyncClient(daemon.inference) as client, client.generate(WRITER, "!slow 100 one two three") as stream:
         pieces = aiter(stream)
@@ -87,8 +88,8 @@ async def test_a_stop_of_the_whole_group_cuts_no_call(daemon: RunningDaemon, sig
 
 
 @pytest.mark.slow
-async def test_an_engine_that_dies_while_the_daemon_stops_is_not_started_again(daemon: RunningDaemon) -> None:
-    """Its calls are refused, with the time after which they may be made again: the daemon will be back."""
+async def test_engine_killed_during_drain_is_not_restarted(daemon: RunningDaemon) -> None:
+    """An engine that dies during a drain is not restarted; its calls are refused with a retry delay."""
     started = starts_of_engines(daemon)
     async with AsyncClient(daemon.inference) as client:
         calls = [asyncio.create_task(client.classify(TASK, [f"!slow 9000 refund {n}"])) for n in range(2)]
@@ -105,8 +106,8 @@ async def test_an_engine_that_dies_while_the_daemon_stops_is_not_started_again(d
     assert started == starts_of_engines(daemon)
 
 
-async def test_a_stop_refuses_what_it_does_not_answer_as_retryable(daemon: RunningDaemon) -> None:
-    """However many calls come at the moment of the stop: each is answered, or ends with UNAVAILABLE."""
+async def test_calls_during_stop_are_answered_or_unavailable(daemon: RunningDaemon) -> None:
+    """Every call during a stop is answered or ends with UNAVAILABLE."""
     answered, codes, over = 0, set[str](), asyncio.Event()
 
     async def ask(client: AsyncClient) -> None:
@@ -131,15 +132,16 @@ async def test_a_stop_refuses_what_it_does_not_answer_as_retryable(daemon: Runni
 
 @pytest.fixture
 def hasty(tmp_path: Path, bundles: tuple[Path, Path]) -> Iterator[RunningDaemon]:
-    """A daemon that gives calls a second to end, and drops nobody who is slow to read."""
+    """A daemon with a drain time of one second."""
     with RunningDaemon(tmp_path, service={"drain_seconds": 1}) as running:
         running.install(*bundles)
         yield running
 
 
 @pytest.mark.slow
-async def test_calls_that_outlast_a_stop_are_told_that_they_may_try_again(hasty: RunningDaemon) -> None:
-    """A call, one with a request_id, a stream of each protocol: each ends with DRAINING and the time to come back."""
+async def test_calls_longer_than_drain_time_get_draining(hasty: RunningDaemon) -> None:
+    """Calls and streams that run longer than the drain time end with DRAINING and a retry delay, with or without a
+    request_id."""
     ends: list[tuple[str, str, bool]] = []
 
     async def ends_refused(call: Awaitable[object]) -> None:
@@ -164,8 +166,9 @@ async def test_calls_that_outlast_a_stop_are_told_that_they_may_try_again(hasty:
 
 
 @pytest.mark.slow
-def test_a_disk_that_hangs_under_the_audit_log_does_not_hold_up_a_stop(tmp_path: Path) -> None:
-    """The daemon ends by itself, with the code after which systemd starts it again, and its log says why."""
+def test_hanging_audit_log_does_not_block_stop(tmp_path: Path) -> None:
+    """When the audit log cannot be written, the daemon stops with the exit code for a restart by systemd, and its log
+    has `audit_not_closed`."""
     with RunningDaemon(tmp_path) as daemon:
         (daemon.state_dir / FILE_NAME).unlink(missing_ok=True)
         os.mkfifo(daemon.state_dir / FILE_NAME)  # nothing can be written before somebody reads
@@ -180,7 +183,7 @@ def test_a_disk_that_hangs_under_the_audit_log_does_not_hold_up_a_stop(tmp_path:
 
 
 class Load:
-    """Callers of both clients that ask again and again, with the time that a till has."""
+    """Callers of both clients that call repeatedly with a deadline of 60 s."""
 
     def __init__(self, daemon: RunningDaemon) -> None:
         self._target, self._stop = daemon.inference, threading.Event()
@@ -189,7 +192,7 @@ class Load:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Call while the block runs, and for as long as the calls take that began in it."""
+        """Call while the block runs, and complete the calls that began in it."""
         callers = [threading.Thread(target=self._sync), threading.Thread(target=lambda: asyncio.run(self._aio()))]
         for caller in callers:
             caller.start()
@@ -224,8 +227,9 @@ class Load:
 
 
 @pytest.mark.slow
-def test_a_restart_under_load_fails_no_call_of_a_client_that_tries_again(daemon: RunningDaemon) -> None:
-    """Of both clients: while the daemon is away, starts, and loads its model, their calls wait within their time."""
+def test_restart_under_load_fails_no_retrying_client(daemon: RunningDaemon) -> None:
+    """While the daemon is stopped or killed and restarts, calls of both retrying clients wait within their deadline,
+    and none fails."""
     load = Load(daemon)
     with load.running():
         for end in (daemon.stop, daemon.kill):

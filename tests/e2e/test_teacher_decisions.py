@@ -43,7 +43,7 @@ def student(folder: Path, teacher: Any, token_file: Path, **settings: Any) -> Es
 
 
 def stored_prediction(site: EscalatingSite, prediction_id: str) -> dict[str, Any]:
-    """Return the record of a prediction as the spool has it."""
+    """Return the record of a prediction in the spool."""
 
     def read() -> list[Any]:
         with closing(sqlite3.connect(site.serve.state_dir / "spool.db")) as db:
@@ -61,8 +61,9 @@ def stored_prediction(site: EscalatingSite, prediction_id: str) -> dict[str, Any
         pytest.param({"protocol": "systemone"}, marks=pytest.mark.slow),
     ],
 )
-def test_its_probabilities_are_kept_beside_its_label(tmp_path: Path, teacher: GatewaySite, settings: Any) -> None:
-    """The label is the likeliest one; the redacted text leaves; each label's probability is in the record."""
+def test_teacher_probabilities_are_stored_with_label(tmp_path: Path, teacher: GatewaySite, settings: Any) -> None:
+    """The answer has the large model's likeliest label, and the stored example has the redacted input and the
+    probability of each label."""
     text = f"the price for {SECRET}"
     with student(tmp_path, teacher, teacher.console.token_file, **settings) as site:
         site.admin.install(echo_bundle(tmp_path / "bundle", labels=LABELS))
@@ -83,8 +84,9 @@ def test_its_probabilities_are_kept_beside_its_label(tmp_path: Path, teacher: Ga
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["decisions", "systemone"])
-def test_only_the_unsure_questions_of_a_task_are_asked(tmp_path: Path, teacher: GatewaySite, protocol: str) -> None:
-    """A sure answer is the site's; each other one is the teacher's, and its record has the probabilities."""
+def test_only_unconfident_questions_are_sent_to_teacher(tmp_path: Path, teacher: GatewaySite, protocol: str) -> None:
+    """A confident answer stays local; the other questions are answered by the large model, and their examples have its
+    probabilities."""
     sure = {"policy": "threshold", "temperature": 1.0, "threshold": 0.5, "target_risk": 0.05, "delta": 0.1}
     confidence = {"intent": {**sure, "n": 100, "bound": 0.05, "coverage": 0.9}}
     modes = {"tasks": [DESK], "modes": {DESK: "hybrid"}}

@@ -1,4 +1,4 @@
-"""Settings of llama.cpp that suit this machine: measured by the child, kept by the daemon, shown in status."""
+"""Tuning of llama.cpp settings for this machine: measured by the engine, stored by the daemon, shown in status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEASURED = ("measured", "put off")
 
 
 def details_of(daemon: RunningDaemon) -> dict[str, str]:
-    """Return what status says of the only engine, once it is loaded."""
+    """Return the status details of the only engine once it is loaded."""
 
     def engines() -> list[Engine]:
         with daemon.admin() as admin:
@@ -29,9 +29,9 @@ def details_of(daemon: RunningDaemon) -> dict[str, str]:
 
 
 @pytest.mark.release
-def test_settings_outlive_the_daemon_and_hold_until_something_changes(tmp_path: Path) -> None:
-    """The first load measures, or says that others were busy; the next takes what settings.json says for this machine,
-    and measures again where it says it for another. With `tune: false` nothing is tried."""
+def test_tuned_settings_are_reused_on_same_machine(tmp_path: Path) -> None:
+    """The first load measures settings, unless the machine is busy; the next load reuses those of settings.json, and
+    measures again if they are for another processor. With `tune: false` nothing is measured."""
     bundle = bundles.smollm2_bundle(tmp_path / "talk", "generate")
     tuning = {"engine": {"tune": True, "cpu_threads": 1}}
     with RunningDaemon(tmp_path, **tuning) as daemon:

@@ -1,4 +1,4 @@
-"""From the central team to an answer: published, brought by the uplink, believed, tested, switched to."""
+"""Updates from the central team to an answer: published, downloaded, verified, tested, activated."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ THRESHOLD: dict[str, Any] = {
 
 @pytest.fixture
 def central(tmp_path: Path) -> CentralTeam:
-    """Return a central team with nothing published yet."""
+    """A central team that has published nothing."""
     return CentralTeam(tmp_path / "central")
 
 
 @pytest.fixture
 def site(tmp_path: Path, central: CentralTeam) -> Iterator[FleetSite]:
-    """Yield a site with both its processes."""
+    """A site with both its processes."""
     with FleetSite(tmp_path / "site", central) as started:
         yield started
 
 
 def release(central: CentralTeam, folder: Path, version: str, **more: Any) -> str:
-    """Publish a version, and want it everywhere; returns its digest."""
+    """Publish a version and plan it for every site; return its digest."""
     bundle = echo_bundle(folder / version, TASK, labels=LABELS, version=version, **{"weights": BASE, **more})
     digest = central.publish(bundle)
     central.plan(central.offering(digest, probation=ProbationRules(calls=1)))
@@ -58,14 +58,15 @@ def release(central: CentralTeam, folder: Path, version: str, **more: Any) -> st
 
 
 def serve(server: AnsweringServer, central: CentralTeam) -> None:
-    """Let a server give what the central team has published."""
+    """Let a server offer the central team's published files."""
     files = (path for path in central.folder.rglob("*") if path.is_file())
     server.objects.update({f"/fleet/{path.relative_to(central.folder)}": path.read_bytes() for path in files})
 
 
 @pytest.mark.slow
-def test_a_published_bundle_answers(tmp_path: Path, central: CentralTeam, site: FleetSite):
-    """The first one and the next one, without a lost call; status shows the active and the previous version."""
+def test_published_update_is_activated_without_lost_calls(tmp_path: Path, central: CentralTeam, site: FleetSite):
+    """A site activates the first published version and the next one without a lost call; status shows the active and
+    the previous version."""
     release(central, tmp_path, "1.0.0")
     site.until("1.0.0")
     with Callers(site.daemon, TASK, 2) as callers:
@@ -84,8 +85,9 @@ def test_a_published_bundle_answers(tmp_path: Path, central: CentralTeam, site: 
 
 
 @pytest.mark.slow
-def test_a_task_that_pauses_is_updated_too(tmp_path: Path, central: CentralTeam):
-    """With `swap: pause` the old one stops first; callers who come back when they are told to lose nothing."""
+def test_update_with_swap_pause_loses_no_retried_call(tmp_path: Path, central: CentralTeam):
+    """With `swap: pause` the old version stops before the new one loads, and callers that retry after the given delay
+    lose no call."""
     with FleetSite(tmp_path / "site", central, engine={"swap": "pause"}) as site:
         release(central, tmp_path, "1.0.0")
         site.until("1.0.0")
@@ -98,8 +100,9 @@ def test_a_task_that_pauses_is_updated_too(tmp_path: Path, central: CentralTeam)
 
 
 @pytest.mark.slow
-def test_what_a_site_has_is_not_fetched_again(tmp_path: Path, central: CentralTeam):
-    """A new adapter moves the adapter and a manifest; a new threshold the manifest; the weights stay where they are."""
+def test_existing_blobs_are_not_downloaded_again(tmp_path: Path, central: CentralTeam):
+    """For a new adapter the site downloads only the adapter and the manifest, and for a new threshold only the
+    manifest, not the weights."""
     other = {"adapter": ADAPTER[::-1]}
     moved: list[set[int]] = []
     with AnsweringServer() as server:
@@ -121,8 +124,9 @@ def test_what_a_site_has_is_not_fetched_again(tmp_path: Path, central: CentralTe
 
 
 @pytest.mark.slow
-def test_the_central_team_sees_what_became_of_it(tmp_path: Path, central: CentralTeam, site: FleetSite):
-    """Through the status object that the uplink sends: a bundle that answers wrongly has failed, for that reason."""
+def test_fleet_status_shows_failed_update(tmp_path: Path, central: CentralTeam, site: FleetSite):
+    """A bundle that fails its golden cases appears in `edge-convert fleet` as failed with the reason and a recommended
+    halt, and the previous version keeps answering."""
     release(central, tmp_path, "1.0.0")
     site.until_state("done", "probation")
     golden = b'{"input": "refund", "answer": "neither"}\n'
@@ -143,8 +147,8 @@ def test_the_central_team_sees_what_became_of_it(tmp_path: Path, central: Centra
 
 
 @pytest.mark.slow
-def test_a_halt_reaches_who_has_not_switched(tmp_path: Path, central: CentralTeam, site: FleetSite):
-    """The plan alone stops it, without the keys of bundles; the site says that it waits, and why."""
+def test_halted_bundle_is_not_activated(tmp_path: Path, central: CentralTeam, site: FleetSite):
+    """A site does not activate a bundle that the plan halts; it waits with the reason HALTED."""
     release(central, tmp_path, "1.0.0")
     site.until("1.0.0")
     site.until_state("done")
@@ -157,8 +161,8 @@ def test_a_halt_reaches_who_has_not_switched(tmp_path: Path, central: CentralTea
 
 
 @pytest.mark.slow
-def test_a_rollback_by_hand_stays(tmp_path: Path, central: CentralTeam, site: FleetSite):
-    """At once, and until the plan wants something else of the task."""
+def test_manual_rollback_holds_until_next_release(tmp_path: Path, central: CentralTeam, site: FleetSite):
+    """After a manual rollback the site keeps the previous version until the plan names a new one."""
     for number in (1, 2):
         release(central, tmp_path, f"{number}.0.0", weights=BASE + bytes([number]))
         site.until(f"{number}.0.0")

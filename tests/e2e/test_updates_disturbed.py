@@ -1,4 +1,4 @@
-"""Updates that a site must not store or trust, and repeated switches: with real processes under load."""
+"""Updates that a site must not store or trust, and repeated switches, with real processes under load."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ pytestmark = pytest.mark.release
 
 @pytest.fixture(scope="module")
 def field(tmp_path_factory: pytest.TempPathFactory) -> Field:
-    """Return a central team, and sites that run version 1."""
+    """A central team, and sites that run version 1."""
     return Field(tmp_path_factory.mktemp("field"))
 
 
 @pytest.fixture(scope="module")
 def site(field: Field) -> Iterator[FleetSite]:
-    """Yield one of the sites, with its uplink."""
+    """One of the sites, with its uplink."""
     with field.site(**SETTINGS) as started:
         started.start_uplink()
         yield started
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_bad_bundle_is_not_kept(field: Field, site: FleetSite, what: str):
-    """The one before goes on, no call is lost for a bundle that fails its test, and the next good one is taken."""
+def test_bad_bundle_is_not_activated(field: Field, site: FleetSite, what: str):
+    """A bad bundle ends with its own reason, the previous version keeps answering, and the next good one is activated.
+    Calls can fail only for a bundle whose fault appears in service."""
     ending = offered(field, site, 1 + list(BAD).index(what), BAD[what])
     assert (True, True) == (ending.arrived, ending.served(BAD[what])), ending
     wanted(field.central, field.new)
@@ -43,8 +44,8 @@ def test_a_bad_bundle_is_not_kept(field: Field, site: FleetSite, what: str):
     site.until_state("done")
 
 
-def test_switches_in_a_row_lose_no_call(field: Field):
-    """Nor does one take a second; never is there more memory in use than the old and the new engine have together."""
+def test_repeated_switches_lose_no_call(field: Field):
+    """20 switches in a row lose no call and miss no deadline, with at most the memory of two engines."""
     with field.site() as site:
         seen = to_and_fro(field, site, SWITCHES)
     assert ([], 0) == (seen.failed, seen.missed)
@@ -54,7 +55,7 @@ def test_switches_in_a_row_lose_no_call(field: Field):
 
 @pytest.fixture(scope="module")
 def without_uplink(field: Field) -> Iterator[FleetSite]:
-    """Yield another site, in whose `incoming/` the test lays what a hostile uplink would."""
+    """A site without an uplink; the tests put the files of a hostile one into its `incoming/`."""
     with field.site() as started:
         lay(started, field.central.copy(field.root / "honest"))
         started.until(NEW)
@@ -62,8 +63,9 @@ def without_uplink(field: Field) -> Iterator[FleetSite]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_hostile_uplink_changes_no_answer(field: Field, without_uplink: FleetSite, name: str):
-    """It is refused, with a reason in status; the honest copy is taken afterwards; no call notices."""
+def test_hostile_uplink_files_are_refused(field: Field, without_uplink: FleetSite, name: str):
+    """The site refuses the files of a hostile uplink with a reason in status, installs the honest copy afterwards, and
+    loses no call."""
     with Callers(without_uplink.daemon, TASK, 1) as callers:
         refused, arrived = attacked(field, without_uplink, name)
         callers.wait_for_answers(1)

@@ -1,4 +1,4 @@
-"""`edge-agent serve uplink` from outside: as a process, as a user of its own, killed, doubled, and far behind."""
+"""`edge-agent serve uplink` as a process: as its own user, killed, started twice, and with a large backlog."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ os.setuid({NOBODY})
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Return a folder that other users may pass through, unlike pytest's."""
+    """A folder that other users can enter, unlike pytest's."""
     made = Path(tempfile.mkdtemp(prefix="ea-uplink-", dir="/tmp"))
     made.chmod(0o755)
     yield made
@@ -47,16 +47,17 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def process(folder: Path) -> Process:
-    """Return a site with two segments, and a folder as its upstream."""
+    """A site with two segments, and a folder as its object store."""
     (folder / "upstream").mkdir()
     case = UplinkCase(folder, str(folder / "upstream"))
     case.seal(2)
     return Process(case, case.config.url)
 
 
-def test_once_brings_everything_and_ends(process: Process):
-    """Exit code 0; what was sent is in the log, and no content of it."""
-    assert (0, "") == (process.once()[0], "")
+def test_once_uploads_everything_and_exits(process: Process):
+    """`edge-agent serve uplink --once` uploads the whole outbox, records it in its state, and exits with 0."""
+    code, log = process.once()
+    assert (0, 2) == (code, log.count("segment_sent")), log
     assert process.case.outbox_files() == process.case.uploaded()
     assert ("online", 2) == (process.case.state().state, process.case.state().sent_segments)
 
@@ -81,8 +82,8 @@ def test_once_brings_everything_and_ends(process: Process):
         ({"url": "s3://b", "credentials_file": "/tmp/ea-no-such-file"}, 3, "cannot read uplink.credentials_file"),
     ],
 )
-def test_what_is_in_the_way_is_said_with_an_exit_code(process: Process, changes: dict[str, Any], code: int, said: str):
-    """3 = something here, 4 = try again later; there is a remedy, and no secret."""
+def test_uplink_faults_have_exit_code_and_remedy(process: Process, changes: dict[str, Any], code: int, said: str):
+    """A wrong configuration exits with 3 and an unreachable store with 4; the message has a remedy and no secret."""
     given = Process(process.case, **{"url": process.case.config.url, **changes})
     returned, error = given.once()
     assert (code, True, True) == (returned, said in error, "what to do:" in error), error
@@ -90,16 +91,16 @@ def test_what_is_in_the_way_is_said_with_an_exit_code(process: Process, changes:
     assert "Traceback" not in error
 
 
-def test_a_machine_without_certificate_authorities_is_told_so(process: Process):
-    """A minimal Debian has none: the remedy is the package, not the names of options."""
+def test_missing_certificate_authorities_have_remedy(process: Process):
+    """On a machine without certificate authorities, like a minimal Debian, the remedy is to install ca-certificates."""
     given = Process(process.case, "s3://bucket", options={"region": "eu-1"})
     given.environment |= dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR"), "/no/such/place")
     code, error = given.once()
     assert (3, True) == (code, "what to do: Install the system's: apt install ca-certificates." in error), error
 
 
-def test_a_credential_that_others_may_read_is_refused(process: Process):
-    """The remedy is the command that mends it."""
+def test_credential_file_readable_by_others_is_refused(process: Process):
+    """The uplink refuses a credentials file that others can read; the remedy is the chmod command."""
     path = process.case.folder / "credential"
     path.write_text("secret_access_key: hunter2\n")
     path.chmod(0o644)
@@ -107,8 +108,8 @@ def test_a_credential_that_others_may_read_is_refused(process: Process):
     assert (3, True, False) == (code, f"chmod o= {path}" in error, "hunter2" in error)
 
 
-def test_systemd_hears_when_it_works_and_stops(process: Process):
-    """READY=1 once it has its notes, STOPPING=1 on SIGTERM; the exit code is 0, and what came in between went up."""
+def test_uplink_notifies_systemd_of_start_and_stop(process: Process):
+    """The uplink sends READY=1, uploads new segments, and after SIGTERM sends STOPPING=1 and exits with 0."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         address = process.case.folder / "notify"
         listening.bind(str(address))
@@ -126,8 +127,9 @@ def test_systemd_hears_when_it_works_and_stops(process: Process):
 
 
 @pytest.mark.slow
-def test_a_second_uplink_ends_and_harms_nothing(process: Process):
-    """It says who works there already; with notes of its own it finds everything up and sends no segment."""
+def test_second_uplink_on_same_state_is_refused(process: Process):
+    """A second uplink exits with 3 and names the running process; one with its own state folder finds everything
+    uploaded and sends only status.json."""
     with process.start(stderr=subprocess.DEVNULL) as first:
         eventually_sync(lambda: process.case.outbox_files() == process.case.uploaded())
         code, error = process.once()
@@ -142,8 +144,8 @@ def test_a_second_uplink_ends_and_harms_nothing(process: Process):
 
 
 @pytest.mark.slow
-def test_killed_while_sending_it_goes_on(process: Process):
-    """SIGKILL at any moment: the next one brings the rest, and the outbox is as it was."""
+def test_upload_resumes_after_kill(process: Process):
+    """After a kill during an upload the next uplink sends the rest, and the outbox is unchanged."""
     case = process.case
     for number in range(5):
         case.seal(20)
@@ -159,8 +161,9 @@ def test_killed_while_sending_it_goes_on(process: Process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
-def test_it_needs_nothing_but_the_outbox(process: Process):
-    """As another user who may not read state or spool, with the modes of docs/uplink.md: it works."""
+def test_uplink_works_as_own_user_with_outbox_only(process: Process):
+    """The uplink works as a user that can read neither state nor spool, with the modes of docs/uplink.md; without
+    access to the segments it exits with 3, and the remedy names the rights of edge-uplink."""
     case = process.case
     state = case.folder / "state"
     state.mkdir(mode=0o700)
@@ -189,8 +192,9 @@ def test_it_needs_nothing_but_the_outbox(process: Process):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
-def test_updates_come_in_as_its_own_user(process: Process):
-    """It reads wants.json and makes incoming/, which others of the group read and only it writes."""
+def test_uplink_downloads_updates_as_own_user(process: Process):
+    """As its own user the uplink reads wants.json and fills incoming/ with files that its group can read and only it
+    can write."""
     case, repository = process.case, published()
     update = UpdateCase(case.folder, repository.lay(case.folder / "repository"))
     update.want(ADAPTER, WEIGHTS)
@@ -212,8 +216,8 @@ def test_updates_come_in_as_its_own_user(process: Process):
 
 
 @pytest.mark.slow
-def test_killed_while_fetching_it_goes_on(process: Process):
-    """SIGKILL in the middle of a blob: what came stays, and the next one brings the rest."""
+def test_download_resumes_after_kill(process: Process):
+    """After a kill during the download of a blob, the partial file stays and the next uplink completes it."""
     blob, repository = rubbish(20 * 2**20), published()
     repository.blob(blob)
     update = UpdateCase(process.case.folder, repository.lay(process.case.folder / "repository"))
@@ -230,8 +234,8 @@ def test_killed_while_fetching_it_goes_on(process: Process):
 
 
 @pytest.mark.release
-def test_a_month_of_backlog_goes_up_in_bounded_memory(folder: Path):
-    """1 GiB in 256 segments after 30 days offline: everything arrives, and the process stays small."""
+def test_large_backlog_is_uploaded_in_bounded_memory(folder: Path):
+    """A backlog of 1 GiB in 256 segments, as after 30 days offline, is uploaded completely in bounded memory."""
     (folder / "upstream").mkdir()
     case = UplinkCase(folder, str(folder / "upstream"))
     case.seal(BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH)

@@ -1,4 +1,4 @@
-"""A task without a model: from task.yaml over a signed USB drive to answers of the large model, or none without it."""
+"""A task without a model, from task.yaml over a signed USB drive to answers of the large model, or none without it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ task:
 
 
 def run(command, *arguments):
-    """Run a command of ours; return what it said."""
+    """Run a command; return its output."""
     result = CliRunner().invoke(command, list(map(str, arguments)))
     assert 0 == result.exit_code, result.output
     return result.output
@@ -35,7 +35,7 @@ def run(command, *arguments):
 
 @pytest.fixture
 def central(tmp_path: Path) -> CentralTeam:
-    """Return a central team that has assembled, signed and planned the task."""
+    """A central team that has assembled, signed and planned the task."""
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "task.yaml").write_text(RECIPE)
     said = run(convert.cli.app, "assemble", tmp_path / "task", "--out", tmp_path / "bundle")
@@ -46,8 +46,9 @@ def central(tmp_path: Path) -> CentralTeam:
 
 
 @pytest.mark.slow
-def test_a_task_without_a_model_begins_with_the_large_one(central: CentralTeam, tmp_path: Path):
-    """Signed, imported, in bootstrap whatever agent.yaml says; without the large model it is a clear abstention."""
+def test_task_without_model_runs_in_bootstrap_mode(central: CentralTeam, tmp_path: Path):
+    """An imported, signed task without a model runs in bootstrap mode regardless of agent.yaml; while the large model
+    is offline it abstains with the reason."""
     (tmp_path / "root.json").write_bytes(central.root_bytes)
     sections = {
         "store": {"allow_unsigned": False},

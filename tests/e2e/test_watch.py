@@ -1,4 +1,4 @@
-"""`edge-agent watch` beside a daemon: on a terminal, in a pipe and as JSON, while the daemon goes and comes."""
+"""`edge-agent watch` with a daemon that stops and restarts: on a terminal, in a pipe and as JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def until(read: Callable[[], bytes], wanted: str, text: str = "") -> str:
-    """Read until a pattern has come; return all of it."""
+    """Read until a pattern appears; return everything read."""
     got = text.encode()
     while not re.search(wanted, got.decode(errors="replace")):
         piece = read()
@@ -50,7 +50,7 @@ def from_pipe(file: IO[bytes] | None) -> Callable[[], bytes]:
 
 
 def last_frame(seen: str) -> list[str]:
-    """Return the lines of the last whole frame, without colours."""
+    """Return the lines of the last complete frame, without colours."""
     frames = re.sub(r"\x1b\[[0-9;]*m", "", seen).split(HOME)
     return [each.rstrip() for each in frames[-1].splitlines()]
 
@@ -86,7 +86,7 @@ class OnTerminal:
         os.write(self._ours, keys)
 
     def read_until(self, wanted: str) -> str:
-        """Read until a pattern has come in what was written from now on."""
+        """Read until a pattern appears in the output from now on."""
         new = until(self._read, wanted)
         self.seen += new
         return new
@@ -97,7 +97,7 @@ class OnTerminal:
         return os.read(self._ours, 65536)
 
     def ended(self) -> int:
-        """Wait for the end; return the exit code. The terminal is as it was, and the screen was given back."""
+        """Wait for the end and return the exit code; check that terminal settings and screen are restored."""
         self.read_until(re.escape(SCREEN_LEFT))
         code = self.process.wait(WAIT_SECONDS_MAX)
         assert self.before == termios.tcgetattr(self._ours)
@@ -122,7 +122,7 @@ def on_terminal(command: list[str], *arguments: object, **changes: str) -> Itera
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeDaemon]:
-    """A daemon that answers at once and counts."""
+    """A daemon that answers at once and counts calls."""
     with FakeDaemon(f"unix:{tmp_path}/admin.sock") as daemon:
         yield daemon
 
@@ -134,8 +134,9 @@ def command_of(folder: Path, *arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_daemon_that_goes_is_waited_for(tmp_path: Path) -> None:
-    """In a pipe a frame comes each second, with rates; one that is away is said to be, and its restart is counted."""
+def test_watch_waits_for_stopped_daemon(tmp_path: Path) -> None:
+    """In a pipe, `status --watch` prints frames with rates and without control characters, reports a stopped daemon,
+    and counts its restart."""
     daemon = RunningDaemon(tmp_path)
     with daemon:
         daemon.install(echo_bundle(tmp_path / "a", "till"))
@@ -162,8 +163,9 @@ def test_a_daemon_that_goes_is_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_figures_are_those_of_the_calls(tmp_path: Path) -> None:
-    """Answers, refusals and shares of the JSON stream are what was sent meanwhile; no text is in it."""
+def test_watch_json_figures_match_calls(tmp_path: Path) -> None:
+    """The rates, refusals and confident share of `watch --json` match the calls made meanwhile, and the stream has no
+    texts."""
     with RunningDaemon(tmp_path, site={"id": "shop-12"}) as daemon:
         daemon.install(echo_bundle(tmp_path / "a", "till"))
         command = [*daemon.command(), "watch", "--json", "--interval", "0.5"]
@@ -194,8 +196,8 @@ def test_the_figures_are_those_of_the_calls(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_look_is_one_call(fake: FakeDaemon, tmp_path: Path) -> None:
-    """Three looks cost the daemon three calls of GetStatus, and no other; each is one line of JSON."""
+def test_each_watch_interval_makes_one_status_call(fake: FakeDaemon, tmp_path: Path) -> None:
+    """Three intervals of `watch --json` make three GetStatus calls and no other, and print one JSON line each."""
     done = subprocess.run(
         command_of(tmp_path, "watch", "--json", "--count", "3", "--interval", "0.5"), capture_output=True, check=True
     )
@@ -205,8 +207,8 @@ def test_a_look_is_one_call(fake: FakeDaemon, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("watch",), ("status", "--follow")])
-def test_without_a_terminal_one_screen_is_all(fake: FakeDaemon, tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """A file or a pipe gets one screen, without control characters, and the command ends by itself."""
+def test_watch_without_terminal_prints_one_screen(fake: FakeDaemon, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Without a terminal, `watch` and `status --follow` print one screen without control characters, and exit."""
     done = subprocess.run(
         command_of(tmp_path, *arguments), capture_output=True, check=True, text=True, env=environment(),
         timeout=WAIT_SECONDS_MAX, stdin=subprocess.DEVNULL,
@@ -216,10 +218,8 @@ def test_without_a_terminal_one_screen_is_all(fake: FakeDaemon, tmp_path: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("keys", "code"), [(b"q", 0), (b"\x03", 0)])
-def test_a_key_ends_it_and_the_terminal_is_left_as_it_was(
-    fake: FakeDaemon, tmp_path: Path, keys: bytes, code: int
-) -> None:
-    """q and Ctrl-C end it at once, however long the interval; frames had a screen of their own."""
+def test_key_ends_watch_and_restores_terminal(fake: FakeDaemon, tmp_path: Path, keys: bytes, code: int) -> None:
+    """q and Ctrl-C end `watch` with exit code 0 during a long interval, and restore the terminal and its screen."""
     with on_terminal(command_of(tmp_path, "watch", "--interval", "3600")) as terminal:
         assert SCREEN in terminal.read_until("q or Ctrl-C ends")
         terminal.type(keys)
@@ -228,10 +228,10 @@ def test_a_key_ends_it_and_the_terminal_is_left_as_it_was(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_it_and_the_terminal_is_left_as_it_was(
+def test_signal_ends_watch_and_restores_terminal(
     fake: FakeDaemon, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """A watch that is stopped from elsewhere leaves no broken terminal; its exit code names the signal."""
+    """After a signal `watch` restores the terminal, and exits with 0 for SIGINT or 128 plus the signal's number."""
     with on_terminal(command_of(tmp_path, "watch", "--interval", "3600")) as terminal:
         terminal.read_until("q or Ctrl-C ends")
         terminal.process.send_signal(number)
@@ -239,8 +239,8 @@ def test_a_signal_ends_it_and_the_terminal_is_left_as_it_was(
 
 
 @pytest.mark.slow
-def test_the_screen_follows_the_size_of_the_terminal(fake: FakeDaemon, tmp_path: Path) -> None:
-    """80 by 24 is enough for the whole of it; a new size is drawn at once, and costs the daemon no call."""
+def test_watch_follows_terminal_size(fake: FakeDaemon, tmp_path: Path) -> None:
+    """`watch` fits 80 by 24 characters, and redraws for a new terminal size without a call to the daemon."""
     with on_terminal(command_of(tmp_path, "watch", "--interval", "3600")) as terminal:
         wide = last_frame(terminal.read_until("q or Ctrl-C ends"))
         assert (True, True) == (len(wide) <= 24, max(map(len, wide)) <= 80)
@@ -254,8 +254,8 @@ def test_the_screen_follows_the_size_of_the_terminal(fake: FakeDaemon, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_plain_terminal_gets_plain_characters(fake: FakeDaemon, tmp_path: Path) -> None:
-    """With LANG=C and NO_COLOR nothing but ASCII is written, also of what comes from elsewhere, and no colours."""
+def test_plain_terminal_gets_ascii_without_colours(fake: FakeDaemon, tmp_path: Path) -> None:
+    """With LANG=C and NO_COLOR `watch` writes only ASCII without colours, also for the daemon's texts."""
     fake.admin.status.warnings[:] = ["The task “café” …"]
     fake.admin.status.engines[0].running_max = fake.admin.status.engines[0].running = 2
     with on_terminal(command_of(tmp_path, "watch", "--interval", "3600"), LANG="C", NO_COLOR="1") as terminal:
@@ -277,8 +277,8 @@ def lines_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_status_follows_as_json_too(fake: FakeDaemon, tmp_path: Path) -> None:
-    """`status --follow --json` is the same stream, which says that the daemon is away and when it is back."""
+def test_status_follow_json_is_watch_stream(fake: FakeDaemon, tmp_path: Path) -> None:
+    """`status --follow --json` prints the stream of `watch`, with the daemon's absence and its return."""
     command = command_of(tmp_path, "status", "--follow", "--json")
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as following:
         looks = lines_of(following)

@@ -1,4 +1,4 @@
-"""The audit log on a disk, or a machine, that fails at one system call: in a process of its own under strace."""
+"""The audit log on a disk that fails at one system call, in a separate process under strace."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ asyncio.run(main())
 
 @needs_strace
 @pytest.mark.parametrize(("call", "error"), [("openat", "EMFILE"), ("fdatasync", "EIO"), ("write", "ENOSPC")])
-def test_the_log_says_what_failed_and_goes_on(tmp_path: Path, call: str, error: str) -> None:
-    """Whichever step fails, at a new file too: status has its own reason, and the lines after it are written."""
+def test_audit_log_reports_the_failed_call_and_continues(tmp_path: Path, call: str, error: str) -> None:
+    """If opening, writing or syncing a file fails, `AuditLog.problem` holds the path and the reason, and later lines
+    are written to the log."""
     said = {"EMFILE": "Too many open files", "EIO": "Input/output error", "ENOSPC": "No space left on device"}[error]
     path = tmp_path / FILE_NAME
     tracer = [*failed_at(call, 2, error), "-P", str(path)]

@@ -1,4 +1,4 @@
-"""Whether a bundle's answers depend on the texts that are computed at the same time, as edge-convert measures it."""
+"""Whether a bundle's answers depend on the other texts of a batch, as `edge-convert` measures it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def varying(folder: Path, kind: str = "classify") -> Path:
     return echo_bundle(folder, kind=kind, task={"prompt": {"template": "!vary {input}"}})
 
 
-def test_answers_differ_by_their_largest_number():
-    """A bit is a difference, however small; other words are one without a number; the time is none."""
+def test_difference_is_the_largest_difference_of_scores():
+    """Answers differ by their largest difference of scores, however small; different words or entities count as 0.0,
+    and the time is ignored."""
     said = ServedPrediction("refund", 0.5, scores=(0.5, 0.3), label_mass=0.9, seconds=1.0)
     assert difference(said, ServedPrediction("refund", 0.5, scores=(0.5, 0.3), label_mass=0.9, seconds=2.0)) is None
     other = ServedPrediction("refund", 0.5, scores=(0.5, 0.3000000001), label_mass=0.9)
@@ -40,8 +41,9 @@ def test_answers_differ_by_their_largest_number():
     assert 0.0 == difference(ServedPrediction(entities=(FoundEntity(0, 1, "x"),)), ServedPrediction())
 
 
-def test_a_candidate_whose_scores_vary_is_outside_of_any_budget():
-    """It is dropped with the reason, though it agrees with full precision on every row."""
+def test_candidate_with_varying_scores_is_outside_any_budget():
+    """A candidate whose scores depend on the batch is rejected with the reason, even if it agrees with full precision
+    on every row."""
     (reason,) = judge({**INSIDE, "batch_invariance": VARYING.report()}, BUDGET)
     assert "scores of 12 of 32 texts depend on other texts in the batch, by up to 0.082" == reason
 
@@ -55,19 +57,21 @@ def test_a_candidate_whose_scores_vary_is_outside_of_any_budget():
     ],
     ids=["not measured", "the same", "vectors"],
 )
-def test_what_no_threshold_depends_on_is_inside(found):
-    """Written text is not measured, and a vector may move by rounding."""
+def test_variation_without_effect_on_a_threshold_is_inside_the_budget(found):
+    """A candidate is inside the budget if batch invariance was not measured, if no answer varied, or if only vectors
+    differ by rounding."""
     assert [] == judge({**INSIDE, "batch_invariance": found}, BUDGET)
 
 
-def test_a_candidate_that_the_engine_calls_unfit_is_outside():
-    """A site would not be confident, even if none of these texts had another score."""
+def test_candidate_with_a_problem_reported_by_the_engine_is_outside():
+    """A candidate for which the engine reports a problem is rejected even if no measured text varied, because a site
+    would not be confident."""
     reported = BatchInvariance(32, (2, 8), 0, 0.0, "measured at load", "", scored=True)
     assert ["measured at load"] == judge({**INSIDE, "batch_invariance": reported.report()}, BUDGET)
 
 
-def test_the_manifest_carries_what_was_measured_and_where():
-    """One line with the number of texts, the batches, what came of it and the build."""
+def test_manifest_sentence_names_the_measurement_and_the_build():
+    """The sentence for the manifest names the number of texts, the batches, the result and the build of the library."""
     build = "llama-cpp-python 0.3.36; code for haswell processors"
     assert f"answers to 32 texts alone and in batches of 2 and 8: others for 12; {build}" == sentence(VARYING.report())
     same = BatchInvariance(8, (2, 8), 0, 0.0, "", build, scored=True)
@@ -76,8 +80,9 @@ def test_the_manifest_carries_what_was_measured_and_where():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classify", "decide", "extract"])
-def test_scores_that_vary_are_found_out(tmp_path: Path, kind: str):
-    """Texts are computed alone and in company, and the engine's own finding is told, too."""
+def test_scores_that_depend_on_the_batch_are_detected(tmp_path: Path, kind: str):
+    """Texts are computed alone and in batches; differences are counted, and the engine's own finding is reported as
+    well."""
     found = measure_batch_invariance(open_bundle(varying(tmp_path / "bundle", kind)), TEXTS)
     assert found is not None
     assert (16, BATCHES, True) == (found.texts, found.batches, found.scored)
@@ -90,8 +95,9 @@ def test_scores_that_vary_are_found_out(tmp_path: Path, kind: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classify", "embed"])
-def test_an_encoder_does_not_vary(tmp_path: Path, kind: str):
-    """Its answers are the same to the last bit, and the library and the processor are named."""
+def test_encoder_answers_do_not_depend_on_the_batch(tmp_path: Path, kind: str):
+    """An ONNX encoder returns the same answers to the last bit in every batch, and the report names the library and the
+    processor."""
     found = measure_batch_invariance(
         open_bundle(tiny_onnx_bundle(tmp_path / "bundle", kind)), [each[8:] for each in TEXTS]
     )
@@ -100,14 +106,15 @@ def test_an_encoder_does_not_vary(tmp_path: Path, kind: str):
     assert found.build.startswith("onnxruntime ")
 
 
-def test_written_text_is_not_measured(tmp_path: Path):
-    """Streams share steps until one of them ends: nothing is promised of their bits."""
+def test_generated_text_is_not_measured(tmp_path: Path):
+    """A generate bundle is not measured: its streams share steps, so the project does not guarantee equal bits."""
     assert measure_batch_invariance(open_bundle(echo_bundle(tmp_path / "bundle", kind="generate")), TEXTS) is None
 
 
 @pytest.mark.slow
-def test_evaluate_reports_it(tmp_path: Path):
-    """`edge-convert evaluate` warns people in a sentence, and gives programs all of it."""
+def test_evaluate_reports_batch_invariance(tmp_path: Path):
+    """`edge-convert evaluate` prints a warning if scores depend on the batch, and `--json` contains the whole
+    measurement."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": text, "label": "refund"}) + "\n" for text in TEXTS))
     bundle = str(varying(tmp_path / "bundle"))

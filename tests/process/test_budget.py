@@ -1,4 +1,4 @@
-"""One budget of threads over engines in real, confined children."""
+"""How one budget of CPU threads is divided among engines in real, confined child processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS_MAX = 60.0
 
 @contextlib.asynccontextmanager
 async def pool_on(folder: Path, cpu_threads: int) -> AsyncIterator[EnginePool]:
-    """A pool without engines, whose children read this folder."""
+    """Yield a pool without engines whose children can read this folder."""
     config = EngineConfig(cpu_threads=cpu_threads, restart_seconds_first=0.05)
     pool = EnginePool(config, lambda: None, readable=[folder])
     try:
@@ -45,7 +45,7 @@ async def attach(pool: EnginePool, folder: Path, task: str, context_tokens: int)
 
 
 def threads(pool: EnginePool) -> list[int]:
-    """The threads that each child runs with, in the order of the engines."""
+    """Return the number of threads of each child, in the order of the engines."""
     return [int(status.details["threads"]) for status in pool.statuses()]
 
 
@@ -57,8 +57,9 @@ async def answers(pool: EnginePool, digest: str, texts: Sequence[str], name: str
 
 
 @pytest.mark.slow
-async def test_a_second_engine_gets_half(tmp_path):
-    """The first engine has all threads, the second half of them; the first has its half when it starts again."""
+async def test_second_engine_gets_half_of_the_threads(tmp_path):
+    """The first engine runs with all threads and the second with half of them; the first gets its half when it
+    restarts."""
     async with pool_on(tmp_path, cpu_threads=4) as pool:
         await attach(pool, tmp_path, "first", 512)
         assert [4] == threads(pool)
@@ -73,8 +74,9 @@ async def test_a_second_engine_gets_half(tmp_path):
         assert [2, 2] == threads(pool)
 
 
-async def test_what_an_engine_has_measured_holds_for_the_threads_that_it_measured_with(tmp_path):
-    """Another engine that comes changes the share for the next child, and nothing of what the running one was told."""
+async def test_tuning_result_is_stored_for_the_measured_thread_count(tmp_path):
+    """A second engine changes the share for the first engine's next child; the tuning cache stores a result only for
+    the thread count of the child that measured it."""
     async with pool_on(tmp_path, cpu_threads=4) as pool:
         first = await attach(pool, tmp_path, "first", 512)
         pool.statuses()[0].details["tuned"] = "measured"  # type: ignore[index]  # as if it had
@@ -86,15 +88,17 @@ async def test_what_an_engine_has_measured_holds_for_the_threads_that_it_measure
 
 
 @pytest.mark.slow
-async def test_engines_that_come_together_share_from_the_start(tmp_path):
-    """Engines that are asked for at the same time, as when the daemon starts, all begin with their share."""
+async def test_engines_attached_together_start_with_equal_shares(tmp_path):
+    """Engines that are attached at the same time, as at the daemon's start, all start with their share of the
+    threads."""
     async with pool_on(tmp_path, cpu_threads=6) as pool:
         await asyncio.gather(*(attach(pool, tmp_path, f"task{i}", 512 - i) for i in range(3)))
         assert [2, 2, 2] == threads(pool)
 
 
-async def test_a_task_that_moves_keeps_its_share(tmp_path):
-    """A new engine for a task that an old one still serves counts for that one and not beside it."""
+async def test_new_engine_of_the_same_task_gets_the_same_share(tmp_path):
+    """A new engine for a task that an old engine still serves replaces the old one in the division instead of adding to
+    it."""
     async with pool_on(tmp_path, cpu_threads=4) as pool:
         old = await attach(pool, tmp_path, "task", 512)
         new = await attach(pool, tmp_path, "task", 256)
@@ -104,7 +108,7 @@ async def test_a_task_that_moves_keeps_its_share(tmp_path):
 
 
 async def test_a_confined_child_answers_on_several_threads(tmp_path):
-    """Inputs that come at the same time get the answers that each gets alone, from a child with three threads."""
+    """A confined child with three threads gives simultaneous inputs the same answers as it gives each input alone."""
     texts = ["refund please", "no", "do you have this in blue, or in any other colour", "what time", "lamp", "x " * 60]
     async with pool_on(tmp_path, cpu_threads=3) as pool:
         digest = await attach(pool, tmp_path, "task", 512)
@@ -114,8 +118,8 @@ async def test_a_confined_child_answers_on_several_threads(tmp_path):
             assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-5
 
 
-async def test_echo_takes_no_share(tmp_path):
-    """An engine that computes nothing leaves the others all threads, also when they start again."""
+async def test_echo_engine_takes_no_share_of_the_threads(tmp_path):
+    """An echo engine does not compute, so another engine gets all threads."""
     async with pool_on(tmp_path, cpu_threads=4) as pool:
         directory = bundles.echo_bundle(tmp_path / "echo", name="echo")
         stored = (directory / MANIFEST_NAME).read_bytes()

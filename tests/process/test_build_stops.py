@@ -1,4 +1,5 @@
-"""The installer's build is stopped while a compiler runs, with real ninja and gcc: nothing stays, and it continues."""
+"""The installer's build, stopped while a compiler runs: no process remains, and the next build continues. Runs real
+ninja and gcc."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def project(folder: Path) -> CMakeProject:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A library of two files; the compiler of one waits in the middle, since what it includes is a FIFO."""
+    """Return a library of two files; the compiler of the second blocks, because the file that it includes is a FIFO."""
     source, objects = tmp_path / "source", tmp_path / "objects"
     source.mkdir()
     objects.mkdir()
@@ -80,7 +81,7 @@ def processes(folder: Path) -> Iterator[str]:
 
 
 def stop(folder: Path, number: int) -> subprocess.CompletedProcess[str]:
-    """Stop a build with a signal when its first object is complete and the compiler of the second runs."""
+    """Send a signal to a build after its first object is complete, while the compiler of the second runs."""
     command = [sys.executable, "-c", COMPILE, folder, NINJA]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as build:
         eventually_sync(lambda: any("cc1" in line and "slow.c" in line for line in processes(folder)), 60)
@@ -99,7 +100,8 @@ def stop(folder: Path, number: int) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_stopped_build_leaves_no_process_and_continues(folder: Path, number: int):
-    """Whatever signal ends it, compilers end with it; the next build compiles only what was not complete."""
+    """When a signal ends the build, its compilers end as well; the next build compiles only the objects that were not
+    complete."""
     stop(folder, number)
     eventually_sync(lambda: [] == list(processes(folder)), 60)
     first = (folder / "objects/first.c.o").stat().st_mtime_ns
@@ -114,8 +116,9 @@ def test_a_stopped_build_leaves_no_process_and_continues(folder: Path, number: i
 
 
 @pytest.mark.skipif(not NINJA.is_absolute(), reason="no ninja: scripts/setup installs it")
-def test_an_object_that_does_not_compile_is_shown(folder: Path):
-    """The compiler's message is in the error and in the log, and what compiled before is kept."""
+def test_compiler_error_is_reported(folder: Path):
+    """If an object does not compile, the error and the log contain the compiler's message; objects that were compiled
+    before are kept."""
     (folder / "source/slow.h").unlink()
     (folder / "source/slow.h").write_text("#error broken\n")
     with pytest.raises(BuildFailed, match="#error broken") as caught:
@@ -128,8 +131,9 @@ def test_an_object_that_does_not_compile_is_shown(folder: Path):
 @pytest.mark.skipif(
     not (NINJA.is_absolute() and CMAKE.is_absolute()), reason="no ninja or cmake: scripts/setup installs them"
 )
-def test_objects_that_a_project_finds_by_a_pattern_are_counted(tmp_path: Path):
-    """As those of llama.cpp's code for Vulkan: how many there are is said before, and progress is not "0 of 0"."""
+def test_objects_found_by_a_cmake_glob_are_counted(tmp_path: Path):
+    """If a project lists its sources by a glob, as llama.cpp's Vulkan code does, the build prints the number of objects
+    before it compiles."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("one", "two"):
@@ -150,7 +154,8 @@ def test_objects_that_a_project_finds_by_a_pattern_are_counted(tmp_path: Path):
     not (NINJA.is_absolute() and CMAKE.is_absolute()), reason="no ninja or cmake: scripts/setup installs them"
 )
 def test_configuring_again_keeps_the_objects(tmp_path: Path):
-    """Flags reach the compiler, what is stripped is installed, and a second run compiles nothing."""
+    """Flags reach the compiler, the install step installs only the stripped library, and a second run compiles
+    nothing."""
     source, objects, staged = (tmp_path / name for name in ("a source", "objects", "staged"))
     source.mkdir()
     (source / "CMakeLists.txt").write_text(
@@ -170,13 +175,14 @@ def test_configuring_again_keeps_the_objects(tmp_path: Path):
     assert 2 == (tmp_path / "build.log").read_text().count("Building C object")  # planned and done, in the first run
 
 
-def test_one_compiler_runs_for_each_core_that_this_process_may_use():
-    """At least one, whatever memory there is."""
+def test_compiler_jobs_do_not_exceed_the_available_cores():
+    """The build runs at least one compiler and at most one for each core that this process can use."""
     assert 1 <= jobs_here() <= len(os.sched_getaffinity(0))
 
 
-def test_a_tool_that_ignores_its_end_is_killed(tmp_path: Path):
-    """What it started in the background is gone too, also what left its process group."""
+def test_tool_that_ignores_sigterm_is_killed(tmp_path: Path):
+    """A tool that ignores SIGTERM is killed together with its background processes, including one that left its process
+    group."""
     script = "trap '' TERM; setsid sleep 987654 & echo began; wait; sleep 987654"
     code = (
         "import sys\nfrom pathlib import Path\n"
@@ -195,8 +201,9 @@ def test_a_tool_that_ignores_its_end_is_killed(tmp_path: Path):
     assert [] == [line for line in processes(tmp_path) if "sleep" in line]
 
 
-def test_without_a_compiler_the_build_stops_before_it_fetches_anything(tmp_path: Path):
-    """It names every program that is missing, and the packages that bring them."""
+def test_build_without_a_compiler_stops_before_it_downloads(tmp_path: Path):
+    """If compilers are missing, the build names every missing program and the packages to install, and exits before it
+    writes anything."""
     command = [sys.executable, "-m", "installer.build", "--out", tmp_path / "out"]
     environment = {"PATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -32,7 +32,7 @@ GENERATED = f"{OURS}/v1/"
 
 
 class CallPath:
-    """The functions of our code that the daemon's thread enters, and how deep they nest."""
+    """The functions of this project that the daemon's thread enters, and how deep they nest."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -41,7 +41,7 @@ class CallPath:
         self.deepest: list[str] = []
 
     def hook(self, frame: FrameType, event: str, _: object) -> None:
-        """Note a frame that begins or is resumed."""
+        """Record a frame that starts or resumes."""
         path = frame.f_code.co_filename
         if not path.startswith(OURS) or path.startswith(GENERATED):
             return
@@ -56,7 +56,7 @@ class CallPath:
 
 
 def own_frames(frame: FrameType | None) -> list[str]:
-    """Return the frames of our code below a frame, the outermost first."""
+    """Return the frames of this project's code below a frame, the outermost first."""
     frames = []
     while frame is not None:
         path = frame.f_code.co_filename
@@ -93,7 +93,8 @@ async def daemon_stub(tmp_path) -> AsyncIterator[inference_pb2_grpc.InferenceSer
 
 
 async def test_classify_call_passes_through_few_files_and_frames(daemon_stub):
-    """A call enters at most FILES_MAX of our files in the daemon's process, at most FRAMES_MAX frames deep."""
+    """A Classify call enters at most FILES_MAX of the project's files in the daemon's process and nests at most
+    FRAMES_MAX frames deep."""
     request = inference_pb2.ClassifyRequest(task=TASK, texts=["a refund"])
     await daemon_stub.Classify(request)  # the first call does more than later ones
     paths = []

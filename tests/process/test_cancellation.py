@@ -23,17 +23,18 @@ SAMPLE_EVERY = 8
 
 
 def named(name: str) -> Call:
-    """Return a call by what it is called in the table."""
+    """Return the call with this name from the table."""
     return next(call for call in CALLS if str(call) == name)
 
 
 def test_every_method_of_the_daemon_is_swept():
-    """A method that is in the descriptors and not in the sweep fails here."""
+    """The sweep covers every method in the daemon's protobuf descriptors."""
     assert [] == missing()
 
 
-async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path):
-    """A sample: callers who leave at an await leave a daemon that answers every call and holds nothing of theirs."""
+async def test_cancelled_sample_calls_leave_nothing_behind(tmp_path: Path):
+    """After a sample of calls was cancelled at a sample of awaits, the daemon answers every call and holds no task or
+    file of theirs."""
     points, found = await findings(tmp_path, [named(name) for name in SAMPLE], SAMPLE_EVERY)
     assert [] == found
     assert points >= 2 * len(SAMPLE)
@@ -41,16 +42,17 @@ async def test_callers_who_leave_leave_nothing_behind(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", groups(lambda service: service != ADMIN))
-async def test_callers_may_leave_at_every_await(tmp_path: Path, calls: Sequence[Call]):
-    """The sweep of devices and reviewers: at every await nothing hangs, nothing is left over, nothing is lost."""
+async def test_device_calls_can_be_cancelled_at_every_await(tmp_path: Path, calls: Sequence[Call]):
+    """Calls of devices and reviewers can be cancelled at every await: nothing blocks, leaks or is lost."""
     points, found = await findings(tmp_path, calls)
     assert [] == found
     assert points >= 3 * len(calls)
 
 
 @pytest.mark.slow
-async def test_the_sweep_finds_what_is_left_over_and_lost(tmp_path: Path):
-    """A call that leaves a task, a file or an open descriptor, or takes back what it acknowledged, is found at each."""
+async def test_sweep_detects_leaks_and_lost_results(tmp_path: Path):
+    """The sweep detects an injected call that leaves a task or an open file behind, or withdraws a result that it
+    acknowledged."""
     kept: list[object] = []
 
     async def leaves(site: Site) -> None:

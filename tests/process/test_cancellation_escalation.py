@@ -1,8 +1,8 @@
-"""EscalationService, which the uplink serves and the daemon calls: a caller may leave it at any await.
+"""Calls of EscalationService, which the uplink serves and the daemon calls, cancelled at every await.
 
-It is no service of the daemon, so the sweep of the daemon's calls does not list it. What the daemon awaits of `Ask` it
-awaits in Classify and Generate, where that sweep leaves it. Its watch over the uplink is a background task and no call:
-it is not left at each await, only ended by the sweep of deaths.
+It is not a service of the daemon, so the sweep of the daemon's calls does not list it. The daemon awaits `Ask` inside
+Classify and Generate, where that sweep cancels it. The daemon's watch over the uplink is a background task and not a
+call: the sweep of component deaths ends it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ OF_A_CALL = {HANDLES_A_CALL, "_schedule_rpc_coro"}
 
 @dataclass
 class Uplink:
-    """The escalation service of an uplink on this event loop, with one place for questions."""
+    """The escalation service of an uplink on this event loop, with capacity for one question."""
 
     points: Points
     stub: Any
@@ -61,7 +61,7 @@ class Uplink:
     passed: dict[Whose, int] = field(default_factory=lambda: {"own": 0, "begun": 0})
 
     async def call(self, name: str, at: Point | None = None) -> list[Any]:
-        """Make a call, leave it at a point, and return what came of it until then."""
+        """Make a call, cancel it at a point, and return its result until then."""
         method, request, answers_max = CALLS[name]
         begun: list[Any] = []
         self.points.aim(at, lambda: begun[0].cancel())
@@ -92,11 +92,11 @@ class Uplink:
         return answers
 
     def look(self) -> Held:
-        """Say what the process holds now."""
+        """Return the tasks and resources that the process holds now."""
         return held(self.servicer, self.folder)
 
     async def rest(self) -> None:
-        """Wait until no call is in progress: a caller who leaves is heard of later, and gives the only place back."""
+        """Wait until no call is in progress: the uplink handles a cancellation later, and then frees its only slot."""
         await eventually(lambda: self.broker.status().free and not self.look().tasks.keys() & OF_A_CALL)
 
     async def faults(self, before: Held) -> list[str]:
@@ -154,15 +154,16 @@ def _points(passed: Callable[[], dict[Whose, int]]) -> Iterator[Point]:
             number += 1
 
 
-def test_every_method_of_the_uplink_is_left():
-    """A method that is in the descriptor and not here fails this test."""
+def test_every_method_of_the_uplink_is_cancelled():
+    """The tests of this file cover every method in the descriptor of EscalationService."""
     methods = {method.name for method in pb.DESCRIPTOR.services_by_name["EscalationService"].methods}
     assert methods == {method for method, _, _ in CALLS.values()}
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_a_call_of_the_uplink_may_be_left_at_every_await(tmp_path: Path, name: str):
-    """Its only place is given back, what was delivered stays paid, and nothing is left over."""
+async def test_uplink_call_can_be_cancelled_at_every_await(tmp_path: Path, name: str):
+    """After a cancelled call the uplink's only slot is free again, delivered answers stay charged, and nothing
+    remains."""
     found, points = [], 0
     async with _uplink(tmp_path) as uplink:
         for each in (*CALLS, *["Ask"] * SAMPLES_MAX, name):  # how long answers took is remembered, so many of them

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("calls", groups(lambda service: service == ADMIN))
-async def test_an_operator_may_leave_at_every_await(tmp_path: Path, calls: Sequence[Call]):
-    """At every await of every call nothing hangs, nothing is left over, nothing is lost."""
+async def test_operator_calls_can_be_cancelled_at_every_await(tmp_path: Path, calls: Sequence[Call]):
+    """Operators' calls can be cancelled at every await: nothing blocks, leaks or is lost."""
     points, found = await findings(tmp_path, calls)
     assert [] == found
     assert points >= 3 * len(calls)

@@ -1,4 +1,4 @@
-"""Choosing among candidates, measured through real engines."""
+"""The choice among quantized candidates, measured through real engines."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ def line(name: str, p50: float, size: int, **more) -> dict:
     return whole | {"inside_budget": not outside, "outside": outside}
 
 
-def test_the_fastest_inside_the_budget_wins():
+def test_fastest_candidate_inside_the_budget_is_chosen():
     """A faster candidate outside the budget loses to a slower one inside."""
     measured = [line("q4", 1.0, 10, kl_mean=0.2), line("q8", 2.0, 20), line("f16", 4.0, 40)]
     assert "q8" == fastest(measured, BUDGET)["name"]
 
 
-def test_of_equally_fast_candidates_the_smaller_wins():
-    """Medians within a twentieth differ by chance; then size decides."""
+def test_smaller_of_two_equally_fast_candidates_is_chosen():
+    """Medians within 5% of each other count as equal, because they differ by chance; then the smaller candidate is
+    chosen."""
     assert "small" == fastest([line("large", 1.00, 20), line("small", 1.04, 10), line("slow", 1.5, 1)], BUDGET)["name"]
 
 
@@ -46,8 +47,9 @@ def test_of_equally_fast_candidates_the_smaller_wins():
         ({"accuracy_loss": 0.06}, "accuracy loss over 0.05"),
     ],
 )
-def test_outside_the_budget_says_why(more, said):
-    """Each bound of the budget is a reason of its own; none inside is an error with the table and the budget."""
+def test_candidate_outside_the_budget_has_a_reason(more, said):
+    """Each exceeded bound of the budget is a separate reason; if no candidate is inside, the error contains the table
+    and the budget."""
     only = [line("q4", 1.0, 10, **more)]
     assert [said] == only[0]["outside"]
     with pytest.raises(ModelFailed, match="no candidate is inside the recipe's budget") as caught:
@@ -56,8 +58,8 @@ def test_outside_the_budget_says_why(more, said):
     assert "agreement_min 0.9" in caught.value.remedy
 
 
-def test_what_was_not_measured_is_not_outside():
-    """Without labels to look at there is no accuracy, and other kinds have no divergence."""
+def test_missing_figure_is_not_outside_the_budget():
+    """A candidate without an accuracy (no labels) or a divergence (other kinds of task) is not rejected for it."""
     bare = line("q8", 1.0, 10, accuracy=None, accuracy_loss=None)
     del bare["kl_mean"]
     assert [] == judge(bare, BUDGET)
@@ -65,8 +67,8 @@ def test_what_was_not_measured_is_not_outside():
 
 
 @given(st.integers(2, 8), st.integers(0, 2**32 - 1))
-def test_a_divergence_is_never_negative(labels, seed):
-    """It is 0 for the same distribution and positive for another one."""
+def test_divergence_is_never_negative(labels, seed):
+    """The divergence of two distributions is 0 or more, and 0 for equal distributions."""
     rng = np.random.default_rng(seed)
     full, served = (np.log(rng.dirichlet(np.ones(labels), 4) + 1e-12) for _ in range(2))
     full, served = (each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in (full, served))
@@ -76,7 +78,8 @@ def test_a_divergence_is_never_negative(labels, seed):
 
 @pytest.mark.slow
 def test_candidates_are_measured_and_one_is_chosen(tmp_path):
-    """What spoils the answers is outside; what barely changes them is chosen, and the report has every figure."""
+    """A candidate with spoiled answers is outside the budget, a nearly unchanged one is chosen, and the report contains
+    every figure."""
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.9})
     full = job.folders["export"] / "model.onnx"
     candidates = [
@@ -98,8 +101,8 @@ def test_candidates_are_measured_and_one_is_chosen(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_reference_of_its_own_is_the_measure(tmp_path):
-    """With the labels' log-probabilities from elsewhere, agreement and divergence are against those."""
+def test_candidates_are_measured_against_a_given_reference(tmp_path):
+    """If the caller passes log-probabilities as the reference, agreement and divergence are measured against these."""
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0, "kl_mean_max": 100.0,
                                                           "accuracy_loss_max": 1.0})  # fmt: skip
     full = job.folders["export"] / "model.onnx"
@@ -118,8 +121,8 @@ def test_a_reference_of_its_own_is_the_measure(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_text_that_a_site_refuses_as_too_long_measures_nothing(tmp_path):
-    """The checkpoint may have no positions for it: it is not asked, and counts for no candidate."""
+def test_text_that_is_too_long_for_a_site_is_not_measured(tmp_path):
+    """A text that a site would refuse as too long is not passed to the reference model and counts for no candidate."""
     labels = DEFAULT_LABELS["classify"]
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0, "kl_mean_max": 100.0,
                                                           "accuracy_loss_max": 1.0})  # fmt: skip
@@ -140,7 +143,8 @@ def test_a_text_that_a_site_refuses_as_too_long_measures_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["extract", "embed"])
 def test_other_kinds_are_measured_by_their_answers(tmp_path, kind):
-    """Records agree when they are the same, vectors when their cosine is 0.99; there is no divergence of labels."""
+    """For other kinds of task the report compares answers instead of label distributions: records agree if they are
+    equal, vectors if their cosine is 0.99."""
     job = stage_job(tmp_path / "run", "quantize", kind, budget={"agreement_min": 0.95})
     full = job.folders["export"] / "model.onnx"
     other = spoiled(tmp_path / "other" / "model.onnx", 1.0, kind)

@@ -1,8 +1,9 @@
-"""Collect killed, or failed by its disk, at every system call that matters: nothing that arrived is lost or doubled.
+"""`edge-convert collect` killed, or failed by its disk, at every system call of the sweep: no example is lost or
+duplicated.
 
-The second run of a central team is killed: it takes in new segments, drops what a tombstone names, joins anew, writes
-receipts. Then the site believes whatever receipts are there and deletes those segments, as it may; and the same command
-runs again.
+The second run of a central team is killed: it takes in new segments, deletes the predictions that a tombstone names,
+joins again and writes receipts. Then the site accepts the receipts that exist and deletes those segments, as it is
+allowed to, and the same command runs again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ main()
 
 
 class Fleet:
-    """A central team that has collected once, to be copied for each point, and what has come since."""
+    """A central team that has collected once, to be copied for each point, and the segments that arrived since."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,18 +59,19 @@ class Fleet:
         return shutil.copytree(self.root / "ready", self.root / "now")
 
     def collect(self, place: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
-        """Run the command in a process of its own."""
+        """Run the command in a separate process."""
         command = [*tracer, sys.executable, "-B", "-c", COLLECT, str(place / "store")]
         options = ["--keys", str(self.root / "keys"), "--out", str(place / "collected")]
         return subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
 
     def points(self) -> list[Point]:
-        """Count the calls of one undisturbed run, and return each as (call, number), of writes some."""
+        """Return each call of one undisturbed run as (call, number), and a sample of the writes."""
         every = points(lambda *tracer: self.collect(self.fresh(), *tracer), self.root / "log")
         return [point for point in every if point[0] != "write" or point[1] % WRITES_AT_ONCE == 1]
 
     def check(self, place: Path) -> None:
-        """Let the site delete what receipts name, collect again, and hold the result to what was sent."""
+        """Let the site delete the segments that receipts name, collect again, and compare the result with what was
+        sent."""
         site = SealingSite(place / "store")
         raw = (site.folder / "receipts.json").read_bytes()
         body = segment.verify_receipts(raw, [public_key_hex(self.keys.receipts)]).body
@@ -89,7 +91,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """Return a fleet with something new to collect."""
+    """Return a fleet with new segments to collect."""
     return Fleet(tmp_path_factory.mktemp("fleet"))
 
 
@@ -103,23 +105,25 @@ def sweep(fleet: Fleet, chosen: list[Point]) -> None:
 
 @pytest.mark.slow
 @needs_strace
-def test_a_kill_at_sampled_points_loses_nothing(fleet: Fleet):
-    """Each example and each correction is there once, and what was to be forgotten is gone."""
+def test_kill_at_sampled_points_loses_no_example(fleet: Fleet):
+    """After a kill at a sampled system call, the next run has each example and each correction once and has erased the
+    predictions of tombstones."""
     sweep(fleet, sample(fleet.points())[::2])
 
 
 @needs_strace
 @pytest.mark.release
-def test_a_kill_anywhere_loses_nothing(fleet: Fleet):
-    """Every call of the sweep."""
+def test_kill_at_every_point_loses_no_example(fleet: Fleet):
+    """After a kill at any system call of the sweep, the next run has each example and each correction once."""
     sweep(fleet, fleet.points())
 
 
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_failing_disk_loses_nothing(fleet: Fleet, error: str):
-    """Each write and each sync fails once: the command says so or gets over it, and the next run puts it right."""
+def test_failing_disk_loses_no_example(fleet: Fleet, error: str):
+    """If one write or sync fails, the command reports it or recovers, and the next run has each example and each
+    correction once."""
     for call, number in fleet.points():
         if call in WRITING:
             place = fleet.fresh()

@@ -1,4 +1,5 @@
-"""An uplink that flips, cuts, deletes, swaps, invents and forges loses no correction and doubles none."""
+"""An untrusted uplink that flips, truncates, deletes, swaps, invents and forges files loses no correction and
+duplicates none."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ ROUNDS = 6
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_a_hostile_uplink_loses_nothing(tmp_path: Path, seed: int):
-    """After all it did, what the site still has and what arrived are together everything that was sealed, once."""
+def test_hostile_uplink_loses_no_example(tmp_path: Path, seed: int):
+    """After all manipulations, the site and the central team together have every sealed example exactly once."""
     world = World(tmp_path, seed)
     for _ in range(ROUNDS):
         world.round()
@@ -24,8 +25,8 @@ def test_a_hostile_uplink_loses_nothing(tmp_path: Path, seed: int):
     assert "p-10000" not in {name for (name,) in world.central.query("SELECT prediction_id FROM records")}
 
 
-def test_receipts_signed_by_another_delete_nothing(tmp_path: Path):
-    """The forgery alone: the site keeps everything."""
+def test_receipt_with_a_foreign_signature_deletes_nothing(tmp_path: Path):
+    """A site deletes no segment because of a receipt that another key signed."""
     world = World(tmp_path, 0)
     world._seal()
     before = sorted(world.outbox.iterdir())

@@ -1,4 +1,4 @@
-"""The command in processes of its own: out of S3, under a passphrase, two at a time, stopped in the middle."""
+"""`edge-convert collect` in separate processes: from S3, with a passphrase, two at a time and interrupted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS_MAX = 120
 
 
 class Command:
-    """edge-convert with keys and a place to collect to."""
+    """`edge-convert collect` with keys and a folder for its results."""
 
     def __init__(self, root: Path, passphrase: str = "") -> None:
         self.root = root
@@ -52,15 +52,16 @@ class Command:
 
 
 def put(served: Served, store: Path) -> None:
-    """Upload a folder, as an uplink would."""
+    """Upload a folder as an uplink does."""
     bucket = open_source(served.url, served.options)
     for path in store.rglob("*.*"):
         bucket.write(path.relative_to(store).as_posix(), path.read_bytes())
 
 
 @pytest.mark.slow
-def test_out_of_s3_under_a_passphrase(tmp_path: Path):
-    """URL, options and a passphrase file are all that the command needs; the report is on standard output."""
+def test_collect_from_s3_with_a_passphrase_file(tmp_path: Path):
+    """A URL, options and a passphrase file are all that the command needs to collect from S3; `--json` prints the
+    report to standard output."""
     command = Command(tmp_path, "nine purple herons")
     command.fill(tmp_path / "store", 3)
     (tmp_path / "phrase").write_text("nine purple herons\n")
@@ -77,8 +78,8 @@ def test_out_of_s3_under_a_passphrase(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_bucket_that_is_not_there_is_named(tmp_path: Path):
-    """It ends with 1 and one sentence, without a traceback."""
+def test_missing_bucket_is_named(tmp_path: Path):
+    """If the bucket does not exist, the command names it and exits with 1 and without a traceback."""
     command = Command(tmp_path)
     with s3() as served:
         options = [word for pair in served.options.items() for word in ("--store-option", "=".join(pair))]
@@ -88,8 +89,8 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_in_the_middle_it_goes_on(tmp_path: Path, stop: signal.Signals):
-    """Asked to stop or killed while it reads: the next run has everything, once."""
+def test_interrupted_collect_is_completed_by_the_next_run(tmp_path: Path, stop: signal.Signals):
+    """After a signal interrupts or kills the command while it reads, the next run has every example once."""
     command = Command(tmp_path)
     command.fill(tmp_path / "store", 400)
     with command.start(tmp_path / "store") as process:
@@ -104,8 +105,9 @@ def test_stopped_in_the_middle_it_goes_on(tmp_path: Path, stop: signal.Signals):
 
 
 @pytest.mark.slow
-def test_two_at_a_time_are_one(tmp_path: Path):
-    """Of two commands started together, one works and the other says that it does; nothing is there twice."""
+def test_second_simultaneous_collect_is_refused(tmp_path: Path):
+    """If two commands start together, both complete or one of them reports the other run; no example is stored
+    twice."""
     command = Command(tmp_path)
     command.fill(tmp_path / "store", 100)
     with command.start(tmp_path / "store") as one, command.start(tmp_path / "store") as other:
@@ -115,8 +117,8 @@ def test_two_at_a_time_are_one(tmp_path: Path):
     assert [(100, 100)] == CentralTeam(tmp_path).query("SELECT count(*), count(DISTINCT prediction_id) FROM examples")
 
 
-def test_what_it_writes_is_the_owners(tmp_path: Path):
-    """Keys are closed to others whatever the umask; collected files follow it."""
+def test_keys_are_private_whatever_the_umask(tmp_path: Path):
+    """With umask 000 the file of the private key is still closed to group and others."""
     old = os.umask(0o000)
     try:
         command = Command(tmp_path)
@@ -125,8 +127,8 @@ def test_what_it_writes_is_the_owners(tmp_path: Path):
     assert 0 == (command.root / "keys" / "identity.txt").stat().st_mode & 0o077
 
 
-def test_the_documents_have_every_format_and_option():
-    """docs/training-data.md names each format, and the commands in the documents exist."""
+def test_documents_name_every_row_format():
+    """docs/training-data.md names each row format, and every command in it and in docs/collect.md exists."""
     text = (DOCS / "training-data.md").read_text(encoding="utf-8")
     assert [] == [form for form in (*row_formats.FORMATS, "label-studio") if f"| `{form}` |" not in text]
     known = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}

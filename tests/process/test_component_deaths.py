@@ -1,6 +1,6 @@
-"""The daemon while parts of it die: an exception is thrown into each component that runs in the background.
+"""The daemon while components of it die: the tests throw an exception into each component that runs in the background.
 
-The components are those that the daemon registers, so a new one is tried as well. The daemon is the real one, with an
+The components are those that the daemon registers, so a new one is tested as well. The daemon is the real one, with an
 engine in a child process and clients on its sockets, in this process: the seams are the supervisor and the worker.
 """
 
@@ -98,7 +98,7 @@ class Site:
         return answer.prediction_id
 
     def review(self, prediction_id: str) -> None:
-        """Correct an answer, which is on the disk then: it is unknown until it has been redacted."""
+        """Correct an answer, which is on the disk by then: it is unknown until it has been redacted."""
         with ReviewClient(f"unix:{self.config.review_socket}") as client:
 
             def corrected() -> bool:
@@ -112,14 +112,14 @@ class Site:
             eventually_sync(corrected)
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what status warns of."""
+        """Return the warnings of status."""
         with self.admin() as admin:
             return admin.status().warnings
 
 
 @pytest.fixture
 def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short folder for sockets, in the surroundings of a unit with a watchdog."""
+    """Yield a short folder for sockets, in the environment of a systemd unit with a watchdog."""
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     folder = Path("/tmp") / f"ea-{secrets.token_hex(4)}"
     yield folder
@@ -128,9 +128,9 @@ def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def core_log() -> Iterator[CoreLog]:
-    """What a daemon with TLS reads: standard error of this process, inside the block.
+    """Redirect standard error inside the block and yield the part that a daemon with TLS reads.
 
-    No fixture: pytest sets standard error again between a fixture and the test.
+    Not a fixture: pytest replaces standard error between a fixture and the test.
     """
     with contextlib.redirect_stderr(sys.stderr):  # CoreLog replaces it: put back afterwards
         log = CoreLog()
@@ -139,8 +139,9 @@ def core_log() -> Iterator[CoreLog]:
 
 
 @pytest.mark.slow
-async def test_whatever_dies_is_logged_shown_and_started_again_while_all_else_answers(tmp_path, run_dir):
-    """For each component: the traceback is logged; status, metrics name it; it runs again, also after two deaths.
+async def test_dead_component_is_reported_and_restarted(tmp_path, run_dir):
+    """The death of each component is logged with its traceback and shown in status and metrics; the component restarts,
+    also after two deaths, and everything else answers meanwhile.
 
     The components are those of the table in docs/internals/background-tasks.md.
     """
@@ -166,7 +167,7 @@ async def each_component_dies(site: Site) -> None:
 
 
 async def dies_twice(site: Site, name: str) -> None:
-    """Throw into a component where it waits, and at its first step when it is started again."""
+    """Throw an exception into a component where it waits, and another one at its first step after the restart."""
     faults, starts = site.faults, site.faults.starts[name]
     faults.at_start.add(name)
     faults.pauses.clear()
@@ -190,7 +191,7 @@ async def dies_twice(site: Site, name: str) -> None:
 
 
 async def all_else_answers(site: Site, name: str) -> str:
-    """Check every way in while a component is dead; return the id of an answer from then."""
+    """Check every socket and service while a component is dead; return the id of an answer from that time."""
     asked = await asyncio.to_thread(site.ask)
     if name != "redaction":  # without it answers wait in memory
         await asyncio.to_thread(site.review, asked)
@@ -208,15 +209,16 @@ async def all_else_answers(site: Site, name: str) -> str:
 
 
 async def all_answers(site: Site) -> None:
-    """Check every way in."""
+    """Check every socket and service."""
     await asyncio.to_thread(site.review, await asyncio.to_thread(site.ask))
     assert [] == [said for said in await asyncio.to_thread(site.warnings) if said.startswith("Component")]
     await eventually(lambda: site.supervisor.up["metrics"])
     assert 1.0 == (await asyncio.to_thread(scrape, site.port)).value("serving")
 
 
-async def test_whatever_must_not_die_ends_the_daemon(tmp_path, run_dir):
-    """For each such component: the daemon is told to end, answers meanwhile, and then ends in order."""
+async def test_death_of_the_watchdog_stops_the_daemon(tmp_path, run_dir):
+    """When a component with the policy STOP dies (the watchdog is the only one), the daemon stops in order and still
+    answers until then."""
     site = Site(settings_of(tmp_path, run_dir))
     names = []
     async with site.running(tmp_path):
@@ -246,8 +248,9 @@ sys.exit(serve(Config.model_validate_json(sys.argv[1]), around))
 """
 
 
-def test_a_daemon_that_ends_for_a_death_has_an_exit_code_that_systemd_restarts(tmp_path, run_dir):
-    """It ends in order, with 1 (Restart=on-failure); the log has the traceback, and names the component at the end."""
+def test_daemon_stopped_by_a_component_death_exits_with_1(tmp_path, run_dir):
+    """After the death of the watchdog the daemon exits with 1, so systemd restarts it (Restart=on-failure); the log has
+    the traceback and names the component."""
     settings = settings_of(tmp_path, run_dir) | {"log": {"format": "json"}}
     command = [sys.executable, "-c", ENDING, json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=dict(os.environ))
@@ -274,8 +277,9 @@ sys.exit(serve(Config.model_validate_json(sys.argv[1]), run_unwrapped, StalledWo
 
 
 @pytest.mark.slow
-def test_a_daemon_ends_although_the_disk_stands(tmp_path, run_dir):
-    """After SIGTERM it waits a bounded time for the disk, says so, and ends with an exit code that systemd restarts."""
+def test_daemon_with_a_blocked_disk_stops(tmp_path, run_dir):
+    """After SIGTERM the daemon waits a limited time for a blocked disk, logs `examples_not_closed` and exits with 1, so
+    systemd restarts it."""
     settings = settings_of(tmp_path, run_dir) | {"log": {"format": "json"}}
     command = [sys.executable, "-c", STANDING, json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -289,7 +293,7 @@ def test_a_daemon_ends_although_the_disk_stands(tmp_path, run_dir):
 
 
 class BlockedSpoolWorker(SpoolWorker):
-    """A spool on a disk that takes no answer until `works` is set; each test has a subclass with events of its own."""
+    """A spool on a disk that completes no write until `works` is set; each test has a subclass with separate events."""
 
     entered, works = threading.Event(), threading.Event()
 
@@ -305,14 +309,15 @@ class BlockedSpoolWorker(SpoolWorker):
 
 @pytest.fixture
 def blocked() -> Iterator[type[BlockedSpoolWorker]]:
-    """A worker whose disk stands, until the test ends."""
+    """Yield a worker whose disk blocks until the test ends."""
     worker = type("_Blocked", (BlockedSpoolWorker,), {})
     yield worker
     worker.works.set()
 
 
-async def test_while_the_disk_stands_status_metrics_and_answers_go_on(tmp_path, run_dir, blocked):
-    """Status and metrics say for how long, without figures of examples; then the answers that waited are kept."""
+async def test_status_metrics_and_answers_continue_while_the_disk_blocks(tmp_path, run_dir, blocked):
+    """While a disk write blocks, calls are answered, and status and metrics report its duration instead of figures of
+    examples; the waiting answers are stored afterwards."""
     site = Site(settings_of(tmp_path, run_dir), blocked)
     async with site.running(tmp_path):
         asked = await asyncio.to_thread(site.ask)
@@ -337,8 +342,9 @@ async def test_while_the_disk_stands_status_metrics_and_answers_go_on(tmp_path, 
 
 
 @pytest.mark.slow
-async def test_health_tells_that_the_disk_stands(tmp_path, run_dir, blocked):
-    """FeedbackService is not SERVING from the tenth second on, until the disk works; the daemon and its tasks are."""
+async def test_feedback_is_not_serving_while_the_disk_blocks(tmp_path, run_dir, blocked):
+    """Once a disk write has blocked for ten seconds, FeedbackService is not SERVING until the disk works; the daemon
+    and its tasks stay SERVING."""
     site = Site(settings_of(tmp_path, run_dir), blocked)
     async with site.running(tmp_path):
         with Client(f"unix:{site.config.inference_socket}") as client:
@@ -353,8 +359,8 @@ async def test_health_tells_that_the_disk_stands(tmp_path, run_dir, blocked):
             await asyncio.to_thread(eventually_sync, lambda: client.serving(FEEDBACK))
 
 
-async def test_health_tells_whether_feedback_is_taken(tmp_path, run_dir):
-    """FeedbackService is not SERVING where its spool cannot be opened; the daemon and its tasks are."""
+async def test_feedback_is_not_serving_if_the_spool_cannot_be_opened(tmp_path, run_dir):
+    """If the spool cannot be opened, FeedbackService is not SERVING; the daemon and its tasks are SERVING."""
     site = Site(settings_of(tmp_path, run_dir))
     site.config.state_dir.mkdir()
     (site.config.state_dir / "spool.db").write_bytes(b"garbage" * 1000)

@@ -1,4 +1,5 @@
-"""Uplink and console while parts of them die: each as a process, with an exception thrown into each component."""
+"""The uplink and the console while components of them die: each runs as a process, with an exception thrown into each
+component."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ sys.exit(console_server.serve_console(settings, lambda _: None, around))
 
 
 class Running:
-    """A daemon as a process, one of whose components dies whenever it begins."""
+    """A daemon as a process; one of its components dies at each start."""
 
     def __init__(self, folder: Path, script: str, settings: dict[str, Any], dying: str = "") -> None:
         self.out, self.log = folder / f"out-{dying}", folder / f"log-{dying}"
@@ -57,17 +58,17 @@ class Running:
 
     @property
     def begun(self) -> list[tuple[str, str]]:
-        """Components that have begun, with their policies."""
+        """Return the components that have started, with their policies."""
         return [tuple(line.split()) for line in self.out.read_text().splitlines() if line.count(" ") == 1]
 
     def await_begun(self, count: int) -> list[tuple[str, str]]:
-        """Wait until so many have."""
+        """Wait until this many components have started."""
         eventually_sync(lambda: len(self.begun) >= count or self.process.poll() is not None, WAIT_SECONDS_MAX)
         assert len(self.begun) >= count, self.log.read_text()
         return self.begun
 
     def end(self) -> int:
-        """Tell it to stop; return its exit code."""
+        """Stop the process; return its exit code."""
         self.process.terminate()
         return self.process.wait(WAIT_SECONDS_MAX)
 
@@ -92,8 +93,9 @@ def console_settings(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("script", "settings_of", "count"), [(UPLINK, uplink_settings, 3), (CONSOLE, console_settings, 2)]
 )
-def test_whatever_dies_is_logged_and_started_again_or_ends_the_daemon(tmp_path, script, settings_of, count):
-    """For each component: the log has the traceback; it begins again after a pause, or the exit code is 1."""
+def test_dead_component_restarts_or_stops_the_process(tmp_path, script, settings_of, count):
+    """The death of each component is logged with its traceback; by its policy the component restarts after a pause or
+    the process exits with 1."""
     settings = settings_of(tmp_path)
     well = Running(tmp_path, script, settings)
     components = dict(well.await_begun(count))

@@ -1,4 +1,4 @@
-"""Real processes that confine themselves, and then try the actions of a malicious model file."""
+"""Real processes that confine themselves and then try the actions of a malicious model file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def confined(memory_bytes_max=0):
 
 @pytest.fixture
 def blobs(tmp_path: Path) -> Path:
-    """The one directory that a child may read."""
+    """Return the one directory that a child can read."""
     (tmp_path / "blobs" / "sha256").mkdir(parents=True)
     (tmp_path / "blobs" / "sha256" / "weights").write_bytes(b"weights")
     return tmp_path / "blobs"
@@ -70,7 +70,7 @@ def blobs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A directory with files, beside the blobs."""
+    """Return a directory with files, next to the blobs."""
     (tmp_path / "elsewhere").mkdir()
     for name in ("one", "two"):
         (tmp_path / "elsewhere" / name).write_bytes(b"secret")
@@ -78,13 +78,13 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def ran(blobs: Path, elsewhere: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run code behind the preamble in a process of its own."""
+    """Run code after the preamble in a separate process."""
     command = [sys.executable, "-c", PREAMBLE + textwrap.dedent(code), str(blobs), str(elsewhere)]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
 
 
 def told(blobs: Path, elsewhere: Path, code: str) -> object:
-    """Return what the code printed as JSON."""
+    """Return the value that the code printed as JSON."""
     process = ran(blobs, elsewhere, code)
     assert (0, "") == (process.returncode, process.stderr)
     return json.loads(process.stdout)
@@ -152,8 +152,8 @@ print(json.dumps([free, tried({attack!r})]))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_confined_child_reaches_nothing(blobs, elsewhere, name):
-    """What a free process does, root or not, a confined one is refused with EPERM."""
+def test_attacks_of_a_confined_child_are_refused(blobs, elsewhere, name):
+    """Each attack succeeds in a free process, root or not, and fails with EPERM once the process is confined."""
     assert ["done", "EPERM"] == told(blobs, elsewhere, BEFORE_AND_AFTER.format(attack=ATTACKS[name]))
 
 
@@ -165,9 +165,9 @@ print(json.dumps([report['landlock'], {{name: tried(attack) for name, attack in 
 """
 
 
-def test_a_child_that_drives_a_device_reaches_no_more(blobs, elsewhere):
-    """It is refused the same, but for opening a file for both ways, where Landlock is what refuses, for nameless
-    memory, which drivers in software need, and for locks and watches."""
+def test_child_with_an_accelerator_gets_only_the_needed_rights(blobs, elsewhere):
+    """A child with an accelerator is refused the same actions, except nameless memory, locks and watches, which drivers
+    need; Landlock instead of seccomp refuses to open a blob for writing."""
     landlock, refused = told(blobs, elsewhere, EVERYTHING.format(attacks=ATTACKS | LOOKS))
     assert ALL_ON["landlock"] == landlock
     expected = dict.fromkeys(ATTACKS, "EPERM") | dict.fromkeys(LOOKS, HIDDEN)
@@ -176,23 +176,24 @@ def test_a_child_that_drives_a_device_reaches_no_more(blobs, elsewhere):
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_a_confined_child_reads_only_the_blobs(blobs, elsewhere, name):
-    """Files and directories beside the blobs are closed where the kernel has Landlock, for root too."""
+    """Where the kernel has Landlock, a confined child cannot read files and directories next to the blobs, even as
+    root."""
     assert ["done", HIDDEN] == told(blobs, elsewhere, BEFORE_AND_AFTER.format(attack=LOOKS[name]))
 
 
 @pytest.mark.parametrize("attack", ["os.execv('/bin/true', ['true'])", "call('ptrace', 0, 0, 0, 0)"])
-def test_a_confined_child_becomes_nothing_else(blobs, elsewhere, attack):
-    """execve and ptrace, which cannot be tried first in the same process, are refused."""
+def test_confined_child_cannot_execute_or_trace(blobs, elsewhere, attack):
+    """A confined child is refused execve and ptrace, which cannot be tried in the same process before."""
     assert "EPERM" == told(blobs, elsewhere, f"confined()\nprint(json.dumps(tried({attack!r})))")
 
 
 def test_each_measure_is_reported(blobs, elsewhere):
-    """The report says "on" for every measure, and for Landlock why not where the kernel has none."""
+    """The report has "on" for every measure; for Landlock it has the reason if the kernel lacks it."""
     assert ALL_ON == told(blobs, elsewhere, f"print(json.dumps(confined({512 * MIB})))")
 
 
-def test_the_kernel_says_the_same(blobs, elsewhere):
-    """proc(5) shows a filter and no new privileges; a core dump is out of the question."""
+def test_kernel_reports_the_confinement(blobs, elsewhere):
+    """/proc/self/status shows the seccomp filter and no new privileges, and core dumps are disabled."""
     code = """
     confined()
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -203,8 +204,9 @@ def test_the_kernel_says_the_same(blobs, elsewhere):
     assert ["1", "2", [0, 0], 0] == told(blobs, elsewhere, code)
 
 
-def test_the_work_goes_on(blobs, elsewhere):
-    """Blobs are read and mapped, modules and libraries load late, threads start and end, the pipe carries bytes."""
+def test_confined_child_can_do_its_work(blobs, elsewhere):
+    """A confined child can read and map blobs, import modules and libraries late, start and end threads, and use its
+    socket."""
     code = """
     ours, theirs = socket.socketpair()
     confined()
@@ -221,13 +223,13 @@ def test_the_work_goes_on(blobs, elsewhere):
     assert [["sha256"], "weights", "threaded", "answer", True] == told(blobs, elsewhere, code)
 
 
-def test_abort_still_ends_the_process(blobs, elsewhere):
-    """A library's abort gives the parent the exit by SIGABRT that it counts as a crash."""
+def test_abort_in_a_confined_child_ends_it_by_sigabrt(blobs, elsewhere):
+    """If a library calls abort in a confined child, it ends by SIGABRT, which the parent counts as a crash."""
     assert -signal.SIGABRT == ran(blobs, elsewhere, "confined(); os.abort()").returncode
 
 
-def test_threads_that_run_already_are_filtered_and_reported(blobs, elsewhere):
-    """The filter holds for a thread started before; that Landlock does not is said."""
+def test_threads_started_before_confinement_are_filtered_and_reported(blobs, elsewhere):
+    """The seccomp filter applies to a thread that was started before it; the report states that Landlock does not."""
     code = """
     now, said = threading.Event(), []
     def early():
@@ -267,22 +269,25 @@ print(json.dumps([report["seccomp"], report["landlock"], *map(tried, attacks)]))
 
 
 @pytest.mark.parametrize("error", WHY_NO_LANDLOCK)
-def test_without_landlock_the_filter_stays_and_the_lack_is_said(blobs, elsewhere, error):
-    """No Landlock leaves files readable, and that is reported; sockets, writing and programs stay denied."""
+def test_missing_landlock_is_reported_and_the_filter_stays(blobs, elsewhere, error):
+    """Without Landlock files stay readable, and the report states the reason; sockets, writing and programs stay
+    refused."""
     expected = ["on", WHY_NO_LANDLOCK[error], *["EPERM"] * 4, "done"]
     assert expected == told(blobs, elsewhere, LACKING.format(number=444, error=int(error)))
 
 
-def test_without_seccomp_landlock_stays_and_the_lack_is_said(blobs, elsewhere):
-    """No filter leaves sockets, and that is reported; the blobs are only read and no program starts."""
+def test_missing_seccomp_is_reported_and_landlock_stays(blobs, elsewhere):
+    """If the kernel refuses the seccomp filter, sockets stay usable, and the report states the reason; Landlock still
+    refuses writing and programs."""
     number = {"x86_64": 317, "aarch64": 277}[os.uname().machine]
     why = "the kernel refuses a filter: Invalid argument"
     expected = [why, ALL_ON["landlock"], "done", *[HIDDEN] * 4]
     assert expected == told(blobs, elsewhere, LACKING.format(number=number, error=int(errno.EINVAL)))
 
 
-def test_memory_ends_at_the_limit(blobs, elsewhere):
-    """Half the limit is there, all of it is a MemoryError and no death; mapped weights do not count."""
+def test_memory_over_the_limit_is_a_memory_error(blobs, elsewhere):
+    """A confined child can allocate half of its memory limit; all of it is a MemoryError instead of a death. Mapped
+    weights do not count."""
     code = f"""
     big = blobs / "big"
     with big.open("wb") as file:
@@ -298,13 +303,13 @@ def test_memory_ends_at_the_limit(blobs, elsewhere):
     assert [128 * MIB, 4096 * MIB] == told(blobs, elsewhere, code)
 
 
-def test_no_limit_is_reported(blobs, elsewhere):
-    """Without a limit the report says so."""
+def test_missing_memory_limit_is_reported(blobs, elsewhere):
+    """Without a memory limit the report states that no limit is set."""
     assert "no limit is set" == told(blobs, elsewhere, 'print(json.dumps(confined(0)["memory"]))')
 
 
-def test_a_missing_path_is_an_error_before_anything_is_done(blobs, elsewhere):
-    """A wrong path is raised, and the process is as free as before."""
+def test_missing_path_is_an_error_before_confinement(blobs, elsewhere):
+    """A path that does not exist raises an error, and the process is not confined."""
     code = """
     first = tried("confine([blobs / 'missing'], 0)")
     print(json.dumps([first, tried("socket.socket().close()")]))
@@ -337,8 +342,9 @@ print(json.dumps([report, sum(events[0].scores)]))
 """
 
 
-def test_packages_of_another_environment_load_late(blobs, elsewhere):
-    """A folder of packages on sys.path, as a .pth file adds it, is code of the runtime; another folder on it is not."""
+def test_packages_of_another_environment_can_be_imported(blobs, elsewhere):
+    """After confinement a child can import from a site-packages folder on sys.path, as a .pth file adds it, but cannot
+    read another folder on it."""
     for folder in ("site-packages", "work"):
         (elsewhere / folder).mkdir()
         (elsewhere / folder / "late.py").write_text("")
@@ -350,8 +356,9 @@ def test_packages_of_another_environment_load_late(blobs, elsewhere):
     assert ["done", HIDDEN] == told(blobs, elsewhere, code)
 
 
-def test_a_child_imports_nothing_from_where_a_person_stands(tmp_path):
-    """A bundle's own folder may hold a module that the child would import before it is confined: it is not run."""
+def test_child_imports_no_module_from_the_working_directory(tmp_path):
+    """A module in the working directory, such as one in a bundle's folder, is not executed by the child, which imports
+    modules before it is confined."""
     folder = bundles.echo_bundle(tmp_path / "bundle")
     (folder / "msgspec.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
     command = [sys.executable, "-P", "-m", "edge_agent.cli", "run", ".", "hello"]
@@ -363,14 +370,16 @@ def test_a_child_imports_nothing_from_where_a_person_stands(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [bundles.tiny_onnx_bundle, bundles.smollm2_bundle])
 def test_real_models_load_and_compute_confined(tmp_path, elsewhere, build):
-    """After the import of its library a runtime needs nothing that is taken away: scores add up to 1."""
+    """Real models load and compute in a confined child: after the import of its library a runtime needs none of the
+    refused actions, and scores add up to 1."""
     report, total = told(build(tmp_path / "bundle"), elsewhere, REAL.replace("MEMORY", str(1024 * MIB)))
     assert ALL_ON == report
     assert pytest.approx(1.0, abs=1e-3) == total
 
 
 def test_a_model_over_the_limit_fails_to_load(tmp_path, elsewhere):
-    """A context that does not fit is a load error with the library's reason, not the end of the machine."""
+    """A model whose context does not fit into the memory limit fails to load with the library's reason, and the process
+    survives."""
     bundle = bundles.smollm2_bundle(tmp_path / "bundle")
     report, problem = told(bundle, elsewhere, REAL.replace("MEMORY", str(256 * MIB)))
     assert ALL_ON == report

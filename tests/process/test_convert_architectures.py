@@ -1,4 +1,4 @@
-"""docs/architectures.md is correct."""
+"""docs/architectures.md matches what the conversion toolkit does with each architecture."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def rows() -> list[str]:
 
 
 def test_every_architecture_has_its_row() -> None:
-    """The document has one row for each case, in their order."""
+    """docs/architectures.md has one row for each case, in the order of the cases."""
     assert [case.key for case in CASES] == [line[: len(case.key)] for case, line in zip(CASES, rows(), strict=True)]
 
 
-def test_nothing_is_answered_wrongly() -> None:
-    """Every architecture works to its end, or is refused before it is served."""
+def test_every_architecture_works_or_is_refused() -> None:
+    """In each row an architecture works through all stages or is refused before it is served."""
     for line in rows():
         export, verify, serve = line.strip("| ").split(" | ")[3:]
         refused = [cell.startswith("refused: ") for cell in (export, verify, serve)]
@@ -33,13 +33,13 @@ def test_nothing_is_answered_wrongly() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.key.strip("| "))
-def test_row_is_what_is_found_out_again(tmp_path: Path, case: Case) -> None:
-    """Making the row anew gives the very text of the document."""
+def test_row_is_reproduced(tmp_path: Path, case: Case) -> None:
+    """Converting the architecture again produces exactly the row of docs/architectures.md."""
     assert architectures.row(case, tmp_path) in rows()
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("case", [case for case in CASES if case not in QUICK], ids=lambda case: case.key.strip("| "))
-def test_slower_row_is_what_is_found_out_again(tmp_path: Path, case: Case) -> None:
-    """Likewise for the others."""
+def test_slower_row_is_reproduced(tmp_path: Path, case: Case) -> None:
+    """Converting one of the slower architectures again produces exactly the row of docs/architectures.md."""
     assert architectures.row(case, tmp_path) in rows()

@@ -1,4 +1,4 @@
-"""`edge-convert evaluate` and `compare`: their text and JSON about bundles, through real engines."""
+"""`edge-convert evaluate` and `compare`: their text and JSON output, measured through real engines."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def edge_convert(*arguments: object) -> tuple[int, str]:
 
 
 def as_json(*arguments: object) -> dict[str, Any]:
-    """Run a command in a process of its own; return what stands on its standard output."""
+    """Run a command in a separate process; return the JSON from its standard output."""
     command = [sys.executable, "-c", "from convert.cli import main; main()", *map(str, arguments), "--json"]
     plain: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return plain
@@ -29,7 +29,8 @@ def as_json(*arguments: object) -> dict[str, Any]:
 
 @pytest.fixture
 def field(tmp_path: Path) -> Path:
-    """Rows whose label stands in the text, so that echo has them right, and as many that it has wrong."""
+    """Write rows whose label is in the text, so that echo answers them correctly, and as many that it answers
+    wrongly."""
     right = [{"text": f"message {i} about {INTENTS[i % 8]}", "label": INTENTS[i % 8]} for i in range(40)]
     wrong = [{"text": f"note {i} about {INTENTS[i % 8]}", "label": INTENTS[(i + 1) % 8]} for i in range(40)]
     path = tmp_path / "field.jsonl"
@@ -38,8 +39,9 @@ def field(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_bundle_is_measured_on_any_rows(tmp_path: Path, field: Path):
-    """People get sentences, doubts and tables; programs get the same as JSON."""
+def test_evaluate_reports_accuracy_as_text_and_json(tmp_path: Path, field: Path):
+    """`edge-convert evaluate` prints the accuracy with its interval and a warning about a small test split; `--json`
+    prints the same figures."""
     bundle = echo_bundle(tmp_path / "bundle")
     code, said = edge_convert("evaluate", bundle, field)
     assert code == 0
@@ -53,7 +55,8 @@ def test_a_bundle_is_measured_on_any_rows(tmp_path: Path, field: Path):
 
 @pytest.mark.slow
 def test_two_bundles_are_compared_on_the_same_rows(tmp_path: Path, field: Path):
-    """A bundle against itself differs in nothing, and is said not to be better."""
+    """`edge-convert compare` of a bundle with itself reports no significant difference, and neither bundle as
+    better."""
     bundle = echo_bundle(tmp_path / "bundle")
     code, said = edge_convert("compare", bundle, bundle, field)
     assert code == 0
@@ -75,7 +78,7 @@ def test_two_bundles_are_compared_on_the_same_rows(tmp_path: Path, field: Path):
     ],
 )
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: str | None, said: str):
-    """The error names the file or the labels, and the code is 2."""
+    """`edge-convert evaluate` refuses unsuitable rows with exit code 2 and names the file or the labels."""
     file = tmp_path / "rows.jsonl"
     if rows is not None:
         file.write_text(rows)
@@ -84,8 +87,8 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, rows: str | None, said
     assert said in text
 
 
-def test_what_is_no_bundle_is_refused(tmp_path: Path, field: Path):
-    """A directory without a manifest is told from a bundle."""
+def test_folder_without_a_manifest_is_refused(tmp_path: Path, field: Path):
+    """`edge-convert evaluate` refuses a directory without a manifest with exit code 2."""
     code, text = edge_convert("evaluate", tmp_path, field)
     assert code == 2
     assert "is not a bundle directory" in text

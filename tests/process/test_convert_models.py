@@ -1,4 +1,4 @@
-"""Tiny models through the real exporters, the gate and the quantizers, after 'edge-convert setup'."""
+"""Tiny models through the real exporters, the verification gate and the quantizers, after `edge-convert setup`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def quiet(_what: str, _done: int, _total: int) -> None:
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
-    """A tiny Llama with an adapter, exported apart."""
+    """Return a tiny Llama with an adapter, exported as two files."""
     folder = tmp_path_factory.mktemp("decoder")
     checkpoint, adapter, out = tiny_models.decoder(folder / "m", "llama"), folder / "a", folder / "out"
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
@@ -52,7 +52,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
-    """A tiny BERT that classifies, exported."""
+    """Return an exported tiny BERT classifier."""
     folder = tmp_path_factory.mktemp("encoder")
     checkpoint, out = tiny_models.encoder(folder / "m", "bert"), folder / "out"
     out.mkdir()
@@ -60,8 +60,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> ExportPair:
     return ExportPair(checkpoint, None, out)
 
 
-def test_exported_decoder_with_its_adapter_is_the_model(decoder: ExportPair) -> None:
-    """Base and adapter in llama.cpp compute what PyTorch computes with the adapter, and not what it does without."""
+def test_exported_decoder_and_adapter_match_pytorch(decoder: ExportPair) -> None:
+    """Base and adapter in llama.cpp compute the same as PyTorch with the adapter; the check fails against the model
+    without it."""
     report = verify_stage.check_gguf(decoder, TASK, TEXTS)
     assert report["kl_max"] < divergence.KL_MAX
     assert (1.0, len(divergence.TEXTS) + len(TEXTS)) == (report["same_top"], report["texts"])
@@ -69,8 +70,9 @@ def test_exported_decoder_with_its_adapter_is_the_model(decoder: ExportPair) -> 
         verify_stage.check_gguf(ExportPair(decoder.checkpoint, None, decoder.exported), TASK, TEXTS)
 
 
-def test_merged_export_is_the_model_too(decoder: ExportPair, tmp_path: Path) -> None:
-    """An adapter put into the weights gives one file that computes the same."""
+def test_merged_export_matches_pytorch(decoder: ExportPair, tmp_path: Path) -> None:
+    """An adapter that is merged into the weights results in one file, which computes the same as PyTorch with the
+    adapter."""
     how = gguf_export.GgufExport(decoder.checkpoint, decoder.adapter, merged=True)
     gguf_export.export(how, gguf_export.find(), tmp_path, quiet)
     assert not (tmp_path / gguf_export.ADAPTER).exists()
@@ -80,8 +82,9 @@ def test_merged_export_is_the_model_too(decoder: ExportPair, tmp_path: Path) -> 
     )
 
 
-def test_merged_export_names_its_base_and_no_folder(decoder: ExportPair, tmp_path: Path) -> None:
-    """Two merged exports are the same bytes, with the metadata that the base's own export has."""
+def test_merged_export_is_reproducible(decoder: ExportPair, tmp_path: Path) -> None:
+    """Two merged exports are byte-identical and have the metadata of the base's own export, without the name of a
+    folder."""
     checkpoint = shutil.copytree(decoder.checkpoint, tmp_path / "checkpoint")
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     config["_name_or_path"] = "example/Small-1M-Instruct"
@@ -97,22 +100,24 @@ def test_merged_export_names_its_base_and_no_folder(decoder: ExportPair, tmp_pat
     assert "Small-1M-Instruct" == gguf_files.read_fields(files["once"])["general.name"]
 
 
-def test_tokenizer_of_our_own_is_refused_by_name(tmp_path: Path) -> None:
-    """llama.cpp knows a pre-tokenizer by what it does to a test string; one trained anew does something else."""
+def test_unknown_pre_tokenizer_is_refused(tmp_path: Path) -> None:
+    """A model with a newly trained tokenizer is refused by name: llama.cpp recognizes a pre-tokenizer by its output for
+    a test string."""
     checkpoint = tiny_decoder.checkpoint(tmp_path / "m")
     with pytest.raises(InvalidRequest, match="this tokenizer's pre-tokenizer"):
         gguf_export.to_gguf(gguf_export.find(), checkpoint, tmp_path / "base.gguf")
 
 
 def test_missing_tokenizer_file_is_refused_by_name(tmp_path: Path) -> None:
-    """Phi-3 needs its tokenizer.model."""
+    """A Phi-3 checkpoint without tokenizer.model is refused, and the error names the file."""
     with pytest.raises(InvalidRequest, match=r"misses a file of this model's tokenizer.*tokenizer\.model"):
         gguf_export.to_gguf(gguf_export.find(), tiny_models.decoder(tmp_path / "m", "phi3"), tmp_path / "base.gguf")
 
 
 @pytest.mark.release
 def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
-    """The converter drops BERT's pooler, which changes every answer; renamed, it is computed."""
+    """The GGUF of a BERT classifier includes the pooler, which the converter would drop, and computes the same logits
+    as PyTorch."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "bert")
     gguf_export.to_gguf(gguf_export.find(), checkpoint, tmp_path / "base.gguf")
     tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
@@ -124,13 +129,14 @@ def test_bert_classifier_keeps_its_pooler_as_gguf(tmp_path: Path) -> None:
     assert np.abs(expected - answer.arrays["logits"]).max() < 1e-2
 
 
-def test_exported_encoder_is_the_model(encoder: ExportPair) -> None:
-    """Graph and tokenizer give what PyTorch gives; another checkpoint's graph does not pass."""
+def test_exported_encoder_matches_pytorch(encoder: ExportPair) -> None:
+    """The exported graph and tokenizer compute the same as PyTorch."""
     assert verify_stage.check_onnx(encoder, "classify", TEXTS)["kl_max"] < divergence.KL_MAX
 
 
 def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path: Path) -> None:
-    """A checkpoint that differs in one layer, and a tokenizer that cuts otherwise, are caught."""
+    """Verification fails for a checkpoint that differs in one layer and for a tokenizer that splits texts
+    differently."""
     other = shutil.copytree(encoder.checkpoint, tmp_path / "other")
     tensors = load_file(other / "model.safetensors")
     tensors["bert.encoder.layer.1.attention.self.query.weight"] *= 1.5
@@ -147,16 +153,18 @@ def test_other_weights_or_tokenizer_fail_the_gate(encoder: ExportPair, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["extract", "embed"])
-def test_tags_and_vectors_are_exported_too(tmp_path: Path, kind: str) -> None:
-    """Token classification is compared token by token, hidden states by their angle."""
+def test_token_classifiers_and_embedders_match_pytorch(tmp_path: Path, kind: str) -> None:
+    """Exported token classifiers are verified token by token, exported embedders by the angle of their hidden
+    states."""
     checkpoint = tiny_models.encoder(tmp_path / "m", "distilbert", kind)
     onnx_export.export(checkpoint, None, checkpoint_loading.head_of("onnx", kind), tmp_path)
     report = verify_stage.check_onnx(ExportPair(checkpoint, None, tmp_path), kind, TEXTS)
     assert report["rows"] > 10 * report["texts"]
 
 
-def test_reference_is_what_the_labels_get(decoder: ExportPair, encoder: ExportPair) -> None:
-    """Log-probabilities over the labels add up to one; a decoder's are its joint ones, renormalised."""
+def test_reference_log_probabilities_cover_the_labels(decoder: ExportPair, encoder: ExportPair) -> None:
+    """The reference probabilities of the labels add up to 1; those of a decoder are its renormalised token
+    probabilities."""
     of_decoder = divergence.label_log_probabilities(decoder.checkpoint, decoder.adapter, TASK, TEXTS)
     of_encoder = divergence.label_log_probabilities(encoder.checkpoint, None, TASK, TEXTS)
     for rows in (of_decoder, of_encoder):
@@ -171,7 +179,8 @@ def test_reference_is_what_the_labels_get(decoder: ExportPair, encoder: ExportPa
 
 
 def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> None:
-    """Measured by hooks, it is what the definition says; every linear layer but the output has a GGUF name."""
+    """The importance matrix has the mean square of each input column, for every linear layer except the output, under
+    the layer's GGUF name."""
     model = checkpoint_loading.open_model(decoder.checkpoint, None, "causal")
     prompts = divergence.prompts(checkpoint_loading.open_tokenizer(decoder.checkpoint))[:4]
     matrix = quantize_stage.measure_importance(model, prompts, quantize_stage.tensor_names("llama", 2), quiet)
@@ -186,8 +195,8 @@ def test_importance_is_the_mean_square_of_each_column(decoder: ExportPair) -> No
         quantize_stage.tensor_names("nothing", 2)
 
 
-def test_quantized_decoder_loses_what_the_loss_says(decoder: ExportPair, tmp_path: Path) -> None:
-    """Eight bits lose less than four, in every measure; a file compared with itself loses nothing."""
+def test_loss_is_smaller_with_8_bits_than_with_4(decoder: ExportPair, tmp_path: Path) -> None:
+    """Q8_0 loses less than Q4_0 in every measure, and a file that is compared with itself loses nothing."""
     prompts = divergence.prompts(checkpoint_loading.open_tokenizer(decoder.checkpoint))
     base = decoder.exported / "base.gguf"
     full = probe.ask("convert.probe.llama_probe", {"model": str(base), "prompts": prompts}).arrays["logits"]
@@ -202,8 +211,8 @@ def test_quantized_decoder_loses_what_the_loss_says(decoder: ExportPair, tmp_pat
     assert (0.0, 0.0, 1.0) == tuple(divergence.measure_loss(full, full).report().values())[:3]
 
 
-def test_full_disk_is_said_and_leaves_no_file(decoder: ExportPair, tmp_path: Path) -> None:
-    """A disk that fills up in mid-export or in mid-quantizing is an error that names the file."""
+def test_full_disk_is_reported_and_leaves_no_file(decoder: ExportPair, tmp_path: Path) -> None:
+    """A disk that fills up during an export or a quantization is an error, and the quantizer leaves no partial file."""
     with mounts.tmpfs(tmp_path / "disk", "size=4m") as disk:
         (disk / "out").mkdir()
         with pytest.raises(OSError, match="No space left on device") as caught:
@@ -221,10 +230,11 @@ SIZES = {"matmul8-gather8": (8, 10), "dynamic-int8": (8, 10), "fp32": (32, 33)}
 
 
 @pytest.mark.parametrize("name", onnx_quantizer.TYPES)
-def test_quantized_graph_is_what_its_report_says(
+def test_quantized_graph_matches_its_report(
     encoder: ExportPair, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Bits per weight are counted in the file, it still computes nearly the same, and nobody reads of each node."""
+    """The report's bits per weight and fallbacks match the quantized graph, which computes nearly the same; nothing is
+    logged for each node."""
     report = onnx_quantizer.quantize(encoder.exported / onnx_export.MODEL, tmp_path / "model.onnx", name)
     low, high = SIZES[name]
     assert [] == caplog.messages

@@ -1,4 +1,4 @@
-"""SmolLM2 and MiniLM, the real models of the tests, through the stages that make and prove files. Minutes."""
+"""SmolLM2 and MiniLM, the real models of the tests, through the stages that create and verify files. Takes minutes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENCODER = "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: embed, limits: {
 
 
 def done(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], dict[str, object]]:
-    """Run prepare, export and verify; return their folders, and the reports."""
+    """Run prepare, export and verify; return their folders and the reports."""
     left, reports = {}, {}
     for name, module in (("prepare", prepare_stage), ("export", export_stage), ("verify", verify_stage)):
         out = folder / name
@@ -52,13 +52,14 @@ def done(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], dict[str, objec
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], dict[str, object]]:
-    """SmolLM2 from its GGUF, exported as GGUF again and proved."""
+    """Return SmolLM2 converted from its GGUF, exported as GGUF again and verified."""
     folder = tmp_path_factory.mktemp("smollm2")
     return done(recipe_for(folder / "recipe", {"gguf": str(files.smollm2_path())}, DECODER), folder)
 
 
-def test_smollm2_comes_back_and_out_again_unchanged(smollm2: tuple[dict[str, Path], dict[str, object]]) -> None:
-    """GGUF to checkpoint to GGUF: the tokenizer is the same to the last token, the numbers to the gate's bound."""
+def test_smollm2_round_trip_from_gguf_to_gguf_is_unchanged(smollm2: tuple[dict[str, Path], dict[str, object]]) -> None:
+    """SmolLM2 from GGUF to checkpoint to GGUF keeps every token of the tokenizer, and its numbers stay within the bound
+    of the gate."""
     left, reports = smollm2
     before, after = gguf_files.read_fields(files.smollm2_path()), gguf_files.read_fields(left["export"] / BASE)
     for key in ("tokens", "token_type", "merges", "pre", "bos_token_id", "eos_token_id", "padding_token_id"):
@@ -72,7 +73,8 @@ def test_smollm2_comes_back_and_out_again_unchanged(smollm2: tuple[dict[str, Pat
 def test_importance_lowers_the_loss_of_four_bits(
     smollm2: tuple[dict[str, Path], dict[str, object]], tmp_path: Path
 ) -> None:
-    """Measured on the task's own texts, the matrix brings Q4_0 nearer to the original on others of its kind."""
+    """An importance matrix that was measured on texts of the task lowers the loss of Q4_0 on other texts of the
+    task."""
     left, _ = smollm2
     checkpoint, base = left["prepare"] / CHECKPOINT, left["export"] / BASE
     tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
@@ -90,18 +92,20 @@ def test_importance_lowers_the_loss_of_four_bits(
     assert lost[1].kl_mean < lost[0].kl_mean
 
 
-def test_k_types_of_smollm2_are_reported_as_what_they_are(
+def test_fallback_types_of_smollm2_are_reported(
     smollm2: tuple[dict[str, Path], dict[str, object]], tmp_path: Path
 ) -> None:
-    """Rows of 576 are no multiple of 256: most of a Q4_K_M file is Q5_0, and the report counts 180 tensors."""
+    """Rows of 576 values are not a multiple of 256, so most of a Q4_K_M file is Q5_0, and the report counts 180
+    fallback tensors."""
     left, _ = smollm2
     made = gguf_files.quantize(gguf_files.QuantizeRequest(left["export"] / BASE, tmp_path / "q.gguf", "Q4_K_M"))
     assert (180, 166) == (len(made.fallbacks), made.contents.types["Q5_0"])
     assert made.contents.bits_per_weight > 6
 
 
-def test_minilm_is_exported_and_shrunk(tmp_path: Path) -> None:
-    """The graph is the model; with 8-bit weights its vectors point the same way, at a quarter of the size."""
+def test_minilm_is_exported_and_quantized(tmp_path: Path) -> None:
+    """The exported MiniLM graph matches the model; with 8-bit weights its vectors keep their direction at less than 0.3
+    of the size."""
     left, reports = done(recipe_for(tmp_path / "recipe", {"checkpoint": str(files.minilm_dir())}, ENCODER), tmp_path)
     assert reports["verify"]["cosine_min"] > verify_stage.COSINE_MIN
     source, target = left["export"] / "model.onnx", tmp_path / "small.onnx"

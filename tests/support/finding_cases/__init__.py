@@ -32,9 +32,9 @@ from tests.support.finding_cases.case import MADE, FindingCase
 from tests.support.finding_cases.kinds import FindingKind, finding_kinds
 from tests.support.finding_cases.site import FaultySite
 
-PLAYED_BY_KINDS = dict.fromkeys(BOOTED, "tests/e2e/test_booted_doctor.py::test_the_printed_remedy_cures_the_fault")
+PLAYED_BY_KINDS = dict.fromkeys(BOOTED, "tests/e2e/test_booted_doctor.py::test_printed_remedy_fixes_each_fault")
 PLAYED_BY_CHECKS = {
-    "listener-network": "tests/e2e/test_booted_access.py::test_a_device_on_the_network_calls_with_a_certificate",
+    "listener-network": "tests/e2e/test_booted_access.py::test_network_device_with_certificate_can_call",
 }
 """The tests that make a finding on a booted machine, see exactly it, and follow its remedy."""
 HARDWARE = "hardware or the kernel of the machine is the subject: the remedy is another machine or another kernel"

@@ -1,4 +1,4 @@
-"""On which device the next child computes, and when one that failed is tried again: the rule alone."""
+"""The device that the next child computes on, and when the daemon retries a device that failed: the policy alone."""
 
 from __future__ import annotations
 
@@ -31,26 +31,30 @@ CRASH = EngineCrashed("the model's process died: killed by signal 6")
         ("auto", "vulkan", DeviceSupport(known=("cuda",)), ()),
     ],
 )
-def test_which_devices_are_tried(setting: str, required: str, offered: DeviceSupport, wanted: tuple[str, ...]):
-    """auto takes what is built and present, the best first; a named device is tried whether it is there or not, but not
-    by a runtime that knows none of it; cpu is cpu. A bundle's own need chooses only where the site leaves it open."""
+def test_candidate_devices_follow_setting_bundle_and_hardware(
+    setting: str, required: str, offered: DeviceSupport, wanted: tuple[str, ...]
+):
+    """`auto` yields the built and present devices, best first; a named device is a candidate even if it is absent,
+    unless the runtime does not support it; `cpu` yields none. The bundle's requirement counts only where the site's
+    setting leaves the choice open."""
     assert wanted == candidate_devices(setting, required, offered)
 
 
-def test_without_a_wish_the_cpu_computes_and_nothing_is_said():
-    """No device is wanted, so none is missing."""
+def test_cpu_is_used_without_candidate_devices():
+    """Without candidate devices the CPU computes, no fallback reason is reported and no better device exists."""
     placing = AcceleratorPolicy()
     assert (CPU, "", False) == (placing.choose_device(0.0), placing.fallback, placing.has_better_device(DAY))
 
 
-def test_a_device_that_works_is_used():
-    """The first that is wanted, and nothing is said."""
+def test_first_candidate_device_is_used():
+    """The first candidate device is chosen, and no fallback reason is reported."""
     placing = AcceleratorPolicy(("cuda", "vulkan"))
     assert ("cuda", "") == (placing.choose_device(0.0), placing.fallback)
 
 
-def test_what_cannot_be_used_is_left_at_once():
-    """For the next best, then for the CPU, and every reason is told."""
+def test_unusable_device_is_left_at_once():
+    """After `DeviceUnusable` the policy changes to the next device and finally to the CPU; the fallback text has the
+    reason of each device."""
     placing = AcceleratorPolicy(("cuda", "vulkan"))
     placing.choose_device(0.0)
     placing.record_failure(DeviceUnusable("the driver has no cuda device", lasting=True), 1.0)
@@ -63,8 +67,9 @@ def test_what_cannot_be_used_is_left_at_once():
     assert placing.fallback == "cuda is not used: the driver has no cuda device; vulkan is not used: too little memory"
 
 
-def test_what_stays_is_not_tried_again():
-    """Another build, no device, other answers: only a start of the daemon looks again."""
+def test_device_with_lasting_failure_is_not_retried():
+    """A device that failed for a lasting reason (another build, no device, different answers) is not retried before the
+    daemon restarts."""
     placing = AcceleratorPolicy(("vulkan",))
     placing.choose_device(0.0)
     placing.record_failure(DeviceUnusable("other answers", lasting=True), 0.0)
@@ -74,8 +79,9 @@ def test_what_stays_is_not_tried_again():
     assert (CPU, "vulkan is not used: not built for it") == (ruled_out.choose_device(DAY), ruled_out.fallback)
 
 
-def test_what_may_pass_is_tried_again_ever_later():
-    """After an hour, then two, up to a day; before that the CPU computes."""
+def test_transient_device_failure_is_retried_with_backoff():
+    """A device that failed for a transient reason is retried after an hour, then after two, up to a day; the CPU
+    computes in between."""
     placing, now, pauses = AcceleratorPolicy(("vulkan",), retry_seconds=HOUR), 0.0, []
     for _ in range(7):
         placing.choose_device(now)
@@ -89,8 +95,8 @@ def test_what_may_pass_is_tried_again_ever_later():
     assert [1, 2, 4, 8, 16, 24, 24] == pauses
 
 
-def test_a_device_that_was_well_for_a_day_has_a_clean_sheet():
-    """The pause is the first one again."""
+def test_backoff_resets_after_a_healthy_day():
+    """A device that worked for a day and then fails is retried after the first pause again."""
     placing = AcceleratorPolicy(("vulkan",), retry_seconds=HOUR)
     for now in (0.0, HOUR, 3 * HOUR + 2 * DAY):
         placing.choose_device(now)
@@ -99,8 +105,9 @@ def test_a_device_that_was_well_for_a_day_has_a_clean_sheet():
     assert placing.has_better_device(4 * HOUR + 2 * DAY)
 
 
-def test_one_death_is_forgiven_and_two_close_together_are_not():
-    """The child starts on its device again; the second time the CPU computes, and the number is told."""
+def test_second_crash_within_the_retry_time_leaves_the_device():
+    """After one crash the child starts on its device again; after a second one within `retry_seconds` the CPU computes,
+    and the fallback text has the number of failures."""
     placing = AcceleratorPolicy(("vulkan",), failures_max=2, retry_seconds=HOUR)
     placing.choose_device(0.0)
     placing.record_failure(CRASH, 0.0)
@@ -110,8 +117,8 @@ def test_one_death_is_forgiven_and_two_close_together_are_not():
     assert placing.fallback.startswith("vulkan is not used: 2 failures, the last: the model's process died")
 
 
-def test_deaths_far_apart_do_not_add_up():
-    """One in a while is no reason to leave a device."""
+def test_crashes_far_apart_do_not_leave_the_device():
+    """Crashes that are further apart than `retry_seconds` are not added up, so the device stays in use."""
     placing = AcceleratorPolicy(("vulkan",), failures_max=2, retry_seconds=HOUR)
     for now in (0.0, 2 * HOUR, 4 * HOUR):
         assert "vulkan" == placing.choose_device(now)
@@ -119,8 +126,8 @@ def test_deaths_far_apart_do_not_add_up():
     assert "vulkan" == placing.choose_device(5 * HOUR)
 
 
-def test_the_end_of_a_child_that_was_told_to_go_counts_for_nothing():
-    """What follows from leaving a device does not shorten the time for which it is left."""
+def test_crash_after_a_lasting_failure_is_not_counted():
+    """The end of a child whose device was already left does not shorten the time for which that device is left."""
     placing = AcceleratorPolicy(("vulkan",), failures_max=1)
     placing.choose_device(0.0)
     placing.record_failure(DeviceUnusable("other answers", lasting=True), 0.0)

@@ -1,4 +1,4 @@
-"""Unexpected exceptions of a model library in the child: what the log holds."""
+"""The traceback that a child logs for an unexpected exception of a model library."""
 
 import pytest
 
@@ -9,7 +9,7 @@ INPUT = "my card ends in 4242"
 
 
 def raised() -> ValueError:
-    """Return an exception that quotes an input, as it comes from a library."""
+    """Return an exception whose message quotes an input, as a library raises it."""
     try:
         raise ValueError(f"cannot tokenize {INPUT!r}")
     except ValueError as error:
@@ -27,8 +27,9 @@ def raised() -> ValueError:
         ),
     ],
 )
-def test_the_traceback_of_a_job_does_not_quote_its_input(message: protocol.ToChild, last_line: str) -> None:
-    """The place is shown; the exception's message only where there is no input."""
+def test_logged_traceback_of_a_job_omits_the_exception_message(message: protocol.ToChild, last_line: str) -> None:
+    """The traceback of a job shows where the exception was raised but not its message, which can quote the input; a
+    load and an attach show the message."""
     text = traceback_text(message, raised())
     assert text.splitlines()[-1] == last_line
     assert "in raised" in text

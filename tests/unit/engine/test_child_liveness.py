@@ -21,7 +21,7 @@ BY_LOOK = 2.0  # a quarter of the heartbeat
 
 
 class FakeChild:
-    """Notes what is done to it, and when. It dies when it is killed, unless it `lingers`."""
+    """A child that records when it was pinged and killed. It dies when it is killed, unless it `lingers`."""
 
     pid = 42
 
@@ -49,7 +49,7 @@ class FakeChild:
             self.ended.set_result(-9)
 
     async def watched(self, *, loads: bool, looks: int = 100) -> ChildWatch:
-        """Watch it from now on until it is gone, or for so many looks."""
+        """Watch the child from now on until it has ended, or for this number of checks."""
         watch = ChildWatch("echo", CONFIG)
         for _ in range(looks):
             if not self.ended.done():
@@ -60,10 +60,9 @@ class FakeChild:
 @pytest.mark.parametrize(
     ("loads", "pinged_at", "killed_at"), [(False, [6.0, 8.0], [10.0]), (True, [6.0, 8.0, 10.0], [12.0])]
 )
-def test_a_silent_child_is_asked_and_then_killed(loads, pinged_at, killed_at):
-    """It is asked at each look after half of the heartbeat, and killed after all of it. One that loads, and does not
-    compute, has one look more: what it has computed is known from the first look on.
-    """
+def test_silent_child_is_pinged_then_killed(loads, pinged_at, killed_at):
+    """A silent child is pinged at each check after half of the heartbeat time and killed after all of it. A loading
+    child that uses no CPU is killed one check later, because its CPU time is measured from the first check on."""
 
     async def work() -> tuple[list[float], list[float], bool]:
         child = FakeChild()
@@ -73,8 +72,9 @@ def test_a_silent_child_is_asked_and_then_killed(loads, pinged_at, killed_at):
     assert (pinged_at, killed_at, True) == simulated(work())
 
 
-def test_a_child_that_computes_while_it_loads_has_the_time_of_a_load_more():
-    """It is killed when it has been silent for the heartbeat and the time that loading may take."""
+def test_computing_while_loading_extends_the_heartbeat():
+    """A child that uses CPU while it loads is killed after it has been silent for the heartbeat time plus
+    `load_seconds_max`."""
 
     async def work() -> list[float]:
         child = FakeChild(spent=lambda now: now)
@@ -84,8 +84,8 @@ def test_a_child_that_computes_while_it_loads_has_the_time_of_a_load_more():
     assert [CONFIG.heartbeat_seconds_max + CONFIG.load_seconds_max + BY_LOOK] == simulated(work())
 
 
-def test_computing_is_no_sign_of_life_where_nothing_loads():
-    """A child that is to answer and turns in a loop of its own is killed after the heartbeat."""
+def test_busy_loop_outside_loading_is_killed():
+    """A child that does not load and uses CPU in an endless loop is killed after the heartbeat time."""
 
     async def work() -> list[float]:
         child = FakeChild(spent=lambda now: now)
@@ -95,8 +95,9 @@ def test_computing_is_no_sign_of_life_where_nothing_loads():
     assert [CONFIG.heartbeat_seconds_max + BY_LOOK] == simulated(work())
 
 
-def test_a_child_that_stops_computing_while_it_loads_is_killed():
-    """Silent without computing for as long as the heartbeat, however much it computed before."""
+def test_child_that_stops_computing_while_loading_is_killed():
+    """A loading child is killed when it has used no CPU for the heartbeat time, regardless of how much it used
+    before."""
 
     async def work() -> list[float]:
         child = FakeChild(spent=lambda now: min(now, 20.0))
@@ -106,8 +107,8 @@ def test_a_child_that_stops_computing_while_it_loads_is_killed():
     assert [20.0 + CONFIG.heartbeat_seconds_max + BY_LOOK] == simulated(work())
 
 
-def test_a_child_that_is_heard_is_left_alone():
-    """Neither asked nor killed, for as long as it says something now and then."""
+def test_child_with_recent_heartbeat_is_not_pinged():
+    """A child that sends messages regularly is neither pinged nor killed."""
 
     async def work() -> tuple[list[float], list[float], bool]:
         child, watch = FakeChild(), ChildWatch("echo", CONFIG)
@@ -119,8 +120,9 @@ def test_a_child_that_is_heard_is_left_alone():
     assert ([], [], False) == simulated(work())
 
 
-def test_a_pause_of_the_daemon_is_no_silence_of_a_child():
-    """After a time in which the daemon did not run a child is asked and not killed; its silence begins again there."""
+def test_daemon_pause_does_not_count_as_child_silence():
+    """After 100 s in which the daemon itself did not run, the child is pinged, not killed; its silence is measured from
+    the end of the pause."""
 
     async def work() -> tuple[list[float], list[float]]:
         child = FakeChild()
@@ -133,8 +135,9 @@ def test_a_pause_of_the_daemon_is_no_silence_of_a_child():
     assert ([106.0, 108.0], [110.0]) == simulated(work())
 
 
-def test_a_look_ends_with_what_it_waits_for():
-    """At once, and without a word to the child, however long that was silent."""
+def test_check_returns_when_an_awaited_future_is_done():
+    """`check_silence` returns as soon as a future it waits for is done, and does not ping or kill the child, although
+    it was silent for long."""
 
     async def work() -> tuple[float, list[float], list[float]]:
         child, watch, answer = FakeChild(), ChildWatch("echo", CONFIG), asyncio.get_running_loop().create_future()
@@ -146,8 +149,9 @@ def test_a_look_ends_with_what_it_waits_for():
     assert (0.5, [], []) == simulated(work())
 
 
-def test_a_look_that_is_cancelled_while_a_killed_child_ends_says_that_it_was_killed():
-    """The death is the child's own fault then too."""
+def test_cancelled_check_still_reports_the_kill():
+    """If the check is cancelled after it killed a child that has not ended yet, `killed` is true, so the death is
+    blamed on the child."""
 
     async def work() -> tuple[int, bool]:
         child = FakeChild(lingers=True)
@@ -161,8 +165,8 @@ def test_a_look_that_is_cancelled_while_a_killed_child_ends_says_that_it_was_kil
     assert (1, True) == simulated(work())
 
 
-def test_a_sign_is_owed_after_a_pause():
-    """Nothing is owed until the last sign is that old; then it is, until one comes."""
+def test_heartbeat_is_due_after_the_pause():
+    """A heartbeat is due when the last one is 15 s old, and stays due until the next one."""
     pulse = LivenessProbe(30)
     pulse.record_work(100.0)
     assert [False, True, True] == [pulse.is_due(now, 15) for now in (114.9, 115.0, 116.0)]
@@ -171,16 +175,17 @@ def test_a_sign_is_owed_after_a_pause():
 
 
 @pytest.mark.parametrize(("now", "stuck"), [(115.0, False), (145.0, False), (145.1, True)])
-def test_it_is_stuck_when_it_owes_one_for_too_long(now: float, stuck: bool):
-    """Patience counts from when the sign was owed, not from the last one."""
+def test_engine_is_stuck_when_heartbeat_is_overdue(now: float, stuck: bool):
+    """An engine is stuck when its heartbeat has been overdue for the allowed time, which starts when the heartbeat
+    became due, not at the last heartbeat."""
     pulse = LivenessProbe(30)
     pulse.record_work(100.0)
     pulse.is_due(115.0, 15)
     assert stuck is pulse.is_stuck(now)
 
 
-def test_a_late_sign_mends_it():
-    """An engine that computes again is not stuck."""
+def test_late_heartbeat_ends_the_stuck_state():
+    """An engine that computes again is no longer stuck."""
     pulse = LivenessProbe(30)
     pulse.is_due(100.0, 15)
     assert pulse.is_stuck(200.0)
@@ -188,20 +193,21 @@ def test_a_late_sign_mends_it():
     assert not pulse.is_stuck(202.0)
 
 
-def test_without_the_question_nothing_is_owed():
-    """An engine that nobody looks at is never stuck."""
+def test_unprobed_engine_is_never_stuck():
+    """An engine whose heartbeat was never asked for is never stuck, however long it has done nothing."""
     pulse = LivenessProbe(30)
     pulse.record_work(100.0)
     assert not pulse.is_stuck(1e9)
 
 
-def test_what_computes_goes_on_however_long_it_takes():
-    """Each look that finds more time spent begins the patience anew."""
+def test_growing_cpu_time_stays_recent():
+    """Each check that finds more CPU time used restarts the allowed time."""
     effort = CpuActivity(30)
     assert all(effort.is_recent(cpu_seconds=now / 10, now=now) for now in (100.0, 200.0, 300.0))
 
 
-def test_what_spends_nothing_has_its_patience_from_the_first_look():
-    """The same time spent at each look: after that long it does not go on."""
+def test_constant_cpu_time_expires_after_first_check():
+    """If the CPU time does not change, activity stops counting as recent once the allowed time since the first check
+    has passed."""
     effort = CpuActivity(30)
     assert [True, True, False] == [effort.is_recent(cpu_seconds=4.2, now=now) for now in (100.0, 130.0, 130.1)]

@@ -1,4 +1,5 @@
-"""The filter's verdicts on both architectures, run by an interpreter of classic BPF, and Landlock's rulesets."""
+"""The seccomp filter's verdicts on both architectures, run by an interpreter of classic BPF, and the Landlock
+rulesets."""
 
 from __future__ import annotations
 
@@ -59,53 +60,54 @@ def depends(machine: str, name: str, *arguments: int, families: tuple[int, ...] 
 
 
 @MACHINES
-def test_what_the_runtimes_need_passes(machine):
-    """Reading, writing, memory, threads' locks, clocks and the existing socket pass whatever their arguments."""
+def test_filter_allows_calls_that_runtimes_need(machine):
+    """System calls that runtimes need (reading, writing, memory, thread locks, clocks and the existing socket) pass
+    whatever their arguments."""
     for number in NEEDED[machine]:
         assert "allow" == verdict(machine, number, *[2**64 - 1] * 6)
 
 
 @MACHINES
 def test_every_listed_call_is_denied(machine):
-    """Each call of the list fails with EPERM, whatever its arguments."""
+    """Each call of the deny list fails with EPERM, whatever its arguments."""
     for name, number in confinement.call_numbers(confinement.DENIED, machine).items():
         assert (name, "EPERM") == (name, verdict(machine, number))
         assert (name, "EPERM") == (name, verdict(machine, number, *[2**64 - 1] * 6))
 
 
 @MACHINES
-def test_unreadable_and_unknown_calls_do_not_exist(machine):
-    """clone3, openat2, calls newer than the list and those of x32 give ENOSYS."""
+def test_unreadable_and_unknown_calls_give_enosys(machine):
+    """clone3, openat2, calls newer than the list and calls of the x32 ABI fail with ENOSYS."""
     for number in (435, 437, confinement.LAST_KNOWN + 1, 10_000, 0x40000000, 0x40000000 | 41, 0xFFFFFFFF):
         assert "ENOSYS" == verdict(machine, number)
     assert "allow" == verdict(machine, confinement.LAST_KNOWN)
 
 
 @MACHINES
-def test_the_convention_of_another_architecture_kills(machine):
-    """A call as i386 (int 0x80), 32-bit ARM or the other architecture makes it ends the process."""
+def test_call_of_another_architecture_kills_the_process(machine):
+    """A call through the interface of i386 (int 0x80), 32-bit ARM or the other architecture kills the process."""
     others = [0x40000003, 0x40000028, *(arch for name, arch in confinement.AUDIT_ARCH.items() if name != machine)]
     assert ["kill"] * 3 == [verdict(machine, 0, arch=other) for other in others]
 
 
 @MACHINES
 def test_files_open_only_for_reading(machine):
-    """Flags that write, create or truncate are denied; those that only read pass."""
+    """`openat` with flags that write, create or truncate is denied; flags that only read pass."""
     reading = (os.O_RDONLY, os.O_RDONLY | os.O_CLOEXEC, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     writing = (os.O_WRONLY, os.O_RDWR, os.O_ACCMODE, os.O_CREAT, os.O_TRUNC, os.O_RDWR | os.O_TMPFILE)
     assert {"allow"} == {depends(machine, "openat", 0, 0, flags) for flags in reading}
     assert {"EPERM"} == {depends(machine, "openat", 0, 0, flags) for flags in writing}
 
 
-def test_the_old_open_follows_the_same_rule():
-    """x86-64's open has its flags in the second argument."""
+def test_open_follows_the_rule_of_openat():
+    """The filter also checks the flags of x86-64's `open`, which are in its second argument."""
     assert "allow" == depends("x86_64", "open", 0, os.O_RDONLY, os.O_RDWR)
     assert "EPERM" == depends("x86_64", "open", 0, os.O_RDWR, os.O_RDONLY)
 
 
 @MACHINES
-def test_clone_makes_threads_and_no_processes(machine):
-    """The flags of glibc's threads pass; those of fork (SIGCHLD) and vfork do not."""
+def test_clone_creates_threads_but_no_processes(machine):
+    """`clone` with the flags of glibc's threads passes; with those of fork (SIGCHLD) and vfork it is denied."""
     assert "allow" == depends(machine, "clone", 0x3D0F00)
     assert ["EPERM", "EPERM"] == [depends(machine, "clone", flags) for flags in (17, 0x4111)]
 
@@ -124,30 +126,32 @@ def test_clone_makes_threads_and_no_processes(machine):
         (0x122, "EPERM"),  # grows down
     ],
 )
-def test_memory_outside_the_limit_is_not_mapped(machine, flags, expected):
-    """Kinds of memory that RLIMIT_DATA counts pass, those that it does not count are denied."""
+def test_memory_outside_the_limit_cannot_be_mapped(machine, flags, expected):
+    """`mmap` of memory that RLIMIT_DATA does not count (shared anonymous, growing down) is denied; other mappings that
+    runtimes use pass."""
     assert expected == depends(machine, "mmap", 0, 4096, 3, flags)
 
 
 @MACHINES
 @pytest.mark.parametrize("name", ["kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"])
-def test_signals_reach_nobody_else(machine, name):
-    """A process signals itself, as abort does, and neither another process, its group nor all."""
+def test_child_may_signal_only_itself(machine, name):
+    """A process may signal itself, as abort does, but not another process, its group or all processes."""
     assert "allow" == depends(machine, name, PID, PID)
     others = (1, PID + 1, 0, 2**32 - 1, 2**64 - 1, -PID & 0xFFFFFFFF)
     assert {"EPERM"} == {depends(machine, name, other, PID) for other in others}
 
 
 @MACHINES
-def test_limits_are_read_and_not_set(machine):
-    """prlimit with an address of new limits is denied, wherever in the 64 bits the address has its ones."""
+def test_limits_can_be_read_but_not_set(machine):
+    """`prlimit64` is denied if it has an address of new limits, in whichever of the 64 bits that address is
+    non-zero."""
     assert "allow" == depends(machine, "prlimit64", 0, 7, 0, 0x7FFF00001000)
     assert ["EPERM", "EPERM"] == [depends(machine, "prlimit64", 0, 7, new) for new in (0x1000, 0x700000000000)]
 
 
 @MACHINES
-def test_descriptors_send_no_signals_and_type_no_text(machine):
-    """F_SETOWN, F_SETSIG and TIOCSTI are denied; close-on-exec, non-blocking and isatty pass."""
+def test_descriptors_cannot_send_signals_or_terminal_input(machine):
+    """F_SETOWN, F_SETSIG and TIOCSTI are denied; close-on-exec, non-blocking mode and isatty pass."""
     assert {"EPERM"} == {depends(machine, "fcntl", 0, command) for command in (8, 10, 15)}
     assert {"allow"} == {depends(machine, "fcntl", 0, command) for command in (1, 2, 3, 4, 1030)}
     assert {"EPERM"} == {depends(machine, "ioctl", 0, request) for request in (0x5412, 0x8901, 0x8902)}
@@ -155,8 +159,8 @@ def test_descriptors_send_no_signals_and_type_no_text(machine):
 
 
 @MACHINES
-def test_nobody_waits_for_a_lock_or_a_lease_of_a_child(machine):
-    """A child takes no lease, and no lock but where it drives a device."""
+def test_child_takes_no_lease_and_no_lock_without_a_device(machine):
+    """A child cannot take a lease, and can take a lock only if it drives a device."""
     locks, lease, driver = (6, 7, 37, 38), 1024, confinement.DRIVERS["cuda"].families
     assert {"EPERM"} == {depends(machine, "fcntl", 0, command) for command in (*locks, lease)}
     assert {"allow"} == {depends(machine, "fcntl", 0, command, families=driver) for command in locks}
@@ -164,23 +168,23 @@ def test_nobody_waits_for_a_lock_or_a_lease_of_a_child(machine):
 
 
 @MACHINES
-def test_the_child_stays_its_parents(machine):
-    """It keeps the signal at its parent's death and stays closed to debuggers; threads may still be named."""
+def test_child_keeps_parent_death_signal_and_stays_undumpable(machine):
+    """`prctl` cannot change the parent death signal or allow debuggers; threads can still be named."""
     assert {"EPERM"} == {depends(machine, "prctl", option) for option in (1, 4, 35, 0x59616D61)}
     assert {"allow"} == {depends(machine, "prctl", option) for option in (2, 3, 15, 21, 38, 39)}
 
 
 @MACHINES
-def test_no_number_is_listed_twice(machine):
-    """Each call stands in one table, once."""
+def test_no_call_is_listed_twice(machine):
+    """Each system call is in one table, once."""
     tables = (confinement.DENIED, confinement.ABSENT, confinement.CONDITIONAL)
     listed = [number for table in tables for number in confinement.call_numbers(table, machine).values()]
     assert sorted(set(listed)) == sorted(listed)
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_numbers_are_the_kernels(machine):
-    """Where the kernel's headers are installed, every number of the tables is the one they give."""
+def test_call_numbers_match_the_kernel_headers(machine):
+    """Where the kernel headers are installed, every number in the tables equals theirs."""
     headers = [path for path in (X86_HEADERS if machine == "x86_64" else [ARM_HEADER]) if path.exists()]
     if not headers:
         pytest.skip("the kernel's headers are not installed")
@@ -207,14 +211,16 @@ def test_the_numbers_are_the_kernels(machine):
         (9, (0xFFFF, 3, 3)),
     ],
 )
-def test_a_ruleset_restricts_all_that_its_version_can(abi, expected):
-    """Rights on files grow with versions 2, 3 and 5, TCP comes with 4, scopes with 6; what is newer is left alone."""
+def test_ruleset_restricts_everything_its_landlock_version_supports(abi, expected):
+    """File rights grow with Landlock versions 2, 3 and 5, TCP is added with 4, scopes with 6; newer versions add
+    nothing."""
     assert expected == struct.unpack(f"={len(expected)}Q", confinement.ruleset(abi))
 
 
 @MACHINES
-def test_what_drives_a_device_opens_it_for_both_ways(machine):
-    """Reading, and reading with writing, of what is there; nothing is created, cut off or only written."""
+def test_child_with_a_device_opens_files_for_reading_and_writing(machine):
+    """A child that drives a device may open existing files for reading or for reading and writing, but not create,
+    truncate or only write them."""
     passing = (os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CLOEXEC)
     denied = (os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_TRUNC, os.O_CREAT, os.O_RDWR | os.O_TMPFILE)
     assert {"allow"} == {depends(machine, "openat", 0, 0, flags, families=(0x64,)) for flags in passing}
@@ -242,15 +248,16 @@ def test_what_drives_a_device_opens_it_for_both_ways(machine):
         (0x30000001, "cpu", "EPERM"),
     ],
 )
-def test_only_its_own_drivers_are_spoken_to(machine, request_number, device, expected):
-    """An ioctl passes by the letter of its family, and only in the child of that device."""
+def test_ioctl_is_limited_to_the_childs_own_driver(machine, request_number, device, expected):
+    """An ioctl passes by the letter of its driver family, and only in the child of that device."""
     families = confinement.DRIVERS[device].families if device in confinement.DRIVERS else None
     assert expected == depends(machine, "ioctl", 3, request_number, families=families)
 
 
 @MACHINES
-def test_a_driver_opens_no_other_way(machine):
-    """Everything else is as in a child without one: the calls of the list, processes, shared memory, signals."""
+def test_device_child_has_no_other_exceptions(machine):
+    """A child that drives a device is denied everything else as other children are: the listed calls, new processes,
+    shared memory and signals."""
     families = confinement.DRIVERS["vulkan"].families
     for name, number in confinement.call_numbers(confinement.DENIED, machine).items():
         assert (name, "EPERM") == (name, verdict(machine, number, families=families))
@@ -259,8 +266,9 @@ def test_a_driver_opens_no_other_way(machine):
     assert "EPERM" == depends(machine, "kill", PID + 1, families=families)
 
 
-def test_only_the_nodes_that_compute_are_opened(tmp_path):
-    """Render nodes and NVIDIA's cards with their control node; not the node that sets modes, no disk, no memory."""
+def test_only_compute_device_nodes_are_opened(tmp_path):
+    """The child may open render nodes and NVIDIA's cards with their control node, but not the mode-setting node, disks
+    or memory."""
     for name in ("dri/renderD128", "dri/card0", "nvidia0", "nvidiactl", "nvidia-uvm", "sda", "mem", "kvm"):
         (tmp_path / "dev" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "dev" / name).touch()

@@ -1,4 +1,4 @@
-"""edge_agent/engine/job_dispatch.py: the fields of a job's message in addition to its input."""
+"""The job messages that the daemon sends to a child, and how clients share the child."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.simulated_time import advance, simulated
 
 
 class Site:
-    """Jobs, and a child that takes one at a time and keeps what it is sent."""
+    """Jobs, and a child that takes one at a time and stores the messages sent to it."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[protocol.ToChild] = asyncio.Queue()
@@ -63,8 +63,8 @@ class Site:
         assert self.jobs.finish(protocol.JobResult(job_id=job_id, rows=rows))
 
 
-async def test_a_job_says_whose_it_is_and_how_long_its_caller_waits() -> None:
-    """Priority and the time that is left go to the child with the input."""
+async def test_job_message_has_priority_and_remaining_seconds() -> None:
+    """The message to the child has the job's priority and the seconds left until the caller's deadline."""
     site = Site()
     site.ask("a", 30.0, 1)
     run = await site.next()
@@ -74,8 +74,8 @@ async def test_a_job_says_whose_it_is_and_how_long_its_caller_waits() -> None:
     await asyncio.gather(*site.asked)
 
 
-def test_a_job_that_has_waited_says_what_is_left() -> None:
-    """Time in the queue, and with a child that died, is not given twice."""
+def test_remaining_seconds_exclude_time_already_waited() -> None:
+    """Time spent in the queue, and with a child that died, is subtracted from the seconds that the child is given."""
 
     async def work() -> list[tuple[str, float]]:
         site = Site()
@@ -96,8 +96,9 @@ def test_a_job_that_has_waited_says_what_is_left() -> None:
     assert [("first", 30.0), ("first", 26.0), ("second", 21.0)] == simulated(work())
 
 
-async def test_a_deadline_that_has_passed_is_not_none() -> None:
-    """A caller without any time left is not taken for one who waits for ever."""
+async def test_passed_deadline_differs_from_no_deadline() -> None:
+    """A job whose deadline has passed is sent with a tiny positive time, so the child does not treat it as a job
+    without a deadline."""
     site = Site()
     site.ask("late", -1.0, 0)
     assert 0 < (await site.next()).seconds < 0.01
@@ -105,8 +106,8 @@ async def test_a_deadline_that_has_passed_is_not_none() -> None:
     await asyncio.gather(*site.asked)
 
 
-async def test_clients_share_the_child_by_rows_and_not_by_calls() -> None:
-    """Of two clients with jobs of 320 and of 32 rows, both always waiting, each has about half of the rows."""
+async def test_clients_share_the_child_by_rows() -> None:
+    """Two clients with jobs of 320 and of 32 rows, both always waiting, each get about half of the computed rows."""
     site = Site()
     rows = {"large": 320, "small": 32}
     site.jobs.stats = {client: BundleStats() for client in rows}
@@ -127,8 +128,9 @@ async def test_clients_share_the_child_by_rows_and_not_by_calls() -> None:
 
 
 @pytest.mark.parametrize("refused", [InputTooLong, EmptyInput, InvalidRequest, DeadlineUnattainable])
-async def test_an_input_that_is_not_computed_costs_its_client_little(refused: type[EdgeAgentError]) -> None:
-    """A client that had ten inputs refused by the child is not ten turns behind: its next one starts second."""
+async def test_refused_input_costs_its_client_little(refused: type[EdgeAgentError]) -> None:
+    """A client that had nine inputs refused by the child is not nine turns behind: its next job starts second at the
+    latest."""
     site = Site()
     site.ask("running", 30.0, 0, "other")
     await site.next()
@@ -154,8 +156,9 @@ async def test_an_input_that_is_not_computed_costs_its_client_little(refused: ty
     assert started.index("till") <= 1
 
 
-async def test_no_client_has_all_places_of_a_child() -> None:
-    """Of eight places that a child says to have one client gets six, though it asks for more; another gets the rest."""
+async def test_one_client_cannot_take_all_places_of_a_child() -> None:
+    """Of the eight places that a child reports, one client gets at most six although it asks for more; another client
+    gets the rest."""
     site = Site()
     site.jobs.child_loaded(BY_CPU, protocol.LoadRequest(runtime="llama", sequences_max=0), {protocol.SEQUENCES: "8"})
     for number in range(10):
@@ -187,16 +190,17 @@ CALLS_MAX = 4
         ("MADE_UP", (0, 0)),
     ],
 )
-def test_only_what_the_model_fails_counts_against_it(reason: str, counted: tuple[int, int]):
-    """What callers do says nothing of a bundle."""
+def test_only_model_failures_count_against_a_bundle(reason: str, counted: tuple[int, int]):
+    """A failure caused by the caller does not count as a call or failure of the bundle."""
     tally = BundleStats()
     tally.record_end(FailureReport(job_id="1", reason=reason, message=""), 0.01)
     assert counted == (tally.calls, tally.failures)
     assert (0, 0.0) == (tally.timed, tally.median_ms)
 
 
-def test_time_is_of_the_latest_inputs_and_of_each_token():
-    """A generation of 10 tokens in 0.2 s counts as 20 ms; a deadline that passed counts with what it lasted."""
+def test_median_latency_is_per_token_over_recent_inputs():
+    """The median covers the latest inputs: a generation of 10 tokens in 0.2 s counts as 20 ms, and a timeout counts
+    with its duration."""
     tally = BundleStats()
     tally.record_end(JobResult(job_id="1", output_tokens=10), 0.2)
     assert (1, 20.0) == (tally.calls, tally.median_ms)
@@ -208,14 +212,14 @@ def test_time_is_of_the_latest_inputs_and_of_each_token():
 
 
 def count_answers(tally: BundleStats) -> None:
-    """Count a hundred answers."""
+    """Record a hundred answers."""
     done = JobResult(job_id="1")
     for _ in range(100):
         tally.record_end(done, 0.001)
 
 
-def test_counting_costs_next_to_nothing():
-    """A few calls of functions for each answer, and no more after thousands of them."""
+def test_recording_an_answer_has_constant_cost():
+    """Recording an answer takes a few function calls, and no more after thousands of answers."""
     tally = BundleStats()
     first = calls_of(lambda: count_answers(tally))
     for _ in range(100 * LATENCIES_MAX):

@@ -1,4 +1,4 @@
-"""The queue in front of an engine: bounded, in turn, one at a time after a crash."""
+"""The queue in front of an engine: bounded, fair between clients, one job at a time after a crash."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def take_all(waiting: JobQueue) -> list[Ticket]:
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 3)), max_size=20))
-def test_jobs_start_in_turn(arrivals: list[tuple[float, int]]) -> None:
-    """A job starts as if it had come a second later for each step of priority; equals keep their order."""
+def test_jobs_start_by_priority_and_arrival(arrivals: list[tuple[float, int]]) -> None:
+    """A job starts as if it had arrived a second later for each step of priority; equal jobs keep their order."""
     waiting = JobQueue(len(arrivals))
     tickets = [Ticket(str(i), arrived_at, priority) for i, (arrived_at, priority) in enumerate(arrivals)]
     for ticket in tickets:
@@ -50,8 +50,8 @@ def test_jobs_start_in_turn(arrivals: list[tuple[float, int]]) -> None:
 
 
 @given(st.integers(0, 10), st.floats(0, 1000))
-def test_nobody_is_overtaken_for_ever(priority: int, arrived_at: float) -> None:
-    """Whoever comes more than `priority` seconds later starts later, whatever its own priority."""
+def test_lower_priority_job_is_overtaken_for_a_bounded_time(priority: int, arrived_at: float) -> None:
+    """A job that arrives more than `priority` seconds after another starts after it, whatever its own priority."""
     patient = Ticket("patient", arrived_at, priority)
     late = Ticket("late", arrived_at + priority * PRIORITY_SECONDS + 0.001, 0)
     waiting = JobQueue(2)
@@ -60,8 +60,8 @@ def test_nobody_is_overtaken_for_ever(priority: int, arrived_at: float) -> None:
     assert ["patient", "late"] == ids(take_all(waiting))
 
 
-def test_a_request_is_taken_whole_or_not_at_all() -> None:
-    """Five inputs do not fit where four do, and the refusal has the numbers."""
+def test_request_is_queued_completely_or_refused() -> None:
+    """The queue refuses a request of five inputs if four fit, and the error has the numbers."""
     waiting = JobQueue(LIMIT)
     with waiting.reserve(LIMIT):
         pass
@@ -71,7 +71,7 @@ def test_a_request_is_taken_whole_or_not_at_all() -> None:
 
 
 class Queue(RuleBasedStateMachine):
-    """Random calls against two plain lists."""
+    """Random operations on a queue, compared with two plain lists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def add(self) -> None:
-        """A new job is taken while there is room."""
+        """A new job is queued while there is room."""
         self.count += 1
         ticket = Ticket(str(self.count), float(self.count))
         if len(self.queued) < LIMIT:
@@ -96,7 +96,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule()
     def start(self) -> None:
-        """The next job is the first that a crash put back, and it runs alone; otherwise the oldest."""
+        """The next job is the first that a crash put back, and it runs alone; otherwise it is the oldest."""
         alone = any(ticket.alone for ticket in self.running)
         ticket = self.waiting.next(self.running, RUNNING_MAX)
         must_wait = bool(self.running) and bool(self.again) and self.again[0] in self.alone
@@ -117,7 +117,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(alone=st.booleans())
     def crash(self, alone: bool) -> None:
-        """Everything in flight comes back to the front; what may be the cause runs alone from then on."""
+        """All running jobs return to the front; those that may have caused the crash run alone from then on."""
         self.waiting.put_back(self.running, alone=alone)
         self.again[:0] = ids(self.running)
         self.alone |= {ticket.job_id for ticket in self.running if alone}
@@ -125,7 +125,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        """A caller goes away."""
+        """A caller cancels a waiting job."""
         if everyone := self.again + self.queued:
             job_id = data.draw(st.sampled_from(everyone))
             assert self.waiting.discard(job_id)
@@ -142,8 +142,8 @@ class Queue(RuleBasedStateMachine):
 TestQueue = Queue.TestCase
 
 
-def test_clear_forgets_everything() -> None:
-    """Waiting jobs and those put back are gone."""
+def test_clear_removes_all_jobs() -> None:
+    """`clear` removes waiting jobs and those that a crash put back."""
     waiting = JobQueue(LIMIT)
     waiting.add(Ticket("a", 0.0))
     waiting.put_back([Ticket("b", 0.0)], alone=True)
@@ -152,7 +152,7 @@ def test_clear_forgets_everything() -> None:
 
 
 def test_clients_take_turns() -> None:
-    """Whoever has one job waiting is not behind all of a client that has many."""
+    """Clients start jobs in turn, so a client with one job does not wait behind all jobs of a client with many."""
     waiting = JobQueue(30)
     for number in range(30):
         waiting.add(Ticket(f"noisy-{number}", number, client="noisy"))
@@ -163,8 +163,9 @@ def test_clients_take_turns() -> None:
     assert [f"noisy-{number}" for number in range(30)] == [each for each in started if each.startswith("noisy")]
 
 
-def test_a_client_with_its_share_is_refused_and_another_is_not() -> None:
-    """With a reason of its own; what is discarded or started makes room."""
+def test_client_over_its_share_is_refused_while_others_are_not() -> None:
+    """A client that used up its share gets `ShareExceeded` while another client is accepted; discarded and started jobs
+    free places."""
     waiting = JobQueue(12)
     for number in range(12):
         waiting.add(Ticket(str(number), 0, client="noisy"))
@@ -182,8 +183,8 @@ def test_a_client_with_its_share_is_refused_and_another_is_not() -> None:
     waiting.reserve(12, "noisy")
 
 
-def test_two_requests_do_not_get_the_same_places() -> None:
-    """What is reserved for the inputs of one request is not there for another, and is given back if nobody uses it."""
+def test_reserved_places_are_not_given_twice() -> None:
+    """Places reserved for one request are not available to another, and unused ones are returned."""
     waiting = JobQueue(LIMIT)
     with waiting.reserve(3, "a") as places:
         with pytest.raises(QueueFull, match="3 inputs are waiting and 4 more do not fit"):
@@ -198,8 +199,8 @@ def test_two_requests_do_not_get_the_same_places() -> None:
         pass
 
 
-def test_a_reserved_place_is_taken_by_one_job() -> None:
-    """As many jobs as there are places get in, whatever came in between; the next one needs room like any other."""
+def test_reserved_place_admits_one_job() -> None:
+    """A reservation admits exactly as many jobs as it has places; a further job needs free room."""
     waiting = JobQueue(LIMIT)
     with waiting.reserve(LIMIT, "a") as places:
         for number in range(LIMIT):
@@ -209,8 +210,8 @@ def test_a_reserved_place_is_taken_by_one_job() -> None:
     assert LIMIT == len(waiting)
 
 
-def test_a_place_in_one_queue_is_none_in_another() -> None:
-    """A job that comes to another engine than the one where its place is needs room there."""
+def test_reservation_is_not_valid_in_another_queue() -> None:
+    """A job that is added to a different queue than the one where it holds a place needs free room there."""
     here, there = JobQueue(1), JobQueue(1)
     there.add(Ticket("first", 0, client="a"))
     with here.reserve(1, "a") as places, pytest.raises(QueueFull):
@@ -222,7 +223,8 @@ LIMITS = st.integers(1, 500)
 
 
 def filled(limit: int, order: list[int], clients: int) -> list[int]:
-    """Let clients ask for a place as they are named, and then in turn until nobody gets one; count what each has."""
+    """Let clients ask for places in the given order, and then in turn until none is granted; return the places of
+    each."""
     held = [0] * clients
     for client in order:
         held[client] += has_share_for(held[client], sum(held), 1, limit)
@@ -232,28 +234,28 @@ def filled(limit: int, order: list[int], clients: int) -> list[int]:
 
 
 @given(limit=LIMITS, more=st.integers(1, 600), held=st.integers(0, 500))
-def test_one_client_alone_may_fill_it(limit: int, more: int, held: int) -> None:
-    """To the limit, and not beyond, in whatever portions."""
+def test_single_client_may_fill_the_queue(limit: int, more: int, held: int) -> None:
+    """A client that is alone may fill the queue up to the limit, in requests of any size, and not beyond."""
     assert (held + more <= limit) == has_share_for(held, held, more, limit)
 
 
 @given(limit=LIMITS, clients=st.integers(1, 8), order=st.lists(st.integers(0, 7), max_size=400))
-def test_there_is_never_more_than_the_room(limit: int, clients: int, order: list[int]) -> None:
-    """Whoever asks, in whatever order."""
+def test_granted_places_never_exceed_the_total(limit: int, clients: int, order: list[int]) -> None:
+    """The granted places never exceed the queue's total, whatever the order in which clients ask."""
     assert sum(filled(limit, [each % clients for each in order], clients)) <= places_for_all(limit)
 
 
 @given(limit=LIMITS)
-def test_one_more_client_finds_a_place(limit: int) -> None:
-    """However long another has been asking for all it could get; a third of it, if nobody else comes."""
+def test_new_client_finds_a_place(limit: int) -> None:
+    """A new client gets a place, up to a third of the limit, after another client has taken all it could get."""
     (held,) = filled(limit, [], 1)
     assert limit == held
     assert has_share_for(0, held, max(1, limit // 3), limit)
 
 
 @given(limit=LIMITS, clients=st.integers(1, 8), order=st.lists(st.integers(0, 7), max_size=400))
-def test_no_client_with_places_is_taken_where_a_new_one_is_not(limit: int, clients: int, order: list[int]) -> None:
-    """So what comes free is the new one's."""
+def test_freed_places_go_to_new_clients_first(limit: int, clients: int, order: list[int]) -> None:
+    """Whenever a client that already holds places would be granted one more, a client without places would be, too."""
     held = filled(limit, [each % clients for each in order], clients)
     for one in range(clients):
         for free in range(4):
@@ -262,15 +264,16 @@ def test_no_client_with_places_is_taken_where_a_new_one_is_not(limit: int, clien
 
 
 @given(limit=st.integers(24, 500), clients=st.integers(2, 6))
-def test_greedy_clients_have_the_same(limit: int, clients: int) -> None:
-    """Those that come together and want more than there is differ by one place at most."""
+def test_greedy_clients_get_equal_shares(limit: int, clients: int) -> None:
+    """Clients that arrive together and ask for more than there is differ by at most one place."""
     held = filled(limit, list(range(clients)) * 1000, clients)
     assert max(held) - min(held) <= 1
 
 
 @given(limit=st.integers(24, 300), first=st.integers(1, 300))
-def test_a_late_client_comes_to_its_share(limit: int, first: int) -> None:
-    """One has filled the room; as places come free in turn, the other's share grows until both have the same."""
+def test_late_client_reaches_its_share(limit: int, first: int) -> None:
+    """When one client has filled the queue, another client's share grows as places become free, until both have about
+    the same."""
     held = [min(first, limit), 0]
     for _ in range(4 * limit):
         for client in (0, 1):
@@ -281,8 +284,8 @@ def test_a_late_client_comes_to_its_share(limit: int, first: int) -> None:
 
 
 @given(clients=st.lists(st.sampled_from("abc"), min_size=1, max_size=60))
-def test_a_client_has_one_turn_in_a_round(clients: list[str]) -> None:
-    """A client's jobs run in order; a client with few jobs does not wait behind one with many."""
+def test_client_gets_one_turn_per_round(clients: list[str]) -> None:
+    """Each client gets one turn per round, so a client with few jobs does not wait behind a client with many."""
     rounds = FairRounds()
     dealt = [(client, rounds.assign(client)) for client in clients]
     for name in "abc":
@@ -294,8 +297,8 @@ def test_a_client_has_one_turn_in_a_round(clients: list[str]) -> None:
     backlog=st.integers(0, 50),
     steps=st.lists(st.booleans(), max_size=200),
 )
-def test_nobody_waits_for_more_than_one_turn_of_each_other(backlog: int, steps: list[bool]) -> None:
-    """A client that asks for one turn at a time, against one that always has many waiting."""
+def test_client_waits_for_at_most_one_turn_of_each_other_client(backlog: int, steps: list[bool]) -> None:
+    """A client that asks for one turn at a time waits for at most one turn of a client that always has many waiting."""
     rounds, waiting = FairRounds(), []
     for _ in range(backlog + 1):
         waiting.append((rounds.assign("noisy"), "noisy"))
@@ -312,8 +315,9 @@ def test_nobody_waits_for_more_than_one_turn_of_each_other(backlog: int, steps: 
         waiting.append((rounds.assign("noisy"), "noisy"))
 
 
-def test_a_client_that_asks_again_at_once_does_not_stay_in_front() -> None:
-    """Its next turn is in the next round, though it has nothing waiting: the other goes on."""
+def test_client_that_asks_again_at_once_does_not_stay_first() -> None:
+    """The next turn of a client is in the next round even if it has no job waiting, so the other client's jobs start,
+    too."""
     rounds, started = FairRounds(), []
     waiting = [(rounds.assign("noisy"), "noisy") for _ in range(10)]
     for _ in range(10):
@@ -326,16 +330,17 @@ def test_a_client_that_asks_again_at_once_does_not_stay_in_front() -> None:
 
 
 @pytest.mark.parametrize("clients", [CLIENTS_MAX + 1, 3 * CLIENTS_MAX])
-def test_the_table_of_a_round_is_bounded(clients: int) -> None:
-    """A round with more clients than it knows ends; nobody's turn is lost."""
+def test_round_table_is_bounded(clients: int) -> None:
+    """A round with more clients than `CLIENTS_MAX` ends early; every client keeps its turn."""
     rounds = FairRounds()
     dealt = [rounds.assign(str(number)) for number in range(clients)]
     assert sorted(dealt) == dealt
     assert len(rounds._ends) <= CLIENTS_MAX
 
 
-def test_turns_are_work_and_not_calls() -> None:
-    """In ten rounds a client of large jobs starts two of five turns each, one of small jobs forty."""
+def test_turns_measure_work_instead_of_calls() -> None:
+    """In ten rounds a client with jobs of five turns each starts two, and a client with jobs of a quarter turn starts
+    forty."""
     rounds = FairRounds()
     begun = {
         client: [rounds.assign(client, turns) for _ in range(40)] for client, turns in (("large", 5.0), ("small", 0.25))
@@ -344,8 +349,9 @@ def test_turns_are_work_and_not_calls() -> None:
     assert [4] * 10 == [begun["small"].count(each) for each in range(10)]
 
 
-def test_what_a_job_has_taken_is_counted_afterwards() -> None:
-    """A client whose job was dealt one turn and took five begins its next one as much later; another does not."""
+def test_actual_work_of_a_job_is_charged_afterwards() -> None:
+    """A client whose job was assigned one turn and took five starts its next job four turns later; other clients are
+    not affected."""
     rounds = FairRounds()
     rounds.assign("large")
     rounds.assign("small")
@@ -356,8 +362,8 @@ def test_what_a_job_has_taken_is_counted_afterwards() -> None:
 
 
 @pytest.mark.parametrize("asked_per_start", [1, 3])
-def test_a_client_whose_callers_give_up_in_the_queue_keeps_its_turns(asked_per_start: int) -> None:
-    """Jobs that leave before they start count for nothing: of two clients that want too much, each has half."""
+def test_cancelled_waiting_jobs_do_not_cost_turns(asked_per_start: int) -> None:
+    """Jobs that leave the queue before they start are not charged: two clients that ask for too much each get half."""
     waiting, started = JobQueue(1000), dict.fromkeys(("patient", "impatient"), 0)
     for time in range(400):
         for number in range(asked_per_start):
@@ -371,10 +377,9 @@ def test_a_client_whose_callers_give_up_in_the_queue_keeps_its_turns(asked_per_s
 
 
 @pytest.mark.parametrize(("asked_per_start", "gives_up_after"), [(5, 6), (2, 4), (2, 20)])
-def test_jobs_that_leave_let_nobody_wait_for_the_others_of_their_client(
-    asked_per_start: int, gives_up_after: int
-) -> None:
-    """A client that asks for little waits for one turn of each other client, also where many jobs of one leave."""
+def test_cancelled_jobs_do_not_delay_other_clients(asked_per_start: int, gives_up_after: int) -> None:
+    """A client with few jobs waits for at most one turn of each other client, even if many jobs of another client are
+    cancelled."""
     waiting, behind, longest = JobQueue(1000), 0, 0
     for time in range(400):
         for number in range(asked_per_start):
@@ -393,12 +398,12 @@ def test_jobs_that_leave_let_nobody_wait_for_the_others_of_their_client(
 
 
 @pytest.mark.parametrize(("rows", "turns"), [(1, TURNS_MIN), (TURN_ROWS, 1.0), (5 * TURN_ROWS, 5.0)])
-def test_a_turn_is_so_many_rows(rows: int, turns: float) -> None:
-    """A job of few rows takes a part of a turn, but costs something."""
+def test_turns_are_proportional_to_rows(rows: int, turns: float) -> None:
+    """A job of few rows takes a fraction of a turn, but at least `TURNS_MIN`."""
     assert turns == turns_for_rows(rows)
 
 
 @pytest.mark.parametrize(("places", "most"), [(1, 1), (3, 3), (8, 6), (32, 24)])
-def test_no_client_has_all_places(places: int, most: int) -> None:
-    """One in four is left to others, where there are so many."""
+def test_one_place_in_four_is_left_to_other_clients(places: int, most: int) -> None:
+    """Of four or more places, a quarter is left to other clients."""
     assert most == places_of_one_client(places)

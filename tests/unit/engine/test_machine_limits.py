@@ -1,7 +1,4 @@
-"""How many threads and how much memory engines may use.
-
-What the installed libraries and the machine offer to compute on, by the files that are there.
-"""
+"""The threads and memory that engines may use, and the devices that the installed libraries and the machine offer."""
 
 from __future__ import annotations
 
@@ -29,19 +26,19 @@ SCHEDULABLE = len(os.sched_getaffinity(0))
     ("total", "engines", "each"),
     [(4, 1, 4), (4, 2, 2), (4, 3, 1), (4, 4, 1), (7, 2, 3), (1, 1, 1), (2, 0, 2)],
 )
-def test_engines_share_evenly(total, engines, each):
+def test_engines_share_threads_evenly(total, engines, each):
     """Each engine gets the same whole number of threads, rounded down."""
     assert each == threads_per_engine(total, engines)
 
 
-def test_shares_stay_within_the_total():
-    """All shares together are at most the total as long as there is a core for each engine."""
+def test_thread_shares_stay_within_the_total():
+    """The threads of all engines add up to at most the total as long as there is a core for each engine."""
     for total in range(1, 65):
         assert all(threads_per_engine(total, engines) * engines <= total for engines in range(1, total + 1))
 
 
 def test_every_engine_gets_a_thread():
-    """With more engines than cores each still has one thread."""
+    """With more engines than cores, each engine still gets one thread."""
     assert 1 == threads_per_engine(2, 5)
 
 
@@ -58,13 +55,13 @@ def test_every_engine_gets_a_thread():
         (["", "nonsense", "1 0", "-1 100000"], 8),
     ],
 )
-def test_the_tightest_quota_counts(cpu_max, cores_left):
-    """Quotas round down to whole cores, at least one; no quota, and one that is no quota, limits nothing."""
+def test_tightest_cpu_quota_applies(cpu_max, cores_left):
+    """CPU quotas are rounded down to whole cores, at least one; a missing or invalid quota limits nothing."""
     assert cores_left == allowed_cores(8, cpu_max)
 
 
-def test_quota_of_an_outer_group_limits(tmp_path):
-    """A limit on a slice holds for the service in it."""
+def test_cpu_quota_of_an_outer_cgroup_applies(tmp_path):
+    """A CPU quota on a slice limits the service in it."""
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("3:cpuset:/elsewhere\n0::/edge.slice/edge-agent.service\n")
     own = tmp_path / "sys/fs/cgroup/edge.slice/edge-agent.service"
@@ -75,8 +72,8 @@ def test_quota_of_an_outer_group_limits(tmp_path):
     assert 1 == available_cores(tmp_path)
 
 
-def test_quota_in_a_container_limits(tmp_path):
-    """In a namespace of its own a process sees its group as the root, which then has a limit."""
+def test_cpu_quota_in_a_container_applies(tmp_path):
+    """In its own cgroup namespace a process sees its group as the root, and the quota there applies."""
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/\n")
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
@@ -84,14 +81,14 @@ def test_quota_in_a_container_limits(tmp_path):
     assert 1 == available_cores(tmp_path)
 
 
-def test_without_control_groups_the_affinity_counts(tmp_path):
-    """Where nothing can be read, every core that the process may run on is counted."""
+def test_cpu_affinity_applies_without_cgroups(tmp_path):
+    """Where no cgroup file can be read, every core that the process may run on is counted."""
     assert SCHEDULABLE == available_cores(tmp_path)
     assert 1 <= available_cores() <= SCHEDULABLE
 
 
 def machine(root: Path, available_kib: int = 1000, group: str = "") -> Path:
-    """Write what Linux tells of memory; `group` is the own control group of version 2."""
+    """Write the memory files of Linux under /proc; `group` is the process's own control group (cgroup v2)."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/meminfo").write_text(f"MemTotal:  9999 kB\nMemAvailable:   {available_kib} kB\nBuffers: 1 kB\n")
     if group:
@@ -100,33 +97,34 @@ def machine(root: Path, available_kib: int = 1000, group: str = "") -> Path:
 
 
 def limit(root: Path, group: str, **values: str) -> None:
-    """Write the files of one control group, `memory_max` as memory.max."""
+    """Write the files of one control group; `memory_max` becomes memory.max."""
     folder = root / "sys/fs/cgroup" / group
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in values.items():
         (folder / name.replace("_", ".", 1)).write_text(value + "\n")
 
 
-def test_the_machine_keeps_its_reserve(tmp_path: Path) -> None:
-    """What is available is MemAvailable without the reserve."""
+def test_available_memory_excludes_the_reserve(tmp_path: Path) -> None:
+    """The available memory is MemAvailable minus the reserve."""
     assert 1000 * 1024 - 24 == available_memory(24, 0, 0, [EngineMemoryUse(500)], machine(tmp_path))
 
 
-def test_nothing_left_is_not_the_same_as_no_limit(tmp_path: Path) -> None:
-    """An exhausted machine has 1 byte, because 0 would mean that nobody measured."""
+def test_exhausted_memory_is_reported_as_one_byte(tmp_path: Path) -> None:
+    """An exhausted machine reports 1 available byte, because 0 would mean that memory was not measured."""
     assert 1 == available_memory(10**9, 0, 0, [], machine(tmp_path))
     assert 1 == available_memory(0, 100, 0, [EngineMemoryUse(100)], tmp_path)
 
 
-def test_the_cap_is_for_all_engines_together(tmp_path: Path) -> None:
-    """What running engines take is no longer there; a cap above what the machine has changes nothing."""
+def test_memory_cap_covers_all_engines_together(tmp_path: Path) -> None:
+    """The memory of running engines is subtracted from the cap; a cap above the machine's memory changes nothing."""
     root = machine(tmp_path)
     assert 700 == available_memory(24, 1000, 0, [EngineMemoryUse(300)], root)
     assert 1000 * 1024 - 24 == available_memory(24, 10**9, 0, [EngineMemoryUse(300)], root)
 
 
-def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
-    """The limits of the own group and of all above it hold; idle page cache is not counted as taken."""
+def test_tightest_cgroup_memory_limit_applies(tmp_path: Path) -> None:
+    """The memory limits of the own control group and of all groups above it apply; inactive page cache does not count
+    as used."""
     root = machine(tmp_path, 1000, "/system.slice/edge-agent.service")
     limit(root, "system.slice", memory_max="50000", memory_current="30000")
     limit(root, "system.slice/edge-agent.service", memory_max="max", memory_high="90000", memory_current="1000")
@@ -138,13 +136,13 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("group", ["", "/", "/gone"])
-def test_without_a_limit_the_machine_counts(tmp_path: Path, group: str) -> None:
-    """No control groups, the root group, and one whose files are not there leave MemAvailable."""
+def test_machine_memory_applies_without_a_cgroup_limit(tmp_path: Path, group: str) -> None:
+    """Without control groups, in the root group, and in a group without files, MemAvailable applies."""
     assert 1000 * 1024 == available_memory(0, 0, 0, [], machine(tmp_path, group=group))
 
 
 def lay(root: Path, *paths: str) -> Path:
-    """Make empty files."""
+    """Create empty files."""
     root.mkdir(exist_ok=True)
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -163,10 +161,11 @@ def lay(root: Path, *paths: str) -> Path:
         ("echo", ("bin/libggml-cuda.so",), DeviceSupport((), [], [])),
     ],
 )
-def test_a_build_is_known_by_its_libraries(
+def test_supported_devices_follow_from_installed_libraries(
     tmp_path: Path, runtime: str, files: tuple[str, ...], offered: DeviceSupport
 ):
-    """Of the portable build in a folder of their own, otherwise beside the library."""
+    """The devices that a runtime supports are detected from its libraries: in the portable build's own folder,
+    otherwise next to the main library."""
     assert offered == machine_limits.detect_support(runtime, tmp_path / "root", lay(tmp_path / "packages", *files))
 
 
@@ -181,13 +180,14 @@ def test_a_build_is_known_by_its_libraries(
         (("nvidiactl",), []),
     ],
 )
-def test_a_device_is_known_by_its_node(tmp_path: Path, nodes: tuple[str, ...], present: list[str]):
-    """A render node, or a numbered card of NVIDIA, which also speaks Vulkan; its control node alone is no card."""
+def test_device_is_detected_by_its_node(tmp_path: Path, nodes: tuple[str, ...], present: list[str]):
+    """A render node or a numbered NVIDIA card counts as a device, and the card also supports Vulkan; NVIDIA's control
+    node alone does not count."""
     assert present == machine_limits.detect_support("echo", lay(tmp_path, *(f"dev/{node}" for node in nodes))).present
 
 
-def test_looking_loads_nothing():
-    """The daemon asks without loading a library that only a child may have."""
+def test_device_detection_loads_no_runtime_library():
+    """The daemon detects devices without loading a library that only a child may load."""
     script = (
         "import sys; from edge_agent.engine.machine_limits import detect_support as detect; "
         "detect('llama'); detect('onnx'); "

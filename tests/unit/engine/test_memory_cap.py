@@ -1,7 +1,5 @@
-"""What is available, and the refusal with its numbers.
-
-What a child may take: the limit that follows from its estimate, and how it is set and told.
-"""
+"""The memory limit of a child: the refusal of a model that does not fit, the limit that follows from the estimate, and
+how the daemon sets and reports it."""
 
 from __future__ import annotations
 
@@ -32,15 +30,16 @@ MB = 10**6
 NEED = MemoryNeed(weights=100 * MB, copies=50 * MB, cache=30 * MB, compute=20 * MB, process=60 * MB)
 
 
-def test_what_fits_is_not_refused() -> None:
-    """A need up to what is available passes; 0 means that nobody measured."""
+def test_fitting_model_is_not_refused() -> None:
+    """A need up to the available memory passes; 0 available means that memory was not measured."""
     NEED.check(260 * MB)
     NEED.check(0)
     NEED.check(0, required=10**12)
 
 
-def test_a_refusal_has_all_numbers() -> None:
-    """The sentence adds up for people, the metadata holds bytes for programs, and the remedy names what to change."""
+def test_memory_refusal_has_all_numbers() -> None:
+    """The message lists the parts of the need, the metadata has them in bytes, and the remedy names
+    `memory_bytes_max`."""
     with pytest.raises(MemoryShort) as caught:
         NEED.check(259 * MB)
     assert (
@@ -53,15 +52,15 @@ def test_a_refusal_has_all_numbers() -> None:
     assert "memory_bytes_max" in caught.value.remedy
 
 
-def test_what_the_bundle_asks_for_counts_as_well() -> None:
-    """A manifest that asks for more than the reckoning finds is taken at its word."""
+def test_memory_required_by_the_manifest_applies() -> None:
+    """A manifest that requires more memory than the estimate is held to its own number."""
     NEED.check(300 * MB, required=300 * MB)
     with pytest.raises(MemoryShort, match=r"the bundle asks for 300\.0 MB of memory; 299\.0 MB is available"):
         NEED.check(299 * MB, required=300 * MB)
 
 
-def test_status_shows_both_numbers() -> None:
-    """The details hold the whole need and the limit that it was held against, in bytes."""
+def test_status_details_have_estimate_and_limit() -> None:
+    """The details have the estimated need and the limit that it was compared with, in bytes."""
     assert {"memory_estimated_bytes": "260000000", "memory_limit_bytes": "7"} == NEED.details(7)
 
 
@@ -71,7 +70,7 @@ ESTIMATE = MemoryEstimate(needed_bytes=400 * MIB, headroom_bytes=40 * MIB, threa
 
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that waits."""
+    """A process that waits for input."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as made:
         yield made
         made.kill()
@@ -81,16 +80,16 @@ def limits(pid: int) -> tuple[int, int]:
     return resource.prlimit(pid, resource.RLIMIT_DATA)
 
 
-def test_the_limit_follows_from_the_estimate() -> None:
-    """One and a half times what is needed and what long inputs take, with something for the runtime, each thread and a
-    driver."""
+def test_memory_limit_follows_from_the_estimate() -> None:
+    """The limit is one and a half times the need and the memory of long inputs, plus allowances for the runtime, each
+    thread and the driver."""
     assert 660 * MIB + RUNTIME_BYTES + 2 * THREAD_BYTES == cap_bytes(ESTIMATE)
     device = MemoryEstimate(needed_bytes=0, threads=0, device="cuda")
     assert RUNTIME_BYTES + DEVICE_BYTES == cap_bytes(device)
 
 
-def test_a_grant_limits_the_process(process: subprocess.Popen[bytes]) -> None:
-    """The soft limit is set, the hard one stays, and the child is told what there is."""
+def test_grant_sets_the_soft_limit(process: subprocess.Popen[bytes]) -> None:
+    """A grant sets the soft limit, keeps the hard limit and reports the available memory to the child."""
     hard = limits(process.pid)[1]
     cap = MemoryCap(process.pid)
     assert MemoryGrant(available_bytes=7) == cap.grant(ESTIMATE, 7)
@@ -101,7 +100,8 @@ def test_a_grant_limits_the_process(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_later_estimate_never_lowers_the_limit(process: subprocess.Popen[bytes]) -> None:
-    """What a bundle adds raises it; one that needs less leaves it, for the others are still there."""
+    """A larger estimate of a further bundle raises the limit; a smaller one leaves it, because the other bundles are
+    still loaded."""
     cap = MemoryCap(process.pid)
     cap.grant(ESTIMATE, 0)
     before = limits(process.pid)[0]
@@ -111,8 +111,8 @@ def test_a_later_estimate_never_lowers_the_limit(process: subprocess.Popen[bytes
     assert before < limits(process.pid)[0]
 
 
-def test_a_child_gets_no_more_than_it_was_started_with(process: subprocess.Popen[bytes]) -> None:
-    """The hard limit, which is what was free then, holds."""
+def test_limit_never_exceeds_the_hard_limit(process: subprocess.Popen[bytes]) -> None:
+    """The limit of a child never exceeds its hard limit, which is the memory that was free when it started."""
     resource.prlimit(process.pid, resource.RLIMIT_DATA, (300 * MIB, 300 * MIB))
     cap = MemoryCap(process.pid)
     cap.grant(ESTIMATE, 0)
@@ -120,8 +120,8 @@ def test_a_child_gets_no_more_than_it_was_started_with(process: subprocess.Popen
     assert 300 * MIB == cap.limit_bytes
 
 
-def test_the_numbers_are_told() -> None:
-    """Estimate, limit and peak, as words and as metadata; before an estimate there are none."""
+def test_summary_and_metadata_have_estimate_limit_and_peak() -> None:
+    """Estimate, limit and peak are reported as text and as metadata; before an estimate both are empty."""
     assert ("", {}) == (MemoryCap().summary, MemoryCap().metadata)
     cap = MemoryCap(estimated_bytes=4 * 10**6, limit_bytes=6 * 10**6, peak_bytes=5 * 10**6)
     said = "; it was estimated to need 4.0 MB of memory and limited to 6.0 MB, and had taken 5.0 MB"
@@ -130,7 +130,7 @@ def test_the_numbers_are_told() -> None:
 
 
 def tree(root: Path, own: str = "/unit/serve", shared: str = "cpu memory", marked: bool = True) -> Path:
-    """Write the files of a machine on which the group of this process is `own`; return the group above it."""
+    """Write the cgroup files of a machine on which this process is in group `own`; return the group above it."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(f"0::{own}\n")
     group = root / "sys/fs/cgroup" / own[1:]
@@ -141,8 +141,9 @@ def tree(root: Path, own: str = "/unit/serve", shared: str = "cpu memory", marke
     return group.parent
 
 
-def test_a_delegated_group_is_found(tmp_path: Path) -> None:
-    """It is the one above the daemon's own, marked by systemd; its controller is shared out if it is not yet."""
+def test_delegated_cgroup_is_found(tmp_path: Path) -> None:
+    """The delegated group is the one above the daemon's own, marked by systemd; its memory controller is enabled if it
+    is not yet."""
     folder = tree(tmp_path / "a")
     assert folder == delegated_cgroup(tmp_path / "a")
     folder = tree(tmp_path / "b", shared="")
@@ -150,8 +151,9 @@ def test_a_delegated_group_is_found(tmp_path: Path) -> None:
     assert "+memory" == (folder / "cgroup.subtree_control").read_text()
 
 
-def test_a_group_of_others_is_left_alone(tmp_path: Path) -> None:
-    """Root may write everywhere: without the mark, without cgroup v2 and in the topmost group there is none."""
+def test_cgroup_without_delegation_is_not_used(tmp_path: Path) -> None:
+    """Without systemd's mark, without cgroup v2 and in the topmost group no delegated group is found, although root
+    could write there."""
     tree(tmp_path / "a", marked=False)
     assert [None, None] == [delegated_cgroup(tmp_path / "a"), delegated_cgroup(tmp_path / "nothing")]
     (tmp_path / "b/proc/self").mkdir(parents=True)
@@ -159,8 +161,9 @@ def test_a_group_of_others_is_left_alone(tmp_path: Path) -> None:
     assert delegated_cgroup(tmp_path / "b") is None
 
 
-def test_a_child_has_a_group_and_its_limit(tmp_path: Path) -> None:
-    """Its id and its limit are written there."""
+def test_child_group_has_process_id_and_memory_limit(tmp_path: Path) -> None:
+    """The child's process id and memory limit are written to its own control group; without a usable parent group none
+    is made."""
     folder = tree(tmp_path)
     group = make_child_group(folder, 4321)
     assert isinstance(group, ChildGroup)

@@ -1,4 +1,4 @@
-"""The settings that suit this machine, as engines measured them, and for how long they are stored."""
+"""The tuning settings that engines measured on this machine, and how long they are stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEASURED = {**SETTINGS, "tuned": "measured", "model": "llama 135M"}
 
 @contextmanager
 def disk() -> Iterator[DiskThread]:
-    """Yield a thread for the disk, and wait at the end for what it has to do."""
+    """Yield a disk thread, and wait at the end until its work is done."""
     thread = DiskThread("store")
     try:
         yield thread
@@ -30,8 +30,8 @@ def disk() -> Iterator[DiskThread]:
         assert thread.stop(60.0)
 
 
-def test_what_an_engine_has_measured_is_handed_to_the_next() -> None:
-    """The settings and nothing else, once: what is known already is not kept again."""
+def test_measured_settings_are_reused_by_the_next_engine() -> None:
+    """The cache returns settings that an engine measured to the next engine, and stores the same settings only once."""
     kept: list[TuningSettings] = []
     tuned = TuningCache()
     tuned.on_change = lambda settings: kept.append({key: dict(each) for key, each in settings.items()})
@@ -43,8 +43,9 @@ def test_what_an_engine_has_measured_is_handed_to_the_next() -> None:
 
 
 @pytest.mark.parametrize("source", ["remembered", "put off", "off", ""])
-def test_nothing_else_is_noted(source: str) -> None:
-    """Neither what was remembered, nor what could not be measured; an engine of another kind says nothing of it."""
+def test_only_measured_settings_are_stored(source: str) -> None:
+    """The cache stores no settings that were remembered, put off or switched off, and none of an engine without
+    tuning."""
     tuned = TuningCache()
     tuned.remember(LOAD, {**MEASURED, "tuned": source})
     assert {} == tuned.lookup(LOAD)
@@ -58,15 +59,15 @@ def test_nothing_else_is_noted(source: str) -> None:
         LoadRequest(runtime="llama", weights="/blobs/abc", threads=2, kv_type="q8_0"),
     ],
 )
-def test_settings_hold_for_weights_threads_and_cache(other: LoadRequest) -> None:
-    """Another engine measures for itself."""
+def test_settings_are_specific_to_weights_threads_and_cache(other: LoadRequest) -> None:
+    """An engine with other weights, threads or cache type finds no settings and measures for itself."""
     tuned = TuningCache({"abc f16 2": SETTINGS})
     assert SETTINGS == tuned.lookup(LOAD)
     assert {} == tuned.lookup(other)
 
 
-def test_the_oldest_settings_are_forgotten() -> None:
-    """Beyond ENTRIES_MAX; measuring again makes them the newest."""
+def test_oldest_settings_are_dropped() -> None:
+    """Beyond ENTRIES_MAX the oldest settings are dropped; measuring again makes settings the newest."""
     tuned = TuningCache()
     for place in range(ENTRIES_MAX):
         tuned.remember(LoadRequest(runtime="llama", weights=f"/blobs/{place}"), MEASURED)
@@ -76,8 +77,8 @@ def test_the_oldest_settings_are_forgotten() -> None:
     assert [True, False, True] == known
 
 
-def test_the_file_keeps_what_was_noted(tmp_path: Path) -> None:
-    """A daemon that is started anew reads it."""
+def test_settings_survive_a_daemon_restart(tmp_path: Path) -> None:
+    """A restarted daemon reads the stored settings from a file with mode 0600."""
     file = TuningFile(tmp_path / "settings.json")
     with disk() as thread:
         open_tuning_cache(file, thread).remember(LOAD, MEASURED)
@@ -86,8 +87,8 @@ def test_the_file_keeps_what_was_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"a": 1}', b"\xff", b"[" * 100_000])
-def test_a_file_that_cannot_be_read_is_as_none(tmp_path: Path, content: bytes | None) -> None:
-    """Missing, cut off, or something else: it is measured anew, and written over."""
+def test_unreadable_settings_file_is_ignored(tmp_path: Path, content: bytes | None) -> None:
+    """A settings file that is missing, truncated or invalid is ignored and overwritten after the next measurement."""
     file = TuningFile(tmp_path / "settings.json")
     if content is not None:
         (tmp_path / "settings.json").write_bytes(content)
@@ -98,8 +99,8 @@ def test_a_file_that_cannot_be_read_is_as_none(tmp_path: Path, content: bytes | 
     assert {"abc f16 2": SETTINGS} == file.read()
 
 
-def test_a_disk_that_takes_nothing_is_borne(tmp_path: Path) -> None:
-    """The settings hold until the daemon ends."""
+def test_settings_hold_in_memory_if_the_disk_fails(tmp_path: Path) -> None:
+    """If the settings cannot be written, or the disk thread is closed, they apply until the daemon ends."""
     with disk() as thread:
         tuned = open_tuning_cache(TuningFile(tmp_path / "missing" / "settings.json"), thread)
         tuned.remember(LOAD, MEASURED)
@@ -108,8 +109,8 @@ def test_a_disk_that_takes_nothing_is_borne(tmp_path: Path) -> None:
     assert "2" == tuned.lookup(LOAD)["threads"]
 
 
-def test_a_disk_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
-    """The event loop, which hears of the settings, goes on; they are written when the disk does."""
+def test_hanging_disk_does_not_block_the_event_loop(tmp_path: Path) -> None:
+    """Settings are usable at once while the disk hangs, and are written when it responds again."""
     file, hangs = TuningFile(tmp_path / "settings.json"), threading.Event()
     with disk() as thread:
         tuned = open_tuning_cache(file, thread)

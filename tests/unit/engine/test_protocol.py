@@ -1,4 +1,4 @@
-"""The messages between parent and child, and the frames they travel in."""
+"""The messages between parent and child, and the frames that carry them."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ def bodies(data: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("message", TO_CHILD, ids=lambda message: type(message).__name__)
 def test_to_child_round_trip(message):
-    """Every message to a child comes out of its frame as it went in."""
+    """Every message to a child is decoded from its frame unchanged."""
     assert [message] == [protocol.decode_to_child(body) for body in bodies(frame(message))]
 
 
 @pytest.mark.parametrize("message", FROM_CHILD, ids=lambda message: type(message).__name__)
 def test_from_child_round_trip(message):
-    """Every message from a child comes out of its frame as it went in."""
+    """Every message from a child is decoded from its frame unchanged."""
     assert [message] == [protocol.decode_from_child(body) for body in bodies(frame(message))]
 
 
 def test_every_message_has_an_example():
-    """The round trips above leave out no type of message."""
+    """The round-trip tests cover every type of message."""
     both = msgspec.inspect.multi_type_info([protocol.ToChild, protocol.FromChild])
     assert {case.cls for union in both for case in union.types} == {type(m) for m in TO_CHILD + FROM_CHILD}
 
 
 def test_direction_is_checked():
-    """A message that only a child may send is refused by a child."""
+    """A child refuses a message that only a child may send."""
     with pytest.raises(msgspec.ValidationError, match="Invalid value 'done'"):
         protocol.decode_to_child(bodies(frame(protocol.JobResult(job_id="1")))[0])
 
@@ -80,8 +80,8 @@ def test_frame_is_length_and_body():
 
 
 @given(texts=st.lists(st.text(max_size=40), max_size=8), cuts=st.lists(st.integers(0, 500), max_size=12))
-def test_splitter_does_not_care_how_bytes_arrive(texts, cuts):
-    """Cut anywhere, a stream gives the same frames in the same order."""
+def test_splitter_returns_the_same_frames_for_any_cut(texts, cuts):
+    """A stream that is cut anywhere yields the same frames in the same order."""
     messages = [protocol.TextChunk(job_id=str(i), text=text) for i, text in enumerate(texts)]
     stream = b"".join(map(frame, messages))
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
@@ -95,7 +95,7 @@ def test_splitter_does_not_care_how_bytes_arrive(texts, cuts):
 
 
 def test_splitter_waits_for_the_rest():
-    """Nothing comes out of a frame before its last byte."""
+    """The splitter returns a frame only after its last byte."""
     data = frame(protocol.Pong())
     splitter = FrameSplitter()
     assert [] == [body for i in range(len(data) - 1) for body in splitter.feed(data[i : i + 1])]
@@ -105,19 +105,19 @@ def test_splitter_waits_for_the_rest():
 
 
 def test_empty_body_is_a_frame():
-    """A length of 0 is a frame of no bytes, not the end."""
+    """A length of 0 is a frame without bytes, not the end of the stream."""
     assert [b"", b"a"] == bodies(struct.pack("<I", 0) + struct.pack("<I", 1) + b"a")
 
 
 def test_oversize_frame_is_refused_by_its_length():
-    """A frame over the limit is refused as soon as its length is known, before any of it is kept."""
+    """A frame over the limit is refused as soon as its length is read, before any of its body is stored."""
     splitter = FrameSplitter()
     with pytest.raises(ValueError, match=f"a frame of {FRAME_BYTES_MAX + 1} bytes; the limit is {FRAME_BYTES_MAX}"):
         list(splitter.feed(struct.pack("<I", FRAME_BYTES_MAX + 1)))
 
 
 def test_the_largest_input_fits_into_a_frame():
-    """A text of as many bytes as `service.message_bytes_max` may be goes to a child, with all that a Run may say."""
+    """A text of `service.message_bytes_max` bytes fits into a frame together with the longest options of a job."""
     stops = tuple("\N{GRINNING FACE}" * 64 for _ in range(64))
     run = protocol.JobRequest(job_id="j" * 64, digest="d" * 64, text="x" * MESSAGE_BYTES_MAX, stops=stops, logprobs=5)
     (body,) = bodies(frame(run))
@@ -125,12 +125,13 @@ def test_the_largest_input_fits_into_a_frame():
 
 
 @given(text=st.text(), times=st.integers(1, 3))
-def test_the_size_of_a_frame_is_never_too_low_to_be_refused(text, times):
-    """Where the size is not reckoned exactly it is far below the limit."""
+def test_estimated_frame_size_is_never_below_the_text(text, times):
+    """The estimated size of a job's frame is at least the size of its text in bytes, so an oversize frame is never
+    underestimated."""
     run = protocol.JobRequest(job_id="j", digest="d", text=text * times)
     assert protocol.frame_bytes(run) >= len((text * times).encode())
 
 
-def test_largest_frame_is_waited_for():
+def test_frame_of_exactly_the_limit_is_accepted():
     """A frame of exactly the limit is not refused."""
     assert [] == bodies(struct.pack("<I", FRAME_BYTES_MAX))

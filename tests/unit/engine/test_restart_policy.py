@@ -1,4 +1,4 @@
-"""edge_agent/engine/restart_policy.py: how a child ended, which input is to blame, and when the next one starts."""
+"""How a child ended, which input is to blame, and when the next child starts."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ URGENT = AskedQuestion("urgent", "predicate", "Is it urgent?", ("no", "yes"))
 
 
 @pytest.mark.parametrize("code", [-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGILL, -signal.SIGSYS, 1])
-def test_a_crash_is_the_inputs_fault(code: int) -> None:
-    """Signals that a program brings on itself, and an exit with an error."""
+def test_crash_is_blamed_on_the_input(code: int) -> None:
+    """Signals that a program causes itself, and an exit with an error, are blamed on the input."""
     assert is_to_blame(code, wedged=False)
 
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, EXIT_OUT_OF_MEMORY])
-def test_a_death_from_outside_is_not(code: int) -> None:
-    """The kernel out of memory, an operator, or a MemoryError: the same input may work the next time."""
+def test_external_kill_is_not_blamed_on_the_input(code: int) -> None:
+    """An end by the kernel's out-of-memory killer, an operator or a MemoryError is not blamed on the input, which may
+    work the next time."""
     assert not is_to_blame(code, wedged=False)
 
 
-def test_our_own_kill_for_silence_is() -> None:
-    """A child that we kill because it hangs dies by SIGKILL, and the work in it is to blame."""
+def test_kill_of_a_stuck_child_is_blamed_on_the_input() -> None:
+    """If the daemon kills a stuck child with SIGKILL, the input in work is to blame."""
     assert is_to_blame(-signal.SIGKILL, wedged=True)
 
 
@@ -43,8 +44,8 @@ def test_our_own_kill_for_silence_is() -> None:
     ("code", "words"),
     [(12, "it ran out of memory"), (19, "it lost its device"), (-6, "killed by signal 6"), (1, "exit code 1")],
 )
-def test_a_death_is_told_in_words(code: int, words: str) -> None:
-    """What the child could say itself, the signal, or the code."""
+def test_exit_is_described_in_words(code: int, words: str) -> None:
+    """The description of an exit has the child's own report, the signal's name or the exit code."""
     assert words == describe_exit(code)
 
 
@@ -55,32 +56,32 @@ def policy(first: float = 0.5, longest: float = 3.0, failures: int = 3) -> Resta
 
 
 def test_pauses_double_up_to_the_longest():
-    """Each crash without an answer between doubles the pause, up to the configured longest."""
+    """Each crash without an answer in between doubles the pause, up to the configured maximum."""
     restart = policy()
     assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_crash() for _ in range(5)]
 
 
-def test_a_life_longer_than_the_pause_needs_none():
-    """The time that a child was ready counts: only those that keep dying young are waited for."""
+def test_time_alive_is_subtracted_from_the_pause():
+    """The time that a child was ready is subtracted from the pause, so only children that crash early cause a wait."""
     restart = policy()
     assert [0.0, 0.75, 2.0, 0.0] == [restart.pause_after_crash(lived) for lived in (0.5, 0.25, 0.0, 60.0)]
 
 
-def test_the_longest_pause_holds_for_ever():
-    """The thousandth crash waits no longer than the configured longest, and no shorter."""
+def test_longest_pause_never_shrinks_or_grows():
+    """Even after 2,000 crashes the pause is exactly the configured maximum."""
     restart = policy(longest=86_400)
     pauses = [restart.pause_after_crash() for _ in range(2000)]
     assert sorted(pauses) == pauses
     assert 86_400 == pauses[-1]
 
 
-def test_the_first_pause_is_never_over_the_longest():
-    """A first pause configured above the longest is cut to it."""
+def test_first_pause_is_limited_to_the_longest():
+    """A first pause that is configured above the maximum is reduced to it."""
     assert 3.0 == policy(first=10.0).pause_after_crash()
 
 
-def test_a_good_answer_starts_again_at_the_shortest_pause():
-    """After a good answer the next crash waits the first pause again."""
+def test_answer_resets_the_pause():
+    """After a successful answer the next crash causes the first pause again."""
     restart = policy()
     restart.pause_after_crash()
     restart.pause_after_crash()
@@ -89,7 +90,7 @@ def test_a_good_answer_starts_again_at_the_shortest_pause():
 
 
 def test_loading_alone_does_not_shorten_the_pause():
-    """A child that loads and crashes before its first answer waits longer each time."""
+    """The pause of a child that loads and crashes before its first answer doubles each time."""
     restart = policy()
     pauses = []
     for _ in range(3):
@@ -99,23 +100,25 @@ def test_loading_alone_does_not_shorten_the_pause():
 
 
 @pytest.mark.parametrize(("failures", "pauses"), [(1, [None]), (3, [0.5, 1.0, None]), (5, [0.5, 1.0, 2.0, 3.0, None])])
-def test_loads_that_fail_in_a_row_end_the_tries(failures, pauses):
-    """The pause between failed loads doubles; after the configured number there is none."""
+def test_load_retries_end_after_configured_failures(failures, pauses):
+    """The pause between failed loads doubles; after the configured number of failures the load is not retried."""
     restart = policy(failures=failures)
     assert pauses == [restart.pause_after_load_failure() for _ in range(failures)]
     assert restart.pause_after_load_failure() is None
 
 
-def test_starts_that_fail_never_end_the_tries():
-    """The pause doubles up to the longest, for as long as the machine lets no child begin; a load starts it again."""
+def test_failed_starts_are_retried_without_limit():
+    """While the machine cannot start a child, the pause doubles up to the maximum and retries continue; a successful
+    load resets the pause."""
     restart = policy(failures=1)
     assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_start_failure() for _ in range(5)]
     restart.record_load()
     assert 0.5 == restart.pause_after_start_failure()
 
 
-def test_loads_that_fail_for_what_may_pass_never_end_the_tries():
-    """The pause doubles up to the longest; that as many have failed as may is known all the same."""
+def test_transient_load_failures_are_retried_without_limit():
+    """After transient load failures the pause doubles up to the maximum and retries continue, but the policy reports
+    that the configured number is exhausted until a load succeeds."""
     restart = policy(failures=2)
     assert [0.5, 1.0, 2.0, 3.0, 3.0] == [restart.pause_after_load_failure(transient=True) for _ in range(5)]
     assert restart.is_exhausted
@@ -123,16 +126,16 @@ def test_loads_that_fail_for_what_may_pass_never_end_the_tries():
     assert not restart.is_exhausted
 
 
-def test_a_load_that_succeeds_starts_the_count_again():
-    """Only failures in a row count."""
+def test_successful_load_resets_the_failure_count():
+    """Only consecutive load failures are counted."""
     restart = policy(failures=2)
     for _ in range(5):
         assert 0.5 == restart.pause_after_load_failure()
         restart.record_load()
 
 
-def test_crashes_and_failed_loads_are_counted_apart():
-    """A crash leaves the tries of loading as they were, and the other way round."""
+def test_crashes_and_failed_loads_are_counted_separately():
+    """A crash does not change the count of failed loads, and a failed load does not change the count of crashes."""
     restart = policy()
     for _ in range(10):
         restart.pause_after_crash()
@@ -145,8 +148,8 @@ def test_crashes_and_failed_loads_are_counted_apart():
 RUN = JobRequest(job_id="1", digest="d", text="hello")
 
 
-def test_an_input_is_refused_until_its_time_is_over() -> None:
-    """The refusal says for how long."""
+def test_quarantined_input_is_refused_until_the_time_ends() -> None:
+    """The refusal of a quarantined input has the remaining seconds; afterwards the input is accepted."""
     quarantine = Quarantine(seconds=60)
     quarantine.check(RUN, now=0)
     quarantine.add(RUN, now=0)
@@ -156,8 +159,9 @@ def test_an_input_is_refused_until_its_time_is_over() -> None:
     quarantine.check(RUN, now=60)
 
 
-def test_another_call_with_the_same_input_is_refused_too() -> None:
-    """The id and the seed do not matter; text, bundle, options and questions do."""
+def test_fingerprint_covers_input_and_options_only() -> None:
+    """Two jobs that differ only in id and seed have the same fingerprint; another text, bundle, option or question
+    changes it."""
     same = JobRequest(job_id="2", digest="d", text="hello", seed=7)
     assert fingerprint(RUN) == fingerprint(same)
     others = [
@@ -172,8 +176,8 @@ def test_another_call_with_the_same_input_is_refused_too() -> None:
     assert 8 == len({fingerprint(run) for run in (RUN, *others)})
 
 
-def test_an_input_whose_time_is_over_is_forgotten() -> None:
-    """Callers are checked only while some input is refused, and one that is refused again counts from then on."""
+def test_expired_quarantine_entry_is_removed() -> None:
+    """An entry is removed when its time is over; an input that is quarantined again counts from the later time."""
     quarantine = Quarantine(seconds=60)
     other = JobRequest(job_id="2", digest="d", text="other")
     for run, now in ((RUN, 0), (other, 10), (RUN, 30)):
@@ -185,15 +189,15 @@ def test_an_input_whose_time_is_over_is_forgotten() -> None:
     assert not quarantine.refused_until
 
 
-def test_the_text_is_not_kept() -> None:
-    """Only a hash stays in memory."""
+def test_quarantine_does_not_store_the_text() -> None:
+    """The quarantine stores only a hash of the input."""
     quarantine = Quarantine(seconds=60)
     quarantine.add(RUN, now=0)
     assert "hello" not in repr(quarantine)
 
 
-def test_the_list_is_bounded() -> None:
-    """The oldest entry makes room."""
+def test_quarantine_is_bounded() -> None:
+    """When the quarantine is full, the oldest entry is dropped."""
     quarantine = Quarantine(seconds=60)
     for i in range(QUARANTINED_MAX + 1):
         quarantine.add(JobRequest(job_id="", digest="d", text=str(i)), now=0)

@@ -1,4 +1,4 @@
-"""The charts: every mark where its figure says, and the same figures in the table behind."""
+"""The charts of the report: marks at the position of their figure, and the same figures in the table."""
 
 import re
 
@@ -19,7 +19,7 @@ def drawn(task, title):
 
 
 def places(picture, tag, kind, name):
-    """Return where marks of a kind stand."""
+    """Return the positions of marks of a kind."""
     return [float(found) for found in re.findall(rf'<{tag} [^>]*{name}="([\d.-]+)"[^>]*class="{kind}"', picture)]
 
 
@@ -37,21 +37,21 @@ def places(picture, tag, kind, name):
         ),
     ],
 )
-def test_only_what_there_are_figures_for_is_drawn(task, titles):
+def test_chart_without_figures_is_not_drawn(task, titles):
     """No chart is empty: what is not known yet has none."""
     assert titles == [each.text.title for each in task_charts(judge_task(task), "t")]
 
 
 @pytest.mark.parametrize(("examples", "part"), [(0, 0.0), (50, 1 / 6), (100, 1 / 3), (750, 5 / 6), (5000, 1.0)])
-def test_the_examples_fill_the_bar_step_by_step(examples, part):
-    """Each step is a third of the bar, however many examples it takes; beyond the last it is full."""
+def test_examples_bar_is_filled_by_steps(examples, part):
+    """Each step is a third of the bar, whatever number of examples it takes; beyond the last it is full."""
     picture = drawn(figures(days=(day(examples=examples),)), "Examples").picture
     (whole,), (filled,) = places(picture, "rect", "rest", "width"), places(picture, "rect", "a", "width")
     assert part == pytest.approx(filled / whole, abs=0.001)
 
 
-def test_the_answers_of_a_day_stand_on_each_other():
-    """A bar is as high as its number, and begins where the one below ends."""
+def test_answers_of_a_day_are_stacked():
+    """A bar is as high as its number and begins where the one below ends."""
     picture = drawn(figures(days=(day(answers={"local": 30, "upstream": 10}),)), "Who answered").picture
     (local,), (upstream,) = places(picture, "rect", "local", "height"), places(picture, "rect", "upstream", "height")
     (top,), (above,) = places(picture, "rect", "local", "y"), places(picture, "rect", "upstream", "y")
@@ -59,22 +59,22 @@ def test_the_answers_of_a_day_stand_on_each_other():
     assert top == pytest.approx(above + upstream, abs=0.2)
 
 
-def test_a_bar_tells_its_number_when_it_is_pointed_at():
+def test_bar_has_its_number_as_a_tooltip():
     """The numbers are in the picture, too."""
     picture = drawn(figures(days=(day(answers={"local": 30}),)), "Who answered").picture
     assert "<title>2026-11-25: 30 local</title>" in picture
 
 
-def test_money_is_added_up():
-    """The last row of the table is the sum that the page names as spent, and spent with saved."""
+def test_cost_chart_is_cumulative():
+    """The last row of the table has the spent amount, and the sum of spent and saved."""
     money, chart = judge_task(HYBRID).costs, drawn(HYBRID, "Cumulative cost")
     assert ("2026-11-25", "2.91 EUR", "15.37 EUR") == chart.text.rows[-1]
     assert 15.37 == round((money.spent_micros + money.saved_micros) / 1e6, 2)
     assert "nothing was saved yet" in drawn(SHADOW, "Cumulative cost").text.sentence
 
 
-def test_what_it_could_take_is_marked():
-    """The line stands at the share of inputs that the model here could take; without one there is none."""
+def test_coverage_is_marked():
+    """A line marks the share of inputs that the local model could answer; without one there is no line."""
     chart = drawn(SHADOW, "What the local model could answer")
     (x,) = places(chart.picture, "line", "mark", "x1")
     assert DrawingArea(left=50, right=22).x(judge_task(SHADOW).coverage.share.value) == pytest.approx(x, abs=0.06)
@@ -83,8 +83,8 @@ def test_what_it_could_take_is_marked():
     assert "the model has to improve" in nothing.text.sentence
 
 
-def test_the_walk_is_in_the_table():
-    """Every threshold has its row: how much is above it, how often it differs, what is proved, and whether it holds."""
+def test_table_has_every_threshold():
+    """Each threshold has a row with its coverage, disagreement, proved risk, and whether that holds."""
     rows = drawn(SHADOW, "What the local model could answer").text.rows
     assert 12 == len(rows)
     assert ("0.95", "34%", "675", "0", "1%", "3%", "yes") == rows[0]
@@ -92,8 +92,8 @@ def test_the_walk_is_in_the_table():
 
 
 @pytest.mark.parametrize(("days", "whiskers"), [(1, 1), (2, 2), (3, 0)])
-def test_few_days_have_their_intervals_singly(days, whiskers):
-    """A band needs three points; of one or two days each has its own interval."""
+def test_one_or_two_days_have_separate_intervals(days, whiskers):
+    """A band needs three points; with one or two days each has its own interval."""
     every = tuple(day(f"2026-11-{at + 1:02}", compared=ComparisonCount(20, 18)) for at in range(days))
     picture = drawn(figures(days=every), "Agreement with the large model").picture
     assert (days, whiskers) == (
@@ -102,15 +102,15 @@ def test_few_days_have_their_intervals_singly(days, whiskers):
     )
 
 
-def test_many_days_become_stretches():
-    """Of more days than a chart has room for, several make one point, and none is left out."""
+def test_many_days_are_grouped():
+    """If there are more days than the chart has space for, several days make one point and none is omitted."""
     every = tuple(day(f"day {at:03}", compared=ComparisonCount(10, 9)) for at in range(150))
     found = judge_task(figures(days=every)).agreement_by_day
     assert (50, 1500) == (len(found), sum(share.rows for _, share in found))
 
 
-def test_agreement_is_drawn_from_one_half_on_where_it_can_be():
-    """All above one half: the lower half of the sheet would be empty, and differences too small to see."""
+def test_agreement_axis_starts_at_one_half_if_possible():
+    """If all values are above one half, the axis starts there, so that differences are visible."""
     high = figures(days=(day(compared=ComparisonCount(100, 95)),))
     low = figures(days=(day(compared=ComparisonCount(10, 4)),))
     assert [True, False] == [
@@ -119,7 +119,7 @@ def test_agreement_is_drawn_from_one_half_on_where_it_can_be():
 
 
 def test_the_most_frequent_labels_are_drawn_and_all_are_in_the_table():
-    """A task with many labels has a chart that can be read."""
+    """A task with many labels has a readable chart and a complete table."""
     many = tuple(LabelFigures(f"a-rather-long-label-{at:02}", 100 - at, 20, ComparisonCount(10, 9)) for at in range(30))
     chart = drawn(figures(labels=many), "Agreement by label")
     assert (LABELS_DRAWN_MAX, 30) == (len(places(chart.picture, "circle", "a", "cx")), len(chart.text.rows))
@@ -127,21 +127,21 @@ def test_the_most_frequent_labels_are_drawn_and_all_are_in_the_table():
     assert ">a-rather-long-l…<" in chart.picture
 
 
-def test_a_label_s_last_week_stands_beside_all_of_it():
-    """Whoever looks sees whether a label has become worse."""
+def test_label_has_its_last_week_beside_the_total():
+    """The table shows whether a label has become worse."""
     worse = LabelFigures("refund", 100, 20, ComparisonCount(100, 90), ComparisonCount(10, 4))
     (row,) = drawn(figures(labels=(worse,)), "Agreement by label").text.rows
     assert ("refund", "20", "100", "90%", "82% to 95%", "40%", "12% to 74%") == row
 
 
-def test_what_is_off_the_sheet_stands_at_its_edge():
-    """A bound of 100% on a sheet that ends at 20% is drawn at the top, not above the picture."""
+def test_value_beyond_the_axis_is_drawn_at_its_edge():
+    """A bound of 100% on an axis that ends at 20% is drawn at the top."""
     sheet = DrawingArea(y_max=0.2)
     assert (sheet.top, sheet.height - sheet.bottom) == (sheet.y(1.0), sheet.y(-1.0))
 
 
 @pytest.mark.parametrize("mark", [charts.path([(1, 2)], "line"), charts.area([(1, 2)], [(1, 3)], "band")])
-def test_one_point_is_no_line(mark):
+def test_line_or_area_needs_two_points(mark):
     """A line or an area needs two."""
     assert "" == mark
 

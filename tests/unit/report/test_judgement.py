@@ -1,4 +1,4 @@
-"""From figures to a judgement: each recommendation and verdict, and the result of too little data."""
+"""The judgement of a task's figures: each recommendation and verdict, and the result of too little data."""
 
 import math
 
@@ -67,8 +67,8 @@ def answer(judged, about):
 
 
 @pytest.mark.parametrize("why", RecommendationReason)
-def test_every_advice_is_given(why):
-    """Each reason has figures that lead to it, to its mode, and to what is wanting."""
+def test_every_recommendation_can_be_reached(why):
+    """Each reason has figures that lead to it, to its mode, and to what is missing."""
     said, mode, more = ADVICE[why]
     advice = judge_task(figures(**said)).advice
     assert (why, mode, more) == (advice.why, advice.mode, advice.more)
@@ -77,8 +77,8 @@ def test_every_advice_is_given(why):
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "local"])
-def test_a_task_without_a_call_has_no_share_in_its_advice(mode):
-    """A new site is told that nothing is captured yet, or that the task is not collected, and to stay in its mode."""
+def test_recommendation_for_a_task_without_calls(mode):
+    """A new site is told that nothing is captured yet, or that the task is not collected, and to keep its mode."""
     advice = judge_task(figures(mode=mode)).advice
     assert (mode, "No answer of this task has been captured yet") == (advice.mode, advice.because.partition(",")[0])
     advice = judge_task(figures(mode=mode, collected=False)).advice
@@ -86,8 +86,8 @@ def test_a_task_without_a_call_has_no_share_in_its_advice(mode):
 
 
 @pytest.mark.parametrize(("mode", "says"), [("hybrid", "shadow"), ("local", "shadow")])
-def test_an_alarm_about_the_promise_sends_a_task_back(mode, says):
-    """When people or the large model have refuted the promise, the advice is shadow, in the alarm's words."""
+def test_refuted_guarantee_recommends_shadow(mode, says):
+    """If people or the large model refuted the guarantee, shadow is recommended with the alarm's text."""
     advice = judge_task(figures(mode=mode, days=(day(sure=100),), alarms=(ALARM,))).advice
     assert (RecommendationReason.RISK_BROKEN, says) == (advice.why, advice.mode)
     assert "People found 9 of 60 confident answers wrong." == advice.because
@@ -95,14 +95,14 @@ def test_an_alarm_about_the_promise_sends_a_task_back(mode, says):
 
 
 def test_an_alarm_keeps_a_task_in_shadow():
-    """What was compared may look well: a promise that was refuted is not trusted before there is a new bundle."""
+    """A refuted guarantee is not trusted before there is a new bundle, whatever the comparisons show."""
     held = {**SURE, "confident": confident((0.9, 100, 100))}
     assert "hybrid" == judge_task(figures(**held)).advice.mode
     assert RecommendationReason.RISK_BROKEN == judge_task(figures(**held, alarms=(ALARM,))).advice.why
 
 
 def test_drift_alone_changes_no_mode():
-    """An alarm about inputs is shown, and does not say that answers are wrong."""
+    """An alarm about inputs is shown and does not change the recommended mode."""
     drifted = figures(
         threshold=0.9, mode="hybrid", days=(day(sure=100),), alarms=(TaskAlarm("labels", "other labels", "Look."),)
     )
@@ -112,8 +112,8 @@ def test_drift_alone_changes_no_mode():
 @pytest.mark.parametrize(
     ("mode", "said"), [("hybrid", "the large model answers every input"), ("local", "no other model is asked")]
 )
-def test_a_bundle_without_a_threshold_is_to_be_calibrated(mode, said):
-    """No answer is below a threshold that does not exist, and hybrid would ask the large model about every input."""
+def test_bundle_without_a_threshold_needs_calibration(mode, said):
+    """Without a threshold no answer is confident, and hybrid would escalate every input."""
     judged = judge_task(figures(mode=mode, days=(day(**MANY, unsure=2000, held_up={"BELOW_THRESHOLD": 2000}),)))
     because = f"Its bundle has no threshold, so none of its answers is confident, and {said}."
     advice = judged.advice
@@ -122,8 +122,8 @@ def test_a_bundle_without_a_threshold_is_to_be_calibrated(mode, said):
     assert ("Not confident", "100%", "2\u202f000 without a threshold") in summary_tiles(judged)
 
 
-def test_a_site_that_may_not_ask_is_told_to_allow_it():
-    """Hybrid needs the task's inputs to leave: the advice says where that is allowed."""
+def test_site_that_may_not_escalate_is_told_where_to_allow_it():
+    """Hybrid requires that the task's inputs may leave the site."""
     alone = figures(threshold=0.9, mode="local", may_leave=False, days=(day(**MANY, sure=1500, unsure=500),))
     assert "'tasks' under 'escalation'" in judge_task(alone).advice.then
 
@@ -131,21 +131,21 @@ def test_a_site_that_may_not_ask_is_told_to_allow_it():
 @pytest.mark.parametrize(
     ("examples", "missing"), [(0, (100, 500, 1000)), (1, (99, 499, 999)), (100, (0, 400, 900)), (1000, (0, 0, 0))]
 )
-def test_examples_are_held_against_the_steps(examples, missing):
-    """Each step says how many examples are wanting, and what it buys."""
+def test_steps_name_the_missing_examples(examples, missing):
+    """Each step has the number of missing examples and what it makes possible."""
     steps = judge_task(figures(days=(day(examples=examples),))).steps
     assert missing == tuple(step.missing for step in steps)
     assert STEPS == {step.examples: step.buys for step in steps}
 
 
-def test_the_pace_says_when_a_step_is_reached():
-    """At ten examples a day it takes nine days more from ten to a hundred; where nothing comes in, nobody knows."""
+def test_pace_gives_the_days_until_a_step():
+    """At ten examples a day, 90 more take nine days; if nothing comes in, the number is unknown."""
     assert (9, 49, 99) == tuple(step.days for step in judge_task(figures(days=(day(examples=10),))).steps)
     assert {None} == {step.days for step in judge_task(figures(days=(day(),))).steps}
 
 
-def test_without_anything_nothing_is_claimed():
-    """A task that nobody has asked yet: every number is unknown or none, and the interval of a share is all of it."""
+def test_task_without_data_has_only_unknowns():
+    """Without calls every number is unknown or 0, and the interval of a share is 0 to 1."""
     judged = judge_task(BEGUN)
     assert (None, 0.0, 1.0) == (judged.agreement.value, judged.agreement.low, judged.agreement.high)
     assert (None, None) == (judged.coverage.above, judged.costs.saved_micros)
@@ -162,15 +162,15 @@ def test_without_anything_nothing_is_claimed():
         ({"collected": False}, "'collect' under 'examples' in agent.yaml names the tasks that are."),
     ],
 )
-def test_a_question_without_answers_says_why(said, because):
-    """None was captured yet or lately, or the site does not collect the task; the verdict is unknown."""
+def test_unknown_verdict_has_a_reason(said, because):
+    """The verdict is unknown because no answer was captured, none recently, or the task is not collected."""
     judged = judge_task(figures(**said))
     for about in ("specificity", "constraints"):
         assert ("unknown", True) == (answer(judged, about).verdict, because in answer(judged, about).because)
 
 
-def test_one_comparison_says_nearly_nothing():
-    """One input that both models answered alike: all of one, and anything from 2.5% on is possible."""
+def test_interval_of_one_comparison_is_wide():
+    """One matching comparison allows any agreement from 2.5% on."""
     judged = judge_task(
         figures(confident=confident((0.99, 1, 1)), days=(day(examples=1, compared=ComparisonCount(1, 1)),))
     )
@@ -178,15 +178,15 @@ def test_one_comparison_says_nearly_nothing():
     assert (None, 109) == (judged.coverage.above, judged.coverage.more)
 
 
-def test_complete_agreement_is_proved_as_far_as_its_number_bears():
-    """110 answers without a difference prove 5% with 90% certainty at any of eight confidences, 109 do not."""
+def test_number_of_comparisons_that_prove_the_risk():
+    """At any of eight confidences 110 answers without a difference prove 5% with 90% certainty, 109 do not."""
     assert None is judge_task(figures(confident=confident((0.0, 109, 109)))).coverage.above
     takes = judge_task(figures(confident=confident((0.0, 110, 110)))).coverage
     assert (0.0, 0.0, 1.0) == (takes.above, takes.risk, takes.share.value)
 
 
-def test_what_it_could_take_ends_where_the_risk_does():
-    """The walk goes down as long as the wanted risk is proved, and no further, whatever comes below."""
+def test_coverage_ends_where_the_risk_is_not_proved():
+    """Levels are tested downwards and stop at the first whose risk is not proved."""
     rows = ((0.2, 200, 200), (0.5, 200, 120), (0.8, 200, 196), (0.9, 200, 200))
     takes = judge_task(figures(confident=confident(*rows))).coverage
     assert (0.8, 0.01, 0.5) == (takes.above, takes.risk, takes.share.value)
@@ -194,7 +194,7 @@ def test_what_it_could_take_ends_where_the_risk_does():
 
 
 def reviewed(right: int) -> TaskFigures:
-    """Return a task whose large model contradicts 8 of 100 confident answers, of which people found so many right."""
+    """Return a task whose large model contradicts 8 of 100 confident answers, `right` of which people found right."""
     seen = ConfidenceBand(0.9, 100, ComparisonCount(100, 92), ComparisonCount(8, right))
     return figures(threshold=0.9, confident=(ConfidenceBand(0.2, 100, ComparisonCount(100, 40)), seen))
 
@@ -203,8 +203,8 @@ def reviewed(right: int) -> TaskFigures:
     ("right", "differ", "why", "above"),
     [(8, 0, "RISK_HOLDS", 0.9), (0, 8, "RISK_BROKEN", None), (2, 6, "RISK_BROKEN", None)],
 )
-def test_people_have_the_last_word_on_what_it_could_take(right, differ, why, above):
-    """Where the large model contradicted a right answer, and a person has said so, that is no error any more."""
+def test_reviews_override_the_large_model(right, differ, why, above):
+    """An answer that the large model contradicted and a person confirmed is no error."""
     judged = judge_task(reviewed(right))
     assert (100, 8, differ) == (judged.coverage.levels[0].rows, judged.coverage.levels[0].reviewed, differ_at(judged))
     assert (why, above) == (judged.advice.why, judged.coverage.above)
@@ -212,48 +212,48 @@ def test_people_have_the_last_word_on_what_it_could_take(right, differ, why, abo
 
 
 def differ_at(judged: TaskJudgement) -> int:
-    """Return what counts as wrong at the bundle's threshold."""
+    """Return the number of errors at the bundle's threshold."""
     assert judged.at_threshold is not None
     return judged.at_threshold.differ
 
 
-def test_people_s_word_may_take_it_away():
-    """An answer on which both erred alike is an error once a person has said so."""
+def test_reviews_can_remove_coverage():
+    """An answer on which both models agreed is an error if a person corrected it."""
     both = ConfidenceBand(0.9, 100, ComparisonCount(100, 100), ComparisonCount(20, 12), 20)
     judged = judge_task(figures(threshold=0.9, confident=(both,)))
     assert (8, None) == (differ_at(judged), judged.coverage.above)
     assert "People or the large model disagree with 8% of its 100 confident answers" in judged.advice.because
 
 
-def test_an_audit_says_nothing_of_what_it_does_not_look_at():
-    """An audit compares confident answers only: nothing is claimed of those below the threshold."""
+def test_audit_proves_nothing_below_the_threshold():
+    """An audit compares confident answers only, so nothing is claimed for the others."""
     audited = (ConfidenceBand(0.2, 300, ComparisonCount()), ConfidenceBand(0.9, 100, ComparisonCount(80, 80)))
     assert 0.25 == judge_task(figures(confident=audited, threshold=0.9)).coverage.share.value
 
 
-def test_audits_on_top_of_shadow_do_not_make_the_rest_look_better():
-    """Sure answers that are compared more often than others count below the threshold as often as others only."""
+def test_extra_audits_do_not_dilute_errors_below_the_threshold():
+    """Confident answers that are compared more often are scaled down to the compared share of the others."""
     shadow = (ConfidenceBand(0.2, 100, ComparisonCount(100, 90)), ConfidenceBand(0.9, 100, ComparisonCount(100, 100)))
     more = (ConfidenceBand(0.2, 100, ComparisonCount(50, 45)), ConfidenceBand(0.9, 100, ComparisonCount(100, 100)))
     levels = [judge_task(figures(confident=each, threshold=0.9)).coverage.levels[-1] for each in (shadow, more)]
     assert [(200, 10), (100, 5)] == [(level.rows, level.differ) for level in levels]
 
 
-def test_a_model_that_is_no_good_is_told_apart_from_too_little_data():
-    """Where every second answer differs, no number of comparisons helps; where a few do, some number does."""
+def test_bad_model_is_distinguished_from_too_little_data():
+    """If every second answer differs, no number of comparisons helps; if few do, some number does."""
     assert None is judge_task(figures(confident=confident((0.0, 400, 200)))).coverage.more
     assert 1 <= judge_task(figures(confident=confident((0.0, 60, 59)))).coverage.more <= 700
 
 
-def test_the_large_model_is_still_told_of_when_the_bundle_has_a_lower_threshold():
-    """Shadow with a careful threshold: the recommendation shows the gain of a new calibration."""
+def test_recommendation_names_the_gain_of_a_new_calibration():
+    """If a lower threshold would also hold, the recommendation has it with its coverage."""
     advice = judge_task(SHADOW).advice
     assert (RecommendationReason.RISK_HOLDS, "hybrid") == (advice.why, advice.mode)
     assert "Recalibrated with a threshold of 0.75, it could answer 80%." in advice.then
 
 
-def test_saved_is_calls_here_times_the_usual_price():
-    """The usual price is what was paid for questions by how many these were; a month is thirty days like these."""
+def test_savings_are_local_calls_times_the_mean_price():
+    """The mean price is the cost of all priced questions by their number; a month is thirty such days."""
     days = (
         day("2026-11-24", answers={"local": 60, "upstream": 40}, priced=40, cost_micros=40_000),
         day("2026-11-25", answers={"local": 100}),
@@ -280,22 +280,22 @@ def test_saved_is_calls_here_times_the_usual_price():
         (30, 0, "set the prices under 'escalation'"),
     ],
 )
-def test_without_a_price_nothing_is_saved(priced, cost, says):
-    """No price, or too few questions for one: saved is not known, and the report says what is wanting."""
+def test_savings_are_unknown_without_a_price(priced, cost, says):
+    """Without enough priced questions the savings are unknown, and the report says what is missing."""
     judged = judge_task(figures(days=(day(answers={"local": 500}, priced=priced, cost_micros=cost),)))
     assert (None, "unknown") == (judged.costs.saved_micros, answer(judged, "economics").verdict)
     assert says in answer(judged, "economics").because
 
 
-def test_only_the_last_days_count_as_money():
-    """Money and traffic are told of the window; examples of all days."""
+def test_costs_cover_the_reporting_window():
+    """Costs and calls are those of the window, examples those of all days."""
     days = tuple(day(f"2026-10-{at + 1:02}", answers={"local": 10}, examples=1) for at in range(31))
     judged = judge_task(figures(days=days, window=30))
     assert (300, 31) == (judged.costs.calls, judged.figures.examples)
 
 
-def test_tasks_are_added_up():
-    """All tasks together: what is not known of one is left out of what was saved."""
+def test_costs_of_all_tasks_are_summed():
+    """A task without known savings is left out of the sum."""
     every = sum_costs(map(judge_task, (HYBRID, LITTLE, BEGUN)))
     saved = [judge_task(each).costs.saved_micros for each in (HYBRID, LITTLE)]
     assert (sum(saved), HYBRID.calls + LITTLE.calls) == (every.saved_micros, every.calls)
@@ -322,15 +322,15 @@ AWAY = figures(days=(day(answers={"local": 100}, blocked=5),), large_ms=40.0)
         ("constraints", HYBRID, "yes", "not available for 0.1% of 36\u202f931 answers; 1.2 s there; 29 ms here"),
     ],
 )
-def test_each_question_is_answered_by_a_number(about, said, verdict, number):
+def test_each_suitability_answer_has_its_number(about, said, verdict, number):
     """The framework gives a verdict and what it rests on."""
     found = answer(judge_task(said), about)
     assert (verdict, number) == (found.verdict, found.number)
     assert found.because.endswith(".")
 
 
-def test_a_model_that_beats_no_guess_is_said_to():
-    """When it agrees no more often than the most frequent label would, the task is not learnt."""
+def test_model_no_better_than_the_most_frequent_label():
+    """A model that agrees no more often than always choosing the most frequent label has not learned the task."""
     one = labels(1000)
     said = figures(labels=one, days=(day(answers={"upstream": 1000}),), confident=confident((0.5, 400, 60)))
     assert "no" == answer(judge_task(said), "specificity").verdict
@@ -345,14 +345,14 @@ def test_many_labels_are_not_narrow():
 
 
 def test_rare_labels_are_named():
-    """A thousand examples are not enough when a label has hardly any."""
+    """A thousand examples are not enough if a label has few of them."""
     found = answer(judge_task(figures(days=(day(examples=1500),), labels=labels(180))), "data")
     assert ("partly", "'other' has 5") == (found.verdict, found.because[-16:-1].strip(": "))
 
 
 @pytest.mark.parametrize(("cost", "verdict"), [(None, "partly"), (100, "yes"), (300, "partly"), (5000, "no")])
-def test_the_volume_pays_when_the_model_has_paid_for_itself(cost, verdict):
-    """If the cost of a model is given, the report shows whether it pays: within a year, within three, or not."""
+def test_payback_time_decides_the_cost_verdict(cost, verdict):
+    """With a given cost of a model, the verdict is whether it pays within a year, within three years, or not."""
     found = answer(judge_task(HYBRID, CostAssumptions("EUR", cost and cost * 1_000_000)), "economics")
     assert verdict == found.verdict
     assert "EUR a year" in found.because
@@ -372,20 +372,21 @@ def test_the_volume_pays_when_the_model_has_paid_for_itself(cost, verdict):
         {"confident": (ConfidenceBand(math.nan, 1, ComparisonCount(1, 1)),)},
     ],
 )
-def test_a_figure_that_is_none_is_refused(spoil):
-    """What is no number, or cannot have been counted, is refused by name instead of being judged."""
+def test_impossible_figure_is_refused(spoil):
+    """A figure that is not a number or cannot have been counted is refused by name."""
     with pytest.raises(ValueError, match=r"nobody can have measured|is no promise"):
         figures(**spoil)
 
 
-def test_more_of_the_same_than_there_is_is_refused():
-    """Two alike of one cannot be."""
+def test_more_matches_than_comparisons_are_refused():
+    """2 matches of 1 comparison are refused."""
     with pytest.raises(ValueError, match="2 of 1"):
         ComparisonCount(1, 2)
 
 
-def test_the_made_up_tasks_are_what_their_names_say():
-    """The pages that a person looks at show every tone: little data, ready, at work, broken."""
+def test_sample_tasks_cover_every_tone():
+    """The sample pages show a task with little data, one that is ready, one at work and one with a refuted
+    guarantee."""
     found = {each.task: judge_task(each).advice.why for each in (LITTLE, HYBRID, BROKEN)}
     wanted = {
         "pos-intent": RecommendationReason.NEEDS_EXAMPLES,
@@ -398,7 +399,7 @@ def test_the_made_up_tasks_are_what_their_names_say():
 
 
 @pytest.mark.parametrize(("calls", "number"), [(30, "1 call a day"), (60, "2 calls a day")])
-def test_one_call_a_day_is_one(calls, number):
+def test_nouns_agree_with_their_numbers(calls, number):
     """A number and its noun agree."""
     month = tuple(day(answers={"local": calls // 30}, priced=int(at == 0)) for at in range(30))
     assert number == answer(judge_task(figures(days=month)), "economics").number
@@ -406,8 +407,8 @@ def test_one_call_a_day_is_one(calls, number):
     assert "1 question to the large model was paid for" in few.because
 
 
-def test_calls_that_nobody_answered_are_no_saving():
-    """While the large model was offline nothing was paid: without a model here that proves nothing."""
+def test_unanswered_calls_are_no_savings():
+    """While the large model was offline nothing was paid; without a local model that is no saving."""
     busy = day(answers={"upstream": 900, "abstained": 100}, priced=900, cost_micros=900 * 260)
     judged = judge_task(figures(mode="bootstrap", has_model=False, days=(busy,)), CostAssumptions("EUR", 1_000_000))
     assert (0, "unknown") == (judged.costs.year_gain_micros, answer(judged, "economics").verdict)

@@ -1,4 +1,4 @@
-"""On the way to the report: a question's price from the link to the disk, and both to the client."""
+"""Prices of questions, from the uplink's connection to the disk, and with the labels to the client."""
 
 import sqlite3
 
@@ -22,15 +22,15 @@ DAY_NAMES = ("2026-11-25", 20_782)
 
 
 def paid(collection, *micros):
-    """Note prices, write them, and return what the next daemon finds."""
+    """Record prices, store them, and return what the next daemon reads."""
     collection.start()
     for each in micros:
         collection.add_charge("pos-intent", each)
     collection.stop()
 
 
-def test_prices_are_on_the_disk_when_the_daemon_ends(tmp_path):
-    """What was noted just before the end is written by the end, and found by the next daemon."""
+def test_prices_are_stored_when_the_daemon_stops(tmp_path):
+    """A price that was recorded just before the stop is read by the next daemon."""
     site = ASite(tmp_path)
     site.worker.close()
     for _ in range(2):
@@ -39,16 +39,16 @@ def test_prices_are_on_the_disk_when_the_daemon_ends(tmp_path):
     assert ("pos-intent", 4, 1000) == (spent.task, spent.questions, spent.micros)
 
 
-def test_a_site_that_keeps_nothing_counts_no_price(tmp_path):
-    """Without a spool there is nowhere to count: nothing piles up in memory, and nothing fails."""
+def test_site_without_a_spool_records_no_price(tmp_path):
+    """Without a spool no price accumulates in memory, and nothing fails."""
     config = config_of(tmp_path / "state", collect={})
     collection = ExampleCapture(config, ASite(tmp_path / "other").clock.around())
     paid(collection, 300)
     assert not (config.state_dir / "spool.db").exists()
 
 
-def test_a_spool_from_before_gets_the_tables(tmp_path):
-    """A site that is updated begins to count; what its spool had stays, and so does the version of its schema."""
+def test_older_spool_gets_the_price_tables(tmp_path):
+    """The rows of an older spool and the version of its schema stay."""
     site = ASite(tmp_path)
     site.keep(answered(1))
     site.worker.close()
@@ -67,7 +67,7 @@ def test_a_spool_from_before_gets_the_tables(tmp_path):
 
 
 def test_an_erased_answer_stays_counted(tmp_path):
-    """A count says nothing of a text: erasing one leaves it, as it leaves those of the field."""
+    """Erasing an answer does not change the counts, which have nothing of its text."""
     site = ASite(tmp_path)
     site.keep(answered(1))
     with site.worker.spool.transaction():
@@ -76,8 +76,8 @@ def test_an_erased_answer_stays_counted(tmp_path):
 
 
 @pytest.mark.parametrize(("day", "number"), [DAY_NAMES, ("1970-01-01", 0)])
-def test_money_reaches_the_client(day, number):
-    """Days since 1970 become dates; amounts stay what they are."""
+def test_spend_reaches_the_client(day, number):
+    """Days since 1970 become dates, and amounts are unchanged."""
     message = admin_pb2.GetFieldReportResponse(money=[money_message(DailySpend("pos-intent", number, 3, 900))])
     assert (operator_reports.FieldMoney("pos-intent", day, 3, 900),) == value_of(
         operator_reports.FieldReport, message
@@ -85,7 +85,7 @@ def test_money_reaches_the_client(day, number):
 
 
 def test_labels_reach_the_client():
-    """Answers and examples of each label arrive as they were counted."""
+    """Answers and examples of each label reach the client as counted."""
     known = BundleSeries(
         "pos-intent", "ab" * 32, "1.0.0", 0.0, 0.0, {}, (), (), None, {}, {}, (), (), (LabelCount("price", 5, 2),)
     )
@@ -96,7 +96,7 @@ def test_labels_reach_the_client():
 
 
 def told(**known):
-    """Return what a client gets of a bundle of which that is known."""
+    """Return what a client receives of a bundle with these figures."""
     plain = {"task": "pos-intent", "digest": "ab" * 32, "version": "1.0.0", "first": 0.0, "last": 0.0, "days": {}}
     nothing = {"agreement": (), "confidences": (), "guarantee": None, "evidence": {}, "streams": {}, "alarms": ()}
     message = series_message(BundleSeries(**{**plain, **nothing, **known}), None, active=True, demoted=lambda _: False)
@@ -104,8 +104,8 @@ def told(**known):
     return series
 
 
-def test_the_newest_week_is_told_apart():
-    """By label and in all: seven days back from the last one that has a comparison, of how many the same."""
+def test_agreement_of_the_last_week_is_separate():
+    """The last week is seven days before the last day with a comparison, for each label and in total."""
     rows = [
         AgreementCount(day, "shadow", label, 10, same) for day, label, same in [(1, "a", 9), (2, "a", 8), (8, "b", 4)]
     ]
@@ -116,8 +116,8 @@ def test_the_newest_week_is_told_apart():
     assert [None, 1.0] == [each.recent.value for each in old if each.label in ("b", "c")]
 
 
-def test_the_word_of_people_is_told_from_each_confidence_on():
-    """The highest first, added up downwards, as the rest is."""
+def test_reviews_are_cumulated_by_confidence():
+    """Reviews are added up from the highest confidence downwards."""
     rows = (ConfidenceCount(30, 10, 5, 2, 3, 1, 2), ConfidenceCount(95, 20, 8, 8, 1, 1, 0))
     high, low = told(confidences=rows).confidences
     assert [(0, 1, 1), (2, 4, 2)] == [
