@@ -149,7 +149,7 @@ def test_repacked_q4_k_is_measured_as_dependent(folder: Path) -> None:
     """For Q4_K that llama.cpp repacks, the engine measures that scores depend on neighbours, with and without tuning
     and with the steps of a device."""
     path = str(weights(folder, "Q4_K_M"))
-    model = LlamaModel(path, head=replace(gguf_header.read_header(path), product_bytes={}))
+    model = LlamaModel(path, header=replace(gguf_header.read_header(path), product_bytes={}))
     try:
         shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
         limits = autotune.TuningLimits(seconds=0, share=0.0)

@@ -47,9 +47,9 @@ def lines(*answers: DecisionAnswer) -> list[str]:
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def test_each_option_is_shown_beside_its_probability_bar() -> None:
-    """The table shows each option beside its bar; a long label is cut in its row and printed in full elsewhere, wide
-    characters keep the columns aligned, and no line is wider than the terminal."""
+def test_each_option_is_shown_next_to_its_probability_bar() -> None:
+    """The table shows each option next to its bar. A long label is cut there and printed in full in the first column;
+    no line is wider than the terminal, also with wide characters."""
     long, mood = "wants to speak with the manager of the shop now", "🙂 zufrieden"
     shown = lines(
         answer("what-the-customer-wants-from-the-shop", (long, 0.6), ("exchange", 0.3), ("other", 0.1)),

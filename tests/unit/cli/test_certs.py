@@ -133,7 +133,7 @@ def test_authority_is_created_next_to_agent_yaml_and_found_there(site: Path):
 
 
 def test_authority_folder_is_taken_from_agent_yaml(site: Path):
-    """`certs issue` uses the authority folder that agent.yaml names."""
+    """`certs issue` uses the authority folder that agent.yaml names, also if the rest of agent.yaml is invalid."""
     certs(site, "init", "--dir", site / "elsewhere", "--name", "shop.example")
     (site / "agent.yaml").write_text(f"access: {{client_ca_file: {site}/elsewhere/ca.crt}}\n")
     certs(site, "issue", "till-3", "--role", "infer")

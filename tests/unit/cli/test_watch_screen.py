@@ -280,7 +280,7 @@ def test_terminal_without_unicode_gets_only_ascii():
     ],
 )
 def test_locale_selects_unicode_or_ascii(environ: dict[str, str], glyphs: Glyphs) -> None:
-    """The locale's encoding selects the glyphs; LC_CTYPE=C.UTF-8 beside LANG=C selects ASCII, because Python sets it if
+    """The locale's encoding selects the glyphs; LC_CTYPE=C.UTF-8 with LANG=C selects ASCII, because Python sets it if
     the locale is C."""
     assert glyphs is glyphs_for(environ)
 

@@ -414,7 +414,8 @@ def test_uplink_that_just_started_may_be_silent():
 
 
 def test_task_with_a_starting_engine_is_a_note(status_of):
-    """A task whose engine is starting is a note; one whose engine failed is a fault."""
+    """A task whose engine is starting is a note, with the duration soon after the daemon's start; one whose engine
+    failed is a fault."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.tasks[0].ready = False
     daemon.admin.status.engines[0].state = 1

@@ -1,4 +1,4 @@
-"""Every finding of `doctor`: the fault is made, the printed remedy is run, and the finding is gone."""
+"""Every finding of `doctor`: the fault is produced, the printed remedy is run, and the finding disappears."""
 
 import pytest
 
