@@ -87,7 +87,7 @@ def test_captured_text_waits_for_redaction_model(site, tmp_path):
 
 @pytest.mark.slow
 def test_example_waits_for_killed_redaction_engine(site, tmp_path):
-    """An example waits while the engine of the redaction model is down, and is stored redacted after its restart."""
+    """An example that is captured after the redaction model's engine was killed is stored redacted."""
     site.install(redactor(tmp_path))
     with site.admin() as admin:
         (engine,) = [each for each in admin.status().engines if each.tasks == ("pii",)]

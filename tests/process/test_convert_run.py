@@ -43,7 +43,7 @@ class Case:
 
     @property
     def work(self) -> Path:
-        """Where its stages leave their results."""
+        """Return the folder in which its stages write their results."""
         return self.folder / "work"
 
     def run(self, *arguments: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
@@ -52,13 +52,13 @@ class Case:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
 
     def done(self, *arguments: str, prefix: Sequence[str] = ()) -> str:
-        """Run, and return what stands on standard output; fail when it did not end with 0."""
+        """Run and return standard output; fail if the exit code is not 0."""
         ended = self.run(*arguments, prefix=prefix)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
 
     def stopped_in(self, stage: str) -> int:
-        """Run, and send Ctrl-C when a stage begins; return the exit code."""
+        """Run and send Ctrl-C when a stage starts; return the exit code."""
         pipe = subprocess.PIPE
         with subprocess.Popen([*COMMAND, "run", str(self.folder)], cwd=ROOT, stdout=pipe, text=True) as process:
             assert process.stdout is not None

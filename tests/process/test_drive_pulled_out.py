@@ -57,7 +57,8 @@ class Export:
         return self.working.run([str(self.outbox), str(self.drive)], *tracer)
 
     def hold(self) -> None:
-        """Everything on the drive is whole, no manifest is without its segment; the next export brings the rest."""
+        """Check that the files on the drive are complete and no manifest lacks its segment; the next export writes the
+        rest."""
         there = {name: content for name, content in files(self.drive).items() if not Path(name).name.startswith(".")}
         assert there.items() <= self.sealed.items()
         manifests = {name for name in there if name.startswith("segments/") and name.endswith(".json")}

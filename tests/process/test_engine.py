@@ -61,7 +61,7 @@ def run(text: str, job_id: str = "job", digest: str = "classify") -> JobRequest:
 
 @contextlib.asynccontextmanager
 async def pool_of(config: EngineConfig = CONFIG) -> AsyncIterator[EnginePool]:
-    """A pool with a classify and a generate bundle on one echo engine."""
+    """Yield a pool with a classify and a generate bundle on one echo engine."""
     pool = EnginePool(config, lambda: None)
     try:
         await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {})

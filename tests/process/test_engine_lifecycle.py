@@ -74,7 +74,7 @@ async def attach(pool: EnginePool, digest: str, manifest: Manifest, *, keep: boo
 async def pool_of(
     *digests: str, config: EngineConfig = CONFIG, on_change: Callable[[], None] = lambda: None
 ) -> AsyncIterator[EnginePool]:
-    """A pool with bundles of one engine. At its end nothing is left."""
+    """Yield a pool with bundles of one engine. At its end no child and no descriptor remains."""
     before = descriptors()
     pool = EnginePool(config, on_change)
     try:
@@ -102,7 +102,7 @@ async def stopped_child(pool: EnginePool) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("left", range(9))
 async def test_a_start_without_descriptors_fails_and_leaves_nothing(left: int) -> None:
-    """If an attach reaches the limit of descriptors at any point, it ends with an error and leaves no engine."""
+    """An attach that reaches the limit of descriptors raises an error and leaves no engine, child or socket."""
     async with pool_of() as pool, asyncio.timeout(60):
         try:
             with descriptors_left(left):
