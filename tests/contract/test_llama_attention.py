@@ -36,10 +36,10 @@ FEW = 70
 def cut(
     model: LlamaModel, tokens: list[int], steps: int, *, before: int = 0, threads: int = 1, lead: int = 0
 ) -> list[Logits]:
-    """Return the logits of the last ASKED tokens, computed in steps of so many rows.
+    """Return the logits of the last ASKED tokens, computed in steps of this many rows.
 
-    `before` tokens of another text lie before each step's in the buffer, and in its batch; the first `lead` tokens are
-    read in one step, whatever the others take.
+    `before` tokens of another text precede those of each step in the buffer and in its batch; the first `lead` tokens
+    are read in one step, whatever the size of the others.
     """
     context = LlamaContext(
         model, ContextShape(cells=2048, sequences=2, kv_type="f16", threads=threads, rows=2 * BULK_ROWS)

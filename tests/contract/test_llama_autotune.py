@@ -39,7 +39,7 @@ def model() -> Iterator[LlamaModel]:
 def settle(
     model: LlamaModel, limits: TuningLimits, spec: LoadRequest = SPEC, shape: ContextShape = SHAPE
 ) -> TunedSettings:
-    """Return what comes of trying."""
+    """Return the settings that autotuning chooses."""
     return autotune.autotune(spec, model, shape, "this one", limits)
 
 

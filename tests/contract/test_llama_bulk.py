@@ -61,7 +61,7 @@ class Counted:
         return self.answers(finish(self.runtime), len(texts))
 
     def answers(self, events: list[Event], count: int) -> list[JobResult]:
-        """Return what came of the texts."""
+        """Return the answers to the texts."""
         found = {done.job_id: done for done in events if isinstance(done, JobResult)}
         self.runtime.tidy()
         return [found[str(number)] for number in range(count)]

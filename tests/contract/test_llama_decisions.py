@@ -94,7 +94,7 @@ def answers(done: Event) -> list[Answer]:
 
 
 def each_alone(runtime: LlamaRuntime, questions: Sequence[AskedQuestion] = QUESTIONS) -> list[Answer]:
-    """Ask each question in a call of its own."""
+    """Ask each question in a separate call."""
     return [each for question in questions for each in answers(finish(runtime, [job([question])])["j"])]
 
 

@@ -93,7 +93,7 @@ class Traits(ctypes.Structure):
 
 
 def installed() -> ctypes.CDLL:
-    """The CPU backend of the installed llama.cpp."""
+    """Load the CPU backend of the installed llama.cpp."""
     found = ctypes.CDLL(str(llama_backends.LIBRARIES / "libggml-cpu.so.0"))
     found.ggml_cpu_init()
     found.ggml_get_type_traits_cpu.restype = ctypes.POINTER(Traits)
@@ -199,7 +199,8 @@ def test_dot_product_is_correct_for_any_number_of_blocks(request: pytest.Fixture
 def assert_bits_of_each_alone(
     dot: Callable[..., None], rows: Callable[..., None], x: NDArray[np.void], y: NDArray[np.void], blocks: int
 ) -> None:
-    """Compare one to eight rows of activations at once with each alone; nothing beside them is written."""
+    """Compare one to eight rows of activations at once with each alone, and require that no byte outside the result is
+    written."""
     count = len(x) // blocks
     alone = np.empty((8, count), np.float32)
     for column in range(8):

@@ -38,7 +38,7 @@ class Writing:
         self.tokens = tuple(self.model.tokenize(SENTENCE * 60, special=False))
 
     def begin(self, tokens: int, outputs: int, prompt: PromptPrefix = NO_PROMPT) -> SequenceSlot | None:
-        """Let a stream come in, and read so many tokens behind its prompt; None = there is no room for it."""
+        """Admit a stream and read this many tokens after its prompt; None = it does not fit."""
         text = self.tokens[7 : 7 + tokens]
         entered = self.cache.enter(prompt, text, outputs)
         if entered is None:
@@ -52,7 +52,7 @@ class Writing:
         return slot
 
     def write(self, slot: SequenceSlot) -> np.ndarray:
-        """Write one more token of a stream, always the same one, and return the logits behind it."""
+        """Write one more token of a stream, always the same one, and return the logits after it."""
         self.cache.tidy()
         self.cache.decode_streams(StreamBatch([slot], [slot.sequence]), [slot.tokens], [self.tokens[0]], None)
         logits = self.cache.context.logits(0).copy()
@@ -60,12 +60,12 @@ class Writing:
         return logits
 
     def room(self) -> int:
-        """Return how many tokens the largest job has that gets in once nothing is held."""
+        """Return the tokens of the largest job that fits once no cells are held."""
         reserved = sum(slot.reserved - slot.taken for slot in self.cache._slots.values())
         return self.cells.free + self.cells.held - reserved - ROWS_MAX - PADDING_ROWS_MAX
 
     def close(self) -> None:
-        """Free both."""
+        """Free cache and model."""
         self.cache.close()
         self.model.close()
 

@@ -115,7 +115,8 @@ class Walks:
         return LabelTree(labels, [tuple(self._model.tokenize(" " + label, special=False)) for label in labels])
 
     def seconds(self, steps: Iterable[list[BatchPart]], position: int) -> float:
-        """Compute steps behind tokens at the bottom, each branch in a sequence of its own; return the thread's time."""
+        """Compute steps after tokens at the lowest cells, each branch in a separate sequence; return the thread's CPU
+        time."""
         self._context.decode([TokenRows(0, 0, range(100, 100 + position), logits=1)])
         before = time.thread_time()
         for parts in steps:

@@ -37,7 +37,7 @@ class Opened:
         self.cache.context.decode = counted  # type: ignore[method-assign]  # to look at what it is given
 
     def row(self, depth: int, *, alone: bool) -> bytes:
-        """Return the logits behind so many tokens and one more, computed alone or with the one before it."""
+        """Return the logits after this many tokens and one more, computed alone or with the one before it."""
         tokens = self.model.tokenize(TEXT * 30, special=False)[: depth + 1]
         entered = self.cache.enter(PromptPrefix((), "", exact=True), tokens, 0)
         assert entered is not None
@@ -51,7 +51,7 @@ class Opened:
             self.cache.leave(place)
 
     def close(self) -> None:
-        """Free both."""
+        """Free cache and model."""
         self.cache.close()
         self.model.close()
 

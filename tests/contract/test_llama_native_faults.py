@@ -68,7 +68,7 @@ class Flag:
         llama.llama_set_abort_callback(native.pointer, self._callback, ctypes.addressof(self.text))
 
     def set(self, *, stop: bool) -> None:
-        """Raise or lower it."""
+        """Set or clear the flag."""
         self.text[0] = b"\x01" if stop else b"\0"
 
 

@@ -29,7 +29,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
 
 
 def finish(runtime: LlamaRuntime) -> list[Event]:
-    """Step until nothing is left to do; return how the jobs ended, in order."""
+    """Step until no job is left; return how the jobs ended, in order."""
     events: list[Event] = []
     while runtime.busy:
         events += runtime.step()

@@ -190,7 +190,7 @@ class Company:
         self.runtime.attach("write", make("generate", prompt={"template": "{input}"}, limits=limits), {})
 
     def scores(self, texts: Sequence[str], digest: str = "sort", *, beside: str = "") -> list[tuple[float, ...]]:
-        """Return what texts score that are computed together, beside jobs of another bundle."""
+        """Return the scores of texts that are computed together, next to jobs of another bundle."""
         events = []
         if beside:
             self.runtime.submit(JobRequest(job_id="beside", digest=beside, text=TEXTS[-1], output_tokens_max=24))
@@ -205,7 +205,8 @@ class Company:
         return [(*done[str(place)].scores, done[str(place)].label_mass) for place in range(len(texts))]
 
     def require_the_same(self, sizes: Sequence[int]) -> None:
-        """Require the bits of texts alone: in batches of these sizes, in another order, beside others."""
+        """Require that texts have the same bits alone, in batches of these sizes, in another order, and next to other
+        jobs."""
         given = {"sort": TEXTS, "tuned": TEXTS[:BESIDE]}
         alone = {digest: {text: self.scores([text], digest)[0] for text in given[digest]} for digest in given}
         assert len(TEXTS) + BESIDE == len({scores for each in alone.values() for scores in each.values()})

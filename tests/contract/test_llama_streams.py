@@ -63,7 +63,7 @@ class Said:
 
     @property
     def tokens(self) -> dict[str, tuple[Token, ...]]:
-        """What each stream that is done has written, and how likely that was, to the last bit."""
+        """The tokens of each finished stream with their exact log-probabilities."""
         return {job_id: event.tokens for job_id, event in self.ended.items() if isinstance(event, JobResult)}
 
     def take(self, events: list[Event]) -> None:

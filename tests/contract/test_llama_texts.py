@@ -40,7 +40,7 @@ class Writers:
         self.held = 0
 
     def alone(self, number: int) -> Told:
-        """Return what a text is with nobody beside it."""
+        """Return a text that is generated alone."""
         self._ask(number, TOKENS_MAX)
         told: dict[str, Told] = {}
         while self.runtime.busy:
@@ -49,7 +49,7 @@ class Writers:
         return told[str(number)]
 
     def in_company(self, seed: int) -> dict[str, Told]:
-        """Return all texts, which come at moments that depend on the seed, beside shorter ones and scores."""
+        """Return all texts, which start at moments that depend on the seed, next to shorter ones and scores."""
         chosen, told = random.Random(seed), dict[str, Told]()
         coming = list(range(WRITERS))
         others = 0

@@ -24,7 +24,7 @@ class Restless(ThreadTuner):
     """A tuner that changes the number of threads after each step."""
 
     def record_step(self, expected: float, seconds: float, now: float) -> float:
-        """Go round."""
+        """Change to the next number of threads."""
         self.threads = self.threads % 3 + 1
         return 1.0
 
@@ -33,7 +33,7 @@ class Trying(ThreadTuner):
     """A tuner that tries one thread in each step."""
 
     def record_step(self, expected: float, seconds: float, now: float) -> float:
-        """Go on."""
+        """Keep trying."""
         self.trying, self.threads = True, 1
         return 1.0
 

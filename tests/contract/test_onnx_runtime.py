@@ -60,7 +60,7 @@ def answers(runtime: OnnxRuntime, texts: list[str], digest: str = "a") -> list[J
 
 
 def refuse(folder: Path, message: str) -> None:
-    """Require that a bundle does not load or attach, with this in the message."""
+    """Require that a bundle is refused at load or attach with this message."""
     with pytest.raises(ModelLoadFailed) as caught:
         opened(folder)
     assert message in caught.value.message

@@ -75,7 +75,7 @@ class Subject:
         raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
     def answers(self, texts: dict[str, str], digest: str = "a") -> dict[str, JobResult]:
-        """Compute texts together; return what each came to, a generation's text in `finish`."""
+        """Compute texts together; return each answer, a generation's text in `finish`."""
         for job_id, text in texts.items():
             self.submit(job_id, text, digest)
         events = self.finish()

@@ -21,7 +21,7 @@ class Buffer:
     inside: dict[str, int] = field(default_factory=dict)
 
     def admit(self, waiting: dict[str, int]) -> list[str]:
-        """Let in who fits; return them in order."""
+        """Admit the jobs that fit; return them in order."""
         before = list(self.inside)
 
         def enter(key: str) -> bool:

@@ -42,14 +42,14 @@ class Machine:
         return [WorkItem(f"s{n}", "", 1, decoding=True, exact=False, depth=300) for n in range(self.streams)]
 
     def idle(self, seconds: float) -> None:
-        """Let time pass, in which streams write."""
+        """Advance the clock without calls, while streams write."""
         until = self.now + seconds
         while self.streams and self.now < until:
             self._step(self._streams(), until)
         self.now = max(self.now, until)
 
     def call(self, seconds: float, rows: int = ROWS) -> bool:
-        """Ask for one input with a deadline; tell whether it was answered in time."""
+        """Call with one input and a deadline; tell whether it was answered in time."""
         deadline, left, depth = self.now + seconds, rows, DEPTH
         while left:
             items = [*self._streams(), WorkItem("call", "", left, depth=depth, arrived_at=self.now, deadline=deadline)]
@@ -63,7 +63,7 @@ class Machine:
         return self.now <= deadline
 
     def _step(self, items: list[WorkItem], deadline: float) -> int:
-        """Compute a step, which is cut off when the deadline passes; return how many tokens of the call it read."""
+        """Compute a step, which is aborted when the deadline passes; return how many tokens of the call it read."""
         plan = self.scheduler.plan(items, self.now)
         rows = sum(count for _, count in plan)
         took = (
@@ -79,7 +79,7 @@ class Machine:
         return sum(count for item, count in plan if not item.decoding)
 
     def seconds_until_answered(self, seconds: float, pause: float) -> float:
-        """Call again and again; return how long it took until a call was answered."""
+        """Call repeatedly; return the seconds until a call was answered."""
         began = self.now
         while not self.call(seconds):
             assert self.now - began < 60, "for ever"

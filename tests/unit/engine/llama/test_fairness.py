@@ -42,13 +42,13 @@ class Call:
     done: int = 0
 
     def item(self) -> WorkItem:
-        """Return what could be computed now."""
+        """Return the work item that can be computed now."""
         rows = self.parts[self.part] - self.done
         ahead = sum(self.parts[self.part + 1 :])
         return WorkItem(self.key, "", rows, depth=DEPTH, arrived_at=self.arrived_at, rows_ahead=ahead, logits=not ahead)
 
     def advance(self, rows: int) -> bool:
-        """Take computed rows; tell whether the call is over."""
+        """Take computed rows; tell whether the call has ended."""
         self.done += rows
         if self.done == self.parts[self.part]:
             self.part, self.done = self.part + 1, 0
@@ -65,7 +65,7 @@ class Machine:
     latencies: dict[str, list[float]] = field(default_factory=dict)
 
     def serve(self, clients: dict[str, tuple[int, ...]], calls: int, counted: str) -> None:
-        """Run until one of the clients has had so many answers."""
+        """Run until one of the clients has this many answers."""
         scheduler = taught(MACHINES[self.name], LOGITS_ROWS.get(self.name, 0.0))
         self.latencies = {client: [] for client in clients}
         running = {client: Call(f"{client} 0", parts, self.now) for client, parts in clients.items()}
@@ -87,7 +87,7 @@ class Machine:
                     away = client if len(clients) > 1 else ""
 
     def compute(self, scheduler: StepScheduler, plan: StepPlan) -> float:
-        """Let the time of a step pass, and return it."""
+        """Advance the clock by the time of a step, and return that time."""
         pairs = sum(attention_pairs(rows, item.depth) for item, rows in plan)
         labels = sum(rows for item, rows in plan if not item.rows_ahead)
         seconds = MACHINES[self.name].cost(sum(rows for _, rows in plan), pairs)
