@@ -96,7 +96,7 @@ def test_few_near_duplicates_are_counted_without_a_warning(tmp_path: Path):
     """One near duplicate in 40 rows is in the summary and gives no warning."""
     test = [text_of(number) for number in range(39)] + [f"um {text_of(100)}"]
     summary = row_files.check(recipe_of(tmp_path, train=rows(text_of(100), text_of(101)), test=rows(*test)))
-    assert [] == [line for line in summary.warnings if "near cop" in line]
+    assert [] == [line for line in summary.warnings if "near dup" in line]
     assert [0, 1, 0] == [each.rows for each in summary.near_copies]
 
 

@@ -157,19 +157,16 @@ def test_plan_difference_has_lines_and_consequences():
 
 
 @pytest.mark.parametrize(
-    ("order", "halted"),
-    [
-        (HaltOrder("pos-intent"), {"stable": True, "shop-1": True}),
-        (HaltOrder("pos-intent", channel="stable"), {"stable": True, "shop-1": True}),
-        (HaltOrder("pos-intent", site="shop-1", resume=True), {"stable": False, "shop-1": False}),
-        (HaltOrder("pos-intent", resume=True), {"stable": False, "shop-1": False}),
-    ],
+    ("scope", "names"),
+    [({}, {"stable", "shop-1"}), ({"channel": "stable"}, {"stable"}), ({"site": "shop-1"}, {"shop-1"})],
 )
-def test_halt_applies_to_all_one_channel_or_one_site(order: HaltOrder, halted: dict[str, bool]):
-    """A halt, or its end, applies to the whole plan, to one channel or to one site."""
-    after = halt(plan(), order)
-    fleets = {**after.channels, **after.sites}
-    assert halted == {name: fleet.tasks["pos-intent"].halted for name, fleet in fleets.items()}
+def test_halt_applies_to_all_one_channel_or_one_site(scope: dict[str, str], names: set[str]):
+    """A halt, and its end, applies to the whole plan, to one channel or to one site."""
+    for resume in (False, True):
+        others = halt(plan(), HaltOrder("pos-intent", resume=not resume))
+        after = halt(others, HaltOrder("pos-intent", resume=resume, **scope))
+        fleets = {**after.channels, **after.sites}
+        assert names == {name for name, fleet in fleets.items() if fleet.tasks["pos-intent"].halted is not resume}
 
 
 def test_halt_of_an_unplanned_task_is_an_error():
