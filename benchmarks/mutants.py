@@ -51,7 +51,7 @@ MUTANTS = (
     Mutant("a confidence equal to the floor", "if probability >= self.floor", "if probability > self.floor"),
     Mutant("the edge of the gate", "self.p_value(score) <= self.held_up_max", "self.p_value(score) < self.held_up_max"),
     Mutant("the level of the threshold's test", "self.target) <= self.delta", "self.target) <= 2 * self.delta"),
-    Mutant("the end of the fixed sequence", 'open_ = open_ and verdict != "failed"', "open_ = bool(open_)"),
+    Mutant("the end of the fixed sequence", 'is_open = is_open and verdict != "failed"', "is_open = bool(is_open)"),
     Mutant("a sync of a written file", "os.fchmod(fd, mode)\n        os.fsync(fd)", "os.fchmod(fd, mode)"),
     Mutant(
         "a sync of a directory", "    _sync(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)", "    os.stat(path)"
