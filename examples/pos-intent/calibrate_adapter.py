@@ -29,7 +29,7 @@ AFTER = "\nprovenance:\n"
 def main(bundle: str = ".cache/demo/pos-intent") -> None:
     """Calibrate, and replace the section."""
     found = calibrate(
-        open_bundle(Path(bundle)), read_for(HERE / "data" / "calibration.jsonl", "classify"), RISK, wanted=SETTINGS
+        open_bundle(Path(bundle)), read_for(HERE / "data" / "calibration.jsonl", "classify"), RISK, settings=SETTINGS
     )
     section = yaml.safe_dump(
         {"confidence": found.confidence.model_dump(mode="json")}, sort_keys=False, width=120, default_flow_style=None

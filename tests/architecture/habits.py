@@ -1,4 +1,4 @@
-"""Rules on habits: no catching of everything, tests that neither sleep nor patch, documents that name what is there."""
+"""Rules on habits: no broad excepts, tests that neither sleep nor patch, documents that name every part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ BROAD = {"Exception", "BaseException"}
 
 
 def broad_excepts(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
-    """Find `except` clauses that catch everything and keep it, except in modules that have a reason."""
+    """Find `except` clauses that catch every exception and do not raise it again, except in modules that have a
+    reason."""
     return [
         source.at(node, "catches every exception")
         for source in sources
@@ -38,7 +39,7 @@ _BEGINNINGS = {
 
 
 def unowned(sources: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
-    """Find where tasks and threads begin, except in modules that say who owns them; a TaskGroup owns its tasks."""
+    """Find code that starts tasks and threads, except in modules that name their owner; a TaskGroup owns its tasks."""
     return [
         source.at(node, f"{ast.unparse(node.func)} begins what nobody owns")
         for source in sources
@@ -61,7 +62,8 @@ def _groups(tree: ast.Module) -> set[str]:
 
 
 def borrowed_modules(sources: Sequence[Source]) -> list[str]:
-    """Find commands that start Python with -m and without -P (or -I) before it: the working directory comes first."""
+    """Find commands that start Python with -m but without -P (or -I) before it: the working directory would come
+    first."""
     found = []
     for source in sources:
         for node in source.nodes:
@@ -83,7 +85,7 @@ def sleeping(tests: Sequence[Source], allowed: Mapping[str, str]) -> list[str]:
 
 
 def patching(tests: Sequence[Source]) -> list[str]:
-    """Find tests that replace parts of the code they test."""
+    """Find tests that replace parts of the code that they test."""
     found = []
     for source in tests:
         for node in source.nodes:
@@ -118,7 +120,7 @@ def without_fact(tests: Sequence[Source]) -> list[str]:
 
 
 def unknown_arguments(sources: Sequence[Source]) -> list[str]:
-    """Find names in the `Args:` of a docstring that are no parameter of the function."""
+    """Find names in the `Args:` of a docstring that are not parameters of the function."""
     return [
         source.at(node, f"{node.name} has no parameter {name}")
         for source in sources
@@ -141,7 +143,7 @@ def dependency_names(requirements: Iterable[str]) -> list[str]:
 
 
 def unnamed(names: Collection[str], document: str) -> list[str]:
-    """Find names that a document does not have as a word in backquotes or in a drawn tree."""
+    """Find names that a document does not contain as a word in backquotes or in a drawn tree."""
     return [name for name in sorted(names) if not re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w.-])", document)]
 
 

@@ -1,4 +1,5 @@
-"""Rules on imports: which layer may know which, who may know a foreign library, no cycles, nothing imported late."""
+"""Rules on imports: which layer can import which, which layer can import a foreign library, no cycles, no late
+imports."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class Import:
 
 
 def imports(source: Source, known: frozenset[str]) -> Iterator[Import]:
-    """Yield what a file imports; `from a import b` is a.b where that is one of the known modules, and a otherwise."""
+    """Yield the imports of a file; `from a import b` is a.b if that is one of the known modules, and a otherwise."""
 
     for node, late in source.import_statements:
         if isinstance(node, ast.Import):
@@ -42,7 +43,7 @@ def modules(sources: Sequence[Source]) -> frozenset[str]:
 
 
 def layer_of(module: str, layers: Mapping[str, object]) -> str | None:
-    """Return the most exact layer that a module is in."""
+    """Return the innermost layer that contains a module."""
     fitting = [layer for layer in layers if below(module, [layer])]
     return max(fitting, key=len, default=None)
 
@@ -65,7 +66,7 @@ def forbidden_edges(sources: Sequence[Source], layers: Mapping[str, set[str]]) -
 
 
 def foreign_edges(sources: Sequence[Source], importers: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Find imports of a library outside the layers that may know it, and of libraries that are not in the table."""
+    """Find imports of a library outside of its layers, and of libraries that are not in the table."""
     known, found = modules(sources), []
     for source in sources:
         for item in imports(source, known):
@@ -115,7 +116,7 @@ def _packages(module: str) -> list[str]:
 
 
 def impure(sources: Sequence[Source], pure: Sequence[str]) -> list[str]:
-    """Find clocks, waiting and files in modules that only decide."""
+    """Find clocks, waiting and files in modules that must be pure."""
     known, found = modules(sources), []
     for source in sources:
         if source.module not in pure:
@@ -227,6 +228,54 @@ def _names(node: ast.AST) -> Iterator[str]:
             if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load):
                 yield each.id
             yield from _names(each)
+
+
+def broken_uses(sources: Sequence[Source], others: Sequence[Source]) -> list[str]:
+    """Find imports of names that a file lacks, and keyword arguments that a called function does not take.
+
+    The imported files are among `others`. Functions count, called by their name or as `module.function`.
+    """
+    files = {source.module: _Definitions(source) for source in (*others, *sources)}
+    found = []
+    for source in sources:
+        for node, _ in source.import_statements:
+            found += [source.at(node, f"there is no {name}") for name in _missing_names(node, files)]
+        for node in source.nodes:
+            if isinstance(node, ast.Call):
+                found += [source.at(node, text) for text in _unknown_keywords(files[source.module], node, files)]
+    return found
+
+
+def _missing_names(node: ast.Import | ast.ImportFrom, files: Mapping[str, _Definitions]) -> list[str]:
+    """Return the names that a statement imports from one of the files and that this file lacks."""
+    file = files.get(node.module or "") if isinstance(node, ast.ImportFrom) else None
+    if file is None or "__getattr__" in file.definitions:
+        return []
+    known = {*file.definitions, *file.imported}
+    names = [each.name for each in node.names if f"{file.source.module}.{each.name}" not in files]
+    return [name for name in names if name not in known]
+
+
+def _unknown_keywords(file: _Definitions, call: ast.Call, files: Mapping[str, _Definitions]) -> list[str]:
+    """Return a sentence for each keyword argument that the called function does not take."""
+    keywords = [each.arg for each in call.keywords if each.arg]
+    function = _definition(file, ast.unparse(call.func), files) if keywords else None
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function.args.kwarg:
+        return []
+    parameters = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
+    return [f"{function.name} has no parameter {name}" for name in keywords if name not in parameters]
+
+
+def _definition(file: _Definitions, name: str, files: Mapping[str, _Definitions]) -> ast.AST | None:
+    """Return what `name` or `module.name` stands for at the top level of a file; None if that is not in the files."""
+    first, _, attribute = name.partition(".")
+    if first in file.imported:
+        module, original = file.imported[first]
+        inner = f"{module}.{original}" if original else module
+        if attribute:
+            return _definition(files[inner], attribute, files) if inner in files else None
+        return _definition(files[module], original, files) if module in files else None
+    return None if attribute else file.definitions.get(name)
 
 
 def unused(sources: Sequence[Source], entries: Mapping[str, str]) -> list[str]:

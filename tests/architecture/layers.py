@@ -1,4 +1,4 @@
-"""Which layer may import which: the table that tests/architecture holds every import against."""
+"""Which layer can import which: tests/architecture checks every import against this table."""
 
 from __future__ import annotations
 

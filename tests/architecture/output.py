@@ -1,4 +1,4 @@
-"""A rule on output: what reaches a terminal goes through the module that makes it printable."""
+"""A rule on output: text for a terminal passes through the module that makes it printable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DIRECT = ("print", "Console", "typer.echo", "click.echo", "sys.stdout.write", "s
 
 
 def unguarded(sources: Sequence[Source], commands: Collection[str], guard: str) -> list[str]:
-    """Find calls of commands that write to a terminal by another way than the guard's."""
+    """Find calls in commands that write to a terminal without the guard module."""
     return [
         source.at(node, f"calls {ast.unparse(node.func)}")
         for source in sources

@@ -1,4 +1,4 @@
-"""Rules on shape: lengths, complexity, parameters, names, and interfaces that earn their keep."""
+"""Rules on shape: lengths, complexity, parameters, names, and interfaces with enough implementations."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Measured:
     """Without self and cls."""
 
     def violation(self, figure: str, limit: int) -> str:
-        """Write that one of the figures is over its limit."""
+        """Format a violation for a figure that is over its limit."""
         return self.source.at(self.node, f"{self.node.name}: {figure} {getattr(self, figure)}, the limit is {limit}")
 
 
@@ -82,7 +82,7 @@ def functions(sources: Sequence[Source]) -> list[Measured]:
 
 
 def complexity(function: Function) -> int:
-    """Return the cyclomatic complexity; nested functions count for themselves."""
+    """Return the cyclomatic complexity; nested functions are counted separately."""
     return 1 + sum(map(_branches, _own_nodes(function)))
 
 
@@ -131,7 +131,7 @@ def long_files(sources: Sequence[Source], limit: int) -> list[str]:
 
 
 def banned_names(sources: Sequence[Source]) -> list[str]:
-    """Find modules and classes whose name says nothing about what is inside."""
+    """Find modules and classes whose name does not describe their content."""
     found = []
     for source in sources:
         if any(MODULE_NAME_BANNED.search(part) for part in source.module.split(".")):
@@ -152,7 +152,7 @@ def bare_participles(sources: Sequence[Source]) -> list[str]:
 
 
 def repeated_classes(sources: Sequence[Source]) -> list[str]:
-    """Find class names that stand more than once in all sources together."""
+    """Find class names that exist more than once in all sources together."""
     by_name: dict[str, list[str]] = {}
     for source, node in _classes(sources):
         by_name.setdefault(node.name, []).append(source.at(node, f"class name {node.name}"))

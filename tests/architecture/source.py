@@ -1,4 +1,4 @@
-"""What the house rules look at: parsed Python files. A rule is a function from these to violations, and pure."""
+"""The input of the architecture rules: parsed Python files. A rule is a pure function from these to violations."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class Source:
 
     @cached_property
     def tree(self) -> ast.Module:
-        """Its syntax, parsed when a rule asks for it: every run of the tests collects the rules, and few run them."""
+        """Return the syntax tree, parsed on demand: every run of the tests collects the rules, and few execute them."""
         return ast.parse(self.text, self.path)
 
     @cached_property
     def nodes(self) -> list[ast.AST]:
-        """Every node of the syntax, walked once for all rules."""
+        """Return every node of the syntax tree, walked once for all rules."""
         return list(ast.walk(self.tree))
 
     @cached_property
     def import_statements(self) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
-        """Each import, in the order of the file, and whether it stands inside a function."""
+        """Return each import in the order of the file, and whether it is inside a function."""
         return list(_import_statements(self.tree, False))
 
     @property
     def lines(self) -> int:
-        """Length of the file, blank lines and comments included."""
+        """Return the number of lines, including blank lines and comments."""
         return len(self.text.splitlines())
 
     def at(self, node: ast.AST, what: str) -> str:
-        """Write a violation that an editor can jump to."""
+        """Format a violation with a location to which an editor can jump."""
         return f"{self.path}:{getattr(node, 'lineno', 1)}: {what}"
 
 
@@ -73,5 +73,5 @@ def load(root: Path, folders: Iterable[str], *, without: tuple[str, ...] = ()) -
 
 
 def below(module: str, prefixes: Iterable[str]) -> bool:
-    """Tell whether a module is one of those named, or inside one."""
+    """Return whether a module is one of those named, or inside one."""
     return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)

@@ -1,6 +1,7 @@
-"""The house keeps its order: who may import whom, how big things get, what tests may do, what the documents name.
+"""The architecture of the repository: who imports whom, sizes, habits of tests, and contents of documents.
 
-The tables are the rules; CONTRIBUTING.md says why. The rules, with tests of their own, are in tests/architecture/.
+The tables are the rules; CONTRIBUTING.md has the reasons. The rules, with tests of their own, are in
+tests/architecture/.
 """
 
 import itertools
@@ -238,13 +239,13 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def require_none(violations: list[str], remedy: str) -> None:
-    """Fail with every violation and what to do about it."""
+    """Fail with every violation and its remedy."""
     if violations:
         pytest.fail("\n".join([*violations, f"=> {remedy}"]), pytrace=False)
 
 
 def require_at_most(limit: float, measured: float, remedy: str) -> None:
-    """Fail when a figure of the whole tree is over its limit."""
+    """Fail if a figure of the whole tree is over its limit."""
     require_none([f"measured {measured:.2f}, the limit is {limit}"] if measured > limit else [], remedy)
 
 
@@ -262,14 +263,14 @@ def test_every_file_has_a_layer():
     )
 
 
-def test_layers_import_only_what_they_may():
-    """No layer imports another one that its line in the table does not name."""
+def test_layers_import_only_listed_layers():
+    """A layer imports only the layers that its line in the table names."""
     remedy = "Hand it over from daemon.py as a callable or a small object, or move the code to the layer that owns it."
     require_none(imports.forbidden_edges(CODE, LAYERS), remedy)
 
 
 def test_libraries_have_one_importer():
-    """Each foreign library is known in one shipped layer, and none is used that the table does not name."""
+    """Each foreign library is imported in one shipped layer, and every imported library is in the table."""
     remedy = (
         "Use it through the layer that owns it. A new one needs a line in LIBRARIES, pyproject.toml, ARCHITECTURE.md."
     )
@@ -277,16 +278,21 @@ def test_libraries_have_one_importer():
 
 
 def test_no_import_cycle():
-    """Modules import each other in one direction."""
+    """The imports of modules contain no cycle."""
     require_none(imports.cycles(CODE), "Move what both need into a module below them.")
 
 
 def test_no_late_import():
-    """Imports stand at the top of the file."""
+    """Imports are at the top of the file."""
     require_none(
         imports.late_imports(OURS, LATE_IMPORTS),
         "Move it to the top, or list the module in LATE_IMPORTS with the reason.",
     )
+
+
+def test_examples_use_what_exists():
+    """The scripts in examples/, which mypy does not check, import names that exist, and name parameters that exist."""
+    require_none(imports.broken_uses(load(ROOT, ["examples"]), CODE), "Follow the name in the package.")
 
 
 def test_no_dead_module():
@@ -297,27 +303,28 @@ def test_no_dead_module():
 
 
 def test_deciding_modules_are_pure():
-    """Modules that decide have no clock, do not wait and open no file."""
+    """Modules that only decide have no clock, do not wait and open no file."""
     require_none(imports.impure(CODE, PURE), "Pass the time or the content in, and let the caller wait or read.")
     named = {*PURE, *PURE_DEFINITIONS}
     require_none(sorted(named - imports.modules(CODE)), "PURE or PURE_DEFINITIONS names a module that is not there.")
 
 
 def test_deciding_definitions_are_pure():
-    """What decides in a module that also acts reaches no clock and no file, and does not wait."""
+    """Listed definitions that only decide, in modules that also act, reach no clock and no file, and do not wait."""
     violations = imports.impure_definitions(CODE, PURE_DEFINITIONS)
     require_none(violations, "Pass the time or the content in, and let the caller wait or read.")
 
 
 def test_rules_of_doctor_are_pure():
-    """A rule of doctor judges facts that its probe collected: it reads no clock, no file and no process."""
+    """A rule of `edge-agent doctor` judges facts that its probe collected: it reads no clock, no file and no
+    process."""
     doctor = [source for source in CODE if below(source.module, ["edge_agent.doctor"])]
     remedy = "Let the probe look, and pass what it saw in the facts."
     require_none(imports.impure_rules(doctor, "Iterator[Finding]", PURE), remedy)
 
 
 def test_daemon_loads_no_model_library():
-    """Importing the daemon loads no library that only the child may have."""
+    """Importing the daemon loads no library that only the child process can have."""
     script = "import sys, edge_agent.daemon; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"llama_cpp", "llguidance", "onnxruntime", "tokenizers", "numpy", "jinja2", "edge_agent.engine.runtimes"}
@@ -327,8 +334,8 @@ def test_daemon_loads_no_model_library():
     )
 
 
-def test_factory_commands_start_light():
-    """Importing the commands of the factory loads nothing that only its stages need."""
+def test_edge_convert_starts_without_heavy_libraries():
+    """Importing the commands of `edge-convert` loads no library that only its stages need."""
     script = "import sys, convert.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"torch", "transformers", "optimum", "peft", "llama_cpp", "scipy", "matplotlib", "duckdb", "pyarrow"} | {
@@ -353,18 +360,18 @@ def test_functions_are_short_and_simple():
 
 @pytest.mark.slow
 def test_class_names_are_unique():
-    """A class name exists once in what is shipped."""
+    """A class name exists once in the shipped code."""
     require_none(shape.repeated_classes(SHIPPED), "Put its domain into the name.")
 
 
 def test_no_class_is_named_by_a_participle():
-    """A class is named by a noun that says what it holds."""
+    """The name of a class is a noun and not a bare participle."""
     require_none(shape.bare_participles(SHIPPED), "Name the thing: HumanLabel, not Said.")
 
 
 @pytest.mark.slow
-def test_names_say_what_is_inside():
-    """No module or class has a name that fits anything."""
+def test_names_describe_the_content():
+    """No module or class has a name that fits any content."""
     require_none(shape.banned_names(CODE + TESTS), "Name it after what it knows or does.")
 
 
@@ -373,13 +380,13 @@ def test_interfaces_have_two_implementations():
     require_none(shape.lonely_interfaces(OURS), "Use the class itself, or take a Callable.")
 
 
-def test_nothing_catches_everything():
-    """Only the process boundaries catch every exception."""
+def test_only_process_boundaries_catch_every_exception():
+    """Only the listed process boundaries catch every exception."""
     require_none(habits.broad_excepts(OURS, BROAD_EXCEPTS), "Catch what can be raised, by name.")
 
 
 def test_background_work_has_an_owner():
-    """Tasks and threads begin where the table says who awaits them, and that what they raise is logged."""
+    """Tasks and threads start only where the table names an owner that awaits them and logs their exceptions."""
     remedy = (
         "Register it with the Supervisor, use an asyncio.TaskGroup, or list the module in BACKGROUND with who owns it."
     )
@@ -388,8 +395,8 @@ def test_background_work_has_an_owner():
     require_none(gone, "BACKGROUND names a module that is not there.")
 
 
-def test_the_working_directory_is_no_place_for_modules():
-    """A program that starts another one imports nothing from where it stands, such as a bundle's folder."""
+def test_no_modules_are_imported_from_the_working_directory():
+    """A program that starts Python with -m imports nothing from its working directory, such as a bundle's folder."""
     require_none(habits.borrowed_modules(SHIPPED), "Write -P before -m.")
 
 
@@ -402,26 +409,26 @@ def test_tests_do_not_sleep():
 
 @pytest.mark.slow
 def test_tests_do_not_patch():
-    """No test replaces a part of our code."""
+    """No test replaces a part of the project's code."""
     require_none(
         habits.patching(TESTS), "Pass the fake in at the seam (the echo runtime, a callable, a clock argument)."
     )
 
 
 @pytest.mark.slow
-def test_docstrings_describe_the_parameters_that_exist():
-    """The `Args:` of a docstring name no parameter that the function does not have."""
+def test_docstrings_describe_existing_parameters():
+    """The `Args:` of a docstring name only parameters that the function has."""
     require_none(habits.unknown_arguments(CODE + TESTS), "Name the parameter as the function does.")
 
 
 @pytest.mark.slow
-def test_tests_state_facts():
-    """Every test says in its docstring what holds."""
+def test_tests_have_a_docstring():
+    """Every test states the behaviour in its docstring."""
     require_none(habits.without_fact(TESTS), "Write the behaviour as one sentence.")
 
 
-def test_there_are_enough_tests_and_not_too_many():
-    """Lines of tests per line of source stay in the range."""
+def test_size_of_the_tests_is_in_its_range():
+    """The number of test lines per source line is in the allowed range."""
     low, high = TEST_LINES_PER_SOURCE_LINE
     ratio = sum(source.lines for source in TESTS) / sum(source.lines for source in SHIPPED)
     require_at_most(high, ratio, "Put cases that differ in data only into one table.")
@@ -429,7 +436,7 @@ def test_there_are_enough_tests_and_not_too_many():
 
 
 def test_dependencies_are_explained():
-    """ARCHITECTURE.md says of every dependency what it saves us."""
+    """ARCHITECTURE.md gives the reason for every dependency."""
     project = PYPROJECT["project"]
     every = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     named = [f"`{name}`" for name in habits.dependency_names(every)]
@@ -437,14 +444,14 @@ def test_dependencies_are_explained():
 
 
 def test_errors_are_listed():
-    """docs/errors.md has the stable reason of every error."""
+    """docs/errors.md contains the stable reason of every error."""
     require_none(
         habits.unnamed([f"`{reason}`" for reason in BY_REASON], document("docs/errors.md")), "Give it a row there."
     )
 
 
 def test_contributing_shows_the_tree():
-    """The tree in CONTRIBUTING.md has every package and every module at the top of a program."""
+    """The tree in CONTRIBUTING.md contains every package and every top-level module of a program."""
     inside = [path for folder in ("edge_agent", "convert") for path in sorted((ROOT / folder).iterdir())]
     folders = {f"{path.name}/" for path in inside if path.is_dir() and any(path.glob("*.py"))}
     files = {path.name for path in inside if path.suffix == ".py" and path.name != "__init__.py"}
@@ -452,7 +459,7 @@ def test_contributing_shows_the_tree():
 
 
 def test_packages_list_their_files():
-    """A package whose docstring lists its files lists all of them, and no other."""
+    """A package docstring that lists files lists all files of the package and no other."""
     require_none(habits.unlisted_modules(OURS), "Give it a line there, or remove the line.")
 
 
@@ -462,7 +469,7 @@ def test_scripts_are_explained():
     require_none(habits.unnamed(names, document("CONTRIBUTING.md")), "Say there what it does.")
 
 
-def test_decisions_have_numbers_of_their_own():
+def test_decision_numbers_are_unique():
     """No two pages of docs/decisions share a number."""
     numbers = sorted(path.name.partition("-")[0] for path in (ROOT / "docs" / "decisions").glob("*.md"))
     require_none(
@@ -470,8 +477,8 @@ def test_decisions_have_numbers_of_their_own():
     )
 
 
-def test_exceptions_are_needed():
-    """Every module that has an exception exists: an exception does not outlive its reason."""
+def test_modules_with_exceptions_exist():
+    """Every module that has an exception to a rule exists, so an exception does not outlive its reason."""
     there = imports.modules(CODE + TESTS)
     named = {*ENTRIES, *LATE_IMPORTS, *BROAD_EXCEPTS, *SLEEPING_TESTS}
     require_none(sorted(named - there), "Remove the line.")

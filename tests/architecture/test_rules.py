@@ -1,4 +1,4 @@
-"""Each house rule finds what it is for, and lets the right way pass: a rule that cannot fail protects nothing."""
+"""Each architecture rule finds its violations and accepts correct code: a rule that cannot fail protects nothing."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def files(**texts: str) -> list[Source]:
 
 
 def lines_of(violations: list[str]) -> list[str]:
-    """Return the places without the sentences."""
+    """Return the places of violations without their messages."""
     return [violation.partition(": ")[0] for violation in violations]
 
 
@@ -37,20 +37,21 @@ def test_forbidden_edge_through_package():
 
 
 def test_inner_layer_is_its_own_layer():
-    """The most exact layer counts: what the outer layer may import, an inner layer of the table may not."""
+    """The innermost layer of a module counts: an inner layer of the table cannot import everything that its outer layer
+    can."""
     layers = {"app.engine": {"app.errors"}, "app.engine.runtimes": {"app.engine"}, "app.errors": set()}
     sources = files(app__engine__pool="import app.engine.runtimes.x", app__engine__runtimes__x="import app.errors")
     found = imports.forbidden_edges(sources, layers)
     assert ["app/engine/pool.py:1", "app/engine/runtimes/x.py:1"] == lines_of(found)
 
 
-def test_homeless_file_found():
+def test_file_without_a_layer_found():
     """A file that is in no layer of the table is a violation."""
     assert ["app/new/thing.py:1"] == lines_of(imports.without_layer(files(app__new__thing="", app__errors=""), LAYERS))
 
 
 def test_foreign_library_has_one_importer():
-    """A library may be imported only in its layer; a library that nobody lists may be imported nowhere."""
+    """A library can be imported only in its layer; a library that is not listed cannot be imported anywhere."""
     sources = files(app__service="import grpc.aio", app__store="import grpc\nimport requests\nimport json")
     found = imports.foreign_edges(sources, {"grpc": ("app.service",)})
     assert ["app/store.py:1", "app/store.py:2"] == lines_of(found)
@@ -71,7 +72,7 @@ def test_cycle_found():
 
 
 def test_cycle_through_a_package_found():
-    """A module needs the packages around what it imports; its own package may import it."""
+    """A module depends on the packages around the modules that it imports; its own package can import it."""
     ring = {"a": "from b.c import d", "b": "from b import e", "b.c": "d = 1", "b.e": "import a"}
     assert ["a -> b -> b.e -> a"] == [_rotated(cycle) for cycle in imports.cycles(files(**ring))]
     assert [] == imports.cycles(files(**{"b": "from b import e", "b.c": "d = 1", "b.e": "from b.c import d"}))
@@ -85,7 +86,7 @@ def _rotated(cycle: str) -> str:
 
 @pytest.mark.parametrize("text", ["import time", "from os import path", "async def f():\n    await g()", "open('x')"])
 def test_impurity_found(text: str):
-    """A module that only decides may have no clock, no waiting and no files."""
+    """A module that must be pure can have no clock, no waiting and no files."""
     assert 1 == len(imports.impure(files(rule=text, shell=text), ["rule"]))
 
 
@@ -100,7 +101,8 @@ def test_impurity_found(text: str):
     ],
 )
 def test_impure_definition_found(text: str, violations: int):
-    """A definition that only decides reaches no clock and no file and does not wait; others of its module may."""
+    """A definition that must be pure reaches no clock and no file and does not wait; other definitions of its module
+    can."""
     source = files(app__a=f"import time\nfrom pathlib import Path\n{text}")
     assert violations == len(imports.impure_definitions(source, {"app.a": ["Caps"]}))
 
@@ -116,7 +118,7 @@ def test_impure_definition_found(text: str, violations: int):
     ],
 )
 def test_impure_rule_found(rules: str, expected: list[str]):
-    """A rule may not reach a clock or a file, neither through its own file nor through another; a probe may."""
+    """A rule must not reach a clock or a file, neither through its own file nor through another one; a probe can."""
     head = (
         "import time\nfrom pathlib import Path\nfrom app.b import stat\ndef probe(context):\n    return time.time()\n"
     )
@@ -124,8 +126,26 @@ def test_impure_rule_found(rules: str, expected: list[str]):
     assert expected == lines_of(imports.impure_rules(sources, "Iterator[Finding]", []))
 
 
+@pytest.mark.parametrize(
+    ("use", "expected"),
+    [
+        ("from app.a import keep\nkeep(1, path=2)\nkeep(**{})", []),
+        ("from app import a\na.keep(1, folder=2)", ["app/b.py:2: keep has no parameter folder"]),
+        ("import app.a\napp.a.keep(1, folder=2)", []),
+        ("from app.a import keep as store\nstore(size=1, folder=2)", ["app/b.py:2: keep has no parameter folder"]),
+        ("from app.a import store", ["app/b.py:1: there is no store"]),
+        ("from app.a import SIZE, Path\nfrom app.a import any_\nany_(folder=1)\nPath(folder=2)", []),
+        ("print(folder=1)\ndef keep(size): ...\nkeep(folder=2)", ["app/b.py:3: keep has no parameter folder"]),
+    ],
+)
+def test_broken_use_found(use: str, expected: list[str]):
+    """An imported name exists, and a called function has the parameters that the call names."""
+    module = "from pathlib import Path\nSIZE = 1\ndef keep(size, *, path=''): ...\ndef any_(**settings): ..."
+    assert expected == imports.broken_uses(files(app__b=use), files(app__a=module, app____init__=""))
+
+
 def test_unused_module_found():
-    """A module that nothing imports is dead, unless it is an entry point; a package is used by what is inside."""
+    """A module that no other imports is unused unless it is an entry point; a package is used through its modules."""
     sources = files(app__a="import app.b", app__b="", app__c="", app__main="import app.a")
     assert ["app/c.py:1"] == lines_of(imports.unused(sources, {"app.main": "console script"}))
 
@@ -143,7 +163,8 @@ def test_unused_module_found():
     ],
 )
 def test_complexity(body: str, expected: int):
-    """Branches, boolean operators, handlers, cases and comprehensions count one each; nested functions alone."""
+    """Branches, boolean operators, handlers, cases and comprehensions count one each; nested functions are counted
+    separately."""
     outer = shape.functions(files(a=f"def f():\n    {body}\n"))[0]
     assert expected == outer.complexity
 
@@ -157,7 +178,7 @@ def test_parameters_count_without_self():
 
 
 def test_oversized_function_found():
-    """A function over a limit is named with the figure and the limit."""
+    """A function over a limit is reported with its figure and the limit."""
     sources = files(a="def f(a, b):\n    a()\n    b()\n")
     limits = {"lines": 2, "complexity": 1, "parameters": 2}
     assert ["a.py:1: f: lines 3, the limit is 2"] == shape.oversized(shape.functions(sources), limits)
@@ -170,25 +191,26 @@ def test_long_file_found():
 
 
 def test_banned_names_found():
-    """Names that fit anything are violations; names that merely contain one are not."""
+    """Names that fit any content are violations; names that merely contain one are not."""
     sources = files(app__utils="", app__toolbox="class PlanManager: ...\nclass Management: ...\nclass PathHelper: ...")
     assert ["app/utils.py:1", "app/toolbox.py:1", "app/toolbox.py:3"] == lines_of(shape.banned_names(sources))
 
 
-def test_a_bare_participle_is_no_class_name():
-    """A participle alone is a violation; one with a noun is not."""
+def test_bare_participle_as_class_name_found():
+    """A class whose name is only a participle is a violation; a participle with a noun is not."""
     sources = files(a="class Said: ...\nclass _Kept: ...\nclass SaidByPeople: ...")
     assert ["a.py:1", "a.py:2"] == lines_of(shape.bare_participles(sources))
 
 
-def test_a_class_name_that_stands_twice_is_found():
-    """Both places are named, in whichever files they are."""
+def test_repeated_class_name_found():
+    """A class name that exists twice is reported at both places, in any files."""
     sources = files(a="class Plan: ...", b="class Plan: ...\nclass Command: ...")
     assert ["a.py:1", "b.py:1"] == lines_of(shape.repeated_classes(sources))
 
 
 def test_lonely_interface_found():
-    """An interface needs two classes with all its methods, inherited ones included; asyncio.Protocol is none."""
+    """An interface needs two classes with all its methods, inherited ones included; asyncio.Protocol is not an
+    interface."""
     text = """
 class Seam(Protocol):
     def put(self): ...
@@ -204,7 +226,7 @@ class Half(asyncio.Protocol):
 
 
 def test_abstract_class_is_an_interface():
-    """ABC as a base or ABCMeta as a metaclass makes an interface."""
+    """A class with the base ABC or the metaclass ABCMeta is an interface."""
     text = "class A(ABC):\n    def f(self): ...\nclass B(metaclass=abc.ABCMeta):\n    def g(self): ..."
     assert ["a.py:1", "a.py:3"] == lines_of(shape.lonely_interfaces(files(a=text)))
 
@@ -220,7 +242,7 @@ def test_broad_except_found(clause: str):
     "clause", ["except (OSError, KeyError):\n    pass", "except BaseException:\n    g()\n    raise"]
 )
 def test_narrow_except_passes(clause: str):
-    """Catching what is named is fine, and so is cleaning up and passing it on."""
+    """Catching named exceptions is allowed, and so is a handler that cleans up and raises again."""
     assert [] == habits.broad_excepts(files(a=f"try:\n    f()\n{clause}"), {})
 
 
@@ -237,20 +259,20 @@ def test_narrow_except_passes(clause: str):
     ],
 )
 def test_unowned_background_found(call: str):
-    """A task or a thread that nobody owns is a violation, except in a listed module and those inside it."""
+    """A task or a thread without an owner is a violation, except in a listed module and the modules inside it."""
     text = f"async def f():\n    {call}\n"
     listed = {"b": "a reason"}
     assert ["a.py:2"] == lines_of(habits.unowned(files(a=text, b=text), listed))
 
 
 def test_a_task_group_owns_its_tasks():
-    """What begins in a TaskGroup is awaited at the end of its block."""
+    """A task that is started in a TaskGroup is not a violation, because the group awaits it."""
     text = "async def f():\n    async with asyncio.TaskGroup() as group:\n        group.create_task(g())\n"
     assert [] == habits.unowned(files(a=text), {})
 
 
 def test_modules_of_the_working_directory_found():
-    """Python with -m is a violation, unless -P or -I comes before it; a script is none."""
+    """Python with -m is a violation unless -P or -I comes before it; a script is not."""
     text = (
         "a = [sys.executable, '-m', 'x', '-P']\nb = [sys.executable, '-P', '-m', 'x']\nc = [sys.executable, 'x.py']\n"
     )
@@ -259,7 +281,7 @@ def test_modules_of_the_working_directory_found():
 
 @pytest.mark.parametrize("call", ["time.sleep(1)", "sleep(1)", "await asyncio.sleep(0)"])
 def test_sleep_found(call: str):
-    """A test that sleeps is a violation, whoever's sleep it is."""
+    """A test that calls any function named sleep is a violation."""
     text = f"async def f():\n    {call}\n"
     assert ["a.py:2"] == lines_of(habits.sleeping(files(a=text, b=text), {"b": "a reason"}))
 
@@ -280,8 +302,8 @@ def test_patching_found(line: str):
 
 
 @pytest.mark.parametrize("line", ["monkeypatch.setenv('A', '1')", "import unittest", "import mockery"])
-def test_environment_may_be_set(line: str):
-    """Setting the environment is no patching of code."""
+def test_setting_the_environment_passes(line: str):
+    """Setting the environment is not a violation of the rule against patching."""
     assert [] == habits.patching(files(a=line))
 
 
@@ -291,8 +313,8 @@ def test_test_without_fact_found():
     assert ["a.py:4"] == lines_of(habits.without_fact(files(a=text)))
 
 
-def test_an_argument_that_does_not_exist_is_found():
-    """A name in `Args:` that is no parameter is a violation, also beside one that is."""
+def test_unknown_argument_found():
+    """A name in `Args:` that is not a parameter is a violation, also next to one that is."""
     text = """
 def f(one, *more, **rest):
     \"\"\"Do it.
@@ -333,7 +355,7 @@ def test_unnamed_found():
     ],
 )
 def test_unlisted_module_found(docstring: str, expected: list[str]):
-    """A package that lists its files lists each of them once it lists one, and none that is not there."""
+    """A package docstring that lists one file must list all files of the package, and only existing ones."""
     package = parse("app/__init__.py", f'"""{docstring}\n"""')
     sources = [package, *files(app__left="", app__right="", app__sub__deep="")]
     assert expected == lines_of(habits.unlisted_modules(sources))

@@ -1,4 +1,4 @@
-"""Azurite, for the suites over every kind of store."""
+"""Azurite for the contract tests of all kinds of object store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.support.object_stores import azurite_server
 
 @pytest.fixture(scope="session")
 def azurite_endpoint() -> Iterator[str]:
-    """One server for all tests of a worker: it takes half a second of a core to start. Each test has a container."""
+    """Yield the endpoint of one server for all tests of a worker, because a start takes half a second of a core. Each
+    test has its own container."""
     with azurite_server() as endpoint:
         yield endpoint

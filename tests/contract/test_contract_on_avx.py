@@ -9,6 +9,7 @@ from tests.support.llama_builds import run_contract
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", ["avx", "f16c"])
-def test_the_contract_holds_on_avx(name: str) -> None:
-    """Whatever asserts bits, scores or texts passes on that code, with half floats converted by a table or not."""
+def test_contract_holds_on_avx(name: str) -> None:
+    """Every contract test that asserts bits, scores or texts passes on this build, with half floats converted by a
+    table or by the processor."""
     run_contract(name)

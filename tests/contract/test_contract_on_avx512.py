@@ -11,6 +11,6 @@ from tests.support.llama_builds import run_contract
 
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
-def test_the_contract_holds_on_avx512() -> None:
-    """Whatever asserts bits, scores or texts passes on that code."""
+def test_contract_holds_on_avx512() -> None:
+    """Every contract test that asserts bits, scores or texts passes on this build."""
     run_contract("avx512")

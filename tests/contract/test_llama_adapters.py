@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/llama_bundle.py on a tiny model."""
+"""Adapters of a llama engine with a tiny model: each is loaded once, and the least recently used is unloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.gguf_adapter import TINY, write_adapter
 
 
 class Counting(LlamaModel):
-    """A model that notes which adapter files it reads."""
+    """A model that records which adapter files it reads."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -39,8 +39,9 @@ def written(folder: Path, name: str) -> LoraAdapter:
     return LoraAdapter(name, str(write_adapter(folder / f"{name}.gguf", seed=1, model=TINY)), memory=10)
 
 
-def test_an_adapter_that_several_bundles_have_is_loaded_once(model: Counting, tmp_path: Path) -> None:
-    """Whether it is attached again or computed with: a second copy would never be freed."""
+def test_shared_adapter_is_loaded_once(model: Counting, tmp_path: Path) -> None:
+    """An adapter that several bundles share is loaded once, both when it is attached again and when it is used; a
+    second copy would never be freed."""
     adapters, same = LoadedAdapters(model, lambda: None), written(tmp_path, "same")
     adapters.load(same)
     first = adapters.pointer(same)
@@ -51,8 +52,9 @@ def test_an_adapter_that_several_bundles_have_is_loaded_once(model: Counting, tm
     assert 0 == len(adapters)
 
 
-def test_the_one_not_used_for_longest_makes_room(model: Counting, tmp_path: Path) -> None:
-    """It is unset before it is freed, and read again when its bundle comes back; being used counts."""
+def test_least_recently_used_adapter_is_unloaded(model: Counting, tmp_path: Path) -> None:
+    """The least recently used adapter is unset before it is freed, and read again when its bundle needs it; each use
+    counts."""
     unset: list[int] = []
     adapters = LoadedAdapters(model, lambda: unset.append(len(adapters)))
     many = [written(tmp_path, str(i)) for i in range(LOADED_MAX + 1)]
@@ -68,8 +70,8 @@ def test_the_one_not_used_for_longest_makes_room(model: Counting, tmp_path: Path
     adapters.close()
 
 
-def test_one_that_is_gone_fails_its_job(model: Counting, tmp_path: Path) -> None:
-    """The error names the file; none is no adapter."""
+def test_missing_adapter_file_fails_its_job(model: Counting, tmp_path: Path) -> None:
+    """If the adapter's file was deleted, the error of the job names it; a bundle without an adapter needs none."""
     adapters, gone = LoadedAdapters(model, lambda: None), written(tmp_path, "gone")
     Path(gone.path).unlink()
     with pytest.raises(ModelFailed, match=r"gone\.gguf cannot be read"):
@@ -77,7 +79,8 @@ def test_one_that_is_gone_fails_its_job(model: Counting, tmp_path: Path) -> None
     assert adapters.pointer(None) is None
 
 
-def test_memory_is_that_of_the_largest_that_may_be_loaded() -> None:
-    """However many bundles have them; the same one counts once."""
+def test_adapter_memory_is_that_of_the_largest_loadable_ones() -> None:
+    """The memory estimate counts the LOADED_MAX largest adapters, however many bundles have one; a shared adapter
+    counts once."""
     many = [LoraAdapter(str(i), "", memory=i) for i in range(LOADED_MAX + 5)]
     assert sum(range(5, LOADED_MAX + 5)) == adapters_bytes([*many, *many])

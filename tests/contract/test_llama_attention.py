@@ -1,4 +1,4 @@
-"""Attention as this agent builds it into llama.cpp (decision 0043): correct, and independent for each row."""
+"""The attention kernel that this agent builds into llama.cpp (decision 0043): correct, and independent for each row."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ FEW = 70
 def cut(
     model: LlamaModel, tokens: list[int], steps: int, *, before: int = 0, threads: int = 1, lead: int = 0
 ) -> list[Logits]:
-    """Return the logits of the last ASKED tokens, computed in steps of so many rows.
+    """Return the logits of the last ASKED tokens, computed in steps of this many rows.
 
-    `before` tokens of another text lie before each step's in the buffer, and in its batch; the first `lead` tokens are
-    read in one step, whatever the others take.
+    `before` tokens of another text precede those of each step in the buffer and in its batch; the first `lead` tokens
+    are read in one step, whatever the size of the others.
     """
     context = LlamaContext(
         model, ContextShape(cells=2048, sequences=2, kv_type="f16", threads=threads, rows=2 * BULK_ROWS)
@@ -71,8 +71,9 @@ def smollm2(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.slow
-def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: LlamaModel):
-    """On every build, with llama.cpp's own kernels, too: whoever else is among fewer than 64 rows."""
+def test_row_is_identical_in_small_steps_and_after_an_abort(smollm2: LlamaModel):
+    """In steps of fewer than 64 rows, next to other rows, and after an aborted step the logits of a row are the same
+    bits, on every build, also with llama.cpp's own kernels."""
     tokens = (smollm2.tokenize("How much is the blue lamp over there? ", special=False) * FEW)[:FEW]
     usual, first = np.array(cut(smollm2, tokens, 16)), FEW - ASKED
     others = {f"steps of {rows}": cut(smollm2, tokens, rows) for rows in (1, 3, ROWS_MAX)}
@@ -94,8 +95,9 @@ def test_a_row_is_the_same_in_small_steps_and_after_an_aborted_one(smollm2: Llam
 
 @pytest.mark.slow
 @by_row
-def test_a_row_is_the_same_in_steps_of_any_size(smollm2: LlamaModel):
-    """Alone, in few, in as many as had another kernel; on two threads; with another text's cells between its own."""
+def test_row_is_identical_in_steps_of_any_size(smollm2: LlamaModel):
+    """The logits of a row are the same bits alone, in small and in bulk steps, on two threads, and with another text's
+    cells between its own."""
     tokens = (smollm2.tokenize("How much is the blue lamp over there? ", special=False) * TOKENS)[:TOKENS]
     usual = np.array(cut(smollm2, tokens, 16))
     others = {
@@ -115,18 +117,20 @@ def test_a_row_is_the_same_in_steps_of_any_size(smollm2: LlamaModel):
     [(64, 4, 1), (64, 4, 2), (64, 6, 3), (64, 4, 4), (64, 7, 7), (128, 2, 1), (128, 10, 5), (192, 2, 2), (256, 2, 2)],
 )
 @by_row
-def test_it_computes_attention(tmp_path: Path, depth: int, heads: int, shared: int):
-    """Heads of many shapes: what PyTorch computes, within what half floats lose; llama.cpp's own is off by 2%."""
+def test_attention_kernel_agrees_with_pytorch(tmp_path: Path, depth: int, heads: int, shared: int):
+    """For heads of many shapes the result agrees with PyTorch within the precision of half floats (0.5%); llama.cpp's
+    own kernel is off by 2%."""
     assert off(tmp_path, depth, heads, shared) < 0.005
 
 
-def test_what_it_is_not_made_for_is_left_to_llama_cpp(tmp_path: Path):
-    """Heads of 32 numbers: right, as far as a sum in half precision is."""
+def test_unsupported_heads_are_computed_by_llama_cpp(tmp_path: Path):
+    """Heads of 32 numbers are left to llama.cpp's own kernel, and its result is right within the precision of a
+    half-float sum (4%)."""
     assert off(tmp_path, 32, 4, 2) < 0.04
 
 
 def off(folder: Path, depth: int, heads: int, shared: int) -> float:
-    """Return how far logits are off, at most, in steps of different size, as a share of how much they differ."""
+    """Return the largest error of logits, in steps of different size, relative to how much they differ."""
     decoder = tiny_decoder.model(layers=2, hidden=depth * heads, heads=heads, shared=shared)
     with torch.no_grad():
         for name, weights in decoder.named_parameters():

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/autotune.py on SmolLM2-135M: measured, deferred, cached and skipped settings."""
+"""Autotuning on SmolLM2-135M: measured, deferred, remembered and skipped settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_TIME = replace(ALWAYS, seconds=0)
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LlamaModel]:
-    """Load once."""
+    """Load the model once."""
     loaded = LlamaModel(str(smollm2_path()))
     yield loaded
     loaded.close()
@@ -39,13 +39,14 @@ def model() -> Iterator[LlamaModel]:
 def settle(
     model: LlamaModel, limits: TuningLimits, spec: LoadRequest = SPEC, shape: ContextShape = SHAPE
 ) -> TunedSettings:
-    """Return what comes of trying."""
+    """Return the settings that autotuning chooses."""
     return autotune.autotune(spec, model, shape, "this one", limits)
 
 
 @pytest.mark.slow
-def test_settings_are_tried_and_the_rest_is_said(model: LlamaModel) -> None:
-    """Flash attention off and fewer rows are tried; what is not kept is in the notes. What is kept is remembered."""
+def test_settings_are_measured_noted_and_remembered(model: LlamaModel) -> None:
+    """Autotuning measures flash attention off and fewer rows, notes the settings that it does not adopt, and applies
+    the adopted ones at the next load without measuring."""
     tuned = settle(model, ALWAYS)
     assert "measured" == tuned.source
     assert tuned.shape.flash, "without flash attention scores depend on what else is computed"
@@ -58,23 +59,24 @@ def test_settings_are_tried_and_the_rest_is_said(model: LlamaModel) -> None:
 
 
 @pytest.mark.parametrize(("flash", "independent"), [(True, True), (False, False)])
-def test_only_with_flash_attention_scores_are_independent(model: LlamaModel, flash: bool, independent: bool) -> None:
-    """Without, the same text in cells that lie around another's has other logits: it is refused however fast it is."""
+def test_scores_are_independent_only_with_flash_attention(model: LlamaModel, flash: bool, independent: bool) -> None:
+    """Without flash attention, a text whose cells surround another text's has different logits, so that setting is
+    refused however fast it is."""
     with autotune._open_bench(model, replace(SHAPE, flash=flash)) as bench:
         assert independent == bench.is_independent()
 
 
 @pytest.mark.slow
-def test_a_busy_machine_is_not_measured(model: LlamaModel) -> None:
-    """The given settings hold, it is said why, and the next load tries again."""
+def test_busy_machine_is_not_measured(model: LlamaModel) -> None:
+    """If other programs are busy, the given settings stay with a note, and the next load tries again."""
     tuned = settle(model, TuningLimits(share=100.0))
     assert ("put off", SHAPE) == (tuned.source, tuned.shape)
     assert tuned.notes.startswith("other programs were busy: ")
 
 
 @pytest.mark.slow
-def test_without_time_the_usual_settings_stay(model: LlamaModel) -> None:
-    """What could not be tried is said."""
+def test_settings_stay_if_there_is_no_time_to_measure(model: LlamaModel) -> None:
+    """If there is no time to measure, the given settings stay, and the notes list what was not tried."""
     tuned = settle(model, TuningLimits(seconds=0, share=0.0))
     assert ("measured", SHAPE) == (tuned.source, tuned.shape)
     assert (
@@ -84,8 +86,9 @@ def test_without_time_the_usual_settings_stay(model: LlamaModel) -> None:
 
 @pytest.mark.slow
 @by_row
-def test_scores_may_be_in_bulk_steps_that_do_not_move_them(model: LlamaModel) -> None:
-    """With attention by row; it is remembered, unless the file says what it cannot."""
+def test_scores_may_be_in_bulk_steps_that_do_not_change_them(model: LlamaModel) -> None:
+    """With attention by row, autotuning finds that bulk steps do not change scores; the result is remembered unless the
+    stored value is invalid."""
     tuned = settle(model, NO_TIME)
     assert autotune.SAME == tuned.bulk_scores == tuned.details()["bulk_scores"]
     for said, found in ((autotune.OTHERS, autotune.OTHERS), ("spoiled", autotune.SAME)):
@@ -94,8 +97,8 @@ def test_scores_may_be_in_bulk_steps_that_do_not_move_them(model: LlamaModel) ->
         assert ("remembered", found) == (again.source, again.bulk_scores)
 
 
-def test_scores_stay_out_of_bulk_steps_that_move_them(tmp_path: Path) -> None:
-    """Heads of 32 numbers are llama.cpp's own: another kernel from 64 rows on."""
+def test_scores_stay_out_of_bulk_steps_that_change_them(tmp_path: Path) -> None:
+    """With heads of 32 numbers llama.cpp uses another kernel from 64 rows on, so scores stay in small steps."""
     narrow = LlamaModel(str(tiny_gguf.narrow(tmp_path)))
     try:
         assert autotune.OTHERS == settle(narrow, NO_TIME).bulk_scores
@@ -103,15 +106,15 @@ def test_scores_stay_out_of_bulk_steps_that_move_them(tmp_path: Path) -> None:
         narrow.close()
 
 
-def test_without_bulk_steps_no_score_is_in_one(model: LlamaModel) -> None:
-    """Where batches are small in any case only small steps are measured."""
+def test_small_batches_measure_only_small_steps(model: LlamaModel) -> None:
+    """With batches of fewer than 128 rows only small steps are measured, and scores stay in these."""
     tuned = settle(model, NO_TIME, shape=replace(SHAPE, rows=127))
     assert autotune.OTHERS == tuned.bulk_scores == tuned.details()["bulk_scores"]
 
 
 @pytest.mark.release
-def test_fewer_threads_are_tried_too(model: LlamaModel) -> None:
-    """One instead of two: it is taken, or it is said by how much it is slower. Its logits are the same."""
+def test_fewer_threads_are_measured(model: LlamaModel) -> None:
+    """One thread instead of two is adopted, or noted as slower; it is never refused for different logits."""
     spec = LoadRequest(runtime="llama", threads=2, tune=True)
     tuned = settle(model, ALWAYS, spec, replace(SHAPE, threads=2))
     assert (tuned.shape.threads == 2) == ("1 thread: " in tuned.notes)
@@ -119,8 +122,9 @@ def test_fewer_threads_are_tried_too(model: LlamaModel) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_tried_unasked_or_on_a_device(model: LlamaModel) -> None:
-    """The given settings hold; it is measured all the same whether scores depend on neighbours."""
+def test_nothing_is_tuned_unasked_or_on_a_device(model: LlamaModel) -> None:
+    """Without `tune`, and on a device, the given settings stay; whether scores depend on neighbours is measured in any
+    case."""
     unasked = LoadRequest(runtime="llama", threads=1)
     for spec in (unasked, LoadRequest(runtime="llama", threads=1, tune=True, device="vulkan")):
         tuned = settle(model, ALWAYS, spec)
@@ -129,8 +133,8 @@ def test_nothing_is_tried_unasked_or_on_a_device(model: LlamaModel) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> None:
-    """A runtime that remembers fewer rows plans no step that its buffer could not take."""
+def test_long_prompt_uses_the_remembered_number_of_rows(tmp_path: Path) -> None:
+    """A runtime that remembers fewer rows plans no step that exceeds its buffer."""
     folder = bundles.smollm2_bundle(tmp_path / "talk", "generate")
     paths = bundles.paths_of(folder)
     spec = LoadRequest(runtime="llama", weights=paths["weights"], context_tokens=512, sequences_max=1, tune=True)
@@ -149,12 +153,13 @@ def test_a_long_prompt_keeps_to_the_rows_that_were_settled(tmp_path: Path) -> No
     runtime.close()
 
 
-def test_settings_hold_for_one_build_of_llama_cpp(model: LlamaModel) -> None:
-    """By what is in the file of the code that computes: another build may be exact where this one is not."""
+def test_settings_are_specific_to_a_build_of_llama_cpp(model: LlamaModel) -> None:
+    """Settings are stored for the hash of the library that computes, because another build may not be exact where this
+    one is."""
     (code,) = {path.resolve() for path in llama_backends.LIBRARIES.glob("libggml-cpu.so.0")}
     assert hashlib.blake2b(code.read_bytes(), digest_size=4).hexdigest() == llama_backends.cpu_code()
 
 
-def test_the_processor_has_a_name() -> None:
-    """As Linux tells it on x86; other kinds may have none."""
+def test_processor_name_is_a_string() -> None:
+    """The processor's name is the one that Linux reports on x86; on other processors it can be empty."""
     assert isinstance(autotune.processor(), str)

@@ -1,4 +1,4 @@
-"""The builds that the contract of the llama engine runs on (tests/support/llama_builds.py)."""
+"""The llama.cpp builds that the contract tests run on (tests/support/llama_builds.py)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.support.llama_builds import BUILDS, Build
 
 
 @pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
-def test_what_a_build_is_left_out_of_is_there(build: Build) -> None:
-    """Each test that the table of builds names is one of the contract's: a name that was changed would be no rule."""
+def test_tests_named_in_the_table_of_builds_exist(build: Build) -> None:
+    """Each test that the table of builds names exists, so a renamed test does not silently lose its rule."""
     for named in build.names_tests:
         file, _, test = named.partition("[")[0].partition("::")
         assert f"def {test}" in (llama_builds.ROOT / file).read_text(encoding="utf-8")
 
 
-def test_the_chosen_build_is_what_computes() -> None:
-    """Without a choice, that of the installed wheel."""
+def test_chosen_build_computes() -> None:
+    """The chosen build is the library that computes; without a choice it is that of the installed wheel."""
     build = llama_builds.chosen()
     folder = llama_backends.LIBRARIES if build is None else build.folder
     code = (folder / "libggml-cpu.so.0").read_bytes()
@@ -35,8 +35,9 @@ def test_the_chosen_build_is_what_computes() -> None:
 
 
 @pytest.mark.slow
-async def test_a_child_loads_the_same_build(tmp_path: Path) -> None:
-    """Confined, with next to nothing of the daemon's environment: what it measured holds for that build's code."""
+async def test_child_loads_the_same_build(tmp_path: Path) -> None:
+    """A confined child with a minimal environment loads the same build, so its measured settings apply to that build's
+    code."""
     folder = bundles.smollm2_bundle(tmp_path / "talk", "generate")
     manifest = bundles.manifest_of(folder)
     pool = EnginePool(EngineConfig(load_seconds_max=60), lambda: None, [tmp_path])

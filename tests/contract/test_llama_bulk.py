@@ -1,4 +1,4 @@
-"""Many inputs to classify at once on SmolLM2-135M: they share bulk steps, which are filled up; no score is moved."""
+"""Many inputs to classify at once on SmolLM2-135M: they share padded bulk steps, and no score changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = [
 
 
 class Counted:
-    """A runtime whose steps are counted; it has been told what else it would have measured."""
+    """A runtime whose steps are counted; it is given the settings that it would otherwise measure."""
 
     def __init__(self, bulk_scores: str, groups: int) -> None:
         spec = LoadRequest(
@@ -61,7 +61,7 @@ class Counted:
         return self.answers(finish(self.runtime), len(texts))
 
     def answers(self, events: list[Event], count: int) -> list[JobResult]:
-        """Return what came of the texts."""
+        """Return the answers to the texts."""
         found = {done.job_id: done for done in events if isinstance(done, JobResult)}
         self.runtime.tidy()
         return [found[str(number)] for number in range(count)]
@@ -69,7 +69,7 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[LlamaRuntime]:
-    """Load one that keeps to small steps, and fills none up."""
+    """Load a runtime that uses only small steps and pads none."""
     counted = Counted(OTHERS, 0)
     counted.together(TEXTS)
     assert max(counted.rows) <= EXACT_ROWS_MAX
@@ -79,7 +79,7 @@ def alone() -> Iterator[LlamaRuntime]:
 
 @pytest.fixture(scope="module")
 def crowd() -> Iterator[Counted]:
-    """Load one that does neither."""
+    """Load a runtime that uses bulk steps and pads them."""
     counted = Counted(SAME, ROWS_GROUP)
     yield counted
     counted.runtime.close()
@@ -87,8 +87,9 @@ def crowd() -> Iterator[Counted]:
 
 @pytest.mark.slow
 @by_row
-def test_a_crowd_shares_bulk_steps_and_has_the_bits_of_who_is_alone(alone: LlamaRuntime, crowd: Counted) -> None:
-    """Long texts among them, which are kept; asked again they are found, and are the same."""
+def test_scores_in_bulk_steps_equal_scores_alone(alone: LlamaRuntime, crowd: Counted) -> None:
+    """Many texts, including long ones that the prefix cache keeps, share bulk steps with the same scores as alone, and
+    again when they are found in the cache."""
     texts = [f"{LONG[:300]} {TEXTS[0]}", *TEXTS[1:]]
     expected = [classify(alone, text).scores for text in texts]
     assert expected == [done.scores for done in crowd.together(texts)]
@@ -98,8 +99,8 @@ def test_a_crowd_shares_bulk_steps_and_has_the_bits_of_who_is_alone(alone: Llama
 
 @pytest.mark.slow
 @by_row
-def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Counted) -> None:
-    """Its row in the step moves nobody's score."""
+def test_stream_in_a_bulk_step_changes_no_score(alone: LlamaRuntime, crowd: Counted) -> None:
+    """A generation's row in a bulk step changes no score."""
     crowd.runtime.submit(JobRequest(job_id="story", digest="g", text="Tell me about lamps.", output_tokens_max=30))
     events = [event for _ in range(4) for event in crowd.runtime.step()]
     for number, text in enumerate(TEXTS):
@@ -110,8 +111,9 @@ def test_a_crowd_beside_a_text_that_is_written(alone: LlamaRuntime, crowd: Count
 
 @pytest.mark.slow
 @by_row
-def test_a_crowd_behind_an_adapter_keeps_to_small_steps(alone: LlamaRuntime, crowd: Counted, tmp_path: Path) -> None:
-    """Its matrices are half floats, of which nobody has measured that steps of any size give the same bits."""
+def test_bundle_with_an_adapter_uses_small_steps(alone: LlamaRuntime, crowd: Counted, tmp_path: Path) -> None:
+    """Inputs of a bundle with an adapter are computed in small steps, because its half-float matrices were not measured
+    in steps of any size."""
     paths = {"adapter": str(write_adapter(tmp_path / "tuned.gguf", 1))}
     for runtime in (alone, crowd.runtime):
         runtime.attach("tuned", make(), paths)
@@ -124,8 +126,8 @@ def test_a_crowd_behind_an_adapter_keeps_to_small_steps(alone: LlamaRuntime, cro
 
 
 @pytest.mark.slow
-def test_steps_are_filled_up(alone: LlamaRuntime, crowd: Counted) -> None:
-    """With rows that belong to nobody, move nothing and are gone when the answer is out."""
+def test_padding_rows_change_nothing_and_are_removed(alone: LlamaRuntime, crowd: Counted) -> None:
+    """Steps are padded with rows that belong to no job, change no score and leave no cells behind."""
     crowd.rows.clear()
     before = cells_in_use(crowd.runtime)
     texts = [TEXTS[0][:length] for length in range(5, len(TEXTS[0]), 7)]

@@ -1,4 +1,4 @@
-"""The reported content and savings of a real model's key-value cache."""
+"""The reported use and savings of a real model's key-value cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def used(runtime: LlamaRuntime) -> CacheUse:
 
 
 def answer(runtime: LlamaRuntime, digest: str, text: str) -> int:
-    """Compute one input; return the most cells that were in use on the way."""
+    """Compute one input; return the largest number of cells in use meanwhile."""
     runtime.submit(JobRequest(job_id="j", digest=digest, text=text, output_tokens_max=20))
     most = 0
     while runtime.busy:
@@ -43,11 +43,9 @@ def answer(runtime: LlamaRuntime, digest: str, text: str) -> int:
 
 
 @pytest.mark.slow
-def test_the_cache_says_what_it_holds_and_saves() -> None:
-    """Cells in use are the prefixes of who ran last while nothing runs, more while something does, none at first.
-
-    No job computes a prefix that was computed at attach.
-    """
+def test_cache_reports_its_use_and_savings() -> None:
+    """No cells are in use at first; an idle cache reports those of the last used prefixes, and more while jobs run. No
+    job computes a prefix that was computed at attach."""
     runtime = LlamaRuntime()
     assert runtime.cache_use is None
     runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=4))
@@ -70,8 +68,9 @@ def test_the_cache_says_what_it_holds_and_saves() -> None:
     assert runtime.cache_use is None
 
 
-def test_what_a_job_leaves_is_put_away_when_its_answer_is_out() -> None:
-    """A step leaves the sequence of the job that it ends as it is; who comes next has its room, tidied or not."""
+def test_cells_of_a_finished_job_are_freed_after_its_answer() -> None:
+    """A step leaves the sequence of a job that it ends; `tidy` frees it, and the next job gets its cells with or
+    without `tidy`."""
     runtime = LlamaRuntime()
     runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), context_tokens=320, sequences_max=1))
     try:

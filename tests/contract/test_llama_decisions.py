@@ -1,4 +1,5 @@
-"""Questions about one input on the llama engine: the same bits alone and together, in groups, beside others."""
+"""Questions about one input on the llama engine: the same bits alone and together, in groups, and next to other
+jobs."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ Answer = tuple[tuple[float, ...], float]
 
 
 def make(kind: str = "decide", **task: Any) -> Manifest:
-    """Return a manifest; a decide task takes the questions of the call."""
+    """Return a manifest; a decide task accepts the questions of the call."""
     if kind == "decide":
         task = {"open_questions": True, **task}
     plain = {
@@ -50,7 +51,7 @@ def make(kind: str = "decide", **task: Any) -> Manifest:
 
 
 def loaded(weights: Path, jobs: int = 6) -> LlamaRuntime:
-    """Return a runtime that decides, classifies and writes."""
+    """Return a runtime with bundles that decide, classify and generate."""
     runtime = LlamaRuntime()
     runtime.load(LoadRequest(runtime="llama", weights=str(weights), context_tokens=CONTEXT_TOKENS, sequences_max=jobs))
     runtime.attach("d", make(), {})
@@ -61,7 +62,8 @@ def loaded(weights: Path, jobs: int = 6) -> LlamaRuntime:
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
-    """Load a tiny decoder once, in eight bits: of such weights a score is the same to the last bit in any company."""
+    """Load a tiny decoder with eight-bit weights once; with these a score is the same to the last bit next to any other
+    jobs."""
     runtime = loaded(tiny_gguf.narrow(tmp_path_factory.mktemp("tiny")))
     yield runtime
     runtime.close()
@@ -92,19 +94,20 @@ def answers(done: Event) -> list[Answer]:
 
 
 def each_alone(runtime: LlamaRuntime, questions: Sequence[AskedQuestion] = QUESTIONS) -> list[Answer]:
-    """Ask each question in a call of its own."""
+    """Ask each question in a separate call."""
     return [each for question in questions for each in answers(finish(runtime, [job([question])])["j"])]
 
 
 def idle(runtime: LlamaRuntime) -> bool:
-    """Tell whether every sequence of questions has been taken back."""
+    """Tell whether every sequence of questions was released."""
     runtime.tidy()
     questions = runtime._cache.questions
     return not questions.reading and len(questions._free) == QUESTIONS_MAX
 
 
-def test_questions_have_probabilities_of_their_own(runtime: LlamaRuntime) -> None:
-    """Each question has a probability for each output, adding up to 1, and a label mass; the input is read once."""
+def test_each_question_has_its_own_probabilities(runtime: LlamaRuntime) -> None:
+    """Each question has a probability for each output, adding up to 1, and a label mass; the input's tokens count
+    once."""
     found = finish(runtime, [job(QUESTIONS)])["j"]
     assert [len(question.outputs) for question in QUESTIONS] == [len(scores) for scores, _ in answers(found)]
     for scores, mass in answers(found):
@@ -116,8 +119,9 @@ def test_questions_have_probabilities_of_their_own(runtime: LlamaRuntime) -> Non
     assert one.input_tokens == found.input_tokens
 
 
-def test_a_question_is_answered_the_same_alone_and_among_others(runtime: LlamaRuntime) -> None:
-    """To the last bit, in any order; a question that is asked twice has one answer twice."""
+def test_question_is_answered_the_same_alone_and_among_others(runtime: LlamaRuntime) -> None:
+    """The answer to a question is the same to the last bit alone, with other questions and in any order; a question
+    that is asked twice is answered twice the same."""
     alone = each_alone(runtime)
     assert alone == answers(finish(runtime, [job(QUESTIONS)])["j"])
     assert alone[::-1] == answers(finish(runtime, [job(QUESTIONS[::-1])])["j"])
@@ -126,9 +130,8 @@ def test_a_question_is_answered_the_same_alone_and_among_others(runtime: LlamaRu
 
 
 def test_answers_do_not_depend_on_other_jobs(runtime: LlamaRuntime) -> None:
-    """To the last bit, beside decisions, labels and streams that come and end, whose cells others take; and beside one
-    that is cancelled halfway.
-    """
+    """Answers are the same to the last bit next to decisions, labels and streams that start and end, and next to a
+    decision that is cancelled halfway."""
     alone, dice = each_alone(runtime), random.Random(30)
     for _ in range(8):
         jobs = [job(QUESTIONS, "all"), job(QUESTIONS[::-1], "reversed"), job(QUESTIONS, "gone")]
@@ -147,9 +150,8 @@ def test_answers_do_not_depend_on_other_jobs(runtime: LlamaRuntime) -> None:
 
 
 def test_many_questions_are_read_in_groups(runtime: LlamaRuntime) -> None:
-    """A job with more questions than there are sequences ends, with the answers that each has alone; three such jobs,
-    which share the sequences, do so, too.
-    """
+    """A job with more questions than sequences is computed in groups with the same answers as each alone, also with
+    three such jobs at once."""
     numbers = range(3 * QUESTIONS_MAX + 1)
     many = [AskedQuestion(str(number), "predicate", f"Is it number {number}?", NO_YES) for number in numbers]
     alone = each_alone(runtime, many)
@@ -158,8 +160,9 @@ def test_many_questions_are_read_in_groups(runtime: LlamaRuntime) -> None:
     assert idle(runtime)
 
 
-def test_questions_take_no_more_cells_than_a_request_may(runtime: LlamaRuntime) -> None:
-    """Questions that do not fit into the context together are read in turns, the input's cells among those counted."""
+def test_questions_take_no_more_cells_than_one_request(runtime: LlamaRuntime) -> None:
+    """Questions that do not fit into the context together are read in turns, and the cells of the input count towards
+    the limit."""
     long = [AskedQuestion(str(number), "predicate", f"{number} " + "and things " * 7, NO_YES) for number in range(6)]
     runtime.submit(job(long))
     most = 0
@@ -169,8 +172,8 @@ def test_questions_take_no_more_cells_than_a_request_may(runtime: LlamaRuntime) 
     assert CONTEXT_TOKENS // 2 < most <= CONTEXT_TOKENS
 
 
-def test_a_job_that_is_cancelled_leaves_nothing(runtime: LlamaRuntime) -> None:
-    """At whatever step it is cancelled, its sequences and cells are free again."""
+def test_cancelled_decision_frees_its_sequences_and_cells(runtime: LlamaRuntime) -> None:
+    """At whatever step a decision is cancelled, its sequences and cells are free again."""
     runtime.tidy()
     before = runtime._cache._cells.taken
     for steps in range(1, 12):
@@ -183,8 +186,8 @@ def test_a_job_that_is_cancelled_leaves_nothing(runtime: LlamaRuntime) -> None:
         assert before == runtime._cache._cells.taken
 
 
-def test_what_a_bundle_asks_is_what_a_call_can_ask(runtime: LlamaRuntime) -> None:
-    """A bundle's own questions are answered without naming them, each at its own temperature."""
+def test_questions_of_a_bundle_equal_those_of_a_call(runtime: LlamaRuntime) -> None:
+    """A bundle's own questions get the same answers as the same questions in a call."""
     own = [
         {"name": each.name, "type": each.type, "instructions": each.instructions, "descriptions": each.descriptions}
         | ({} if each.type == "predicate" else {"labels": each.outputs})
@@ -196,8 +199,8 @@ def test_what_a_bundle_asks_is_what_a_call_can_ask(runtime: LlamaRuntime) -> Non
     runtime.detach("own")
 
 
-def test_a_question_or_input_that_is_too_long_is_refused(runtime: LlamaRuntime) -> None:
-    """The errors have counts and limits; the engine goes on."""
+def test_too_long_question_or_input_is_refused(runtime: LlamaRuntime) -> None:
+    """The error for a question or input that is too long has the limit, and the engine continues."""
     with pytest.raises(InvalidRequest, match=f"'q' has .* the limit is {CONTEXT_TOKENS - INPUT_TOKENS}"):
         runtime.submit(job([AskedQuestion("q", "predicate", "things " * 200, NO_YES)]))
     with pytest.raises(InputTooLong, match=f"the limit is {INPUT_TOKENS}"):
@@ -205,16 +208,17 @@ def test_a_question_or_input_that_is_too_long_is_refused(runtime: LlamaRuntime) 
     assert each_alone(runtime)[:1] == answers(finish(runtime, [job(QUESTIONS[:1])])["j"])
 
 
-def test_a_bundle_with_a_question_that_does_not_fit_does_not_load(runtime: LlamaRuntime) -> None:
-    """Each question has room behind the longest input."""
+def test_bundle_with_a_question_that_does_not_fit_is_refused(runtime: LlamaRuntime) -> None:
+    """A bundle is refused at attach if one of its questions does not fit behind the longest input."""
     long = {"name": "long", "type": "predicate", "instructions": "things " * 200}
     with pytest.raises(ModelLoadFailed, match="task 'till': question 'long' has"):
         runtime.attach("x", make(questions=[long]), {})
 
 
 @pytest.mark.slow
-def test_a_real_model_answers_the_same_in_any_company() -> None:
-    """SmolLM2-135M: each question alone, all together, and beside a stream, a label and other decisions."""
+def test_real_model_answers_the_same_next_to_other_jobs() -> None:
+    """SmolLM2-135M gives the same answers for each question alone, for all together, and next to a stream, a label and
+    other decisions."""
     runtime = loaded(smollm2_path())
     try:
         alone = each_alone(runtime)

@@ -1,4 +1,5 @@
-"""Products of Q4_1 and Q8_0 weights as this agent builds them into llama.cpp (decisions 0045, 0065, 0071)."""
+"""Products of Q4_1 and Q8_0 weights with the kernels that this agent builds into llama.cpp (decisions 0045, 0065,
+0071)."""
 
 from __future__ import annotations
 
@@ -86,13 +87,13 @@ int four_blocks =
 
 
 class Traits(ctypes.Structure):
-    """Of a type, to the CPU backend (ggml-cpu.h: ggml_type_traits_cpu)."""
+    """The CPU backend's traits of a type (ggml-cpu.h: ggml_type_traits_cpu)."""
 
     _fields_ = (("quantize", ctypes.c_void_p), ("dot", DOT), ("with_type", ctypes.c_int), ("rows", ctypes.c_int64))
 
 
 def installed() -> ctypes.CDLL:
-    """The CPU backend of the installed llama.cpp."""
+    """Load the CPU backend of the installed llama.cpp."""
     found = ctypes.CDLL(str(llama_backends.LIBRARIES / "libggml-cpu.so.0"))
     found.ggml_cpu_init()
     found.ggml_get_type_traits_cpu.restype = ctypes.POINTER(Traits)
@@ -101,12 +102,12 @@ def installed() -> ctypes.CDLL:
 
 @pytest.fixture(scope="module")
 def named() -> Callable[..., None]:
-    """What llama.cpp calls."""
+    """Return the function that llama.cpp calls."""
     return installed().ggml_get_type_traits_cpu(Q4_1).contents.dot
 
 
 def compiled(folder: Path, beside: str = "", processor: Sequence[str] = AVX2) -> ctypes.CDLL:
-    """Compile the header for a processor; `beside` is a folder with a file that stands before llama.cpp's."""
+    """Compile the header for a processor; `beside` is a folder with a file that is included before llama.cpp's."""
     compiler = shutil.which("cc") or pytest.skip("no compiler is installed (sudo apt-get install gcc)")
     (folder / "ggml-cpu-impl.h").write_text("#include <immintrin.h>\n")
     (folder / "quants.h").write_text(BLOCKS)
@@ -121,36 +122,36 @@ def compiled(folder: Path, beside: str = "", processor: Sequence[str] = AVX2) ->
 
 @pytest.fixture(scope="module")
 def made_for_avx2(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """What llama.cpp would call on a processor with AVX2 and no more."""
+    """Return the code that llama.cpp would use on a processor with AVX2 only."""
     return compiled(tmp_path_factory.mktemp("dot"))
 
 
 @pytest.fixture(scope="module")
 def made_for_vnni(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """What it would call with AVX-512 VNNI, whose instructions are functions here."""
+    """Return the code that it would use with AVX-512 VNNI, whose instructions are emulated by functions here."""
     return compiled(tmp_path_factory.mktemp("wide"), str(WIDE))
 
 
 @pytest.fixture(scope="module")
 def for_avx2(made_for_avx2: ctypes.CDLL) -> Callable[..., None]:
-    """The dot product."""
+    """Return the dot product for AVX2."""
     return DOT.in_dll(made_for_avx2, "dot")
 
 
 @pytest.fixture(scope="module")
 def for_vnni(made_for_vnni: ctypes.CDLL) -> Callable[..., None]:
-    """The dot product."""
+    """Return the dot product for VNNI."""
     return DOT.in_dll(made_for_vnni, "dot")
 
 
 @pytest.fixture(scope="module")
 def for_sse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """What llama.cpp would call on a processor without AVX."""
+    """Return the dot product that llama.cpp would use on a processor without AVX."""
     return DOT.in_dll(compiled(tmp_path_factory.mktemp("sse"), processor=SSE), "dot")
 
 
 def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
-    """Return blocks that end where memory does: reading on ends the process."""
+    """Return blocks that end at a page boundary, so that reading beyond them ends the process."""
     size = -(-blocks * kind.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
     region = mmap.mmap(-1, size + mmap.PAGESIZE)
     end = ctypes.addressof(ctypes.c_char.from_buffer(region)) + size
@@ -162,14 +163,15 @@ def guarded(blocks: int, kind: np.dtype[np.void]) -> NDArray[np.void]:
     llama_builds.chosen() is not None and llama_builds.chosen().name in ("avx", "f16c"),  # type: ignore[union-attr]
     reason="with AVX and without AVX2 llama.cpp's own computes (decision 0065)",
 )
-def test_it_is_built_in(named: Callable[..., None]):
-    """llama.cpp's own has another name then; a build that still calls that would pass for slow."""
+def test_own_dot_product_is_built_in(named: Callable[..., None]):
+    """llama.cpp calls the agent's dot product, and its own one has another name; a build that still calls its own would
+    only be slower."""
     theirs = ctypes.cast(installed().edge_their_dot_q4_1_q8_1, ctypes.c_void_p).value
     assert ctypes.cast(named, ctypes.c_void_p).value not in {None, theirs}
 
 
 def blocks_of(blocks: int, random: np.random.Generator) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    """Return a row of weights and one of activations; the largest products that there are, too."""
+    """Return a row of weights and one of activations, including the largest possible products."""
     x, y = guarded(blocks, WEIGHTS), guarded(blocks, ACTIVATIONS)
     x["scale"], x["least"] = random.normal(0, 0.02, (2, blocks))
     x["packed"] = random.integers(0, 256, (blocks, 16))
@@ -182,8 +184,8 @@ def blocks_of(blocks: int, random: np.random.Generator) -> tuple[NDArray[np.void
 
 @pytest.mark.parametrize("form", ["named", "for_sse", *AVX_FORMS])
 @pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
-def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: str, blocks: int):
-    """Rows of any number of blocks, and no byte beyond them."""
+def test_dot_product_is_correct_for_any_number_of_blocks(request: pytest.FixtureRequest, form: str, blocks: int):
+    """The dot product of rows with any number of blocks is right within 1e-6, and no byte beyond them is read."""
     x, y = blocks_of(blocks, np.random.default_rng(blocks))
     quants = np.concatenate([x["packed"] & 15, x["packed"] >> 4], 1).astype(np.int64)
     products = x["scale"].astype(float) * y["scale"] * (quants * y["numbers"]).sum(1)
@@ -197,7 +199,8 @@ def test_it_computes_products_and_minima(request: pytest.FixtureRequest, form: s
 def assert_bits_of_each_alone(
     dot: Callable[..., None], rows: Callable[..., None], x: NDArray[np.void], y: NDArray[np.void], blocks: int
 ) -> None:
-    """Compare one to eight rows of activations at once with each alone; nothing beside them is written."""
+    """Compare one to eight rows of activations at once with each alone, and require that no byte outside the result is
+    written."""
     count = len(x) // blocks
     alone = np.empty((8, count), np.float32)
     for column in range(8):
@@ -217,8 +220,9 @@ def assert_bits_of_each_alone(
 @by_row
 @pytest.mark.parametrize("form", ["made_for_avx2", "made_for_vnni"])
 @pytest.mark.parametrize("blocks", [*range(1, 14), 18, 48, 101])
-def test_several_columns_have_the_bits_of_each_alone(request: pytest.FixtureRequest, form: str, blocks: int):
-    """One to eight at once, of rows of any number of blocks, with no byte written or read beyond them."""
+def test_several_q4_1_columns_equal_each_column_alone(request: pytest.FixtureRequest, form: str, blocks: int):
+    """One to eight columns computed at once, for rows of any number of blocks, have the same bits as each alone, and no
+    byte beyond them is read or written."""
     made: ctypes.CDLL = request.getfixturevalue(form)
     dot, rows = DOT.in_dll(made, "dot"), ROWS.in_dll(made, "rows")
     assert ctypes.c_int.in_dll(made, "four_blocks").value == (form == "made_for_vnni")
@@ -232,8 +236,9 @@ def test_several_columns_have_the_bits_of_each_alone(request: pytest.FixtureRequ
 @by_row
 @pytest.mark.parametrize("form", ["made_for_avx2", "made_for_vnni"])
 @pytest.mark.parametrize("blocks", [*range(1, 6), 18, 64, 512])
-def test_several_columns_of_bytes_have_llama_cpps_bits(request: pytest.FixtureRequest, form: str, blocks: int):
-    """One to eight at once: each number is what llama.cpp's own function makes of one row, the least byte included."""
+def test_several_q8_0_columns_equal_llama_cpp(request: pytest.FixtureRequest, form: str, blocks: int):
+    """One to eight Q8_0 columns computed at once have the bits of llama.cpp's own function for one row, also with the
+    smallest value, -128."""
     made: ctypes.CDLL = request.getfixturevalue(form)
     dot = installed().ggml_get_type_traits_cpu(Q8_0).contents.dot
     assert ctypes.c_int.in_dll(made, "two_columns").value == (form == "made_for_vnni")

@@ -1,4 +1,4 @@
-"""Records that a model writes: sequence_jobs.py and record_grammar.py on SmolLM2-135M and on a tiny model."""
+"""Records that a model writes, on SmolLM2-135M and on a tiny model."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ STEPS_MAX = 2000
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """The task of tests/support/bundles.py."""
+    """Return the extract task of tests/support/bundles.py."""
     return manifest_of(smollm2_bundle(tmp_path_factory.mktemp("m") / "a", "extract"))
 
 
 @pytest.fixture(scope="module")
 def loaded(manifest: Manifest) -> Iterator[LlamaRuntime]:
-    """Load once: "e" extracts, "g" writes freely."""
+    """Load once: "e" extracts, "g" generates."""
     runtime = LlamaRuntime()
     runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), sequences_max=6))
     runtime.attach("e", manifest, {})
@@ -57,7 +57,7 @@ def loaded(manifest: Manifest) -> Iterator[LlamaRuntime]:
 
 @pytest.fixture
 def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
-    """Hand out the runtime idle and require it back idle, with no other bundles."""
+    """Yield the idle runtime, and require that it is idle again afterwards, without other bundles."""
     yield loaded
     for digest in set(loaded._bundles) - {"e", "g"}:
         loaded.detach(digest)
@@ -66,7 +66,7 @@ def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LlamaModel, GuideTokens]]:
-    """A model of 600 tokens, whose vocabulary is all that is used of it."""
+    """Return a model of 600 tokens, of which only the vocabulary is used."""
     model = LlamaModel(str(tiny_gguf.write(tmp_path_factory.mktemp("tiny") / "tiny.gguf")))
     tokens = guide_tokens(model)
     yield model, tokens
@@ -90,12 +90,13 @@ def extract(runtime: LlamaRuntime, text: str, digest: str = "e") -> JobResult:
 
 
 def said(done: JobResult) -> tuple[Any, ...]:
-    """Return all that a caller sees of an answer but for times."""
+    """Return everything in an answer that a caller sees, except times."""
     return done.record, done.fields, done.confidence, done.input_tokens, done.output_tokens
 
 
-def test_a_record_fits_its_schema_whatever_the_text(runtime: LlamaRuntime) -> None:
-    """Every field is there in the order of the schema, with a confidence; the record's is at most the least."""
+def test_record_fits_its_schema_for_any_text(runtime: LlamaRuntime) -> None:
+    """For every text each field is present, in the order of the schema and with a confidence; the record's confidence
+    is at most the lowest of these."""
     for text in TEXTS:
         done = extract(runtime, text)
         record = json.loads(done.record)
@@ -106,14 +107,15 @@ def test_a_record_fits_its_schema_whatever_the_text(runtime: LlamaRuntime) -> No
         assert done.prefill_ms > 0 < done.decode_ms
 
 
-def test_the_model_fills_the_record_from_the_text(runtime: LlamaRuntime) -> None:
-    """What the text says plainly is in the record: it was written by the model and not by the grammar alone."""
+def test_record_is_filled_from_the_text(runtime: LlamaRuntime) -> None:
+    """Values that the text states are in the record, so the model wrote them and not the grammar alone."""
     record = json.loads(extract(runtime, TEXTS[0]).record)
     assert ("red mug", 3, "2026-11-20") == (record["product"].removesuffix("s"), record["count"], record["day"])
 
 
 def test_forced_tokens_take_no_step(runtime: LlamaRuntime) -> None:
-    """A record takes far fewer steps than it has tokens, and it is cut into tokens as the tokenizer cuts it."""
+    """A record takes less than 0.6 steps for each of its tokens, and its tokens are those that the tokenizer gives for
+    its text."""
     runtime._bundles["e"].drafts = RecordDrafts()
     runtime.submit(JobRequest(job_id="alone", digest="e", text=TEXTS[0]))
     job = runtime._jobs["alone"]
@@ -132,7 +134,7 @@ def test_forced_tokens_take_no_step(runtime: LlamaRuntime) -> None:
 
 
 def steps_of(runtime: LlamaRuntime, text: str) -> tuple[int, JobResult]:
-    """Extract from one text alone; return the number of steps, too."""
+    """Extract from one text alone; return the number of steps and the answer."""
     runtime.submit(JobRequest(job_id="alone", digest="e", text=text))
     steps, events = 0, list[Event]()
     while runtime.busy:
@@ -145,7 +147,8 @@ def steps_of(runtime: LlamaRuntime, text: str) -> tuple[int, JobResult]:
 
 @pytest.mark.slow
 def test_drafts_save_steps_and_change_nothing(runtime: LlamaRuntime) -> None:
-    """Learnt from the same record, from those of other texts, or from all: the same to the last bit, in fewer steps."""
+    """With drafts from earlier records, of the same or of other texts, records are the same to the last bit and take
+    fewer steps."""
     bundle, plain = runtime._bundles["e"], dict[str, tuple[int, JobResult]]()
     for text in DATED:
         bundle.drafts = RecordDrafts()
@@ -162,8 +165,8 @@ def test_drafts_save_steps_and_change_nothing(runtime: LlamaRuntime) -> None:
     assert steps < plain[TEXTS[0]][0] * 0.6
 
 
-def test_a_draft_does_not_get_past_the_limit(runtime: LlamaRuntime, manifest: Manifest) -> None:
-    """Of a task whose records were learnt, and may be no longer than they are."""
+def test_draft_does_not_exceed_the_output_limit(runtime: LlamaRuntime, manifest: Manifest) -> None:
+    """A task with learned drafts writes a record of exactly its output limit, and one that is a token longer fails."""
     tokens = extract(runtime, TEXTS[0]).output_tokens
     runtime.attach("exact", with_schema(manifest, RECORD_SCHEMA, tokens_max=tokens), {})
     runtime.attach("short", with_schema(manifest, RECORD_SCHEMA, tokens_max=tokens - 1), {})
@@ -178,8 +181,9 @@ def test_a_draft_does_not_get_past_the_limit(runtime: LlamaRuntime, manifest: Ma
 
 
 @pytest.mark.slow
-def test_confidence_is_that_of_a_walk_token_by_token(runtime: LlamaRuntime, manifest: Manifest) -> None:
-    """In a context of its own, without jumps: the product over all tokens of the softmax over what was allowed."""
+def test_confidence_equals_that_of_token_by_token_decoding(runtime: LlamaRuntime, manifest: Manifest) -> None:
+    """The confidence equals the product of the softmax over the allowed tokens, computed token by token in a separate
+    context without forced tokens."""
     done = extract(runtime, TEXTS[1])
     model = LlamaModel(str(smollm2_path()))
     context = LlamaContext(model, ContextShape(cells=1024, sequences=2, kv_type="f16", threads=1))
@@ -206,8 +210,8 @@ def test_confidence_is_that_of_a_walk_token_by_token(runtime: LlamaRuntime, mani
     assert done.confidence == pytest.approx(math.exp(total), rel=0.25)
 
 
-def test_temperature_changes_confidence_and_not_the_record(runtime: LlamaRuntime, manifest: Manifest) -> None:
-    """Calibration asks for the same records at other temperatures."""
+def test_temperature_changes_the_confidence_but_not_the_record(runtime: LlamaRuntime, manifest: Manifest) -> None:
+    """A higher temperature gives the same record with a lower confidence, as calibration requires."""
     hot = manifest.confidence.model_copy(update={"temperature": 4.0})
     runtime.attach("hot", manifest.model_copy(update={"confidence": hot}), {})
     plain, flat = extract(runtime, TEXTS[0]), extract(runtime, TEXTS[0], "hot")
@@ -216,7 +220,7 @@ def test_temperature_changes_confidence_and_not_the_record(runtime: LlamaRuntime
 
 
 def turmoil(runtime: LlamaRuntime, asked: dict[str, str]) -> Iterator[Event]:
-    """Ask for records (noted in `asked`) amid streams and cancellations."""
+    """Request records (listed in `asked`) among streams and cancellations."""
     dice = random.Random(3)
     for turn in range(12):
         asked[str(turn)] = text = dice.choice(TEXTS)
@@ -233,8 +237,8 @@ def turmoil(runtime: LlamaRuntime, asked: dict[str, str]) -> Iterator[Event]:
 
 
 @pytest.mark.slow
-def test_a_record_does_not_depend_on_its_neighbours(runtime: LlamaRuntime) -> None:
-    """Beside other extractions, streams and cancellations it is the same to the last bit."""
+def test_record_does_not_depend_on_its_neighbours(runtime: LlamaRuntime) -> None:
+    """A record is the same to the last bit next to other extractions, streams and cancellations."""
     alone = {text: said(extract(runtime, text)) for text in TEXTS}
     asked: dict[str, str] = {}
     events = list(turmoil(runtime, asked))
@@ -246,8 +250,8 @@ def test_a_record_does_not_depend_on_its_neighbours(runtime: LlamaRuntime) -> No
     assert any(isinstance(event, TextChunk) for event in events)
 
 
-def test_a_record_goes_on_when_the_cache_moves(runtime: LlamaRuntime, manifest: Manifest) -> None:
-    """A bundle that comes and goes in the middle of a record changes nothing in it."""
+def test_record_continues_when_the_cache_moves(runtime: LlamaRuntime, manifest: Manifest) -> None:
+    """A bundle that is attached and detached while a record is written does not change it."""
     before = said(extract(runtime, TEXTS[1]))
     runtime.submit(JobRequest(job_id="alone", digest="e", text=TEXTS[1]))
     events = [event for _ in range(8) for event in runtime.step()]
@@ -259,7 +263,7 @@ def test_a_record_goes_on_when_the_cache_moves(runtime: LlamaRuntime, manifest: 
 
 
 def test_cancelled_records_free_their_places(runtime: LlamaRuntime) -> None:
-    """All are cancelled at different points; as many as before find room."""
+    """Six records that are cancelled at different points free their places for later jobs."""
     for i in range(6):
         runtime.submit(JobRequest(job_id=str(i), digest="e", text=TEXTS[i % len(TEXTS)]))
     ended: list[Event] = []
@@ -270,8 +274,8 @@ def test_cancelled_records_free_their_places(runtime: LlamaRuntime) -> None:
     assert extract(runtime, TEXTS[0]).record
 
 
-def test_a_record_that_gets_too_long_fails_alone(runtime: LlamaRuntime, manifest: Manifest) -> None:
-    """It is an error that names the limit, never half a record; others go on."""
+def test_record_over_the_output_limit_fails_alone(runtime: LlamaRuntime, manifest: Manifest) -> None:
+    """A record that exceeds its output limit fails with that limit instead of a partial record; other jobs continue."""
     runtime.attach("short", with_schema(manifest, RECORD_SCHEMA, tokens_max=12), {})
     runtime.submit(JobRequest(job_id="short", digest="short", text=TEXTS[0]))
     runtime.submit(JobRequest(job_id="kept", digest="e", text=TEXTS[0]))
@@ -285,8 +289,9 @@ def test_a_record_that_gets_too_long_fails_alone(runtime: LlamaRuntime, manifest
     assert "output_tokens_max" in ends["short"].remedy
 
 
-def test_a_schema_without_a_record_is_refused(runtime: LlamaRuntime, manifest: Manifest) -> None:
-    """What the limits let through and nothing fits, or llguidance does not know, fails at attach with the reason."""
+def test_schema_without_a_possible_record_is_refused(runtime: LlamaRuntime, manifest: Manifest) -> None:
+    """A schema within the limits that no record can satisfy, or that llguidance does not support, is refused at attach
+    with the reason."""
     for part, reason in (
         ({"type": "integer", "minimum": 5, "maximum": 4}, "unsatisfiable"),
         ({"type": "string", "pattern": "^(?=a)b"}, "look-around.* is not supported"),
@@ -300,8 +305,8 @@ def test_a_schema_without_a_record_is_refused(runtime: LlamaRuntime, manifest: M
     assert extract(runtime, TEXTS[0]).record
 
 
-def test_records_need_memory_of_their_own(manifest: Manifest) -> None:
-    """The first extract bundle is refused with the numbers where only the model fits."""
+def test_records_need_additional_memory(manifest: Manifest) -> None:
+    """Where memory suffices only for the model, the first extract bundle is refused with the numbers."""
     runtime = LlamaRuntime()
     details = runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), sequences_max=2))
     need = int(details["memory_estimated_bytes"])
@@ -316,7 +321,8 @@ def test_records_need_memory_of_their_own(manifest: Manifest) -> None:
 
 
 def drive(model: LlamaModel, walk: Any, dice: random.Random) -> str:
-    """Walk at random to the end of a record; return it, or nothing if it has no end. Raises ModelFailed."""
+    """Follow the grammar at random to the end of a record; return it, or nothing if it has no end. Raises
+    ModelFailed."""
     written: list[int] = []
     for _ in range(STEPS_MAX):
         written += walk.take_forced()
@@ -329,8 +335,9 @@ def drive(model: LlamaModel, walk: Any, dice: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(0, SENSIBLE, 10))
-def test_whatever_is_chosen_fits_the_schema(tiny: tuple[LlamaModel, GuideTokens], seed: int) -> None:
-    """A model that takes any allowed token writes records that another validator takes, in the grammar's own style."""
+def test_any_allowed_tokens_make_a_valid_record(tiny: tuple[LlamaModel, GuideTokens], seed: int) -> None:
+    """Records of randomly chosen allowed tokens are valid for another validator and have the schema's order of
+    fields."""
     model, tokens = tiny
     for dice in map(random.Random, range(seed, seed + 10)):
         schema = record_schemas.sensible(dice)
@@ -343,8 +350,9 @@ def test_whatever_is_chosen_fits_the_schema(tiny: tuple[LlamaModel, GuideTokens]
 
 
 @pytest.mark.parametrize("seed", range(0, HOSTILE, 10))
-def test_a_hostile_schema_ends_in_words(tiny: tuple[LlamaModel, GuideTokens], seed: int) -> None:
-    """Refused, not loaded, one record failed, or a record: nothing else comes out, and the next schema works."""
+def test_hostile_schema_is_refused_or_fails_one_record(tiny: tuple[LlamaModel, GuideTokens], seed: int) -> None:
+    """A hostile schema is refused, does not load, fails one record or gives a record; no other error is raised, and the
+    next schema works."""
     model, tokens = tiny
     for dice in map(random.Random, range(seed, seed + 10)):
         schema = record_schemas.hostile(dice)
@@ -356,8 +364,9 @@ def test_a_hostile_schema_ends_in_words(tiny: tuple[LlamaModel, GuideTokens], se
         assert RecordGrammar(tokens, RECORD_SCHEMA).start_record().take_forced()
 
 
-def test_a_file_of_the_tiny_model_writes_records(tmp_path: Path, manifest: Manifest) -> None:
-    """A vocabulary of single bytes and few words, and weights of noise, still give a record that fits."""
+def test_tiny_model_writes_a_valid_record(tmp_path: Path, manifest: Manifest) -> None:
+    """A model with a vocabulary of single bytes and few words, and random weights, writes a record that fits its
+    schema."""
     runtime = LlamaRuntime()
     weights = tiny_gguf.write(tmp_path / "tiny.gguf")
     runtime.load(LoadRequest(runtime="llama", weights=str(weights), context_tokens=256, sequences_max=2))

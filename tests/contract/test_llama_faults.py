@@ -1,4 +1,4 @@
-"""Faults in a llama engine of a tiny model: jobs cancelled by dice, adapters without files, prompts without end."""
+"""Faults in a llama engine with a tiny model: random cancellations, missing adapter files, oversize prompts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def classify(runtime: LlamaRuntime, text: str, digest: str) -> JobResult | Failu
 
 
 def require_as_before(turmoil: Turmoil) -> None:
-    """Every job has ended once, the ones answered as if alone; as many run together as may."""
+    """Require that every job has ended once, with the answer that it has alone, and that as many jobs as before can run
+    together."""
     runtime, alone, cells = turmoil.runtime, turmoil.alone(), cells_in_use(turmoil.runtime)
     assert {1} == set(turmoil.ends.values())
     assert turmoil.asked.keys() == turmoil.ends.keys()
@@ -78,8 +79,9 @@ def require_as_before(turmoil: Turmoil) -> None:
 
 
 @pytest.mark.parametrize("cancels", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
-def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, cancels: int) -> None:
-    """Of all kinds, with four adapters, at random moments: each ends once, the others answer as if they were alone."""
+def test_cancelled_jobs_leave_nothing_behind(runtime: LlamaRuntime, tmp_path: Path, cancels: int) -> None:
+    """Jobs of all kinds, with four adapters, that are cancelled at random moments each end once; the others have the
+    answers that they have alone, and all cells are free again."""
     turmoil = Turmoil(runtime, tmp_path)
     turmoil.alone()
     idle = cells_in_use(runtime)
@@ -96,8 +98,9 @@ def test_cancelled_jobs_leave_nothing(runtime: LlamaRuntime, tmp_path: Path, can
     assert idle == cells_in_use(runtime)
 
 
-def test_a_bundle_is_attached_while_jobs_take_all_the_room(tmp_path: Path) -> None:
-    """Also where there are more places than cells for jobs of full length: those leave room for one more prompt."""
+def test_bundle_is_attached_while_jobs_use_all_cells(tmp_path: Path) -> None:
+    """A bundle can be attached while jobs of full length use the cache, also where there are more places than cells for
+    such jobs: one prompt always fits."""
     runtime = tiny_runtime(tmp_path, kept_bytes=2**22, jobs=0)
     try:
         runtime.attach("g", manifest("generate"), {})
@@ -112,7 +115,7 @@ def test_a_bundle_is_attached_while_jobs_take_all_the_room(tmp_path: Path) -> No
 
 
 class UnkeepingCache:
-    """A cache of which llama.cpp writes no keys and values out."""
+    """A cache from which llama.cpp cannot save keys and values."""
 
     def __init__(self, cache: KvCache) -> None:
         self._cache = cache
@@ -125,8 +128,9 @@ class UnkeepingCache:
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), ("refund", "price")])
-def test_a_prompt_that_cannot_be_kept_fails_no_job(runtime: LlamaRuntime, labels: tuple[str, str]) -> None:
-    """A job has its one answer, whether it ends in the step in which its prompt is to be kept or later."""
+def test_prompt_that_cannot_be_saved_fails_no_job(runtime: LlamaRuntime, labels: tuple[str, str]) -> None:
+    """If a prompt cannot be saved in the prefix cache, its job still gets one answer, whether it ends in that step or
+    later."""
     made = manifest("classify")
     prompt = made.task.prompt.model_copy(update={"label_prefix": ""})
     task = made.task.model_copy(update={"labels": labels, "prompt": prompt})
@@ -151,8 +155,8 @@ def test_a_prompt_that_cannot_be_kept_fails_no_job(runtime: LlamaRuntime, labels
 
 
 @pytest.mark.release
-def test_more_prompts_than_the_buffer_has_sequences_for(tmp_path: Path) -> None:
-    """Twenty-four jobs at once, of as many prompts and more: none fails, and each answers as it does alone."""
+def test_more_prompts_than_sequences_are_computed(tmp_path: Path) -> None:
+    """Of 24 concurrent jobs, with as many prompts and more, none fails, and each has the answer that it has alone."""
     runtime = tiny_runtime(tmp_path, kept_bytes=2**20, jobs=PROMPTS)
     try:
         turmoil = Turmoil(runtime, tmp_path)
@@ -173,10 +177,8 @@ def test_more_prompts_than_the_buffer_has_sequences_for(tmp_path: Path) -> None:
 
 
 class Interrupter:
-    """A mailbox in which something lies always: every so many times that it is heard it ends a step, 60 times at most.
-
-    A quiet machine listens so often that no step would ever come to its end.
-    """
+    """A mailbox that always has something to read: every so many polls it ends a step, 60 times at most. A quiet
+    machine polls so often that otherwise no step would end."""
 
     def __init__(self, every: int) -> None:
         self._near, self.far = socket.socketpair()
@@ -194,8 +196,9 @@ class Interrupter:
         self.far.close()
 
 
-def test_steps_that_are_ended_leave_nothing(tmp_path: Path) -> None:
-    """Ended at any moment, also too late, while jobs are cancelled and bundles come: answers are those of peace."""
+def test_interrupted_steps_change_no_answer(tmp_path: Path) -> None:
+    """Steps that are ended at any moment, also too late, while jobs are cancelled and bundles attached, do not change
+    the answers of other jobs."""
     mailbox, runtime = Interrupter(every=3), LlamaRuntime()
     runtime.mailbox, runtime.poll_cancellations = mailbox.far.fileno(), mailbox.poll_cancellations
     try:
@@ -218,8 +221,9 @@ def test_steps_that_are_ended_leave_nothing(tmp_path: Path) -> None:
         mailbox.close()
 
 
-def test_hundreds_of_adapters_take_turns(tmp_path: Path) -> None:
-    """Sixty adapters over one base: each answers as it does alone, few are loaded; one whose file is gone says so."""
+def test_many_adapters_take_turns(tmp_path: Path) -> None:
+    """Of sixty adapters over one base model at most LOADED_MAX are loaded, and each bundle has the answer that it has
+    alone; one whose file was deleted fails with a reason."""
     runtime = tiny_runtime(tmp_path, kept_bytes=2**20)
     try:
         for i in range(ADAPTERS):
@@ -250,8 +254,8 @@ def test_hundreds_of_adapters_take_turns(tmp_path: Path) -> None:
         runtime.close()
 
 
-def test_a_job_without_its_adapter_fails_alone(tmp_path: Path) -> None:
-    """Jobs of a bundle whose adapter cannot be loaded any more end in words; others go on."""
+def test_job_without_its_adapter_fails_alone(tmp_path: Path) -> None:
+    """Jobs of a bundle whose adapter can no longer be loaded fail with a reason; other jobs continue."""
     runtime = tiny_runtime(tmp_path)
     try:
         paths = {digest: tiny_adapter(tmp_path, seed) for seed, digest in enumerate(("lost", "kept"))}
@@ -275,8 +279,9 @@ TEXT_MAX = "x" * 16_000
 """As long as a text may be that is cut into tokens before it is refused."""
 
 
-def test_a_prompt_without_end_is_refused_at_once(runtime: LlamaRuntime) -> None:
-    """A hundred thousand tokens: refused for what it costs to cut up the longest text that is, with count and limit."""
+def test_huge_prompt_is_refused_cheaply(runtime: LlamaRuntime) -> None:
+    """A prompt of a hundred thousand tokens is refused with count and limit, for less than three times the cost of
+    tokenizing the longest allowed text."""
     runtime.attach("c", manifest("classify"), {})
     classify(runtime, TEXTS[0], "c")
     cells, before = cells_in_use(runtime), resident_bytes(os.getpid())
@@ -295,8 +300,8 @@ def test_a_prompt_without_end_is_refused_at_once(runtime: LlamaRuntime) -> None:
     assert resident_bytes(os.getpid()) - before < GROWTH_BYTES_MAX
 
 
-def test_what_was_asked_before_is_not_computed_again(tmp_path: Path) -> None:
-    """The same prompt twice is one hit and the same score; another prompt stands on the bundle's prefix alone."""
+def test_repeated_prompt_is_reused_from_the_cache(tmp_path: Path) -> None:
+    """The same prompt twice is one cache hit with the same score; another prompt reuses only the bundle's prefix."""
     runtime = tiny_runtime(tmp_path, kept_bytes=2**20)
     again, other = "I want my money back. " * 12, "Do you open on Sundays? " * 12
     try:
@@ -322,7 +327,7 @@ def test_what_was_asked_before_is_not_computed_again(tmp_path: Path) -> None:
 
 @pytest.mark.release
 def test_memory_stays_flat_over_thousands_of_jobs(runtime: LlamaRuntime, tmp_path: Path) -> None:
-    """After a warm-up, 2,000 jobs of all kinds, a fifth of them cancelled, leave the process as large as it was."""
+    """After a warm-up, 2,000 jobs of all kinds, some of them cancelled, do not increase the memory of the process."""
     turmoil = Turmoil(runtime, tmp_path)
 
     def soak(jobs: int) -> int:

@@ -28,7 +28,7 @@ SENTENCE = "How much is the blue lamp over there, next to the green one? "
 
 
 class Writing:
-    """A cache of a tiny model in which streams write."""
+    """A cache of a tiny model in which streams are written."""
 
     def __init__(self, path: Path) -> None:
         self.model = LlamaModel(str(path))
@@ -38,7 +38,7 @@ class Writing:
         self.tokens = tuple(self.model.tokenize(SENTENCE * 60, special=False))
 
     def begin(self, tokens: int, outputs: int, prompt: PromptPrefix = NO_PROMPT) -> SequenceSlot | None:
-        """Let a stream come in, and read so many tokens behind its prompt; None = there is no room for it."""
+        """Admit a stream and read this many tokens after its prompt; None = it does not fit."""
         text = self.tokens[7 : 7 + tokens]
         entered = self.cache.enter(prompt, text, outputs)
         if entered is None:
@@ -52,7 +52,7 @@ class Writing:
         return slot
 
     def write(self, slot: SequenceSlot) -> np.ndarray:
-        """Write one more token of a stream, always the same one, and return the logits behind it."""
+        """Write one more token of a stream, always the same one, and return the logits after it."""
         self.cache.tidy()
         self.cache.decode_streams(StreamBatch([slot], [slot.sequence]), [slot.tokens], [self.tokens[0]], None)
         logits = self.cache.context.logits(0).copy()
@@ -60,19 +60,19 @@ class Writing:
         return logits
 
     def room(self) -> int:
-        """Return how many tokens the largest job has that gets in once nothing is held."""
+        """Return the tokens of the largest job that fits once no cells are held."""
         reserved = sum(slot.reserved - slot.taken for slot in self.cache._slots.values())
         return self.cells.free + self.cells.held - reserved - ROWS_MAX - PADDING_ROWS_MAX
 
     def close(self) -> None:
-        """Free both."""
+        """Free cache and model."""
         self.cache.close()
         self.model.close()
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model, whose heads are usual ones."""
+    """A tiny model with the usual kind of heads."""
     return tiny_gguf.narrow(tmp_path_factory.mktemp("tiny"))
 
 
@@ -84,7 +84,7 @@ def writing(weights: Path) -> Iterator[Writing]:
 
 
 def alone(weights: Path, prompt: PromptPrefix = NO_PROMPT) -> list[np.ndarray]:
-    """Return the logits of two tokens that a stream writes with nobody beside it."""
+    """Return the logits of two tokens of a stream that is written alone."""
     opened = Writing(weights)
     if prompt.tokens:
         opened.cache.fill(prompt, opened.tokens[:1], None)
@@ -95,8 +95,9 @@ def alone(weights: Path, prompt: PromptPrefix = NO_PROMPT) -> list[np.ndarray]:
     return told
 
 
-def test_a_job_gets_the_cells_that_are_held_and_the_stream_above_them_is_moved(weights: Path, writing: Writing) -> None:
-    """The largest job that fits gets in, one token more does not, and the stream has the bits that it has alone."""
+def test_job_gets_held_cells_and_the_stream_above_is_moved(weights: Path, writing: Writing) -> None:
+    """The largest job that fits is admitted into held cells, a job with one more token is not, and the moved stream has
+    the same bits as alone."""
     below, stream = writing.begin(BELOW, 0), writing.begin(TEXT, OUTPUTS)
     assert below is not None
     assert stream is not None
@@ -115,8 +116,9 @@ def test_a_job_gets_the_cells_that_are_held_and_the_stream_above_them_is_moved(w
     assert [told.tobytes() for told in alone(weights)] == [first.tobytes(), second.tobytes()]
 
 
-def test_a_stream_that_cannot_be_moved_goes_on_where_it_is(weights: Path, writing: Writing) -> None:
-    """Where a full cache has no room for its prompt, it writes into a cell below: with other last bits, no error."""
+def test_stream_that_cannot_be_moved_continues(weights: Path, writing: Writing) -> None:
+    """If a full cache has no room to move a stream's prompt, the stream is written into a lower cell: its last bits
+    differ, but it does not fail."""
     prompt = PromptPrefix(writing.tokens[20:320], "", exact=False)
     first_below, second_below = writing.begin(BELOW, 0), writing.begin(BELOW, 0)
     assert first_below is not None

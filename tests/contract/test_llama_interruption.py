@@ -1,4 +1,4 @@
-"""Steps that end early because somebody in them is not wanted any more, on a real model."""
+"""Steps of a real model that end early because a job in them was cancelled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.llama_turmoil import finish
 
 
 class Talker:
-    """The caller's end of a mailbox: what is said stays to be read, so that it is heard until it is taken back."""
+    """The caller's end of a mailbox: a message stays readable, and is polled, until it is taken back."""
 
     def __init__(self) -> None:
         self._near, self.far = socket.socketpair()
@@ -69,8 +69,8 @@ def runtime(talker: Talker) -> Iterator[LlamaRuntime]:
     runtime.close()
 
 
-def test_a_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker: Talker) -> None:
-    """Nothing comes of it and nothing is lost: the other job gives the answer that it gives alone."""
+def test_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker: Talker) -> None:
+    """A step with a cancelled job ends without a result, and the other job gets the answer that it gets alone."""
     for job_id in ("kept", "gone"):
         runtime.submit(JobRequest(job_id=job_id, digest="c", text=LONG))
     talker.say()
@@ -90,11 +90,9 @@ def test_a_step_ends_when_a_job_in_it_is_cancelled(runtime: LlamaRuntime, talker
     assert (alone.scores, alone.label_mass) == (done.scores, done.label_mass)
 
 
-def test_callers_that_cancel_all_the_time_do_not_stop_others(runtime: LlamaRuntime, talker: Talker) -> None:
-    """A job gets its answer though somebody beside it is cancelled in every step that it is in.
-
-    Where a step takes long, smaller jobs go first for so many seconds, whoever cancels them.
-    """
+def test_constant_cancellations_do_not_block_other_jobs(runtime: LlamaRuntime, talker: Talker) -> None:
+    """A job gets its answer although another job is cancelled in every step that it is in. Where a step takes long,
+    smaller jobs go first for a limited time, whether they are cancelled or not."""
     talker.wanted = {"kept"}
     runtime.submit(JobRequest(job_id="kept", digest="c", text=LONG))
     numbers = itertools.count()
@@ -114,8 +112,9 @@ def test_callers_that_cancel_all_the_time_do_not_stop_others(runtime: LlamaRunti
 
 
 @pytest.mark.slow
-def test_scores_survive_any_interruption(runtime: LlamaRuntime, talker: Talker) -> None:
-    """Steps of prompts, of labels' branches and of streams, ended at random points, are done again to the same bit."""
+def test_interrupted_steps_are_repeated_with_the_same_scores(runtime: LlamaRuntime, talker: Talker) -> None:
+    """Steps of prompts, label branches and streams that are ended at random points are repeated with the same scores to
+    the last bit."""
     texts = [SHORT, LONG, "Hi", LONG[:230]]
     talker.dice = random.Random(3)
     talker.say()
@@ -132,8 +131,8 @@ def test_scores_survive_any_interruption(runtime: LlamaRuntime, talker: Talker) 
         assert alone.scores == done[str(i)].scores
 
 
-def test_short_steps_are_not_listened_to(runtime: LlamaRuntime, talker: Talker) -> None:
-    """A step of few rows is over before anything could be heard, as far as the engine knows."""
+def test_short_steps_do_not_poll_cancellations(runtime: LlamaRuntime, talker: Talker) -> None:
+    """A step of few rows that the engine expects to be short does not poll for cancellations."""
     for _ in range(2 * TRUSTED_STEPS):  # then a slow step or two change little
         runtime._scheduler.costs.learn(StepWork(4, 400.0), 1e-6)
     talker.say()
@@ -145,13 +144,14 @@ def test_short_steps_are_not_listened_to(runtime: LlamaRuntime, talker: Talker) 
 @pytest.mark.parametrize(
     ("rows", "seconds", "listened"), [(16, 0.02, False), (17, 0.02, True), (16, 0.3, True), (1, 0.3, True)]
 )
-def test_a_step_of_many_rows_or_of_much_time_is_listened_to(rows: int, seconds: float, listened: bool) -> None:
-    """A machine whose steps read a few rows in a third of a second ends them for a cancelled job as well."""
+def test_long_steps_poll_cancellations(rows: int, seconds: float, listened: bool) -> None:
+    """A step polls for cancellations if it has many rows or takes long, as a few rows do on a slow machine."""
     assert listened == is_long(rows, seconds)
 
 
-def test_a_listener_closes_while_it_waits(talker: Talker) -> None:
-    """Closing ends the thread, whether somebody spoke or not; nothing is ended that no block is around."""
+def test_listener_thread_ends_on_close(talker: Talker) -> None:
+    """Closing ends the listener's thread, also with an unread message, and no step is ended outside a `during`
+    block."""
     ended: list[str] = []
     listener = StepInterruption(talker.far.fileno(), talker.poll_cancellations, lambda: ended.append("step"))
     with listener.during({"a"}):
@@ -161,8 +161,9 @@ def test_a_listener_closes_while_it_waits(talker: Talker) -> None:
     assert [] == ended
 
 
-def test_a_listener_sleeps_while_nobody_speaks(talker: Talker) -> None:
-    """A step wakes it neither when it begins nor when it ends: who computes would wait for that."""
+def test_listener_sleeps_without_messages(talker: Talker) -> None:
+    """Starting and ending a step does not wake the listener's thread, because the computing thread would have to wait
+    for it."""
     steps = 100
     listener = StepInterruption(talker.far.fileno(), talker.poll_cancellations, lambda: None)
     (thread,) = (each for each in threading.enumerate() if each.name == "interruption")
@@ -177,6 +178,6 @@ def test_a_listener_sleeps_while_nobody_speaks(talker: Talker) -> None:
 
 
 def _switches(thread: int) -> int:
-    """Return how often a thread has gone to sleep (proc_pid_status(5))."""
+    """Return how often a thread went to sleep (proc_pid_status(5))."""
     status = Path(f"/proc/self/task/{thread}/status").read_text(encoding="ascii")
     return int(status.partition("voluntary_ctxt_switches:")[2].split()[0])

@@ -1,4 +1,5 @@
-"""Labels scored by a real model, SmolLM2-135M-Instruct: seven, two hundred and a thousand, against separate runs."""
+"""Labels scored by a real model, SmolLM2-135M-Instruct: seven, two hundred and a thousand, compared with separate
+runs."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def make(kind: str = "classify", labels: Sequence[str] = ()) -> Manifest:
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[LlamaRuntime]:
-    """Load once: a task for each set of labels, and one that writes."""
+    """Load once: a task for each set of labels, and one that generates."""
     runtime = LlamaRuntime()
     runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT_TOKENS, sequences_max=4))
     for name, labels in TASKS.items():
@@ -84,7 +85,7 @@ def answers(runtime: LlamaRuntime, *jobs: JobRequest) -> dict[str, JobResult]:
 
 
 class Walks:
-    """One walk for each label, behind a prompt that is computed once, in a context of its own."""
+    """One sequence for each label, after a prompt that is computed once, in a separate context."""
 
     def __init__(self, path: Path = WEIGHTS) -> None:
         self._model = LlamaModel(str(path))
@@ -114,7 +115,8 @@ class Walks:
         return LabelTree(labels, [tuple(self._model.tokenize(" " + label, special=False)) for label in labels])
 
     def seconds(self, steps: Iterable[list[BatchPart]], position: int) -> float:
-        """Compute steps behind tokens at the bottom, each branch in a sequence of its own; return the thread's time."""
+        """Compute steps after tokens at the lowest cells, each branch in a separate sequence; return the thread's CPU
+        time."""
         self._context.decode([TokenRows(0, 0, range(100, 100 + position), logits=1)])
         before = time.thread_time()
         for parts in steps:
@@ -133,7 +135,7 @@ class Walks:
 
 
 def walked(labels: Sequence[str]) -> np.ndarray:
-    """Return the joint log-probabilities of labels behind TEXT by a walk for each."""
+    """Return the joint log-probabilities of labels after TEXT, each computed separately."""
     walks = Walks()
     joint = walks.joint(TEXT, labels)
     walks.close()
@@ -141,19 +143,19 @@ def walked(labels: Sequence[str]) -> np.ndarray:
 
 
 def joint(done: JobResult) -> np.ndarray:
-    """Return the joint log-probabilities that an answer's scores were made of, at temperature 1."""
+    """Return the joint log-probabilities behind an answer's scores, at temperature 1."""
     return np.log(done.scores) + math.log(done.label_mass)
 
 
 def all_but_few() -> list[Any]:
-    """Return the larger tasks, to be asked in full."""
+    """Return the larger tasks, each with all its labels."""
     return [pytest.param(name, 1, marks=pytest.mark.release) for name in ("two hundred", "thousand")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "every"), [("few", 1), ("two hundred", 10), *all_but_few()])
-def test_scores_are_those_of_a_walk_for_each_label(runtime: LlamaRuntime, name: str, every: int) -> None:
-    """A tree of shared rows, in as many steps as it takes, gives what each label has when computed by itself."""
+def test_label_scores_equal_separate_computation(runtime: LlamaRuntime, name: str, every: int) -> None:
+    """A tree of shared rows, in several steps, gives each label the score that it has when computed separately."""
     done = answers(runtime, JobRequest(job_id="j", digest=name, text=TEXT))["j"]
     expected = walked(TASKS[name][::every])
     assert pytest.approx(expected, abs=1e-6) == joint(done)[::every]
@@ -161,8 +163,8 @@ def test_scores_are_those_of_a_walk_for_each_label(runtime: LlamaRuntime, name: 
 
 
 @pytest.mark.parametrize("names", [("few", "two hundred"), pytest.param(tuple(TASKS), marks=pytest.mark.release)])
-def test_labels_beside_others_score_as_alone(runtime: LlamaRuntime, names: tuple[str, ...]) -> None:
-    """Beside a stream and other trees, which cut a tree elsewhere, scores are the same to the last bit."""
+def test_label_scores_are_the_same_next_to_other_jobs(runtime: LlamaRuntime, names: tuple[str, ...]) -> None:
+    """Next to a stream and other label trees, which split a tree at other rows, scores are the same to the last bit."""
     jobs = [JobRequest(job_id=name, digest=name, text=TEXT) for name in names]
     alone = [answers(runtime, job)[job.job_id].scores for job in jobs]
     stream = JobRequest(job_id="g", digest="g", text=TEXT, output_tokens_max=20)
@@ -178,7 +180,7 @@ def shared(tree: LabelTree, position: int) -> Iterator[list[BatchPart]]:
 
 
 def apart(tree: LabelTree, position: int) -> Iterator[list[BatchPart]]:
-    """Yield steps in which each branch has rows of its own."""
+    """Yield steps in which each branch has its own rows."""
     parts: list[BatchPart] = []
     for branch in tree.branches:
         if sum(len(part.tokens) for part in parts) + len(branch) > ROWS_MAX:
@@ -190,8 +192,8 @@ def apart(tree: LabelTree, position: int) -> Iterator[list[BatchPart]]:
 
 @pytest.mark.release
 @pytest.mark.parametrize(("name", "share_max"), [("few", 1.1), ("two hundred", 0.75), ("thousand", 0.75)])
-def test_a_tree_takes_less_than_its_branches(name: str, share_max: float) -> None:
-    """What labels share is not paid for by each: by the processor's time, in turns."""
+def test_label_tree_takes_less_time_than_separate_branches(name: str, share_max: float) -> None:
+    """A tree, in which labels share rows, takes less processor time than its branches computed separately."""
     walks = Walks()
     tree = walks.tree(TASKS[name])
     pairs = [(walks.seconds(shared(tree, 50), 50), walks.seconds(apart(tree, 50), 50)) for _ in range(3)]

@@ -18,7 +18,7 @@ TEXT, TOKENS = "Say hello.", 6
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
-    """Load once, with one task that writes."""
+    """Load once, with one task that generates."""
     folder: Path = bundles.smollm2_bundle(tmp_path_factory.mktemp("talk") / "talk", "generate")
     loaded = LlamaRuntime()
     paths = bundles.paths_of(folder)
@@ -29,7 +29,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
 
 
 def written(runtime: LlamaRuntime, **options: Any) -> tuple[str, tuple[Token, ...]]:
-    """Return the text, and what is told of its tokens."""
+    """Return the text and the reported tokens."""
     runtime.submit(JobRequest(job_id="one", digest="g", text=TEXT, output_tokens_max=TOKENS, **options))
     text = ""
     while runtime.busy:
@@ -41,9 +41,9 @@ def written(runtime: LlamaRuntime, **options: Any) -> tuple[str, tuple[Token, ..
     raise AssertionError("it did not end")
 
 
-def test_each_token_comes_with_its_probability(runtime: LlamaRuntime) -> None:
-    """With `logprobs`: the tokens are the text, each with its probability and the likeliest in its place, which is
-    the one that was written where none is drawn. The text does not change, and without `logprobs` nothing is told."""
+def test_logprobs_are_reported_for_each_token(runtime: LlamaRuntime) -> None:
+    """With `logprobs` each token of the text has its log-probability and the likeliest alternatives, the first of which
+    is the token itself in a greedy text. The text does not change, and without `logprobs` no tokens are reported."""
     text, none = written(runtime)
     assert () == none
     same, tokens = written(runtime, logprobs=3)
@@ -56,8 +56,9 @@ def test_each_token_comes_with_its_probability(runtime: LlamaRuntime) -> None:
         assert 0 < sum(map(math.exp, odds)) <= 1.0001
 
 
-def test_probabilities_are_those_before_temperature(runtime: LlamaRuntime) -> None:
-    """The first token of a hot draw has the probability that it has in a cold one; the same seed draws the same."""
+def test_logprobs_are_those_before_temperature(runtime: LlamaRuntime) -> None:
+    """The first token has the same alternatives at temperature 2 as in a greedy text, and the same seed gives the same
+    tokens."""
     _, cold = written(runtime, logprobs=5)
     hot = [written(runtime, logprobs=5, temperature=2.0, seed=seed)[1] for seed in (7, 7, 8)]
     assert hot[0] == hot[1] != hot[2]

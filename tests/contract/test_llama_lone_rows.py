@@ -1,4 +1,5 @@
-"""A score's row that is computed alone: the same bits as in company, and company only where it needs it."""
+"""A score's row that is computed alone has the same bits as with other rows, and gets a padding row only where that is
+needed."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class Opened:
         self.cache.context.decode = counted  # type: ignore[method-assign]  # to look at what it is given
 
     def row(self, depth: int, *, alone: bool) -> bytes:
-        """Return the logits behind so many tokens and one more, computed alone or with the one before it."""
+        """Return the logits after this many tokens and one more, computed alone or with the one before it."""
         tokens = self.model.tokenize(TEXT * 30, special=False)[: depth + 1]
         entered = self.cache.enter(PromptPrefix((), "", exact=True), tokens, 0)
         assert entered is not None
@@ -50,14 +51,14 @@ class Opened:
             self.cache.leave(place)
 
     def close(self) -> None:
-        """Free both."""
+        """Free cache and model."""
         self.cache.close()
         self.model.close()
 
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[Opened]:
-    """SmolLM2 in four bits, with two threads."""
+    """SmolLM2 with four-bit weights and two threads."""
     found = Opened(smollm2_path(), 2)
     yield found
     found.close()
@@ -65,43 +66,45 @@ def opened() -> Iterator[Opened]:
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    """Weights with heads that llama.cpp's own attention computes, in eight bits, with two threads."""
+    """A model with eight-bit weights and two threads whose heads are computed by llama.cpp's own attention."""
     found = Opened(tiny_gguf.narrow(tmp_path_factory.mktemp("narrow")), 2)
     yield found
     found.close()
 
 
 @pytest.mark.slow
-def test_a_lone_row_among_few_cells_is_computed_alone(opened: Opened) -> None:
-    """Four-bit weights compute it as they compute two rows."""
+def test_lone_row_with_few_cells_is_computed_alone(opened: Opened) -> None:
+    """With few cells, four-bit weights give a lone row the same bits as two rows, so it gets no padding row."""
     together = opened.row(SHALLOW, alone=False)
     assert together == opened.row(SHALLOW, alone=True)
     assert 1 == opened.rows[-1]
 
 
-def test_a_lone_row_among_many_cells_gets_company(narrow: Opened) -> None:
-    """With two threads llama.cpp's own attention would share its cells out to them, and add up otherwise."""
+def test_lone_row_with_many_cells_gets_a_padding_row(narrow: Opened) -> None:
+    """With two threads and many cells, llama.cpp's own attention would split the cells of a lone row between threads
+    and sum in another order, so the row gets a padding row."""
     together = narrow.row(DEEP, alone=False)
     assert together == narrow.row(DEEP, alone=True)
     assert 2 == narrow.rows[-1]
 
 
-def test_a_lone_row_among_few_cells_needs_none(narrow: Opened) -> None:
-    """They are not shared out."""
+def test_lone_row_with_few_cells_needs_no_padding_row(narrow: Opened) -> None:
+    """Few cells are not split between threads, so a lone row needs no padding row."""
     assert narrow.row(SHALLOW, alone=False) == narrow.row(SHALLOW, alone=True)
     assert 1 == narrow.rows[-1]
 
 
 @pytest.mark.slow
 @by_row
-def test_with_attention_by_row_it_needs_none(opened: Opened) -> None:
-    """Nor are they with the agent's."""
+def test_lone_row_needs_no_padding_with_attention_by_row(opened: Opened) -> None:
+    """The agent's attention by row does not split cells between threads, so a lone row with many cells needs no padding
+    row."""
     assert opened.row(DEEP, alone=False) == opened.row(DEEP, alone=True)
     assert 1 == opened.rows[-1]
 
 
-def test_one_thread_needs_no_company(narrow: Opened) -> None:
-    """Whatever the depth, there is nobody to share cells with."""
+def test_lone_row_needs_no_padding_with_one_thread(narrow: Opened) -> None:
+    """With one thread cells are never split, so a lone row needs no padding row at any depth."""
     single = Opened(narrow.path, 1)
     try:
         assert narrow.row(DEEP, alone=False) == single.row(DEEP, alone=True)
@@ -110,8 +113,9 @@ def test_one_thread_needs_no_company(narrow: Opened) -> None:
         single.close()
 
 
-def test_float_weights_score_alike_alone(tmp_path: Path) -> None:
-    """Where weights are floats it depends on the build: the bits are the same, with company or without."""
+def test_lone_row_of_float_weights_has_the_same_bits(tmp_path: Path) -> None:
+    """For float weights it depends on the build whether a lone row gets a padding row; the bits are the same in both
+    cases."""
     single = Opened(tiny_gguf.write(tmp_path / "tiny.gguf", sharpened=True), 1)
     try:
         assert single.row(SHALLOW, alone=False) == single.row(SHALLOW, alone=True)
@@ -119,8 +123,9 @@ def test_float_weights_score_alike_alone(tmp_path: Path) -> None:
         single.close()
 
 
-def test_idle_prompts_leave_room_for_who_writes_alone(narrow: Opened) -> None:
-    """A long prompt that nobody uses goes when a record is to be written behind a short one; alone it may stay."""
+def test_idle_long_prompt_is_evicted_for_a_record(narrow: Opened) -> None:
+    """A long unused prompt is evicted when a record is written after a short one, so that its lone rows have few cells;
+    otherwise it may stay."""
     cache = narrow.cache
     tokens = narrow.model.tokenize(TEXT * 30, special=False)
     long, short = (PromptPrefix(tuple(tokens[:count]), "", exact=True) for count in (LONE_CELLS_MAX, 100))

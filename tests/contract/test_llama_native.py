@@ -1,7 +1,7 @@
 """Behaviour of the pinned llama.cpp: sequences, cells, states, and the layout of its structs.
 
-The adapter in engine/runtimes/llama builds on these facts without checking them. When the pin moves, a failure here
-says which of them moved: first look whether llama.h says so too, then at the code that builds on it, then change the
+The adapter in engine/runtimes/llama relies on these facts without checking them. After a change of the pin, a failure
+here shows which of them changed: compare it with llama.h, then check the code that relies on it, then change the
 number.
 """
 
@@ -43,7 +43,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LlamaModel]:
-    """Load once."""
+    """Load the model once."""
     loaded = LlamaModel(str(smollm2_path()))
     yield loaded
     loaded.close()
@@ -51,7 +51,7 @@ def model() -> Iterator[LlamaModel]:
 
 @pytest.fixture
 def native(model: LlamaModel) -> Iterator[Native]:
-    """An empty context with one thread."""
+    """Yield an empty context with one thread."""
     made = Native(model)
     yield made
     made.close()
@@ -59,14 +59,14 @@ def native(model: LlamaModel) -> Iterator[Native]:
 
 @pytest.fixture
 def tokens(model: LlamaModel) -> list[int]:
-    """A prompt of LENGTH tokens."""
+    """Return a prompt of LENGTH tokens."""
     shop = "What does the customer want: refund, price, opening hours, or something that was lost?"
     text = f"{shop} Customer: My kettle broke after a week. Wants: refund. Customer: How much is the blue lamp? Wants"
     return model.tokenize(text, special=False)[:LENGTH]
 
 
 def ask(native: Native, sequence: int, position: int, *, company: bool = False) -> Logits:
-    """Return the logits behind a sequence's text and one token more, and leave the sequence as it was."""
+    """Return the logits after a sequence's text and one more token, and leave the sequence unchanged."""
     native.copy(sequence, SPARE)
     beside = [Row(5, 0, (SPARE + 1,), wanted=False)] if company else []
     assert 0 == native.decode([Row(NEXT, position, (SPARE,)), *beside])
@@ -77,7 +77,7 @@ def ask(native: Native, sequence: int, position: int, *, company: bool = False) 
 
 
 def same(one: Logits, other: Logits) -> bool:
-    """Tell whether they are equal to the last bit."""
+    """Tell whether two sets of logits are equal to the last bit."""
     return bool(np.array_equal(one, other))
 
 
@@ -85,8 +85,8 @@ def same(one: Logits, other: Logits) -> bool:
 
 
 def written(function: str) -> int:
-    """Return how many bytes a function of the library writes that returns a struct: the caller says where, the first
-    argument being that address. Twice over different bytes, for some that it writes are those that lie there."""
+    """Return how many bytes a library function that returns a struct writes to the address in its first argument. It is
+    called twice over different bytes, because some written bytes equal those already there."""
     called = getattr(llama.llama_cpp._lib, function)
     restype, argtypes = called.restype, called.argtypes
     end = 0
@@ -102,8 +102,9 @@ def written(function: str) -> int:
 
 
 @pytest.mark.parametrize(("struct", "size"), SIZES.items())
-def test_structs_have_the_size_that_the_adapter_was_written_for(struct: str, size: int) -> None:
-    """Another size means another release: fields have come or gone, or have moved."""
+def test_structs_have_the_expected_size(struct: str, size: int) -> None:
+    """Each struct has the size that the adapter was written for; another size means a release with other or moved
+    fields."""
     assert size == ctypes.sizeof(getattr(llama, struct)), f"{struct} moved: compare it with llama.h of the pin"
 
 
@@ -118,14 +119,15 @@ def test_structs_have_the_size_that_the_adapter_was_written_for(struct: str, siz
         ("llama_batch_init", "llama_batch"),
     ],
 )
-def test_the_library_lays_structs_out_as_the_bindings_do(function: str, struct: str) -> None:
-    """It writes to the last byte of the struct and not past it: bindings and library are of one release."""
+def test_library_and_bindings_agree_on_struct_sizes(function: str, struct: str) -> None:
+    """The library writes up to the last byte of each struct and not beyond, so bindings and library are of one
+    release."""
     size = ctypes.sizeof(getattr(llama, struct))
     assert size - 7 <= written(function) <= size, f"{struct}: library and bindings are not of one release"
 
 
-def test_defaults_lie_in_the_fields_that_have_their_names() -> None:
-    """Each default that llama.h documents is found under its name, from the first field to one near the end."""
+def test_defaults_are_in_the_fields_of_their_names() -> None:
+    """Each default that llama.h documents is in the field of that name, from the first field to one near the end."""
     params: Any = llama.llama_context_default_params()
     names = ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_threads", "rope_scaling_type", "pooling_type")
     assert (512, 2048, 512, 1, 4, -1, -1) == tuple(getattr(params, name) for name in names)
@@ -143,8 +145,9 @@ def test_defaults_lie_in_the_fields_that_have_their_names() -> None:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def test_a_known_prompt_has_its_known_answer(model: LlamaModel, native: Native) -> None:
-    """The likeliest tokens come in their order, each logit within what other kernels change."""
+def test_known_prompt_has_the_known_answer(model: LlamaModel, native: Native) -> None:
+    """The likeliest tokens after a known prompt have the known order, and their logits differ at most as much as
+    between kernels."""
     logits = native.read(0, model.tokenize(PARIS, special=False))
     best = [model.token_text(int(token)).piece.decode() for token in np.argsort(-logits)[:3]]
     assert list(GOLDEN) == best
@@ -153,7 +156,7 @@ def test_a_known_prompt_has_its_known_answer(model: LlamaModel, native: Native) 
 
 
 def test_chunks_below_64_rows_give_the_same_bits(native: Native, tokens: list[int]) -> None:
-    """A text read at once, in two parts or beside another one: rule 1 of kv_cache.py."""
+    """A text that is read at once, in two parts or next to another text has the same bits (rule 1 of kv_cache.py)."""
     whole = native.read(0, tokens)
     native.read(1, tokens[:20])
     assert same(whole, native.read(1, tokens[20:], 20))
@@ -164,8 +167,9 @@ def test_chunks_below_64_rows_give_the_same_bits(native: Native, tokens: list[in
 
 
 @pytest.mark.release  # two threads that wait for each other, in each of 500 nodes: a minute on a busy machine
-def test_a_lone_row_is_computed_as_others_are(native: Native, tokens: list[int]) -> None:
-    """Behind more than 256 cells, alone, with two threads: not by llama.cpp's own attention. Rule 2 of kv_cache.py."""
+def test_lone_row_has_the_same_bits_except_with_threads(native: Native, tokens: list[int]) -> None:
+    """A row that is computed alone after more than 256 cells has the same bits as with another row; with two threads
+    only attention by row guarantees this (rule 2 of kv_cache.py)."""
     native.read(0, tokens[:PREFIX])
     state = native.save(0)
     for other in (*range(1, SPARE), *range(SPARE + 2, 24)):  # cells that cost nothing
@@ -181,8 +185,8 @@ def test_a_lone_row_is_computed_as_others_are(native: Native, tokens: list[int])
 # --- sequences and cells --------------------------------------------------------------------------------------------
 
 
-def test_copies_share_cells_and_go_on_by_themselves(native: Native, tokens: list[int]) -> None:
-    """A copy is the whole text or its first part, and outlives what it was copied from."""
+def test_copied_sequences_share_cells_and_continue_separately(native: Native, tokens: list[int]) -> None:
+    """A copy has the whole text or its first part, and remains when the original is dropped."""
     whole = native.read(0, tokens)
     native.copy(0, 1)
     native.copy(0, 2, 0, PREFIX)
@@ -192,8 +196,8 @@ def test_copies_share_cells_and_go_on_by_themselves(native: Native, tokens: list
     assert same(ask(native, 1, LENGTH), ask(native, 2, LENGTH))
 
 
-def test_a_removed_end_can_be_written_anew(native: Native, tokens: list[int]) -> None:
-    """After seq_rm of the last positions the next ones may differ, and nothing of what was there is seen."""
+def test_removed_end_can_be_rewritten(native: Native, tokens: list[int]) -> None:
+    """After seq_rm of the last positions other tokens can follow, and the removed ones have no effect."""
     clean = native.read(0, tokens)
     native.read(1, tokens[:PREFIX] + tokens[::-1][:6])
     native.drop(1, PREFIX)
@@ -201,8 +205,8 @@ def test_a_removed_end_can_be_written_anew(native: Native, tokens: list[int]) ->
     assert same(clean, native.read(1, tokens[PREFIX:], PREFIX))
 
 
-def test_a_copy_onto_a_sequence_adds_to_it(native: Native, tokens: list[int]) -> None:
-    """seq_cp of the first positions onto a sequence that has the later ones joins both."""
+def test_copy_onto_a_sequence_adds_to_it(native: Native, tokens: list[int]) -> None:
+    """seq_cp of the first positions onto a sequence with the later ones joins both parts."""
     native.read(0, tokens)
     native.copy(0, 1)
     native.drop(1, 0, PREFIX)
@@ -212,9 +216,9 @@ def test_a_copy_onto_a_sequence_adds_to_it(native: Native, tokens: list[int]) ->
     assert same(ask(native, 0, LENGTH), ask(native, 1, LENGTH))
 
 
-def test_a_new_token_takes_the_lowest_free_cell(native: Native, tokens: list[int]) -> None:
-    """So a text keeps its bits across holes that were there before, and loses them when a lower cell is freed midway:
-    rule 3 of kv_cache.py."""
+def test_new_token_takes_the_lowest_free_cell(native: Native, tokens: list[int]) -> None:
+    """A text keeps its bits across gaps that existed before it, and loses them when a lower cell is freed meanwhile
+    (rule 3 of kv_cache.py)."""
     clean = native.read(0, tokens)
     native.drop(0)
     native.read(3, tokens[:5])
@@ -230,8 +234,8 @@ def test_a_new_token_takes_the_lowest_free_cell(native: Native, tokens: list[int
     assert int(clean.argmax()) == int(moved.argmax())
 
 
-def test_a_row_of_several_sequences_is_computed_once_for_all(native: Native, tokens: list[int]) -> None:
-    """Each of them then has it, and goes on as if it had computed it alone."""
+def test_row_of_several_sequences_is_computed_once(native: Native, tokens: list[int]) -> None:
+    """A row that belongs to two sequences is computed once, and each continues as if it had computed the row itself."""
     native.read(0, tokens[:PREFIX])
     native.copy(0, 1)
     rows = [Row(token, PREFIX + at, (0, 1)) for at, token in enumerate(tokens[PREFIX:])]
@@ -246,8 +250,9 @@ def test_a_row_of_several_sequences_is_computed_once_for_all(native: Native, tok
 
 
 @pytest.mark.parametrize("kv", [llama.GGML_TYPE_F16, llama.GGML_TYPE_Q8_0])
-def test_a_saved_sequence_comes_back_to_the_last_bit(model: LlamaModel, tokens: list[int], kv: int) -> None:
-    """In the same context and in another one of the same kind; one of another kind refuses it and stays as it was."""
+def test_saved_sequence_is_restored_to_the_last_bit(model: LlamaModel, tokens: list[int], kv: int) -> None:
+    """A saved sequence is restored exactly in the same context and in another of the same kind; a context of another
+    kind refuses it and stays unchanged."""
     one, two = Native(model, type_k=kv, type_v=kv), Native(model, type_k=kv, type_v=kv)
     one.read(0, tokens)
     state, wanted = one.save(0), ask(one, 0, LENGTH)
@@ -263,9 +268,9 @@ def test_a_saved_sequence_comes_back_to_the_last_bit(model: LlamaModel, tokens: 
         context.close()
 
 
-def test_a_part_of_a_sequence_comes_back_behind_its_prefix(native: Native, tokens: list[int]) -> None:
-    """What stands behind a prefix is saved alone, by way of a copy; restored onto an empty sequence, also into cells
-    that do not lie together, it is joined with the prefix, and the next logits are the same bits."""
+def test_part_of_a_sequence_is_restored_behind_its_prefix(native: Native, tokens: list[int]) -> None:
+    """The part after a prefix is saved separately through a copy; restored onto an empty sequence, also into scattered
+    cells, it is joined with the prefix and gives the same bits."""
     native.read(0, tokens)
     wanted = ask(native, 0, LENGTH)
     native.copy(0, 1)
@@ -284,8 +289,8 @@ def test_a_part_of_a_sequence_comes_back_behind_its_prefix(native: Native, token
     assert same(wanted, ask(native, 2, LENGTH))
 
 
-def test_a_restore_replaces_all_that_a_sequence_had(native: Native, tokens: list[int]) -> None:
-    """So the prefix is joined after it and not before."""
+def test_restore_replaces_the_whole_sequence(native: Native, tokens: list[int]) -> None:
+    """A restore replaces everything in a sequence, so the prefix must be joined after it."""
     native.read(0, tokens)
     native.copy(0, 1)
     native.drop(1, 0, PREFIX)
@@ -296,11 +301,12 @@ def test_a_restore_replaces_all_that_a_sequence_had(native: Native, tokens: list
     assert (PREFIX, LENGTH - 1) == native.range(1)
 
 
-def test_a_part_in_cells_below_its_prefix_means_the_same(native: Native, tokens: list[int]) -> None:
-    """But it is added up in another order: who restores has to see to the order of the cells.
+def test_part_in_cells_below_its_prefix_changes_only_rounding(native: Native, tokens: list[int]) -> None:
+    """A part that is restored into cells below its prefix gives the same result but sums in another order, so a restore
+    must keep the order of cells.
 
-    llama.cpp's own attention, which sums in half floats, moves logits by it. Attention by row sums in single precision,
-    and activations are rounded to eight bits behind it, which mostly hides the order, and sometimes does not.
+    llama.cpp's own attention sums in half floats, so its logits change. Attention by row sums in single precision, and
+    activations are rounded to eight bits afterwards, which mostly but not always hides the order.
     """
     native.read(0, tokens)
     wanted = ask(native, 0, LENGTH)
@@ -319,8 +325,8 @@ def test_a_part_in_cells_below_its_prefix_means_the_same(native: Native, tokens:
     assert np.abs(wanted - found).max() < 2
 
 
-def test_a_state_that_was_cut_off_is_refused(native: Native, tokens: list[int]) -> None:
-    """The sequence is empty then, and the others are as they were."""
+def test_truncated_state_is_refused(native: Native, tokens: list[int]) -> None:
+    """Restoring a truncated state fails, leaves that sequence empty and the others unchanged."""
     native.read(0, tokens)
     state, wanted = native.save(0), ask(native, 0, LENGTH)
     assert [0, 0, 0] == [native.restore(1, state[:size]) for size in (8, 1000, len(state) - 1)]

@@ -1,6 +1,6 @@
 """Behaviour of the pinned llama.cpp: refused inputs, aborted batches, adapters, forced tokens.
 
-Like test_llama_native.py: what the code in engine/runtimes/llama builds on, asked of the C API alone.
+Like test_llama_native.py: facts that the code in engine/runtimes/llama relies on, checked with the C API alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NODES_MIN, NODES_MAX = 300, 900
 
 @pytest.fixture(scope="module")
 def model() -> Iterator[LlamaModel]:
-    """Load once."""
+    """Load the model once."""
     loaded = LlamaModel(str(smollm2_path()))
     yield loaded
     loaded.close()
@@ -37,7 +37,7 @@ def model() -> Iterator[LlamaModel]:
 
 @pytest.fixture
 def native(model: LlamaModel) -> Iterator[Native]:
-    """An empty context with one thread and micro-batches of 8 rows."""
+    """Yield an empty context with one thread and micro-batches of 8 rows."""
     made = Native(model, n_ubatch=8)
     yield made
     made.close()
@@ -45,7 +45,7 @@ def native(model: LlamaModel) -> Iterator[Native]:
 
 @pytest.fixture
 def tokens(model: LlamaModel) -> list[int]:
-    """A prompt of PROMPT tokens."""
+    """Return a prompt of PROMPT tokens."""
     text = "What does the customer want? My kettle broke after a week. How much is the blue lamp over there?"
     return model.tokenize(text * 2, special=False)[:PROMPT]
 
@@ -60,7 +60,7 @@ def rows(tokens: list[int], *sequences: int, start: int = 0) -> list[Row]:
 
 
 class Flag:
-    """What stops a batch, without Python: strlen of a text that is empty until it should stop."""
+    """An abort callback without Python: strlen of a text that is empty until the batch should stop."""
 
     def __init__(self, native: Native) -> None:
         self.text = ctypes.create_string_buffer(8)
@@ -68,12 +68,13 @@ class Flag:
         llama.llama_set_abort_callback(native.pointer, self._callback, ctypes.addressof(self.text))
 
     def set(self, *, stop: bool) -> None:
-        """Raise or lower it."""
+        """Set or clear the flag."""
         self.text[0] = b"\x01" if stop else b"\0"
 
 
 def stop_after(native: Native, nodes: float) -> Callable[[], int]:
-    """Stop a batch after so many nodes of its graphs; return what counts them. Keep it as long as it may be called."""
+    """Stop a batch after this many nodes of its graphs; return a function that counts them. Keep it as long as it may
+    be called."""
     count = 0
 
     @llama.ggml_abort_callback
@@ -90,9 +91,9 @@ def stop_after(native: Native, nodes: float) -> Callable[[], int]:
     return asked
 
 
-def test_a_flag_in_c_stops_a_batch_and_lets_the_next_pass(native: Native, tokens: list[int]) -> None:
-    """llama_decode returns 2 while strlen is not 0, and has no logits; when the flag is lowered the same batch is
-    computed, to the same bits as without all that."""
+def test_c_callback_aborts_a_batch_and_lets_the_next_pass(native: Native, tokens: list[int]) -> None:
+    """While strlen is not 0, llama_decode returns 2 and has no logits; after the flag is cleared, the same batch gives
+    the same bits as without an abort."""
     clean = native.read(5, tokens)
     flag = Flag(native)
     flag.set(stop=True)
@@ -103,15 +104,16 @@ def test_a_flag_in_c_stops_a_batch_and_lets_the_next_pass(native: Native, tokens
     assert np.array_equal(clean, native.read(0, tokens))
 
 
-def test_whether_to_stop_is_asked_at_every_node(native: Native, tokens: list[int]) -> None:
-    """Some hundred times for a row: a batch stops within a node's time."""
+def test_abort_callback_is_called_at_every_node(native: Native, tokens: list[int]) -> None:
+    """The abort callback is called some hundred times for a row, so a batch stops within the time of one node."""
     asked = stop_after(native, float("inf"))
     native.read(0, tokens[:1])
     assert NODES_MIN < asked() < NODES_MAX
 
 
-def test_what_was_complete_before_the_stop_stays(native: Native, tokens: list[int]) -> None:
-    """The micro-batch under way is taken back, those before it are kept, and going on there gives the same bits."""
+def test_completed_micro_batches_survive_an_abort(native: Native, tokens: list[int]) -> None:
+    """An abort removes the current micro-batch and keeps the earlier ones; continuing from there gives the same
+    bits."""
     clean = native.read(5, tokens)
     kept = stop_after(native, 2 * NODES_MIN + NODES_MIN / 2)
     assert ABORTED == native.decode(rows(tokens, 0))
@@ -121,8 +123,9 @@ def test_what_was_complete_before_the_stop_stays(native: Native, tokens: list[in
     assert kept()
 
 
-def test_a_stop_takes_back_every_row_of_a_mixed_batch(native: Native, tokens: list[int]) -> None:
-    """A stream's row beside a prompt's: both are where they were, others are untouched, all can be done anew."""
+def test_abort_removes_every_row_of_a_mixed_batch(native: Native, tokens: list[int]) -> None:
+    """After an abort of a batch with rows of a stream and of a prompt, both sequences are as before, others are
+    unchanged, and the batch can be repeated."""
     native.read(1, tokens[:10])
     native.read(2, tokens[:10])
     native.copy(2, 3)
@@ -137,8 +140,9 @@ def test_a_stop_takes_back_every_row_of_a_mixed_batch(native: Native, tokens: li
     assert np.array_equal(clean, native.logits(0))
 
 
-def test_a_stop_cleans_one_of_coupled_sequences_only(native: Native, tokens: list[int]) -> None:
-    """The others still claim what was not computed: whoever couples has to take it back from each."""
+def test_abort_cleans_only_one_of_coupled_sequences(native: Native, tokens: list[int]) -> None:
+    """After an abort of rows that belong to two sequences, one of these still has the rows that were not computed, so
+    the caller must remove them from each."""
     flag = Flag(native)
     flag.set(stop=True)
     assert ABORTED == native.decode(rows(tokens[:5], 2, 3))
@@ -166,28 +170,30 @@ def test_a_stop_cleans_one_of_coupled_sequences_only(native: Native, tokens: lis
         ("a position below 0", Row(5, -1, (0,))),
     ],
 )
-def test_a_bad_row_refuses_its_batch(native: Native, tokens: list[int], what: str, row: Row) -> None:
-    """llama_decode returns -1, and no sequence has changed, also none of the batch's good rows."""
+def test_invalid_row_refuses_its_batch(native: Native, tokens: list[int], what: str, row: Row) -> None:
+    """llama_decode returns -1 for a batch with an invalid row, and no sequence changes, including those of valid
+    rows."""
     native.read(0, tokens[:4])
     assert -1 == native.decode([Row(7, 0, (2,)), row]), what
     assert [(0, 3), (-1, -1), (-1, -1)] == [native.range(sequence) for sequence in (0, 1, 2)]
 
 
-def test_an_empty_batch_is_refused(native: Native) -> None:
-    """-1 too."""
+def test_empty_batch_is_refused(native: Native) -> None:
+    """llama_decode returns -1 for an empty batch."""
     assert -1 == native.decode([])
 
 
-def test_coupled_sequences_have_to_be_equally_long(native: Native, tokens: list[int]) -> None:
-    """A row for two sequences of different length is refused, as is one for a context without a shared buffer (1)."""
+def test_coupled_sequences_must_have_equal_length(native: Native, tokens: list[int]) -> None:
+    """llama_decode refuses a row for two sequences of different length, and both stay unchanged."""
     native.read(0, tokens[:4])
     native.read(1, tokens[:3])
     assert -1 == native.decode([Row(5, 4, (0, 1))])
     assert [(0, 3), (0, 2)] == [native.range(0), native.range(1)]
 
 
-def test_a_full_buffer_says_so_and_changes_nothing(model: LlamaModel, tokens: list[int]) -> None:
-    """llama_decode returns 1, even if the first micro-batches would have had room; room that is made is used."""
+def test_full_buffer_is_reported_and_changes_nothing(model: LlamaModel, tokens: list[int]) -> None:
+    """llama_decode returns 1 if a batch does not fit, even if its first micro-batches would; after a sequence is
+    dropped, the batch fits."""
     native = Native(model, n_ctx=256, n_ubatch=8)
     native.read(0, tokens)
     state, others = native.save(0), range(1, 10)
@@ -201,8 +207,8 @@ def test_a_full_buffer_says_so_and_changes_nothing(model: LlamaModel, tokens: li
     native.close()
 
 
-def test_more_sequences_than_256_make_no_context(model: LlamaModel) -> None:
-    """LLAMA_MAX_SEQ."""
+def test_context_with_over_256_sequences_is_not_created(model: LlamaModel) -> None:
+    """A context with 257 sequences cannot be created (LLAMA_MAX_SEQ is 256)."""
     with pytest.raises(AssertionError, match="makes no context"):
         Native(model, n_seq_max=257)
 
@@ -210,10 +216,11 @@ def test_more_sequences_than_256_make_no_context(model: LlamaModel) -> None:
 # --- adapters -------------------------------------------------------------------------------------------------------
 
 
-def test_adapters_are_set_switched_and_taken_off_without_a_trace(
+def test_switching_adapters_leaves_no_trace(
     model: LlamaModel, native: Native, tokens: list[int], tmp_path: Path
 ) -> None:
-    """Each step computes with the adapter that is set: two and none by turns, to the same bits as each alone."""
+    """Each step computes with the adapter that is set; switching between two adapters and none gives the same bits as
+    each alone."""
     adapters = [None, *(model.load_adapter(str(write_adapter(tmp_path / f"{seed}.gguf", seed))) for seed in (1, 2))]
     alone = []
     for adapter in adapters:
@@ -233,10 +240,11 @@ def test_adapters_are_set_switched_and_taken_off_without_a_trace(
     assert np.array_equal(alone[0], native.read(4, tokens[:10]))
 
 
-def test_an_adapter_with_nan_loads_and_computes_nan(
+def test_adapter_with_nan_loads_and_computes_nan(
     model: LlamaModel, native: Native, tokens: list[int], tmp_path: Path
 ) -> None:
-    """Nothing but its logits shows it: it has to be asked once before it is taken."""
+    """llama.cpp loads an adapter with NaN, and only its logits show it, so the runtime must compute once before it
+    accepts an adapter."""
     adapter = model.load_adapter(str(write_adapter(tmp_path / "nan.gguf", 3, spoil=True)))
     native.use(adapter)
     assert np.isnan(native.read(0, tokens[:4])).all()
@@ -245,8 +253,9 @@ def test_an_adapter_with_nan_loads_and_computes_nan(
     model.free_adapter(adapter)
 
 
-def test_an_adapter_that_does_not_load_is_false_but_not_none(model: LlamaModel, tmp_path: Path) -> None:
-    """So `is None` would take it for one. A missing file, junk, and a model in place of an adapter."""
+def test_adapter_that_does_not_load_is_false_but_not_none(model: LlamaModel, tmp_path: Path) -> None:
+    """For a missing file, invalid data, and a model instead of an adapter the binding returns a null pointer that is
+    false but not None, so `is None` would not detect it."""
     junk = tmp_path / "junk.gguf"
     junk.write_bytes(b"GGUF" + bytes(64))
     for path in (tmp_path / "missing.gguf", junk, smollm2_path()):
@@ -258,9 +267,9 @@ def test_an_adapter_that_does_not_load_is_false_but_not_none(model: LlamaModel, 
 # --- llguidance -----------------------------------------------------------------------------------------------------
 
 
-def test_forced_tokens_are_those_that_the_tokenizer_would_choose(model: LlamaModel) -> None:
-    """What a schema forces comes as tokens; the last ones, which another could still absorb, are left out. A refused
-    token is an error that is told, and no crash."""
+def test_forced_tokens_are_those_of_the_tokenizer(model: LlamaModel) -> None:
+    """Tokens that a schema forces equal those of the tokenizer, without the last ones that could still merge with the
+    next text. A refused token is a reported error, not a crash."""
     vocabulary = guide_tokens(model)
     schema = {"type": "object", "properties": {"size": {"enum": [1, 2]}}, "required": ["size"]}
     style: Any = {"whitespace_flexible": False}

@@ -1,4 +1,4 @@
-"""The llama runtime's planning by waiting jobs and their age, on SmolLM2-135M."""
+"""How the llama runtime orders waiting jobs and handles their deadlines, on SmolLM2-135M."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG = "I bought a coat here on Monday and the zip broke. " * 12
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
-    """Load once, with a place for one job: "g" writes."""
+    """Load once, with one place: "g" generates."""
     manifest = manifest_of(smollm2_bundle(tmp_path_factory.mktemp("m") / "a", "generate"))
     runtime = LlamaRuntime()
     runtime.load(LoadRequest(runtime="llama", weights=str(smollm2_path()), sequences_max=1))
@@ -29,15 +29,15 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaRuntime]:
 
 
 def finish(runtime: LlamaRuntime) -> list[Event]:
-    """Step until nothing is left to do; return how the jobs ended, in order."""
+    """Step until no job is left; return how the jobs ended, in order."""
     events: list[Event] = []
     while runtime.busy:
         events += runtime.step()
     return [event for event in events if isinstance(event, JobResult | FailureReport)]
 
 
-def test_jobs_find_a_place_by_priority(runtime: LlamaRuntime) -> None:
-    """A job of the operator comes in before one of a device that has waited for less than a second more."""
+def test_jobs_are_admitted_by_priority(runtime: LlamaRuntime) -> None:
+    """A job of the operator is admitted before a job of a device that has waited for less than a second longer."""
     for job_id, priority in (("first", 1), ("device", 1), ("operator", 0)):
         runtime.submit(
             JobRequest(job_id=job_id, digest="g", text="Tell me of Rome.", output_tokens_max=9, priority=priority)
@@ -48,7 +48,7 @@ def test_jobs_find_a_place_by_priority(runtime: LlamaRuntime) -> None:
 
 
 def read(runtime: LlamaRuntime, text: str) -> None:
-    """Have a text read, in steps that are measured, by an engine that trusts its estimates."""
+    """Read a text in measured steps, so that the engine relies on its predictions."""
     costs = runtime._scheduler.costs
     for number in itertools.count():
         if costs.small.steps + costs.bulk.steps >= TRUSTED_STEPS:
@@ -61,8 +61,9 @@ def read(runtime: LlamaRuntime, text: str) -> None:
     finish(runtime)
 
 
-def test_a_job_that_cannot_be_in_time_is_not_computed(runtime: LlamaRuntime) -> None:
-    """Where not even half of what it takes is left the job ends with that reason, and costs nobody anything."""
+def test_job_with_unattainable_deadline_is_not_computed(runtime: LlamaRuntime) -> None:
+    """A job that has less than half of its predicted time left ends with DEADLINE_UNATTAINABLE, and no token of it is
+    computed."""
     read(runtime, LONG)
     assert runtime.cache_use is not None
     computed = runtime.cache_use.computed
@@ -78,9 +79,9 @@ def test_a_job_that_cannot_be_in_time_is_not_computed(runtime: LlamaRuntime) -> 
 
 
 @pytest.mark.slow
-def test_calls_are_answered_again_when_a_load_has_gone(runtime: LlamaRuntime) -> None:
-    """As if another program had made every step a hundred thousand times as long until now: a call is refused, and
-    those that come after it are answered by and by, though nobody with more time has called meanwhile."""
+def test_calls_are_answered_again_after_a_load_ends(runtime: LlamaRuntime) -> None:
+    """After steps were predicted to take a hundred thousand times as long, calls are refused at first and then answered
+    again, without a call that has more time."""
     read(runtime, f"Once more. {LONG}")
     runtime._scheduler.costs.scale(1e5)
     numbers = itertools.count()
@@ -100,8 +101,8 @@ def test_calls_are_answered_again_when_a_load_has_gone(runtime: LlamaRuntime) ->
     assert answered(), "what was measured holds at once"
 
 
-def test_a_job_with_time_is_computed(runtime: LlamaRuntime) -> None:
-    """A deadline that can be kept changes nothing."""
+def test_job_with_attainable_deadline_is_computed(runtime: LlamaRuntime) -> None:
+    """A job whose deadline is attainable is computed."""
     runtime.submit(JobRequest(job_id="in time", digest="g", text=LONG, output_tokens_max=2, seconds=600.0))
     (event,) = finish(runtime)
     assert isinstance(event, JobResult)

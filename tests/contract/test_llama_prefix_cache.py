@@ -1,8 +1,8 @@
-"""The prefix cache compared with none: thousands of jobs in any order, on several adapters, in little memory.
+"""Scores with the prefix cache compared with scores without: many jobs in any order, on several adapters, in little
+memory.
 
-What batch shape alone changes of a score of quantized weights is nothing, since every batch with a score in it has
-fewer than 64 rows, and its cells in order: bits are compared. The weights of the tiny model are not quantized:
-the last product rounds otherwise when more than one row asks for logits, by 1e-6 of a logit (measured here too).
+The comparison is of bits: every batch with a score has fewer than 64 rows and its cells in order, so the shape of a
+batch changes no score of quantized weights, nor of the tiny model's float weights (tested here).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUNDLES = 5
 
 
 def texts(dice: random.Random, count: int) -> list[str]:
-    """Return texts of which many begin alike: some are short, some are longer than what is worth keeping."""
+    """Return texts of which many share a beginning: some are short, some longer than the cache keeps."""
     made: list[str] = []
     for _ in range(count):
         start = dice.choice(made).split() if made and dice.random() < 0.6 else []
@@ -48,7 +48,7 @@ def load(weights: Path, kept: int) -> LlamaRuntime:
 
 
 def attach(runtime: LlamaRuntime, adapters: list[Path]) -> list[str]:
-    """Attach a bundle for each adapter, None among them, with prompts that begin alike."""
+    """Attach a bundle for each adapter, and one without, whose prompts share a beginning."""
     digests = []
     for place, adapter in enumerate([None, *adapters]):
         paths = {"adapter": str(adapter)} if adapter else {}
@@ -63,7 +63,7 @@ def attach(runtime: LlamaRuntime, adapters: list[Path]) -> list[str]:
 
 
 def compare(weights: Path, adapters: list[Path], jobs: int, kept: int) -> tuple[int, int]:
-    """Run the jobs in a random order beside each other, then each alone without a cache; return hits and lookups."""
+    """Run the jobs in random order next to each other, then each alone without a cache; return hits and lookups."""
     dice = random.Random(jobs)
     inputs = texts(dice, max(20, jobs // 10))
     runtime = load(weights, kept)
@@ -101,13 +101,14 @@ def compare(weights: Path, adapters: list[Path], jobs: int, kept: int) -> tuple[
 
 
 def tiny(folder: Path) -> tuple[Path, list[Path]]:
-    """Return a model of three layers whose attention looks at something, and adapters for it."""
+    """Return a model of three layers with meaningful attention, and adapters for it."""
     weights = tiny_gguf.write(folder / "tiny.gguf", sharpened=True)
     return weights, [write_adapter(folder / f"{seed}.gguf", seed, model=TINY) for seed in range(BUNDLES - 1)]
 
 
-def test_how_many_rows_ask_for_logits_changes_no_bit(tmp_path: Path) -> None:
-    """Of weights that are not quantized, too, on every build (decision 0051)."""
+def test_number_of_rows_with_logits_changes_no_bit(tmp_path: Path) -> None:
+    """The number of rows with logits in a step does not change the logits, for weights that are not quantized either,
+    on every build (decision 0051)."""
     weights, _ = tiny(tmp_path)
     model = LlamaModel(str(weights))
     context = LlamaContext(model, ContextShape(cells=256, sequences=2, kv_type="f16", threads=1))
@@ -126,29 +127,31 @@ def test_how_many_rows_ask_for_logits_changes_no_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_scores_with_the_cache_are_those_without(tmp_path: Path) -> None:
-    """Every answer, while beginnings are found, cut, and driven out by others."""
+def test_scores_are_the_same_with_and_without_the_cache(tmp_path: Path) -> None:
+    """Every answer is the same with the cache as without, while prefixes are found, split and evicted."""
     hits, lookups = compare(*tiny(tmp_path), jobs=200, kept=60_000)
     assert 0 < hits < lookups
 
 
 @pytest.mark.release
-def test_thousands_of_scores_with_the_cache_are_those_without(tmp_path: Path) -> None:
-    """The same at length."""
+def test_thousands_of_scores_are_the_same_with_and_without_cache(tmp_path: Path) -> None:
+    """4,000 jobs have the same answers with the cache as without."""
     hits, lookups = compare(*tiny(tmp_path), jobs=4000, kept=60_000)
     assert 0 < hits < lookups
 
 
 @pytest.mark.release
-def test_scores_of_a_real_model_with_the_cache_are_those_without(tmp_path: Path) -> None:
-    """Quantized weights amplify what rounds differently: there is nothing of it."""
+def test_real_model_scores_the_same_with_and_without_the_cache(tmp_path: Path) -> None:
+    """SmolLM2 with quantized weights, which amplify rounding differences, has the same answers with the cache as
+    without."""
     adapters = [write_adapter(tmp_path / f"{seed}.gguf", seed) for seed in range(2)]
     hits, lookups = compare(smollm2_path(), adapters, jobs=120, kept=12_000_000)
     assert 0 < hits < lookups
 
 
-def test_a_prompt_that_was_computed_is_not_computed_again(tmp_path: Path) -> None:
-    """Of the same text again, one token; of one that goes on behind it, what is new; a short one is not kept."""
+def test_cached_prompt_is_not_computed_again(tmp_path: Path) -> None:
+    """A repeated text computes one token, a text that continues it computes only the new part, and a short text is not
+    cached."""
     weights, _ = tiny(tmp_path)
     runtime = load(weights, 2**20)
     attach(runtime, [])

@@ -1,4 +1,4 @@
-"""A row comes out the same however many rows there are, for each type that weights may have (decision 0051)."""
+"""A row has the same result in steps of any number of rows, for each type of weights (decision 0051)."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def _whole(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where weights are written."""
+    """Return the folder for weights."""
     return tmp_path_factory.mktemp("weights")
 
 
 def weights(folder: Path, kind: str) -> Path:
-    """Return a tiny decoder at a format."""
+    """Return a tiny decoder in a format."""
     path = folder / f"{kind}.gguf"
     if not path.exists():
         gguf_files.quantize(gguf_files.QuantizeRequest(_whole(folder), path, kind))
@@ -63,8 +63,9 @@ def weights(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", products.TYPES)
-def test_a_product_is_right_and_the_same_for_any_number_of_rows(kind: str) -> None:
-    """As float64 has it of the same rounded numbers; in either layout, but that of Q2_K and Q4_K, which nobody uses."""
+def test_product_is_right_and_identical_for_any_number_of_rows(kind: str) -> None:
+    """The product agrees with float64 on the same rounded numbers and is the same for any number of rows, in plain and
+    repacked layout; the unused repacked layout of Q2_K and Q4_K is left out."""
     matrix, given = products.weights(kind, 32, 512), products.activations(max(ROWS), 512)
     right = products.exact(matrix, given)
     again = products.is_repacked(kind) and kind not in ("Q2_K", "Q4_K")
@@ -83,14 +84,15 @@ def test_a_product_is_right_and_the_same_for_any_number_of_rows(kind: str) -> No
     ("kind", "repacked"),
     [("Q4_K_M", False), *(pytest.param(kind, True, marks=pytest.mark.slow) for kind in ("Q5_K_M", "Q6_K", "Q4_0"))],
 )
-def test_what_would_come_out_otherwise_is_not_laid_out_anew(folder: Path, kind: str, repacked: bool) -> None:
-    """Q4_K; Q4_0 is, which is twice as fast, and whose rows are the same."""
+def test_only_types_with_identical_rows_are_repacked(folder: Path, kind: str, repacked: bool) -> None:
+    """A Q4_K_M file is not repacked; files such as Q4_0 are, which is twice as fast and keeps the results of rows."""
     assert repacked == gguf_header.read_header(str(weights(folder, kind))).may_be_repacked
 
 
 @format_of_weights
 def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> None:
-    """One row, few, as many as have other kernels, and with another text's rows before them."""
+    """Logits are the same in steps of one row, of few, of as many as use other kernels, and after another text's
+    rows."""
     model = LlamaModel(str(weights(folder, kind)))
     try:
         same_in_any_step(model)
@@ -104,8 +106,9 @@ def test_logits_are_the_same_in_steps_of_any_size(folder: Path, kind: str) -> No
 @pytest.mark.slow
 @pytest.mark.skipif(llama_builds.chosen() is not None, reason="once is enough: builds are told apart by small models")
 @pytest.mark.parametrize("kind", ["Q4_K_M", "Q5_K_M", "Q6_K"])
-def test_logits_of_a_real_model_are_the_same_in_steps_of_any_size(tmp_path: Path, kind: str) -> None:
-    """SmolLM2 at K formats: matrices of K types, and of the types that stand in for them where rows are narrow."""
+def test_real_model_has_the_same_logits_in_steps_of_any_size(tmp_path: Path, kind: str) -> None:
+    """SmolLM2 in K formats, with the types that replace K types in narrow rows, has the same logits in steps of any
+    size."""
     path = tmp_path / "weights.gguf"
     gguf_files.quantize(gguf_files.QuantizeRequest(smollm2_path(), path, kind, requantize=True))
     model = LlamaModel(str(path))
@@ -116,7 +119,7 @@ def test_logits_of_a_real_model_are_the_same_in_steps_of_any_size(tmp_path: Path
 
 
 def same_in_any_step(model: LlamaModel, sizes: Sequence[int] = (1, 2, 3, 5, 7, 8, 17, ROWS_MAX)) -> None:
-    """Require it of a text's last rows."""
+    """Require that the logits of a text's last rows are the same in steps of these sizes."""
     tokens = (model.tokenize("How much is the blue lamp over there? ", special=False) * FEW)[:FEW]
     usual = np.array(cut(model, tokens, 16, threads=1))
     others = {f"steps of {rows}": cut(model, tokens, rows, threads=1) for rows in sizes}
@@ -127,8 +130,8 @@ def same_in_any_step(model: LlamaModel, sizes: Sequence[int] = (1, 2, 3, 5, 7, 8
 
 @by_row
 @pytest.mark.parametrize("kind", ["F16", "Q4_K_M"])
-def test_bulk_steps_may_have_scores_in_them(folder: Path, kind: str) -> None:
-    """With the agent's kernels it is measured so, for floats and K types, too."""
+def test_scores_may_be_in_bulk_steps(folder: Path, kind: str) -> None:
+    """With the agent's kernels, autotuning measures that bulk steps do not change scores, for floats and K types."""
     model = LlamaModel(str(weights(folder, kind)))
     try:
         shape = ContextShape(cells=600, sequences=4, kv_type="f16", threads=1)
@@ -142,11 +145,11 @@ def test_bulk_steps_may_have_scores_in_them(folder: Path, kind: str) -> None:
 
 
 @by_row
-def test_weights_that_are_laid_out_anew_are_found_out(folder: Path) -> None:
-    """Q4_K as llama.cpp has it by itself: that scores depend on their neighbours is measured, not assumed, with tuning
-    and without, and by the steps that a device is measured in."""
+def test_repacked_q4_k_is_measured_as_dependent(folder: Path) -> None:
+    """For Q4_K that llama.cpp repacks, the engine measures that scores depend on neighbours, with and without tuning
+    and with the steps of a device."""
     path = str(weights(folder, "Q4_K_M"))
-    model = LlamaModel(path, head=replace(gguf_header.read_header(path), product_bytes={}))
+    model = LlamaModel(path, header=replace(gguf_header.read_header(path), product_bytes={}))
     try:
         shape = ContextShape(cells=300, sequences=4, kv_type="f16", threads=1)
         limits = autotune.TuningLimits(seconds=0, share=0.0)
@@ -159,7 +162,7 @@ def test_weights_that_are_laid_out_anew_are_found_out(folder: Path) -> None:
 
 
 class Company:
-    """A runtime that answers many at once; in bulk steps, too, where it is loaded as a site does."""
+    """A runtime that answers many jobs at once, in bulk steps if it is loaded as at a site."""
 
     def __init__(self, path: Path, folder: Path, *, bulk: bool = False) -> None:
         more: dict[str, Any] = {"context_tokens": CONTEXT_TOKENS, "threads": 1, "sequences_max": max(BATCHES) + 1}
@@ -187,7 +190,7 @@ class Company:
         self.runtime.attach("write", make("generate", prompt={"template": "{input}"}, limits=limits), {})
 
     def scores(self, texts: Sequence[str], digest: str = "sort", *, beside: str = "") -> list[tuple[float, ...]]:
-        """Return what texts score that are computed together, beside jobs of another bundle."""
+        """Return the scores of texts that are computed together, next to jobs of another bundle."""
         events = []
         if beside:
             self.runtime.submit(JobRequest(job_id="beside", digest=beside, text=TEXTS[-1], output_tokens_max=24))
@@ -202,7 +205,8 @@ class Company:
         return [(*done[str(place)].scores, done[str(place)].label_mass) for place in range(len(texts))]
 
     def require_the_same(self, sizes: Sequence[int]) -> None:
-        """Require the bits of texts alone: in batches of these sizes, in another order, beside others."""
+        """Require that texts have the same bits alone, in batches of these sizes, in another order, and next to other
+        jobs."""
         given = {"sort": TEXTS, "tuned": TEXTS[:BESIDE]}
         alone = {digest: {text: self.scores([text], digest)[0] for text in given[digest]} for digest in given}
         assert len(TEXTS) + BESIDE == len({scores for each in alone.values() for scores in each.values()})
@@ -222,9 +226,9 @@ class Company:
 
 
 @format_of_weights
-def test_fifty_texts_score_in_any_company_as_alone(folder: Path, kind: str) -> None:
-    """To the last bit: in batches of 2 to 64, in another order, beside a text that is written, with an adapter and
-    without, beside the other."""
+def test_fifty_texts_score_the_same_alone_and_in_batches(folder: Path, kind: str) -> None:
+    """Scores are the same to the last bit alone, in batches of 2 to 64, in another order, next to a generated text, and
+    with or without an adapter."""
     company = Company(weights(folder, kind), folder)
     company.require_the_same(BATCHES)
     assert max(company.rows) <= ROWS_MAX
@@ -234,8 +238,8 @@ def test_fifty_texts_score_in_any_company_as_alone(folder: Path, kind: str) -> N
 @by_row
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0"])
-def test_fifty_texts_score_in_bulk_steps_as_alone(folder: Path, kind: str) -> None:
-    """So it is with `tune: true`, as a site has it, where larger steps are measured and then have scores in them."""
+def test_fifty_texts_score_the_same_alone_and_in_bulk_steps(folder: Path, kind: str) -> None:
+    """With `tune: true`, as at a site, scores in bulk steps are the same as alone."""
     company = Company(weights(folder, kind), folder, bulk=True)
     assert ("remembered", autotune.SAME) == (company.details["tuned"], company.details["bulk_scores"])
     company.require_the_same(BATCHES[-1:])

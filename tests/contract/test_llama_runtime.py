@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama on a real model: SmolLM2-135M-Instruct, loaded once, one thread."""
+"""The llama runtime on a real model: SmolLM2-135M-Instruct, loaded once, with one thread."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def loaded() -> Iterator[LlamaRuntime]:
 
 @pytest.fixture
 def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
-    """Hand out the runtime idle and require it back idle, with no other bundles."""
+    """Yield the idle runtime, and require that it is idle again afterwards, without other bundles."""
     yield loaded
     for digest in set(loaded._bundles) - {"c", "g"}:
         loaded.detach(digest)
@@ -96,7 +96,7 @@ def generate(runtime: LlamaRuntime, text: str, digest: str = "g", **more: Any) -
 
 
 def naive_odds(manifest: Manifest, text: str, labels: Sequence[str]) -> list[float]:
-    """Return the probabilities of labels as answers by one walk for each, in a context of its own."""
+    """Return the probabilities of labels as answers, each computed separately in another context."""
     model = LlamaModel(str(WEIGHTS))
     context = LlamaContext(model, ContextShape(cells=1024, sequences=2, kv_type="f16", threads=1))
     bundle = read_bundle("x", manifest, model)
@@ -119,7 +119,7 @@ def naive_odds(manifest: Manifest, text: str, labels: Sequence[str]) -> list[flo
 
 
 def test_details_name_model_and_quantization() -> None:
-    """After the load the status has what the file holds."""
+    """The details of a load have the model, quantization and parameters of the file."""
     runtime = LlamaRuntime()
     details = runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=64, sequences_max=1))
     runtime.close()
@@ -128,8 +128,8 @@ def test_details_name_model_and_quantization() -> None:
     assert details["cpu_variant"] != "none"
 
 
-def test_scores_equal_a_walk_for_each_label(runtime: LlamaRuntime) -> None:
-    """Scores and label mass are those of computing every label by itself."""
+def test_scores_equal_separate_computation_of_each_label(runtime: LlamaRuntime) -> None:
+    """Scores and label mass equal those of computing every label separately."""
     odds = naive_odds(make(), SHORT, LABELS)
     done = classify(runtime, SHORT)
     assert pytest.approx([share / sum(odds) for share in odds], rel=1e-6) == list(done.scores)
@@ -139,7 +139,7 @@ def test_scores_equal_a_walk_for_each_label(runtime: LlamaRuntime) -> None:
 
 @pytest.mark.slow
 def test_hundreds_of_labels_are_scored(runtime: LlamaRuntime) -> None:
-    """More branches than rows in a step or sequences in the context take several steps and are exact."""
+    """More label branches than rows in a step or sequences in the context take several steps and are scored exactly."""
     labels = [f"{word} number {i}" for i in range(70) for word in ("shelf", "till", "red door")]
     manifest = make(labels=labels)
     runtime.attach("many", manifest, {})
@@ -150,7 +150,8 @@ def test_hundreds_of_labels_are_scored(runtime: LlamaRuntime) -> None:
 
 
 def turmoil(runtime: LlamaRuntime, texts: list[str], asked: dict[str, str]) -> Iterator[Event]:
-    """Ask for scores (noted in `asked`) amid generations, cancellations, and a bundle that comes and goes."""
+    """Request scores (listed in `asked`) among generations, cancellations, and a bundle that is attached and
+    detached."""
     dice = random.Random(1)
     for turn in range(24):
         asked[str(turn)] = text = dice.choice(texts)
@@ -173,7 +174,7 @@ def turmoil(runtime: LlamaRuntime, texts: list[str], asked: dict[str, str]) -> I
 
 @pytest.mark.slow
 def test_scores_do_not_depend_on_neighbours() -> None:
-    """Whatever else is computed, cancelled, attached or detached meanwhile: a score is the same to the last bit."""
+    """A score is the same to the last bit whatever else is computed, cancelled, attached or detached meanwhile."""
     runtime = load(sequences_max=6)
     for digest, manifest in (("c", make()), ("g", CHAT)):
         runtime.attach(digest, manifest, {})
@@ -191,8 +192,8 @@ def test_scores_do_not_depend_on_neighbours() -> None:
         assert (expected.scores, expected.label_mass) == (done.scores, done.label_mass)
 
 
-def test_a_stream_comes_in_pieces_that_a_reader_can_follow(runtime: LlamaRuntime) -> None:
-    """The first token's text at once, then at most 40 pieces a second, and the rest at the end."""
+def test_stream_is_sent_in_pieces_at_a_limited_rate(runtime: LlamaRuntime) -> None:
+    """The text of the first token is sent at once, then at most 40 pieces per second, and the rest at the end."""
     started = time.monotonic()
     runtime.submit(JobRequest(job_id="a", digest="g", text=LONG, output_tokens_max=40))
     events: list[Event] = []
@@ -205,8 +206,9 @@ def test_a_stream_comes_in_pieces_that_a_reader_can_follow(runtime: LlamaRuntime
     assert 1 < len(pieces) <= (time.monotonic() - started) / PIECE_SECONDS + 2
 
 
-def test_prefix_lies_below_the_jobs_that_were_there(runtime: LlamaRuntime) -> None:
-    """A bundle attached beside a running job scores the same after that job has left its cells; the job goes on."""
+def test_prefix_attached_next_to_a_running_job_scores_the_same(runtime: LlamaRuntime) -> None:
+    """A bundle that is attached next to a running job scores the same after that job has released its cells, and the
+    job continues."""
     before = classify(runtime, LONG)
     text = "".join(generate(runtime, LONG)[0])
     runtime.submit(JobRequest(job_id="talk", digest="g", text=LONG))
@@ -218,8 +220,9 @@ def test_prefix_lies_below_the_jobs_that_were_there(runtime: LlamaRuntime) -> No
 
 
 @pytest.mark.slow
-def test_lone_row_of_a_score_gets_company() -> None:
-    """With two threads, a row computed alone behind many cells equals the same row computed with its neighbours."""
+def test_lone_row_of_a_score_equals_the_same_row_among_others() -> None:
+    """With two threads, a row that is computed alone after many cells equals the same row computed with its
+    neighbours."""
     model = LlamaModel(str(WEIGHTS))
     cache = KvCache(model, 1, context_shape(600, jobs=1, kv_type="f16", threads=2), 2**26)
     tokens = model.tokenize(LONG * 6, special=False)[: 5 * ROWS_MAX]
@@ -233,8 +236,8 @@ def test_lone_row_of_a_score_gets_company() -> None:
     assert together.tobytes() == alone.tobytes()
 
 
-def test_bundle_below_is_detached_and_scores_stay(runtime: LlamaRuntime) -> None:
-    """When a prefix at the bottom of the cache goes, the others move down and score as before."""
+def test_detaching_the_lowest_bundle_changes_no_score(runtime: LlamaRuntime) -> None:
+    """When the lowest prefix in the cache is removed, the others move down and score as before."""
     before = classify(runtime, LONG)
     runtime.attach("last", make(), {})
     runtime.submit(JobRequest(job_id="kept", digest="last", text=LONG))
@@ -247,7 +250,7 @@ def test_bundle_below_is_detached_and_scores_stay(runtime: LlamaRuntime) -> None
 
 
 def test_chunks_add_up_to_the_text(runtime: LlamaRuntime) -> None:
-    """A greedy answer comes in pieces, never empty, and the same each time; the end has the counts."""
+    """A greedy answer is sent in several non-empty pieces and is the same each time; the result has the counts."""
     chunks, done = generate(runtime, "What is a receipt?")
     assert len(chunks) > 1
     assert all(chunks)
@@ -257,7 +260,7 @@ def test_chunks_add_up_to_the_text(runtime: LlamaRuntime) -> None:
 
 
 def test_answer_ends_where_the_model_ends_it(runtime: LlamaRuntime) -> None:
-    """The model's end token finishes with "stop", and its text is not shown."""
+    """The model's end token ends the answer with finish reason `stop`, and its text is not shown."""
     chunks, done = generate(runtime, "Say only the word: yes")
     assert "stop" == done.finish
     assert done.output_tokens < 40
@@ -265,7 +268,7 @@ def test_answer_ends_where_the_model_ends_it(runtime: LlamaRuntime) -> None:
 
 
 def test_stop_string_ends_the_text(runtime: LlamaRuntime) -> None:
-    """A stop string from the request, lying across tokens, ends the text before it."""
+    """A stop string of the request that spans several tokens ends the text before it."""
     whole = "".join(generate(runtime, "What is a receipt?")[0])
     stop = whole[31:38]
     chunks, done = generate(runtime, "What is a receipt?", stops=(stop,))
@@ -273,23 +276,23 @@ def test_stop_string_ends_the_text(runtime: LlamaRuntime) -> None:
     assert ("stop", True) == (done.finish, done.output_tokens < 40)
 
 
-def test_stop_string_of_the_bundle_counts(runtime: LlamaRuntime) -> None:
+def test_stop_string_of_the_bundle_applies(runtime: LlamaRuntime) -> None:
     """The manifest's stop strings end every generation of its task."""
     runtime.attach("lines", make("generate", prompt={"template": "{input}", "stops": ["7"]}), {})
     chunks, done = generate(runtime, "Count: 1, 2, 3, 4, 5,", "lines")
     assert (" 6, ", "stop") == ("".join(chunks), done.finish)
 
 
-def test_emoji_come_whole(runtime: LlamaRuntime) -> None:
-    """Characters of several tokens are never cut: each chunk is valid by itself."""
+def test_multi_token_characters_are_not_split(runtime: LlamaRuntime) -> None:
+    """Characters of several tokens are never split between pieces, so each piece is valid text."""
     runtime.attach("copy", make("generate", prompt={"template": "{input}"}), {})
     chunks, _ = generate(runtime, "☕🙂🛒 ☕🙂🛒 ☕🙂🛒 ☕🙂🛒 ☕🙂", "copy", output_tokens_max=24)
     assert "🛒" in "".join(chunks)
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(chunks)
 
 
-def test_output_limit_of_the_task_is_the_ceiling(runtime: LlamaRuntime) -> None:
-    """A request may ask for less than the task's limit and not for more."""
+def test_output_limit_of_the_task_is_the_maximum(runtime: LlamaRuntime) -> None:
+    """A request can ask for fewer tokens than the task's limit but not for more."""
     assert 3 == generate(runtime, "What is a receipt?", output_tokens_max=3)[1].output_tokens
     assert 40 == generate(runtime, "What is a receipt?", output_tokens_max=999)[1].output_tokens
     runtime.attach("mute", make("generate", limits={"input_tokens_max": 200, "output_tokens_max": 0}), {})
@@ -297,15 +300,15 @@ def test_output_limit_of_the_task_is_the_ceiling(runtime: LlamaRuntime) -> None:
     assert ([], "length", 0) == (chunks, done.finish, done.output_tokens)
 
 
-def test_seed_determines_the_draw(runtime: LlamaRuntime) -> None:
-    """Above temperature 0 the same seed gives the same text and another seed another."""
+def test_seed_determines_the_sampled_text(runtime: LlamaRuntime) -> None:
+    """Above temperature 0 the same seed gives the same text, and another seed a different one."""
     drawn = [generate(runtime, "Tell me a story.", temperature=1.5, seed=seed)[0] for seed in (5, 5, 2**32 - 1)]
     texts = list(map("".join, drawn))
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_cancel_in_the_middle_frees_the_sequence(runtime: LlamaRuntime) -> None:
-    """A cancelled generation ends at once, and as many jobs as before find room."""
+def test_cancelled_generation_frees_its_sequence(runtime: LlamaRuntime) -> None:
+    """A cancelled generation ends at once, and its sequence is free for another job."""
     for i in range(6):
         runtime.submit(JobRequest(job_id=str(i), digest="g", text="What is a receipt?"))
     for _ in range(12):
@@ -317,7 +320,8 @@ def test_cancel_in_the_middle_frees_the_sequence(runtime: LlamaRuntime) -> None:
 
 
 def test_long_input_is_refused_with_count_and_limit(runtime: LlamaRuntime) -> None:
-    """The count is that of the whole prompt; an absurd length is refused before it is tokenized."""
+    """The refusal of a long input has the tokens of the whole prompt and the limit; an absurd length is refused before
+    it is tokenized."""
     with pytest.raises(InputTooLong, match=r"the input has \d+ tokens; the limit is 280") as caught:
         runtime.submit(JobRequest(job_id="1", digest="c", text="word " * 280))
     assert int(caught.value.metadata["tokens"]) > 280 + 30
@@ -330,7 +334,8 @@ def test_long_input_is_refused_with_count_and_limit(runtime: LlamaRuntime) -> No
 
 
 def test_control_tokens_in_the_input_are_text() -> None:
-    """What looks like the end of a message stays ten harmless characters; in the template it is a token."""
+    """The text of a control token in the input is tokenized as plain characters; in the template it is the control
+    token."""
     model = LlamaModel(str(WEIGHTS))
     end = model.tokenize("<|im_end|>", special=True)
     bundle = read_bundle("g", CHAT, model)
@@ -341,7 +346,7 @@ def test_control_tokens_in_the_input_are_text() -> None:
 
 
 def test_adapter_changes_its_own_bundle_only(runtime: LlamaRuntime, tmp_path: Path) -> None:
-    """A bundle with an adapter scores otherwise; one without scores as before, beside it and after it."""
+    """A bundle with an adapter has different scores; a bundle without one scores as before, next to it and after it."""
     adapter = {"adapter": str(write_adapter(tmp_path / "a.gguf", seed=1))}
     before = classify(runtime, SHORT)
     runtime.attach("tuned", make(), adapter)
@@ -358,7 +363,8 @@ def test_adapter_changes_its_own_bundle_only(runtime: LlamaRuntime, tmp_path: Pa
 
 
 def test_adapter_with_nan_is_refused(runtime: LlamaRuntime, tmp_path: Path) -> None:
-    """llama.cpp loads an adapter of NaN without complaint; attaching it fails, and the base goes on."""
+    """An adapter with NaN, which llama.cpp loads without an error, is refused at attach, and the base model
+    continues."""
     before = classify(runtime, SHORT)
     spoilt = write_adapter(tmp_path / "spoilt.gguf", seed=1, spoil=True)
     with pytest.raises(ModelLoadFailed, match=r"spoilt\.gguf failed: the model's logits are not numbers"):
@@ -368,7 +374,8 @@ def test_adapter_with_nan_is_refused(runtime: LlamaRuntime, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_refused(value: float) -> None:
-    """NaN and infinity alike, because either makes NaN of every score; no token is chosen by them either."""
+    """NaN and infinite logits fail the job, because either makes every score NaN; no token is chosen by them,
+    either."""
     model = LlamaModel(str(WEIGHTS))
     context = LlamaContext(model, ContextShape(cells=64, sequences=1, kv_type="f16", threads=1))
     try:
@@ -384,7 +391,7 @@ def test_logits_that_are_not_finite_are_refused(value: float) -> None:
 
 
 def test_broken_adapter_is_refused(runtime: LlamaRuntime, tmp_path: Path) -> None:
-    """A cut, empty or foreign adapter file is named with the reason."""
+    """A truncated, empty or foreign adapter file is refused with its name and the reason."""
     path = write_adapter(tmp_path / "a.gguf", seed=1)
     data = path.read_bytes()
     for content, reason in ((data[:-5000], "does not load"), (b"", "0 bytes"), (b"PK\3\4zip", "not a GGUF file")):
@@ -405,7 +412,8 @@ def test_broken_adapter_is_refused(runtime: LlamaRuntime, tmp_path: Path) -> Non
     ],
 )
 def test_truncated_weights_are_refused(tmp_path: Path, size: int, reason: str) -> None:
-    """The error has the file's name without its folder, and the reason; llama.cpp finds what lacks only its end."""
+    """The error has the name of the truncated file without its folder, and the reason; llama.cpp detects a file that
+    lacks only its end."""
     path = tmp_path / "cut.gguf"
     with WEIGHTS.open("rb") as file:
         path.write_bytes(file.read(size if size >= 0 else WEIGHTS.stat().st_size + size))
@@ -416,15 +424,15 @@ def test_truncated_weights_are_refused(tmp_path: Path, size: int, reason: str) -
 
 
 def test_missing_weights_and_too_much_context_are_refused(tmp_path: Path) -> None:
-    """A missing file, and a context that the model was not trained for, are load errors."""
+    """A missing file, and a context longer than the model was trained for, fail the load."""
     with pytest.raises(ModelLoadFailed, match=r"none\.gguf does not load: No such file"):
         load(tmp_path / "none.gguf")
     with pytest.raises(ModelLoadFailed, match=r"'context_tokens' is 9000; .* was trained with 8192"):
         LlamaRuntime().load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=9000))
 
 
-def test_tasks_that_cannot_work_are_refused(runtime: LlamaRuntime) -> None:
-    """A label of too many tokens, and a prompt that leaves no room for an input, fail at attach."""
+def test_unusable_tasks_are_refused(runtime: LlamaRuntime) -> None:
+    """A label with too many tokens, and a prompt that leaves no room for an input, are refused at attach."""
     with pytest.raises(ModelLoadFailed, match="takes 41 tokens without an input; 'input_tokens_max' is 40"):
         runtime.attach("full", make(limits={"input_tokens_max": 40}), {})
     with pytest.raises(ModelLoadFailed, match="1 to 32 are allowed"):
@@ -432,8 +440,8 @@ def test_tasks_that_cannot_work_are_refused(runtime: LlamaRuntime) -> None:
 
 
 @pytest.mark.slow
-def test_more_bundles_than_the_buffer_could_hold_score_as_one(runtime: LlamaRuntime) -> None:
-    """Prompts of dozens of bundles take turns in the buffer; each scores as if it were alone."""
+def test_more_bundles_than_the_cache_holds_score_as_alone(runtime: LlamaRuntime) -> None:
+    """The prompts of 24 bundles take turns in the cache, and each bundle scores as if it were alone."""
     before = classify(runtime, SHORT)
     texts = [f"Task {i}. {TEMPLATE}" for i in range(24)]
     alone = []
@@ -447,8 +455,9 @@ def test_more_bundles_than_the_buffer_could_hold_score_as_one(runtime: LlamaRunt
     assert before.scores == classify(runtime, SHORT).scores
 
 
-def test_a_prompt_that_cannot_be_kept_is_refused() -> None:
-    """A prompt larger than the room for prompts is refused with the setting to raise; nothing is left of it."""
+def test_prompt_larger_than_the_prompt_cache_is_refused() -> None:
+    """A prompt that does not fit into the prompt cache is refused with the setting to raise, and nothing of it stays in
+    the cache."""
     runtime = load(prompt_cache_bytes_max=2**19)
     with pytest.raises(ModelLoadFailed, match="tokens before the input take more than 'prompt_cache_bytes_max'"):
         runtime.attach("c", make(), {})
@@ -457,8 +466,9 @@ def test_a_prompt_that_cannot_be_kept_is_refused() -> None:
     runtime.close()
 
 
-def test_refused_batch_fails_the_job_to_blame(runtime: LlamaRuntime) -> None:
-    """When llama_decode refuses a batch, the job that it refuses alone fails, and nothing is left of it behind."""
+def test_refused_batch_fails_only_the_job_to_blame(runtime: LlamaRuntime) -> None:
+    """If llama_decode refuses a batch, only the job that caused the refusal fails, and nothing of it stays in the
+    cache."""
     before = classify(runtime, SHORT)
     runtime.submit(JobRequest(job_id="bad", digest="c", text=SHORT))
     runtime._jobs["bad"].tokens[-1] = -1  # a token that no tokenizer makes: llama.cpp answers -1
@@ -474,5 +484,5 @@ def test_refused_batch_fails_the_job_to_blame(runtime: LlamaRuntime) -> None:
 
 
 def test_installed_release_is_the_pinned_one() -> None:
-    """The release that this adapter knows is the one that pyproject.toml installs."""
+    """The release that this adapter is written for is the one that pyproject.toml pins."""
     assert f"llama-cpp-python=={PIN}" in (Path(__file__).parents[2] / "pyproject.toml").read_text()

@@ -1,8 +1,8 @@
-"""Streams that continue without new planning at each step write the same tokens as with it.
+"""Streams that continue without planning each step write the same tokens as with planning.
 
-That a text does not depend on who else is there is test_llama_texts.py's. Here streams come one after the other, each
-with a prompt that is read in one step however fast the machine is, and end in the same step, so that both ways of
-computing them meet the same cells.
+test_llama_texts.py covers that a text does not depend on other jobs. Here streams start one after the other, each with
+a prompt that is read in one step on any machine, and end in the same step, so that both ways of computing use the same
+cells.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
 
 
 class Said:
-    """What came of each job."""
+    """The output of each job."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
@@ -63,7 +63,7 @@ class Said:
 
     @property
     def tokens(self) -> dict[str, tuple[Token, ...]]:
-        """What each stream that is done has written, and how likely that was, to the last bit."""
+        """The tokens of each finished stream with their exact log-probabilities."""
         return {job_id: event.tokens for job_id, event in self.ended.items() if isinstance(event, JobResult)}
 
     def take(self, events: list[Event]) -> None:
@@ -75,7 +75,7 @@ class Said:
 
 
 def ask(runtime: LlamaRuntime, said: Said, things: Sequence[str], tokens: int = TOKENS) -> None:
-    """Ask for one stream after the other, a step apart; all come to their end in the same step."""
+    """Request streams one after the other, a step apart, that all end in the same step."""
     for later, thing in enumerate(things):
         job = JobRequest(job_id=thing, digest="w", text=thing, output_tokens_max=tokens - later, logprobs=0)
         runtime.submit(job)
@@ -91,7 +91,7 @@ def finish(runtime: LlamaRuntime, said: Said) -> Said:
 
 
 def write_on(runtime: LlamaRuntime, said: Said, jobs: int) -> None:
-    """Step until so many streams write on by themselves."""
+    """Step until this number of streams continue without planning."""
     for _ in range(TOKENS):
         if len(runtime._writers) == jobs:
             return
@@ -100,8 +100,8 @@ def write_on(runtime: LlamaRuntime, said: Said, jobs: int) -> None:
 
 
 @pytest.mark.parametrize("thing", THINGS)
-def test_one_stream_says_what_it_says_when_each_step_is_planned(runtime: LlamaRuntime, thing: str) -> None:
-    """Token for token."""
+def test_single_stream_is_the_same_with_and_without_planning(runtime: LlamaRuntime, thing: str) -> None:
+    """A stream writes the same text and tokens with and without planning each step."""
     texts = []
     for planned in (True, False):
         said = Said()
@@ -114,8 +114,8 @@ def test_one_stream_says_what_it_says_when_each_step_is_planned(runtime: LlamaRu
     assert texts[0] == texts[1]
 
 
-def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
-    """Two write, a third joins, one is cancelled: all the same as when each step is planned."""
+def test_streams_that_start_and_end_write_the_same_tokens(runtime: LlamaRuntime) -> None:
+    """Two streams, a third that starts later and one that is cancelled write the same as when each step is planned."""
     texts, cut = [], []
     for planned in (True, False):
         said = Said()
@@ -142,8 +142,8 @@ def test_streams_that_come_and_go(runtime: LlamaRuntime) -> None:
     assert cut[0] == cut[1]
 
 
-def test_a_bundle_that_is_attached_meanwhile(runtime: LlamaRuntime) -> None:
-    """Its prompt is computed between two steps of the others, who write on at their own places."""
+def test_bundle_attached_between_steps_changes_no_stream(runtime: LlamaRuntime) -> None:
+    """A bundle's prompt is computed between two steps of the streams, which continue with the same tokens."""
     texts, twins = [], iter(("twin", "other"))
     for planned in (True, False):
         said = Said()
@@ -163,8 +163,9 @@ def test_a_bundle_that_is_attached_meanwhile(runtime: LlamaRuntime) -> None:
 
 
 @pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.slow), 3, pytest.param(16, marks=pytest.mark.slow)])
-def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime, at: int) -> None:
-    """One row of each of five streams, ended twice: as they wrote on, and as planned. Nothing is lost or said twice."""
+def test_failed_step_is_planned_again(runtime: LlamaRuntime, at: int) -> None:
+    """A step with one row of each of five streams that is aborted is planned and repeated, and no token is lost or sent
+    twice."""
     texts = []
     for disturbed in (True, False):
         said = Said()
@@ -184,8 +185,8 @@ def test_a_step_that_fails_is_planned_anew(runtime: LlamaRuntime, at: int) -> No
 
 
 @pytest.mark.slow
-def test_a_crowd_is_planned_step_by_step(runtime: LlamaRuntime) -> None:
-    """A step that somebody has to be able to end is not one of those."""
+def test_many_streams_are_planned_step_by_step(runtime: LlamaRuntime) -> None:
+    """A step with LONG_ROWS streams or more is always planned, because it must be possible to interrupt it."""
     for number in range(LONG_ROWS):
         runtime.submit(JobRequest(job_id=f"{number}", digest="w", text=f"thing {number}", output_tokens_max=TOKENS))
     while runtime.busy:
@@ -194,14 +195,15 @@ def test_a_crowd_is_planned_step_by_step(runtime: LlamaRuntime) -> None:
 
 
 def in_a_row(place: SequenceSlot) -> bool:
-    """Tell whether the last tokens that were gathered lie side by side."""
+    """Tell whether the last compacted tokens are in adjacent cells."""
     tail = place.cells[place.packed - 20 : place.packed]
     return len(tail) == 20 and tail == list(range(tail[0], tail[0] + 20))
 
 
 @pytest.mark.slow
-def test_what_streams_have_written_is_put_side_by_side(runtime: LlamaRuntime) -> None:
-    """While nobody leaves holes, each says what it says where every step is planned; nothing is left behind."""
+def test_tokens_of_streams_are_compacted(runtime: LlamaRuntime) -> None:
+    """Without planning, the tokens of streams are moved into adjacent cells while no job leaves gaps, with the same
+    texts as with planning, and nothing stays in the cache."""
     things = [f"{colour} {thing}" for colour in ("old", "small") for thing in THINGS]
     texts, gathered = [], 0
     for planned in (True, False):

@@ -1,4 +1,4 @@
-"""A text is the same in any batch, to the last bit of its log-probabilities (decision 66)."""
+"""A generated text is the same in any batch, to the last bit of its log-probabilities (decision 66)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Told = tuple[Token, ...]
 
 
 class Writers:
-    """A runtime with bundles that write, bare and behind an adapter, and one that scores."""
+    """A runtime with bundles that generate, with and without an adapter, and one that scores."""
 
     def __init__(self, path: Path, adapter: Path | None) -> None:
         self.runtime = LlamaRuntime()
@@ -40,7 +40,7 @@ class Writers:
         self.held = 0
 
     def alone(self, number: int) -> Told:
-        """Return what a text is with nobody beside it."""
+        """Return a text that is generated alone."""
         self._ask(number, TOKENS_MAX)
         told: dict[str, Told] = {}
         while self.runtime.busy:
@@ -49,7 +49,7 @@ class Writers:
         return told[str(number)]
 
     def in_company(self, seed: int) -> dict[str, Told]:
-        """Return all texts, which come at moments that depend on the seed, beside shorter ones and scores."""
+        """Return all texts, which start at moments that depend on the seed, next to shorter ones and scores."""
         chosen, told = random.Random(seed), dict[str, Told]()
         coming = list(range(WRITERS))
         others = 0
@@ -83,7 +83,7 @@ class Writers:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where weights are written."""
+    """Return the folder for weights."""
     return tmp_path_factory.mktemp("weights")
 
 
@@ -93,10 +93,8 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def require_the_same(writers: Writers) -> None:
-    """Require of each text in company the bits that it has alone, as far as it goes, until streams were moved.
-
-    When that is depends on how long steps take, as the order of the jobs does.
-    """
+    """Require that each text next to other jobs has the bits that it has alone, as far as it gets, until streams were
+    moved. That moment depends on how long steps take, as the order of the jobs does."""
     alone = {str(number): writers.alone(number) for number in range(WRITERS)}
     assert WRITERS == len({repr(told) for told in alone.values()})
     for seed in range(SEEDS_MAX):
@@ -111,12 +109,12 @@ def require_the_same(writers: Writers) -> None:
 
 
 @format_of_weights
-def test_texts_are_the_same_in_any_company(folder: Path, adapter: Path, kind: str) -> None:
-    """Others come, go and are scored beside them; with an adapter and without."""
+def test_texts_are_the_same_next_to_other_jobs(folder: Path, adapter: Path, kind: str) -> None:
+    """Texts are the same while other jobs start, end and are scored next to them, with an adapter and without."""
     require_the_same(Writers(weights(folder, kind), adapter))
 
 
 @pytest.mark.slow
-def test_texts_of_a_real_model_are_the_same_in_any_company() -> None:
-    """Where a step is long, and jobs come in between."""
+def test_real_model_writes_the_same_texts_next_to_other_jobs() -> None:
+    """SmolLM2, whose steps are long enough for jobs to arrive meanwhile, writes the same texts next to other jobs."""
     require_the_same(Writers(smollm2_path(), None))

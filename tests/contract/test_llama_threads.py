@@ -1,4 +1,4 @@
-"""The number of threads changes between the steps of a running engine, and no bit of a score or a record with it."""
+"""The number of threads can change between the steps of a running engine without changing a bit of a score or text."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ TEXTS = [SHORT, "I lost my umbrella on the bus. " * 6, "When do you close?"]
 
 
 class Restless(ThreadTuner):
-    """Takes another count after each step."""
+    """A tuner that changes the number of threads after each step."""
 
     def record_step(self, expected: float, seconds: float, now: float) -> float:
-        """Go round."""
+        """Change to the next number of threads."""
         self.threads = self.threads % 3 + 1
         return 1.0
 
 
 class Trying(ThreadTuner):
-    """Tries one thread in each step."""
+    """A tuner that tries one thread in each step."""
 
     def record_step(self, expected: float, seconds: float, now: float) -> float:
-        """Go on."""
+        """Keep trying."""
         self.trying, self.threads = True, 1
         return 1.0
 
 
 @contextmanager
 def loaded(tuner: ThreadTuner | None = None) -> Iterator[LlamaRuntime]:
-    """Load with three threads: "c" classifies, "g" writes."""
+    """Load with three threads: "c" classifies, "g" generates."""
     runtime = LlamaRuntime()
     runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=1024, threads=3))
     runtime.attach("c", make(), {})
@@ -51,7 +51,7 @@ def loaded(tuner: ThreadTuner | None = None) -> Iterator[LlamaRuntime]:
 
 
 def answers(runtime: LlamaRuntime) -> dict[str, tuple[object, ...]]:
-    """Ask one text after the other, by each task; return what each answer says."""
+    """Compute one text after the other with each task; return the content of each answer."""
     found: dict[str, tuple[object, ...]] = {}
     for number, text in enumerate(TEXTS):
         for digest in "cg":
@@ -66,16 +66,18 @@ def answers(runtime: LlamaRuntime) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.mark.slow
-def test_scores_and_texts_are_the_same_whatever_number_of_threads_computes() -> None:
-    """Another one in each step, from one to three, against three in all."""
+def test_scores_and_texts_are_the_same_with_any_thread_count() -> None:
+    """Scores and texts are the same with another number of threads in each step, from one to three, as with three in
+    all."""
     with loaded() as runtime:
         same = answers(runtime)
     with loaded(Restless((1, 2, 3), 3, 0.0)) as runtime:
         assert same == answers(runtime)
 
 
-def test_no_stream_waits_for_a_try() -> None:
-    """Other threads are tried on steps that write or read, and not on one that reads while somebody writes."""
+def test_thread_trials_do_not_delay_streams() -> None:
+    """Other thread counts are tried in steps that only write or only read, not in a step that reads while a stream is
+    written."""
     with loaded(Trying((1, 3), 3, 0.0)) as runtime:
         context, steps = runtime._cache.context, set[tuple[str, int]]()
         decode, write_on = context.decode, context.decode_stream_tokens
@@ -102,8 +104,9 @@ def test_no_stream_waits_for_a_try() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
-    """With several threads; a child of one has nothing to change. What somebody has edited is measured."""
+def test_effect_of_threads_is_measured_once_and_remembered() -> None:
+    """Whether the thread count changes scores is measured at the first load with several threads, not with one, and a
+    stored value is used."""
     model = LlamaModel(str(WEIGHTS))
     try:
         for threads, said, found in (
@@ -122,8 +125,8 @@ def test_it_is_found_out_at_the_first_load_and_remembered() -> None:
 
 
 @pytest.mark.slow
-def test_without_tuning_the_given_threads_compute() -> None:
-    """As they are told, however slow the steps are."""
+def test_given_threads_are_used_without_tuning() -> None:
+    """Without tuning the given number of threads computes, however slow the steps are."""
     runtime = LlamaRuntime()
     details = runtime.load(LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=512, threads=2))
     try:

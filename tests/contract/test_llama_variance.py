@@ -1,4 +1,4 @@
-"""The llama runtime's report for weights whose scores depend on the rest of the batch."""
+"""The llama runtime reports weights whose scores depend on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SPEC = LoadRequest(runtime="llama", weights=str(WEIGHTS), context_tokens=CONTEXT
 
 
 @pytest.mark.slow
-def test_what_was_measured_of_the_weights_is_reported_of_each_bundle() -> None:
-    """Where a load has found that scores vary even in small steps, bundles to classify say so, with the weights and the
-    code; text has no score. Scores that are kept to small steps do not vary."""
+def test_measured_score_variance_is_reported_for_each_bundle() -> None:
+    """If a load measured that scores vary even in small steps, each bundle that classifies reports this with the
+    quantization; generated text has no score. Scores that stay the same in small steps do not vary."""
     measuring = LlamaRuntime()
     settings = measuring.load(SPEC)
     measuring.close()
@@ -35,9 +35,9 @@ def test_what_was_measured_of_the_weights_is_reported_of_each_bundle() -> None:
         runtime.close()
 
 
-def test_what_was_not_measured_is_not_promised() -> None:
-    """Scores whose measurement failed, on a device or on the processor, count as scores that vary; the reason is given
-    with the name of the device."""
+def test_unmeasured_scores_count_as_varying() -> None:
+    """Scores whose measurement failed, on a device or on the processor, count as varying, and the reason names the
+    device."""
     shape = ContextShape(cells=300, sequences=2, kv_type="f16", threads=1)
     code = "haswell processors and for cuda:0"
     reasons = {

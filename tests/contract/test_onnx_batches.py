@@ -1,4 +1,4 @@
-"""Scores of encoders alone and in company, for each way in which `edge-convert` stores their weights (decision 52)."""
+"""Scores of encoders alone and in batches, for each way in which `edge-convert` stores their weights (decision 52)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ WORDS = (
 
 
 def texts(count: int) -> list[str]:
-    """Return texts of 1 to 40 words, no two alike."""
+    """Return different texts of 1 to 40 words."""
     drawn = random.Random(24)
     return [" ".join(drawn.choices(WORDS, k=1 + place % 40)) for place in range(count)]
 
 
 def opened(folder: Path, stored: str, threads: int = 1) -> OnnxRuntime:
-    """Store the weights of a bundle in that way, and load it as "a"."""
+    """Store the weights of a bundle in this way, and load it as "a"."""
     made = folder / "stored.onnx"
     onnx_quantizer.quantize(folder / "model.onnx", made, stored)
     made.replace(folder / "model.onnx")
@@ -46,7 +46,7 @@ def opened(folder: Path, stored: str, threads: int = 1) -> OnnxRuntime:
 
 
 def answered(runtime: OnnxRuntime, asked: list[str]) -> dict[str, tuple[object, ...]]:
-    """Compute texts together; return all that an answer is judged by, by text."""
+    """Compute texts together; return all compared parts of each answer, by text."""
     for place, text in enumerate(asked):
         runtime.submit(JobRequest(job_id=str(place), digest="a", text=text))
     found = {}
@@ -71,8 +71,8 @@ def require_the_same_in_company(runtime: OnnxRuntime, asked: list[str], sizes: S
 
 @pytest.mark.parametrize("kind", ["classify", "extract"])
 @pytest.mark.parametrize("stored", onnx_quantizer.TYPES)
-def test_scores_are_the_same_alone_and_in_company(tmp_path, stored, kind):
-    """No bit of a score depends on how many inputs are there, on their lengths or on their order."""
+def test_scores_are_the_same_alone_and_in_batches(tmp_path, stored, kind):
+    """No bit of a score depends on the number, lengths or order of the other inputs."""
     runtime = opened(bundles.tiny_onnx_bundle(tmp_path, kind), stored)
     require_the_same_in_company(runtime, texts(64), (2, 3, 5, 8, 64))
     runtime.close()
@@ -80,8 +80,8 @@ def test_scores_are_the_same_alone_and_in_company(tmp_path, stored, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stored", onnx_quantizer.TYPES)
-def test_scores_of_a_real_encoder_are_the_same_alone_and_in_company(tmp_path, stored):
-    """So it is with MiniLM, on two threads."""
+def test_minilm_scores_are_the_same_alone_and_in_batches(tmp_path, stored):
+    """MiniLM on two threads gives the same scores alone and in batches."""
     runtime = opened(bundles.minilm_bundle(tmp_path, "classify"), stored, threads=2)
     require_the_same_in_company(runtime, texts(50), (8, 50))
     runtime.close()
@@ -98,7 +98,8 @@ def test_scores_of_a_real_encoder_are_the_same_alone_and_in_company(tmp_path, st
     ],
 )
 def test_inputs_share_a_batch_only_where_it_changes_nothing(tmp_path, kind, stored, expected):
-    """Inputs to classify are computed one by one, and so are all inputs of a model with dynamic quantization."""
+    """Inputs to classify, and all inputs of a dynamically quantized model, are computed one by one; other inputs share
+    a batch."""
     runtime = opened(bundles.tiny_onnx_bundle(tmp_path, kind), stored)
     for place, text in enumerate(texts(8)):
         runtime.submit(JobRequest(job_id=str(place), digest="a", text=text))

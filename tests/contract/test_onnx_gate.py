@@ -1,4 +1,4 @@
-"""The gate of an encoder: its graph computes the out-of-distribution score in the same run."""
+"""The gate of an encoder, whose graph computes the out-of-distribution score in the same run."""
 
 from __future__ import annotations
 
@@ -31,32 +31,34 @@ def answered(runtime: OnnxRuntime, texts: tuple[str, ...]) -> list[JobResult]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_score_is_that_of_the_graph(tmp_path, kind):
-    """Each answer has the number that the graph computes for its input, also where inputs are computed together."""
+def test_ood_score_is_that_of_the_graph(tmp_path, kind):
+    """Each answer has the out-of-distribution score that the graph computes for its input, also if inputs are computed
+    together."""
     runtime = opened(gated_onnx.bundle(tmp_path, kind))
     for text, done in zip(gated_onnx.TEXTS, answered(runtime, gated_onnx.TEXTS), strict=True):
         assert pytest.approx(gated_onnx.score(kind, text), rel=1e-4, abs=1e-4) == done.ood_score
     runtime.close()
 
 
-def test_a_score_is_the_same_alone_and_in_company(tmp_path):
-    """No bit of the score of an extraction depends on its neighbours."""
+def test_ood_score_is_the_same_alone_and_in_batches(tmp_path):
+    """No bit of an extraction's out-of-distribution score depends on other inputs."""
     runtime = opened(gated_onnx.bundle(tmp_path, "extract"))
     alone = [answered(runtime, (text,))[0].ood_score for text in gated_onnx.TEXTS]
     assert alone == [done.ood_score for done in answered(runtime, gated_onnx.TEXTS)]
     runtime.close()
 
 
-def test_a_graph_without_the_output_serves_as_before(tmp_path):
-    """A bundle without a gate has no score."""
+def test_bundle_without_a_gate_has_no_ood_score(tmp_path):
+    """The answers of a graph without the gate's output have no out-of-distribution score."""
     runtime = opened(bundles.tiny_onnx_bundle(tmp_path))
     assert [None] == [done.ood_score for done in answered(runtime, ("refund",))]
     runtime.close()
 
 
 @pytest.mark.parametrize("confidence", [UNCALIBRATED, gated_onnx.CALIBRATED], ids=["uncalibrated", "calibrated"])
-def test_a_manifest_without_a_gate_may_have_a_graph_with_one(tmp_path, confidence):
-    """So a bundle is asked for its scores before its gate is known; nothing is held up."""
+def test_graph_may_have_a_score_that_the_manifest_does_not_use(tmp_path, confidence):
+    """A bundle whose graph computes a score but whose manifest has no gate reports the score and holds back no answer,
+    so its gate can be calibrated."""
     folder = gated_onnx.write(tmp_path, "classify", gated_onnx.gated("classify"), confidence)
     runtime = opened(folder)
     (done,) = answered(runtime, ("refund",))
@@ -65,8 +67,8 @@ def test_a_manifest_without_a_gate_may_have_a_graph_with_one(tmp_path, confidenc
     runtime.close()
 
 
-def test_a_gate_needs_the_output(tmp_path):
-    """A manifest with a gate is refused at attach where the graph computes no score."""
+def test_gate_requires_the_score_output(tmp_path):
+    """A manifest with a gate is refused at attach if the graph computes no score."""
     confidence = {**gated_onnx.CALIBRATED, "gate": gated_onnx.gate(1.0, 2.0, 3.0)}
     folder = gated_onnx.write(tmp_path, "classify", bundles.tiny_onnx("classify"), confidence)
     assert "the manifest has a gate, and the model has no output ood_score" == refused(folder)
@@ -80,23 +82,23 @@ def test_a_gate_needs_the_output(tmp_path):
         (TensorProto.FLOAT, ("batch", 1), "the output ood_score has 2 dimensions; it must have one number per input"),
     ],
 )
-def test_another_output_of_that_name_is_refused(tmp_path, elem_type, shape, message):
-    """Type and shape are checked at attach."""
+def test_score_output_of_another_type_or_shape_is_refused(tmp_path, elem_type, shape, message):
+    """The type and shape of the score's output are checked at attach."""
     model = gated_onnx.with_score(bundles.tiny_onnx("classify"), elem_type, shape)
     confidence = {"policy": "always_escalate", "gate": gated_onnx.gate(1.0)}
     assert message == refused(gated_onnx.write(tmp_path, "classify", model, confidence))
 
 
 def changed(change) -> bytes:
-    """Return the classifier whose score is what `change` makes of the one before, a node's input, in a graph."""
+    """Return the classifier with `change` applied to its graph and to the node that computes its score."""
     model = onnx.load_from_string(gated_onnx.gated("classify"))
     (cast,) = [node for node in model.graph.node if "ood_score" in node.output]
     change(model.graph, cast)
     return model.SerializeToString()
 
 
-def test_a_score_of_too_few_inputs_is_refused(tmp_path):
-    """A graph that gives one number whatever it is asked is refused when it is asked for two."""
+def test_score_of_the_wrong_number_of_inputs_is_refused(tmp_path):
+    """A graph that computes the same number of scores for any number of inputs is refused."""
 
     def scalar(graph, cast):
         graph.initializer.append(numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "gate_fixed"))
@@ -106,8 +108,8 @@ def test_a_score_of_too_few_inputs_is_refused(tmp_path):
     assert "the model gives 2 results for 1 inputs" == refused(folder)
 
 
-def test_a_score_that_is_never_a_number_is_refused(tmp_path):
-    """The gate has to work for the fixed text, at least."""
+def test_score_that_is_always_infinite_is_refused(tmp_path):
+    """A graph whose score is not finite for the fixed test text is refused at attach."""
 
     def endless(graph, cast):
         graph.initializer.append(numpy_helper.from_array(np.array([math.inf], np.float32), "gate_fixed"))
@@ -117,8 +119,8 @@ def test_a_score_that_is_never_a_number_is_refused(tmp_path):
     assert "the model computes an ood_score that is not finite" == refused(folder)
 
 
-def test_a_score_that_is_no_number_is_the_strangest(tmp_path):
-    """An input for which the graph computes no number is answered, and held up."""
+def test_nan_score_exceeds_every_gate_limit(tmp_path):
+    """An input for which the graph computes NaN is answered and held back by the gate."""
     warm, texts = gated_onnx.score("classify", "Please check order 12345 for me."), gated_onnx.TEXTS
     above = [text for text in texts if gated_onnx.score("classify", text) > warm + 1e-3]
     assert above
@@ -140,7 +142,7 @@ def test_a_score_that_is_no_number_is_the_strangest(tmp_path):
     runtime.close()
 
 
-def test_the_limits_of_a_graph_count_its_gate_too(tmp_path):
+def test_graph_limits_include_the_gate(tmp_path):
     """A gate that fills a huge tensor is refused before onnxruntime opens the file."""
 
     def huge(graph, cast):
@@ -152,8 +154,9 @@ def test_the_limits_of_a_graph_count_its_gate_too(tmp_path):
     assert "elements" in refused(folder)
 
 
-def test_a_golden_case_holds_the_score(tmp_path):
-    """A case with a score differs from an answer that is far from it, and from one without."""
+def test_golden_case_includes_the_ood_score(tmp_path):
+    """A golden case with an out-of-distribution score differs from an answer with a distant score and from one
+    without."""
     folder = gated_onnx.bundle(tmp_path)
     runtime, manifest = opened(folder), bundles.manifest_of(folder)
     (done,) = answered(runtime, ("refund",))

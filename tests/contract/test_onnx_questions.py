@@ -1,4 +1,4 @@
-"""Several questions about an input in one run of an encoder: an output of the graph for each."""
+"""Several questions about an input in one run of an encoder, with an output of the graph for each."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def with_infinity(model: bytes, name: str) -> bytes:
 
 
 def test_each_question_has_its_own_temperature(tmp_path):
-    """A temperature flattens the answers to its question and to no other."""
+    """The temperature of a question flattens its scores and no others."""
     plain = answered(opened(written(tmp_path / "plain")))
     flat = answered(opened(written(tmp_path / "flat", question_confidence={"intent": CALIBRATED})))
     assert max(flat.question_scores[0]) < max(plain.question_scores[0])
@@ -64,22 +64,23 @@ def test_each_question_has_its_own_temperature(tmp_path):
 
 
 def test_one_run_answers_the_questions_and_the_gate(tmp_path):
-    """The graph's score of how strange the input is comes with the answers."""
+    """The out-of-distribution score of the graph is returned with the answers to the questions."""
     model = gated_onnx.with_score(bundles.tiny_onnx("decide"))
     done = answered(opened(written(tmp_path, model, gated_onnx.gate(1, 2, 3))))
     assert done.ood_score is not None
     assert [len(each) for each in done.question_scores] == [len(bundles.INTENTS), 2, 3]
 
 
-def test_a_question_without_an_output_does_not_load(tmp_path):
-    """The message names the output that is missing and those that are there."""
+def test_question_without_an_output_is_refused(tmp_path):
+    """The error names the missing output and the existing ones."""
     model = without_output(bundles.tiny_onnx("decide"), "logits.urgent")
     said = refused(written(tmp_path, model))
     assert "the model has no output logits.urgent; it has logits.intent, logits.severity" in said
 
 
-def test_an_output_of_another_size_does_not_load(tmp_path):
-    """A question whose possible answers are not as many as the model's outputs is refused, with both numbers."""
+def test_question_output_of_another_size_is_refused(tmp_path):
+    """A bundle is refused if a question's number of possible answers differs from the size of its output, and the error
+    has both numbers."""
     config = bert_onnx.TINY
     sizes = {"intent": len(bundles.INTENTS), "urgent": 2, "severity": 4}
     weights = bert_onnx.random_weights(config, outputs=sum(sizes.values()))
@@ -88,7 +89,7 @@ def test_an_output_of_another_size_does_not_load(tmp_path):
     assert "the model's output logits.severity is [batch, 4]; the question has 3 possible answers" in said
 
 
-def test_an_output_that_is_not_finite_does_not_load(tmp_path):
-    """It is named."""
+def test_question_output_that_is_not_finite_is_refused(tmp_path):
+    """A bundle is refused if an output computes values that are not finite, and the error names the output."""
     said = refused(written(tmp_path, with_infinity(bundles.tiny_onnx("decide"), "logits.urgent")))
     assert "the model computes values of logits.urgent that are not finite" in said

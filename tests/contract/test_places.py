@@ -1,4 +1,4 @@
-"""One suite over every kind of repository store: a folder, S3, Google, Azure."""
+"""Contract of every kind of repository storage: a folder, S3, Google, Azure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG_BYTES = 11 * CHUNK_BYTES + 1
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RepositoryStorage]:
-    """Return an empty place of each kind."""
+    """Return an empty storage of each kind."""
     if request.param == "folder":
         yield open_storage(str(tmp_path / "place"), {})
     else:
@@ -35,37 +35,38 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Repository
             yield open_storage(served.url, served.options)
 
 
-def test_what_was_written_is_read(place: RepositoryStorage):
-    """An object comes back with its bytes and size; writing it again replaces it."""
+def test_written_object_is_read_back(place: RepositoryStorage):
+    """An object is read back with its bytes and size, and writing it again replaces it."""
     for content in (b"one", b"another"):
         place.write("metadata/timestamp.json", content)
         assert content == place.read("metadata/timestamp.json", 100)
         assert len(content) == place.size("metadata/timestamp.json")
 
 
-def test_what_is_not_there_is_none(place: RepositoryStorage):
-    """Reading and looking tell an absent object from an error."""
+def test_missing_object_is_none(place: RepositoryStorage):
+    """Reading a missing object and asking for its size return None, not an error."""
     assert (None, None) == (place.read("blobs/nothing", 100), place.size("blobs/nothing"))
     place.write("blobs/something", b"x")
     assert (None, None) == (place.read("blobs/nothing", 100), place.size("blobs/nothing"))
 
 
-def test_a_long_object_is_read_no_further_than_asked(place: RepositoryStorage):
-    """One byte more than the limit shows that it is too long."""
+def test_long_object_is_read_up_to_one_byte_over_the_limit(place: RepositoryStorage):
+    """Reading stops one byte after the limit, which shows that the object is too long."""
     place.write("metadata/timestamp.json", b"x" * 1000)
     assert b"x" * 11 == place.read("metadata/timestamp.json", 10)
 
 
-def test_a_long_object_goes_in_pieces(place: RepositoryStorage):
-    """Its bytes come back in order, piece by piece."""
+def test_long_object_is_transferred_in_pieces(place: RepositoryStorage):
+    """A long object is written and read in pieces, and its bytes are in order."""
     pieces = [bytes([number]) * CHUNK_BYTES for number in range(LONG_BYTES // CHUNK_BYTES)]
     place.write("blobs/long", [*pieces, b"!"])
     assert LONG_BYTES == place.size("blobs/long")
     assert b"".join([*pieces, b"!"]) == b"".join(place.chunks("blobs/long"))
 
 
-def test_a_whole_life_of_a_repository(place: RepositoryStorage, tmp_path: Path):
-    """Made, published to, planned, rotated, renewed, and written to a USB drive that a client accepts."""
+def test_repository_life_cycle(place: RepositoryStorage, tmp_path: Path):
+    """A repository can be created, published to, planned, rotated, renewed, and written to a USB drive that a client
+    accepts."""
     central = CentralTeam(tmp_path / "central", place=place)
     digest = central.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
     central.plan(central.offering(digest))
@@ -78,8 +79,8 @@ def test_a_whole_life_of_a_repository(place: RepositoryStorage, tmp_path: Path):
     assert seen.timestamp_version + 1 == central.held.timestamp.signed.version
 
 
-def test_an_interrupted_write_leaves_nothing(place: RepositoryStorage):
-    """A source that fails in the middle leaves the object as it was."""
+def test_interrupted_write_leaves_no_object(place: RepositoryStorage):
+    """If the source of a write fails halfway, no object is created."""
 
     def failing() -> Iterator[bytes]:
         yield b"x" * CHUNK_BYTES
@@ -91,16 +92,16 @@ def test_an_interrupted_write_leaves_nothing(place: RepositoryStorage):
 
 
 @pytest.mark.parametrize("written", ["ftp://somewhere/updates", "s3://bucket/x"])
-def test_an_address_that_no_store_knows_is_refused(written: str):
-    """The error says what would do."""
+def test_unsupported_address_is_refused(written: str):
+    """An address that no store supports is refused with a remedy."""
     with pytest.raises(InvalidRequest) as caught:
         open_storage(written, {"no_such_option": "x"})
     assert caught.value.remedy
 
 
 @pytest.mark.slow
-def test_a_store_that_does_not_answer_is_tried_again_later():
-    """The message names the object, dumps no internals, and says how to go on."""
+def test_unreachable_store_is_reported_with_a_remedy():
+    """The error for an unreachable store names the object, has no internals, and tells the user to try again."""
     options = {"endpoint": "http://127.0.0.1:9", "allow_http": "true", "region": "us-east-1", "skip_signature": "true"}
     place = open_storage("s3://fleet/updates", {**options, "access_key_id": "x", "secret_access_key": "x"})
     with pytest.raises(UpstreamFailed, match=r"metadata/timestamp\.json") as caught:
@@ -109,8 +110,8 @@ def test_a_store_that_does_not_answer_is_tried_again_later():
     assert "again" in caught.value.remedy
 
 
-def test_a_folder_follows_no_links(tmp_path: Path):
-    """A link in a repository is not read through."""
+def test_folder_storage_follows_no_links(tmp_path: Path):
+    """A folder storage does not read through a symbolic link."""
     (tmp_path / "blobs").mkdir()
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "blobs" / "x").symlink_to(tmp_path / "secret")
@@ -118,8 +119,9 @@ def test_a_folder_follows_no_links(tmp_path: Path):
         FolderStorage(tmp_path).read("blobs/x", 100)
 
 
-def test_a_drive_is_not_written_over_the_repository(tmp_path: Path):
-    """A folder knows itself, by whatever path; an object store is no folder."""
+def test_drive_is_not_written_over_the_repository(tmp_path: Path):
+    """A folder storage recognizes its own folder by any path, and writing a drive there is refused; an object store is
+    never a folder."""
     (tmp_path / "link").symlink_to(tmp_path)
     assert open_storage(str(tmp_path), {}).is_at(tmp_path / "link")
     assert not open_storage("s3://fleet/updates", {"region": "us-east-1"}).is_at(tmp_path)
@@ -129,8 +131,9 @@ def test_a_drive_is_not_written_over_the_repository(tmp_path: Path):
         central.drive(central.folder)
 
 
-def test_a_damaged_blob_does_not_get_onto_a_drive(tmp_path: Path):
-    """The drive's maker is told which blob to bring back, and no spoilt file is left there."""
+def test_damaged_blob_is_not_written_to_a_drive(tmp_path: Path):
+    """Writing a drive fails with the name of a damaged blob and the remedy to publish its bundle again, and no damaged
+    file is left on the drive."""
     central = CentralTeam(tmp_path)
     digest = central.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
     central.plan(central.offering(digest))

@@ -1,6 +1,6 @@
-"""The calibrate stage of a redaction model on the real engine: documents are read as a site reads them.
+"""The calibrate stage of a redaction model on the real engine, which reads documents as a site does.
 
-The model is the echo runtime's: every run of digits is personal, whatever the cut-off.
+The model is the echo runtime's: every run of digits is personal at any cut-off.
 """
 
 from pathlib import Path
@@ -28,8 +28,9 @@ def row(text: str, *values: tuple[str, str], **more: str) -> DataRow:
     return DataRow(text=text, spans=spans, **more)
 
 
-def test_model_and_rules_count_together_also_beyond_one_window(digits):
-    """A number that the model finds and an address that the rules find are found, also at the end of a long text."""
+def test_model_and_rules_are_combined_beyond_one_window(digits):
+    """A number that the model finds and an address that the rules find both count as found, also at the end of a text
+    longer than one window."""
     long = "kettle " * 200
     rows = [
         row(f"{long}room {number} of g{number}@example.org", (str(number), "ROOM"), (f"g{number}@example.org", "NAME"))
@@ -44,8 +45,9 @@ def test_model_and_rules_count_together_also_beyond_one_window(digits):
     assert (60, "60 imported") == (found.section["bound"]["n"], found.section["bound"]["labeled_by"])
 
 
-def test_names_that_nobody_finds_prove_nothing(digits):
-    """The bundle keeps its cut-off and promises nothing; the report names no number of documents that would help."""
+def test_missed_names_prove_no_bound(digits):
+    """If names are missed, the bundle keeps its cut-off and guarantees nothing, and the report has no number of
+    documents that would help."""
     rows = [row(f"room {number} of Anna", (str(number), "ROOM"), ("Anna", "NAME")) for number in range(100, 140)]
     found = calibrate_cutoff(digits, rows, MissedTarget(0.1, 0.1), quiet)
     assert {} == found.section
@@ -53,8 +55,8 @@ def test_names_that_nobody_finds_prove_nothing(digits):
     assert "The cut-off of task.yaml, 0.5, serves, and the bundle promises nothing." in found.report["verdict"]
 
 
-def test_only_types_that_the_bundle_replaces_count(digits):
-    """Values of a type that 'redaction.labels' leaves out are none that the bundle could miss."""
+def test_only_replaced_types_count_as_missed(digits):
+    """Values of a type that `redaction.labels` leaves out do not count as missed."""
     section = digits.manifest.redaction_rule.model_copy(update={"labels": ("ROOM",)})
     rooms = digits._with({"redaction": section})
     rows = [row(f"room {number} of Anna", (str(number), "ROOM"), ("Anna", "NAME")) for number in range(100, 160)]
@@ -62,8 +64,9 @@ def test_only_types_that_the_bundle_replaces_count(digits):
     assert CUTOFFS[-1] == found.section["cutoff"]
 
 
-def test_a_text_that_the_model_fails_on_is_left_out_and_counted(tmp_path):
-    """A site that holds keeps no such text. The model reads the first text and fails on the others."""
+def test_text_that_the_model_fails_on_is_excluded_and_counted(tmp_path):
+    """A document on which the model fails is excluded and counted as failed, because a site does not store such a
+    text."""
     failing = open_bundle(
         echo_bundle(tmp_path / "pii", "pii", "redact", TAGS, task={"prompt": {"template": "!fail after 1 {input}"}})
     )

@@ -1,4 +1,5 @@
-"""What every runtime owes its caller: edge_agent/engine/runtimes/__init__.py, checked for each runtime and kind."""
+"""The contract of every runtime with its caller (edge_agent/engine/runtimes/__init__.py), checked for each runtime and
+kind."""
 
 from __future__ import annotations
 
@@ -74,7 +75,7 @@ class Subject:
         raise AssertionError(f"still busy after {STEPS_MAX} steps")
 
     def answers(self, texts: dict[str, str], digest: str = "a") -> dict[str, JobResult]:
-        """Compute texts together; return what each came to, a generation's text in `finish`."""
+        """Compute texts together; return each answer, a generation's text in `finish`."""
         for job_id, text in texts.items():
             self.submit(job_id, text, digest)
         events = self.finish()
@@ -99,7 +100,7 @@ def loaded(request, tmp_path_factory) -> Iterator[Subject]:
 
 @pytest.fixture
 def subject(loaded) -> Iterator[Subject]:
-    """Hand out an idle runtime and require it back idle."""
+    """Yield an idle runtime, and require that it is idle again afterwards."""
     assert not loaded.runtime.busy
     yield loaded
     assert not loaded.runtime.busy
@@ -111,12 +112,12 @@ def load(runtime: runtimes.Runtime, name: str, weights: str, threads: int = 1) -
 
 
 def ends(events: list[Event]) -> Counter[str]:
-    """Count the ends of each job."""
+    """Count how often each job ended."""
     return Counter(event.job_id for event in events if isinstance(event, JobResult | FailureReport))
 
 
 def assert_same(expected: JobResult, actual: JobResult) -> None:
-    """Require two answers to be the same within the tolerance."""
+    """Require that two answers are equal within the tolerance."""
     assert pytest.approx(expected.scores, abs=TOLERANCE) == actual.scores
     for one, other in zip(expected.question_scores, actual.question_scores, strict=True):
         assert pytest.approx(one, abs=TOLERANCE) == other
@@ -132,7 +133,7 @@ def assert_same(expected: JobResult, actual: JobResult) -> None:
 
 @pytest.mark.slow
 def test_every_job_ends_exactly_once(subject):
-    """More jobs than fit in one batch all end, each with one Done after its chunks."""
+    """More jobs than fit in one batch all end, each with one result after its chunks."""
     jobs = {f"{i}-{j}": text for i in range(4) for j, text in enumerate(TEXTS)}
     for job_id, text in jobs.items():
         subject.submit(job_id, text)
@@ -143,7 +144,7 @@ def test_every_job_ends_exactly_once(subject):
 
 
 def test_answers_have_the_fields_of_their_kind(subject):
-    """An answer carries what its kind promises, and how many tokens it read."""
+    """An answer has the fields of its kind and the number of tokens read."""
     (done,) = subject.answers({"1": TEXTS[0]}).values()
     assert done.input_tokens > 0
     if subject.kind == "classify":
@@ -166,11 +167,10 @@ def test_answers_have_the_fields_of_their_kind(subject):
 
 
 @pytest.mark.slow
-def test_alone_and_together_are_the_same(subject):
-    """An answer does not depend on which other texts are computed at the same time. What llama.cpp writes, and how
-    likely it is to the last bit, does not until the first of them ends: the others may then take its cells (decision
-    0048).
-    """
+def test_answers_are_the_same_alone_and_together(subject):
+    """An answer does not depend on the texts that are computed at the same time. A text that llama.cpp generates, and
+    its log-probabilities, are compared until the first of the concurrent texts ends: the others may then take its cells
+    (decision 0048)."""
     texts = {str(i): text for i, text in enumerate(TEXTS)}
     together = subject.answers(texts)
     ended_in = {job_id: subject.ended_in[job_id] for job_id in texts}
@@ -187,7 +187,7 @@ def test_alone_and_together_are_the_same(subject):
 
 
 def test_cancel_ends_a_waiting_job(subject):
-    """A cancelled job ends with one Failed(CANCELLED) from `cancel` and says nothing after; others go on."""
+    """Cancelling a waiting job returns one CANCELLED failure and no later events of it; other jobs continue."""
     subject.submit("gone", TEXTS[0])
     subject.submit("kept", TEXTS[1])
     (failure,) = subject.runtime.cancel("gone")
@@ -196,7 +196,7 @@ def test_cancel_ends_a_waiting_job(subject):
 
 
 def test_cancel_ends_a_running_job(subject):
-    """A job cancelled between two of its steps ends there."""
+    """A job that is cancelled between two of its steps ends there."""
     subject.submit("gone", TEXTS[2])
     events = subject.runtime.step()
     failures = subject.runtime.cancel("gone")
@@ -204,8 +204,8 @@ def test_cancel_ends_a_running_job(subject):
     assert [] == subject.finish()
 
 
-def test_unknown_names_are_ignored(subject):
-    """Cancelling an unknown or finished job and detaching an unknown bundle change nothing."""
+def test_unknown_jobs_and_bundles_are_ignored(subject):
+    """Cancelling an unknown or finished job and detaching an unknown bundle have no effect."""
     subject.answers({"done": TEXTS[3]})
     assert ([], [], []) == (
         subject.runtime.cancel("done"),
@@ -215,13 +215,13 @@ def test_unknown_names_are_ignored(subject):
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t \u2003"])
-def test_no_text_is_refused(subject, text):
-    """A text of white space only is the caller's error, and no job."""
+def test_blank_text_is_refused(subject, text):
+    """A text of white space only is refused as the caller's error."""
     with pytest.raises(EmptyInput):
         subject.submit("1", text)
 
 
-def test_too_long_is_refused_with_both_numbers(subject):
+def test_too_long_text_is_refused_with_both_numbers(subject):
     """A text over the task's limit is refused with its tokens and the limit."""
     limit = bundles.manifest_of(subject.folder).task.limits.input_tokens_max
     with pytest.raises(InputTooLong) as caught:
@@ -230,8 +230,8 @@ def test_too_long_is_refused_with_both_numbers(subject):
     assert int(caught.value.metadata["tokens"]) > limit
 
 
-def test_a_refused_job_harms_nobody(subject):
-    """A job that is refused leaves those before and after it alone."""
+def test_refused_job_does_not_affect_others(subject):
+    """A refused job does not affect the jobs before and after it."""
     subject.submit("before", TEXTS[0])
     with pytest.raises(EmptyInput):
         subject.submit("empty", "")
@@ -240,8 +240,9 @@ def test_a_refused_job_harms_nobody(subject):
 
 
 @pytest.mark.slow
-def test_second_bundle_on_the_same_base(subject, tmp_path):
-    """Two bundles on one base answer at the same time, each by its own manifest, until one is detached."""
+def test_two_bundles_on_one_base_answer_independently(subject, tmp_path):
+    """Two bundles on one base model answer at the same time, each by its own manifest, and the first answers as before
+    after the second is detached."""
     other = BUILDERS[subject.name](tmp_path / "b", kind=subject.kind, confidence={"temperature": 8.0})
     (before,) = subject.answers({"1": TEXTS[0]}).values()
     subject.attach("b", other)
@@ -256,7 +257,7 @@ def test_second_bundle_on_the_same_base(subject, tmp_path):
 
 @pytest.mark.slow
 def test_detach_cancels_the_bundles_jobs(subject, tmp_path):
-    """Detaching a bundle ends its jobs with Failed(CANCELLED) and no others; it can be attached again."""
+    """Detaching a bundle ends its jobs with CANCELLED and no others; it can be attached again."""
     other = BUILDERS[subject.name](tmp_path / "b", kind=subject.kind, version="2.0.0")
     subject.attach("b", other)
     subject.submit("gone", TEXTS[0], digest="b")
@@ -272,8 +273,8 @@ def test_detach_cancels_the_bundles_jobs(subject, tmp_path):
 
 @pytest.mark.parametrize("share", [0, 0.5], ids=["empty", "cut"])
 @pytest.mark.parametrize("name", ["onnx", "llama"])
-def test_spoilt_weights_do_not_load(name, share, tmp_path):
-    """Weights that are empty or cut short are refused with the file's name; the runtime can then be closed."""
+def test_damaged_weights_do_not_load(name, share, tmp_path):
+    """Empty or truncated weights are refused with the file's name, and the runtime can then be closed."""
     weights = Path(bundles.paths_of(BUILDERS[name](tmp_path / "a"))["weights"])
     os.truncate(weights, int(weights.stat().st_size * share))
     runtime = runtimes.create(name)
@@ -284,15 +285,15 @@ def test_spoilt_weights_do_not_load(name, share, tmp_path):
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_missing_weights_do_not_load(name, tmp_path):
-    """A path without a file is refused."""
+    """A weights path without a file is refused with the file's name."""
     with pytest.raises(ModelLoadFailed, match=r"weights\.bin"):
         load(runtimes.create(name), name, str(tmp_path / "weights.bin"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
-def test_close_with_jobs_leaves_the_process_well(name, tmp_path):
-    """A runtime closed with work waiting is idle, and another one in the same process works."""
+def test_runtime_can_be_closed_with_waiting_jobs(name, tmp_path):
+    """A runtime that is closed with waiting jobs is idle, and another one in the same process works."""
     folder = BUILDERS[name](tmp_path / "a")
     for _ in range(2):
         subject = Subject(name, "classify", runtimes.create(name), folder)

@@ -1,4 +1,4 @@
-"""One suite over every kind of place that segments are collected from: a folder, S3, Google, Azure."""
+"""Contract of every kind of source that segments are collected from: a folder, S3, Google, Azure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SegmentSo
 
 
 def upload(store: Path, source: SegmentSource) -> None:
-    """Bring a folder's files to a source, as an uplink would."""
+    """Copy a folder's files to a source, as an uplink would."""
     for path in sorted(store.rglob("*")):
         if path.is_file():
             name = path.relative_to(store).as_posix()
@@ -54,8 +54,8 @@ def upload(store: Path, source: SegmentSource) -> None:
             source.write(name, path.read_bytes())
 
 
-def test_what_was_written_is_listed_and_read(source: SegmentSource):
-    """An object comes back with its bytes and its size; writing it again replaces it."""
+def test_written_object_is_listed_and_read(source: SegmentSource):
+    """An object is listed with its size and read back with its bytes, and writing it again replaces it."""
     if isinstance(source, FolderSource):
         Path(source.name, "site=shop-1").mkdir()
     for content in (b"one", b"another"):
@@ -64,8 +64,8 @@ def test_what_was_written_is_listed_and_read(source: SegmentSource):
         assert content == source.read("site=shop-1/status.json", 100)
 
 
-def test_what_is_missing_or_too_large_fails(source: SegmentSource):
-    """Both are failures with a sentence that names the object and dumps no internals."""
+def test_missing_or_oversize_object_fails(source: SegmentSource):
+    """The errors for a missing and for an oversize object name the object and have no internals."""
     if isinstance(source, FolderSource):
         Path(source.name, "site=shop-1").mkdir()
     source.write("site=shop-1/status.json", b"x" * 101)
@@ -75,8 +75,9 @@ def test_what_is_missing_or_too_large_fails(source: SegmentSource):
         assert "Debug" not in str(failure.value)
 
 
-def test_a_fleet_is_collected(source: SegmentSource, tmp_path: Path):
-    """From sealed segments to examples, with receipts laid where each site's uplink finds them; twice is once."""
+def test_fleet_is_collected_once(source: SegmentSource, tmp_path: Path):
+    """Sealed segments of two sites become examples, receipts are written where each site's uplink looks for them, and a
+    second collection takes nothing."""
     for number in (1, 2):
         site = SealingSite(tmp_path / "store", f"shop-{number}")
         site.seal([prediction(1), prediction(2)])
@@ -93,8 +94,8 @@ def test_a_fleet_is_collected(source: SegmentSource, tmp_path: Path):
         assert receipt == (central.out / "receipts" / f"site=shop-{number}" / "receipts.json").read_bytes()
 
 
-def test_what_does_not_belong_there_is_left_alone(source: SegmentSource):
-    """Other files, odd names and a site without segments are no error."""
+def test_foreign_files_are_ignored(source: SegmentSource):
+    """Other files, invalid names and a site without segments cause no error."""
     names = ["readme.txt", "site=shop-1/segments/notes.txt", "site=shop-1/segments/0123456789abcdef-0000000000.age"]
     for name in (*names, "site=shop-1/segments/deep/0123456789abcdef-0000000001.age"):
         if isinstance(source, FolderSource):
@@ -105,8 +106,8 @@ def test_what_does_not_belong_there_is_left_alone(source: SegmentSource):
     assert ("shop-1", {}, set(), False) == (listing.site, listing.sealed, listing.manifests, listing.status)
 
 
-def test_a_dead_endpoint_fails_with_a_sentence():
-    """Nobody listens there: a failure that names the store, within the limits of its retries."""
+def test_unreachable_source_is_named():
+    """The error for an endpoint that refuses connections names the store."""
     store = obstore.store.S3Store(
         "fleet",
         endpoint="http://127.0.0.1:9",
@@ -121,8 +122,8 @@ def test_a_dead_endpoint_fails_with_a_sentence():
 
 
 @pytest.mark.parametrize("written", ["/no/such/folder", "ftp://host/path", "s3://", "s3://b?x"])
-def test_what_is_no_place_is_an_error(written: str):
-    """The error says what to name instead."""
+def test_unsupported_source_is_refused(written: str):
+    """An address that is not a supported source is refused with a remedy."""
     with pytest.raises(InvalidRequest) as caught:
         open_source(written, {"no_such_option": "1"})
     assert caught.value.remedy
@@ -130,9 +131,9 @@ def test_what_is_no_place_is_an_error(written: str):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_folder_that_cannot_be_read_does_not_look_empty(tmp_path: Path):
-    """Closed folders of sites are named, and files that may only be listed; the other sites are listed. A folder beside
-    the sites is not looked into."""
+def test_unreadable_site_folder_is_reported(tmp_path: Path):
+    """Site folders without read access, and files that can only be listed, are reported while the other sites are
+    listed. A folder next to the sites is not read."""
     for name, mode in (("site=list", 0o744), ("site=open", 0o755), ("site=shut", 0o700), ("lost+found", 0o700)):
         (tmp_path / name).mkdir(mode=mode)
         (tmp_path / name / "status.json").write_bytes(b"{}")
@@ -147,8 +148,8 @@ def test_a_folder_that_cannot_be_read_does_not_look_empty(tmp_path: Path):
     assert "['open'] site=list/status.json: Permission denied, and 1 more path\n" == done.stdout
 
 
-def test_a_folder_keeps_no_half_written_receipts(tmp_path: Path):
-    """A write that fails leaves the old content and nothing beside it."""
+def test_failed_write_to_a_folder_leaves_the_old_content(tmp_path: Path):
+    """A write to a folder source that fails leaves the existing content and no other file."""
     folder = FolderSource(tmp_path)
     (tmp_path / "site=a").mkdir()
     folder.write("site=a/receipts.json", b"old")

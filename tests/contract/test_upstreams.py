@@ -1,4 +1,4 @@
-"""One suite over every kind of upstream: a folder, S3, Google, Azure, plain HTTP."""
+"""Contract of the uplink with every kind of object store: a folder, S3, Google, Azure, plain HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECEIPTS = f"{PREFIX}receipts.json"
 
 
 class HttpCase(UplinkCase):
-    """Looks into the server itself, since HTTP cannot list."""
+    """An uplink case that reads the server's objects directly, because HTTP has no listing."""
 
     server: AnsweringServer
 
@@ -40,7 +40,7 @@ class HttpCase(UplinkCase):
 
 @pytest.fixture(params=KINDS)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UplinkCase]:
-    """Return an uplink to an empty upstream of each kind."""
+    """Return an uplink to an empty object store of each kind."""
     if request.param == "folder":
         (tmp_path / "upstream").mkdir()
         yield UplinkCase(tmp_path, str(tmp_path / "upstream"))
@@ -55,14 +55,15 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UplinkCase]
 
 
 def raised(act: Callable[[], None]) -> EdgeAgentError:
-    """Return the error that something ends with."""
+    """Return the error that the call raises."""
     with pytest.raises(EdgeAgentError) as caught:
         act()
     return caught.value
 
 
-def test_what_is_sealed_arrives_whole(case: UplinkCase):
-    """Segments, manifests and status, under the site's prefix; the outbox stays; a second time nothing is sent."""
+def test_sealed_segments_are_uploaded_once(case: UplinkCase):
+    """Segments, manifests and status are uploaded under the site's prefix, the outbox stays unchanged, and a second
+    exchange sends nothing."""
     case.seal(3)
     before = case.outbox_files()
     case.once()
@@ -78,8 +79,8 @@ def test_what_is_sealed_arrives_whole(case: UplinkCase):
     assert 0 == case.state().sent_segments
 
 
-def test_notes_that_are_lost_cost_a_look_and_no_upload(case: UplinkCase):
-    """What is there with the same bytes is not sent again."""
+def test_lost_upload_log_causes_no_second_upload(case: UplinkCase):
+    """After the upload log is lost, objects that are stored with the same bytes are not sent again."""
     case.seal(2)
     case.once()
     shutil.rmtree(case.notes)
@@ -92,8 +93,9 @@ def test_notes_that_are_lost_cost_a_look_and_no_upload(case: UplinkCase):
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["age", "json"])
 @pytest.mark.parametrize("content", [b"x" * 3000, b"x" * 10, b"x" * 5000])
-def test_something_else_under_the_name_is_a_conflict_and_stays(case: UplinkCase, suffix: str, content: bytes):
-    """Shorter, longer or as long: it is not overwritten, the others go up, and the error says what to do."""
+def test_object_with_other_content_is_a_conflict(case: UplinkCase, suffix: str, content: bytes):
+    """An object of another content under a segment's name, shorter, longer or of the same length, is not overwritten;
+    other segments are uploaded, and the error has a remedy."""
     first, second = case.seal(2)
     case.put(f"{PREFIX}segments/{first}.{suffix}", content)
     error = raised(case.once)
@@ -107,8 +109,8 @@ def test_something_else_under_the_name_is_a_conflict_and_stays(case: UplinkCase,
     assert case.outbox_files() == case.uploaded()
 
 
-def test_the_beginning_of_an_upload_is_completed(case: UplinkCase):
-    """A store that is not atomic keeps half of what was cut; replacing that loses nothing."""
+def test_partial_upload_is_completed(case: UplinkCase):
+    """A partial object, as a store without atomic writes leaves it, is replaced by the complete one."""
     (stem,) = case.seal()
     sealed = case.outbox_files()[f"{PREFIX}segments/{stem}.age"]
     case.put(f"{PREFIX}segments/{stem}.age", sealed[:1000])
@@ -118,7 +120,8 @@ def test_the_beginning_of_an_upload_is_completed(case: UplinkCase):
 
 
 def test_receipts_are_fetched(case: UplinkCase):
-    """They lie byte for byte in the daemon's folder; newer ones replace them; none upstream leaves them."""
+    """Receipts are stored byte for byte in the daemon's folder, newer ones replace them, and they stay if the store has
+    none."""
     case.seal()
     case.once()
     assert [] == list(case.receipts.iterdir())
@@ -142,8 +145,9 @@ def test_receipts_are_fetched(case: UplinkCase):
         (signed_receipts().replace(b"2026", b"2027"), "SIGNATURE_INVALID"),
     ],
 )
-def test_what_are_no_receipts_is_refused(case: UplinkCase, content: bytes, reason: str):
-    """Garbage, too much, another site's, spoilt ones: those before stay, segments go up all the same."""
+def test_invalid_receipts_are_refused(case: UplinkCase, content: bytes, reason: str):
+    """Receipts that are invalid, too large, another site's or modified are refused; the earlier ones stay, and segments
+    are uploaded."""
     case.seal()
     (case.receipts / "receipts.json").write_bytes(signed_receipts())
     case.put(RECEIPTS, content)
@@ -154,8 +158,9 @@ def test_what_are_no_receipts_is_refused(case: UplinkCase, content: bytes, reaso
     assert case.outbox_files() == case.uploaded()
 
 
-def test_a_missing_bucket_or_folder_is_named(case: UplinkCase):
-    """The error names the missing bucket and the remedy; nothing is made, so that an unmounted disk is not filled."""
+def test_missing_bucket_or_folder_is_reported(case: UplinkCase):
+    """A missing bucket or folder is an error with a remedy and is not created, so that an unmounted disk's mount point
+    is not filled."""
     if isinstance(case, HttpCase):
         pytest.skip("HTTP has no buckets")
     url = case.config.url.replace("fleet", "nowhere").replace("/upstream", "/nowhere")
@@ -168,8 +173,8 @@ def test_a_missing_bucket_or_folder_is_named(case: UplinkCase):
     assert ("offline", 1) == (case.state().state, case.state().waiting_segments)
 
 
-def test_another_upstream_gets_everything(case: UplinkCase, tmp_path: Path):
-    """Notes count for the upstream that they were made for."""
+def test_new_object_store_gets_all_segments(case: UplinkCase, tmp_path: Path):
+    """The upload log applies only to the store that it was made for, so a new store gets all segments."""
     case.seal(2)
     case.once()
     (tmp_path / "other").mkdir()
@@ -178,8 +183,9 @@ def test_another_upstream_gets_everything(case: UplinkCase, tmp_path: Path):
     assert moved.outbox_files() == moved.uploaded()
 
 
-def test_what_vanishes_upstream_is_sent_again_in_time(case: UplinkCase):
-    """Without a receipt a segment is looked for again after a while."""
+def test_object_deleted_in_the_store_is_sent_again(case: UplinkCase):
+    """A segment without a receipt is checked again after `recheck_seconds` and uploaded again if it was deleted from
+    the store."""
     case.clock = None
     case.seal(2)
     case.once()

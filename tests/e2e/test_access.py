@@ -56,7 +56,7 @@ def code_of(site: TlsSite, tls: Tls, method: str) -> grpc.StatusCode:
 @pytest.mark.parametrize("role", ["infer", "feedback", "admin"])
 def test_role_permits_only_its_methods(daemon: RunningDaemon, site: TlsSite, role: str) -> None:
     """Every method of every service returns PERMISSION_DENIED to a caller without its role, and never to a caller with
-    it."""
+    it (Drain and Watch are not called)."""
     tls = site.client(f"only-{role}", role)
     others = {method: code_of(site, tls, method) for method in METHODS if role not in METHODS[method]}
     assert {grpc.StatusCode.PERMISSION_DENIED} == set(others.values()), others

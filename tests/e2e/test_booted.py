@@ -195,7 +195,7 @@ def test_killed_daemon_restarts_automatically(site: Appliance):
 
 
 def test_watchdog_restarts_hanging_daemon(site: Appliance):
-    """The watchdog of systemd ends a stopped daemon and starts a new one that answers; the journal has the stack
+    """After SIGSTOP of the daemon, the watchdog of systemd ends it and a new one answers; the journal has the stack
     trace."""
     before = site.main_pid()
     site.signal("STOP", before)

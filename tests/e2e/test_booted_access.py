@@ -74,7 +74,7 @@ def configure(site: Appliance, text: str) -> None:
 
 
 def test_operators_group_owns_admin_socket(site: Appliance):
-    """admin.sock has mode 660 and the operators' group; a user outside it is refused and told the command that adds
+    """admin.sock has mode 660 and the operators' group; the refusal for a user outside it names the command that adds
     them."""
     shown = site.machine.run("stat", "-c", "%a %U:%G", "/run/edge-agent/admin.sock")
     assert f"660 edge-agent:{GROUP}" == shown.strip()

@@ -127,7 +127,7 @@ def test_doctor_finds_nothing_during_restart(site: Appliance, user: str):
 
 @pytest.mark.parametrize("user", ["", OPERATOR, STRANGER], ids=["root", "operator", "ordinary"])
 def test_doctor_finds_nothing_after_a_reboot(site: Appliance, user: str):
-    """doctor has no findings after a reboot, from the first command that can run on."""
+    """doctor has no findings after a reboot, from the moment when a command can run."""
     site.machine.reboot()
     assert [] == site.findings(user)
     site.until_it_answers()

@@ -63,7 +63,8 @@ def test_printed_link_signs_browser_in(console):
 
 
 def test_overview_shows_health_tasks_engines_and_examples(console):
-    """The first page shows health, tasks, engines and stored examples, and loads nothing from other hosts or inline."""
+    """The first page shows health, tasks, engines and stored examples; it has no resources of other hosts and no inline
+    scripts or styles."""
     ask(console, "what is open")
     got = console.get("/")
     assert 200 == got.status

@@ -256,7 +256,7 @@ def test_admin_group_owns_admin_socket(tmp_path: Path) -> None:
     assert (0o660, os.getegid()) == (stat.S_IMODE(found.st_mode), found.st_gid)
 
 
-def test_reflection_is_served_on_admin_socket_only(daemon: RunningDaemon) -> None:
+def test_reflection_is_served_on_admin_but_not_inference_socket(daemon: RunningDaemon) -> None:
     """admin.sock offers reflection for its services; inference.sock does not."""
     with grpc.insecure_channel(daemon.admin_target) as channel:
         services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
@@ -366,8 +366,9 @@ def test_ipv6_address_works_with_and_without_brackets(tmp_path: Path, written: s
 # --- stopping ----------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_finishes_running_calls_and_refuses_new_ones(tmp_path: Path) -> None:
-    """After SIGTERM the daemon completes a running call, refuses new ones, removes its sockets, and exits with 0."""
+def test_sigterm_completes_running_call_and_removes_sockets(tmp_path: Path) -> None:
+    """After SIGTERM the daemon completes a running call, removes its sockets and exits with 0; a later call fails with
+    UNREACHABLE."""
     with RunningDaemon(tmp_path) as daemon:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         answers: list[Classification | Failure] = []

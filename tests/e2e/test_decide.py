@@ -177,8 +177,8 @@ def test_each_answer_of_decision_is_stored_separately(client, daemon):
 
 @pytest.mark.slow
 def test_unconfident_questions_are_escalated_together(tmp_path: Path):
-    """One request to the large model has all questions of an input that are not confident. An answer outside the
-    options leaves its question to the local model."""
+    """One request to the large model has all questions of an input that are not confident; a second asks to correct an
+    answer outside the options. If that fails, the local model answers that question."""
     said = json.dumps({"urgent": "yes", "severity": "enormous"})
     with LargeModel(lambda _: said) as oracle:
         oracle.repairs = False
@@ -192,6 +192,7 @@ def test_unconfident_questions_are_escalated_together(tmp_path: Path):
             assert ("refund", "LOCAL") == routes["intent"]
             assert ("yes", "UPSTREAM") == routes["urgent"]
             assert "UPSTREAM_FAILED" in decision["severity"].degraded
+            assert 2 == len(oracle.asked)
             schema = oracle.asked[0]["response_format"]["json_schema"]["schema"]
             assert {"urgent", "severity"} == schema["properties"].keys()
             assert ["no", "yes"] == schema["properties"]["urgent"]["enum"]
@@ -257,6 +258,6 @@ def test_erase_names_other_answers_with_same_text(client, daemon):
 
 
 def erase(daemon: RunningDaemon, *arguments: str) -> str:
-    """Run `edge-agent erase`; return what it prints, on one line."""
+    """Run `edge-agent erase`; return its output on one line."""
     done = CliRunner().invoke(app, [*daemon.command()[3:], "erase", *arguments, "--yes"])
     return " ".join(done.output.split())

@@ -306,8 +306,8 @@ def test_system_one_error_has_detail(site: GatewaySite) -> None:
 
 
 def test_too_long_input_error_has_token_count_and_limit(site: GatewaySite) -> None:
-    """In both APIs a too long input is refused with its token count, the limit and the name of the member that holds
-    it, also in JSON states."""
+    """The decisions and System One endpoints refuse a too long input, text or JSON, with its token count, the limit and
+    the name of its member."""
     text, asked = "word " * 600, {"urgent": {"type": "noul", "instructions": "?"}}
     decisions = {"model": "desk", "input": text, "questions": DESK[1:2]}
     system_one = {"model": "desk", "state": {"message": text}, "questions": asked}
@@ -332,8 +332,7 @@ def test_zstd_compressed_body_is_accepted_and_bounded(site: GatewaySite) -> None
 
 @pytest.mark.slow
 def test_every_example_of_decisions_page_runs(site: GatewaySite) -> None:
-    """The page's examples run in order as printed against this gateway; `edge-convert calibrate` runs in its own
-    test."""
+    """The examples of docs/decisions-api.md run in order as printed; `edge-convert calibrate` runs in its own test."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)
     environment = {**os.environ, "TOKEN": site.token}
     [shell, calibrates], programs = (

@@ -65,8 +65,8 @@ def ask(site, text, **options):
 
 
 def test_hybrid_escalates_only_unconfident_answers(site, oracle):
-    """In hybrid mode a confident answer stays local and sends nothing; another comes from the large model with its
-    name, route and time."""
+    """In hybrid mode a confident answer stays local and sends nothing; one that is not confident comes from the large
+    model, with its name, route and time."""
     sure, unsure = ask(site, SURE), ask(site, UNSURE)
     assert ("refund", "LOCAL", "SURE", "", ()) == (sure.label, sure.route, sure.route_reason, sure.model, sure.degraded)
     assert ("hours", "UPSTREAM", "BELOW_THRESHOLD", "oracle-1") == (
@@ -107,8 +107,8 @@ def test_mode_and_caller_policy_determine_route(site, mode, wish, route, reason)
 
 
 def test_shadow_mode_returns_teacher_label_with_local_scores(site, oracle):
-    """In shadow mode a confident input is sent to the large model too; the answer has its label and the local
-    scores."""
+    """In shadow mode an input with a confident answer is also sent to the large model; the answer has the large model's
+    name and the local scores."""
     site.admin.set_mode(TASK, "shadow")
     answer = ask(site, SURE)
     assert ("refund", "oracle-1") == (answer.label, answer.model)
@@ -147,7 +147,7 @@ def test_invalid_teacher_answer_falls_back_to_local(site, oracle, way):
 
 @pytest.mark.parametrize("way", ["prose", "wrong-label", "truncated"])
 def test_invalid_teacher_answer_is_retried_once(site, oracle, way):
-    """The uplink tells the large model once what was wrong with its answer, and uses the second one."""
+    """The uplink sends the large model the error in its answer once, and uses the second answer."""
     oracle.way = way
     answer = ask(site, UNSURE)
     assert ("UPSTREAM", "hours") == (answer.route, answer.label)

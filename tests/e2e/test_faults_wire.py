@@ -177,7 +177,8 @@ async def test_health_is_answered_at_call_limit(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_health_watches_leave_room_for_calls(tmp_path: Path) -> None:
-    """100 health watches with calls_max 8 block neither calls nor health checks."""
+    """100 health watches of one client with calls_max 8 block neither its calls and health checks nor the watches of
+    other clients and of the operator."""
     with RunningDaemon(tmp_path, service={"calls_max": 8}) as daemon, daemon.client() as client:
         daemon.install(echo_bundle(tmp_path / "a", "intent", "classify", LABELS))
         with grpc.insecure_channel(daemon.inference, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:

@@ -45,7 +45,7 @@ class Fielded:
         self.drives = 0
 
     def plan(self, **said) -> None:
-        """Publish a plan and bring it on a USB drive."""
+        """Publish a plan and import it from a USB drive."""
         self.central.plan(self.central.offering(self.digest, **said))
         self.drives += 1
         self.site.admin.import_update(self.central.copy(self.folder / f"drive-{self.drives}"))
@@ -63,7 +63,7 @@ class Fielded:
         return " ".join(result.output.split())
 
     def heartbeat(self) -> list[dict]:
-        """Return the alarms that the central team reads of the task."""
+        """Return the task's alarms in the status object that the central team reads."""
         path = self.site.serve.state_dir / "outbox" / "status.json"
         return json.loads(path.read_bytes())["body"]["tasks"][0]["alarms"] if path.exists() else []
 
@@ -123,7 +123,7 @@ def reviewed(found):
 
 
 def could_take(fielded):
-    """Return the share that the small model could answer according to `edge-agent report`."""
+    """Return the section of `edge-agent report` on the answers that the small model could give."""
     ran = CliRunner().invoke(app, [*fielded.site.serve.command()[3:], "report", TASK, "--json"])
     return json.loads(ran.stdout)["tasks"][0]["could_take"]
 

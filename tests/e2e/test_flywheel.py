@@ -31,8 +31,8 @@ def running(work: Path) -> list[str]:
 
 @pytest.mark.release
 def test_flywheel_run_reaches_hybrid_mode(tmp_path: Path):
-    """The run goes from bootstrap through shadow to hybrid, where more than 30% is answered locally at similar accuracy
-    and lower cost. It leaves no process running."""
+    """`scripts/flywheel --small` goes from bootstrap through shadow to hybrid, where more than 30% is answered locally
+    at similar accuracy and lower cost. It leaves no process running."""
     work, chart = tmp_path / "work", tmp_path / "chart.svg"
     done = subprocess.run(
         command(work, "--json", "--draw", chart), cwd=ROOT, capture_output=True, text=True, check=False
@@ -69,7 +69,7 @@ def test_flywheel_run_reaches_hybrid_mode(tmp_path: Path):
 
 @pytest.mark.release
 def test_terminated_flywheel_run_leaves_no_process(tmp_path: Path):
-    """After SIGTERM during the run, the daemons and the large model end with it."""
+    """After SIGTERM to `scripts/flywheel`, its daemons and its large model end with it."""
     work = tmp_path / "work"
     with subprocess.Popen(command(work), cwd=ROOT, stderr=subprocess.PIPE, text=True) as walk:
         eventually_sync(lambda: any(line.rstrip().endswith(" uplink") for line in running(work)), seconds=300)

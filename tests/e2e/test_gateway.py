@@ -221,7 +221,7 @@ def test_client_certificate_replaces_token(site: GatewaySite, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_every_example_of_gateway_page_runs(site: GatewaySite) -> None:
-    """The page's examples run in order as printed against this gateway, and print the documented output."""
+    """The examples of docs/gateway.md run in order as printed, and print the documented output."""
     page = PAGE.read_text(encoding="utf-8").replace("127.0.0.1:8390", site.console.address)
     environment = {**os.environ, "TOKEN": site.token}
     labels, stream = [

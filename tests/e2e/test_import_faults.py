@@ -43,7 +43,7 @@ class Offline:
         self.daemon = RunningDaemon(state_on or folder / "site", update=update, site={"id": "site-1"}, store=store)
 
     def publish(self, version: str, *tasks: str) -> Path:
-        """Publish a version of tasks, and write a drive with all that the plan wants."""
+        """Publish a version of tasks, and write a USB drive with everything in the plan."""
         digests = []
         for task in tasks:
             files = {"weights": WEIGHTS, "adapter": f"{task} {version}".encode()}
@@ -60,7 +60,7 @@ class Offline:
         return self.run("media", "import", str(drive), *more)
 
     def update(self, task: str = "pos") -> TaskUpdate | None:
-        """Return what status says of the update of a task; None = nothing yet."""
+        """Return the task's update in status, or None if there is none yet."""
         try:
             with self.daemon.admin() as admin:
                 updates = admin.status().updates
@@ -69,7 +69,7 @@ class Offline:
         return next((each for each in (updates.tasks if updates else ()) if each.task == task), None)
 
     def until(self, state: str, reason: str, task: str = "pos") -> str:
-        """Wait until status says this of a task; return its sentence."""
+        """Wait until the task's update has this state and reason; return its message."""
 
         def is_said() -> bool:
             found = self.update(task)
@@ -87,7 +87,7 @@ class Offline:
 
     @contextmanager
     def injected(self, call: str, what: str, path: Path) -> Iterator[None]:
-        """Let a call of the daemon on a file end as `what` says, such as "error=EIO"; in the block."""
+        """Inject a fault, such as "error=EIO", into a system call of the daemon on a file inside the block."""
         assert self.daemon.process is not None
         inject = ["-e", f"trace={call}", "-e", f"inject={call}:{what}", "-P", str(path)]
         command = ["strace", "-f", "-p", str(self.daemon.process.pid), *inject, "-o", "/dev/null"]

@@ -39,18 +39,18 @@ class Brought:
         self.daemon = RunningDaemon(folder / "site", update=update, site=site, store={"allow_unsigned": False})
 
     def publish(self, version: str) -> str:
-        """Publish a bundle and a plan that wants it."""
+        """Publish a bundle and a plan that names it."""
         path = bundle(self.folder / version, version, weights=b"w" * 3_000_000, adapter=version.encode())
         digest = self.central.publish(path)
         self.central.plan(self.central.offering(digest))
         return digest
 
     def drive(self, name: str) -> Path:
-        """Write a USB drive of what is published now."""
+        """Write a USB drive with the published files."""
         return self.central.drive(self.folder / name)
 
     def repository(self, name: str) -> Path:
-        """Carry all that is published: a USB drive that the plan wants nothing of is not written."""
+        """Copy the whole repository, because no USB drive is written for a plan without bundles."""
         return self.central.copy(self.folder / name)
 
     def run(self, *arguments: str) -> Result:
@@ -58,7 +58,7 @@ class Brought:
         return CliRunner().invoke(app, [*self.daemon.command()[3:], *arguments])
 
     def update(self, task: str = "pos") -> TaskUpdate:
-        """Return what status says of the update of a task."""
+        """Return the task's update in status."""
         with self.daemon.admin() as admin:
             updates = admin.status().updates
         assert updates is not None

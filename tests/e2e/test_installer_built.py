@@ -43,11 +43,11 @@ class Installed(RunningDaemon):
         self.environment = {"PATH": "/usr/bin:/bin"}
 
     def _program(self, module: str) -> list[str]:
-        """Return its command line: the installed command, for 'python -m' here would find this checkout."""
+        """Return the installed command, because `python -m` here would find this checkout."""
         return [str(self.program / "bin/edge-agent"), *super()._program(module)[3:]]
 
     def answer(self) -> tuple[str, str]:
-        """Return the label of a message, and which processor's code computed it."""
+        """Return the label of a message, and the CPU library that computed it."""
         with self.client() as client, self.admin() as admin:
             [answer] = client.classify("pos-intent", [TEXT])
             [engine] = admin.status().engines

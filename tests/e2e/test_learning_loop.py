@@ -38,7 +38,7 @@ def test_console_correction_becomes_row_with_probability(tmp_path: Path):
 
 @pytest.mark.slow
 def test_terminated_run_leaves_no_process(tmp_path: Path):
-    """After SIGTERM while the site's daemon starts, no process of the run is left."""
+    """After SIGTERM while the site's daemon starts, no process of the learning loop is left."""
     command = [sys.executable, "-m", "benchmarks.learning_loop", "--work", str(tmp_path / "walk")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as walk:
         eventually_sync(lambda: any((tmp_path / "walk").rglob("state.db")))

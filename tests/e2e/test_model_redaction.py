@@ -39,7 +39,7 @@ def redactor(folder: Path, version: str = "1.0.0", **more: object) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A daemon with two tasks, and no redaction bundle yet."""
+    """A daemon with two tasks and without a redaction bundle."""
     with RunningDaemon(tmp_path / "site", **SETTINGS) as daemon:
         daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))
         daemon.install(echo_bundle(tmp_path / "talk", "talk", "generate"))
@@ -87,7 +87,7 @@ def test_captured_text_waits_for_redaction_model(site, tmp_path):
 
 @pytest.mark.slow
 def test_example_waits_for_killed_redaction_engine(site, tmp_path):
-    """An example waits while the engine of the redaction model is down, and is stored redacted after its restart."""
+    """An example that is captured after the redaction model's engine was killed is stored redacted."""
     site.install(redactor(tmp_path))
     with site.admin() as admin:
         (engine,) = [each for each in admin.status().engines if each.tasks == ("pii",)]
@@ -112,8 +112,8 @@ def test_feedback_that_cannot_be_redacted_is_refused(site, tmp_path):
 
 @pytest.mark.slow
 def test_redaction_audit_reveals_missed_names(tmp_path):
-    """A bundle with a proved bound of 5% misses every name: the audit by a reviewer makes status and a warning report
-    it, exports training rows, and the originals can be erased by a missed value."""
+    """A reviewer's audit reveals that a redaction bundle with a bound of 5% misses every name: status and a warning
+    report it, training rows can be exported, and the originals can be erased by a missed value."""
     bound = {"target": 0.05, "delta": 0.1, "n": 300, "families": 300, "values": 600, "values_max": 2, "bound": 0.05}
     section = {"cutoff": 0.5, "bound": {**bound, "rules": "1"}}
     settings = {**SETTINGS, "redaction": {"task": "pii", "audit_share": 1.0}}
@@ -152,8 +152,9 @@ def test_redaction_audit_reveals_missed_names(tmp_path):
 
 
 def test_redaction_audit_in_console(tmp_path):
-    """The audit page shows the original with the found values marked, stores the missed values that a reviewer enters,
-    and shows the next text. It refuses a value that is not in the text, and a text that was judged meanwhile."""
+    """The console's redaction audit shows an original with the found values marked, stores the missed values that a
+    reviewer enters, and shows the next text. It refuses a value that is not in the text, and a text that was judged
+    meanwhile."""
     settings = {**SETTINGS, "redaction": {"task": "pii", "audit_share": 1.0}}
     with RunningDaemon(tmp_path / "site", **settings) as daemon, daemon.admin() as admin:
         daemon.install(echo_bundle(tmp_path / "intent", "intent", "classify", ("refund", "price")))

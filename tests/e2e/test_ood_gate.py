@@ -59,8 +59,8 @@ def told(site: Site, **more: str) -> list[Classification]:
 
 
 def test_out_of_distribution_input_is_not_confident(site: Site) -> None:
-    """Both answers have a p-value; the answer to an out-of-distribution input is not confident despite its high score,
-    names the reason, and can be withheld."""
+    """Answers of a gated bundle have a p-value; that to an out-of-distribution input is not confident despite its high
+    score, names the reason, and can be withheld."""
     inside, outside = told(site)
     assert (False, "SURE", (), 1.0) == (inside.below_threshold, inside.route_reason, inside.degraded, inside.p_value)
     assert (True, OUTSIDE, (OUTSIDE,)) == (outside.below_threshold, outside.route_reason, outside.degraded)

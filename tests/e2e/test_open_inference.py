@@ -96,8 +96,8 @@ def test_stream_infer_streams_text_and_marks_last_response(calls: Calls) -> None
 
 
 def test_stream_infer_continues_after_error(calls: Calls) -> None:
-    """A stream answers its requests in order with their ids; a failed request gets an error response with its reason
-    and does not end the stream."""
+    """ModelStreamInfer answers its requests in order with their ids; a failed request gets an error response with its
+    reason and does not end the stream."""
     asked = [infer("intent", "a refund", id="1"), infer("nobody", "x", id="2"), infer("intent", "price", id="3")]
     first, failed, third = calls("ModelStreamInfer", iter(asked))
     assert (["refund"], ["price"]) == tuple(strings(each.infer_response, "label") for each in (first, third))

@@ -38,7 +38,7 @@ class Site:
 
     @property
     def certificates(self) -> list[str]:
-        """The files of a device."""
+        """The certificate files of a client device."""
         self.tls.client("till", "infer")
         return [str(self.tls.folder / name) for name in ("ca.crt", "till.crt", "till.key")]
 

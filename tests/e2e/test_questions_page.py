@@ -42,8 +42,8 @@ def program_of(page: str, port: int) -> str:
 
 @pytest.mark.slow
 def test_every_command_of_questions_page_runs() -> None:
-    """The page's commands run in order in a fresh folder, until curl and the OpenAI client get answers from the signed
-    bundle."""
+    """The commands of docs/questions-from-csv.md run in order in a fresh folder, until curl and the OpenAI client get
+    answers from the signed bundle."""
     program = program_of(PAGE.read_text(encoding="utf-8"), free_port())
     with tempfile.TemporaryDirectory(prefix="q") as folder:  # short, as the path of a socket has 107 bytes at most
         tiny_encoder.checkpoint(Path(folder, "tiny"))

@@ -85,7 +85,7 @@ def test_name_lookup_uses_etc_hosts_and_all_addresses(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_closed_port_is_distinguished_from_missing_machine(tmp_path: Path) -> None:
-    """When the machine answers but nothing listens on the port, the message says so and the remedy concerns the
+    """When the machine answers but nothing listens on the port, the message reports that, and the remedy names the
     daemon's configuration there."""
     port = free_port()
     said = status_of(tmp_path, f"127.0.0.1:{port}")

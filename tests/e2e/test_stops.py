@@ -192,7 +192,7 @@ class Load:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Call while the block runs, and for as long as the calls take that began in it."""
+        """Call while the block runs, and complete the calls that began in it."""
         callers = [threading.Thread(target=self._sync), threading.Thread(target=lambda: asyncio.run(self._aio()))]
         for caller in callers:
             caller.start()

@@ -47,7 +47,7 @@ def central(tmp_path: Path) -> CentralTeam:
 
 @pytest.mark.slow
 def test_task_without_model_runs_in_bootstrap_mode(central: CentralTeam, tmp_path: Path):
-    """An imported, signed task without a model runs in bootstrap mode whatever agent.yaml says; while the large model
+    """An imported, signed task without a model runs in bootstrap mode regardless of agent.yaml; while the large model
     is offline it abstains with the reason."""
     (tmp_path / "root.json").write_bytes(central.root_bytes)
     sections = {

@@ -86,7 +86,7 @@ class OnTerminal:
         os.write(self._ours, keys)
 
     def read_until(self, wanted: str) -> str:
-        """Read until a pattern has come in what was written from now on."""
+        """Read until a pattern appears in the output from now on."""
         new = until(self._read, wanted)
         self.seen += new
         return new
@@ -97,7 +97,7 @@ class OnTerminal:
         return os.read(self._ours, 65536)
 
     def ended(self) -> int:
-        """Wait for the end; return the exit code. The terminal is as it was, and the screen was given back."""
+        """Wait for the end and return the exit code; check that terminal settings and screen are restored."""
         self.read_until(re.escape(SCREEN_LEFT))
         code = self.process.wait(WAIT_SECONDS_MAX)
         assert self.before == termios.tcgetattr(self._ours)

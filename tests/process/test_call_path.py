@@ -41,7 +41,7 @@ class CallPath:
         self.deepest: list[str] = []
 
     def hook(self, frame: FrameType, event: str, _: object) -> None:
-        """Note a frame that begins or is resumed."""
+        """Record a frame that starts or resumes."""
         path = frame.f_code.co_filename
         if not path.startswith(OURS) or path.startswith(GENERATED):
             return

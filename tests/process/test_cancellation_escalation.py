@@ -61,7 +61,7 @@ class Uplink:
     passed: dict[Whose, int] = field(default_factory=lambda: {"own": 0, "begun": 0})
 
     async def call(self, name: str, at: Point | None = None) -> list[Any]:
-        """Make a call, leave it at a point, and return what came of it until then."""
+        """Make a call, cancel it at a point, and return its result until then."""
         method, request, answers_max = CALLS[name]
         begun: list[Any] = []
         self.points.aim(at, lambda: begun[0].cancel())
@@ -92,11 +92,11 @@ class Uplink:
         return answers
 
     def look(self) -> Held:
-        """Say what the process holds now."""
+        """Return the tasks and resources that the process holds now."""
         return held(self.servicer, self.folder)
 
     async def rest(self) -> None:
-        """Wait until no call is in progress: a caller who leaves is heard of later, and gives the only place back."""
+        """Wait until no call is in progress: the uplink handles a cancellation later, and then frees its only slot."""
         await eventually(lambda: self.broker.status().free and not self.look().tasks.keys() & OF_A_CALL)
 
     async def faults(self, before: Held) -> list[str]:

@@ -59,18 +59,19 @@ class Fleet:
         return shutil.copytree(self.root / "ready", self.root / "now")
 
     def collect(self, place: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
-        """Run the command in a process of its own."""
+        """Run the command in a separate process."""
         command = [*tracer, sys.executable, "-B", "-c", COLLECT, str(place / "store")]
         options = ["--keys", str(self.root / "keys"), "--out", str(place / "collected")]
         return subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
 
     def points(self) -> list[Point]:
-        """Count the calls of one undisturbed run, and return each as (call, number), of writes some."""
+        """Return each call of one undisturbed run as (call, number), and a sample of the writes."""
         every = points(lambda *tracer: self.collect(self.fresh(), *tracer), self.root / "log")
         return [point for point in every if point[0] != "write" or point[1] % WRITES_AT_ONCE == 1]
 
     def check(self, place: Path) -> None:
-        """Let the site delete what receipts name, collect again, and hold the result to what was sent."""
+        """Let the site delete the segments that receipts name, collect again, and compare the result with what was
+        sent."""
         site = SealingSite(place / "store")
         raw = (site.folder / "receipts.json").read_bytes()
         body = segment.verify_receipts(raw, [public_key_hex(self.keys.receipts)]).body

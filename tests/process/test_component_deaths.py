@@ -98,7 +98,7 @@ class Site:
         return answer.prediction_id
 
     def review(self, prediction_id: str) -> None:
-        """Correct an answer, which is on the disk then: it is unknown until it has been redacted."""
+        """Correct an answer, which is on the disk by then: it is unknown until it has been redacted."""
         with ReviewClient(f"unix:{self.config.review_socket}") as client:
 
             def corrected() -> bool:
@@ -112,7 +112,7 @@ class Site:
             eventually_sync(corrected)
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what status warns of."""
+        """Return the warnings of status."""
         with self.admin() as admin:
             return admin.status().warnings
 

@@ -58,17 +58,17 @@ class Running:
 
     @property
     def begun(self) -> list[tuple[str, str]]:
-        """Components that have begun, with their policies."""
+        """Return the components that have started, with their policies."""
         return [tuple(line.split()) for line in self.out.read_text().splitlines() if line.count(" ") == 1]
 
     def await_begun(self, count: int) -> list[tuple[str, str]]:
-        """Wait until so many have."""
+        """Wait until this many components have started."""
         eventually_sync(lambda: len(self.begun) >= count or self.process.poll() is not None, WAIT_SECONDS_MAX)
         assert len(self.begun) >= count, self.log.read_text()
         return self.begun
 
     def end(self) -> int:
-        """Tell it to stop; return its exit code."""
+        """Stop the process; return its exit code."""
         self.process.terminate()
         return self.process.wait(WAIT_SECONDS_MAX)
 

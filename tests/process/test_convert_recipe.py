@@ -25,7 +25,7 @@ PROMPT = '  prompt: {template: "Message: {input}\\nIntent:"}\n'
 
 
 def written(folder: Path, name: str, runtime: str, types: str) -> Recipe:
-    """Write a recipe over a tiny checkpoint, with rows that the model itself has labelled, but for every fifth."""
+    """Write a recipe for a tiny checkpoint; the model itself has labelled the rows, except every fifth."""
     make = tiny_models.decoder if runtime == "llama" else tiny_models.encoder
     checkpoint = make(folder / "model", name)
     prompt = {"template": "Message: {input}\nIntent:"} if runtime == "llama" else {}
@@ -49,7 +49,8 @@ def written(folder: Path, name: str, runtime: str, types: str) -> Recipe:
 
 @pytest.mark.slow
 def test_encoder_becomes_a_bundle(tmp_path: Path) -> None:
-    """Checkpoint in, bundle out: it answers as the model does, and says what its weights are."""
+    """A recipe for an encoder produces a bundle that answers as the model does, and its reports name both
+    candidates."""
     recipe = written(tmp_path, "bert", "onnx", "matmul8-gather8, fp32")
     records = execution.run(recipe)
     reports = {record.stage: record.report for record in records}
@@ -63,7 +64,8 @@ def test_encoder_becomes_a_bundle(tmp_path: Path) -> None:
 
 @pytest.mark.release
 def test_decoder_becomes_a_bundle(tmp_path: Path) -> None:
-    """Likewise through llama.cpp, with an importance matrix of the task's own texts."""
+    """A recipe for a decoder produces a llama.cpp bundle, quantized with an importance matrix from the task's own
+    texts."""
     recipe = written(tmp_path, "llama", "llama", "F16, Q8_0")
     quantize = recipe.quantize.model_copy(update={"importance_matrix": True})
     data = recipe.data.model_copy(update={"importance": "importance.jsonl"})
@@ -77,8 +79,9 @@ def test_decoder_becomes_a_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_auto_tries_what_the_recipe_does_not_name(tmp_path: Path) -> None:
-    """With --auto the sensible candidates are made and measured, and one of them is chosen."""
+def test_auto_measures_candidates_beyond_the_recipe(tmp_path: Path) -> None:
+    """With `--auto` the quantize stage creates and measures the default candidates in addition to those of the recipe,
+    and chooses one of them."""
     written(tmp_path, "bert", "onnx", "fp32")
     code, said = edge_convert("quantize", str(tmp_path), "--auto")
     assert code == 0, said
@@ -88,8 +91,8 @@ def test_auto_tries_what_the_recipe_does_not_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wrong_labels_stop_the_run_before_anything_is_exported(tmp_path: Path) -> None:
-    """The model's outputs are in another order than the task's labels: nothing is left but the source."""
+def test_labels_in_another_order_stop_the_run_before_the_export(tmp_path: Path) -> None:
+    """If the model's outputs are in another order than the task's labels, the run fails before the export stage."""
     recipe = written(tmp_path, "bert", "onnx", "fp32")
     task = (tmp_path / "task.yaml").read_text().replace("[refund, price, other]", "[price, refund, other]")
     (tmp_path / "task.yaml").write_text(task)
@@ -99,8 +102,8 @@ def test_wrong_labels_stop_the_run_before_anything_is_exported(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_export_that_was_changed_afterwards_does_not_pass(tmp_path: Path) -> None:
-    """A graph with other weights in the place of the exported one fails the run, with figures."""
+def test_replaced_export_fails_verification(tmp_path: Path) -> None:
+    """If the exported graph is replaced by one with other weights, the verify stage fails with the divergence."""
     recipe = written(tmp_path, "bert", "onnx", "fp32")
     execution.run(recipe, "export")
     (tmp_path / "other").mkdir()

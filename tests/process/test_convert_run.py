@@ -1,4 +1,4 @@
-"""`edge-convert run` from end to end, as a process: tiny models of random weights, a few rows, every stage."""
+"""`edge-convert run` as a process, through all stages: tiny models with random weights and a few rows."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ pytestmark = pytest.mark.release
 
 
 def rows(texts: Sequence[tuple[str, str]]) -> str:
-    """Return JSONL of messages at a till, of the labels that the tiny models have."""
+    """Return JSONL of customers' messages with the labels that the tiny models have."""
     known = [(text, label if label in tiny_models.LABELS else "other") for text, label in texts]
     return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in known)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe in a folder of its own."""
+    """A recipe in a separate folder."""
 
     folder: Path
 
     @property
     def work(self) -> Path:
-        """Where its stages leave their results."""
+        """Return the folder in which its stages write their results."""
         return self.folder / "work"
 
     def run(self, *arguments: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
@@ -52,13 +52,13 @@ class Case:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
 
     def done(self, *arguments: str, prefix: Sequence[str] = ()) -> str:
-        """Run, and return what stands on standard output; fail when it did not end with 0."""
+        """Run and return standard output; fail if the exit code is not 0."""
         ended = self.run(*arguments, prefix=prefix)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
 
     def stopped_in(self, stage: str) -> int:
-        """Run, and send Ctrl-C when a stage begins; return the exit code."""
+        """Run and send Ctrl-C when a stage starts; return the exit code."""
         pipe = subprocess.PIPE
         with subprocess.Popen([*COMMAND, "run", str(self.folder)], cwd=ROOT, stdout=pipe, text=True) as process:
             assert process.stdout is not None
@@ -69,7 +69,7 @@ class Case:
 
 
 def case(folder: Path, runtime: str) -> Case:
-    """Write a recipe: a BERT that is tuned in full, or a Llama that gets an adapter."""
+    """Write a recipe: a BERT that is fine-tuned in full, or a Llama that gets an adapter."""
     decoder = runtime == "llama"
     folder.mkdir()
     make = tiny_models.decoder if decoder else tiny_models.encoder
@@ -100,9 +100,9 @@ risk: {{target: 0.3}}
 
 @pytest.mark.parametrize("runtime", ["onnx", "llama"])
 def test_a_recipe_becomes_a_bundle_that_answers(tmp_path: Path, runtime: str):
-    """Every stage runs once; the bundle loads and answers; a report says what came of it; nothing runs twice.
+    """Every stage runs once, the bundle answers, and the report is written; a second run finds every stage up to date.
 
-    Nobody but the owner can open anything in the work folder.
+    Only the owner can open files in the work folder.
     """
     made = case(tmp_path / "a", runtime)
     with open_umask():
@@ -122,7 +122,8 @@ def test_a_recipe_becomes_a_bundle_that_answers(tmp_path: Path, runtime: str):
 
 
 def test_ctrl_c_in_any_stage_loses_only_that_stage(tmp_path: Path):
-    """After each stop the same command continues; the final files are those of an uninterrupted run."""
+    """After Ctrl-C in each stage the same command continues, and the finished bundle has the digest of an uninterrupted
+    run."""
     whole, stopped = case(tmp_path / "whole", "onnx"), case(tmp_path / "stopped", "onnx")
     whole.done()
     for stage in STAGES:
@@ -134,8 +135,9 @@ def test_ctrl_c_in_any_stage_loses_only_that_stage(tmp_path: Path):
     assert digests[0] == digests[1]
 
 
-def test_a_disk_that_fills_in_mid_export_is_said_and_can_be_mended(tmp_path: Path):
-    """The error names the stage and what to do; on a roomier disk the run goes on."""
+def test_run_continues_after_a_full_disk(tmp_path: Path):
+    """If the disk fills up during a run, the error names the disk and the remedy; on a larger disk the run
+    continues."""
     made = case(tmp_path / "a", "onnx")
     whole = sum(path.stat().st_size for path in (made.folder / "model").iterdir())
     with tmpfs(tmp_path / "disk", f"size={whole * 5 // 2}") as disk:
@@ -148,7 +150,7 @@ def test_a_disk_that_fills_in_mid_export_is_said_and_can_be_mended(tmp_path: Pat
     assert "up to date" in made.done()
 
 
-def test_no_network_is_needed(tmp_path: Path):
+def test_every_stage_runs_without_a_network(tmp_path: Path):
     """With no network at all every stage runs."""
     prefix = ["unshare", "--net"]
     if not shutil.which("unshare") or subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
@@ -156,8 +158,9 @@ def test_no_network_is_needed(tmp_path: Path):
     case(tmp_path / "a", "llama").done(prefix=prefix)
 
 
-def test_a_small_calibration_split_escalates_and_says_how_many_labels_are_missing(tmp_path: Path):
-    """Thirty rows prove nothing: the bundle is made, always escalates, and the report says so first."""
+def test_small_calibration_split_always_escalates(tmp_path: Path):
+    """With 30 calibration rows the bundle always escalates, and the run and the report state that 45 rows are
+    needed."""
     made = case(tmp_path / "a", "onnx")
     calibration = made.folder / "calibration.jsonl"
     calibration.write_text("".join(calibration.read_text().splitlines(keepends=True)[:30]))
@@ -176,7 +179,8 @@ def _with_address(address: str) -> dict[str, object]:
 
 
 def test_a_ready_token_classifier_becomes_a_redaction_bundle(tmp_path: Path):
-    """A recipe over a ready ONNX graph runs every stage; the bundle has the licence and a proved bound, and loads."""
+    """A recipe for an existing ONNX token classifier runs every stage; the redaction bundle has the licence and a
+    proven bound, and loads."""
     source = ready_classifier(tmp_path / "source", finds_nothing=True)
     tags = ", ".join(bundles.TAGS)
     (tmp_path / "task.yaml").write_text(

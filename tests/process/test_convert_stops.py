@@ -1,4 +1,4 @@
-"""A run of the pipeline that is killed for good, in a process of its own."""
+"""Signals that stop or kill a run of the conversion pipeline, in a separate process."""
 
 import signal
 import subprocess
@@ -19,8 +19,8 @@ def bring(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path):
-    """SIGKILL in mid-stage leaves the stages before it; what is half done is removed by the next run."""
+def test_killed_run_continues_at_the_interrupted_stage(tmp_path: Path):
+    """SIGKILL during a stage keeps the stages before it; the next run removes the partial folder and continues."""
     recipe_of(tmp_path)
     (tmp_path / "wish").write_text("kill")
     assert bring(tmp_path).returncode == -signal.SIGKILL
@@ -52,8 +52,9 @@ except KeyboardInterrupt:  # the signal came before the lock did
 """Waits in C for ever, as a long computation seems to, where Python cannot raise."""
 
 
-def test_a_second_ctrl_c_ends_a_computation_at_once():
-    """The first is heard and answered while C code runs; the second one does not wait for it."""
+def test_second_ctrl_c_stops_at_once():
+    """While C code runs, the first Ctrl-C prints that the run stops after this step; the second one stops it at once
+    with exit code 130."""
     command, pipe = [sys.executable, "-c", STUCK], subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
@@ -84,8 +85,9 @@ cli.main()
 
 
 @pytest.mark.slow
-def test_a_signal_that_a_library_turns_into_its_own_error_stops_as_any_other():
-    """SIGTERM that a query answers with an error of its own: the command ends with 130 and a sentence, no traceback."""
+def test_signal_that_a_library_converts_to_an_error_stops_the_command():
+    """If a library converts the interruption by SIGTERM into an error of its own, the command still exits with 130 and
+    without a traceback."""
     command = [sys.executable, "-c", QUERYING, "query"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (130, False) == (ended.returncode, "Traceback" in ended.stderr), ended.stderr
@@ -109,8 +111,8 @@ main()
 """Gets Ctrl-C while the command imports its libraries."""
 
 
-def test_ctrl_c_while_the_libraries_are_imported_stops_as_any_other():
-    """The command ends with 130 and a sentence, no traceback."""
+def test_ctrl_c_during_imports_stops_the_command():
+    """Ctrl-C during the import of libraries ends the command with exit code 130 and one line without a traceback."""
     command = [sys.executable, "-c", IMPORTING, "--version"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (130, "error: stopped\n") == (ended.returncode, ended.stderr)

@@ -1,4 +1,5 @@
-"""A namespace in which a process can send nothing uncounted: the proof behind 'serve opens no connection'."""
+"""A network namespace that counts every packet of a process: the evidence for the statement that 'serve opens no
+connection'."""
 
 from __future__ import annotations
 
@@ -21,16 +22,16 @@ CLIENT = "import socket; print(socket.create_connection(('10.213.0.2', 9443), 5)
 
 
 @pytest.mark.parametrize("what", leaving.PROBES)
-def test_an_attempt_is_counted(what: str) -> None:
-    """A connection, a datagram, and a connection that stays on the machine."""
+def test_connection_attempt_is_counted(what: str) -> None:
+    """The namespace counts an outgoing connection, an outgoing datagram and a connection on the same machine."""
     with CountedNetwork(9443) as network:
         attempt = f"import socket; {leaving.PROBES[what]}"
         subprocess.run([*network.inside, sys.executable, "-c", attempt], check=True, timeout=30)
         assert network.attempts() > 0
 
 
-def test_an_answer_is_not_counted() -> None:
-    """What a listener sends to somebody who has called it from outside."""
+def test_answer_to_an_incoming_connection_is_not_counted() -> None:
+    """The namespace does not count packets that a listener sends to a client that connected from outside."""
     with CountedNetwork(9443) as network:
         command = [*network.inside, sys.executable, "-c", SERVER]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -42,7 +43,8 @@ def test_an_answer_is_not_counted() -> None:
 
 
 @pytest.mark.release
-def test_serve_and_its_children_send_nothing() -> None:
-    """All runtimes, load, install, an update, kills: no packet leaves that is no answer."""
+def test_serve_and_its_children_open_no_connection() -> None:
+    """With all runtimes, under load, during an install, an update and kills, `serve` and its children send no packet
+    except answers."""
     bars = {bar.bar: bar for bar in leaving.measure(seconds=8)}
     assert [] == [bar for bar in bars.values() if not bar.ok]

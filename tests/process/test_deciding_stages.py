@@ -37,8 +37,9 @@ NAMES = [each["name"] for each in QUESTIONS]
 
 
 @pytest.mark.slow
-def test_the_stages_after_export_make_a_bundle_that_answers_each_question(tmp_path: Path):
-    """One run answers all; thresholds are by question, the gate is one, delta is divided, golden cases have all."""
+def test_bundle_of_a_decide_task_answers_each_question(tmp_path: Path):
+    """The bundle has a threshold for each question, one gate, a delta that is divided among the questions, and golden
+    cases with every answer."""
     folder = tmp_path / "run"
     sections: dict[str, Any] = {"risk": {"target": 0.1, "delta": 0.15}, "budget": {"golden_cases_min": 0}}
     job = stage_job(folder, "quantize", "decide", wrong=40, **sections)
@@ -68,7 +69,8 @@ def test_the_stages_after_export_make_a_bundle_that_answers_each_question(tmp_pa
 
 @pytest.mark.slow
 def test_a_question_with_too_few_rows_always_escalates(tmp_path: Path):
-    """The others divide delta among them, and the report says which."""
+    """A question with too few rows always escalates; the other questions divide delta among them, and the report names
+    both."""
     bundle = open_bundle(tiny_onnx_bundle(tmp_path / "a", "decide"))
     with serve_bundles([bundle]) as served:
         said = [json.loads(each.answer) for each in served.predict(bundle, TEXTS[:200])]
@@ -86,7 +88,8 @@ def test_a_question_with_too_few_rows_always_escalates(tmp_path: Path):
 
 
 def test_each_question_has_its_own_temperature(tmp_path: Path):
-    """A temperature changes the probabilities of its question alone; log-probabilities at temperature 1 stay."""
+    """A temperature changes only the probabilities of its question; log-probabilities at temperature 1 stay the
+    same."""
     bundle = open_bundle(tiny_onnx_bundle(tmp_path / "a", "decide"))
     warmer = bundle.at_temperatures({"intent": 1.0, "urgent": 4.0, "severity": 1.0})
     assert encode(warmer.manifest) == warmer.manifest_bytes
@@ -101,8 +104,8 @@ def test_each_question_has_its_own_temperature(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_candidate_that_is_worse_in_one_question_is_outside(tmp_path: Path):
-    """The budget holds for each question, and the table names it."""
+def test_candidate_that_is_worse_in_one_question_is_outside_the_budget(tmp_path: Path):
+    """The budget applies to each question, and the error names the question that exceeds it."""
     job = stage_job(tmp_path / "run", "quantize", "decide")
     full = job.folders["export"] / "model.onnx"
     other = spoiled(tmp_path / "other.onnx", 0.5, "decide")
@@ -112,7 +115,8 @@ def test_a_candidate_that_is_worse_in_one_question_is_outside(tmp_path: Path):
 
 
 def decide_recipe(folder: Path, **finetune: object) -> recipes.Recipe:
-    """Write a recipe over the tiny encoder; the words of a text answer its questions, and rows leave some out."""
+    """Write a recipe for the tiny encoder; the words of a text answer its questions, and some rows lack some
+    answers."""
     folder.mkdir()
     tiny_encoder.checkpoint(folder / "prepare" / "checkpoint")
     task = {"name": "tiny", "kind": "decide", "questions": [QUESTIONS[1], {**QUESTIONS[2], "name": "level"}]}
@@ -138,8 +142,9 @@ def decide_recipe(folder: Path, **finetune: object) -> recipes.Recipe:
     return recipes.read(folder)
 
 
-def test_one_encoder_learns_several_questions_and_is_exported_with_an_output_for_each(tmp_path: Path):
-    """Rows without an answer are counted; the graph computes what the checkpoint does, question by question."""
+def test_trained_encoder_has_an_output_for_each_question(tmp_path: Path):
+    """One encoder is trained on several questions: rows without an answer are counted, and each question's output of
+    the graph matches the checkpoint."""
     written = decide_recipe(tmp_path / "run", class_weights="balanced")
     done = {"prepare": tmp_path / "run" / "prepare"}
     reports = {}

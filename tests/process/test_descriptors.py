@@ -1,4 +1,4 @@
-"""A daemon that is started by hand has room for its callers, as one that systemd starts."""
+"""File descriptors of a daemon that is started by hand: it serves as many callers as one that systemd starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHELL, CONNECTIONS = 256, 300
 
 @pytest.fixture
 def shell() -> Iterator[None]:
-    """A low limit, which processes started from here inherit and may raise again."""
+    """Set a low limit of descriptors, which processes inherit and can raise again."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (SHELL, hard))
     yield
@@ -30,8 +30,9 @@ def limit_of(pid: int) -> int:
 
 
 @pytest.mark.slow
-def test_idle_connections_keep_nobody_out(tmp_path: Path, shell: None) -> None:
-    """More of them than a shell's limit: the operator gets in, and others do."""
+def test_idle_connections_do_not_lock_callers_out(tmp_path: Path, shell: None) -> None:
+    """With more idle connections than the shell's limit of descriptors, a client and the operator can still call the
+    daemon."""
     with RunningDaemon(tmp_path, access={"connections_max": CONNECTIONS}) as daemon:
         assert daemon.process is not None
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -48,8 +49,8 @@ def test_idle_connections_keep_nobody_out(tmp_path: Path, shell: None) -> None:
 
 
 @pytest.mark.slow
-def test_a_hard_limit_that_is_too_low_is_said(tmp_path: Path, shell: None) -> None:
-    """The daemon serves with what it has, and its log has the numbers."""
+def test_too_low_hard_limit_is_logged(tmp_path: Path, shell: None) -> None:
+    """If the hard limit of descriptors is too low, the daemon serves with it and logs `descriptors_short`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard > 4 * 100_000:
         pytest.skip("this machine gives more than any daemon needs")

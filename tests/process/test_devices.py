@@ -1,6 +1,6 @@
-"""Engines that compute on a device, in real child processes: echo reports any device that it is given.
+"""Engines on an accelerator, in real child processes: the echo runtime reports each device that it is given.
 
-The children are confined as one that drives a device is. What a real driver does with them is in test_vulkan.py.
+The children are confined like those that drive a device. test_vulkan.py tests them with a real driver.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ TALK = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", ru
 
 
 def a_card(runtime: str) -> DeviceSupport:
-    """Offer a device to every runtime."""
+    """Report an available device for every runtime."""
     return DeviceSupport(known=("vulkan",), built=("vulkan",), present=("vulkan",))
 
 
 @contextlib.asynccontextmanager
 async def pool_of(**settings: object) -> AsyncIterator[EnginePool]:
-    """A pool on a machine with a card, with one bundle."""
+    """Yield a pool with one bundle on a machine with a GPU."""
     pool = EnginePool(CONFIG.model_copy(update=settings), lambda: None, detect_support=a_card)
     try:
         await pool.attach("intent", INTENT, encode(INTENT), {})
@@ -72,8 +72,9 @@ def fallback(pool: EnginePool) -> str:
     return engine(pool).shortfalls.get("DEVICE_FALLBACK", "")
 
 
-async def test_an_answer_names_the_device() -> None:
-    """auto takes the card that is there; the child is confined, and nothing is degraded."""
+async def test_answer_names_the_device() -> None:
+    """With `device: auto` the engine uses the available GPU, each answer names it without degradation, and the child is
+    confined."""
     async with pool_of() as pool:
         said = await answer(pool, "a refund")
         assert ComputeInfo("vulkan:0", ()) == said.compute
@@ -82,15 +83,16 @@ async def test_an_answer_names_the_device() -> None:
         assert {"cpu", "vulkan"} == pool.factory.devices
 
 
-async def test_cpu_is_what_was_asked_for() -> None:
-    """With the setting cpu nothing is missing, whatever the machine has."""
+async def test_configured_cpu_is_not_a_degradation() -> None:
+    """With `device: cpu` the engine computes on the CPU without a degradation, even if the machine has a GPU."""
     async with pool_of(device="cpu") as pool:
         assert ComputeInfo("cpu", ()) == (await answer(pool, "a refund")).compute
         assert {"cpu"} == pool.factory.devices
 
 
-async def test_what_is_not_built_is_told_and_left_alone() -> None:
-    """The CPU computes; status has the reason and each answer the word."""
+async def test_device_without_a_built_library_falls_back_to_the_cpu() -> None:
+    """If the installed library is not built for the configured device, the CPU computes; status has the reason, and
+    each answer has DEVICE_FALLBACK."""
     without = DeviceSupport(known=("cuda",))
     pool = EnginePool(CONFIG.model_copy(update={"device": "cuda"}), lambda: None, detect_support=lambda _: without)
     try:
@@ -102,7 +104,8 @@ async def test_what_is_not_built_is_told_and_left_alone() -> None:
 
 
 async def test_a_bundle_that_needs_a_device_is_refused_without_it() -> None:
-    """By name, with what the engine computes on and why, and nothing of it stays."""
+    """A bundle whose required device the engine does not use is refused; the error names both devices, and nothing of
+    the bundle remains."""
     needy = INTENT.model_copy(update={"requires": Requires(device="cuda")})
     async with pool_of() as pool:
         with pytest.raises(RequirementUnmet, match="the bundle needs a cuda device; this engine computes on vulkan:0"):
@@ -115,7 +118,7 @@ async def test_a_bundle_that_needs_a_device_is_refused_without_it() -> None:
 
 
 async def test_a_bundle_that_needs_a_device_gets_it() -> None:
-    """Where the site leaves the choice open the first bundle's need makes it."""
+    """If the site's configuration leaves the device open, the first bundle's requirement selects it."""
     needy = INTENT.model_copy(update={"requires": Requires(device="vulkan")})
     pool = EnginePool(CONFIG, lambda: None, detect_support=a_card)
     try:
@@ -125,9 +128,9 @@ async def test_a_bundle_that_needs_a_device_gets_it() -> None:
         await pool.stop()
 
 
-async def test_a_device_under_which_children_die_is_left() -> None:
-    """The first death costs a restart on the device, the second the device; the input is answered on the CPU if it can
-    be, and quarantined only for what it does there."""
+async def test_device_is_left_after_the_second_death_of_a_child() -> None:
+    """After the first death of a child the engine restarts on the device, after the second on the CPU, where the
+    interrupted input is answered; the deaths do not count as crashes of the bundle."""
     async with pool_of() as pool:
         first = engine(pool).pid
         os.kill(first, signal.SIGABRT)
@@ -142,7 +145,8 @@ async def test_a_device_under_which_children_die_is_left() -> None:
 
 
 async def test_an_input_that_kills_every_child_ends_with_an_error() -> None:
-    """On the device, on it again and on the CPU; the engine goes on there."""
+    """An input that kills the child on the device, there again and on the CPU ends with an error; the engine continues
+    on the CPU."""
     async with pool_of() as pool:
         with pytest.raises(EngineCrashed):
             await answer(pool, "!crash")
@@ -151,8 +155,8 @@ async def test_an_input_that_kills_every_child_ends_with_an_error() -> None:
 
 
 @pytest.mark.slow
-async def test_a_kill_from_outside_blames_no_device() -> None:
-    """An operator's kill, however often, leaves the device in use."""
+async def test_kills_from_outside_do_not_disable_the_device() -> None:
+    """The engine keeps the device although an operator kills its child three times."""
     async with pool_of() as pool:
         for _ in range(3):
             killed = engine(pool).pid
@@ -162,8 +166,8 @@ async def test_a_kill_from_outside_blames_no_device() -> None:
 
 
 @pytest.mark.slow
-async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
-    """After the time that is set, when nothing runs; answers say so again."""
+async def test_idle_engine_returns_to_a_lost_device() -> None:
+    """After `device_retry_seconds` an idle engine uses the lost device again, and its answers name it."""
     async with pool_of(device_failures_max=1, device_retry_seconds=1.0, heartbeat_seconds_max=0.8) as pool:
         os.kill(engine(pool).pid, signal.SIGABRT)
         await eventually(lambda: pool.ready("intent") and engine(pool).device == "cpu")
@@ -173,7 +177,7 @@ async def test_an_idle_engine_goes_back_to_a_lost_device() -> None:
 
 
 def golden(folder: Path, answers: list[str]) -> dict[str, Path]:
-    """Write a golden file in which every text is answered so."""
+    """Write a golden file in which every text has one of these answers."""
     folder.mkdir()
     cases = [GoldenCase(input="a refund please", answer=answer, scores=(0.9, 0.1), tolerance=2.0) for answer in answers]
     (folder / "golden.jsonl").write_bytes(encode_golden(cases))
@@ -188,11 +192,9 @@ def golden(folder: Path, answers: list[str]) -> dict[str, Path]:
         (["refund"] * 18 + ["price"] * 2, "cpu"),
     ],
 )
-async def test_golden_answers_decide_whether_a_device_may_be_used(
-    tmp_path: Path, answers: list[str], device: str
-) -> None:
-    """One in twenty may be answered otherwise there; more, and the CPU computes, which says why. The bundle is attached
-    all the same, beside one that was there."""
+async def test_golden_answers_decide_whether_a_device_is_used(tmp_path: Path, answers: list[str], device: str) -> None:
+    """A device can answer 1 of 20 golden inputs differently; with 2 the engine moves to the CPU and reports the reason.
+    The bundle is attached in both cases."""
     pool = EnginePool(CONFIG, lambda: None, [tmp_path], detect_support=a_card)
     try:
         await pool.attach("intent", INTENT, encode(INTENT), {})
@@ -209,8 +211,9 @@ async def test_golden_answers_decide_whether_a_device_may_be_used(
         await pool.stop()
 
 
-async def test_what_the_child_finds_missing_is_left_at_once(tmp_path: Path) -> None:
-    """A real runtime without code for the device: the CPU computes, without a failed load and without a pause."""
+async def test_device_that_the_child_lacks_is_left_at_once(tmp_path: Path) -> None:
+    """If the runtime in the child has no code for the device, the engine restarts on the CPU at once, without a failed
+    load."""
     folder = bundles.tiny_onnx_bundle(tmp_path / "tiny")
     about, claims = bundles.manifest_of(folder), DeviceSupport(known=("cuda",), built=("cuda",), present=("cuda",))
     paths = {role: Path(path) for role, path in bundles.paths_of(folder).items()}
@@ -223,8 +226,8 @@ async def test_what_the_child_finds_missing_is_left_at_once(tmp_path: Path) -> N
         await pool.stop()
 
 
-async def test_a_trial_is_made_where_the_bundle_will_serve() -> None:
-    """The self-test's child has the same choice of devices."""
+async def test_self_test_uses_the_same_device() -> None:
+    """The child of the self-test selects the device by the same rules as the serving engine."""
     async with pool_of() as pool, pool.sandbox_pool(30) as trial:
         await trial.attach("talk", TALK, encode(TALK), {})
         assert "vulkan:0" == engine(trial).device

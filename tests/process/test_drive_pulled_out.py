@@ -1,4 +1,5 @@
-"""A USB drive that is pulled out or fills up during an export: it has whole files or none, and the command fails."""
+"""A USB drive that is removed or fills up during an export: its files are complete or missing, and the command
+fails."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ SEGMENTS = 3
 
 
 class Export:
-    """An outbox, and a USB drive that is new for each point."""
+    """An outbox, and a USB drive that is emptied for each point."""
 
     def __init__(self, root: Path) -> None:
         self.outbox, self.drive = root / "outbox", root / "drive" / "site=site-1"
@@ -56,7 +57,8 @@ class Export:
         return self.working.run([str(self.outbox), str(self.drive)], *tracer)
 
     def hold(self) -> None:
-        """Everything on the drive is whole, no manifest is without its segment; the next export brings the rest."""
+        """Check that the files on the drive are complete and no manifest lacks its segment; the next export writes the
+        rest."""
         there = {name: content for name, content in files(self.drive).items() if not Path(name).name.startswith(".")}
         assert there.items() <= self.sealed.items()
         manifests = {name for name in there if name.startswith("segments/") and name.endswith(".json")}
@@ -82,8 +84,8 @@ def export(tmp_path: Path) -> Iterator[Export]:
 @pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC", "ENODEV"])
-def test_a_drive_that_fails_in_the_middle_is_named(export: Export, error: str):
-    """At each sampled call: the export says that files are missing, or all are there."""
+def test_failing_drive_is_reported_or_complete(export: Export, error: str):
+    """If a system call fails during an export, the command exits with 3, or the drive has every file."""
     codes: Counter[int] = Counter()
     for point in sample(export.points()):
         done = export.run(*failed_at(*point, error))
@@ -96,16 +98,17 @@ def test_a_drive_that_fails_in_the_middle_is_named(export: Export, error: str):
 
 
 @needs_strace
-def test_an_export_that_is_killed_leaves_whole_files(export: Export):
-    """At each sampled call; what was begun is done again."""
+def test_killed_export_leaves_complete_files(export: Export):
+    """A killed export leaves only complete files on the drive, and the next export finishes it."""
     for point in sample(export.points()):
         assert 0 != export.run(*killed_at(*point)).returncode, point
         export.hold()
 
 
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to("/proc/self/status"), os.mkfifo], ids=["link", "fifo"])
-def test_what_is_no_file_on_a_drive_is_not_read(tmp_path: Path, make: Callable[[Path], None]):
-    """A link would show a file of this machine, and a FIFO would be waited for: the copy stops there and says so."""
+def test_link_or_fifo_on_a_drive_is_not_read(tmp_path: Path, make: Callable[[Path], None]):
+    """An export stops with an error at a link, which could expose a file of this machine, or at a FIFO, which would
+    block."""
     (tmp_path / "outbox" / "segments").mkdir(parents=True)
     (tmp_path / "outbox" / "status.json").write_bytes(b"{}")
     (tmp_path / "drive").mkdir()
@@ -115,8 +118,9 @@ def test_what_is_no_file_on_a_drive_is_not_read(tmp_path: Path, make: Callable[[
     assert ["status.json"] == copying.missing
 
 
-def test_an_operator_who_may_not_read_the_outbox_is_told_to_use_sudo(tmp_path: Path):
-    """The group of operators opens admin.sock, not the files that leave the site: that is an error, not a traceback."""
+def test_export_without_permission_suggests_sudo(tmp_path: Path):
+    """An operator who can open admin.sock but not read the outbox gets an error with the remedy to use sudo, and no
+    traceback."""
     outbox = tmp_path / "outbox"
     outbox.mkdir(mode=0)
     with without_root(), pytest.raises(ConfigInvalid, match="Permission denied") as refused:

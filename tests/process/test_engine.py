@@ -1,4 +1,4 @@
-"""Engines over real child processes, driven by the echo runtime."""
+"""Engines over real child processes with the echo runtime."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(text: str, job_id: str = "job", digest: str = "classify") -> JobRequest:
 
 @contextlib.asynccontextmanager
 async def pool_of(config: EngineConfig = CONFIG) -> AsyncIterator[EnginePool]:
-    """A pool with a classify and a generate bundle on one echo engine."""
+    """Yield a pool with a classify and a generate bundle on one echo engine."""
     pool = EnginePool(config, lambda: None)
     try:
         await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {})
@@ -86,13 +86,13 @@ def child(pool: EnginePool) -> int:
 
 
 def running(pool: EnginePool, digest: str) -> int:
-    """How many inputs the child behind a bundle is computing."""
+    """Return how many inputs the child of a bundle is computing."""
     (status,) = (each for each in pool.statuses() if digest in each.digests)
     return status.running
 
 
-async def test_an_input_is_answered_from_the_child() -> None:
-    """A classify job comes back with one score for each label and the time it waited."""
+async def test_child_answers_an_input() -> None:
+    """A classify job returns one score for each label and the time that it waited."""
     async with pool_of() as pool:
         got = await answer(pool, run("a refund please"))
         assert 1.0 == pytest.approx(sum(got.result.scores))
@@ -113,8 +113,9 @@ async def test_bundles_on_one_base_share_one_engine() -> None:
         assert 0 == resident_bytes(status.pid)
 
 
-async def test_every_bundle_of_an_engine_has_the_memory_that_it_asks_for() -> None:
-    """Also the second on one base, and also without weights: the first and its engine stay."""
+async def test_every_bundle_of_an_engine_is_checked_for_memory() -> None:
+    """A second bundle on one base that requires too much memory is refused, even without weights; the first bundle and
+    its engine stay."""
     async with pool_of() as pool:
         greedy = CLASSIFY.model_copy(update={"requires": Requires(memory_bytes=2**50)})
         with pytest.raises(MemoryShort, match=r"the bundle asks for 1125899906\.8 MB of memory"):
@@ -123,8 +124,9 @@ async def test_every_bundle_of_an_engine_has_the_memory_that_it_asks_for() -> No
         assert [("classify", "generate")] == [status.digests for status in pool.statuses()]
 
 
-async def test_what_a_bundle_breaks_in_the_runtime_is_told_in_words() -> None:
-    """The bundle, and what the library found: the name of an exception alone tells nobody what to do."""
+async def test_load_error_names_the_bundle_and_the_cause() -> None:
+    """If the runtime cannot use a bundle, the error names the bundle and the library's message instead of only the type
+    of an exception."""
     async with pool_of() as pool:
         odd = GENERATE.model_copy(update={"task": TaskSpec(name="talk", kind="generate", prompt=_ODD_PROMPT)})
         with pytest.raises(ModelLoadFailed) as caught:
@@ -136,8 +138,8 @@ async def test_what_a_bundle_breaks_in_the_runtime_is_told_in_words() -> None:
 _ODD_PROMPT = PromptTemplate(template="!slow 1 after x {input}")
 
 
-async def test_a_generation_streams() -> None:
-    """Chunks arrive in order, then the answer says why it ended."""
+async def test_generated_text_is_streamed() -> None:
+    """Chunks of generated text arrive in order, then the answer with the reason for its end."""
     async with pool_of() as pool:
         deadline = asyncio.get_running_loop().time() + 10
         events = [event async for event in pool.events(run("one two three", digest="generate"), deadline)]
@@ -147,7 +149,8 @@ async def test_a_generation_streams() -> None:
 
 
 async def test_leaving_a_stream_cancels_it() -> None:
-    """A caller who leaves after the first piece frees the engine: nothing is pending and the next job is answered."""
+    """A caller who leaves a stream after the first chunk frees the engine: nothing is pending, and the next job is
+    answered."""
     async with pool_of() as pool:
         deadline = asyncio.get_running_loop().time() + 10
         text = "!slow 20 " + "word " * 90
@@ -157,8 +160,8 @@ async def test_leaving_a_stream_cancels_it() -> None:
         assert (await answer(pool, run("refund", "next"), seconds=1.0)).result.scores[0] > 0.5
 
 
-async def test_errors_of_the_child_are_rebuilt() -> None:
-    """What the runtime refuses arrives as the same error with its numbers."""
+async def test_error_of_the_child_keeps_its_type_and_numbers() -> None:
+    """An input that the runtime refuses raises the same error in the parent, with its numbers."""
     async with pool_of() as pool:
         with pytest.raises(InputTooLong, match="9 tokens; the limit is 8") as caught:
             await answer(pool, run("1 2 3 4 5 6 7 8 9"))
@@ -167,8 +170,8 @@ async def test_errors_of_the_child_are_rebuilt() -> None:
             await answer(pool, run("!fail"))
 
 
-async def test_a_deadline_ends_the_wait_and_not_the_engine() -> None:
-    """A job over its deadline raises; the engine answers the next one."""
+async def test_expired_deadline_does_not_end_the_engine() -> None:
+    """A job whose deadline expires raises an error, and the engine answers the next one."""
     async with pool_of() as pool:
         with pytest.raises(DeadlineExpired):
             await answer(pool, run("!slow 300"), seconds=0.05)
@@ -176,7 +179,7 @@ async def test_a_deadline_ends_the_wait_and_not_the_engine() -> None:
 
 
 async def test_the_queue_is_bounded() -> None:
-    """With two running and four waiting the seventh input is refused with the numbers, and the six are answered."""
+    """With two inputs running and four waiting, the seventh is refused with the numbers, and the six are answered."""
     async with pool_of() as pool:
         jobs = [asyncio.create_task(answer(pool, run("!slow 100", f"job-{i}"))) for i in range(6)]
         await eventually(lambda: pool.statuses()[0].pending == 6)
@@ -190,7 +193,8 @@ async def test_the_queue_is_bounded() -> None:
 
 
 async def test_only_the_input_that_kills_the_child_fails() -> None:
-    """A neighbour in flight at the crash is tried again, alone, and answered; the culprit fails the second time."""
+    """After a crash the inputs in flight are retried alone: the innocent one is answered, and the culprit fails the
+    second time."""
     async with pool_of() as pool:
         both = [answer(pool, run("!crash", "culprit")), answer(pool, run("refund", "neighbour"))]
         culprit, neighbour = await asyncio.gather(*both, return_exceptions=True)
@@ -202,7 +206,8 @@ async def test_only_the_input_that_kills_the_child_fails() -> None:
 
 
 async def test_an_input_that_kills_its_child_alone_is_quarantined() -> None:
-    """It is refused from then on, without another crash; other inputs are answered."""
+    """An input that has killed its child alone is refused afterwards without another crash; other inputs are
+    answered."""
     async with pool_of() as pool:
         with pytest.raises(EngineCrashed):
             await answer(pool, run("!crash"))
@@ -215,8 +220,8 @@ async def test_an_input_that_kills_its_child_alone_is_quarantined() -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-async def test_a_child_outlives_a_signal_for_its_group(signum: signal.Signals) -> None:
-    """Ctrl-C and a stop reach every process of a group: a child ignores them from its first instruction on."""
+async def test_child_ignores_signals_to_its_process_group(signum: signal.Signals) -> None:
+    """A child ignores SIGINT and SIGTERM, which reach the whole process group, from its first instruction on."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     pool = EnginePool(CONFIG, lambda: None)
     try:
@@ -236,7 +241,8 @@ async def test_a_child_outlives_a_signal_for_its_group(signum: signal.Signals) -
 
 
 async def test_no_child_is_started_while_the_pool_drains() -> None:
-    """What has a child finishes with it; when it dies, its jobs are refused as ones that may be made again."""
+    """While the pool drains, running jobs finish; if their child dies, they fail with an error that allows a retry, and
+    no other child starts."""
     async with pool_of() as pool:
         slow = asyncio.create_task(answer(pool, run("!slow 300 refund")))
         await eventually(lambda: running(pool, "classify") == 1)
@@ -256,8 +262,8 @@ async def test_no_child_is_started_while_the_pool_drains() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGHUP])
-async def test_a_child_killed_from_outside_blames_no_input(signum: signal.Signals) -> None:
-    """An operator's or the kernel's kill costs the input a retry at most, never its place."""
+async def test_kill_from_outside_quarantines_no_input(signum: signal.Signals) -> None:
+    """An input whose child is killed from outside twice is retried and answered, and it is not quarantined."""
     async with pool_of() as pool:
         slow = asyncio.create_task(answer(pool, run("!slow 300 refund")))
         for _ in range(2):
@@ -269,8 +275,8 @@ async def test_a_child_killed_from_outside_blames_no_input(signum: signal.Signal
         assert (await answer(pool, run("!slow 300 refund", "again"))).result.scores[0] > 0.5
 
 
-async def test_an_operators_call_overtakes_the_devices() -> None:
-    """With the engine busy a call of priority 0 starts before one of priority 1 that came just before it."""
+async def test_operator_call_overtakes_a_device_call() -> None:
+    """On a busy engine a call of priority 0 starts before a call of priority 1 that arrived earlier."""
     async with pool_of(CONFIG.model_copy(update={"sequences_max": 1})) as pool:
         order: list[str] = []
 
@@ -286,7 +292,7 @@ async def test_an_operators_call_overtakes_the_devices() -> None:
 
 
 async def test_a_killed_child_is_replaced_and_its_bundles_attached_again() -> None:
-    """After SIGKILL every bundle answers again from a new process."""
+    """After SIGKILL every bundle answers again from a new child."""
     async with pool_of() as pool:
         before = child(pool)
         os.kill(before, signal.SIGKILL)
@@ -300,7 +306,7 @@ async def test_a_killed_child_is_replaced_and_its_bundles_attached_again() -> No
 
 
 async def test_a_broken_stream_ends_with_an_error_that_allows_a_retry() -> None:
-    """A stream that had begun when the child was killed is not silently started again."""
+    """A stream whose child is killed after the first chunk ends with StreamBroken and is not restarted silently."""
     async with pool_of() as pool:
         deadline = asyncio.get_running_loop().time() + 10
         events = pool.events(run("!slow 20 " + "word " * 90, digest="generate"), deadline)
@@ -311,8 +317,8 @@ async def test_a_broken_stream_ends_with_an_error_that_allows_a_retry() -> None:
                 pass
 
 
-async def test_a_step_that_never_returns_is_killed() -> None:
-    """A wedged child is alive but silent: it is killed after the heartbeat limit, and the engine goes on."""
+async def test_child_that_hangs_in_a_step_is_killed() -> None:
+    """A child that does not return from a step is killed after the heartbeat limit, and the engine continues."""
     async with pool_of() as pool:
         with pytest.raises(EngineCrashed):
             await answer(pool, run("!hang"), seconds=20)
@@ -321,8 +327,8 @@ async def test_a_step_that_never_returns_is_killed() -> None:
 
 
 @pytest.mark.slow
-async def test_a_stopped_idle_child_is_noticed() -> None:
-    """SIGSTOP on a child without work is found by the unanswered ping."""
+async def test_stopped_idle_child_is_replaced() -> None:
+    """An idle child that was stopped by SIGSTOP does not answer the ping and is replaced."""
     async with pool_of() as pool:
         before = child(pool)
         os.kill(before, signal.SIGSTOP)
@@ -330,8 +336,9 @@ async def test_a_stopped_idle_child_is_noticed() -> None:
 
 
 @pytest.mark.slow
-async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> None:
-    """An attach may take as long as a load once it has begun; one that never begins gives a wedged child no time."""
+async def test_child_that_stopped_before_an_attach_is_replaced() -> None:
+    """A stopped child that never begins an attach is replaced after the heartbeat limit: only an attach that has begun
+    can take as long as a load."""
     async with pool_of(PATIENT) as pool:
         await pool.detach("generate", drain_seconds=1)
         await eventually(lambda: EngineState.READY is pool.statuses()[0].state)
@@ -347,8 +354,8 @@ async def test_a_child_that_stopped_before_an_attach_is_noticed_as_soon() -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loaded", [True, False])
-async def test_a_child_that_stops_within_an_attach_is_noticed_as_well(loaded: bool) -> None:
-    """What loads computes: an attach that has begun and spends no time of a processor is not waited for."""
+async def test_child_that_stops_within_an_attach_is_replaced(loaded: bool) -> None:
+    """A child whose attach has begun but uses no processor time is replaced after the heartbeat limit."""
     task = TaskSpec(name="stall", kind="generate", prompt=PromptTemplate(template="!stall {input}"))
     stalling = Manifest(task=task, version="1.0.0", runtime="echo")
     async with pool_of(PATIENT) as pool:
@@ -363,8 +370,8 @@ async def test_a_child_that_stops_within_an_attach_is_noticed_as_well(loaded: bo
         assert before in [each["pid"] for each in logged if each["event"] == "engine_silent"]
 
 
-async def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Attach raises what the child said, and no engine stays."""
+async def test_model_that_does_not_load_leaves_no_engine(tmp_path: Path) -> None:
+    """If a model does not load, attach raises the child's error, and no engine remains."""
     pool = EnginePool(CONFIG, lambda: None)
     with pytest.raises(ModelLoadFailed, match="does not exist"):
         await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {"weights": tmp_path / "gone"})
@@ -373,8 +380,9 @@ async def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path: Path) 
         pool.reserve("classify", 1)
 
 
-async def test_loading_is_not_tried_for_ever(tmp_path: Path) -> None:
-    """A bundle kept in spite of its failure is tried load_failures_max times; then calls say that it does not load."""
+async def test_number_of_load_attempts_is_limited(tmp_path: Path) -> None:
+    """A bundle that is kept despite its failure is loaded at most `load_failures_max` times; then calls report that it
+    does not load."""
     pool = EnginePool(CONFIG, lambda: None, [tmp_path])
     weights = tmp_path / "weights"
     with pytest.raises(ModelLoadFailed):
@@ -398,15 +406,16 @@ async def test_detach_lets_running_jobs_finish() -> None:
 
 
 async def test_a_crash_counts_for_the_bundle_whose_input_was_computed() -> None:
-    """Another bundle on the same engine, which may be on probation, has no part in it."""
+    """A crash counts for the bundle whose input was computed and not for another bundle on the same engine."""
     async with pool_of() as pool:
         with pytest.raises(EngineCrashed):
             await answer(pool, run("!crash"), SECONDS_MAX)
         assert (2, 0) == (pool.stats("classify").crashes, pool.stats("generate").crashes)
 
 
-async def test_what_does_not_finish_before_a_detach_may_be_tried_again() -> None:
-    """No caller hears that it has cancelled, or that the model has failed: not while its job runs, writes or waits."""
+async def test_jobs_cut_off_by_a_detach_allow_a_retry() -> None:
+    """Running, waiting and streaming jobs of a detached bundle fail with errors that allow a retry, not as cancelled or
+    as failures of the model."""
     async with pool_of() as pool:
         deadline = asyncio.get_running_loop().time() + SECONDS_MAX
         written = pool.events(run("!slow 200 " + "word " * 90, "writes", "generate"), deadline)
@@ -424,7 +433,7 @@ async def test_what_does_not_finish_before_a_detach_may_be_tried_again() -> None
 
 
 async def test_stop_ends_the_child() -> None:
-    """After stop no process is left."""
+    """After the pool stopped, its child process no longer exists."""
     async with pool_of() as pool:
         pid = child(pool)
     with pytest.raises(ProcessLookupError):
@@ -446,7 +455,7 @@ asyncio.run(main())
 
 
 async def stopped_while_it_loads() -> None:
-    """Start an engine whose model is not there, and stop it before it can say so."""
+    """Start an engine whose model does not exist, and stop it before it can report so."""
     pool = EnginePool(CONFIG, lambda: None)
     missing = {"weights": Path("/nowhere/model.bin")}
     attaching = asyncio.create_task(pool.attach("classify", CLASSIFY, encode(CLASSIFY), missing, keep=True))
@@ -455,8 +464,8 @@ async def stopped_while_it_loads() -> None:
     await asyncio.gather(attaching, return_exceptions=True)
 
 
-async def test_a_load_that_fails_when_nobody_waits_for_it_is_no_complaint() -> None:
-    """An engine that is stopped while its child finds out that it cannot load leaves no error that nobody heard."""
+async def test_unawaited_load_failure_is_not_logged() -> None:
+    """An engine that is stopped while its load fails leaves no exception that was never retrieved."""
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     await stopped_while_it_loads()
@@ -466,7 +475,7 @@ async def test_a_load_that_fails_when_nobody_waits_for_it_is_no_complaint() -> N
 
 
 def test_a_child_does_not_outlive_its_parent() -> None:
-    """However the daemon dies, its children go with it."""
+    """If the daemon is killed, its children end."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())

@@ -33,7 +33,7 @@ CLASSIFIER = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={
 async def engine_of(
     owner: Supervisor | None = None, on_change: Callable[[], None] = lambda: None
 ) -> AsyncIterator[SupervisedEngine]:
-    """An echo engine that backs off for long. At its end no child and no task is left."""
+    """Yield an echo engine with a long backoff. At the end no child and no task remains."""
     dependencies = lone_engine(on_change, owner=owner)
     engine = SupervisedEngine("echo", LoadRequest(runtime="echo"), LONG, Quarantine(60.0), dependencies)
     async with asyncio.timeout(60):
@@ -43,7 +43,7 @@ async def engine_of(
 
 
 async def crashed(engine: SupervisedEngine) -> None:
-    """Let it back off."""
+    """Crash the engine's child, so that the engine backs off."""
     await engine.attach(CLASSIFIER)
     await eventually(lambda: engine.child.state is EngineState.READY)
     os.kill(engine.child.pid, signal.SIGKILL)
@@ -51,7 +51,7 @@ async def crashed(engine: SupervisedEngine) -> None:
 
 
 async def assert_ended(engine: SupervisedEngine) -> None:
-    """It has ended, and says so to whoever asks more of it."""
+    """Check that the engine has ended and refuses further calls."""
     await eventually(lambda: engine.child.ended)
     assert (EngineState.STOPPING, 0, True) == (engine.child.state, engine.child.pid, engine.is_alive(1.0))
     with pytest.raises(EngineNotReady):
@@ -60,8 +60,9 @@ async def assert_ended(engine: SupervisedEngine) -> None:
         await engine.child.restart()
 
 
-async def test_the_child_that_runs_finishes_what_it_has_and_is_the_last() -> None:
-    """A call that runs is answered, further ones too; when the child dies there is no other, and who waits is told."""
+async def test_draining_engine_finishes_with_its_last_child() -> None:
+    """A draining engine answers running and further calls; when its child dies, waiting calls are refused, and no other
+    child starts."""
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
         slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
@@ -78,8 +79,8 @@ async def test_the_child_that_runs_finishes_what_it_has_and_is_the_last() -> Non
         assert 0 == engine.child.restarts
 
 
-async def test_a_restart_does_not_kill_the_last_child() -> None:
-    """Who asks for one while the engine drains is told, and the call that runs is answered."""
+async def test_restart_of_a_draining_engine_is_refused() -> None:
+    """A restart of a draining engine is refused, and the running call is answered."""
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
         slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
@@ -92,8 +93,8 @@ async def test_a_restart_does_not_kill_the_last_child() -> None:
         assert child == engine.child.pid
 
 
-async def test_a_pause_before_a_child_ends() -> None:
-    """An engine that backs off starts no child any more, and has ended at once."""
+async def test_draining_engine_ends_its_backoff() -> None:
+    """An engine that is told to drain while it backs off ends at once and starts no child."""
     async with engine_of() as engine:
         await crashed(engine)
         engine.child.drain()
@@ -102,8 +103,9 @@ async def test_a_pause_before_a_child_ends() -> None:
 
 
 @pytest.mark.parametrize("turn", range(4))
-async def test_a_child_that_is_just_being_started_is_not_or_is_the_last(turn: int) -> None:
-    """In whichever turn of the event loop: the bundle is attached to the last child, or its caller is told."""
+async def test_drain_during_a_start_attaches_or_refuses(turn: int) -> None:
+    """In whichever turn of the event loop the drain begins, the bundle is attached to the last child or its caller gets
+    an error."""
     async with engine_of() as engine:
         attaching = asyncio.create_task(engine.attach(CLASSIFIER))
         await turns(turn + 1)
@@ -116,8 +118,8 @@ async def test_a_child_that_is_just_being_started_is_not_or_is_the_last(turn: in
             assert (await engine.answer(run("refund"), loop_time() + 10)).result.scores[0] > 0.5
 
 
-async def test_no_pause_begins_while_an_engine_drains() -> None:
-    """Told to drain as its child has died and is not yet put away, it ends without the pause that would have come."""
+async def test_drain_at_the_death_of_a_child_skips_the_backoff() -> None:
+    """An engine that is told to drain between the death of its child and the backoff ends without the backoff."""
     told: list[EngineState] = []
 
     def drain_as_it_dies() -> None:
@@ -134,16 +136,17 @@ async def test_no_pause_begins_while_an_engine_drains() -> None:
 
 
 def paused(faults: InjectedFaults) -> Supervisor:
-    """Return an owner whose engine dies at its first step, and is not started again before `release`."""
+    """Return a supervisor whose engine dies at its first step and does not restart before `release`."""
     faults.at_start.add("engine echo")
     return Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, wrap=faults.around)
 
 
 @pytest.mark.parametrize("end", [ChildSupervisor.request_stop, ChildSupervisor.drain])
-async def test_who_waits_for_an_engine_that_nobody_supervises_is_told_when_it_ends(
+async def test_attach_to_an_unsupervised_engine_fails_when_it_ends(
     end: Callable[[ChildSupervisor], None],
 ) -> None:
-    """What supervised it has died and pauses: the attach that waits for the next child ends with an error."""
+    """While an engine's supervision is paused after a death, an attach waits for the next child; it fails when the
+    engine ends."""
     faults = InjectedFaults()
     async with engine_of(paused(faults)) as engine:
         attaching = asyncio.create_task(engine.attach(CLASSIFIER))
@@ -156,8 +159,8 @@ async def test_who_waits_for_an_engine_that_nobody_supervises_is_told_when_it_en
         await assert_ended(engine)
 
 
-async def test_an_engine_that_stops_ends_no_other_of_its_name() -> None:
-    """The next engine on a base has the name of the one before, and is started again after its pause."""
+async def test_stopping_engine_does_not_end_another_of_its_name() -> None:
+    """When one of two engines with the same name stops, the other one still restarts after its pause."""
     faults = InjectedFaults()
     owner = paused(faults)
     async with engine_of(owner) as engine, contextlib.aclosing(_Other(owner)) as other:

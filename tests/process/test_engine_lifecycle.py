@@ -1,5 +1,5 @@
-"""How an engine starts, starts again and ends: without descriptors, when callers leave, and when two things happen at
-once. Real child processes, driven by the echo runtime."""
+"""How an engine starts, restarts and ends: without descriptors, with cancelled callers, and with concurrent changes.
+Real child processes with the echo runtime."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def descriptors() -> set[str]:
 
 
 def children() -> list[int]:
-    """The processes that this one has started and not reaped."""
+    """Return the processes that this one has started and not reaped."""
     return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
@@ -74,7 +74,7 @@ async def attach(pool: EnginePool, digest: str, manifest: Manifest, *, keep: boo
 async def pool_of(
     *digests: str, config: EngineConfig = CONFIG, on_change: Callable[[], None] = lambda: None
 ) -> AsyncIterator[EnginePool]:
-    """A pool with bundles of one engine. At its end nothing is left."""
+    """Yield a pool with bundles of one engine. At its end no child and no descriptor remains."""
     before = descriptors()
     pool = EnginePool(config, on_change)
     try:
@@ -89,7 +89,7 @@ async def pool_of(
 
 @contextlib.asynccontextmanager
 async def stopped_child(pool: EnginePool) -> AsyncIterator[int]:
-    """A child that does not do as it is told, so that it has to be killed."""
+    """Yield a child that does not react, so that it has to be killed."""
     await eventually(lambda: EngineState.READY is pool.statuses()[0].state)
     pid = child(pool)
     assert pid
@@ -102,7 +102,7 @@ async def stopped_child(pool: EnginePool) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("left", range(9))
 async def test_a_start_without_descriptors_fails_and_leaves_nothing(left: int) -> None:
-    """At whichever descriptor the limit is reached: an attach ends with an error, and no child or socket is left."""
+    """An attach that reaches the limit of descriptors raises an error and leaves no engine, child or socket."""
     async with pool_of() as pool, asyncio.timeout(60):
         try:
             with descriptors_left(left):
@@ -115,8 +115,9 @@ async def test_a_start_without_descriptors_fails_and_leaves_nothing(left: int) -
             assert left > 2
 
 
-async def test_an_engine_that_cannot_be_started_is_started_when_it_can() -> None:
-    """It backs off and says why; once there are descriptors again the bundle answers, without anybody acting."""
+async def test_engine_starts_when_descriptors_are_available_again() -> None:
+    """An engine without descriptors backs off and reports the reason; the bundle answers without intervention once
+    there are descriptors."""
     async with pool_of(config=CONFIG.model_copy(update={"load_failures_max": 1})) as pool, asyncio.timeout(60):
         with descriptors_left(1):
             with pytest.raises(EngineNotReady, match="Too many open files"):
@@ -130,8 +131,9 @@ async def test_an_engine_that_cannot_be_started_is_started_when_it_can() -> None
         assert (await answer(pool, run("refund"))).result.scores[0] > 0.5
 
 
-async def test_an_engine_for_which_memory_is_short_is_started_when_there_is_enough() -> None:
-    """However often it has failed by then, without anybody acting; probation still hears of it, to roll back."""
+async def test_engine_starts_when_memory_is_available_again() -> None:
+    """An engine for which memory is short starts without intervention once there is enough, however often it failed;
+    until then its failure is visible to probation."""
     available = [1]
     dependencies = dataclasses.replace(lone_engine(), available_memory=lambda _: available[0])
     engine = SupervisedEngine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), dependencies)
@@ -149,8 +151,8 @@ async def test_an_engine_for_which_memory_is_short_is_started_when_there_is_enou
         await engine.child.stop()
 
 
-async def test_a_child_that_dies_without_descriptors_is_replaced_when_there_are_some() -> None:
-    """The death of a child while nothing can be opened costs no more than the time that the shortage lasts."""
+async def test_dead_child_is_replaced_when_descriptors_are_available() -> None:
+    """A child that dies while the process has no free descriptors is replaced as soon as it has some."""
     async with pool_of("classify") as pool, asyncio.timeout(60):
         before = child(pool)
         with descriptors_left(1):
@@ -159,8 +161,9 @@ async def test_a_child_that_dies_without_descriptors_is_replaced_when_there_are_
         await eventually(lambda: pool.ready("classify") and child(pool) != before)
 
 
-async def test_a_bundle_that_is_tried_again_while_others_are_attached_is_attached() -> None:
-    """After a crash one bundle fails, is detached and attached again before the next one is ready: it is tried anew."""
+async def test_failed_bundle_can_be_attached_again_during_a_restart() -> None:
+    """A bundle that failed after a crash and is detached and attached again, before the child has finished its other
+    bundles, is tried again."""
     before: list[int] = []
     stopped: list[int] = []
 
@@ -191,8 +194,9 @@ def failed(pool: EnginePool, digest: str) -> bool:
     return pool._engines[NEEDY.engine_key()].bundles.has_failed(digest)
 
 
-async def test_an_engine_that_is_removed_while_it_restarts_ends() -> None:
-    """Its bundles are taken off in the middle of a restart: the restart ends with an error, and no child is left."""
+async def test_engine_removed_during_its_restart_ends() -> None:
+    """If all bundles of an engine are detached during its restart, the restart fails, and no engine and no child
+    remain."""
     async with pool_of("classify") as pool, asyncio.timeout(60):
         with pytest.raises(RequirementUnmet):
             await attach(pool, "needy", NEEDY, keep=True)
@@ -207,8 +211,9 @@ async def test_an_engine_that_is_removed_while_it_restarts_ends() -> None:
         assert [] == children()
 
 
-async def test_a_restart_whose_caller_leaves_is_finished() -> None:
-    """The old child is killed and reaped, and the bundles answer from a new one."""
+async def test_restart_is_completed_after_its_caller_left() -> None:
+    """If the caller of a restart is cancelled, the old child is still replaced, and the bundles answer from a new
+    one."""
     async with pool_of("classify") as pool, asyncio.timeout(60):
         with pytest.raises(RequirementUnmet):
             await attach(pool, "needy", NEEDY, keep=True)
@@ -222,8 +227,8 @@ async def test_a_restart_whose_caller_leaves_is_finished() -> None:
         assert (await answer(pool, run("refund"))).result.scores[0] > 0.5
 
 
-async def test_an_engine_that_ends_is_counted_until_its_child_is_gone() -> None:
-    """Whoever took the last bundle off may leave: the child is killed all the same, and its memory counts till then."""
+async def test_ending_engine_is_counted_until_its_child_has_exited() -> None:
+    """After a cancelled detach the child is still killed, and the pool counts it until it has exited."""
     async with pool_of("classify") as pool, asyncio.timeout(60):
         async with stopped_child(pool) as old:
             detaching = asyncio.create_task(pool.detach("classify", drain_seconds=0))
@@ -235,7 +240,8 @@ async def test_an_engine_that_ends_is_counted_until_its_child_is_gone() -> None:
 
 
 class CancelledAt:
-    """Awaits something in a task that is cancelled at its k-th suspension; `reached` tells whether it has so many."""
+    """Awaits a coroutine in a task that is cancelled at its k-th suspension; `reached` tells whether it has that
+    many."""
 
     def __init__(self, awaited: Coroutine[Any, Any, None], suspension: int) -> None:
         self._awaited = awaited
@@ -264,7 +270,7 @@ class CancelledAt:
 
 
 async def attach_and_detach(pool: EnginePool) -> None:
-    """Pass through every await of a pool: a first start, a bundle that fails, a restart, a drain, an end."""
+    """Pass through every await of a pool: a first start, a bundle that fails, a restart, a drain and the end."""
     await attach(pool, "classify", CLASSIFY)
     for _ in range(2):
         with contextlib.suppress(RequirementUnmet):
@@ -277,8 +283,9 @@ async def attach_and_detach(pool: EnginePool) -> None:
 
 
 @pytest.mark.slow
-async def test_whoever_leaves_at_any_await_leaves_an_engine_that_works() -> None:
-    """Cancelled at the k-th await, for every k: bundles can be attached and answer, and at the end nothing is left."""
+async def test_pool_works_after_a_cancellation_at_any_await() -> None:
+    """After a cancellation at any await of attach and detach, bundles can be attached and answer, and at the end no
+    engine and no child remain."""
     reached, suspension = True, 0
     while reached:
         suspension += 1
@@ -303,8 +310,9 @@ def no_pidfd(pid: int) -> int:
     raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
 
-async def test_a_child_that_cannot_be_watched_is_not_left_behind() -> None:
-    """Where the process has begun and its descriptor cannot be had, it is killed and reaped, and its socket closed."""
+async def test_child_without_a_pidfd_is_killed() -> None:
+    """If a process has started but its pidfd cannot be opened, the process is killed and reaped, and its socket is
+    closed."""
     before = descriptors()
     with pytest.raises(OSError, match="Cannot allocate memory"):
         await ChildProcess.spawn(lambda _: None, lambda _: None, no_pidfd)
@@ -314,7 +322,7 @@ async def test_a_child_that_cannot_be_watched_is_not_left_behind() -> None:
 
 @contextlib.asynccontextmanager
 async def engine_of(before_load: Callable[[], None], on_change: Callable[[], None]) -> AsyncIterator[SupervisedEngine]:
-    """An echo engine outside any pool."""
+    """Yield an echo engine outside of any pool."""
     dependencies = lone_engine(on_change, before_load)
     engine = SupervisedEngine("echo", LoadRequest(runtime="echo"), CONFIG, Quarantine(60.0), dependencies)
     try:
@@ -325,7 +333,7 @@ async def engine_of(before_load: Callable[[], None], on_change: Callable[[], Non
 
 
 def faults(count: int) -> Callable[[], None]:
-    """A function that has a fault so many times."""
+    """Return a function that raises an error on its first `count` calls."""
     left = iter(range(count))
 
     def fault() -> None:
@@ -335,8 +343,9 @@ def faults(count: int) -> Callable[[], None]:
     return fault
 
 
-async def test_a_fault_of_the_supervisor_leaves_nobody_waiting(capfd: pytest.CaptureFixture[str]) -> None:
-    """It is logged with its traceback, who attaches is told, and the engine is started again after a pause."""
+async def test_supervisor_error_fails_the_attach_and_restarts_the_engine(capfd: pytest.CaptureFixture[str]) -> None:
+    """An error in the supervision of an engine is logged with its traceback, the attach fails, and the engine restarts
+    after a pause."""
     message = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
     async with engine_of(faults(2), lambda: None) as engine, asyncio.timeout(60):
         with pytest.raises(EngineNotReady, match="supervising it failed with RuntimeError"):
@@ -347,8 +356,8 @@ async def test_a_fault_of_the_supervisor_leaves_nobody_waiting(capfd: pytest.Cap
     assert "a fault of ours" in capfd.readouterr().out
 
 
-async def test_a_fault_of_whoever_hears_of_changes_is_not_the_engines() -> None:
-    """The engine starts, attaches and answers all the same."""
+async def test_error_in_the_change_callback_does_not_affect_the_engine() -> None:
+    """If the callback for changes raises errors, the engine still starts, attaches and answers."""
     async with engine_of(lambda: None, faults(1000)) as engine, asyncio.timeout(60):
         await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
         assert (0, True) == (engine.child.restarts, engine.ready("classify"))
@@ -356,8 +365,9 @@ async def test_a_fault_of_whoever_hears_of_changes_is_not_the_engines() -> None:
 
 
 @pytest.mark.parametrize("abandoned", [GENERATE, NEEDY])
-async def test_the_outcome_of_an_abandoned_attach_is_not_that_of_a_later_one(abandoned: Manifest) -> None:
-    """The bundle is taken off and attached again before the child has answered: who attached it hears of the second."""
+async def test_outcome_of_an_abandoned_attach_is_not_reused(abandoned: Manifest) -> None:
+    """If a bundle is detached and attached again before the child has answered, the second attach gets the outcome of
+    its own request."""
     wanted = NEEDY if abandoned is GENERATE else GENERATE
     first, second = (AttachRequest(digest="d", manifest=encode(each), paths={}) for each in (abandoned, wanted))
     async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(60):
@@ -377,7 +387,7 @@ async def test_the_outcome_of_an_abandoned_attach_is_not_that_of_a_later_one(aba
 
 
 async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
-    """Neither an attach nor a restart brings it back, whatever comes after `stop`."""
+    """After `stop` neither an attach nor a restart starts the engine again."""
     message = AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={})
     async with engine_of(lambda: None, lambda: None) as engine, asyncio.timeout(60):
         attaching = asyncio.create_task(engine.attach(message))
@@ -391,8 +401,8 @@ async def test_an_engine_that_was_stopped_does_not_start_again() -> None:
         assert EngineState.STOPPING is engine.child.state
 
 
-async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> None:
-    """The child that would take it for nonsense never gets it, and answers the next one."""
+async def test_input_over_the_frame_limit_is_refused() -> None:
+    """An input that exceeds the frame limit is refused before it reaches the child, which answers the next input."""
     async with pool_of("classify") as pool, asyncio.timeout(60):
         before = child(pool)
         with pytest.raises(InputTooLong, match=f"the limit is {FRAME_BYTES_MAX}"):
@@ -401,8 +411,9 @@ async def test_an_input_that_no_frame_takes_is_refused_and_nothing_else() -> Non
         assert (before, 0) == (child(pool), pool.statuses()[0].restarts)
 
 
-async def test_a_large_input_reaches_a_child_that_computes_within_a_few_steps() -> None:
-    """Until it has come, and here is refused, no input or cancellation behind it is seen."""
+async def test_large_input_reaches_a_busy_child_within_a_few_steps() -> None:
+    """A large input reaches a child that generates text within 16 steps, because it blocks the inputs and cancellations
+    that follow."""
     async with pool_of("classify", "generate", config=PATIENT) as pool, asyncio.timeout(60):
         writes = pool.events(run("!slow 20 " + "word " * 99, "writes", "generate"), loop_time() + 60)
         await anext(writes)

@@ -1,4 +1,4 @@
-"""What watches an engine's child, when it dies of a mistake of ours."""
+"""The task that supervises an engine's child, when it dies of an unexpected exception."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from tests.support.lone_engine import lone_engine
 BUNDLE = Manifest(task=TaskSpec(name="talk", kind="generate"), version="1.0.0", runtime="echo")
 
 
-async def test_a_child_that_nobody_watches_any_more_is_started_again():
-    """Status names the engine; who waits for a bundle waits for the next child, which comes after a pause."""
+async def test_engine_restarts_after_its_supervision_died():
+    """If the supervision of an engine dies, status names the engine, and a waiting attach is answered by the next child
+    after a pause."""
     faults = InjectedFaults()
     owner = Supervisor(sleep=faults.sleep, monotonic=faults.monotonic, wrap=faults.around)
     load = LoadRequest(runtime="echo", context_tokens=64, sequences_max=2)

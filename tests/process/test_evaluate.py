@@ -27,13 +27,14 @@ RISK = Risk(0.05, 0.1)
 
 
 def intents(count: int, wrong: int = 0) -> list[DataRow]:
-    """Rows whose label stands in the text, so that echo has them right; the first `wrong` are labelled otherwise."""
+    """Return rows whose label is in the text, so that echo answers them correctly; the first `wrong` have another
+    label."""
     rows = [DataRow(f"message {i} about {INTENTS[i % 8]}", INTENTS[i % 8]) for i in range(count)]
     return [DataRow(row.text, INTENTS[(i + 1) % 8] if i < wrong else row.label) for i, row in enumerate(rows)]
 
 
 def test_each_kind_is_answered(tmp_path):
-    """Labels with log-probabilities, text, entities and vectors come from the engine, with tokens and time."""
+    """The engine returns labels with log-probabilities, text, entities or vectors by kind, with tokens and time."""
     label = predict(echo_bundle(tmp_path / "a"), ["I want a refund"])[0]
     assert ("refund", 4) == (label.answer, label.input_tokens)
     assert 1.0 == pytest.approx(sum(map(math.exp, label.log_probabilities)))
@@ -46,8 +47,8 @@ def test_each_kind_is_answered(tmp_path):
     assert 1.0 == pytest.approx(sum(value * value for value in vector), abs=1e-5)
 
 
-def test_an_input_that_fails_alone_is_a_failure(tmp_path):
-    """What the model or the limits refuse is recorded by its reason, and the others are answered."""
+def test_failed_input_is_recorded_with_its_reason(tmp_path):
+    """An input that the model or the limits refuse is recorded with its reason, and the other inputs are answered."""
     said = predict(echo_bundle(tmp_path / "a", task={"limits": {"input_tokens_max": 4}}), ["!fail", "1 2 3 4 5", "ok"])
     assert ["MODEL_FAILED", "INPUT_TOO_LONG", ""] == [each.failure for each in said]
     report, _ = evaluate(tmp_path / "a", [DataRow("!fail", "refund"), DataRow("a refund", "refund")])
@@ -55,7 +56,7 @@ def test_an_input_that_fails_alone_is_a_failure(tmp_path):
 
 
 def test_log_probabilities_do_not_depend_on_the_temperature(tmp_path):
-    """The same weights at other temperatures give other confidences and the same log-probabilities."""
+    """The same weights at another temperature have other confidences and the same log-probabilities."""
     bundle, texts = open_bundle(tiny_onnx_bundle(tmp_path / "a")), ["where is my order", "refund"]
     with serve_bundles([bundle]) as served:
         plain = served.predict(bundle, texts)
@@ -66,15 +67,16 @@ def test_log_probabilities_do_not_depend_on_the_temperature(tmp_path):
 
 
 @pytest.mark.slow
-def test_many_at_once_answer_as_one_by_one(tmp_path):
-    """Order and scores are the same, however many texts the engine has at a time."""
+def test_parallel_answers_equal_sequential_answers(tmp_path):
+    """Texts that an engine computes eight at a time have the same order and scores as texts that it computes one by
+    one."""
     folder, texts = tiny_onnx_bundle(tmp_path / "a"), [f"text {'more ' * (i % 7)}{i}" for i in range(40)]
     alone, together = predict(folder, texts), predict(folder, texts, at_once=8)
     assert np.allclose([a.log_probabilities for a in alone], [b.log_probabilities for b in together], atol=1e-4)
 
 
 def test_progress_counts_every_text(tmp_path):
-    """The callback hears of each answer, up to all."""
+    """The progress callback is called after each answer with the number of answers and the total."""
     heard = []
     predict(echo_bundle(tmp_path / "a"), ["a", "b", "c"], lambda what, done, all_: heard.append((what, done, all_)))
     assert [("pos-intent 1.0.0", i, 3) for i in (1, 2, 3)] == heard
@@ -93,8 +95,8 @@ def test_progress_counts_every_text(tmp_path):
         ),
     ],
 )
-def test_what_is_no_bundle_says_so(tmp_path, spoil, error, said):
-    """A folder that cannot be run is refused with the file that is the matter."""
+def test_invalid_bundle_folder_is_refused(tmp_path, spoil, error, said):
+    """A folder that is not a usable bundle is refused, and the error names the file at fault."""
     folder = tiny_onnx_bundle(tmp_path / "a")
     spoil(folder)
     with pytest.raises(error, match=said):
@@ -102,7 +104,8 @@ def test_what_is_no_bundle_says_so(tmp_path, spoil, error, said):
 
 
 def test_two_bundles_are_compared(tmp_path):
-    """A bundle that knows a label is better than one that does not, on the rows where that matters."""
+    """Two bundles with the same labels in another order compare as equal, and bundles of different kinds are
+    refused."""
     knows = echo_bundle(tmp_path / "knows", labels=("refund", "price"))
     swapped = echo_bundle(tmp_path / "other", labels=("price", "refund"), version="2.0.0")
     report = compare(knows, swapped, [DataRow("a refund", "refund"), DataRow("the price", "price")])
@@ -114,7 +117,7 @@ def test_two_bundles_are_compared(tmp_path):
 
 
 def test_rows_that_do_not_fit_the_bundle_are_refused(tmp_path):
-    """A label that the bundle cannot give, and rows without a label, are errors before anything runs."""
+    """Rows with a label that the bundle lacks, or without a label, are refused before anything runs."""
     folder = echo_bundle(tmp_path / "a", labels=("refund", "price"))
     with pytest.raises(InvalidRequest, match=r"1 label of the rows is not one of .*: hours"):
         evaluate(folder, [DataRow("x", "hours"), DataRow("y", "price")])
@@ -122,8 +125,8 @@ def test_rows_that_do_not_fit_the_bundle_are_refused(tmp_path):
         evaluate(folder, [DataRow("x")])
 
 
-def test_a_classifier_is_calibrated(tmp_path):
-    """A model that is right on every row gets a threshold with its proof, and limits of the usual."""
+def test_classifier_without_errors_gets_a_threshold(tmp_path):
+    """A model that is right on every row gets a proven threshold with full coverage, and limits for unusual inputs."""
     rows = intents(400)
     found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), rows, RISK)
     section, report = found.confidence, found.report
@@ -138,8 +141,9 @@ def test_a_classifier_is_calibrated(tmp_path):
     )
 
 
-def test_what_is_calibrated_is_what_is_served(tmp_path):
-    """The share of sure answers on the proving rows, served with the section, is the coverage it claims."""
+def test_served_coverage_equals_calibrated_coverage(tmp_path):
+    """The share of confident answers that the calibrated bundle serves on the proving rows is the coverage in its
+    manifest."""
     rows = intents(300, wrong=2) + [DataRow(f"nothing {i} known", INTENTS[i % 8]) for i in range(60)]
     found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), rows, RISK)
     section = found.confidence
@@ -153,8 +157,9 @@ def test_what_is_calibrated_is_what_is_served(tmp_path):
     assert sum(not is_right("classify", row, each) for row, each in sure) <= section.bound * len(sure)
 
 
-def test_too_few_rows_always_escalate_and_say_how_many_more(tmp_path):
-    """30 rows prove nothing at a risk of 5%: the result is to escalate, and the number of labels that would do."""
+def test_too_few_rows_escalate_and_report_the_missing_labels(tmp_path):
+    """30 rows cannot prove a risk of 5%: the bundle always escalates, and the report states how many more labels are
+    needed."""
     found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), intents(30), RISK)
     section, report = found.confidence, found.report
     assert isinstance(section, AlwaysEscalate)
@@ -163,8 +168,9 @@ def test_too_few_rows_always_escalate_and_say_how_many_more(tmp_path):
     assert f"every answer escalates. About {report['labels_needed']} more labels are needed" in report["verdict"]
 
 
-def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
-    """Where even the surest answers are wrong too often, the report says so and asks for no labels."""
+def test_confidently_wrong_model_is_not_helped_by_labels(tmp_path):
+    """If the most confident answers are wrong too often, the report states that more labels will not help and asks for
+    none."""
     found = calibrate(open_bundle(echo_bundle(tmp_path / "a")), intents(300, wrong=100), RISK)
     section, report = found.confidence, found.report
     assert isinstance(section, AlwaysEscalate)
@@ -173,8 +179,9 @@ def test_a_model_that_errs_when_sure_is_not_helped_by_labels(tmp_path):
 
 
 @pytest.mark.slow
-def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):
-    """An extractor gets a threshold on whole records; random weights that never get one right get none."""
+def test_extracted_records_count_as_right_only_as_a_whole(tmp_path):
+    """An extract bundle is calibrated on whole records: random weights get no threshold, and a bundle whose own answers
+    are the labels has an accuracy of 1."""
     rows = [DataRow(f"refund {i}", spans=(TextSpan(0, 6, "product"),)) for i in range(150)]
     found = calibrate(open_bundle(tiny_onnx_bundle(tmp_path / "a", "extract")), rows, RISK)
     section, report = found.confidence, found.report
@@ -190,7 +197,8 @@ def test_records_are_calibrated_on_being_right_as_a_whole(tmp_path):
 
 
 def test_the_rows_are_divided_by_their_texts():
-    """Whatever the order of the file, the same rows fit and prove; the same text is never on both sides."""
+    """Rows are divided into fitting and proving rows by their texts: the order of the file does not matter, and the
+    same text is never in both parts."""
     rows = intents(300) + intents(40)
     parts, again = divide_rows(rows), divide_rows(rows[::-1])
     for name in ("tuning", "proving"):
@@ -200,15 +208,16 @@ def test_the_rows_are_divided_by_their_texts():
     assert ([], 90) == (divide_rows(rows[:90]).tuning, len(divide_rows(rows[:90]).proving))
 
 
-def test_the_temperature_takes_few_of_many_rows():
-    """The temperature takes at most 500 rows; all others prove the threshold."""
+def test_temperature_uses_at_most_500_rows():
+    """Of many rows the temperature takes at most 500, and all others prove the threshold."""
     parts = divide_rows([DataRow(f"text {i}", "a") for i in range(4000)])
     assert (500, 3500) == (len(parts.tuning), len(parts.proving))
     assert not {row.text for row in parts.tuning} & {row.text for row in parts.proving}
 
 
 def test_a_family_is_in_one_part_and_tested_once():
-    """Its rows are right or wrong together: they fit or prove together, and one of them is tested, always the same."""
+    """All rows of a family are in the same part, and only one row, always the same, is tested, because they are right
+    or wrong together."""
     rows = [replace(row, family=f"family {place % 60}") for place, row in enumerate(intents(300))]
     parts = divide_rows(rows)
     proving = parts.proving
@@ -224,8 +233,8 @@ def test_a_family_is_in_one_part_and_tested_once():
 
 
 @pytest.mark.release
-def test_a_decoder_tells_how_much_it_left_on_the_labels(tmp_path):
-    """SmolLM2 gives a label mass; an engine that serves several texts at once gives the same labels."""
+def test_decoder_reports_its_label_mass(tmp_path):
+    """SmolLM2 reports a label mass, and an engine that computes several texts at once returns the same labels."""
     folder = smollm2_bundle(Path(tmp_path, "a"))
     texts = ["I want my money back", "Until when are you open?", "Do you have red socks?"]
     said = predict(folder, texts, at_once=3)

@@ -1,8 +1,9 @@
-"""Spool and sealing killed, or failed by the disk, at every system call that matters: nothing acknowledged is lost.
+"""The spool and its sealing killed, or failed by the disk, at every system call of the sweep: nothing acknowledged is
+lost.
 
-A process keeps answers, takes feedback, asks the large model about what was put off, seals twice, takes receipts over
-and writes its status, and says of each piece of feedback, and of each opinion, when it was on the disk. Afterwards
-another one opens what is left, goes on, and a central team reads everything.
+A process stores answers, takes feedback, asks the large model about deferred inputs, seals twice, accepts receipts and
+writes its status. It prints when each piece of feedback and each teacher label is on the disk. Afterwards another
+process opens what remains and continues, and a central team reads everything.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def field(tmp_path: Path) -> Iterator[Field]:
 
 
 def check(field: Field, folder: Path, output: str) -> None:
-    """Start again, go on, and let the central team count."""
+    """Start again, continue, and let the central team count."""
     before = visible(folder)
     site = ASite(folder)
     site.worker.outbox.find_lost_segments(thoroughly=True)
@@ -60,7 +61,8 @@ def collected(field: Field, site: ASite, epochs: set[str]) -> dict[str, Any]:
 
 
 def same(one, other) -> bool:
-    """Tell whether two copies of a record say the same; why it was kept may change when it is sealed anew."""
+    """Return whether two copies of a record are equal; the reason for which it was kept can change when it is sealed
+    again."""
     ones, others = (json.loads(example_records.encode(record)) for record in (one, other))
     ones.pop("kept", None)
     others.pop("kept", None)
@@ -68,7 +70,7 @@ def same(one, other) -> bool:
 
 
 def kill_sweep(field: Field, every: list[Point]) -> Counter[int]:
-    """Kill at each point; return how often how many pieces of feedback had been acknowledged."""
+    """Kill at each point; return how often each number of pieces of feedback had been acknowledged."""
     outcomes: Counter[int] = Counter()
     for call, number in every:
         folder = field.fresh()
@@ -80,7 +82,7 @@ def kill_sweep(field: Field, every: list[Point]) -> Counter[int]:
 
 
 def error_sweep(field: Field, every: list[Point], error: str) -> Counter[str]:
-    """Let one call fail at each point; return with which reasons the work ended ("" = it got over it)."""
+    """Fail one call at each point; return the reasons with which the work ended ("" = it recovered)."""
     reasons: Counter[str] = Counter()
     for call, number in every:
         folder = field.fresh()
@@ -91,8 +93,8 @@ def error_sweep(field: Field, every: list[Point], error: str) -> Counter[str]:
     return reasons
 
 
-def test_the_work_itself_is_whole(field):
-    """Undisturbed, everything is acknowledged and at the central team."""
+def test_undisturbed_work_acknowledges_everything(field):
+    """Without a disturbance all feedback is acknowledged and reaches the central team."""
     folder = field.fresh()
     done = field.work(folder)
     assert (0, 4) == (done.returncode, done.stdout.count("acknowledged")), done.stderr
@@ -100,15 +102,16 @@ def test_the_work_itself_is_whole(field):
 
 
 @needs_strace
-def test_a_kill_at_sampled_points_loses_nothing(field):
-    """Whatever was acknowledged is in the spool or in a segment, once by its id, with its prediction."""
+def test_kill_at_sampled_points_loses_nothing_acknowledged(field):
+    """After a kill all acknowledged feedback is in the spool or in a segment, once by its id, with its prediction."""
     kill_sweep(field, sample(field.points()))
 
 
 @needs_strace
 @pytest.mark.release
-def test_a_kill_anywhere_loses_nothing(field):
-    """Every call of the sweep; kills before the first and after the last acknowledgement occur."""
+def test_kill_at_every_point_loses_nothing_acknowledged(field):
+    """After a kill at any call of the sweep, including before the first and after the last acknowledgement, no
+    acknowledged feedback is lost."""
     outcomes = kill_sweep(field, field.points())
     assert {0, 4} <= outcomes.keys()
 
@@ -116,8 +119,9 @@ def test_a_kill_anywhere_loses_nothing(field):
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_failing_disk_loses_nothing(field, error):
-    """Each write and each sync fails once: an error of the disk, or none; never an acknowledgement that lies."""
+def test_failing_disk_loses_nothing_acknowledged(field, error):
+    """If one write or sync fails, the work recovers or ends with an error of the disk; nothing that was acknowledged is
+    lost."""
     every = [point for point in field.points() if point[0] in WRITING]
     reasons = error_sweep(field, every, error)
     assert {"", "STATE_DIR_UNWRITABLE", "STORE_DAMAGED", "DISK_FULL"} >= reasons.keys()
@@ -125,8 +129,9 @@ def test_a_failing_disk_loses_nothing(field, error):
 
 
 @pytest.mark.parametrize("cut", [1, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (10, 100, 40_000)), 5000])
-def test_a_torn_tail_of_the_log_loses_only_what_was_not_acknowledged(field, cut):
-    """SQLite's log cut anywhere, as after lost power on a disk without barriers, opens; what was sealed is sealed."""
+def test_spool_with_a_truncated_wal_opens_and_continues(field, cut):
+    """A spool whose SQLite log was truncated, as after a power loss on a disk without barriers, opens, and sealed
+    segments stay sealed."""
     folder = field.fresh()
     site = ASite(folder)
     site.keep(*(answered(n) for n in range(30, 60)))
@@ -141,8 +146,8 @@ def test_a_torn_tail_of_the_log_loses_only_what_was_not_acknowledged(field, cut)
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 7)), 7])
-def test_flipped_bits_of_a_sealed_segment_are_found_and_mended(field, part):
-    """Before a receipt came, the site itself notices and seals again what it has."""
+def test_damaged_segment_is_sealed_again(field, part):
+    """If a sealed segment is damaged before its receipt arrives, the site detects it and seals the examples again."""
     folder = field.fresh()
     site = ASite(folder)
     site.judge(judgement(2))
@@ -157,8 +162,9 @@ def test_flipped_bits_of_a_sealed_segment_are_found_and_mended(field, part):
 
 
 @pytest.mark.parametrize("years", [-1, pytest.param(10, marks=pytest.mark.slow)])
-def test_a_jump_of_the_clock_loses_nothing(field, years):
-    """A year back or ten forward: windows, sealing and receipts go on; only the times in the records are wrong."""
+def test_clock_jump_loses_nothing(field, years):
+    """After the clock jumps a year back or ten years forward, windows, sealing and receipts continue; only the times in
+    the records are wrong."""
     folder = field.fresh()
     site = ASite(folder)
     site.keep(answered(70))

@@ -1,5 +1,5 @@
-"""Spoiled model files in real children: a load error, a clean crash or a working model; never a hang, never memory
-without bound, and the parent lives."""
+"""Damaged model files in real child processes: each ends in a load error, a clean crash or a working model, within
+limits of time and memory, and the parent survives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUICK, ALL = 20, 200
 
 
 def gguf(folder: Path) -> Path:
-    """Two labels behind a short prompt: attaching computes them."""
+    """Return a bundle with two labels and a short prompt: attaching it computes them."""
     prompt = {"template": "{input}\nWants:"}
     return smollm2_bundle(folder, labels=("refund", "price"), task={"prompt": prompt})
 
@@ -27,8 +27,9 @@ def gguf(folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [gguf, tiny_onnx_bundle], ids=["gguf", "onnx"])
 @pytest.mark.parametrize("count", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
-def test_a_spoiled_model_file_harms_only_its_child(tmp_path: Path, build: Callable[[Path], Path], count: int) -> None:
-    """Load error, clean crash or working model for every seed, within the deadline, below 2 GiB."""
+def test_damaged_model_file_affects_only_its_child(tmp_path: Path, build: Callable[[Path], Path], count: int) -> None:
+    """For every seed a damaged model file ends in a load error, a clean crash or a working model, within the deadline
+    and below 2 GiB of memory."""
     build(tmp_path / "intact")
     command = [sys.executable, "-m", "tests.support.spoiled_models", str(tmp_path), str(count)]
     seconds_max = CASE_SECONDS_MAX * (count + 1)

@@ -1,4 +1,5 @@
-"""Schemas beyond the limits, and invalid ones, in a real child: errors, never a hang or a death."""
+"""Schemas over the limits and invalid schemas in a real child: each is an error, and the child neither hangs nor
+dies."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ QUICK, ALL = 12, 150
 
 
 def manifest_bytes(schema: Any) -> bytes:
-    """Return a manifest with that in the place of its schema, unchecked as from a stranger."""
+    """Return a manifest with this schema, unchecked, as from an untrusted source."""
     limits = {"input_tokens_max": 60, "output_tokens_max": 300}
     task = {"name": "t", "kind": "extract", "record_schema": schema, "limits": limits}
     weights = {"role": "weights", "path": "w", "sha256": "0" * 64, "size_bytes": 1}
@@ -30,7 +31,7 @@ def manifest_bytes(schema: Any) -> bytes:
 
 
 async def said(events: asyncio.Queue[Any]) -> Any:
-    """Return the next word of the child that is no sign of life."""
+    """Return the next message of the child that is not a heartbeat."""
     async with asyncio.timeout(STEP_SECONDS_MAX):
         while isinstance(event := await events.get(), protocol.Heartbeat):
             pass
@@ -40,7 +41,8 @@ async def said(events: asyncio.Queue[Any]) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
 async def test_no_schema_ends_the_child(tmp_path: Path, seeds: int) -> None:
-    """One child takes them all: each is refused, fails in words or gives a record, and at the end it still lives."""
+    """One child handles all schemas: each is refused, fails with a message or returns a record, and the child is alive
+    at the end."""
     events: asyncio.Queue[Any] = asyncio.Queue()
     child = await spawned(events.put_nowait, events.put_nowait)
     weights = str(tiny_gguf.write(tmp_path / "w.gguf"))

@@ -1,4 +1,4 @@
-"""Counts of the field under kills: whatever was kept is counted, once."""
+"""Counts of production monitoring after kills: every stored answer is counted exactly once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ for number in itertools.count(start):
 
 
 def killed_in(folder: Path, start: int, lines: int) -> int:
-    """Let a process keep answers, and kill it after so many commits; return the number that comes next."""
+    """Let a process store answers and kill it after a number of commits; return the next number."""
     command = [sys.executable, "-c", WRITING, str(folder), str(start)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -43,7 +43,7 @@ def killed_in(folder: Path, start: int, lines: int) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [4])
 def test_kills_neither_lose_nor_double_a_count(tmp_path, kills):
-    """After kills in the middle of writing, counts of answers and of pairs are those of the answers that are kept."""
+    """After kills during writes, the counts of answers and pairs equal those of the stored answers."""
     folder, start = tmp_path / "state", 1
     for number in range(kills):
         start = killed_in(folder, start, 2 + 3 * number)

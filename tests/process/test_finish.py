@@ -1,4 +1,5 @@
-"""The assemble stage: the finished bundle, the same from the same inputs, with answers that it repeats."""
+"""The assemble stage: it produces the finished bundle, identically from the same inputs, with golden answers that the
+bundle repeats."""
 
 from __future__ import annotations
 
@@ -45,8 +46,9 @@ def finished(folder: Path, kind: str = "classify", samples: str = "", **more) ->
 
 
 @pytest.mark.slow
-def test_a_candidate_whose_scores_vary_is_never_chosen(tmp_path):
-    """It is dropped with the reason, though it is the smallest and has the same labels; the other one is taken."""
+def test_candidate_with_varying_scores_is_not_chosen(tmp_path):
+    """A candidate whose scores depend on the batch is rejected with the reason, although it agrees on every row;
+    another candidate is chosen."""
     job = stage_job(tmp_path, "quantize")
     task = tmp_path / "task.yaml"
     task.write_text(task.read_text().replace("runtime: onnx", "runtime: echo"))
@@ -63,8 +65,9 @@ def test_a_candidate_whose_scores_vary_is_never_chosen(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_finished_bundle_has_everything(tmp_path):
-    """It is calibrated, says where it comes from and what it needs, and carries report, licence and golden answers."""
+def test_finished_bundle_is_complete(tmp_path):
+    """The finished bundle is calibrated, records its provenance and memory requirement, and contains the report, the
+    licence and golden answers."""
     job = finished(tmp_path / "run", samples="how much is the mug?\n")
     report = assemble_stage.run(job)
     folder = job.out / "bundle"
@@ -94,7 +97,8 @@ def test_the_finished_bundle_has_everything(tmp_path):
 
 @pytest.mark.slow
 def test_the_golden_set_covers_the_labels(tmp_path):
-    """Samples come first, then cases of every label that rows have; served again, the bundle repeats them."""
+    """The golden cases start with the samples and cover every label that rows have; the bundle repeats their answers
+    when it is served again."""
     job = finished(tmp_path / "run", samples="how much is the mug?\n")
     report = assemble_stage.run(job)
     folder = job.out / "bundle"
@@ -110,7 +114,8 @@ def test_the_golden_set_covers_the_labels(tmp_path):
 
 @pytest.mark.slow
 def test_golden_cases_carry_surrogates_and_still_pass(tmp_path):
-    """No value of a row travels; the answers are those to the surrogate text; manifest and report say so."""
+    """Golden cases contain surrogates instead of values of rows, with the answers to the surrogate text; the manifest
+    and the lineage record it."""
     card = "4111 1111 1111 1111"
     job = finished(tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "test.jsonl").read_text().splitlines()]
@@ -131,8 +136,9 @@ def test_golden_cases_carry_surrogates_and_still_pass(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_bundle_that_a_site_could_hardly_check_is_refused(tmp_path):
-    """Fewer golden cases that bind than the recipe wants: the error says how many there are and how to ship it."""
+def test_bundle_with_too_few_binding_golden_cases_is_refused(tmp_path):
+    """If fewer golden cases are binding than the recipe requires, the error has both numbers, and the remedy names
+    `golden_cases_min`."""
     job = finished(tmp_path / "run")
     strict = replace(job, recipe=job.recipe.model_copy(update={"budget": BudgetSection(golden_cases_min=200)}))
     with pytest.raises(ModelFailed, match=r"\d+ of \d+ golden cases are binding") as caught:
@@ -142,7 +148,7 @@ def test_a_bundle_that_a_site_could_hardly_check_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_same_inputs_give_the_same_digest(tmp_path):
-    """Two runs of all stages from the same inputs make the same bundle, to the last byte."""
+    """Two runs of all stages with the same inputs produce the same bundle, byte for byte."""
     digests, files = [], []
     for name in ("one", "two"):
         job = finished(tmp_path / name, wrong=5)
@@ -155,7 +161,7 @@ def test_the_same_inputs_give_the_same_digest(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["extract", "embed"])
 def test_other_kinds_are_finished_too(tmp_path, kind):
-    """Records and vectors have golden answers as well, which the bundle repeats."""
+    """Bundles for records and for vectors have golden answers as well."""
     job = finished(tmp_path / "run", kind)
     report = assemble_stage.run(job)
     assert 24 == report["golden"]["cases"]

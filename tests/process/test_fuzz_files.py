@@ -1,4 +1,4 @@
-"""Hostile files of every kind that serve reads, read by its own code: each is read, or refused with a reason."""
+"""Hostile files of every kind that serve reads, read by its own code: each is read or refused with a reason."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BEGIN = 20  # the bench begins at 0: these are others
 
 
 @pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
-def test_no_file_is_more_than_refused(tmp_path: Path, cases: int) -> None:
-    """Hostile files of twenty kinds: no crash, no hang, and no error without a name."""
+def test_hostile_files_are_read_or_refused(tmp_path: Path, cases: int) -> None:
+    """Hostile files of twenty kinds cause no crash, no hang and no error without a reason."""
     found = Found()
     kinds = [*formats(tmp_path), *state_formats(tmp_path), *carried_formats(tmp_path)]
     for kind in kinds:
@@ -29,8 +29,8 @@ def test_no_file_is_more_than_refused(tmp_path: Path, cases: int) -> None:
 @pytest.mark.parametrize(
     ("raised", "said"), [(KeyError("a"), "KeyError"), (BaseException("panic"), "panic"), (SystemExit(1), "SystemExit")]
 )
-def test_an_error_without_a_name_is_found(raised: BaseException, said: str) -> None:
-    """The judge of the cases calls everything a defect that is not an error of the tree."""
+def test_unexpected_exception_is_a_defect(raised: BaseException, said: str) -> None:
+    """The fuzzer counts every exception that is not one of the project's errors as a defect."""
 
     def read(_: object) -> None:
         raise raised
@@ -39,8 +39,8 @@ def test_an_error_without_a_name_is_found(raised: BaseException, said: str) -> N
     assert said in defect
 
 
-def test_a_reader_that_does_not_end_is_found() -> None:
-    """It is ended, and called a defect."""
+def test_hanging_reader_is_a_defect() -> None:
+    """The fuzzer stops a reader that does not return in time and counts it as a defect."""
 
     def read(seconds: float) -> None:
         while seconds:
@@ -51,8 +51,9 @@ def test_a_reader_that_does_not_end_is_found() -> None:
 
 
 @pytest.mark.release
-def test_a_kind_of_file_has_cases_that_are_read(tmp_path: Path) -> None:
-    """The cases are not all nonsense at the first byte: of each kind some are read to the end."""
+def test_some_cases_of_each_kind_are_readable(tmp_path: Path) -> None:
+    """Of each kind of file some fuzzed cases are read to the end, so the cases are not all invalid at the first
+    byte."""
     found = Found()
     kinds: list[Format] = list(formats(tmp_path))
     for kind in kinds:

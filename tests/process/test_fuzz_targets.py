@@ -1,4 +1,4 @@
-"""The fuzzer: every reader of a site over the kept corpus and new cases, and its judge (docs/fuzzing.md)."""
+"""The fuzzer: every reader of a site over the stored corpus and new cases, and its judge (docs/fuzzing.md)."""
 
 from __future__ import annotations
 
@@ -23,28 +23,29 @@ LIBRARIES = [name for name in TARGETS if name not in READERS]
 
 
 def require_sound(report: Report, folder: Path) -> None:
-    """Fail with each defect, and how to run its case again."""
+    """Fail with each defect and the command that runs its case again."""
     assert "" == "\n".join(report.told(folder))
     assert report.executions >= len(corpus.files(report.target)) + TARGETS[report.target].runs
 
 
 @pytest.mark.slow
-def test_no_reader_does_more_than_refuse(tmp_path: Path) -> None:
-    """Every case of the corpus, and new ones each day, are read or refused with a reason, in bounds, without traces."""
+def test_readers_read_or_refuse_every_case(tmp_path: Path) -> None:
+    """Every case of the corpus, and new ones each day, is read or refused with a reason, within its limits and without
+    side effects."""
     for report in fuzz_together([TARGETS[name] for name in READERS], tmp_path, seed_of_the_day()):
         require_sound(report, tmp_path / "found")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_no_model_file_does_more_than_end_its_engine(name: str, tmp_path: Path) -> None:
-    """A library may die of a file: then an engine's child does, and the bundle is refused with a reason."""
+def test_model_file_crashes_at_most_its_engine(name: str, tmp_path: Path) -> None:
+    """A hostile model file can crash at most the child of its engine; the bundle is refused with a reason."""
     require_sound(fuzz(TARGETS[name], tmp_path, seed_of_the_day(), runs=TARGETS[name].runs), tmp_path / "found")
 
 
 @pytest.mark.release
-def test_twenty_minutes_of_fuzzing_find_nothing() -> None:
-    """What `scripts/bench fuzz` does."""
+def test_twenty_minutes_of_fuzzing_find_no_defect() -> None:
+    """Twenty minutes of fuzzing over all targets, as in `scripts/bench fuzz`, find no defect."""
     missed = []
     seconds = MINUTES * 60 / sum(target.share for target in TARGETS.values())
     for target in TARGETS.values():
@@ -54,8 +55,9 @@ def test_twenty_minutes_of_fuzzing_find_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_has_cases_that_differ_and_come_again(name: str) -> None:
-    """The same seed spoils a file the same way, so that a failure can be repeated; another seed another way."""
+def test_cases_of_a_target_are_reproducible_by_their_seed(name: str) -> None:
+    """The same seed mutates a file in the same way, so that a failure can be repeated; other seeds mutate it
+    differently."""
     target = TARGETS[name]
     begin = next(iter(corpus.files(name).values()), b'{"role": "plan", "stolen": true, "stick": true}\n{"signed": {}}')
     once, again = ([target.mutate(Random(seed), begin) for seed in range(20)] for _ in range(2))
@@ -64,7 +66,8 @@ def test_a_target_has_cases_that_differ_and_come_again(name: str) -> None:
 
 
 def test_the_corpus_is_small_and_every_target_has_one() -> None:
-    """It is read in seconds: at most 300 kB; what is made anew each time (dates, signatures) is not in it."""
+    """The corpus has at most 300 kB, so that it is read in seconds, and a file for every target except the repository,
+    whose dates and signatures are generated each time."""
     sizes = [path.stat().st_size for path in corpus.FOLDER.rglob("*") if path.is_file()]
     assert sum(sizes) <= 300_000
     without = {name for name in TARGETS if not corpus.files(name)}
@@ -73,8 +76,9 @@ def test_the_corpus_is_small_and_every_target_has_one() -> None:
 
 
 @pytest.mark.slow
-def test_the_sound_files_can_be_written_again(tmp_path: Path) -> None:
-    """Of every target that keeps some, as many: only so can the corpus follow a format that changes."""
+def test_valid_corpus_files_can_be_written_again(tmp_path: Path) -> None:
+    """For every target the same valid corpus files can be generated again, so that the corpus follows a format that
+    changes."""
     corpus.write_sound(tmp_path)
     kept, written = (
         {str(path.relative_to(folder)) for path in folder.rglob("sound*")} for folder in (corpus.FOLDER, tmp_path)
@@ -108,7 +112,7 @@ def raises(error: BaseException) -> Callable[[bytes], object]:
 
 
 def unescaped(message: str) -> EdgeAgentError:
-    """Return an error whose sentence went another way than through its constructor."""
+    """Return an error whose message did not pass through its constructor."""
     error = ManifestInvalid("")
     error.message = message
     return error
@@ -137,16 +141,17 @@ def never_ends(_: bytes) -> None:
         (never_ends, "hang", "not read within 0.05 s of the processor"),
     ],
 )
-def test_the_judge_finds_what_is_a_defect(read: Read, kind: str, said: str, tmp_path: Path) -> None:
-    """Whatever is not read, or refused with a reason and a sentence, within bounds and without traces."""
+def test_judge_finds_defects(read: Read, kind: str, said: str, tmp_path: Path) -> None:
+    """The judge counts as a defect every case that is neither read nor refused with a reason and a message, within its
+    limits and without side effects."""
     judge = Judge(Target("judged", lambda _, raw: raw, lambda _: read, seconds_max=0.05), tmp_path)
     verdict = judge.judge(b"a case")
     JUDGED.set()
     assert (kind, True) == (verdict.kind, said in verdict.defect)
 
 
-def test_a_defect_tells_how_to_run_it_again(tmp_path: Path) -> None:
-    """The target, the seed, the file with the case, and the command."""
+def test_defect_report_has_the_command_to_repeat_it(tmp_path: Path) -> None:
+    """The report of a defect has the target, the seed, the file with the case and the command to run it again."""
     report = Report("manifest", "20000", defects=[Defect("hang", "not read", b"{}")])
     assert [0, 1, 0, 0, 0] == [report.count(kind) for kind in KINDS]
     [told] = report.told(tmp_path)

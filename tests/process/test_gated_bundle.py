@@ -1,4 +1,4 @@
-"""A bundle with a gate, from the export to the finished bundle: it separates training texts from others."""
+"""A bundle with a gate, from the export to the finished bundle: the gate separates training texts from others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 
 
 
 def chosen_of(job: StageJob, *types: str) -> Report:
-    """Do what the quantize stage does, without a checkpoint to compare with; return its report."""
+    """Do the work of the quantize stage without a checkpoint for comparison; return its report."""
     exported, full = job.folders["export"] / "model.onnx", job.out.with_name("full.onnx")
     full.write_bytes(exported.read_bytes())
     task = tasks.of(job.recipe.path(job.recipe.task))
@@ -42,8 +42,9 @@ def chosen_of(job: StageJob, *types: str) -> Report:
 
 
 @pytest.mark.slow
-def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
-    """Its candidates have the score, its section the gate, its golden cases the scores; strangers are held up."""
+def test_run_produces_a_bundle_with_a_gate(tmp_path: Path):
+    """The candidates and golden cases have an out-of-distribution score, the manifest has a gate, and the gate holds up
+    texts that are unlike the training data."""
     budget = {"agreement_min": 0.0, "kl_mean_max": 9.0, "golden_cases_min": 0}
     job = stage_job(tmp_path / "run", "quantize", train=True, risk={"target": 0.2, "held_up_max": 0.1}, budget=budget)
     made = chosen_of(job, "fp32", "dynamic-int8")
@@ -72,8 +73,9 @@ def test_a_run_makes_a_bundle_that_holds_strangers_up(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_training_text_that_a_site_refuses_as_too_long_is_left_out(tmp_path: Path):
-    """The graph may have no positions for it."""
+def test_training_text_over_the_limit_is_left_out_of_the_gate(tmp_path: Path):
+    """A training text that a site would refuse as too long is not used for the gate, because the graph can lack
+    positions for it."""
     job = stage_job(tmp_path / "run", "quantize", train=True)
     with (tmp_path / "run" / "train.jsonl").open("a") as file:
         file.write(json.dumps({"text": "kettle " * 5000, "label": "price"}) + "\n")
@@ -83,8 +85,9 @@ def test_a_training_text_that_a_site_refuses_as_too_long_is_left_out(tmp_path: P
     assert 240 == found.rows
 
 
-def test_a_candidate_that_moves_rows_across_the_gate_is_not_chosen():
-    """Less than 99% on the same side is a reason of its own; a candidate that has no gate is not judged by it."""
+def test_candidate_with_low_gate_agreement_is_outside_the_budget():
+    """A candidate with less than 99% of the rows on the same side of the gate is rejected with that reason; one without
+    a gate is not."""
     line = {"agreement": {"value": 1.0}, "accuracy_loss": 0.0}
     assert [] == judge(line | {"gate_agreement": None}, BudgetSection())
     assert [] == judge(line | {"gate_agreement": {"value": 0.99}}, BudgetSection())
@@ -94,7 +97,8 @@ def test_a_candidate_that_moves_rows_across_the_gate_is_not_chosen():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["extract", "embed"])
 def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
-    """Texts without a class are one class: a record and a vector come with a score, and strangers are held up."""
+    """Encoders for records and vectors, whose training texts have no classes, have a gate as well, which holds up texts
+    unlike the training data."""
     job = stage_job(
         tmp_path / "run", "quantize", kind, train=True, budget={"agreement_min": 0.0}, risk={"held_up_max": 0.1}
     )
@@ -112,8 +116,9 @@ def test_other_encoders_have_a_gate_for_their_inputs(tmp_path: Path, kind: str):
 
 
 @pytest.mark.slow
-def test_without_training_texts_there_is_no_gate(tmp_path: Path):
-    """A source that is tuned already, with no training split, becomes a bundle without a gate; the report says why."""
+def test_bundle_without_training_texts_has_no_gate(tmp_path: Path):
+    """A recipe with a tuned source and no training split produces a bundle without a gate, and the report has the
+    reason."""
     job = stage_job(tmp_path / "run", "quantize", budget={"agreement_min": 0.0})
     assert None is chosen_of(job, "fp32")["detector"]
     job = after(job, "calibrate")

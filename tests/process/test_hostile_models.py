@@ -1,4 +1,4 @@
-"""A bundle that allocates without end is refused with its limit, and nothing else is affected."""
+"""A bundle that allocates without end is refused with its limit, and other bundles are not affected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MB = 10**6
 
 @pytest.fixture
 async def pool(tmp_path: Path) -> AsyncIterator[EnginePool]:
-    """Engines of one thread each, in which a good bundle answers."""
+    """Yield engines with one thread each, in which a good bundle answers."""
     made = EnginePool(EngineConfig(cpu_threads=1), lambda: None, [tmp_path])
     await bundles.attach_bundle(made, bundles.tiny_onnx_bundle(tmp_path / "good"), "good")
     yield made
@@ -34,7 +34,7 @@ async def refusal(pool: EnginePool, folder: Path) -> ModelLoadFailed:
 
 
 def check_numbers(refused: ModelLoadFailed) -> None:
-    """The refusal has estimate and limit, in words and as numbers."""
+    """Check that the refusal has the estimate and the limit, in the message and as numbers."""
     estimated, limit = (int(refused.metadata[f"memory_{name}_bytes"]) for name in ("estimated", "limit"))
     assert f"estimated to need {estimated / MB:.1f} MB of memory and limited to {limit / MB:.1f} MB" in refused.message
     assert estimated < limit <= 2 * estimated + memory_cap.RUNTIME_BYTES + memory_cap.THREAD_BYTES
@@ -43,21 +43,22 @@ def check_numbers(refused: ModelLoadFailed) -> None:
 
 
 @pytest.mark.slow
-async def test_a_tokenizer_that_grows_meets_the_limit(pool: EnginePool, tmp_path: Path) -> None:
-    """Of a few kilobytes it makes 10^12 characters: its child ends at its limit, which the refusal names with the
-    estimate. The good bundle on the same weights has another child."""
+async def test_growing_tokenizer_is_stopped_by_the_memory_limit(pool: EnginePool, tmp_path: Path) -> None:
+    """A tokenizer that expands a few kilobytes to 10^12 characters ends its child at the memory limit; the error has
+    the limit and the estimate, and the good bundle is not affected."""
     folder = hostile_models.bundle(tmp_path / "hostile", tokenizer=hostile_models.growing_tokenizer())
     check_numbers(await refusal(pool, folder))
 
 
-async def test_a_graph_that_fills_memory_meets_the_limit(pool: EnginePool, tmp_path: Path) -> None:
-    """A tensor of 4 GB whose size only the computation tells is refused likewise."""
+async def test_graph_with_a_computed_huge_tensor_is_stopped_by_the_limit(pool: EnginePool, tmp_path: Path) -> None:
+    """A tensor of 4 GB whose size is only known after computation is stopped by the memory limit with the same
+    numbers."""
     folder = hostile_models.bundle(tmp_path / "hostile", hostile_models.computed_filling_graph())
     check_numbers(await refusal(pool, folder))
 
 
-async def test_a_graph_that_says_so_is_not_opened(pool: EnginePool, tmp_path: Path) -> None:
-    """A size that stands in the file is refused before onnxruntime sees it, with the limit."""
+async def test_graph_with_a_declared_huge_tensor_is_not_opened(pool: EnginePool, tmp_path: Path) -> None:
+    """A graph whose file declares a tensor over the limit is refused before onnxruntime opens it."""
     refused = await refusal(pool, hostile_models.bundle(tmp_path / "hostile", hostile_models.filling_graph()))
     assert (
         "model.onnx has a node ConstantOfShape that makes 1000000000 elements; the limit is 67108864" == refused.message
@@ -65,8 +66,8 @@ async def test_a_graph_that_says_so_is_not_opened(pool: EnginePool, tmp_path: Pa
 
 
 @pytest.mark.slow
-async def test_a_graph_that_does_not_end_meets_the_time_limit(tmp_path: Path) -> None:
-    """A loop of 2^60 turns is ended by the child's own alarm, within the library that computes it."""
+async def test_endless_graph_is_stopped_by_the_time_limit(tmp_path: Path) -> None:
+    """A loop of 2^60 iterations is stopped by the child's alarm while the library computes it."""
     pool = EnginePool(EngineConfig(cpu_threads=1, attach_seconds_max=2), lambda: None, [tmp_path])
     refused = await refusal(pool, hostile_models.bundle(tmp_path / "hostile", hostile_models.endless_graph()))
     await pool.stop()

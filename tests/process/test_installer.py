@@ -1,4 +1,4 @@
-"""The installer file and edge-agent-setup, run for real below a folder."""
+"""The installer file and edge-agent-setup, executed for real below a folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.mark.slow
-def test_installs_upgrades_goes_back_and_removes(tmp_path: Path, site: Site):
-    """A first file installs; a second upgrades; rollback goes back and forth; uninstall keeps the configuration."""
+def test_install_upgrade_rollback_and_uninstall(tmp_path: Path, site: Site):
+    """A first file installs and a second one upgrades; rollback switches between both versions; uninstall keeps the
+    configuration."""
     first, second = installer(tmp_path, "1.0"), installer(tmp_path, "2.0", {"systemd/edge-uplink.service": "[Unit]\n"})
     assert (0, "") == ((done := site.run(first)).returncode, done.stderr)
     assert "edge-agent 1.0" == site.version()
@@ -50,8 +51,9 @@ def test_installs_upgrades_goes_back_and_removes(tmp_path: Path, site: Site):
 
 
 @pytest.mark.release
-def test_the_same_again_changes_nothing_and_repairs_what_is_damaged(tmp_path: Path, site: Site):
-    """A second run keeps the program; after a damage, which status names, it makes the program anew beside it."""
+def test_second_install_changes_nothing_or_repairs_damage(tmp_path: Path, site: Site):
+    """Running the same installer again keeps the program; if status names a damaged file, it rebuilds the program next
+    to it."""
     file = installer(tmp_path)
     site.run(file)
     before = site.programs()
@@ -65,7 +67,7 @@ def test_the_same_again_changes_nothing_and_repairs_what_is_damaged(tmp_path: Pa
 
 
 def replace_python(program: Path) -> None:
-    """Do what a new release of the system does: the Python of a program is of another version."""
+    """Replace the Python of a program by another version, as an upgrade of the system does."""
     python = program / "bin/python"
     python.unlink()
     python.write_text("#!/bin/sh\necho 3.10\n")
@@ -73,13 +75,14 @@ def replace_python(program: Path) -> None:
 
 
 def damage_program(site: Site) -> None:
-    """Spoil a module of the program in use, as a failing disk does."""
+    """Damage a module of the program in use, as a failing disk does."""
     [module] = site.current.resolve().glob("lib/python*/site-packages/edge_agent/cli.py")
     module.write_text("spoilt")
 
 
-def test_a_damaged_unit_in_the_program_is_found_and_not_laid(tmp_path: Path, site: Site):
-    """status names it, and the same installer makes the program again instead of laying it on the machine."""
+def test_damaged_unit_is_reported_and_not_installed(tmp_path: Path, site: Site):
+    """status names a damaged unit in the program, and the same installer rebuilds the program instead of installing
+    that unit."""
     file = installer(tmp_path)
     site.run(file)
     (site.current.resolve() / "share/systemd/edge-agent.service").write_text("spoilt")
@@ -90,8 +93,9 @@ def test_a_damaged_unit_in_the_program_is_found_and_not_laid(tmp_path: Path, sit
 
 
 @pytest.mark.slow
-def test_a_damaged_program_is_no_way_back(tmp_path: Path, site: Site):
-    """An upgrade from it keeps the program before it; after a rollback from it there is no other one to go back to."""
+def test_damaged_program_is_not_kept_for_rollback(tmp_path: Path, site: Site):
+    """An upgrade from a damaged program keeps the program before it; after a rollback from a damaged program no
+    previous one remains."""
     for version in ("1.0", "2.0"):
         site.run(installer(tmp_path, version))
     damage_program(site)
@@ -105,8 +109,9 @@ def test_a_damaged_program_is_no_way_back(tmp_path: Path, site: Site):
 
 
 @pytest.mark.slow
-def test_after_an_upgrade_of_the_system_status_names_the_remedy(tmp_path: Path, site: Site):
-    """The Python that a program was made for is another one then: status fails, and it is no way back."""
+def test_status_reports_a_missing_python_after_a_system_upgrade(tmp_path: Path, site: Site):
+    """If the Python version of a program is no longer on the machine, status fails and names it, and rollback does not
+    offer that program."""
     for version in ("1.0", "2.0"):
         site.run(installer(tmp_path, version))
     replace_python(site.current)
@@ -119,8 +124,9 @@ def test_after_an_upgrade_of_the_system_status_names_the_remedy(tmp_path: Path, 
     assert 3 == site.setup("rollback").returncode
 
 
-def test_without_its_python_the_command_names_the_remedy(tmp_path: Path, site: Site):
-    """A Python of another version finds none of the program's packages; an undamaged program loads its own."""
+def test_command_without_its_python_names_the_remedy(tmp_path: Path, site: Site):
+    """If the program's Python version is missing, `edge-agent` exits with 3 and tells the user to run the installer
+    file again."""
     assert 0 == site.run(installer(tmp_path)).returncode
     assert (0, "edge-agent 1.0") == (site.setup("status").returncode, site.version())
     packages = site.current.resolve() / f"lib/python{PYTHON}"
@@ -133,7 +139,8 @@ def test_without_its_python_the_command_names_the_remedy(tmp_path: Path, site: S
 
 @pytest.mark.slow
 def test_uninstall_needs_no_readable_program(tmp_path: Path, site: Site):
-    """Units, users' files, man pages and commands go also where nothing tells any more which program laid them."""
+    """uninstall removes units, files for users, man pages and commands even if the record of the program is
+    unreadable."""
     file = installer(tmp_path, share={"systemd/edge-uplink.service": "[Unit]\n"})
     assert 0 == site.run(file).returncode
     (site.current.resolve() / "program.json").write_bytes(b"\0" * 100)
@@ -145,8 +152,9 @@ def test_uninstall_needs_no_readable_program(tmp_path: Path, site: Site):
 
 
 @pytest.mark.release
-def test_a_program_that_does_not_run_here_is_not_taken(tmp_path: Path, site: Site):
-    """The new program's own tests run before the switch: when one fails the old program stays, and nothing is left."""
+def test_program_that_fails_its_tests_is_not_installed(tmp_path: Path, site: Site):
+    """The new program's tests run before the switch: if one fails, the old program stays and nothing of the new one
+    remains."""
     site.run(installer(tmp_path, "1.0"))
     kept = site.programs()
     broken = site.run(installer(tmp_path, "2.0", tests=[["-c", "raise SystemExit('illegal instruction')"]]))
@@ -155,15 +163,15 @@ def test_a_program_that_does_not_run_here_is_not_taken(tmp_path: Path, site: Sit
 
 
 @pytest.mark.release
-def test_only_the_program_and_the_one_before_are_kept(tmp_path: Path, site: Site):
-    """A third version removes the first."""
+def test_only_the_current_and_the_previous_program_are_kept(tmp_path: Path, site: Site):
+    """Installing a third version removes the first."""
     for version in ("1.0", "2.0", "3.0"):
         done = site.run(installer(tmp_path, version))
     assert (2, True) == (len(site.programs()), "removed older programs" in done.stdout)
 
 
-def test_one_setup_at_a_time(tmp_path: Path, site: Site):
-    """While one runs a second ends with 4 and touches nothing."""
+def test_second_simultaneous_setup_is_refused(tmp_path: Path, site: Site):
+    """While one setup runs, a second one exits with 4 and changes nothing."""
     lock = site.root / "run/edge-agent-setup.lock"
     lock.parent.mkdir(parents=True)
     with lock.open("w") as held:
@@ -173,8 +181,8 @@ def test_one_setup_at_a_time(tmp_path: Path, site: Site):
 
 
 @pytest.mark.release
-def test_a_unit_that_somebody_edited_is_kept_beside_the_new_one(tmp_path: Path, site: Site):
-    """An upgrade lays its own unit and puts the edited text aside, saying so."""
+def test_edited_unit_is_kept_next_to_the_new_one(tmp_path: Path, site: Site):
+    """An upgrade installs its unit, keeps the text of an edited unit in a `.edited` file, and reports it."""
     site.run(installer(tmp_path, "1.0"))
     unit = site.root / "etc/systemd/system/edge-agent.service"
     unit.write_text("[Service]\nNice=5\n")
@@ -184,8 +192,8 @@ def test_a_unit_that_somebody_edited_is_kept_beside_the_new_one(tmp_path: Path, 
 
 
 @pytest.mark.release
-def test_a_enrolment_is_handed_to_the_installed_program(tmp_path: Path, site: Site):
-    """--kit enrols after the installation, and its exit code is the program's; later it enrols alone."""
+def test_kit_option_enrols_with_the_installed_program(tmp_path: Path, site: Site):
+    """`--kit` enrols after the installation or alone, and the exit code is that of the installed program."""
     good, bad = tmp_path / "shop.kit", tmp_path / "holiday.jpg"
     good.write_text("kit")
     bad.write_text("beach")
@@ -195,8 +203,8 @@ def test_a_enrolment_is_handed_to_the_installed_program(tmp_path: Path, site: Si
     )
 
 
-def test_a_missing_enrolment_file_is_reported_before_anything_is_installed(tmp_path: Path, site: Site):
-    """A name that was mistyped is found at once, and nothing is written."""
+def test_missing_enrolment_file_stops_the_installation(tmp_path: Path, site: Site):
+    """If the enrolment file does not exist, the installer exits with 2 before it writes anything."""
     done = site.run(installer(tmp_path), "--kit", str(tmp_path / "none"))
     assert (2, True, []) == (done.returncode, "Nothing was changed" in done.stderr, site.programs())
 
@@ -209,7 +217,8 @@ def test_a_missing_enrolment_file_is_reported_before_anything_is_installed(tmp_p
         ({"installed_bytes": {f"{sys.version_info.major}.{sys.version_info.minor}": 1 << 60}}, "are free"),
     ],
 )
-def test_a_machine_that_does_not_fit_is_told_why(tmp_path: Path, site: Site, about: dict[str, object], said: str):
-    """glibc, architecture and disk are checked before anything is written; the exit code is 3."""
+def test_unsuitable_machine_is_refused_with_the_reason(tmp_path: Path, site: Site, about: dict[str, object], said: str):
+    """glibc, architecture and disk space are checked before anything is written; the exit code is 3 and the error has
+    the reason."""
     done = site.run(installer(tmp_path, **about))
     assert (3, True, []) == (done.returncode, said in done.stderr, site.programs())

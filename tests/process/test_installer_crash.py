@@ -1,4 +1,4 @@
-"""An upgrade that is killed leaves the old program or the new one, and the same command continues from there."""
+"""An upgrade that is killed leaves the old or the new program, and the same command continues from there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLS = ("rename", "symlink", "mkdir", "unlink", "fsync")
 
 @pytest.fixture
 def upgrade(tmp_path: Path) -> tuple[Site, Path, Path]:
-    """A site with version 1.0, a copy of it, and the file of 2.0."""
+    """Return a site with version 1.0, a copy of it, and the installer file of 2.0."""
     site, pristine = Site(tmp_path / "root"), tmp_path / "pristine"
     assert 0 == site.run(installer(tmp_path, "1.0")).returncode
     subprocess.run(["cp", "-a", site.root, pristine], check=True)
@@ -41,8 +41,9 @@ def points(site: Site, file: Path, log: Path) -> list[tuple[str, int]]:
     return [(call, number) for call in CALLS for number in range(1, most[call] + 1)]
 
 
-def test_a_kill_at_any_call_leaves_the_old_or_the_new(upgrade: tuple[Site, Path, Path], tmp_path: Path):
-    """Killed at a call that changes names, the program runs, old or new; the same file again completes the upgrade."""
+def test_killed_upgrade_leaves_the_old_or_the_new_program(upgrade: tuple[Site, Path, Path], tmp_path: Path):
+    """After a kill at a call that changes names, the old or the new program runs, and the same installer file completes
+    the upgrade."""
     site, pristine, file = upgrade
     ends = Counter()
     every = points(site, file, tmp_path / "calls")
@@ -59,8 +60,8 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new(upgrade: tuple[Site, Path,
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-def test_a_kill_of_a_rollback_leaves_one_of_both(upgrade: tuple[Site, Path, Path], number: int):
-    """Killed at any rename of a rollback, one of the two programs runs, and nothing is lost that status needs."""
+def test_killed_rollback_leaves_one_of_both_programs(upgrade: tuple[Site, Path, Path], number: int):
+    """After a kill at any rename of a rollback, one of the two programs runs, and status succeeds."""
     site, _, file = upgrade
     assert 0 == site.run(file).returncode
     command = [*killed_at("rename", number), str(site.root / "usr/local/sbin/edge-agent-setup"), "rollback"]

@@ -1,4 +1,5 @@
-"""Whether engines are seen to compute: over real children that are stopped, killed, busy, or lose their work."""
+"""How the watchdog checks that engines compute: over real children that are stopped, killed, busy, or lose their
+work."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ QUICK = CONFIG.model_copy(update={"heartbeat_seconds_max": 0.1})
 
 
 def told_to(order: str) -> Manifest:
-    """A bundle that does as ordered with every text."""
+    """Return a bundle that executes this order with every text."""
     task = TaskSpec(
         name="intent", kind="classify", labels=("a", "b"), prompt=PromptTemplate(template=f"{order}\n{{input}}")
     )
@@ -30,7 +31,7 @@ def told_to(order: str) -> Manifest:
 
 
 async def alone(pool: EnginePool, manifest: Manifest) -> None:
-    """Attach it as the only bundle of its engine."""
+    """Attach the bundle as the only one of its engine."""
     await pool.attach("only", manifest, encode(manifest), {})
     await pool.detach("classify", 0)
     await pool.detach("generate", 0)
@@ -38,12 +39,12 @@ async def alone(pool: EnginePool, manifest: Manifest) -> None:
 
 
 async def ready(pool: EnginePool) -> None:
-    """Wait until the engine notes that all is loaded: until then nothing is asked of it."""
+    """Wait until the engine has loaded everything: until then it gets no request."""
     await eventually(lambda: pool.statuses()[0].state is EngineState.READY)
 
 
-async def test_an_idle_engine_is_asked_and_answers() -> None:
-    """Without calls an engine is sent a tiny request at each look, one at a time, and is not stuck."""
+async def test_idle_engine_gets_a_request_at_each_check() -> None:
+    """At each check an idle engine gets one tiny request, answers it, and is not reported as stuck."""
     async with pool_of() as pool:
         await ready(pool)
         for _ in range(5):
@@ -52,8 +53,8 @@ async def test_an_idle_engine_is_asked_and_answers() -> None:
         assert 0 == pool.statuses()[0].restarts
 
 
-async def test_what_the_watchdog_asks_counts_nowhere() -> None:
-    """The tally of a bundle, by which probation judges it, knows only what somebody asked."""
+async def test_watchdog_requests_are_not_counted() -> None:
+    """The statistics of a bundle, by which probation judges it, do not count requests of the watchdog."""
     async with pool_of() as pool:
         await alone(pool, told_to("!slow 50"))
         assert [] == pool.stuck(0.0)
@@ -62,8 +63,8 @@ async def test_what_the_watchdog_asks_counts_nowhere() -> None:
         assert (0, 0) == (pool.stats("only").calls, pool.stats("only").timed)
 
 
-async def test_an_engine_that_works_is_not_asked() -> None:
-    """Calls are signs enough: neither while one is computed nor soon after one does the watchdog add its own."""
+async def test_busy_engine_gets_no_watchdog_request() -> None:
+    """The watchdog sends no request while an engine computes a call, nor soon after one."""
     async with pool_of() as pool:
         await ready(pool)
         busy = asyncio.create_task(answer(pool, run("!slow 300")))
@@ -76,8 +77,8 @@ async def test_an_engine_that_works_is_not_asked() -> None:
 
 
 @pytest.mark.slow
-async def test_an_engine_that_loses_what_it_is_given_is_stuck() -> None:
-    """A child that answers pings and no request is alive for its engine, and stuck for the watchdog."""
+async def test_engine_that_loses_its_requests_is_stuck() -> None:
+    """A child that answers pings but no request is ready for its engine and stuck for the watchdog."""
     async with pool_of() as pool:
         await alone(pool, told_to("!lose"))
         (name,) = (each.name for each in pool.statuses())
@@ -85,8 +86,9 @@ async def test_an_engine_that_loses_what_it_is_given_is_stuck() -> None:
         assert (EngineState.READY, 0) == (pool.statuses()[0].state, pool.statuses()[0].restarts)
 
 
-async def test_an_error_is_an_answer() -> None:
-    """An engine that fails every request computes; what is wrong is the bundle, and no restart mends that."""
+async def test_engine_that_fails_every_request_is_not_stuck() -> None:
+    """An engine that answers every request with an error is not stuck: the bundle is at fault, and a restart would not
+    help."""
     async with pool_of(QUICK) as pool:
         await alone(pool, told_to("!fail"))
         for _ in range(3):
@@ -96,8 +98,9 @@ async def test_an_error_is_an_answer() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
-async def test_a_child_at_fault_is_its_engines_to_mend(signum: signal.Signals) -> None:
-    """While a stopped or killed child is found and replaced, the daemon is not stuck, and afterwards neither."""
+async def test_stopped_or_killed_child_is_replaced_without_a_stuck_report(signum: signal.Signals) -> None:
+    """While an engine replaces a stopped or killed child, and afterwards, the watchdog does not report the engine as
+    stuck."""
     async with pool_of() as pool:
         before = child(pool)
         os.kill(before, signum)
@@ -113,7 +116,7 @@ async def test_a_child_at_fault_is_its_engines_to_mend(signum: signal.Signals) -
 
 
 async def test_an_engine_that_never_loads_is_not_stuck(tmp_path: Path) -> None:
-    """A bundle that does not load is the bundle's fault: a daemon that restarted for it would do so for ever."""
+    """An engine whose bundle does not load is not stuck: a restart of the daemon would repeat without end."""
     pool = EnginePool(CONFIG, lambda: None)
     with pytest.raises(ModelLoadFailed):
         await pool.attach("classify", CLASSIFY, encode(CLASSIFY), {"weights": tmp_path / "gone"}, keep=True)
@@ -123,18 +126,19 @@ async def test_an_engine_that_never_loads_is_not_stuck(tmp_path: Path) -> None:
 
 
 async def test_a_site_without_bundles_is_not_stuck() -> None:
-    """Nothing is installed: nothing has to compute."""
+    """A site on which no bundle is installed has no stuck engine."""
     assert [] == EnginePool(CONFIG, lambda: None).stuck(0.0)
 
 
-def test_patience_outlasts_the_engines_own_cure() -> None:
-    """The watchdog waits longer than it takes an engine to find and kill a silent child, whatever is configured."""
+def test_watchdog_waits_longer_than_the_heartbeat_limit() -> None:
+    """For every configured heartbeat the watchdog waits longer than an engine needs to find and kill a silent child."""
     for heartbeat in (0.1, 30.0, 3600.0):
         assert patience_seconds(heartbeat) > 1.25 * heartbeat
 
 
-async def test_a_request_that_is_called_off_leaves_no_debt() -> None:
-    """A sign that was owed while a call ran is asked for when its caller goes away."""
+async def test_cancelled_request_does_not_make_an_engine_stuck() -> None:
+    """When the caller of a lost request cancels it, the watchdog sends a request of its own, and the engine is not
+    stuck."""
     async with pool_of() as pool:
         await alone(pool, told_to("!slow 50"))
         lost = asyncio.create_task(answer(pool, run("!lose", digest="only"), 30))

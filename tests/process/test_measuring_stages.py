@@ -1,4 +1,4 @@
-"""The stages that measure: their files, their reports, and repeated runs."""
+"""The calibrate and evaluate stages: their files, their reports and repeated runs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
-    """confidence.json is the section as the manifest holds it; nothing else stays."""
+def test_calibrate_writes_the_confidence_section(tmp_path):
+    """The calibrate stage writes only confidence.json, which is the section of the manifest and matches the report."""
     job = ready(tmp_path / "run", "calibrate", risk={"target": 0.1, "delta": 0.1})
     report = calibrate_stage.run(job)
     assert ["confidence.json"] == files(job.out)
@@ -42,8 +42,8 @@ def test_calibrate_leaves_the_section_of_the_manifest(tmp_path):
 
 
 @pytest.mark.slow
-def test_calibrating_twice_gives_the_same(tmp_path):
-    """The stage depends on its inputs alone: a second run leaves the same bytes."""
+def test_calibration_is_reproducible(tmp_path):
+    """Two runs of the calibrate stage on the same inputs write the same bytes."""
     left = []
     for name in ("one", "two"):
         job = ready(tmp_path / name, "calibrate", wrong=20)
@@ -54,23 +54,25 @@ def test_calibrating_twice_gives_the_same(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["embed"])
 def test_a_task_without_confidence_is_not_calibrated(tmp_path, kind):
-    """A vector is neither sure nor unsure: the section says always_escalate, the report why."""
+    """A task whose answers have no confidence, such as vectors, gets the policy always_escalate, and the report has the
+    reason."""
     job = ready(tmp_path / "run", "calibrate", kind)
     assert "has no confidence" in calibrate_stage.run(job)["verdict"]
     assert "always_escalate" == json.loads((job.out / "confidence.json").read_text())["policy"]
 
 
 @pytest.mark.slow
-def test_records_are_calibrated_as_a_stage(tmp_path):
-    """An extract recipe goes the same way, on text-spans rows."""
+def test_extract_recipe_is_calibrated(tmp_path):
+    """The calibrate stage of an extract recipe reads text-spans rows and finds a threshold."""
     job = ready(tmp_path / "run", "calibrate", "extract", risk={"target": 0.1, "delta": 0.1})
     report = calibrate_stage.run(job)
     assert (1.0, True) == (report["accuracy"]["value"], report["coverage"] > 0)
 
 
 @pytest.mark.slow
-def test_evaluate_leaves_predictions_and_a_report_without_times(tmp_path):
-    """Each test row has a line; quality.json holds what does not change from run to run."""
+def test_evaluate_writes_predictions_and_reproducible_figures(tmp_path):
+    """The evaluate stage writes a line for each test row, and quality.json with the figures that do not change between
+    runs, such as accuracy but not latency."""
     job = ready(tmp_path / "run", "evaluate", wrong=12)
     report = evaluate_stage.run(job)
     assert ["predictions.jsonl", "quality.json"] == files(job.out)
@@ -83,8 +85,9 @@ def test_evaluate_leaves_predictions_and_a_report_without_times(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_headline_is_given_without_near_copies(tmp_path):
-    """Test rows that are near copies of calibration rows are counted, and the others have a headline of their own."""
+def test_headline_excludes_near_duplicates(tmp_path):
+    """Test rows that are near duplicates of calibration rows are counted, and the report has a separate headline
+    without them."""
     job = ready(tmp_path / "run", "evaluate", wrong=30)
     file = job.recipe.path("test.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]

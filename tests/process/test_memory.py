@@ -1,4 +1,4 @@
-"""The memory contract on real children: estimates match the use, and a model that does not fit is never loaded."""
+"""The memory limits of real children: estimates match the use, and a model that does not fit is never loaded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ BundleMaker = Callable[[Path], Path]
 
 @dataclass
 class Talk:
-    """What a child said."""
+    """The messages of a child."""
 
     process: ChildProcess
     heard: list[FromChild] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Talk:
 
 @contextlib.asynccontextmanager
 async def child(memory_bytes_max: int = 0) -> AsyncIterator[Talk]:
-    """Start a child to which so much is available; kill it in the end."""
+    """Start a child with this much available memory; kill it at the end."""
     heard: list[FromChild] = []
     process = await spawned(heard.append, lambda _: None, memory_bytes_max)
     try:
@@ -80,7 +80,7 @@ async def child(memory_bytes_max: int = 0) -> AsyncIterator[Talk]:
 
 
 def load_of(folder: Path, memory_bytes_max: int = 0, threads: int = 2) -> LoadRequest:
-    """Return what a pool would send for a bundle."""
+    """Return the request that a pool would send for a bundle."""
     about = bundles.manifest_of(folder)
     return LoadRequest(
         runtime=about.runtime,
@@ -98,7 +98,7 @@ def smollm2_q4_1(folder: Path) -> Path:
 
 
 def smollm2_q4_0(folder: Path) -> Path:
-    """Return a bundle in a type of which ggml keeps a second copy for this processor."""
+    """Return a bundle with a weight type of which ggml keeps a second copy for this processor."""
     bundles.smollm2_bundle(folder, "generate")
     params = llama.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = llama.LLAMA_FTYPE_MOSTLY_Q4_0, True, 2
@@ -108,7 +108,7 @@ def smollm2_q4_0(folder: Path) -> Path:
 
 
 def gemma(folder: Path) -> Path:
-    """Return a bundle of the model with a vocabulary of 262,144."""
+    """Return a bundle of the model with a vocabulary of 262,144 tokens."""
     if not GEMMA.is_file():
         pytest.skip("Gemma comes under terms of its own and is no part of this project: 'scripts/bench llm' loads it")
     bundles.smollm2_bundle(folder, "generate", task={"prompt": {"chat": False, "system": "", "template": "{input}"}})
@@ -122,7 +122,7 @@ def minilm(folder: Path) -> Path:
 
 
 async def worked(talk: Talk, folder: Path, inputs: int) -> int:
-    """Load a bundle and compute inputs as long as it allows; return the reckoned need."""
+    """Load a bundle and compute inputs of the maximum length; return the estimated need."""
     talk.process.send(load_of(folder))
     ready = await talk.next(ChildReady)
     assert isinstance(ready, ChildReady)
@@ -140,8 +140,9 @@ async def worked(talk: Talk, folder: Path, inputs: int) -> int:
 
 
 @pytest.mark.slow
-async def test_the_estimate_of_an_encoder_is_an_upper_bound_and_not_a_loose_one(tmp_path: Path) -> None:
-    """After full-length inputs a child holds at most what was reckoned before loading, and at least two thirds."""
+async def test_memory_estimate_of_an_encoder_is_a_close_upper_bound(tmp_path: Path) -> None:
+    """After full-length inputs an encoder's child uses at most the memory that was estimated before loading, and at
+    least two thirds of it."""
     taken, reckoned = await measured(minilm(tmp_path), INPUTS)
     assert taken <= reckoned <= 1.5 * taken, f"{reckoned / taken:.2f} of {taken / MIB:.0f} MiB"
 
@@ -154,14 +155,15 @@ async def test_the_estimate_of_an_encoder_is_an_upper_bound_and_not_a_loose_one(
         pytest.param(gemma, marks=pytest.mark.release),
     ],
 )
-async def test_the_estimate_of_a_decoder_is_within_a_tenth(tmp_path: Path, bundle: BundleMaker) -> None:
-    """When different long inputs have filled what a child keeps of prompts, it holds what was reckoned, within 10%."""
+async def test_memory_estimate_of_a_decoder_is_within_ten_percent(tmp_path: Path, bundle: BundleMaker) -> None:
+    """After different long inputs have filled a decoder's prompt cache, its child uses the estimated memory, within
+    10%."""
     taken, reckoned = await measured(bundle(tmp_path), DIFFERENT_INPUTS)
     assert 0.9 * taken <= reckoned <= 1.1 * taken, f"{reckoned / taken:.2f} of {taken / MIB:.0f} MiB"
 
 
 async def measured(folder: Path, inputs: int) -> tuple[int, int]:
-    """Return what a child has taken after that many inputs, and what it had reckoned."""
+    """Return the memory that a child has taken after this many inputs, and its estimate."""
     async with child() as talk:
         reckoned = await worked(talk, folder, inputs)
         return resident_bytes(talk.process.pid), reckoned
@@ -169,9 +171,9 @@ async def measured(folder: Path, inputs: int) -> tuple[int, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bundle", [smollm2_q4_1, minilm])
-async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMaker) -> None:
-    """A need one byte over the limit is refused, with all numbers, by a child that has loaded nothing; one that fits
-    exactly is loaded."""
+async def test_model_over_the_memory_limit_is_not_loaded(tmp_path: Path, bundle: BundleMaker) -> None:
+    """A model whose need exceeds the limit is refused with all numbers by a child that has loaded nothing; a model that
+    needs exactly the limit is loaded."""
     folder = bundle(tmp_path)
     async with child(200 * MIB) as talk:
         talk.process.send(load_of(folder, memory_bytes_max=200 * MIB))
@@ -196,8 +198,9 @@ async def test_what_does_not_fit_is_not_loaded(tmp_path: Path, bundle: BundleMak
 
 
 @pytest.mark.slow
-async def test_adapters_count_too(tmp_path: Path) -> None:
-    """An adapter that does not fit beside base and adapters is refused with the numbers; one taken off makes room."""
+async def test_adapters_count_towards_the_memory_limit(tmp_path: Path) -> None:
+    """An adapter that does not fit in addition to the base and other adapters is refused with the numbers; it fits
+    after another one was detached."""
     folder = smollm2_q4_1(tmp_path)
     one, two = (str(write_adapter(folder / f"{seed}.gguf", seed)) for seed in (1, 2))
     about = manifest.encode(bundles.manifest_of(folder))
@@ -231,9 +234,9 @@ async def test_adapters_count_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_engines_share_one_cap(tmp_path: Path) -> None:
-    """The cap is for all engines: what one takes is not there for the next, and comes back when it stops. Two that are
-    loaded at once are not promised the same memory."""
+async def test_engines_share_one_memory_limit(tmp_path: Path) -> None:
+    """Of two engines that load at the same time and do not fit together, one is refused; it can be loaded after the
+    other one stopped."""
     one = bundles.tiny_onnx_bundle(tmp_path / "a")
     other = bundles.tiny_onnx_bundle(tmp_path / "b", engine={"context_tokens": 2048})
     pool = EnginePool(EngineConfig(memory_bytes_max=160 * MIB, cpu_threads=1), lambda: None, [tmp_path])
@@ -253,8 +256,8 @@ async def test_engines_share_one_cap(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_what_there_is_is_measured_again_at_each_start(tmp_path: Path) -> None:
-    """An engine that dies is loaded into what the others have left since its first start."""
+async def test_available_memory_is_measured_at_each_start(tmp_path: Path) -> None:
+    """An engine that restarts gets only the memory that engines started later have left."""
     one = bundles.tiny_onnx_bundle(tmp_path / "a")
     other = bundles.tiny_onnx_bundle(tmp_path / "b", engine={"context_tokens": 2048})
     config = EngineConfig(memory_bytes_max=400 * MIB, cpu_threads=1, restart_seconds_first=0.05)
@@ -274,8 +277,8 @@ async def test_what_there_is_is_measured_again_at_each_start(tmp_path: Path) -> 
         await pool.stop()
 
 
-async def test_a_bundle_may_ask_for_more(tmp_path: Path) -> None:
-    """What `requires.memory_bytes` says is held against what is available, before anything is loaded."""
+async def test_required_memory_of_a_bundle_is_checked(tmp_path: Path) -> None:
+    """`requires.memory_bytes` of a bundle is compared with the available memory before anything is loaded."""
     folder = bundles.tiny_onnx_bundle(tmp_path, requires={"memory_bytes": 2**50})
     pool = EnginePool(EngineConfig(), lambda: None, [tmp_path])
     try:
@@ -286,9 +289,9 @@ async def test_a_bundle_may_ask_for_more(tmp_path: Path) -> None:
         await pool.stop()
 
 
-async def test_pausing_gives_back_what_only_one_bundle_holds(tmp_path: Path) -> None:
-    """A bundle that is alone on its engine can be replaced by one of another engine; where an engine is shared, or is
-    there already, pausing would free nothing."""
+async def test_pausing_frees_memory_only_for_an_unshared_engine(tmp_path: Path) -> None:
+    """Pausing a bundle frees memory for another engine only if the bundle is alone on its engine and the new bundle
+    needs another one."""
     one = bundles.echo_bundle(tmp_path / "a")
     other = bundles.manifest_of(bundles.echo_bundle(tmp_path / "b", weights=b"other"))
     pool = EnginePool(EngineConfig(), lambda: None, [tmp_path])
@@ -307,8 +310,8 @@ async def test_pausing_gives_back_what_only_one_bundle_holds(tmp_path: Path) -> 
     not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
     reason="the kernel gives huge pages unasked, or not at all",
 )
-def test_weights_ask_for_huge_pages() -> None:
-    """What a child allocates in one large piece asks for huge pages, and does not without the child's environment."""
+def test_large_allocations_of_a_child_request_huge_pages() -> None:
+    """A large allocation requests huge pages in the environment of a child, and does not without it."""
     code = "held = bytearray(64 << 20); print(any(' hg' in l for l in open('/proc/self/smaps') if 'VmFlags' in l))"
 
     def asks(more: dict[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""`edge-convert publish --compare-on`: a bundle is held against the signed version of its task before it is signed."""
+"""`edge-convert publish --compare-on`: a bundle is compared with the signed version of its task before it is signed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def confidence(threshold: float, coverage: float) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_a_bundle_that_is_confident_less_often_is_not_signed(tmp_path: Path):
-    """The same answers, none of them confident: refused with the figure, nothing is signed; --accept-worse signs it."""
+def test_bundle_with_lower_coverage_is_not_signed(tmp_path: Path):
+    """A bundle with the same answers but fewer confident ones is refused with the figures and not signed;
+    `--accept-worse` signs it."""
     central = CentralTeam(tmp_path)
     central.publish(echo_bundle(tmp_path / "one", weights=b"w" * 900, confidence=confidence(0.1, 0.9)))
     worse = echo_bundle(tmp_path / "two", weights=b"w" * 900, version="1.1.0", confidence=confidence(1.0, 0.2))
@@ -40,8 +41,8 @@ def test_a_bundle_that_is_confident_less_often_is_not_signed(tmp_path: Path):
     assert ["1.0.0", "1.1.0"] == [each.version for each in central.publisher.read_state().bundles().values()]
 
 
-def test_the_first_version_of_a_task_has_nothing_to_be_compared_with(tmp_path: Path):
-    """It says so, and signs."""
+def test_first_version_of_a_task_is_signed_without_comparison(tmp_path: Path):
+    """If no version of the task is signed, the command reports that it compares nothing, and signs."""
     central, rows = CentralTeam(tmp_path), tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a refund", "label": "refund"}\n')
     bundle = echo_bundle(tmp_path / "one")
@@ -51,8 +52,9 @@ def test_the_first_version_of_a_task_has_nothing_to_be_compared_with(tmp_path: P
     assert 1 == len(central.publisher.read_state().bundles())
 
 
-def test_rows_that_do_not_exist_are_refused_before_anything_is_signed(tmp_path: Path):
-    """Also where there is no version to compare with, so that a mistyped path does not pass for a comparison."""
+def test_missing_comparison_rows_are_refused_before_signing(tmp_path: Path):
+    """If the rows do not exist, nothing is signed, even if there is no version to compare with: a mistyped path must
+    not pass for a comparison."""
     central, bundle = CentralTeam(tmp_path), echo_bundle(tmp_path / "one")
     (tmp_path / "folder").mkdir()
     for name, said in (("rows.jsonl", "rows.jsonl does not exist"), ("folder", "folder is not a file")):

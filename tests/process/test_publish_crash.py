@@ -1,8 +1,8 @@
 """Publishing killed, or with a disk error, at every relevant system call: sites always accept the repository.
 
-One process makes a repository, signs a bundle, publishes a plan, gives the online key away, writes a USB drive. It is
-killed at each call. Then a site that knew the repository before, and one that did not, read what is there with
-python-tuf's client; the same commands run again, and everything is as if nothing had happened.
+One process creates a repository, signs a bundle, publishes a plan, exports the online key and writes a USB drive. It is
+killed at each call. Then a site that knew the repository before, and one that did not, read it with python-tuf's
+client; the same commands run again, and the result is the same as without a kill.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ media_writer.write(publisher, media_writer.MediaOrder(place / "drive", 30))
 
 
 class Fleet:
-    """A repository with an earlier bundle in force, to be copied for each point, and what is to be published."""
+    """A repository with an earlier bundle in force, to be copied for each point, and the changes to publish."""
 
     def __init__(self, root: Path, *, made: bool) -> None:
         self.root, self.made = root, made
@@ -75,7 +75,7 @@ class Fleet:
         return shutil.copytree(self.root / "ready", self.root / "now", dirs_exist_ok=True)
 
     def publish(self, place: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
-        """Run the commands in a process of their own."""
+        """Run the commands in a separate process."""
         command = [*tracer, sys.executable, "-B", "-c", COMMANDS, str(place)]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS_MAX)
 
@@ -84,7 +84,7 @@ class Fleet:
         return points(lambda *tracer: self.publish(self.fresh(), *tracer), self.root / "log")
 
     def check(self, place: Path) -> None:
-        """Read what is there as two sites; run the commands again; read the result."""
+        """Read the repository as two sites; run the commands again; read the result."""
         repository = place / "repository"
         if self.made or (repository / "metadata" / "timestamp.json").exists():
             for cache in (place / "site", place / "newcomer") if self.made else (place / "newcomer",):
@@ -105,7 +105,7 @@ class Fleet:
 
 @pytest.fixture(scope="module", params=["in force", "not there yet"])
 def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """Return a fleet with something to publish."""
+    """Return a fleet with changes to publish."""
     return Fleet(tmp_path_factory.mktemp("fleet"), made=request.param == "in force")
 
 
@@ -119,15 +119,16 @@ def sweep(fleet: Fleet, chosen: list[Point]) -> None:
 
 @pytest.mark.slow
 @needs_strace
-def test_a_kill_at_sampled_points_leaves_what_sites_accept(fleet: Fleet):
-    """The old state or the new one, never neither."""
+def test_kill_at_sampled_points_leaves_a_valid_repository(fleet: Fleet):
+    """After a kill at a sampled call, sites accept the old or the new state of the repository."""
     sweep(fleet, sample(fleet.points(), 2))
 
 
 @needs_strace
 @pytest.mark.release
-def test_a_kill_anywhere_leaves_what_sites_accept(fleet: Fleet):
-    """Every call where a repository is in force; some where there is none yet, which nobody relies on."""
+def test_kill_at_every_point_leaves_a_valid_repository(fleet: Fleet):
+    """After a kill at any call, sites accept the repository; while the first one is created, on which no site relies,
+    some calls are sampled."""
     every = fleet.points()
     sweep(fleet, every if fleet.made else sample(every, SOME))
 
@@ -135,8 +136,8 @@ def test_a_kill_anywhere_leaves_what_sites_accept(fleet: Fleet):
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_failing_disk_leaves_what_sites_accept(fleet: Fleet, error: str):
-    """A write or sync fails: the command says so or gets over it, and the next run puts it right."""
+def test_failing_disk_leaves_a_valid_repository(fleet: Fleet, error: str):
+    """If one write or sync fails, sites accept the repository, and the next run completes it."""
     writing = [point for point in fleet.points() if point[0] in WRITING]
     for call, number in sample(writing, SOME):
         place = fleet.fresh()

@@ -26,13 +26,14 @@ RISK = Risk(0.05, 0.1)
 
 
 def open_desk(folder: Path, **more: Any) -> BundleFolder:
-    """Return an echo bundle that takes questions of the call, and has a few of its own."""
+    """Return an echo bundle that accepts questions in the call and has a few of its own."""
     task = {"open_questions": True, **more}
     return open_bundle(bundles.echo_bundle(folder / "desk", kind="decide", task=task, weights=b"w" * 1000))
 
 
 def write_rows(folder: Path, count: int = 400, **more: Any) -> Path:
-    """Write reviewed rows: the echo model knows an intent by its name in the text, and no parking by anything."""
+    """Write reviewed rows: the echo model recognizes an intent by its name in the text, but no question about
+    parking."""
     rows = []
     for number in range(count):
         intent, parking = bundles.INTENTS[number % len(bundles.INTENTS)], number % 2 == 0
@@ -51,10 +52,11 @@ def written(folder: Path, text: str = PARKING) -> Path:
 
 
 @pytest.mark.slow
-def test_a_template_gets_a_threshold_and_the_weights_stay(tmp_path: Path) -> None:
-    """The command adds a question, proves thresholds on reviewed rows, and leaves the weights and what no row answers.
+def test_added_question_gets_a_threshold_and_weights_stay(tmp_path: Path) -> None:
+    """The command adds a question and proves thresholds on reviewed rows; the weights and the questions that no row
+    answers stay.
 
-    A question changed later loses its threshold, and others keep theirs.
+    A question that is changed later loses its threshold, and others keep theirs.
     """
     desk, rows = open_desk(tmp_path), write_rows(tmp_path)
     arguments = ["calibrate", str(desk.folder), str(rows), "--questions", str(written(tmp_path)), "--version", "1.1.0"]
@@ -84,8 +86,8 @@ def test_a_template_gets_a_threshold_and_the_weights_stay(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_gate_of_a_bundle_stays(tmp_path: Path) -> None:
-    """A question that no row answers keeps its threshold, which was proved with the gate; so the gate stays.
+def test_calibration_of_questions_keeps_the_gate(tmp_path: Path) -> None:
+    """A question that no row answers keeps its threshold, which was proven with the gate; therefore the gate stays.
 
     Answers that the gate holds up do not count in the proof of the other thresholds.
     """
@@ -116,10 +118,10 @@ def golden_texts(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_what_a_person_wrote_does_not_travel_in_the_bundle(tmp_path: Path) -> None:
-    """Golden cases carry made-up values, or rows that are marked as composed; the manifest says which.
+def test_golden_cases_contain_no_text_of_a_person(tmp_path: Path) -> None:
+    """Golden cases have surrogates, or come from rows that are marked as composed; the manifest records which.
 
-    With too few rows for a check on a site, no bundle is made unless the command asks for it.
+    If the rows are too few for a check on a site, no bundle is created unless the command allows it.
     """
     desk, mail = open_desk(tmp_path), "jane.roe@example.org"
     rows = [json.loads(line) for line in write_rows(tmp_path, 40).read_text().splitlines()]
@@ -142,8 +144,8 @@ def test_what_a_person_wrote_does_not_travel_in_the_bundle(tmp_path: Path) -> No
     assert not few.out.exists()
 
 
-def test_a_question_that_is_not_valid_is_named(tmp_path: Path) -> None:
-    """A file that is missing, not YAML, or breaks a rule of questions, is refused with its name and the rule."""
+def test_invalid_question_file_is_refused(tmp_path: Path) -> None:
+    """A file of questions that is missing, is not YAML or breaks a rule is refused with the file's name or the rule."""
     with pytest.raises(FileMissing, match=r"none.yaml does not exist"):
         read_questions(tmp_path / "none.yaml")
     with pytest.raises(InvalidRequest, match="is not valid YAML"):
@@ -160,8 +162,9 @@ def refused(wanted: QuestionCalibration) -> EdgeAgentError:
     return caught.value
 
 
-def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
-    """A bundle of another kind, rows for a question that the bundle lacks, and rows that no figure can rest on."""
+def test_unsuitable_bundle_or_rows_are_refused(tmp_path: Path) -> None:
+    """Calibration refuses a bundle of another kind, rows for a question that the bundle lacks, and rows that are not a
+    random sample labelled by people."""
     classify = open_bundle(bundles.echo_bundle(tmp_path / "other"))
     rows, out = write_rows(tmp_path, 4), tmp_path / "next"
     assert "is of kind classify" in refused(QuestionCalibration(classify, rows, out, "1.1.0", RISK)).message
@@ -177,8 +180,8 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_the_command_needs_a_place_and_a_version(tmp_path: Path) -> None:
-    """Without --out or --version nothing is computed."""
+def test_missing_out_or_version_is_refused(tmp_path: Path) -> None:
+    """Without `--out` or `--version` the command exits with 2 and names the missing option."""
     desk, rows = open_desk(tmp_path), write_rows(tmp_path, 4)
     for given, missing in (([], "--out is missing"), (["--out", str(tmp_path / "x")], "--version is missing")):
         ran = CliRunner().invoke(app, ["calibrate", str(desk.folder), str(rows), *given])

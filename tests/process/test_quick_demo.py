@@ -1,4 +1,4 @@
-"""scripts/demo --quick in a fresh clone, on a machine without a compiler: it sets itself up, answers, and ends."""
+"""`scripts/demo --quick` in a fresh clone, on a machine without a compiler: it sets itself up, answers and exits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPILES = re.compile(r"(.*-)?(cc|c\+\+|gcc|g\+\+|c\d\d|cpp|clang|clang\+\+|ld|a
 
 
 def path_without_compilers(folder: Path) -> Path:
-    """Fill a folder with links to all other programs of this machine."""
+    """Fill a folder with links to all programs of this machine except compilers."""
     folder.mkdir()
     venv = Path(sys.executable).parent
     for place in map(Path, os.environ["PATH"].split(os.pathsep)):
@@ -31,8 +31,9 @@ def path_without_compilers(folder: Path) -> Path:
 
 @pytest.mark.release
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a clone")
-def test_the_quick_demo_answers_in_a_fresh_clone_without_a_compiler(tmp_path):
-    """It ends well, shows answers to both tasks, has the console, and neither builds nor installs llama.cpp."""
+def test_quick_demo_runs_in_a_fresh_clone_without_a_compiler(tmp_path):
+    """The quick demo exits with 0, produces the bundles of both tasks, installs the console, and neither builds nor
+    installs llama.cpp."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "CC")}

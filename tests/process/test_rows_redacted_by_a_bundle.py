@@ -1,6 +1,6 @@
 """Rows of the central team, redacted by the rules and by a redaction bundle, as a site redacts its examples.
 
-The bundle is the echo runtime's: every run of digits is personal.
+The bundle uses the echo runtime: every run of digits is personal.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ MAIL = "anna.mueller@praxis-nord.de"
 
 
 def redactor(folder: Path, version: str = "1.0.0", **more: object) -> Path:
-    """Make a redaction bundle that finds digits."""
+    """Create a redaction bundle that finds digits."""
     return echo_bundle(folder / f"pii-{version}", "pii", "redact", ("O", "B-ROOM", "I-ROOM"), version, **more)
 
 
-def test_imported_rows_lose_what_the_rules_or_the_model_find(tmp_path: Path) -> None:
-    """In every split; a span moves with its text, and rows of sites and composed ones stay as they are."""
+def test_imported_rows_are_redacted_by_rules_and_model(tmp_path: Path) -> None:
+    """Values that the rules or the model find in imported rows are replaced; rows that are marked as composed stay
+    unchanged, and the sentence for the manifest counts both."""
     texts = [f"a refund for room 407 to {MAIL}", "how much is it", "room 512, please"]
     written = [{"text": text, "label": label} for text, label in zip(texts, ("refund", "price", "refund"), strict=True)]
     written += [{"text": "room 700", "label": "price", "composed": True}]
@@ -48,8 +49,8 @@ def test_imported_rows_lose_what_the_rules_or_the_model_find(tmp_path: Path) -> 
     assert "3 imported rows, made-up values in 2 (redaction rules of version 2 and pii@1.0.0)" == said
 
 
-def test_golden_cases_lose_what_the_model_finds(tmp_path: Path) -> None:
-    """The sentence in the manifest names the bundle."""
+def test_golden_cases_are_redacted_by_the_model(tmp_path: Path) -> None:
+    """Values that the model finds are replaced in golden cases, and the sentence for the manifest names the bundle."""
     rows = [DataRow("back to room 407", "refund"), DataRow("what is it", "price")]
     found = golden_cases.candidates(PrivacySection(), TASK, rows, redactor(tmp_path))
     texts = [row.text for row in found.rows]
@@ -57,8 +58,9 @@ def test_golden_cases_lose_what_the_model_finds(tmp_path: Path) -> None:
     assert "redaction rules of version 2 and pii@1.0.0" == found.finders
 
 
-def test_findings_are_kept_up_to_a_limit(tmp_path: Path) -> None:
-    """A text is read once while it is kept. Beyond the limit all are forgotten, and are read again when asked for."""
+def test_findings_are_cached_up_to_a_limit(tmp_path: Path) -> None:
+    """The model reads a text once while its findings are cached. Over the limit the cache is cleared, and texts are
+    read again on demand."""
     reader, read = ValueReader(redactor(tmp_path), texts_kept_max=2), list[int]()
 
     def newly_read(*texts: str) -> int:
@@ -74,7 +76,7 @@ def test_findings_are_kept_up_to_a_limit(tmp_path: Path) -> None:
 
 
 def test_a_row_that_the_model_cannot_read_is_left_out(tmp_path: Path) -> None:
-    """Nothing passes unread, and the sentence counts the rows."""
+    """A row that the model cannot read is left out, and the sentence for the manifest counts it."""
     broken = redactor(tmp_path, "2.0.0", task={"prompt": {"template": "!fail {input}"}})
     rows = [DataRow("room 407"), DataRow("room 408", composed=True)]
     assert [rows[1]] == imported_rows.redact(rows, PrivacySection(), "classify", broken)
@@ -84,15 +86,16 @@ def test_a_row_that_the_model_cannot_read_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_bundle_that_cannot_redact_is_refused(tmp_path: Path) -> None:
-    """Before any row is read: a folder that does not exist, and a bundle of another kind."""
+    """A redaction bundle that does not exist or is of another kind is refused before any row is read."""
     with pytest.raises(InvalidRequest, match="is a bundle of kind classify"):
         imported_rows.redact([DataRow("hi")], PrivacySection(), "classify", echo_bundle(tmp_path / "other"))
     with pytest.raises(BundleUnreadable, match="is not a bundle directory"):
         imported_rows.redact([DataRow("hi")], PrivacySection(), "classify", tmp_path / "none")
 
 
-def test_another_version_of_the_bundle_makes_the_stages_run_again(tmp_path: Path) -> None:
-    """The hash of the bundle is an input of each stage that reads rows."""
+def test_new_version_of_the_redaction_bundle_reruns_the_stages(tmp_path: Path) -> None:
+    """The hash of the redaction bundle is an input of the stages that read rows, so a new version makes them run
+    again."""
     inputs = []
     for version in ("1.0.0", "1.1.0"):
         sections = f"privacy: {{redaction_bundle: {redactor(tmp_path, version)}}}"

@@ -1,6 +1,6 @@
-"""The self-test with real children: bundles that answer wrong, crash, hang, leak, are slow or fail later.
+"""The self-test with real children: bundles that answer wrongly, crash, hang, leak, are slow or fail later.
 
-Nothing of it reaches the engine that serves: its child lives on, and no child of a trial is left.
+The self-test does not affect the engine that serves: its child survives, and no child of a self-test remains.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ CONFIG = EngineConfig(heartbeat_seconds_max=5.0, restart_seconds_first=0.05, cpu
 
 
 def manifest(template: str = "{input}", kind: str = "classify", version: str = "2.0.0") -> Manifest:
-    """Return an echo bundle that does with every text as its template says."""
+    """Return an echo bundle that executes its template with every text."""
     labels = ("refund", "price") if kind in ("classify", "extract") else ()
     task = TaskSpec(name="intent", kind=kind, labels=labels, prompt=PromptTemplate(template=template))
     return Manifest(task=task, version=version, runtime="echo")
 
 
 def loadable(made: Manifest) -> tuple[Manifest, bytes, dict[str, Path]]:
-    """Return it as an engine loads it: the manifest, its bytes, and the paths of its files."""
+    """Return the manifest, its bytes and the paths of its files, as an engine loads them."""
     return made, encode(made), {}
 
 
 def subject(asked: SandboxedBundle) -> BundleUnderTest:
-    """Return what the self-test asks."""
+    """Return the interface through which the self-test queries a bundle."""
     return BundleUnderTest(asked.answer, asked.resident_bytes, asked.estimated_bytes, asked.crashes)
 
 
@@ -57,14 +57,14 @@ async def pool() -> AsyncIterator[EnginePool]:
 
 
 async def golden(pool: EnginePool, kind: str = "classify") -> tuple[GoldenCase, ...]:
-    """Return what a good bundle says, as its maker would write it down."""
+    """Return golden cases with the answers of a good bundle."""
     async with open_sandbox(pool, "made", *loadable(manifest(kind=kind)), 20) as asked:
         said = [(await asked.answer(text, 10))[0] for text in TEXTS]
     return tuple(GoldenCase(input=t, answer=s.answer, scores=s.scores) for t, s in zip(TEXTS, said, strict=True))
 
 
 async def outcome(pool: EnginePool, made: Manifest, cases: tuple[GoldenCase, ...]) -> StepOutcome:
-    """Test a bundle beside 'old'."""
+    """Test a bundle next to 'old'."""
     exam = SelfTest(cases, made.task.kind == "embed", 200, SECONDS)
     old = SandboxedBundle(pool, "old", manifest()) if made.task.kind == "classify" else None
     try:
@@ -78,7 +78,7 @@ async def outcome(pool: EnginePool, made: Manifest, cases: tuple[GoldenCase, ...
     "kind", ["classify", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("extract", "generate", "embed"))]
 )
 async def test_a_good_bundle_passes(pool: EnginePool, kind: str):
-    """Of each kind, in the words of its golden file."""
+    """A bundle of each kind that repeats its golden answers passes."""
     found = await outcome(pool, manifest(kind=kind), await golden(pool, kind))
     assert ("", "3 of 3 golden inputs are answered alike") == (found.reason, found.message)
 
@@ -97,7 +97,7 @@ async def test_a_good_bundle_passes(pool: EnginePool, kind: str):
     ],
 )
 async def test_a_bundle_that_behaves_badly_fails(pool: EnginePool, template: str, reason: str):
-    """Each in a child of its own, which is gone afterwards; 'old' answers as if nothing were."""
+    """Each bad bundle fails in a separate child, which ends afterwards, and 'old' continues to answer."""
     cases = await golden(pool)
     found = await outcome(pool, manifest(template), cases)
     assert reason == found.reason, found
@@ -106,23 +106,24 @@ async def test_a_bundle_that_behaves_badly_fails(pool: EnginePool, template: str
     assert (cases[0].answer, cases[0].scores) == (said.answer, said.scores)
 
 
-async def test_a_bundle_that_answers_wrong_fails(pool: EnginePool):
-    """The label is right, and the confidence is another."""
+async def test_bundle_with_other_scores_fails(pool: EnginePool):
+    """A bundle with the right label but another confidence than the golden case fails."""
     cases = await golden(pool)
     spoilt = tuple(case.model_copy(update={"scores": (0.5, 0.5)}) for case in cases)
     assert "GOLDEN_DIFFERS" == (await outcome(pool, manifest(), spoilt)).reason
 
 
 async def test_a_bundle_that_does_not_load_fails(pool: EnginePool, tmp_path: Path):
-    """At the first try: the child of a trial is not started again."""
+    """A bundle that does not load fails at the first attempt: the self-test does not restart its child."""
     missing = {"weights": tmp_path / "none"}
     with pytest.raises(ModelLoadFailed):
         async with open_sandbox(pool, "new", manifest(), encode(manifest()), missing, 20):
             raise AssertionError("it does not load")
 
 
-async def test_memory_that_serves_is_not_there_for_a_trial():
-    """The cap is for both together: with it used up by what serves, the trial's child gets next to nothing."""
+async def test_sandbox_gets_the_memory_that_serving_engines_leave():
+    """The memory limit applies to serving engines and the self-test together: the self-test's child gets only the
+    rest."""
     cap = 4 * 2**30
     pool = EnginePool(CONFIG.model_copy(update={"memory_bytes_max": cap}), lambda: None)
     good = manifest(version="1.0.0")
@@ -135,8 +136,8 @@ async def test_memory_that_serves_is_not_there_for_a_trial():
     await pool.stop()
 
 
-async def test_the_child_ends_with_the_block_whatever_happens(pool: EnginePool):
-    """Also when the self-test is given up in the middle of an answer."""
+async def test_child_ends_when_the_self_test_is_cancelled(pool: EnginePool):
+    """If the self-test is cancelled during an answer, its child ends."""
     pids: list[int] = []
 
     async def hanging() -> None:
@@ -154,8 +155,8 @@ async def test_the_child_ends_with_the_block_whatever_happens(pool: EnginePool):
 
 
 @pytest.mark.slow
-async def test_a_crash_in_a_trial_is_forgotten(pool: EnginePool):
-    """The input is not quarantined: the bundle is to blame, not the text."""
+async def test_crash_in_a_self_test_quarantines_no_input(pool: EnginePool):
+    """An input that crashed the bundle under test is not quarantined, because the bundle is to blame."""
     for _ in range(2):
         async with open_sandbox(pool, "new", *loadable(manifest("!crash {input}")), 20) as asked:
             with pytest.raises(EngineCrashed):
@@ -164,6 +165,6 @@ async def test_a_crash_in_a_trial_is_forgotten(pool: EnginePool):
     assert isinstance(said, GoldenAnswer)
 
 
-def test_memory_short_is_this_machine_s_fault():
-    """So a bundle that does not fit beside another is tried again."""
+def test_memory_short_blocks_the_self_test():
+    """A self-test that fails because memory is short ends as BLOCKED, so the bundle is tested again."""
     assert "BLOCKED" == classify_error(MemoryShort("no room")).end.name

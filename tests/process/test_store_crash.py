@@ -1,7 +1,8 @@
-"""A store killed, or failed by its disk, at every system call that matters: it ends in the old or the new release.
+"""A store killed, or failed by its disk, at every system call of the sweep: the old or the new release is active
+afterwards.
 
-The sweep installs and activates version 2 beside an active version 1. Where strace cannot run,
-the process is killed after seeded random times instead.
+The sweep installs and activates version 2 while version 1 is active. Where strace cannot run, the process is killed
+after seeded random times instead.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ VERSION_1 = Path(__file__).parent.parent / "data" / "state-v1.db"
 
 
 class Site:
-    """A state directory where version 1 answers, to be copied for each point, and a version 2 to install."""
+    """A state directory where version 1 is active, to be copied for each point, and a version 2 to install."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -72,12 +73,12 @@ class Site:
         return shutil.copytree(self.root / "ready", self.root / "state")
 
     def update(self, state_dir: Path, source: Path, *tracer: str) -> subprocess.CompletedProcess[str]:
-        """Install and activate a bundle in a process of its own."""
+        """Install and activate a bundle in a separate process."""
         command = [*tracer, sys.executable, "-B", "-c", UPDATE, str(state_dir), str(source)]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     def points(self, state_dir: Path) -> list[Point]:
-        """Count the calls of one undisturbed update, and return each as (call, number)."""
+        """Return each call of one undisturbed update as (call, number)."""
         return points(lambda *tracer: self.update(state_dir, self.new, *tracer), self.root / "log")
 
 
@@ -88,7 +89,8 @@ def site(tmp_path: Path) -> Site:
 
 
 def check(site: Site, state_dir: Path, allowed: tuple[str, ...]) -> str:
-    """Open the store as the next start would, hold it to its promises, finish the update; return what answered."""
+    """Open the store as the next start would, check its invariants, finish the update; return the version that was
+    active."""
     store = Store.open(state_dir, LIMITS)
     active = store.active().get("pos")
     version = active.manifest.version if active else ""
@@ -104,7 +106,7 @@ def check(site: Site, state_dir: Path, allowed: tuple[str, ...]) -> str:
 
 
 def kill_sweep(site: Site, points: list[Point]) -> Counter[str]:
-    """Kill one update at each point; return how often which version answered afterwards."""
+    """Kill one update at each point; return how often each version was active afterwards."""
     outcomes: Counter[str] = Counter()
     for call, number in points:
         state_dir = site.fresh()
@@ -115,7 +117,7 @@ def kill_sweep(site: Site, points: list[Point]) -> Counter[str]:
 
 
 def error_sweep(site: Site, points: list[Point], error: str) -> Counter[str]:
-    """Let one call fail at each point; return the reasons with which the updates ended ("" = it got over it)."""
+    """Fail one call at each point; return the reasons with which the updates ended ("" = it recovered)."""
     reasons: Counter[str] = Counter()
     for call, number in points:
         state_dir = site.fresh()
@@ -128,16 +130,16 @@ def error_sweep(site: Site, points: list[Point], error: str) -> Counter[str]:
 
 @pytest.mark.slow
 @needs_strace
-def test_a_kill_at_sampled_points_ends_in_the_old_or_the_new_release(site: Site) -> None:
-    """Never in neither, and the same update then succeeds."""
+def test_kill_at_sampled_points_leaves_the_old_or_the_new_release(site: Site) -> None:
+    """After a kill at a sampled call, the old or the new release is active, and the same update then succeeds."""
     outcomes = kill_sweep(site, sample(site.points(site.fresh())))
     assert {"1.0.0", "2.0.0"} >= outcomes.keys()
 
 
 @needs_strace
 @pytest.mark.release
-def test_a_kill_anywhere_ends_in_the_old_or_the_new_release(site: Site) -> None:
-    """Every call of the sweep; both ends occur."""
+def test_kill_at_every_point_leaves_the_old_or_the_new_release(site: Site) -> None:
+    """After a kill at any call of the sweep, the old or the new release is active; both occur."""
     outcomes = kill_sweep(site, site.points(site.fresh()))
     assert {"1.0.0", "2.0.0"} == outcomes.keys()
 
@@ -145,7 +147,7 @@ def test_a_kill_anywhere_ends_in_the_old_or_the_new_release(site: Site) -> None:
 @pytest.mark.slow
 @needs_strace
 def test_a_kill_during_the_first_start_leaves_a_store_that_opens(site: Site) -> None:
-    """From no directory at all to the first active bundle."""
+    """After a kill between the creation of the directory and the first active bundle, the store opens."""
     for call, number in sample(site.points(site.root / "first")):
         shutil.rmtree(site.root / "first", ignore_errors=True)
         killed = site.update(site.root / "first", site.new, *killed_at(call, number))
@@ -155,8 +157,8 @@ def test_a_kill_during_the_first_start_leaves_a_store_that_opens(site: Site) -> 
 
 @pytest.mark.slow
 @needs_strace
-def test_a_kill_while_an_older_database_is_taken_over_loses_nothing(tmp_path: Path) -> None:
-    """At sampled calls: the next start finds version 1 or version 2, and the same bundles."""
+def test_kill_during_a_database_migration_loses_nothing(tmp_path: Path) -> None:
+    """After a kill during the migration of a database of version 1, the next start finds the same bundles."""
     old, place = tmp_path / "old.db", tmp_path / "state.db"
     shutil.copyfile(VERSION_1, old)
 
@@ -180,9 +182,9 @@ def test_a_kill_while_an_older_database_is_taken_over_loses_nothing(tmp_path: Pa
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize(("error", "named"), [("EIO", "STATE_DIR_UNWRITABLE"), ("ENOSPC", "DISK_FULL")])
-def test_a_failing_disk_ends_in_an_error_and_in_the_old_or_the_new_release(site: Site, error: str, named: str) -> None:
-    """Each write and each sync fails once. Only the checkpoint after the last commit may fail unnoticed, and what the
-    ballast has room for."""
+def test_failing_disk_leaves_the_old_or_the_new_release(site: Site, error: str, named: str) -> None:
+    """If one write or sync fails, the update ends with an error and the old or the new release. Only the checkpoint
+    after the last commit can fail unnoticed, and a write for which the ballast has space."""
     every = [point for point in site.points(site.fresh()) if point[0] in WRITING]
     reasons = error_sweep(site, every, error)
     assert {"", "STORE_DAMAGED", named} == reasons.keys()
@@ -190,8 +192,9 @@ def test_a_failing_disk_ends_in_an_error_and_in_the_old_or_the_new_release(site:
 
 
 @pytest.mark.skipif(strace_works(), reason="the sweep with strace is exact")
-def test_a_kill_at_random_times_ends_in_the_old_or_the_new_release(site: Site) -> None:
-    """The stand-in for the sweep where strace cannot run."""
+def test_kill_at_random_times_leaves_the_old_or_the_new_release(site: Site) -> None:
+    """After a kill at a random time, the old or the new release is active. Replaces the sweep where strace cannot
+    run."""
     rng = random.Random(SEED)
     for _ in range(QUICK_POINTS):
         state_dir = site.fresh()

@@ -1,4 +1,4 @@
-"""The store on a disk of a few megabytes, read-only, or owned by another process."""
+"""The store on a disk of a few megabytes, on a read-only disk, or in use by another process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_bundle_larger_than_the_disk_is_refused_before_it_is_copied(small_disk: Path, tmp_path: Path) -> None:
-    """The message has the numbers, and the store goes on working."""
+    """A bundle larger than the free space is refused with the numbers before it is copied, and the store continues to
+    work."""
     store = Store.open(small_disk / "state", LIMITS)
     big = bundle(tmp_path / "big", "2.0.0", weights=b"w" * 3 * 2**20)
     with pytest.raises(DiskFull, match=r"needs 3\.1 MB; the disk has"):
@@ -45,8 +46,8 @@ def test_a_bundle_larger_than_the_disk_is_refused_before_it_is_copied(small_disk
     store.close()
 
 
-def test_the_reserve_counts_on_a_real_disk(small_disk: Path, tmp_path: Path) -> None:
-    """A bundle that would fit alone does not fit beside the reserve."""
+def test_disk_reserve_is_kept_free(small_disk: Path, tmp_path: Path) -> None:
+    """A bundle that would fit into the free space alone, but not in addition to the reserve, is refused."""
     store = Store.open(small_disk / "state", replace(LIMITS, disk_reserve_bytes=2**20))
     with pytest.raises(DiskFull, match=r"of which 1\.0 MB stay reserved"):
         store.install(bundle(tmp_path / "b", weights=b"w" * 2**20), allow_unsigned=True)
@@ -54,7 +55,8 @@ def test_the_reserve_counts_on_a_real_disk(small_disk: Path, tmp_path: Path) -> 
 
 
 def test_a_disk_that_fills_while_copying_leaves_nothing_of_the_bundle(small_disk: Path, tmp_path: Path) -> None:
-    """Free space said yes, but the disk has no more files to give; what was active before still is."""
+    """If the disk runs out of inodes while a bundle is copied, nothing of it remains, and the active bundle stays
+    active."""
     store = Store.open(small_disk / "state", LIMITS)
     first, _ = store.install(bundle(tmp_path / "small"), allow_unsigned=True)
     store.set_active(first.digest)
@@ -66,8 +68,8 @@ def test_a_disk_that_fills_while_copying_leaves_nothing_of_the_bundle(small_disk
     store.close()
 
 
-def test_a_read_only_disk_is_unwritable(tmp_path: Path) -> None:
-    """An existing state directory that the kernel lets nobody write."""
+def test_read_only_state_directory_is_refused(tmp_path: Path) -> None:
+    """A state directory on a read-only file system raises StateDirUnwritable."""
     Store.open(tmp_path / "state", LIMITS).close()
     mount("--bind", str(tmp_path / "state"), str(tmp_path / "state"))
     try:
@@ -78,8 +80,9 @@ def test_a_read_only_disk_is_unwritable(tmp_path: Path) -> None:
         subprocess.run(["umount", str(tmp_path / "state")], check=True)
 
 
-def test_a_second_process_is_told_who_owns_the_directory(tmp_path: Path) -> None:
-    """The lock goes with the process, however it ends."""
+def test_second_process_is_refused_with_the_owners_pid(tmp_path: Path) -> None:
+    """A second process that opens the state directory gets the id of the process that uses it; the lock ends with that
+    process, even if it is killed."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "state")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -101,13 +104,13 @@ def disk_of_blocks(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Take what is left of a disk."""
+    """Use up the free space of a disk."""
     with (disk / "filler").open("ab", buffering=0) as filler, pytest.raises(OSError, match="No space left"):
         filler.writelines(itertools.repeat(b"\0" * 4096))
 
 
-def test_a_full_disk_does_not_keep_bundles_from_being_removed(disk_of_blocks: Path, tmp_path: Path) -> None:
-    """Not a byte is free, and removing still works: the ballast gives the room that the database's log needs."""
+def test_bundle_can_be_removed_from_a_full_disk(disk_of_blocks: Path, tmp_path: Path) -> None:
+    """On a disk without free space a bundle can be removed: the ballast provides the space for the database's log."""
     store = Store.open(disk_of_blocks / "state", LIMITS)
     installed, _ = store.install(bundle(tmp_path / "b", weights=b"w" * 2**20), allow_unsigned=True)
     store.set_active(installed.digest)
@@ -118,8 +121,8 @@ def test_a_full_disk_does_not_keep_bundles_from_being_removed(disk_of_blocks: Pa
     store.close()
 
 
-def test_a_store_on_a_full_disk_is_opened_again(disk_of_blocks: Path, tmp_path: Path) -> None:
-    """Not a byte is free after a stop: what was active is, again and again, and a bundle can be removed."""
+def test_store_on_a_full_disk_can_be_reopened(disk_of_blocks: Path, tmp_path: Path) -> None:
+    """On a disk without free space the store opens repeatedly with its active bundle, and a bundle can be removed."""
     store = Store.open(disk_of_blocks / "state", LIMITS)
     installed, _ = store.install(bundle(tmp_path / "b", weights=b"w" * 2**20), allow_unsigned=True)
     store.set_active(installed.digest)
@@ -136,8 +139,8 @@ def test_a_store_on_a_full_disk_is_opened_again(disk_of_blocks: Path, tmp_path: 
     store.close()
 
 
-def test_a_full_disk_is_named_and_not_taken_for_a_damaged_one(disk_of_blocks: Path) -> None:
-    """There is no ballast, or not even a state directory: the error says that the disk is full."""
+def test_full_disk_is_not_reported_as_damage(disk_of_blocks: Path) -> None:
+    """If the disk is full and there is no ballast or no state directory, the error is DiskFull."""
     Store.open(disk_of_blocks / "state", LIMITS).close()
     (disk_of_blocks / "state" / "ballast").unlink()
     fill(disk_of_blocks)
@@ -146,8 +149,8 @@ def test_a_full_disk_is_named_and_not_taken_for_a_damaged_one(disk_of_blocks: Pa
             Store.open(state_dir, LIMITS)
 
 
-def test_a_disk_without_a_file_to_give_is_full(small_disk: Path) -> None:
-    """It is no lack of rights, either."""
+def test_disk_without_free_inodes_is_full(small_disk: Path) -> None:
+    """A disk without free inodes raises DiskFull instead of an error about permissions."""
     for number in itertools.count():
         try:
             (small_disk / str(number)).touch()

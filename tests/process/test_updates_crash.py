@@ -1,8 +1,10 @@
-"""The daemon's side of an update cut off at every write: the site answers by the old or the new bundle, and arrives.
+"""The daemon's part of an update, cut off at every write: the site answers with the old or the new bundle and completes
+the change.
 
-One process believes what lies in `incoming/`, takes version 2 in, tests it, switches and commits (forward); finds in
-its probation that it is bad (back); or is told by the operator to go back (back by hand). It is killed at each call of
-its disk, or the call fails, or the power goes and takes with it what was not synced. Then the site starts as it stands.
+One process verifies the files in `incoming/`, ingests version 2, tests it, switches and commits (forward); finds during
+the probation that it is bad (back); or is told by the operator to roll back (back by hand). It is killed at each of its
+disk calls, or the call fails, or the power fails and everything that was not synced is lost. Then the site starts with
+the remaining files.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ SOME = 4
 
 
 class Field:
-    """A site at version 1 to which version 2 has come, and the same site with version 2 in probation, to be copied."""
+    """A site at version 1 to which version 2 has been delivered, and the same site with version 2 in probation, to be
+    copied."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.site = root, root / "site"
@@ -74,12 +77,12 @@ class Field:
         return digest
 
     def fresh(self, change: str) -> None:
-        """Lay out the site as it is before a change."""
+        """Set up the site as it is before a change."""
         shutil.rmtree(self.site, ignore_errors=True)
         shutil.copytree(self.root / change, self.site)
 
     def work(self, change: str, *tracer: str) -> subprocess.CompletedProcess[str]:
-        """Let the site change, in a process of its own."""
+        """Let the site make a change in a separate process."""
         return self.working.run([str(self.site), change, self.new], *tracer)
 
     def points(self, change: str) -> list[Point]:
@@ -88,7 +91,8 @@ class Field:
         return points(lambda *tracer: self.work(change, *tracer), self.root / "log")
 
     def hold(self, change: str) -> str:
-        """Start what is left and hold it to its promises; then let it arrive. Returns the digest that answered."""
+        """Start the site with the remaining files, check it and let it complete the change; return the digest that
+        answered."""
         answered, _ = asyncio.run(self._found())
         assert answered in (self.old, self.new)
         carry_on(self.site, change, self.new)
@@ -96,7 +100,7 @@ class Field:
         return answered
 
     async def _found(self) -> tuple[str, str]:
-        """Start the site; return what answers, and the state of its update."""
+        """Start the site; return the bundle that answers and the state of its update."""
         site = MirroredSite(self.site)
         await site.activation.resume()
         await site.loaded()
@@ -117,7 +121,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
 
 
 def held(field: Field, change: str, point: object) -> str:
-    """Hold a site to its promises after a disturbance at a point."""
+    """Check a site after a disturbance at a point."""
     try:
         return field.hold(change)
     except BaseException as error:
@@ -126,7 +130,7 @@ def held(field: Field, change: str, point: object) -> str:
 
 
 def sweep(field: Field, change: str, every: list[Point], tracer: Callable[..., list[str]]) -> set[tuple[int, str]]:
-    """Disturb one change at each point; return with which codes it ended, and which bundle answered afterwards."""
+    """Disturb one change at each point; return the exit codes, each with the bundle that answered afterwards."""
     ends = set()
     for point in every:
         field.fresh(change)
@@ -137,7 +141,7 @@ def sweep(field: Field, change: str, every: list[Point], tracer: Callable[..., l
 
 
 def cut_off(field: Field, change: str, *, names_first: bool, steps: int = 1) -> set[str]:
-    """Let the power go at every so many points; return which bundles answered afterwards."""
+    """Cut the power at every `steps`-th point; return which bundles answered afterwards."""
     log, answered, arrived = field.root / "log", set(), False
     for _ in range(TRACES_MAX):
         field.fresh(change)
@@ -161,8 +165,9 @@ def cut_off(field: Field, change: str, *, names_first: bool, steps: int = 1) -> 
 @pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("change", CHANGES)
-def test_disturbed_at_sampled_points_it_answers_and_arrives(field: Field, change: str):
-    """Killed, refused by the disk, and without power."""
+def test_change_disturbed_at_sampled_points_is_completed(field: Field, change: str):
+    """After a kill, a disk error or a power cut at sampled points of a change, the site answers and completes the
+    change."""
     every = field.points(change)
     assert {-9} == {code for code, _ in sweep(field, change, sample(every, SOME), killed_at)}
     refused = sweep(field, change, sample(every, 2), lambda *point: failed_at(*point, "EIO"))
@@ -173,8 +178,8 @@ def test_disturbed_at_sampled_points_it_answers_and_arrives(field: Field, change
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_kill_anywhere_leaves_the_old_or_the_new_one(field: Field, change: str):
-    """Every call that writes, syncs, renames, makes or removes a name; both ends occur."""
+def test_kill_at_every_point_leaves_the_old_or_the_new_bundle(field: Field, change: str):
+    """After a kill at any call that writes, syncs or changes a name, the old or the new bundle answers; both occur."""
     assert {(-9, field.old), (-9, field.new)} == sweep(field, change, field.points(change), killed_at)
 
 
@@ -182,8 +187,9 @@ def test_a_kill_anywhere_leaves_the_old_or_the_new_one(field: Field, change: str
 @pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_disk_that_refuses_once_delays_it(field: Field, change: str, error: str):
-    """It arrives without a restart (0), except where the daemon could not start or the operator was refused (3)."""
+def test_single_disk_error_only_delays_a_change(field: Field, change: str, error: str):
+    """After a single disk error the change completes without a restart (0), unless the daemon could not start or the
+    operator's call was refused (3)."""
     ends = sweep(field, change, field.points(change), lambda *point: failed_at(*point, error))
     end, _ = field.ends[change]
     assert (0, end) in ends
@@ -195,6 +201,7 @@ def test_a_disk_that_refuses_once_delays_it(field: Field, change: str, error: st
 @pytest.mark.release
 @pytest.mark.parametrize("names_first", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_was_not_synced_was_not_relied_on(field: Field, change: str, names_first: bool):
-    """The power goes after any call; what was done when the loop had come to its end is on the disk."""
+def test_power_cut_loses_nothing_that_was_relied_on(field: Field, change: str, names_first: bool):
+    """After a power cut at any call the old or the new bundle answers: the daemon relies only on data that it has
+    synced."""
     assert {field.old, field.new} == cut_off(field, change, names_first=names_first)

@@ -1,4 +1,5 @@
-"""Uploads of examples and downloads of updates by one uplink: their order, and independence of each other's faults."""
+"""Uploads of examples and downloads of updates by one uplink: their order, and their independence from each other's
+failures."""
 
 from __future__ import annotations
 
@@ -33,13 +34,13 @@ def repository() -> Repository:
 
 @pytest.fixture
 def server() -> Iterator[AnsweringServer]:
-    """Return a server that holds nothing yet."""
+    """Yield a server that holds no objects yet."""
     with AnsweringServer() as started:
         yield started
 
 
-def test_examples_and_updates_take_turns(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """Under one cap: while both have work, neither gets much more of the way than the other."""
+def test_uploads_and_downloads_share_the_bandwidth(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """Under one bandwidth limit uploads and downloads get about equal shares while both have work."""
     upstream = tmp_path / "examples"
     upstream.mkdir()
     case = site_of(server, repository, tmp_path, url=str(upstream), bytes_per_second_max=10_000)
@@ -61,8 +62,11 @@ def test_examples_and_updates_take_turns(server: AnsweringServer, repository: Re
     assert 40 * CHUNK / 10_000 * 0.9 <= case.clock.running - began <= 40 * CHUNK / 10_000 * 1.5
 
 
-def test_the_plans_cap_holds_for_downloads_only(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """With 1000 bytes a second from the plan a blob of 41 kB takes its 40 s; examples go up at once."""
+def test_bandwidth_limit_of_the_plan_applies_only_to_downloads(
+    server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """With the plan's limit of 1,000 bytes per second a blob of 41 kB takes about 40 s; examples are uploaded at
+    once."""
     upstream = tmp_path / "examples"
     upstream.mkdir()
     case = site_of(server, repository, tmp_path, url=str(upstream))
@@ -81,10 +85,11 @@ def test_the_plans_cap_holds_for_downloads_only(server: AnsweringServer, reposit
 
 
 @pytest.mark.parametrize("way", ["500", "403", "html", "silent", "closed"])
-def test_a_bad_repository_does_not_stop_examples(
+def test_failing_repository_does_not_stop_uploads(
     way: str, server: AnsweringServer, repository: Repository, tmp_path: Path
 ):
-    """On the same store or another one; and what it says is named beside."""
+    """If requests for updates fail, the pass ends with an error, and examples are still uploaded to the same server, at
+    the latest in the next pass."""
     case = site_of(server, repository, tmp_path, url=f"{server.address}/fleet", upload_options={"allow_http": "true"})
     case.seal(5)
     server.answer(way, lambda _, path: "metadata" in path or "blobs" in path)
@@ -96,8 +101,11 @@ def test_a_bad_repository_does_not_stop_examples(
     assert 5 == case.noted()
 
 
-def test_what_is_known_of_a_store_holds_for_both(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """Examples and updates in one store that does not answer: one small request is risked, not one for each."""
+def test_unreachable_store_is_probed_once_for_both_directions(
+    server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """If examples and updates are in one store that does not answer, the uplink sends one small request instead of one
+    for each direction."""
     case = site_of(server, repository, tmp_path, url=f"{server.address}/sent", upload_options={"allow_http": "true"})
     case.seal(2)
     case.clock = Clock()
@@ -116,8 +124,10 @@ def test_what_is_known_of_a_store_holds_for_both(server: AnsweringServer, reposi
     assert everything(repository) == case.arrived()
 
 
-def test_a_bad_store_of_examples_does_not_stop_updates(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """Another store than that of the repository: everything comes, and examples wait."""
+def test_unreachable_example_store_does_not_stop_downloads(
+    server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """If only the store for examples is unreachable, all updates are downloaded, and the examples wait."""
     case = site_of(server, repository, tmp_path, url="http://127.0.0.1:9/x", upload_options={"allow_http": "true"})
     case.seal(2)
     error = failure(case)

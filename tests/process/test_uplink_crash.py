@@ -1,6 +1,7 @@
-"""An uplink killed, or failed by its disks, at every system call that matters: nothing is lost, nothing is believed.
+"""An uplink killed, or failed by its disks, at every system call of the sweep: nothing is lost, and no incomplete
+upload is recorded.
 
-strace counts the calls of each thread apart, and which thread does what is not the same each time: a point may miss.
+strace counts the calls of each thread separately, and the distribution of work among threads varies: a point can miss.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ except EdgeAgentError:
 
 
 class Site:
-    """A site with two segments, and receipts that wait upstream; laid out anew for each point."""
+    """A site with two segments, and receipts that wait in the object store; set up again for each point."""
 
     def __init__(self, root: Path, url: str = "", options: dict[str, str] | None = None) -> None:
         self.root, self.url, self.options = root, url, options or {}
@@ -46,7 +47,7 @@ class Site:
         self.working = Forking(IMPORTS, ONCE, root)
 
     def fresh(self) -> UplinkCase:
-        """Return a new copy of it, with an upstream of its own."""
+        """Return a new copy of the site with a separate object store."""
         shutil.rmtree(self.root / "site", ignore_errors=True)
         (self.root / "site" / "upstream").mkdir(parents=True)
         self.number += 1
@@ -57,14 +58,14 @@ class Site:
         return case
 
     def run(self, case: UplinkCase, *tracer: str) -> subprocess.CompletedProcess[str]:
-        """Run the uplink once in a process of its own."""
+        """Run the uplink once in a separate process."""
         options = [part for pair in self.options.items() for part in pair]
         return self.working.run([str(case.folder), case.config.url, *options], *tracer)
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """Return a site whose upstream is a folder."""
+    """Yield a site whose object store is a folder."""
     laid_out = Site(tmp_path)
     with laid_out.working:
         yield laid_out
@@ -72,7 +73,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def bucket_site(tmp_path: Path) -> Iterator[Site]:
-    """Return a site whose upstream is S3."""
+    """Yield a site whose object store is S3."""
     with s3() as served:
         laid_out = Site(tmp_path, "s3://fleet/swept", served.options)
         with laid_out.working:
@@ -80,7 +81,7 @@ def bucket_site(tmp_path: Path) -> Iterator[Site]:
 
 
 def hold(case: UplinkCase, before: dict[str, bytes]) -> None:
-    """Hold what is left to the promises, finish, and hold it to them again."""
+    """Check the files that remain, finish the pass, and check them again."""
     assert before == case.outbox_files()
     whole = {key for key, content in case.uploaded().items() if before.get(key) == content}
     if (case.notes / "uploaded.jsonl").exists():
@@ -97,7 +98,7 @@ def hold(case: UplinkCase, before: dict[str, bytes]) -> None:
 
 
 def sweep(site: Site, every: list[Point], tracer: Callable[..., list[str]]) -> Counter[int]:
-    """Disturb one pass at each point; return how often they ended with which code."""
+    """Disturb one pass at each point; return how often each exit code occurred."""
     codes: Counter[int] = Counter()
     for point in every:
         case = site.fresh()
@@ -117,15 +118,16 @@ def every_point(site: Site) -> list[Point]:
 
 @pytest.mark.slow
 @needs_strace
-def test_a_kill_at_sampled_points_loses_nothing(site: Site):
-    """The outbox is as it was, what is noted is up, and the next pass brings the rest."""
+def test_kill_at_sampled_points_loses_no_segment(site: Site):
+    """After a kill at a sampled call the outbox is unchanged, recorded uploads are complete, and the next pass uploads
+    the rest."""
     assert 0 < sum(count for code, count in sweep(site, sample(every_point(site)), killed_at).items() if code)
 
 
 @needs_strace
 @pytest.mark.release
-def test_a_kill_anywhere_loses_nothing(site: Site):
-    """Every call that writes, syncs, renames or removes, in every thread."""
+def test_kill_at_every_point_loses_no_segment(site: Site):
+    """After a kill at any call that writes, syncs, renames or removes, in any thread, no segment is lost."""
     codes = sweep(site, every_point(site), killed_at)
     assert codes.total() - codes[0] > 20
 
@@ -133,16 +135,17 @@ def test_a_kill_anywhere_loses_nothing(site: Site):
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_failing_disk_loses_nothing(site: Site, error: str):
-    """Each write and sync fails once, here or upstream: the pass ends with an error of ours or gets over it."""
+def test_failing_disk_loses_no_segment(site: Site, error: str):
+    """If one write or sync fails, on the site or in the object store, the pass recovers or exits with 3, and no segment
+    is lost."""
     wanted = [point for point in every_point(site) if point[0] in WRITING]
     assert {0, 3} == sweep(site, wanted, lambda call, number: failed_at(call, number, error)).keys()
 
 
 @needs_strace
 @pytest.mark.release
-def test_a_kill_while_sending_to_a_store_loses_nothing(bucket_site: Site):
-    """At each call that sends: the store has an object whole or not at all."""
+def test_kill_while_sending_to_s3_loses_no_segment(bucket_site: Site):
+    """After a kill at a call that sends, S3 has each recorded object completely, and the next pass uploads the rest."""
     case = bucket_site.fresh()
     log = bucket_site.root / "log"
     bucket_site.run(case, *strace(f"trace={','.join(SENDING)}"), "-o", str(log))

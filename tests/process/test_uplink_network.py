@@ -1,4 +1,5 @@
-"""The way to the upstream, and the upstream itself, failing: nothing is lost, nothing twice, nothing in a busy loop."""
+"""Failures of the network and of the object store: nothing is lost, nothing is recorded wrongly, and the uplink does
+not retry in a busy loop."""
 
 from __future__ import annotations
 
@@ -27,31 +28,33 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture
 def proxy(served: Served) -> Iterator[ToxicProxy]:
-    """Return a healthy proxy before it."""
+    """Yield a healthy proxy in front of S3."""
     with ToxicProxy(urllib.parse.urlsplit(served.options["endpoint"]).port) as started:
         yield started
 
 
 @pytest.mark.slow
-def test_uploads_that_are_cut_are_finished_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
-    """After any byte, by FIN or RST: nothing is noted that is not there whole, and the next pass brings the rest.
+def test_interrupted_uploads_are_completed_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
+    """After uploads are cut by FIN or RST at any byte, no incomplete upload is recorded, and the next pass uploads the
+    rest.
 
-    moto takes a request that ends within its headers for a whole one and keeps an empty object: that heals, too.
+    moto accepts a request that ends within its headers as complete and keeps an empty object: the uplink recovers from
+    that, too.
     """
     assert {"injected": 20, "failed": 20, "lost": 0, "believed_wrongly": 0} == cut_uploads(20, proxy, served, tmp_path)
 
 
 @pytest.mark.release
-def test_two_hundred_uploads_that_are_cut_are_finished_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
-    """The same, ten times as often."""
+def test_two_hundred_interrupted_uploads_are_completed_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
+    """After 200 uploads are cut at any byte, no incomplete upload is recorded and nothing is lost."""
     assert {"injected": 200, "failed": 200, "lost": 0, "believed_wrongly": 0} == cut_uploads(
         200, proxy, served, tmp_path
     )
 
 
 @pytest.mark.slow
-def test_a_way_without_answers_is_given_up_in_time(proxy: ToxicProxy, served: Served, tmp_path: Path):
-    """Everything is swallowed: the request ends after its limit, with the upstream's name and the remedy."""
+def test_request_without_an_answer_times_out(proxy: ToxicProxy, served: Served, tmp_path: Path):
+    """If the network swallows all packets, the request ends after its time limit, and the error names the object."""
     case = through(proxy, served, tmp_path, 1)
     case.seal()
     proxy.toxic = Hole()
@@ -64,8 +67,9 @@ def test_a_way_without_answers_is_given_up_in_time(proxy: ToxicProxy, served: Se
 
 
 @pytest.mark.slow
-def test_a_slow_way_is_waited_for_as_long_as_it_moves(proxy: ToxicProxy, served: Served, tmp_path: Path):
-    """At 100 kB/s a segment takes longer than a request may, but not than its bytes may; a slower minimum would too."""
+def test_slow_upload_continues_above_the_minimum_rate(proxy: ToxicProxy, served: Served, tmp_path: Path):
+    """A slow upload can exceed a request's time limit as long as its rate is above `bytes_per_second_min`; below
+    that it fails."""
     case = through(proxy, served, tmp_path, 1)
     case.seal(1, 200_000)
     proxy.toxic = Slow(1000)
@@ -94,8 +98,9 @@ REASONS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "http"])
 @pytest.mark.parametrize("way", WAYS)
-def test_an_endpoint_that_answers_badly_is_named(way: str, kind: str, tmp_path: Path):
-    """Each has its reason and a remedy, one request is risked and no segment, and nothing secret is in what is said."""
+def test_bad_answers_of_an_endpoint_have_a_reason_and_a_remedy(way: str, kind: str, tmp_path: Path):
+    """Each kind of bad answer has a reason and a remedy; the uplink sends at most three requests and no segment, and no
+    message contains a secret."""
     with AnsweringServer() as server:
         case = uplink_of(server, tmp_path, kind)
         case.seal(3)
@@ -116,8 +121,9 @@ def test_an_endpoint_that_answers_badly_is_named(way: str, kind: str, tmp_path: 
         assert 3 == case.noted()
 
 
-def test_a_store_that_keeps_half_is_not_believed(tmp_path: Path):
-    """It says 200 and has half of a segment: that is no upload, and the next pass completes it."""
+def test_truncated_object_is_not_recorded_as_uploaded(tmp_path: Path):
+    """If the store answers 200 but has only half of a segment, the upload is not recorded, and the next pass completes
+    it."""
     with AnsweringServer() as server:
         case = uplink_of(server, tmp_path, "s3")
         (stem,) = case.seal()
@@ -130,8 +136,9 @@ def test_a_store_that_keeps_half_is_not_believed(tmp_path: Path):
         assert (case.outbox / "segments" / f"{stem}.age").read_bytes() == sealed
 
 
-def test_who_may_not_list_is_told_forbidden_of_what_is_not_there(tmp_path: Path):
-    """S3 answers so to a credential with get and put only: it is enough for the uplink."""
+def test_credential_without_list_permission_is_sufficient(tmp_path: Path):
+    """A credential with only get and put is sufficient, although S3 then answers 403 for an object that does not
+    exist."""
     with AnsweringServer() as server:
         case = uplink_of(server, tmp_path, "s3")
         case.seal(2)
@@ -141,8 +148,8 @@ def test_who_may_not_list_is_told_forbidden_of_what_is_not_there(tmp_path: Path)
 
 
 @pytest.mark.parametrize("way", ["403", "429", "500", "closed"])
-async def test_hours_of_failure_take_few_requests(way: str, tmp_path: Path):
-    """Over six hours at most a request each few minutes, and everything goes up after the end of it."""
+async def test_uplink_sends_few_requests_during_an_outage(way: str, tmp_path: Path):
+    """During an outage of six hours the uplink sends at most 45 requests, and it uploads everything afterwards."""
     with AnsweringServer() as server:
         case = uplink_of(server, tmp_path, "s3")
         case.config = case.config.model_copy(update={"retry_seconds_first": 2.0, "retry_seconds_max": 900.0})
@@ -165,8 +172,8 @@ async def test_hours_of_failure_take_few_requests(way: str, tmp_path: Path):
         assert (2, "online") == (case.noted(), case.state().state)
 
 
-async def test_an_uplink_told_to_stop_drops_what_hangs(tmp_path: Path):
-    """It ends at once, and what it says of itself is up to date."""
+async def test_stop_interrupts_a_hanging_upload(tmp_path: Path):
+    """An uplink that is told to stop during a hanging upload ends at once with an up-to-date status."""
     with AnsweringServer() as server:
         case = uplink_of(server, tmp_path, "s3")
         case.config = case.config.model_copy(update={"request_seconds_max": 3600.0})

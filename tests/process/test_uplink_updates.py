@@ -1,4 +1,4 @@
-"""Downloads of updates: complete ones, resumed ones, and the bandwidth share of examples."""
+"""Downloads of updates: complete ones, resumed ones, and failures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def repository() -> Repository:
 
 @pytest.fixture
 def server() -> Iterator[AnsweringServer]:
-    """Return a server that holds nothing yet."""
+    """Yield a server that holds no objects yet."""
     with AnsweringServer() as started:
         yield started
 
@@ -47,7 +47,8 @@ def server() -> Iterator[AnsweringServer]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "http", "s3", "google", "azure"])
 def test_a_repository_is_mirrored_from_every_kind_of_store(kind: str, repository: Repository, tmp_path: Path):
-    """All metadata, its plan and the blobs that are wanted, and nothing else; what is there does not come again."""
+    """The uplink downloads all metadata, the plan and the requested blobs, and nothing else, from every kind of store;
+    existing files are not downloaded again."""
     if kind == "azure" and not azurite():
         pytest.skip("azurite is not installed")
     repository.blob(b"nobody wants this")
@@ -66,7 +67,7 @@ def test_a_repository_is_mirrored_from_every_kind_of_store(kind: str, repository
 
 
 def mirrored(case: UpdateCase, repository: Repository) -> None:
-    """Hold a site to what it should have, twice."""
+    """Check twice that a site has the files that it should have."""
     case.want(ADAPTER, WEIGHTS)
     assert failure(case) is None
     assert everything(repository) == case.arrived()
@@ -82,10 +83,9 @@ def mirrored(case: UpdateCase, repository: Repository) -> None:
     assert {} == case.problems()
 
 
-def test_a_look_that_finds_nothing_new_takes_two_requests(
-    server: AnsweringServer, repository: Repository, tmp_path: Path
-):
-    """The timestamp and the next root; with what the daemon says of roots, or with the mirror's own count."""
+def test_check_without_news_takes_two_requests(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """A check that finds nothing new requests only the timestamp and the next root, whether or not the daemon reports
+    its root version."""
     for said in ({}, {"root_version": 1}):
         case = site_of(server, repository, tmp_path / str(len(said)))
         case.want(**said)
@@ -102,8 +102,9 @@ def test_a_look_that_finds_nothing_new_takes_two_requests(
         assert 0 == sum(server.sent.values())
 
 
-def test_only_what_changed_comes(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """After a new adapter: metadata, plan and adapter, but no byte of the weights, and the old adapter goes."""
+def test_only_changed_blobs_are_downloaded(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """After a new adapter was published, the uplink downloads the plan and the adapter but no weights, and removes the
+    old adapter."""
     case = site_of(server, repository, tmp_path)
     assert failure(case) is None
     adapter = rubbish(600, 3)
@@ -118,8 +119,9 @@ def test_only_what_changed_comes(server: AnsweringServer, repository: Repository
     assert f"blobs/{sha256(ADAPTER)}" not in case.arrived()
 
 
-def test_roots_come_one_after_the_other(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """Five rotations while the site slept; from the one on that the daemon knows, and rubbish in between ends it."""
+def test_roots_are_downloaded_in_sequence(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """After several root rotations the uplink downloads every root after the daemon's version in order, and an invalid
+    one stops the pass with its name."""
     for _ in range(5):
         repository.rotate()
     case = site_of(server, repository, tmp_path)
@@ -135,8 +137,9 @@ def test_roots_come_one_after_the_other(server: AnsweringServer, repository: Rep
     assert ("DOCUMENT_INVALID", True) == (error.reason, "4.root.json" in error.message)
 
 
-def test_without_wants_nothing_is_fetched_or_removed(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """Neither when the file is gone nor when it is none: that is said, and the metadata comes all the same."""
+def test_invalid_download_requests_change_no_blob(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """If wants.json is missing or invalid, no blob is downloaded or removed, and the metadata is still updated; an
+    invalid file is reported."""
     case = site_of(server, repository, tmp_path)
     assert failure(case) is None
     for raw in (None, b"{", b'{"schema": "other"}', b"x" * 2**21):
@@ -152,8 +155,11 @@ def test_without_wants_nothing_is_fetched_or_removed(server: AnsweringServer, re
 # --- what stops and goes on -------------------------------------------------------------------------------------------
 
 
-def test_a_blob_is_wrong_and_the_rest_goes_on(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """It is reported under its name, fetched again only after an hour or a new publication, and not kept."""
+def test_blob_with_a_wrong_hash_does_not_stop_the_others(
+    server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """A blob with a wrong hash is reported by its name and not kept; it is downloaded again only after an hour or a new
+    publication."""
     case = site_of(server, repository, tmp_path)
     case.clock = Clock()
     name = sha256(WEIGHTS)
@@ -176,10 +182,11 @@ def test_a_blob_is_wrong_and_the_rest_goes_on(server: AnsweringServer, repositor
         assert {} == case.problems()
 
 
-def test_a_blob_without_room_waits_and_the_rest_goes_on(
+def test_blob_without_disk_space_does_not_stop_the_others(
     server: AnsweringServer, repository: Repository, tmp_path: Path
 ):
-    """The reserve is kept: nothing of it is begun, the small one comes, and examples go up meanwhile."""
+    """A blob that would use the disk reserve is not requested; smaller blobs are downloaded, and examples are uploaded
+    meanwhile."""
     free = shutil.disk_usage(tmp_path).free
     upstream = tmp_path / "examples"
     upstream.mkdir()
@@ -195,8 +202,9 @@ def test_a_blob_without_room_waits_and_the_rest_goes_on(
     assert 2 == case.noted()
 
 
-def test_what_is_wrong_here_is_said_until_it_is_mended(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """A wants.json that is none, a folder that cannot be made: named, once, while examples go up; then all is well."""
+def test_local_problem_is_reported_until_it_is_fixed(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """An invalid wants.json or a folder that cannot be created is reported while examples are uploaded; the report ends
+    when it is fixed."""
     (tmp_path / "examples").mkdir()
     case = site_of(server, repository, tmp_path, url=str(tmp_path / "examples"))
     case.clock = Clock()
@@ -221,8 +229,9 @@ def test_what_is_wrong_here_is_said_until_it_is_mended(server: AnsweringServer, 
         assert WEIGHTS == case.arrived()[f"blobs/{sha256(WEIGHTS)}"]
 
 
-def test_a_blob_that_lies_here_damaged_comes_anew(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """It is read once when the uplink starts, and again after an hour if it is still wanted."""
+def test_damaged_local_blob_is_downloaded_again(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """Blobs on the disk are verified when the uplink starts and again after an hour; a damaged one is downloaded
+    again."""
     case = site_of(server, repository, tmp_path)
     case.clock = Clock()
     assert failure(case) is None
@@ -238,8 +247,11 @@ def test_a_blob_that_lies_here_damaged_comes_anew(server: AnsweringServer, repos
         assert WEIGHTS == path.read_bytes()
 
 
-def test_bytes_that_a_power_cut_spoilt_blame_nobody(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """What was there before a restart is not what it should be: the blob comes anew, without a word."""
+def test_damaged_partial_download_is_restarted_without_an_error(
+    server: AnsweringServer, repository: Repository, tmp_path: Path
+):
+    """If a partial download from before a restart is damaged, the blob is downloaded again without a reported
+    problem."""
     case = site_of(server, repository, tmp_path)
     (case.incoming / "blobs").mkdir(parents=True)
     (case.incoming / "blobs" / f".{sha256(WEIGHTS)}.partial").write_bytes(bytes(5 * CHUNK))
@@ -247,8 +259,9 @@ def test_bytes_that_a_power_cut_spoilt_blame_nobody(server: AnsweringServer, rep
     assert everything(repository) == case.arrived()
 
 
-def test_metadata_that_was_not_believed_comes_anew(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """Somebody spoilt it on the way under its own tag: the daemon says so, and all of it is fetched, once an hour."""
+def test_rejected_metadata_is_downloaded_again(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """If the daemon reports that it rejected metadata that was damaged in transit, all metadata is downloaded again,
+    once."""
     repository.publish(hashed=False)
     case = site_of(server, repository, tmp_path)
     case.want(root_version=1)
@@ -272,8 +285,9 @@ def test_metadata_that_was_not_believed_comes_anew(server: AnsweringServer, repo
         assert 2 == len(server.requests)
 
 
-def test_a_look_that_was_interrupted_is_made_again(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """The timestamp came and the snapshot did not: the next look does not take the timestamp for known."""
+def test_interrupted_check_is_repeated(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """If the timestamp arrived but the snapshot did not, the next check does not treat the timestamp as already
+    known."""
     case = site_of(server, repository, tmp_path)
     case.want()
     case.clock = Clock()
@@ -292,10 +306,11 @@ def test_a_look_that_was_interrupted_is_made_again(server: AnsweringServer, repo
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_way_that_is_cut_again_and_again_gets_there(
+def test_repeatedly_cut_download_completes(
     reset: bool, server: AnsweringServer, repository: Repository, tmp_path: Path
 ):
-    """Each answer ends after 3 kB, less than a chunk: every byte that came is kept, and next to none comes again."""
+    """If each answer is cut after 3 kB, less than a chunk, the download still completes, and few bytes are transferred
+    twice."""
     with ToxicProxy(urllib.parse.urlsplit(server.address).port or 0) as proxy:
         case = site_of(server, repository, tmp_path)
         case.want()
@@ -318,10 +333,11 @@ def test_a_way_that_is_cut_again_and_again_gets_there(
 
 
 @pytest.mark.parametrize("way", ["403", "429", "500", "closed", "404"])
-async def test_hours_of_failure_take_few_requests(
+async def test_mirror_sends_few_requests_during_an_outage(
     way: str, server: AnsweringServer, repository: Repository, tmp_path: Path
 ):
-    """Over six hours a request or two each few minutes, and everything comes after the end of it."""
+    """During an outage of six hours the uplink sends at most 250 requests for updates, and it downloads everything
+    afterwards."""
     case = site_of(server, repository, tmp_path, retry_seconds_first=2.0, retry_seconds_max=900.0, scan_seconds=300)
     case.clock = clock = Clock()
     mirror, notes = case.opened()
@@ -340,10 +356,9 @@ async def test_hours_of_failure_take_few_requests(
     assert everything(repository) == case.arrived()
 
 
-async def test_an_uplink_told_to_stop_keeps_what_has_come(
-    server: AnsweringServer, repository: Repository, tmp_path: Path
-):
-    """In the middle of a blob: it ends at once, and the next one goes on where it was, but for a chunk."""
+async def test_stopped_download_is_resumed(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """An uplink that is told to stop during a blob ends at once, and the next one resumes the blob and repeats at most
+    one chunk."""
     case = site_of(server, repository, tmp_path, request_seconds_max=3600.0)
     third = [0]
 
@@ -368,7 +383,7 @@ async def test_an_uplink_told_to_stop_keeps_what_has_come(
     assert server.sent[f"/fleet/blobs/{sha256(WEIGHTS)}"] <= len(WEIGHTS) - 4 * CHUNK + CHUNK
 
 
-def test_a_folder_that_is_gone_is_not_online(repository: Repository, tmp_path: Path):
+def test_missing_update_folder_is_offline(repository: Repository, tmp_path: Path):
     """Downloads are offline while the folder of updates does not exist, and continue when it is mounted again."""
     case = UpdateCase(tmp_path, repository.lay(tmp_path / "repository"))
     (tmp_path / "repository").rename(tmp_path / "unmounted")

@@ -1,6 +1,6 @@
 """A mirror killed, or with a disk error, at every relevant system call: its files are valid, and it continues.
 
-strace counts the calls of each thread apart, and which thread does what is not the same each time: a point may miss.
+strace counts the calls of each thread separately, and the distribution of work among threads varies: a point can miss.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ except EdgeAgentError as error:
 
 
 class Site:
-    """A site that has one release and is to get the next, with half of a blob here; laid out anew for each point."""
+    """A site that has one release and half of a blob of the next one; set up again for each point."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,7 +52,7 @@ class Site:
         self.after.publish()
 
     def fresh(self) -> UpdateCase:
-        """Return a new copy of it."""
+        """Return a new copy of the site."""
         shutil.rmtree(self.root / "site", ignore_errors=True)
         (self.root / "site").mkdir()
         case = UpdateCase(self.root / "site", self.before.lay(self.root / "site" / "repository"))
@@ -64,12 +64,12 @@ class Site:
         return case
 
     def run(self, case: UpdateCase, *tracer: str) -> subprocess.CompletedProcess[str]:
-        """Run the uplink once in a process of its own."""
+        """Run the uplink once in a separate process."""
         command = [*tracer, sys.executable, "-B", "-c", ONCE, str(case.folder), case.config.updates_url]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     def hold(self, case: UpdateCase, point: object) -> None:
-        """Hold what is left to the promises, finish, and hold it to them again."""
+        """Check the files that remain, finish the pass, and check them again."""
         here = case.arrived()
         timestamp = here["metadata/timestamp.json"]
         of_set = self.before if timestamp == self.before.objects["metadata/timestamp.json"] else self.after
@@ -91,7 +91,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def sweep(site: Site, every: list[Point], tracer: Callable[..., list[str]]) -> Counter[int]:
-    """Disturb one pass at each point; return how often they ended with which code."""
+    """Disturb one pass at each point; return how often each exit code occurred."""
     codes: Counter[int] = Counter()
     for point in every:
         case = site.fresh()
@@ -110,15 +110,17 @@ def every_point(site: Site) -> list[Point]:
 
 @pytest.mark.slow
 @needs_strace
-def test_a_kill_at_sampled_points_leaves_one_set_or_the_other(site: Site):
-    """The metadata belongs together, blobs are what their names say, and the next pass brings the rest."""
+def test_kill_at_sampled_points_leaves_consistent_metadata(site: Site):
+    """After a kill at a sampled call the metadata is one consistent set, blobs match their names, and the next pass
+    downloads the rest."""
     assert 0 < sum(count for code, count in sweep(site, sample(every_point(site), 6), killed_at).items() if code)
 
 
 @needs_strace
 @pytest.mark.release
-def test_a_kill_anywhere_leaves_one_set_or_the_other(site: Site):
-    """Every call that writes, syncs, takes room, renames or removes, in every thread."""
+def test_kill_at_every_point_leaves_consistent_metadata(site: Site):
+    """After a kill at any call that writes, syncs, allocates, renames or removes, in any thread, the metadata is one
+    consistent set."""
     codes = sweep(site, every_point(site), killed_at)
     assert codes.total() - codes[0] > 40
 
@@ -126,8 +128,9 @@ def test_a_kill_anywhere_leaves_one_set_or_the_other(site: Site):
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_failing_disk_leaves_one_set_or_the_other(site: Site, error: str):
-    """Each write, sync, rename and taking of room fails once: an error of ours, or it gets over it."""
+def test_failing_disk_leaves_consistent_metadata(site: Site, error: str):
+    """If one write, sync, rename or allocation fails, the pass recovers or exits with 3, and the metadata is one
+    consistent set."""
     wanted = [point for point in every_point(site) if point[0] in WRITING]
     assert {0, 3} == sweep(site, wanted, lambda call, number: failed_at(call, number, error)).keys()
 
@@ -135,8 +138,8 @@ def test_a_failing_disk_leaves_one_set_or_the_other(site: Site, error: str):
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize("names_first", [False, True])
-def test_what_was_not_synced_was_not_relied_on(site: Site, names_first: bool):
-    """The power goes after any call: what is there is one set or the other, and the next pass brings the rest."""
+def test_power_cut_leaves_consistent_metadata(site: Site, names_first: bool):
+    """After a power cut at any call the metadata is the old or the new set, and the next pass downloads the rest."""
     log, calls = site.root / "log", 0
     for _ in range(TRACES_MAX):
         case = site.fresh()

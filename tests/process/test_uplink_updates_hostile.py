@@ -1,4 +1,4 @@
-"""A lying repository, and a lying link: each is a named problem, nothing is trusted, everything is bounded."""
+"""A hostile repository and a hostile link: each attack has a reason, nothing is trusted, and everything is bounded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def repository() -> Repository:
 
 @pytest.fixture
 def server() -> Iterator[AnsweringServer]:
-    """Return a server that holds nothing yet."""
+    """Yield a server that holds no objects yet."""
     with AnsweringServer() as started:
         yield started
 
@@ -37,10 +37,10 @@ BAD_METADATA = {
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["timestamp.json", "1.snapshot.json", "1.targets.json", "1.plan.json", "2.root.json"])
 @pytest.mark.parametrize("bad", BAD_METADATA)
-def test_hostile_metadata_is_named_and_not_taken_over(
+def test_hostile_metadata_is_rejected(
     role: str, bad: str, server: AnsweringServer, repository: Repository, tmp_path: Path
 ):
-    """Whichever file it is: a reason, a remedy, the set before untouched, nothing half taken over."""
+    """Hostile metadata in any role is rejected with a reason and a remedy, and the previous set stays unchanged."""
     case = site_of(server, repository, tmp_path)
     case.want()
     assert failure(case) is None
@@ -63,8 +63,9 @@ def test_hostile_metadata_is_named_and_not_taken_over(
 
 
 @pytest.mark.parametrize("gone", ["timestamp.json", "1.snapshot.json", "1.targets.json", "1.plan.json", "plan"])
-def test_a_repository_with_a_hole_is_named(gone: str, server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """The file that is missing is in the message; nothing of the set is taken over, and blobs come all the same."""
+def test_incomplete_repository_is_rejected(gone: str, server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """If a file of the repository is missing, the error names it and no metadata is stored; blobs are still
+    downloaded."""
     key = f"blobs/{sha256(repository.plan)}" if gone == "plan" else f"metadata/{gone}"
     del repository.objects[key]
     case = site_of(server, repository, tmp_path)
@@ -99,10 +100,11 @@ OF_THE_FIRST = {**REASONS, "401": "UPSTREAM_REFUSED", "403": "UPSTREAM_REFUSED",
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", sorted({*DOWNLOAD_WAYS, *WAYS}))
-def test_a_blob_that_comes_badly_is_named_and_bounded(
+def test_bad_blob_transfer_is_reported_and_bounded(
     way: str, server: AnsweringServer, repository: Repository, tmp_path: Path
 ):
-    """Over-long, endless, trickling, short, cut, wrong: a reason, no file beyond its size, and the rest comes."""
+    """A blob that is too long, endless, too slow, short, cut or wrong has a reason; no file exceeds its size, and the
+    other blobs are downloaded."""
     case = site_of(server, repository, tmp_path, bytes_per_second_min=64 * 1024)
     name = f"blobs/{sha256(WEIGHTS)}"
     server.answer(way, lambda _, path: path.endswith(name))
@@ -122,10 +124,11 @@ def test_a_blob_that_comes_badly_is_named_and_bounded(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "truncated"])
-def test_a_repository_that_answers_badly_is_named(
+def test_bad_answers_of_a_repository_have_a_reason_and_a_remedy(
     way: str, server: AnsweringServer, repository: Repository, tmp_path: Path
 ):
-    """From the first request on: one or two are risked, and no blob."""
+    """Each kind of bad answer to all requests has a reason and a remedy without secrets; once the server recovers,
+    everything is downloaded."""
     case = site_of(server, repository, tmp_path)
     server.answer(way)
     error = failure(case)
@@ -138,10 +141,11 @@ def test_a_repository_that_answers_badly_is_named(
     assert everything(repository) == case.arrived()
 
 
-def test_an_upstream_that_pretends_does_not_fill_the_disk(
+def test_new_metadata_without_end_does_not_fill_the_disk(
     server: AnsweringServer, repository: Repository, tmp_path: Path
 ):
-    """New metadata at every look for a blob that is never there: the files of two sets, and no more, are here."""
+    """A repository that publishes new metadata before every check, with or without its plan, leaves at most the files
+    of two sets on the disk."""
     case = site_of(server, repository, tmp_path)
     case.want()
     for _ in range(10):
@@ -158,8 +162,8 @@ def test_an_upstream_that_pretends_does_not_fill_the_disk(
     assert len(case.arrived()) <= 1 + 2 * 3 + 1 + 2
 
 
-def test_roots_without_end_are_bounded(server: AnsweringServer, repository: Repository, tmp_path: Path):
-    """As many at a look as one may ask for, and from the daemon's own count on never more than that."""
+def test_number_of_downloaded_roots_is_limited(server: AnsweringServer, repository: Repository, tmp_path: Path):
+    """With 200 new roots the uplink downloads at most 64, counted from the daemon's root version."""
     for _ in range(200):
         repository.rotate()
     case = site_of(server, repository, tmp_path)

@@ -1,4 +1,4 @@
-"""llama.cpp's offload path on a real driver: Vulkan, with Mesa's driver in software, in confined children.
+"""llama.cpp's offload on a real driver: Vulkan, with Mesa's software driver, in confined children.
 
 Needs the wheel that `scripts/build-installer --gpu vulkan` leaves in .cache, and the package mesa-vulkan-drivers.
 """
@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """llama.cpp with Vulkan, unpacked where a child may read it."""
+    """Unpack llama.cpp with Vulkan into a folder that a child can read."""
     folder = tmp_path_factory.mktemp("vulkan") / "site-packages"
     with zipfile.ZipFile(WHEELS[-1]) as wheel:
         wheel.extractall(folder)
@@ -43,7 +43,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny decoder that scores three labels: a driver in software computes large ones for minutes."""
+    """Return a tiny decoder that scores three labels: a software driver computes larger ones for minutes."""
     folder = tmp_path_factory.mktemp("bundle")
     weights = tiny_gguf.write(folder / "tiny.gguf", sharpened=True)
     fields = {
@@ -57,7 +57,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def told(packages: Path, bundle: Path, driver: Path = DRIVER, **settings: Any) -> dict[str, Any]:
-    """Run the bundle with that build, driver and configuration; return what tests/support/offloaded.py says."""
+    """Run the bundle with this build, driver and configuration; return the output of tests/support/offloaded.py."""
     environment = {**os.environ, "PYTHONPATH": f"{packages}:{ROOT}", "VK_DRIVER_FILES": str(driver)}
     command = [sys.executable, "-m", "tests.support.offloaded", str(bundle), json.dumps(settings), *TEXTS]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -67,7 +67,7 @@ def told(packages: Path, bundle: Path, driver: Path = DRIVER, **settings: Any) -
 
 @pytest.fixture(scope="module")
 def whole(packages: Path, bundle: Path) -> dict[str, Any]:
-    """What comes of the bundle with all its layers on the device: minutes, most of them for compiling kernels."""
+    """Return the output for the bundle with all layers on the device. Takes minutes, mostly to compile kernels."""
     return told(packages, bundle, device="vulkan", gpu_index=0)
 
 
@@ -77,9 +77,9 @@ def farthest(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True))
 
 
-def test_a_device_computes_what_the_processor_does(packages: Path, bundle: Path, whole: dict[str, Any]) -> None:
-    """All layers are on it, each answer names it, and the scores are those of the processor within what a golden case
-    allows; the child is confined."""
+def test_device_scores_match_those_of_the_cpu(packages: Path, bundle: Path, whole: dict[str, Any]) -> None:
+    """With all layers on the device each answer names it, the child is confined, and the scores match the CPU's within
+    the tolerance of a golden case."""
     here = told(packages, bundle, device="cpu")
     assert ("vulkan:0", {}, "4 of 4") == (whole["device"], whole["shortfalls"], whole["details"]["gpu_layers"])
     assert [["vulkan:0", []]] * len(TEXTS) == whole["computed"]
@@ -89,8 +89,9 @@ def test_a_device_computes_what_the_processor_does(packages: Path, bundle: Path,
     assert [["cpu", []]] * len(TEXTS) == here["computed"]
 
 
-def test_as_many_layers_as_fit_are_there(packages: Path, bundle: Path, whole: dict[str, Any]) -> None:
-    """With less memory than the whole needs the rest is computed here, to the same scores; the numbers are told."""
+def test_layers_that_do_not_fit_are_computed_on_the_cpu(packages: Path, bundle: Path, whole: dict[str, Any]) -> None:
+    """If device memory is too small for all layers, the CPU computes the rest with the same scores, and DEVICE_PARTIAL
+    has the numbers."""
     needed = int(whole["details"]["device_memory_estimated_bytes"])
     some = told(packages, bundle, device="vulkan", gpu_index=0, gpu_memory_bytes_max=needed - 1)
     assert "3 of 4" == some["details"]["gpu_layers"]
@@ -108,11 +109,11 @@ def test_as_many_layers_as_fit_are_there(packages: Path, bundle: Path, whole: di
         (DRIVER, {"gpu_index": 0, "gpu_memory_bytes_max": 10**6}, "MB; 1.0 MB is free on the device"),
     ],
 )
-def test_what_cannot_be_used_is_told(
+def test_unusable_device_falls_back_to_the_cpu(
     packages: Path, bundle: Path, driver: Path, settings: dict[str, Any], why: str
 ) -> None:
-    """Without a driver, with nothing but one in software, which is used only when it is named, and without the memory
-    for one layer, the processor answers and every answer says so."""
+    """Without a driver, with only a software driver that is not selected by its index, or without memory for one layer,
+    the CPU answers with DEVICE_FALLBACK."""
     found = told(packages, bundle, driver, device="vulkan", **settings)
     assert why in found["shortfalls"]["DEVICE_FALLBACK"]
     assert [["cpu", ["DEVICE_FALLBACK"]]] * len(TEXTS) == found["computed"]

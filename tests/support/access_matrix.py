@@ -1,4 +1,4 @@
-"""Each call of the daemon by each kind of caller, compared with the table in docs/access.md.
+"""Makes each call of the daemon as each kind of caller and compares the result with the table in docs/access.md.
 
 with AccessMatrix(tmp_path) as matrix:
     assert [] == [cell for cell in matrix.cells() if cell.wrong]
@@ -40,7 +40,7 @@ NO_MESSAGE = b"\xff"
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of caller, one call, and what came of it."""
+    """One kind of caller, one call, and its outcome."""
 
     caller: str
     method: str
@@ -49,11 +49,11 @@ class Cell:
 
     @property
     def wrong(self) -> bool:
-        """It is not as documented."""
+        """Whether the outcome differs from the documented one."""
         return self.expected != self.found
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return a one-line summary."""
         return f"{self.caller} calls {self.method}: {self.found}; documented: {self.expected}"
 
 
@@ -95,7 +95,7 @@ class AccessMatrix:
         self._closing.close()
 
     def cells(self) -> Iterator[Cell]:
-        """Make every call as every caller. One who is not let in sends a whole message, too: it must do nothing."""
+        """Make every call as every caller. A rejected caller sends a complete message, too; it must have no effect."""
         for caller in self._callers():
             for method in METHODS:
                 expected = caller.expected(method)
@@ -104,7 +104,7 @@ class AccessMatrix:
                     yield Cell(caller.name, method.full_name, expected, found)
 
     def drained(self) -> bool:
-        """Tell whether a call that was not allowed had its effect."""
+        """Return whether a rejected Drain call drained the daemon."""
         with self._daemon.client() as client:
             return not client.serving()
 

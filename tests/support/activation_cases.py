@@ -1,4 +1,4 @@
-"""A state directory with its activation, and engines that only take notes."""
+"""A state directory with its activation, and engines that only record their calls."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Notebook:
         return digest in self.attached and not self.shared
 
     async def report(self) -> None:
-        """Count how often health was told."""
+        """Count the health reports."""
         self.reports += 1
 
 
@@ -114,7 +114,7 @@ class Site:
         return digest
 
     def short(self, version: str) -> None:
-        """Let there be too little memory for a bundle."""
+        """Make the available memory too small for a bundle."""
         self.engines.short.add(
             digest_of(echo_bundle(self.tmp_path / f"pos-{version}", "pos", version=version, weights=b"w"))
         )
@@ -126,7 +126,7 @@ class Site:
                 blob.unlink()
 
     def active(self) -> str:
-        """Return what answers, which memory and disk must agree on."""
+        """Return the digest of the active bundle; memory and disk must agree."""
         assert {task: b.digest for task, b in self.activation.serving.items()} == {
             task: b.digest for task, b in self.store.active().items()
         }

@@ -1,4 +1,4 @@
-"""An HTTP server that stores objects, and gives bad answers on request.
+"""An HTTP server that stores objects and gives bad answers on request.
 
 with AnsweringServer() as server:
     server.answer("503")
@@ -40,7 +40,7 @@ class AnsweringServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def answer(self, way: str, only: Callable[[str, str], bool] = lambda *_: True) -> None:
-        """Answer requests whose method and path `only` takes in that way, the others well."""
+        """Answer requests whose method and path match `only` in that way, and other requests normally."""
         self.only, self.way = only, way
         self.requests.clear()
 
@@ -53,7 +53,7 @@ class AnsweringServer:
         self._released.wait(60)
 
     def pause(self, seconds: float) -> bool:
-        """Wait that long; tell whether the test has ended."""
+        """Wait that long; return whether the test has ended."""
         return self._released.wait(seconds)
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"")
 
     def _give(self, content: bytes) -> None:
-        """Send an object, a range of it, or that it is still the same."""
+        """Send an object, a range of it, or 304 Not Modified."""
         if self.headers.get("If-None-Match") == _tag(content):
             self._send(304, b"", content)
         elif self._range(content):
@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _drip(self, way: str, asked: bytes, content: bytes, place: str) -> None:
-        """Begin well, and then go on for ever, byte by byte, or not at all."""
+        """Begin a valid answer, then continue byte by byte without end, or stop sending."""
         self.send_response(206)
         self.send_header("ETag", _tag(content))
         self.send_header("Last-Modified", "Wed, 25 Nov 2026 10:00:00 GMT")

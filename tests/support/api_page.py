@@ -94,7 +94,7 @@ def named(comment: str) -> list[str]:
 
 
 def reasons(words: list[str]) -> set[str]:
-    """Return the reasons that words stand for."""
+    """Return the reasons that a name stands for: itself, or those of its family."""
     by_family = {cls.__name__: {r for r, leaf in BY_REASON.items() if issubclass(leaf, cls)} for cls in families()}
     return {reason for word in words for reason in by_family.get(word, {word})}
 

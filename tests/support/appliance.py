@@ -65,7 +65,7 @@ def installer(version: str = __version__) -> Path:
 
 
 def _content() -> str:
-    """Name what goes into an installer."""
+    """Return a hash of the files that an installer is made from."""
     content = hashlib.sha256()
     listed = ["git", "-C", str(ROOT), "ls-files", "edge_agent", "installer", "systemd", "pyproject.toml"]
     for name in subprocess.check_output(listed, text=True).splitlines():
@@ -86,7 +86,7 @@ def _renamed(version: str) -> Path:
 
 
 def _not_ok(said: str) -> str:
-    """Return what doctor --json found, a line for each finding that is not ok; text that is no JSON as it is."""
+    """Return a line for each doctor finding that is not ok; return text that is not JSON unchanged."""
     if not said.startswith("{"):
         return shortened(said)
     found = json.loads(said)["findings"]
@@ -95,7 +95,7 @@ def _not_ok(said: str) -> str:
 
 
 class Calls:
-    """What became of the calls of a load."""
+    """The outcomes of the calls of a load."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -105,14 +105,14 @@ class Calls:
         return Counter(self._output.read_text().splitlines() if self._output.exists() else ())
 
     def under_way(self) -> bool:
-        """Tell whether callers of each kind are answered, and a stream runs."""
+        """Return whether callers of each kind get answers and a stream runs."""
         said = self.outcomes()
         return (
             said["streams began"] > said["streams whole"] > 0 < said["once answered"] and said["patient answered"] > 0
         )
 
     def lost(self) -> list[str]:
-        """Return the outcomes that nobody may see: calls cut, failed, or refused for good; streams that never ended."""
+        """Return forbidden outcomes: calls cut, failed or refused permanently, and streams that never ended."""
         said = self.outcomes()
         never = ["streams without an end"] * (said["streams began"] > said["streams whole"])
         good = ("streams began", "streams whole", "once answered", "patient answered")
@@ -165,13 +165,13 @@ class Appliance:
         self.central.plan(self.central.offering(*map(self.central.publish, bundles)))
 
     def bring(self, user: str = "") -> str:
-        """Carry a USB drive there, mount it while the daemon runs, import it as somebody, and take it away again."""
+        """Mount a USB drive while the daemon runs, import it as a user, and unmount it."""
         self.drives += 1
         self.machine.put(self.central.drive(self.folder / f"drive-{self.drives}"), f"/srv/drive-{self.drives}")
         return self.bring_again(user)
 
     def bring_again(self, user: str = "") -> str:
-        """Do the same with the drive that came last."""
+        """Mount and import the most recent drive again."""
         self.machine.run("mkdir", "-p", "/media/drive")
         self.machine.run("mount", "--bind", f"/srv/drive-{self.drives}", "/media/drive")
         said = self.machine.run("edge-agent", "media", "import", "/media/drive", user=user)
@@ -183,18 +183,18 @@ class Appliance:
         return self.machine.tell("edge-agent", "classify", task, "where is my refund", user=user)
 
     def answers(self, *tasks: str) -> bool:
-        """Tell whether these tasks answer a device; all without a name."""
+        """Return whether these tasks answer a device; without names, all tasks."""
         asked = ("edge-agent", "classify")
         return all(self.machine.ask(*asked, task, "refund", user=DEVICE)[0] == 0 for task in tasks or TASKS)
 
     def until_it_answers(self, seconds: float = 120.0) -> None:
-        """Wait for all tasks, and ask one for the log."""
+        """Wait until all tasks answer, and log the answer of one."""
         self.machine.until(self.answers, seconds)
         self.classify(DEVICE, TASKS[1])
 
     @contextlib.contextmanager
     def called(self) -> Iterator[Calls]:
-        """Let callers of every kind call while the block runs: tests/support/machine_callers.py."""
+        """Run callers of every kind while the block runs (tests/support/machine_callers.py)."""
         self.machine.put(Path(machine_callers.__file__), "/srv/callers.py")
         self.machine.write("/etc/systemd/system/callers.service", CALLERS)
         self.machine.run("rm", "-f", "/srv/calls")
@@ -227,14 +227,14 @@ class Appliance:
         return found
 
     def doctor(self, user: str = "") -> list[dict[str, str]]:
-        """Return what doctor finds as somebody, also where all is well; the log gets a line for each other finding."""
+        """Return all of doctor's findings as a user; the log gets a line for each finding that is not ok."""
         code, said = self.machine.tell("edge-agent", "doctor", "--json", user=user, shown=_not_ok)
         assert code in (0, 1, 3), said
         found: list[dict[str, str]] = json.loads(said)["findings"]
         return found
 
     def findings(self, user: str = "") -> list[dict[str, str]]:
-        """Return what doctor finds as somebody, but for notes, and for what that user may not see."""
+        """Return doctor's findings as a user, without notes and findings that the user may not see."""
         return [each for each in self.doctor(user) if each["verdict"] in ("warning", "fault")]
 
     def engine_of(self, task: str) -> dict[str, Any]:
@@ -252,7 +252,7 @@ class Appliance:
         self.machine.run("sh", "-c", f"kill -{name} {pid}")
 
     def hurry(self) -> None:
-        """Shorten what a test would wait for."""
+        """Shorten the intervals that a test would wait for."""
         self.machine.write("/etc/edge-agent/agent.yaml", QUICK)
         self.machine.write("/etc/systemd/system/edge-agent.service.d/90-quick.conf", QUICK_UNIT)
         self.machine.run("systemctl", "daemon-reload")

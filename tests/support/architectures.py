@@ -53,7 +53,7 @@ An architecture outside the table can work: `verify` either passes it or stops t
 
 @dataclass(frozen=True)
 class Case:
-    """One row to find out."""
+    """One row of the table: an architecture to try."""
 
     name: str
     kind: Kind
@@ -61,7 +61,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """What the row begins with."""
+        """The first cells of the row."""
         return f"| {self.name} | {self.kind} | {self.runtime} |"
 
 
@@ -74,7 +74,7 @@ CASES = [
 
 
 def row(case: Case, folder: Path) -> str:
-    """Find one row out in an empty folder."""
+    """Try one architecture in an empty folder and return its row."""
     done: list[str] = []
     with contextlib.suppress(_Stopped):
         for step in (_export, _verify, _serve):
@@ -84,7 +84,7 @@ def row(case: Case, folder: Path) -> str:
 
 
 class _Stopped(Exception):
-    """A step failed; what comes after it has nothing to work on."""
+    """A step failed, so later steps have no input."""
 
 
 def _tried(step: Callable[[Case, Path], str], case: Case, folder: Path, done: list[str]) -> str:

@@ -12,7 +12,7 @@ HOST = "127.0.0.1:8390"
 
 @dataclass
 class Answered:
-    """What came back."""
+    """The response and its events."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -78,6 +78,6 @@ async def _parts(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def never() -> AsyncIterator[bytes]:
-    """A body that does not come."""
+    """A request body that never arrives."""
     await asyncio.Event().wait()
     yield b""

@@ -1,4 +1,4 @@
-"""Whether this run's llama.cpp computes by kernels of our own (decisions 0043, 0045, 0051)."""
+"""Whether this run's llama.cpp uses the project's own kernels (decisions 0043, 0045, 0051)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signed bundles that a site must not keep: they answer wrongly, crash, leak, are slow or hang, or fail later.
+"""Signed bundles that a site must reject: they answer wrongly, crash, leak, are slow, hang or fail later.
 
 with field.site(**SETTINGS) as site:
     site.start_uplink()
@@ -27,7 +27,7 @@ WATCHED = ProbationRules(calls=100_000)
 
 @dataclass(frozen=True)
 class Bad:
-    """What is wrong with a bundle, and how it ends."""
+    """The defect of a bundle and its expected end."""
 
     reason: str
     """What the site says of it."""
@@ -63,7 +63,7 @@ BAD = {
 
 @dataclass(frozen=True)
 class Ending:
-    """What became of a bad bundle."""
+    """The outcome of a bad bundle."""
 
     arrived: bool
     """Its update ended as it should, for the reason that is its own."""
@@ -73,12 +73,12 @@ class Ending:
     """Calls meanwhile that failed or were answered otherwise."""
 
     def served(self, bad: Bad) -> bool:
-        """Tell whether nobody noticed; calls that fail are how it is found that a bundle fails once it serves."""
+        """Return whether the bundle stayed and no call failed; a bundle that fails only in use may fail calls."""
         return self.stays and (bad.reason == "ERRORS" or not self.lost)
 
 
 def offered(field: Field, site: FleetSite, number: int, bad: Bad) -> Ending:
-    """Let a site with its uplink be offered a bad bundle, the number-th, while it is called."""
+    """Offer a site with its uplink the bad bundle `number` while callers use the site."""
     if bad.before:
         wanted(field.central, _published(field, f"1.{number}.0", Bad("", bad.before)))
         site.until(f"1.{number}.0")

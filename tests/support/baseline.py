@@ -1,4 +1,4 @@
-"""Whether something waits: compared with what does not, in the same run on the same machine."""
+"""Tells whether an operation waits, by comparison with one that does not, in the same run on the same machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FACTOR = 10
 
 
 def nobody_waits(asked: Callable[[], object], alike: Callable[[], object], times: int = 20) -> bool:
-    """Tell whether `asked` takes about as long as `alike`: by the medians, and turn about, for others compute here."""
+    """Return whether the medians of `asked` and `alike` are close; the two alternate, as other programs use the CPU."""
     taken = [(_seconds(asked), _seconds(alike)) for _ in range(times)]
     return median(each for each, _ in taken) < FACTOR * median(each for _, each in taken)
 

@@ -1,4 +1,4 @@
-"""A machine of its own: a minimal Debian, booted by its systemd in a container without a network, as root of this one.
+"""A separate machine: a minimal Debian, booted by systemd in a container without a network; needs root.
 
 with Machine(tmp_path / "machine", tree("trixie"), log) as machine:
     machine.run("systemctl", "is-active", "edge-agent")
@@ -44,7 +44,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def reason_against() -> str:
-    """Say why no machine can be booted here; empty = one can."""
+    """Return why no machine can be booted here; empty = it is possible."""
     if os.geteuid() != 0:
         return "only root can boot a machine in a container"
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
@@ -55,7 +55,7 @@ needs_machine = pytest.mark.skipif(bool(reason_against()), reason=reason_against
 
 
 def tree(release: str) -> Path:
-    """Return a tar of a minimal Debian; made once, from where this machine has its own packages from."""
+    """Return a tar of a minimal Debian; made once, from this machine's package sources."""
     CACHE.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(" ".join((release, *PACKAGES)).encode()).hexdigest()[:8]
     made = CACHE / f"{release}-{name}.tar"
@@ -72,7 +72,7 @@ def tree(release: str) -> Path:
 
 
 def new_log(name: str) -> Path:
-    """Return an empty file for what is done in a machine."""
+    """Return an empty log file for the commands in a machine."""
     CACHE.mkdir(parents=True, exist_ok=True)
     log = CACHE / f"{name}.log"
     log.write_text("")
@@ -105,7 +105,7 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Pull the plug."""
+        """Cut the power."""
         if kind is not None:
             self.note(self.run("journalctl", "--no-pager", "-b", "-n", "60", check=False))
         self.cut_power()
@@ -125,7 +125,7 @@ class Machine:
         self._wait_until_up()
 
     def reboot(self) -> None:
-        """Have it stop and start everything in order."""
+        """Reboot in order: systemd stops and starts all units."""
         assert self._nspawn is not None
         self.run("systemctl", "reboot", check=False)
         assert REBOOTS == self._nspawn.wait(STOP_SECONDS_MAX), self._console.read_text()
@@ -155,7 +155,7 @@ class Machine:
         return said
 
     def tell(self, *command: str, user: str = "", shown: Callable[[str], str] | None = None) -> tuple[int, str]:
-        """The same, with the exit code; `shown` makes of what it printed what the log gets."""
+        """Run a command; return its exit code and output. `shown` turns the output into the log entry."""
         began = time.monotonic()
         code, said = self.ask(*command, user=user)
         took = f"({time.monotonic() - began:.1f} s)" + (f" [{code}]" if code else "")
@@ -187,12 +187,12 @@ class Machine:
         place.write_text(text)
 
     def property(self, unit: str, name: str) -> str:
-        """Return what systemd knows of a unit."""
+        """Return a property of a unit from systemd."""
         _, said = self.ask("systemctl", "show", "--property", name, "--value", unit)
         return said.strip()
 
     def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> float:
-        """Wait for something that it does; return how long it took."""
+        """Wait for a condition on the machine; return how long it took."""
         began = time.monotonic()
         eventually_sync(condition, seconds)
         took = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Steady load from callers that wait for the delay of RetryInfo and call again.
+"""Steady load from callers that honour the delay of RetryInfo and retry.
 
 with Callers(daemon, "intent", count=4) as callers:
     callers.wait_for_answers(20)
@@ -48,7 +48,7 @@ class Callers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let every call come to its end."""
+        """Wait for all calls to end."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

@@ -1,4 +1,4 @@
-"""A child without an engine: it is granted what it asks for, as the engine does."""
+"""A child process without an engine around it: each memory request is granted, as the engine does."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class Tab:
             self.ask(f"{domain}.enable")
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Have the page do something."""
+        """Send a command to the page; return its answer."""
         return self._browser.ask(method, self._session, **parameters)
 
     def go(self, url: str) -> None:
@@ -161,7 +161,7 @@ class Tab:
         eventually_sync(lambda: self._count("Page.loadEventFired") > loaded, LOAD_SECONDS_MAX)
 
     def value(self, script: str) -> Any:
-        """Return what an expression is in the page; a promise is awaited."""
+        """Return the value of an expression in the page; a promise is awaited."""
         said = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
@@ -190,12 +190,12 @@ class Tab:
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def picture(self, path: Path) -> None:
-        """Write what is seen as PNG."""
+        """Write a screenshot as PNG."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
 
     def complaints(self) -> list[str]:
-        """Return what the page's scripts and its policy complained of."""
+        """Return the errors of the page's scripts and its content security policy."""
         found = []
         for event in self._mine():
             if event["method"] == "Runtime.exceptionThrown":
@@ -205,7 +205,7 @@ class Tab:
         return found
 
     def addresses(self) -> list[str]:
-        """Return everything that was asked for."""
+        """Return all requested addresses."""
         wanted = "Network.requestWillBeSent"
         return [each["params"]["request"]["url"] for each in self._mine() if each["method"] == wanted]
 

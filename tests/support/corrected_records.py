@@ -32,7 +32,7 @@ def corrected(number: int, text: str, wrong: dict[str, Any], right: dict[str, An
 
 
 def collected(root: Path) -> Path:
-    """Collect ten corrections that teach and two that do not."""
+    """Collect ten corrections that are usable for training and two that are not."""
     records = corrected(1, "two mats or maybe two pillows", {"count": "two"}, {"count": "two", "item": "mats"})
     records += corrected(2, "send them back", {"item": "them"}, {"item": "shoes"})
     for n, item in enumerate(ITEMS, 3):

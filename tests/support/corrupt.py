@@ -20,7 +20,7 @@ EXTREMES = tuple(value.to_bytes(8, "little") for value in (0, 2**31 - 1, 2**32 -
 
 @dataclass(frozen=True)
 class Corruption:
-    """What happens to a file: bytes written over others at their offsets, then perhaps a new length."""
+    """The changes to a file: bytes that are overwritten at offsets, then possibly a new length."""
 
     patches: tuple[tuple[int, bytes], ...] = ()
     length: int | None = None

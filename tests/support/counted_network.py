@@ -1,4 +1,4 @@
-"""A network namespace in which every packet is counted that a process sends of its own accord, and a place outside.
+"""A network namespace that counts every packet that a process initiates, and a second namespace outside it.
 
 with CountedNetwork(port=9443) as network:
     subprocess.run([*network.inside, "curl", "http://192.0.2.9"])
@@ -53,7 +53,7 @@ FRAME_BYTES_MAX = 1 << 17
 
 
 def why_not() -> str:
-    """Say why there can be no such namespace here; empty = there can."""
+    """Return why such a namespace cannot be created here; empty = it can."""
     missing = [package for command, package in (("ip", "iproute2"), ("nft", "nftables")) if not shutil.which(command)]
     if missing:
         return f"these are missing: {', '.join(missing)} (sudo apt-get install {' '.join(missing)})"
@@ -95,12 +95,12 @@ class CountedNetwork:
             _run("ip", "netns", "del", name)
 
     def allow(self, port: int) -> None:
-        """Count apart what is sent to that port outside."""
+        """Count packets to that port outside separately."""
         _run(*self.inside, "nft", "-f", "-", given=ALLOWING.format(OUTSIDE=OUTSIDE, port=port))
 
     @contextlib.contextmanager
     def outside_here(self) -> Iterator[None]:
-        """Have this thread open its sockets outside, inside the block; they stay there."""
+        """Within the block, make this thread open its sockets in the outer namespace; they stay there."""
         libc = ctypes.CDLL(None, use_errno=True)
         with Path("/proc/self/ns/net").open("rb") as home, _namespace(self._names["outside"]).open("rb") as there:
             _enter(libc, there.fileno())
@@ -118,11 +118,11 @@ class CountedNetwork:
             yield tap
 
     def attempts(self) -> int:
-        """Return the packets that processes have sent which were no answers."""
+        """Return the number of packets that processes sent and that are not answers."""
         return self._counted("attempts")
 
     def allowed(self) -> int:
-        """Return the packets that processes have sent to where they may."""
+        """Return the number of packets that processes sent to the allowed port."""
         return self._counted("allowed")
 
     def _counted(self, counter: str) -> int:
@@ -144,7 +144,7 @@ class Tap:
         self._flows: dict[bytes, dict[int, bytes]] = {}
 
     def text(self) -> bytes:
-        """Return what the TCP connections have carried so far, each in the order in which it was said."""
+        """Return the content of the TCP connections so far, each in its order."""
         flows = [dict(flow) for flow in list(self._flows.values())]
         return b"\n".join(b"".join(payload for _, payload in sorted(flow.items())) for flow in flows)
 

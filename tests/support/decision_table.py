@@ -54,7 +54,7 @@ OBSTACLES: tuple[RouteReason | None, ...] = (None, *BLOCKERS)
 def decided(
     mode: Mode, wish: LowConfidencePolicy, doubt: str, obstacle: RouteReason | None, *, kept: bool = False
 ) -> RouteDecision:
-    """Decide as the server does: before the local model runs, or by its answer."""
+    """Decide as the server does: before the local model runs, or from its answer."""
     asked = EscalationContext(mode, wish, obstacle, kept)
     return policy.decide_before_local_answer(asked) or policy.decide_graded(
         DOUBTS[doubt][0], CALIBRATED, asked, DOUBTS[doubt][1]
@@ -62,7 +62,7 @@ def decided(
 
 
 def rows() -> list[tuple[str, str, str, str, str]]:
-    """Return mode, answer, wish, obstacle and route, with what leads to the same put together."""
+    """Return mode, answer, preference, escalation blocker and route; rows with the same route are merged."""
     kinds: dict[str, tuple[RouteReason | None, ...]] = {
         "none": (None,),
         "not configured or not allowed": tuple(PERMANENT_BLOCKERS),
@@ -93,7 +93,7 @@ def table() -> str:
 
 
 def _fewer(every: list[tuple[str, str, str, str, str]]) -> list[tuple[str, str, str, str, str]]:
-    """Put rows together that differ only in what is in the way, and then in the answer here."""
+    """Merge rows that differ only in the escalation blocker, then those that differ only in the local answer."""
     for column in (3, 1):
         merged: dict[tuple[str, ...], list[str]] = {}
         for row in every:

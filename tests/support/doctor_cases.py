@@ -29,13 +29,13 @@ def only(found: Iterable[Finding], check: str) -> Finding:
 
 
 def told(found: Iterable[Finding], check: str) -> tuple[str, bool]:
-    """Return the verdict of a check, and whether it says what to do."""
+    """Return the verdict of a check, and whether it has a remedy and a command."""
     finding = only(found, check)
     return finding.verdict, bool(finding.remedy and finding.command)
 
 
 def file(path: str, mode: int = 0o600, kind: str = "file", uid: int = 501, gid: int = 510, **more: Any) -> FileInfo:
-    """Write what stat(2) says."""
+    """Return a stat(2) result as a doctor fact."""
     return FileInfo(path, kind, uid, gid, mode, "edge-agent", "edge-exchange", **{"size": 100, **more})
 
 
@@ -66,7 +66,7 @@ def link(path: Path, target: str) -> None:
 
 
 def program(path: Path) -> None:
-    """Make something that can be started."""
+    """Make an executable file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("#!/bin/sh\n")
     os.chmod(path, 0o755)  # noqa: PTH101

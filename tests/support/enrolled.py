@@ -1,4 +1,4 @@
-"""A central team and its boxes, for following docs/enrolment.md: every step is the command that a person types.
+"""A central team and its machines, for following docs/enrolment.md: every step is the command that a person types.
 
 team = Team(tmp_path, url, options)
 box = Box(tmp_path / "box"); box.enrol(team.kit("shop-12"))
@@ -47,7 +47,7 @@ def run(*command: object, code: int = 0, **environment: str) -> str:
 
 
 def hand_over(etc: Path, folder: Path) -> None:
-    """Do what systemd does for the uplink's unit."""
+    """Pass the credentials to the uplink as systemd does."""
     drop_in = etc / "systemd/system/edge-uplink.service.d/credentials.conf"
     for line in drop_in.read_text().splitlines() if drop_in.exists() else ():
         directive, _, rest = line.partition("=")
@@ -132,7 +132,7 @@ class Box:
         return run(*self.daemon.command(), *arguments, code=code, **environment)
 
     def enrol(self, path: Path, *options: str, code: int = 0) -> str:
-        """Become a site, after somebody has read out the file's code."""
+        """Enrol the machine, with the code of the enrolment file."""
         spoken = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
         return self.command("enrol", path, "--code", spoken, "--etc", self.etc, *options, code=code)
 
@@ -155,7 +155,7 @@ class Box:
             admin.seal_examples()
 
     def uplink(self) -> None:
-        """Bring up and down what is due, with the credentials that the unit's drop-in names."""
+        """Upload and download everything that is due, with the credentials that the unit's drop-in names."""
         with tempfile.TemporaryDirectory() as handed:
             hand_over(self.etc, Path(handed))
             self.command("serve", "uplink", "--once", CREDENTIALS_DIRECTORY=handed)
@@ -166,10 +166,10 @@ class Box:
         return found
 
     def code(self) -> str:
-        """Return what the technician reads out."""
+        """Return the code that the technician reads out."""
         return str(self.site()["code"])
 
     def take_receipts(self) -> None:
-        """Have the daemon look at the central team's receipts now."""
+        """Make the daemon process the central team's receipts now."""
         with self.daemon.admin() as admin:
             admin.read_receipts()

@@ -1,4 +1,4 @@
-"""Enrolment files for tests: a good one, and ones that break a rule with a sha256 that fits.
+"""Enrolment files for tests: a valid one, and ones that break a rule but have a matching sha256.
 
 raw = kit.encode(a_kit(site="shop-13"))
 raw = resealed(site="Shop 12")
@@ -44,6 +44,6 @@ def a_enrolment(**changes: Any) -> EnrolmentFile:
 
 
 def resealed(**changes: Any) -> bytes:
-    """Return an enrolment file with other fields, whose sha256 fits: what somebody makes of it who means harm."""
+    """Return an enrolment file with changed fields and a matching sha256, as an attacker would make it."""
     body = {**a_enrolment().model_dump(mode="json", by_alias=True), **changes}
     return json.dumps({"body": body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}).encode()

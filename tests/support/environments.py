@@ -1,4 +1,4 @@
-"""Environments beside .venv, each made when it is not there, and made anew when what goes in or the Python changes.
+"""Environments in addition to .venv, made on demand and remade if their packages or the Python change.
 
     python = interpreter("triton")        # .cache/environments/triton-…/bin/python: another server's client
     python = agent_interpreter()          # the same of what the agent needs, and nothing for tests

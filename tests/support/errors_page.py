@@ -21,7 +21,7 @@ def families() -> list[type[EdgeAgentError]]:
 
 
 def row(cls: type[EdgeAgentError]) -> str:
-    """Write what is known of one reason."""
+    """Return the table row of one reason."""
     error = cls("x")
     cells = (f"`{cls.reason}`", code_of(error).name, cls.__doc__ or "", error.remedy, "yes" if cls.retryable else "no")
     return f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |"

@@ -85,19 +85,19 @@ class EscalatingSite:
             self.await_online(True)
 
     def await_online(self, online: bool) -> None:
-        """Wait until serve knows it so."""
+        """Wait until serve reports the large model as available or unavailable."""
         eventually_sync(lambda: self.large_model().online is online, seconds=60)
 
     def await_problem(self, reason: str) -> None:
-        """Wait until serve knows that this is in the way."""
+        """Wait until serve reports this escalation blocker."""
         eventually_sync(lambda: self.large_model().problem_reason == reason, seconds=60)
 
     def spent_micros(self) -> int:
-        """Return what the uplink's notes say was spent."""
+        """Return the spending that the uplink recorded."""
         return sum(json.loads((self.notes / "spending.json").read_text())["days"].values())
 
     def large_model(self) -> LargeModelState:
-        """Return what status says of it."""
+        """Return the large model's part of the status."""
         state = self.admin.status().large_model
         assert state is not None, "no large model is configured"
         return state

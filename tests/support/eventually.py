@@ -23,7 +23,7 @@ async def eventually(condition: Callable[[], bool], seconds: float = SECONDS_MAX
 
 
 async def eventually_answered(condition: Callable[[], Awaitable[bool]], seconds: float = SECONDS_MAX) -> None:
-    """The same for a condition that has to ask."""
+    """Return once an asynchronous condition holds; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not await condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -31,7 +31,7 @@ async def eventually_answered(condition: Callable[[], Awaitable[bool]], seconds:
 
 
 def eventually_sync(condition: Callable[[], bool], seconds: float = SECONDS_MAX) -> None:
-    """The same outside an event loop."""
+    """Return once the condition holds, outside an event loop; fail after that many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -39,13 +39,13 @@ def eventually_sync(condition: Callable[[], bool], seconds: float = SECONDS_MAX)
 
 
 async def turns(count: int = 1) -> None:
-    """Let the event loop turn that many times: ready callbacks have then run, without waiting."""
+    """Run that many iterations of the event loop: ready callbacks have then run, without waiting."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def given_up(call: asyncio.Task[Any]) -> None:
-    """Cancel a call and wait until it is gone."""
+    """Cancel a call and wait for its end."""
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

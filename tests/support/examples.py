@@ -20,7 +20,7 @@ NOW = 1_790_000_000.0
 
 
 def distinct_text(number: int) -> str:
-    """Return a text that is like no other one, so that it is no near duplicate."""
+    """Return a text that is unlike all others, so that it is not a near duplicate."""
     return f"{number * 7919:x} {number * 104729:x} {number * 1299709:x} {number * 15485863:x}"
 
 
@@ -65,7 +65,7 @@ def feedback(number: int = 1, **changes: Any) -> example_records.ExampleFeedback
 
 
 def opinion(number: int = 1, **changes: Any) -> example_records.ExampleTeacherLabel:
-    """Return what the large model said later of that prediction."""
+    """Return the teacher label that the large model gave later for that prediction."""
     plain = {
         "record_id": f"opinion:p-{number}",
         "site": "site-1",
@@ -80,7 +80,7 @@ def opinion(number: int = 1, **changes: Any) -> example_records.ExampleTeacherLa
 
 
 def tombstone(number: int = 1) -> example_records.ExampleTombstone:
-    """Return the wish to forget that prediction."""
+    """Return the request to delete that prediction."""
     plain = {
         "record_id": f"tombstone:p-{number}",
         "site": "site-1",
@@ -91,7 +91,7 @@ def tombstone(number: int = 1) -> example_records.ExampleTombstone:
 
 
 def segment_manifest(sequence: int = 1, **changes: Any) -> segment.SegmentManifest:
-    """Return what a site says of a segment."""
+    """Return the manifest of a segment."""
     plain = {
         "site": "site-1",
         "epoch": EPOCH,

@@ -41,7 +41,7 @@ REMEDIES = {"QUEUE_FULL": QueueFull.remedy_default, "REQUEST_INVALID": ""}
 
 
 def provenance(task: str) -> task_pb2.Provenance:
-    """Write where an answer comes from."""
+    """Return the provenance of an answer."""
     return task_pb2.Provenance(
         prediction_id="p-1",
         bundle=task_pb2.BundleRef(task=task, version="1.2.0", digest=DIGEST),

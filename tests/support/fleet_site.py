@@ -1,4 +1,4 @@
-"""A site under a central team: the daemon and its uplink as real processes, between them nothing but their folders.
+"""A site of a central team: the daemon and its uplink as real processes that share only their folders.
 
 with FleetSite(tmp_path / "site", central team) as site:
     central.plan(central.offering(central.publish(bundle)))
@@ -87,7 +87,7 @@ class FleetSite:
         self._uplink = None
 
     def restart_uplink(self) -> None:
-        """Start it anew, undisturbed."""
+        """Restart the uplink without a tracer."""
         self.stop_uplink()
         self.start_uplink()
 
@@ -124,14 +124,14 @@ class FleetSite:
         return answer.bundle.version if isinstance(answer, Classification) else ""
 
     def updates(self) -> UpdatesStatus:
-        """Return what status says of updates."""
+        """Return the updates part of the status."""
         with self.daemon.admin() as admin:
             found = admin.status().updates
         assert found is not None
         return found
 
     def update(self, task: str = TASK) -> TaskUpdate | None:
-        """Return what status says of a task; None = nothing."""
+        """Return the status of a task's update; None = there is none."""
         return next((each for each in self.updates().tasks if each.task == task), None)
 
     def state(self, task: str = TASK) -> str:
@@ -143,7 +143,7 @@ class FleetSite:
         return found.state.lower() if found else ""
 
     def problem(self) -> str:
-        """Return why what came last is not trusted; empty = it is, or the daemon is not there."""
+        """Return why the last metadata are not trusted; empty = they are, or the daemon does not run."""
         try:
             return self.updates().problem
         except CallFailed:
@@ -161,7 +161,7 @@ class FleetSite:
 
 
 def comes_true(condition: Callable[[], bool], seconds: float = SETTLED_SECONDS_MAX) -> bool:
-    """Tell whether something comes true in time."""
+    """Return whether a condition holds before the deadline."""
     try:
         eventually_sync(condition, seconds)
     except AssertionError:

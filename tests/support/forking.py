@@ -101,7 +101,7 @@ class Forking:
         return process
 
     def _number(self) -> int:
-        """Read what the server says next."""
+        """Read the next number from the server."""
         said: Any = self._server.stdout
         if not select.select([said], [], [], SECONDS_MAX)[0]:
             raise TimeoutError("the work takes too long")

@@ -1,4 +1,4 @@
-"""A daemon on which every call can succeed, and the fuzzing of its calls: what leads further, and what came of it.
+"""A daemon on which every call can succeed, and the fuzzing of its calls: hints for valid fields, and the results.
 
 with fuzzed(tmp_path) as daemon:
     found = fuzz(daemon, method, cases=100)
@@ -63,7 +63,7 @@ class Fuzzed:
         return self.channels.get(method.containing_service.full_name, self.channels[""])
 
     def well(self) -> str:
-        """Say what is not as it was at the start; empty = all is."""
+        """Return the state that differs from the start; empty = none."""
         with self.daemon.client() as client, self.daemon.admin() as admin:
             [answer] = client.classify("steady", ["a refund, please"])
             right = isinstance(answer, Classification) and answer.label == "refund"
@@ -71,14 +71,14 @@ class Fuzzed:
         return "" if right and not restarts else f"answered {answer}, and engines were restarted {restarts} times"
 
     def resident_bytes(self) -> int:
-        """Return what the daemon holds."""
+        """Return the resident memory of the daemon, in bytes."""
         assert self.daemon.process is not None
         return resident_bytes(self.daemon.process.pid)
 
 
 @dataclass
 class Found:
-    """What came of the cases so far."""
+    """The results of the cases so far."""
 
     cases: int = 0
     messages: int = 0

@@ -1,4 +1,4 @@
-"""Encoders with a gate, for tests: a tiny random BERT whose graph also tells how strange an input is.
+"""Encoders with an OOD gate, for tests: a tiny random BERT whose graph also outputs the OOD score of an input.
 
 Its score is the negative of the best logit, of the first token where there is one vector a token: any function of the
 vectors does, as what is tested is the way of the number and not its worth.
@@ -72,7 +72,7 @@ def write(directory: Path, kind: str, model: bytes, confidence: dict[str, Any], 
 
 
 def gate(*scores: float) -> dict[str, Any]:
-    """Return a gate that holds up what is stranger than all of three held-out rows, or of those given."""
+    """Return a gate that holds up inputs with a higher score than all of three held-out rows, or of those given."""
     return {"score": "ood_score", "held_up_max": HELD_UP_MAX, "scores": sorted(scores)}
 
 
@@ -101,7 +101,7 @@ def ordinary_and_strange(kind: str = "classify") -> tuple[str, str, float]:
 
 
 def bundle(directory: Path, kind: str = "classify", **more: Any) -> Path:
-    """Write a bundle that answers the ordinary one of those texts confidently, and holds up the strange one."""
+    """Write a bundle that answers the in-distribution text confidently and holds up the out-of-distribution one."""
     between = ordinary_and_strange(kind)[2]
     confidence = {**CALIBRATED, "gate": gate(between, between, between)}
     if kind == "embed":

@@ -22,7 +22,7 @@ from tests.support.eventually import eventually
 
 @asynccontextmanager
 async def serving(target: str, calls_max: int = CALLS_MAX) -> AsyncIterator[str]:
-    """Serve until the block is left; yields what `base_url` is."""
+    """Serve until the block is left; yields the `base_url`."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         async with AsyncClient(target) as client:

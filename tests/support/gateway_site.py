@@ -1,4 +1,4 @@
-"""A daemon and `edge-agent serve web` in front of it, as processes: what clients of the gateway talk to.
+"""A daemon and `edge-agent serve web` in front of it, as processes: the server side for clients of the gateway.
 
 with gateway_site(tmp_path, echo_bundle(...), ...) as site, site.openai() as client:
     client.models.list()
@@ -20,19 +20,19 @@ from tests.support.web_console import RunningConsole
 
 @dataclass(frozen=True)
 class GatewaySite:
-    """Where it is."""
+    """The daemon and the console of a gateway."""
 
     daemon: RunningDaemon
     console: RunningConsole
 
     @property
     def url(self) -> str:
-        """What clients call the base URL."""
+        """The base URL for clients."""
         return f"{self.console.url}/v1"
 
     @property
     def token(self) -> str:
-        """What they call the key."""
+        """The API key for clients."""
         return self.console.token_file.read_text().strip()
 
     def openai(self, **more: Any) -> OpenAI:
@@ -46,7 +46,7 @@ class GatewaySite:
 
 @contextmanager
 def gateway_site(folder: Path, *bundles: Path, **settings: Any) -> Iterator[GatewaySite]:
-    """Start both, with the bundles installed; end both, with no complaint."""
+    """Start both with the bundles installed; stop both and require a clean exit."""
     with RunningDaemon(folder, **settings) as daemon:
         daemon.install(*bundles)
         with RunningConsole(daemon) as console:

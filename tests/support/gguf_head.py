@@ -1,4 +1,4 @@
-"""Writes small GGUF files key by key, sound ones and others (format: ggml-org/ggml, docs/gguf.md)."""
+"""Writes small GGUF files key by key, valid and invalid ones (format: ggml-org/ggml, docs/gguf.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that speaks as much of Google's XML API as obstore does: objects, ranges, lists, uploads in parts.
+"""A server with the part of Google's XML API that obstore uses: objects, ranges, lists, multipart uploads.
 
 with GoogleStore("fleet") as server:
     from_url("gs://fleet/examples", config={"service_account_key": server.account})
@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, f"<ListBucketResult>{entries}</ListBucketResult>".encode())
 
     def _upload(self, name: str, query: dict[str, str], body: bytes) -> None:
-        """Begin an upload in parts, take a part, put them together, or drop them."""
+        """Begin a multipart upload, accept a part, complete it, or abort it."""
         upload = query.get("uploadId", f"upload-{len(self.owner.parts)}")
         parts = self.owner.parts.setdefault(upload, {})
         if self.command == "PUT":

@@ -20,7 +20,7 @@ VERSIONS = {OLD: "1.0.0", NEW: "2.0.0"}
 
 
 def update(state: UpdateState, reason: str = "", *, candidate: str = NEW, message: str = "") -> UpdateStatus:
-    """Return how far an update has come."""
+    """Return the progress of an update."""
     return UpdateStatus(
         candidate=candidate,
         version=VERSIONS.get(candidate, "3.0.0"),
@@ -33,7 +33,7 @@ def update(state: UpdateState, reason: str = "", *, candidate: str = NEW, messag
 
 
 def heartbeat(site: str, runs: str | None = OLD, how: UpdateStatus | None = None, **changes: Any) -> SiteStatus:
-    """Return what a site says whose task runs a bundle, or nothing yet."""
+    """Return the status of a site whose task runs a bundle, or none yet."""
     task = TaskStatus(
         task=TASK,
         kind="classify",

@@ -71,7 +71,7 @@ RAW = (b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"[" * 100_000, b'{"a":' * 50_000, b
 
 
 def documents(*sound: Any) -> st.SearchStrategy[bytes]:
-    """Return JSON documents that are nearly one of these; some are whole, some no JSON at all."""
+    """Return JSON documents that nearly equal one of these; some are valid, some are not JSON."""
     return _RANDOM.map(lambda rng: document(rng, rng.choice(sound)))
 
 
@@ -86,7 +86,7 @@ def torn(raw: bytes) -> st.SearchStrategy[bytes]:
 
 
 def document(rng: Random, sound: Any) -> bytes:
-    """Return a JSON document that is nearly this one; in one of four cases its bytes are spoilt as well."""
+    """Return a JSON document that nearly equals this one; in one of four cases its bytes are damaged, too."""
     raw = written(rng, edited(rng, sound))
     return raw if rng.randrange(4) else spoilt(rng, raw)
 
@@ -134,7 +134,7 @@ def _tear(rng: Random, raw: bytes) -> bytes:
 
 
 def _edit(rng: Random, plain: Any) -> Any:
-    """Change one place, found by a walk from the root."""
+    """Change one random place of the document."""
     if not isinstance(plain, dict | list) or not plain or rng.randrange(5) == 0:
         return _value(rng) if rng.random() < 0.5 else _another(rng, plain)
     keys: Sequence[Any] = list(plain) if isinstance(plain, dict) else range(len(plain))

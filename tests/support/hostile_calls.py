@@ -33,7 +33,7 @@ class Ended:
     said: str = ""
 
     def defect(self, method: MethodDescriptor) -> str:
-        """Say what is wrong with that; empty = it may end so, whatever was sent."""
+        """Return the defect in this end; empty = a call may end so for any request."""
         if self.code in DEFECTS or "<class" in self.said or "Traceback" in self.said:
             return f"{self.code}: {self.said}"
         if self.code == "DEADLINE_EXCEEDED" and not self.reason:
@@ -43,7 +43,7 @@ class Ended:
 
 
 def call(channel: grpc.Channel, method: MethodDescriptor, *messages: bytes) -> Ended:
-    """Send bytes as the messages of a call, and read what comes. Several are for a call that takes several."""
+    """Send bytes as the messages of a call and read the response. Several messages are for a streaming call."""
     if method.client_streaming:
         answers: Any = channel.stream_stream(path_of(method), None, None)(iter(messages), timeout=CALL_SECONDS_MAX)
     else:

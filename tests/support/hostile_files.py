@@ -1,4 +1,4 @@
-"""The files that serve reads, each with hostile ones of its kind and with what serve does with them.
+"""The files that serve reads, each with hostile variants and with serve's reader.
 
 for each in formats(tmp_path):
     fuzz_file(each, cases=100, begin=0, found)
@@ -57,11 +57,11 @@ class Format:
 
 
 class Hung(BaseException):
-    """A reader that does not end."""
+    """A reader that does not end in time."""
 
 
 def fuzz_file(kind: Format, cases: int, begin: int, found: Found) -> None:
-    """Let serve's own code read so many hostile files of a kind."""
+    """Read that many hostile files of a kind with serve's own code."""
 
     def one(case: Any) -> None:
         how, defect = outcome(kind.read, case)
@@ -73,7 +73,7 @@ def fuzz_file(kind: Format, cases: int, begin: int, found: Found) -> None:
 def outcome(
     read: Callable[[Any], object], case: Any, seconds_max: float = READ_SECONDS_MAX, *, processor: bool = False
 ) -> tuple[str, str]:
-    """Return how reading ended, and what is wrong with that; `processor` counts the seconds that it computes."""
+    """Return how reading ended, and its defect; `processor` limits processor time instead of elapsed time."""
     timer, signum = TIMERS[processor]
     before = signal.signal(signum, _hung)
     signal.setitimer(timer, seconds_max)
@@ -168,7 +168,7 @@ def some_receipts() -> segment.Receipts:
 
 
 def _signed(name: str, body: Any, read: Callable[[bytes], object]) -> Format:
-    """Documents whose body was changed after they were signed, or before: by somebody with the key."""
+    """Documents whose body was changed after signing, or before it by an attacker with the key."""
     plain = body.model_dump(mode="json", by_alias=True)
     changed_after = documents(json.loads(sign(body, CENTRAL_KEY)))
     return Format(name, changed_after | edits(plain).map(signed_by_the_central_team), read, 6)
@@ -238,7 +238,7 @@ def _wants_json(place: Path) -> Format:
 
 
 def _nothing() -> Any:
-    """Stands for the rooms that are not used when wants.json is read."""
+    """Replaces the dependencies that are not used when the download requests (wants.json) are read."""
     return None
 
 

@@ -28,22 +28,22 @@ def lay(site: FleetSite, folder: Path) -> None:
 
 
 def refuses(site: FleetSite) -> bool:
-    """Wait until status says that what came last is not trusted."""
+    """Wait until the status reports that the last metadata are not trusted."""
     return comes_true(lambda: bool(site.problem()), REFUSED_SECONDS_MAX)
 
 
 def believes(site: FleetSite) -> bool:
-    """Tell whether what came last is believed."""
+    """Return whether the last metadata are trusted."""
     return not site.updates().problem
 
 
 def arrived(site: FleetSite, version: str) -> bool:
-    """Tell whether a version answers, and what came last is believed."""
+    """Return whether a version answers and the last metadata are trusted."""
     return site.version() == version and believes(site)
 
 
 def attacked(field: Field, site: FleetSite, name: str) -> tuple[bool, bool]:
-    """Publish something newer, lay a spoilt copy of it before a site, then the copy that is not spoilt.
+    """Publish newer metadata, give the site a damaged copy of them, then the intact copy.
 
     Returns whether the spoilt one was refused and changed nothing, and whether the honest one was taken afterwards.
     """

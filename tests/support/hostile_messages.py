@@ -1,4 +1,4 @@
-"""Requests that no client should send, made from the descriptors of the messages: bytes as they go over the wire.
+"""Requests that no client should send, made from the message descriptors: the bytes on the wire.
 
     given(hostile(ClassifyRequest.DESCRIPTOR, {"task": ["intent"]}))
 
@@ -69,7 +69,7 @@ def tagged(number: int, wire: int, payload: bytes) -> bytes:
 
 
 def hostile(message: Descriptor, hints: Hints) -> st.SearchStrategy[bytes]:
-    """Return requests of a type, half of them well formed; what comes later in one counts, so little spoils it."""
+    """Return requests of a type, half of them well formed; a later value of a field replaces an earlier one."""
     known = _known(message, hints, DEPTH_MAX)
     well = st.builds(_joined, _hinted(message, hints), st.lists(known, max_size=2))
     odd = st.builds(_joined, _hinted(message, hints), st.lists(known | _unknown(message), max_size=FIELDS_MAX))
@@ -81,7 +81,7 @@ def _joined(first: list[bytes], more: list[bytes]) -> bytes:
 
 
 def _hinted(message: Descriptor, hints: Hints) -> st.SearchStrategy[list[bytes]]:
-    """Return the fields that there are hints for, of a oneof the last one; nothing, now and then."""
+    """Return the fields that have hints, the last one of a oneof; sometimes none."""
     fields = {field.containing_oneof or field: field for field in message.fields if field.name in hints}
     values = [_hint(field, hints) for field in fields.values()]
     given = st.tuples(*values).map(list)
@@ -118,7 +118,7 @@ def _field(field: FieldDescriptor, hints: Hints, depth: int) -> st.SearchStrateg
 
 
 def _unknown(message: Descriptor) -> st.SearchStrategy[bytes]:
-    """Fields of a number or a wire type that the message does not have, text that is none, and nests."""
+    """Return fields with an unknown number or wire type, invalid text, and nested messages."""
     numbers = st.sampled_from([*(field.number for field in message.fields), 99, 2**29 - 1, 0])
     return st.one_of(
         st.builds(tagged, numbers, st.just(VARINT), st.sampled_from([varint(2**64 - 1), b"\xff" * 10, b"\xff" * 11])),
@@ -145,7 +145,7 @@ def _groups(number: int, depth: int) -> bytes:
 
 @st.composite
 def _spoilt(draw: st.DrawFn, raw: bytes) -> bytes:
-    """Cut off, with bytes changed, or with bytes in between."""
+    """Return a message that is truncated, has changed bytes, or has inserted bytes."""
     at = draw(st.integers(0, len(raw)))
     how = draw(st.sampled_from(["cut", "flip", "insert"]))
     if how == "cut":

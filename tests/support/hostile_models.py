@@ -1,4 +1,4 @@
-"""Bundles that load and then take without end: memory by a tokenizer or a graph, or time."""
+"""Bundles that load and then use unlimited memory (by a tokenizer or a graph) or unlimited time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def computed_filling_graph() -> bytes:
 
 
 def bundle(folder: Path, graph: bytes = b"", tokenizer: bytes = b"", name: str = "", **more: Any) -> Path:
-    """Write a bundle of one of them; what is not given is that of the tiny BERT."""
+    """Write a bundle with one of these files; the other files are those of the tiny BERT."""
     files = {
         "weights": ("model.onnx", graph or bundles.tiny_onnx("classify")),
         "tokenizer": ("tokenizer.json", tokenizer or bert_onnx.tiny_tokenizer()),

@@ -121,7 +121,7 @@ def _look_at(spool: Spool) -> None:
 
 @dataclass(frozen=True)
 class Spoilt:
-    """What was done to a repository."""
+    """The damage to a repository."""
 
     role: str
     """Of the file that was spoilt; "plan.json" is the plan itself."""
@@ -189,7 +189,7 @@ def _laid(case: Spoilt, central: CentralTeam, folder: Path) -> Path:
 
 
 def _forge(case: Spoilt, hostile: Hostile) -> None:
-    """Sign what can be signed; what can not is still named by those who are."""
+    """Sign the damaged file if it can be signed, and sign the metadata that name it to match."""
     version = hostile.read(case.role).signed.version + (case.role == ROOT)
     written = hostile.folder / layout.path_of(case.role, version)
     try:

@@ -39,7 +39,7 @@ class World:
         self.numbers = 0
 
     def round(self) -> CollectReport:
-        """Seal something, let the uplink carry and spoil, collect, and let the site act on the receipts it gets."""
+        """Seal records, let the uplink upload and damage them, collect, and let the site process the receipts."""
         self._seal()
         self._carry()
         fault = self.rng.choice(
@@ -52,7 +52,7 @@ class World:
         return report
 
     def end(self) -> CollectReport:
-        """Carry honestly what the site still has, and collect."""
+        """Upload everything that the site still has without damage, and collect."""
         self._carry()
         self.central.collect(self.bucket.parents[1])
         self._believe()
@@ -65,7 +65,7 @@ class World:
         return {f"p-{number}" for number in range(1, self.numbers + 1)} - {name for (name,) in rows}
 
     def doubled(self) -> int:
-        """Return how many rows are too many."""
+        """Return the number of duplicate rows."""
         [(rows,)] = self.central.query("SELECT count(*) - count(DISTINCT prediction_id) FROM examples")
         return int(rows)
 
@@ -118,7 +118,7 @@ class World:
         return self.rng.choice(sorted(path for path in self.bucket.iterdir() if path.is_file()))
 
     def _none(self) -> None:
-        """Carry honestly."""
+        """Upload without damage."""
 
     def _flip(self) -> None:
         path = self._any()
@@ -147,7 +147,7 @@ class World:
         stranger.seal([prediction(10_000), feedback(10_000)])
 
     def _forge(self) -> None:
-        """Say in the central team's name that everything has arrived."""
+        """Forge receipts of the central team for everything."""
         last = segment.name_of(self.site.epoch, self.site.sequence)
         received = [{"first": 1, "last": self.site.sequence, "manifest_sha256": self._sha(last)}]
         body = segment.Receipts.model_validate(

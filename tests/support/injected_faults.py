@@ -17,7 +17,7 @@ from edge_agent.supervision import Component, Run
 
 
 class InjectedFault(Exception):
-    """What no component expects."""
+    """An exception that no component expects."""
 
 
 class InjectedFaults:
@@ -37,7 +37,7 @@ class InjectedFaults:
         self._gate = asyncio.Event()
 
     def around(self, component: Component) -> Run:
-        """Return the component, with a place to throw into it."""
+        """Return the component with an injection point."""
 
         async def run() -> None:
             name, task = component.name, asyncio.current_task()
@@ -52,12 +52,12 @@ class InjectedFaults:
         return run
 
     def strike(self, name: str) -> None:
-        """Throw into a component where it waits now."""
+        """Throw into a component at its current await."""
         self._struck.add(name)
         self._tasks[name].cancel()
 
     def due(self, name: str, *, first: bool) -> bool:
-        """Tell, once, whether a component is to be struck."""
+        """Return, once, whether a component is due for a fault."""
         for struck in (self._struck, self.at_start if first else set()):
             if name in struck:
                 struck.discard(name)

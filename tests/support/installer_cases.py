@@ -1,4 +1,4 @@
-"""Installers of a tiny program: real files of the real form, whose one wheel holds a command and nothing else."""
+"""Installers of a tiny program: real installer files whose one wheel contains only a command."""
 
 from __future__ import annotations
 

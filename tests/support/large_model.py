@@ -103,7 +103,7 @@ class LargeModel:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not beyond the end of the test."""
+        """Wait, at most until the end of the test."""
         self._released.wait(seconds)
 
     def release(self) -> None:
@@ -115,7 +115,7 @@ class LargeModel:
         return sum(text in request for request in self.received)
 
     def way_of(self, body: dict[str, Any]) -> str:
-        """Return how a request is answered: one that asks again may get a good answer."""
+        """Return how a request is answered; a retry can get a good answer."""
         again = any(turn["role"] == "assistant" for turn in body["messages"])
         return "well" if again and self.repairs else self.way
 
@@ -151,7 +151,7 @@ class _Quiet(ThreadingHTTPServer):
     """Does not log connections that clients have closed: many tests do that."""
 
     def handle_error(self, *_: Any) -> None:
-        """Keep quiet of a lost connection only."""
+        """Suppress the message of a lost connection only."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(*_)
 

@@ -95,31 +95,36 @@ def _of(file: str, *names: str) -> tuple[str, ...]:
 
 _SAY_NOTHING_OF_THE_CODE = (
     # Who is computed when, and what the cache says it holds.
-    *_of("planning", "jobs_find_a_place_by_priority", "calls_are_answered_again_when_a_load_has_gone"),
-    *_of("planning", "a_job_with_time_is_computed"),
+    *_of("planning", "jobs_are_admitted_by_priority", "calls_are_answered_again_after_a_load_ends"),
+    *_of("planning", "job_with_attainable_deadline_is_computed"),
     "tests/contract/test_llama_cache.py",
     # What is refused, and in which words.
     *_of("runtime", "details_name_model_and_quantization", "long_input_is_refused_with_count_and_limit"),
     *_of("runtime", "broken_adapter_is_refused", "adapter_with_nan_is_refused", "truncated_weights_are_refused"),
-    *_of("runtime", "missing_weights_and_too_much_context_are_refused", "tasks_that_cannot_work_are_refused"),
-    *_of("runtime", "a_prompt_that_cannot_be_kept_is_refused", "installed_release_is_the_pinned_one"),
-    *_of("extract", "a_schema_without_a_record_is_refused", "a_hostile_schema_ends_in_words"),
-    *_of("extract", "a_draft_does_not_get_past_the_limit", "a_record_that_gets_too_long_fails_alone"),
-    *_of("extract", "records_need_memory_of_their_own"),
-    *_of("faults", "a_prompt_without_end_is_refused_at_once", "a_job_without_its_adapter_fails_alone"),
+    *_of("runtime", "missing_weights_and_too_much_context_are_refused", "unusable_tasks_are_refused"),
+    *_of("runtime", "prompt_larger_than_the_prompt_cache_is_refused", "installed_release_is_the_pinned_one"),
+    *_of("extract", "schema_without_a_possible_record_is_refused", "hostile_schema_is_refused_or_fails_one_record"),
+    *_of("extract", "draft_does_not_exceed_the_output_limit", "record_over_the_output_limit_fails_alone"),
+    *_of("extract", "records_need_additional_memory"),
+    *_of("faults", "huge_prompt_is_refused_cheaply", "job_without_its_adapter_fails_alone"),
     # What is made of tokens, whichever they are.
-    *_of("runtime", "a_stream_comes_in_pieces_that_a_reader_can_follow", "chunks_add_up_to_the_text"),
-    *_of("runtime", "stop_string_ends_the_text", "stop_string_of_the_bundle_counts", "emoji_come_whole"),
-    *_of("runtime", "output_limit_of_the_task_is_the_ceiling", "control_tokens_in_the_input_are_text"),
-    *_of("extract", "a_record_fits_its_schema_whatever_the_text", "whatever_is_chosen_fits_the_schema"),
+    *_of("runtime", "stream_is_sent_in_pieces_at_a_limited_rate", "chunks_add_up_to_the_text"),
+    *_of(
+        "runtime",
+        "stop_string_ends_the_text",
+        "stop_string_of_the_bundle_applies",
+        "multi_token_characters_are_not_split",
+    ),
+    *_of("runtime", "output_limit_of_the_task_is_the_maximum", "control_tokens_in_the_input_are_text"),
+    *_of("extract", "record_fits_its_schema_for_any_text", "any_allowed_tokens_make_a_valid_record"),
     # What is left over, and when something is tried.
-    *_of("runtime", "cancel_in_the_middle_frees_the_sequence"),
+    *_of("runtime", "cancelled_generation_frees_its_sequence"),
     *_of("extract", "cancelled_records_free_their_places"),
     *_of("faults", "memory_stays_flat_over_thousands_of_jobs"),
-    *_of("threads", "no_stream_waits_for_a_try", "it_is_found_out_at_the_first_load_and_remembered"),
-    *_of("threads", "without_tuning_the_given_threads_compute"),
-    *_of("autotune", "a_busy_machine_is_not_measured", "without_time_the_usual_settings_stay"),
-    *_of("autotune", "nothing_is_tried_unasked_or_on_a_device", "the_processor_has_a_name"),
+    *_of("threads", "thread_trials_do_not_delay_streams", "effect_of_threads_is_measured_once_and_remembered"),
+    *_of("threads", "given_threads_are_used_without_tuning"),
+    *_of("autotune", "busy_machine_is_not_measured", "settings_stay_if_there_is_no_time_to_measure"),
+    *_of("autotune", "nothing_is_tuned_unasked_or_on_a_device", "processor_name_is_a_string"),
 )
 """Beginnings of the ids of tests that run on the native build only. The rule: a test runs on each build if it asserts
 bits, scores, texts, or what becomes of them when a step is ended, a beginning is found again or an adapter is there; or
@@ -127,18 +132,21 @@ if it has failed for how slow a build is."""
 
 _SAME_BITS = (
     *_of("runtime", "scores_do_not_depend_on_neighbours"),
-    *_of("extract", "a_record_does_not_depend_on_its_neighbours"),
-    *_of("lone_rows", "a_lone_row_among_few_cells_is_computed_alone"),
-    *_of("texts", "texts_are_the_same_in_any_company[F16]", "texts_are_the_same_in_any_company[Q4_K_M]"),
+    *_of("extract", "record_does_not_depend_on_its_neighbours"),
+    *_of("lone_rows", "lone_row_with_few_cells_is_computed_alone"),
+    *_of("texts", "texts_are_the_same_next_to_other_jobs[F16]", "texts_are_the_same_next_to_other_jobs[Q4_K_M]"),
 )
 
 _FORMATS = _of(
     "rows",
-    *(f"fifty_texts_score_in_any_company_as_alone[{kind}]" for kind in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_1", "Q4_0")),
+    *(
+        f"fifty_texts_score_the_same_alone_and_in_batches[{kind}]"
+        for kind in ("Q8_0", "Q6_K", "Q5_K_M", "Q4_1", "Q4_0")
+    ),
 )
 """Of the slow tier; F16 and Q4_K_M are of the fast one. Ten seconds each on the slowest build."""
 
-_IS_CHOSEN = "tests/contract/test_llama_builds.py::test_the_chosen_build_is_what_computes"
+_IS_CHOSEN = "tests/contract/test_llama_builds.py::test_chosen_build_computes"
 
 _FAST = "not slow and not release"
 

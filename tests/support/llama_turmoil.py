@@ -80,7 +80,7 @@ def tiny_adapter(folder: Path, seed: int) -> dict[str, str]:
 
 
 def said(done: JobResult) -> tuple[Any, ...]:
-    """Return what must not depend on what else is computed, rounded: llama.cpp sums up float32 weights, which the tiny
+    """Return the rounded values that must not depend on the batch: llama.cpp sums up float32 weights, which the tiny
     decoder has, in an order that depends on the batch, and quantized ones do not.
     """
     return tuple(round(score, DIGITS) for score in done.scores), done.record
@@ -165,7 +165,7 @@ def cells_in_use(runtime: LlamaRuntime) -> int:
 
 
 def computed_together(runtime: LlamaRuntime) -> int:
-    """Return how many jobs have a place."""
+    """Return the number of jobs with a slot."""
     return sum(job.slot is not None for job in runtime._jobs.values())
 
 

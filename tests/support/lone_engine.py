@@ -1,4 +1,4 @@
-"""What an engine needs that no pool surrounds."""
+"""The dependencies of an engine outside a pool."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ async def ask(client: AsyncClient, task: str, kind: str, otherwise: str) -> None
 
 
 async def over_and_over(call: Callable[[], Awaitable[None]], stopped: asyncio.Event) -> None:
-    """Make a call again and again, after a refusal not before the daemon says."""
+    """Make a call repeatedly; after a refusal, wait for the daemon's retry delay."""
     while not stopped.is_set():
         pause = PAUSE_SECONDS
         try:

@@ -1,4 +1,4 @@
-"""What a command costs: its processor time and the most memory that it had resident.
+"""The cost of a command: its processor time and its peak resident memory.
 
 The kernel counts what a parent had when it started a process as that process's own, so a small one starts it.
 """

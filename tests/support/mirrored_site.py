@@ -1,4 +1,4 @@
-"""A site whose updates lie in `incoming/`, with the real trust and intake: to be cut off, or failed, at any write.
+"""A site with updates in `incoming/` and the real trust and ingest, for interrupting or failing any write.
 
 carry_on(folder, "forward", digest)             # folder/root.json and folder/state/incoming are there
 
@@ -25,7 +25,7 @@ LOOKS = 4
 
 
 class CallingThread(DiskThread):
-    """The thread of its caller in place of the store's."""
+    """Runs work on the caller's thread instead of the store's."""
 
     async def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Do the work now."""

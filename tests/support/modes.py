@@ -1,4 +1,4 @@
-"""Which files and folders others than their owner can open."""
+"""Finds files and folders that users other than their owner can open."""
 
 from __future__ import annotations
 

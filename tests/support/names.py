@@ -24,7 +24,7 @@ _MOUNTED = 'mount --bind "$0/hosts" /etc/hosts && mount --bind "$0/resolv.conf" 
 
 
 def why_not() -> str:
-    """Say why this cannot be done here; empty = it can."""
+    """Return why this is not possible here; empty = it is."""
     if not shutil.which("unshare"):
         return "unshare is missing (sudo apt-get install util-linux)"
     return "" if os.geteuid() == 0 else "only root may make mount namespaces"
@@ -43,7 +43,7 @@ class Names:
         self._silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def known(self, name: str, address: str) -> None:
-        """Know one name, and no other. Written in place: the mount shows this very file."""
+        """Resolve one name and no other. Written in place, because the mount shows this very file."""
         self._hosts.write_text(f"{address} {name}\n")
 
     def unknown(self, resolver: str) -> None:

@@ -1,4 +1,4 @@
-"""A context of the pinned llama.cpp by its C API alone: what a test of it finds is llama.cpp's doing and not ours."""
+"""A context of the pinned llama.cpp through its C API alone, so findings of a test are llama.cpp's, not ours."""
 
 from __future__ import annotations
 

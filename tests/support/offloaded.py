@@ -24,7 +24,7 @@ SECONDS_MAX = 1200.0
 
 
 async def told(folder: Path, settings: dict[str, Any], texts: list[str]) -> dict[str, Any]:
-    """Load, ask, and say what came of it."""
+    """Load the bundle, make requests, and return the status and the answers."""
     config = EngineConfig(load_seconds_max=SECONDS_MAX, heartbeat_seconds_max=SECONDS_MAX, sequences_max=2, **settings)
     pool = EnginePool(config, lambda: None, [folder])
     about = bundles.manifest_of(folder)

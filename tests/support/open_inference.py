@@ -68,7 +68,7 @@ def floats(answer: Any, name: str) -> list[float]:
 
 
 def final(responses: Iterable[Any]) -> list[bool]:
-    """Tell of each response of a stream whether it says that it is the last."""
+    """Return for each response of a stream whether it is marked as the last."""
     return [response.infer_response.parameters["triton_final_response"].bool_param for response in responses]
 
 
@@ -100,7 +100,7 @@ def hints(models: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _field(name: str, value: Any) -> str:
-    """Return what stands on the wire in a field, without its tag and length."""
+    """Return the wire bytes of a field, without its tag and length."""
     whole = _serialized(pb.ModelInferRequest(**{name: value}))
     return whole[2:].decode()
 

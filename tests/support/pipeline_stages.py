@@ -26,7 +26,7 @@ def first(job: StageJob) -> Report:
 
 
 def cross(job: StageJob) -> Report:
-    """Do what the test says: fail, be killed, fill the disk, or go on."""
+    """Behave as the test requests: fail, be killed, fill the disk, or continue."""
     wish = job.recipe.path("wish")
     said = wish.read_text() if wish.exists() else ""
     (job.out / "half").write_text("half a result")

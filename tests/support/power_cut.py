@@ -1,4 +1,4 @@
-"""What a power cut leaves of a folder: replayed from a trace of what a process did there, at any point of it.
+"""The content of a folder after a power cut at any point, replayed from a trace of a process's calls there.
 
 cut = PowerCut(folder)                          # all that is there now is on the disk
 run(*TRACER, "-o", str(log))
@@ -30,7 +30,7 @@ _TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def is_ordered(log: Path) -> bool:
-    """Tell whether the order of all calls is known: no call of a thread began before that of another ended."""
+    """Return whether the order of all calls is known: no call began before that of another thread ended."""
     return _UNORDERED not in log.read_text()
 
 
@@ -61,7 +61,7 @@ class PowerCut:
         self._offsets: dict[str, int] = {}
 
     def replay(self, log: Path) -> Iterator[str]:
-        """Do again what the trace says; yield each call after which the power may go with another end than before."""
+        """Replay the trace; yield each call after which a power cut has a different result than before."""
         for line in log.read_text().splitlines():
             assert _UNORDERED not in line, "two threads wrote at a time: the order is not known"
             match = _LINE.match(line)
@@ -69,7 +69,7 @@ class PowerCut:
                 yield line[:200]
 
     def lay(self, place: Path, *, names_first: bool) -> None:
-        """Write what is found after a power cut now."""
+        """Write the content that a power cut at this point leaves."""
         place.mkdir()
         for path, file in sorted((self._names if names_first else self._synced).items()):
             target = place / path.relative_to(self._folder)

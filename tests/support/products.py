@@ -1,4 +1,4 @@
-"""Multiplies weights with activations as llama.cpp does in a step, by ggml's C API: what a row comes out as.
+"""Multiplies weights with activations as a llama.cpp step does, by ggml's C API, and compares the rows.
 
     python -m tests.support.products [TYPE...]   # beside float64: steps of 1 to 64 rows, each layout of the weights
 
@@ -137,7 +137,7 @@ def _read(kind: int, packed: bytes, shape: tuple[int, ...]) -> Array:
 
 
 def exact(matrix: Weights, given: Array) -> Floats:
-    """Return the products, in double precision, of what a kernel is given: rounded weights, rounded activations."""
+    """Return the products, in double precision, of a kernel's inputs: rounded weights and rounded activations."""
     kind = _cpu().ggml_get_type_traits_cpu(TYPES[matrix.type]).contents.vec_dot_type
     rounded, more = given.astype(np.float64), np.zeros((len(given), 1))
     if kind != 0:

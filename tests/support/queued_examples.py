@@ -27,7 +27,7 @@ STEP_INSTRUCTIONS = 1000
 
 @dataclass(frozen=True)
 class Filled:
-    """How it went."""
+    """The measurements of the process."""
 
     kept: int
     early_mib: float

@@ -272,7 +272,7 @@ Control = Callable[[Sequence[str]], int]
 
 @dataclass
 class Outcome:
-    """What came of a command."""
+    """The outcome of a command."""
 
     code: int
     said: str

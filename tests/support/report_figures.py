@@ -148,7 +148,7 @@ STATES: dict[str, Sequence[TaskFigures]] = {
 
 
 class Outline(HTMLParser):
-    """What a page is made of: every element with its attributes; elements that are not closed are an error."""
+    """The elements of a page with their attributes; an unclosed element is an error."""
 
     def __init__(self, written: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an attacker on the way to a site can lay into `incoming/` or onto a USB drive, and with which stolen keys.
+"""Attacks on the way to a site: files that an attacker puts into `incoming/` or onto a USB drive, by stolen key.
 
 Each attack spoils a copy of what the central team has published:
 
@@ -39,7 +39,7 @@ ENDLESS_BYTES = 2**34
 
 @dataclass
 class Hostile:
-    """A copy of a repository in the wrong hands."""
+    """A copy of a repository that an attacker controls."""
 
     central: CentralTeam
     folder: Path
@@ -148,7 +148,7 @@ def endless(path: Path) -> None:
 
 
 def rollback(hostile: Hostile) -> None:
-    """Show what was published before."""
+    """Present an earlier publication."""
     hostile.replace(hostile.older)
 
 

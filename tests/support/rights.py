@@ -1,4 +1,4 @@
-"""What a process without root may do, where the tests run as root."""
+"""Drops the rights of root for tests that run as root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics page as Prometheus reads it: its own parser, and raw requests for what no scraper sends."""
+"""The metrics page as Prometheus reads it: Prometheus's parser, and raw requests that no scraper sends."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def scrape(port: int) -> Scraped:
 
 
 def say(port: int, request: bytes) -> bytes:
-    """Send bytes and return all that comes back, be it because the other end closes or resets."""
+    """Send bytes and return all of the response, until the other end closes or resets the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS_MAX) as sock:
         answer = b""
         try:

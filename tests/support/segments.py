@@ -1,4 +1,4 @@
-"""A site that seals segments into a folder, as serve and uplink together would; and what collect makes of them.
+"""A site that seals segments into a folder as serve and uplink would, and a central team that collects them.
 
 site = SealingSite(tmp_path / "store")
 site.seal([prediction(1), feedback(1)])
@@ -69,7 +69,7 @@ class SealingSite:
         return self.folder / "segments" / f"{name}.json"
 
     def remove(self, name: str) -> None:
-        """Lose a segment on its way."""
+        """Delete a segment, as if it were lost in transit."""
         self.sealed(name).unlink()
         self.manifest(name).unlink()
 

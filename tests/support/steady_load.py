@@ -90,7 +90,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Switched:
-    """What was seen of a row of switches."""
+    """The measurements of a series of switches."""
 
     answered: int
     failed: list[str]

@@ -26,7 +26,7 @@ Point = tuple[str, int]
 
 @functools.cache
 def strace_works() -> bool:
-    """Tell whether strace is there and may trace."""
+    """Return whether strace is installed and may trace."""
     if not shutil.which("strace"):
         return False
     probe = [*strace("trace=fsync"), sys.executable, "-c", ""]

@@ -40,7 +40,7 @@ _NAMES = {
 
 
 def sharp() -> Any:
-    """Return the tiny decoder with attention that looks at something: fresh weights look at everything alike."""
+    """Return the tiny decoder with attention that focuses: with fresh weights it weights all tokens alike."""
     import torch  # noqa: PLC0415 - see the top
 
     model = tiny_decoder.model()

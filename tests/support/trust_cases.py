@@ -26,7 +26,7 @@ from tests.support.store_cases import LIMITS
 
 
 class TrustingSite:
-    """Opened in its folder; `again` is what a restart of the daemon is."""
+    """Trust and store of a site in a folder; `again` stands for a restart of the daemon."""
 
     def __init__(
         self, folder: Path, root: bytes, now: Callable[[], float] = time.time, *, mirrored: bool = True
@@ -57,7 +57,7 @@ class TrustingSite:
         shutil.copytree(repository, self.incoming)
 
     def believe(self, source: Path | None = None) -> VerifiedRepository:
-        """Take a look at `incoming/`, or another folder."""
+        """Verify the metadata in `incoming/`, or in another folder."""
         return self.trust.refresh(source or self.incoming)
 
     def admit(self, digest: str, source: Path | None = None) -> InstalledBundle:
@@ -68,7 +68,7 @@ class TrustingSite:
 
     @property
     def wants(self) -> DownloadRequests:
-        """What the mirror is asked for."""
+        """The download requests to the mirror."""
         return parse(self.config.wants.read_bytes())
 
 

@@ -37,7 +37,7 @@ def sha256(content: bytes) -> str:
 
 
 def rubbish(count: int, seed: int = 1) -> bytes:
-    """Return bytes that nothing compresses."""
+    """Return incompressible bytes."""
     return random.Random(seed).randbytes(count)
 
 
@@ -124,7 +124,7 @@ class UpdateCase(UplinkCase):
         super().__init__(folder, settings.pop("url", ""), settings.pop("upload_options", None), **{**small, **settings})
 
     def places(self) -> TransferTargets:
-        """Return both."""
+        """Return the repository and the incoming directory as transfer targets."""
         repository = open_updates_store(self.config)
         assert repository
         incoming = IncomingDir(self.incoming)

@@ -57,7 +57,7 @@ class Field:
 
     @contextmanager
     def site(self, **settings: Any) -> Iterator[FleetSite]:
-        """Yield a fresh site that runs version 1 and has not heard of version 2; its uplink is not started."""
+        """Yield a fresh site that runs version 1 and has not received version 2; its uplink is not started."""
         self._made += 1
         folder = self.root / f"site-{self._made}"
         shutil.copytree(self.root / "ready" / "state", folder / "state")

@@ -39,7 +39,7 @@ Answering = Callable[[str], GoldenAnswer]
 
 
 class Published:
-    """What the central team has published, and how much of it has arrived."""
+    """The publications of the central team, and which of them have arrived."""
 
     def __init__(self, store: Callable[[], Store]) -> None:
         self.store = store
@@ -128,7 +128,7 @@ class UpdatingSite(Site):
         await super().stop()
 
     async def killed(self, swap: str = "overlap") -> None:
-        """Start again as after a kill: what was under way was not put down."""
+        """Restart as after a kill: the update in progress was not suspended."""
         await super().stop()
         self.start(swap=swap)
         await self.activation.resume()

@@ -116,7 +116,7 @@ class UplinkCase:
         return {key: content for key, content in self._everything().items() if not key.endswith("receipts.json")}
 
     def put(self, key: str, content: bytes) -> None:
-        """Lay something upstream, as somebody else does."""
+        """Put an object into the store, as another writer would."""
         if "://" in self.config.url:
             obstore.put(self._bucket(), key, content, use_multipart=False)
             return
@@ -125,14 +125,14 @@ class UplinkCase:
         path.write_bytes(content)
 
     def remove(self, key: str) -> None:
-        """Let something vanish upstream."""
+        """Remove an object from the store."""
         if "://" in self.config.url:
             obstore.delete(self._bucket(), key)
         else:
             Path(self.config.url, key).unlink()
 
     def state(self) -> uplink_state.UplinkState:
-        """Read what the uplink says of itself."""
+        """Read the state that the uplink reports."""
         return uplink_state.parse((self.notes / uplink_state.FILE_NAME).read_bytes())
 
     def noted(self) -> int:

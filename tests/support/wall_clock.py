@@ -71,7 +71,7 @@ class WallClock:
         self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(self._file)}
 
     def jump(self, seconds: int) -> None:
-        """Let the clock differ by so much from the machine's."""
+        """Set the clock's difference from the machine's clock."""
         with self._file.open("r+b") as file:
             os.pwrite(file.fileno(), struct.pack("q", seconds), 0)
 

@@ -1,4 +1,4 @@
-"""The console as a process beside a real daemon, and a browser's and a program's ways of asking it.
+"""The console as a process next to a real daemon, with the requests of a browser and of a program.
 
 with RunningDaemon(tmp_path, examples=…) as daemon, RunningConsole(daemon) as console:
     console.get("/").text
@@ -106,7 +106,7 @@ class RunningConsole:
         return ReviewClient(f"unix:{self.daemon.run_dir}/review.sock")
 
     def sign_in(self) -> None:
-        """Come in as a browser does by the link."""
+        """Sign in as a browser does, by the link."""
         got = self.get(self.link.removeprefix(self.url))
         assert got.status == 303, got
         self._cookie = got.cookies[0].partition(";")[0]
@@ -116,7 +116,7 @@ class RunningConsole:
         return self.ask("GET", path, headers=headers)
 
     def post(self, path: str, fields: Mapping[str, str], **headers: str) -> Got:
-        """Send a form as a page of the console does, with the key that the page has."""
+        """Send a form as a page of the console does, with the page's key (X-Page-Key)."""
         key = re.search(r'"X-Page-Key": "(\w+)"', self.get("/").text)
         form = {"content-type": "application/x-www-form-urlencoded", "hx-request": "true"}
         ours = {"x-page-key": key[1], "origin": self.url} if key else {}

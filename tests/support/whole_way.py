@@ -68,7 +68,7 @@ class Way(UplinkCase):
         return self.central.collect(self.source())
 
     def settle(self) -> Outcome:
-        """Carry what is left, collect, bring the receipts back, and count; then the site keeps no segment."""
+        """Upload the rest, collect, return the receipts, and count; then the site has no segments."""
         self.once()
         report = self.collect()
         self.once()

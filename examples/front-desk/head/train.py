@@ -150,7 +150,7 @@ def main() -> None:
         head.main(str(HERE / "head.safetensors"), PACKAGE, folder)
         bundle = made(work, "first")
         found = calibrate(
-            bundle, read_for_task(DATA / "calibration.jsonl", bundle.manifest.task), RISK, wanted=SETTINGS
+            bundle, read_for_task(DATA / "calibration.jsonl", bundle.manifest.task), RISK, settings=SETTINGS
         )
         sys.stdout.write(f"{found.report['verdict']}\n")
         questions = {name: each.model_dump(mode="json") for name, each in found.questions.items()}

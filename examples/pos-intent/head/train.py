@@ -104,7 +104,7 @@ def main() -> None:
         save_detector(work)
         head.main(str(HERE / "head.safetensors"), PACKAGE, folder)
         bundle = open_bundle(made(work, "first"))
-        found = calibrate(bundle, read_for(DATA / "calibration.jsonl", "classify"), RISK, wanted=SETTINGS)
+        found = calibrate(bundle, read_for(DATA / "calibration.jsonl", "classify"), RISK, settings=SETTINGS)
         confidence, report = found.confidence, found.report
         sys.stdout.write(f"{report['verdict']}\n")
         write_task({"confidence": confidence.model_dump(mode="json")})

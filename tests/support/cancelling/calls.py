@@ -1,4 +1,4 @@
-"""Every call of the daemon as the cancellation sweep makes it: what comes before it, and what puts things back.
+"""Every call of the daemon as the cancellation sweep makes it, with its preparation and its cleanup.
 
 A method that has no entry here fails the sweep: the list of methods comes from the descriptors.
 """
@@ -45,16 +45,16 @@ DRAINED = ("DRAINING",)
 
 
 async def _nothing(site: Site) -> None:
-    """Leave things as they are."""
+    """Do nothing."""
 
 
 async def _no_claim(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
-    """Know of nothing that such a call acknowledges."""
+    """Return no acknowledged record."""
     return ""
 
 
 async def _nobody(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
-    """Begin nothing."""
+    """Begin no other call."""
     return []
 
 
@@ -92,7 +92,7 @@ class Call:
 
 
 def _says(method: str, messages: Sequence[Any] = (), /, **fields: Any) -> Messages:
-    """Return what makes the messages of a call: one with those fields, or those given.
+    """Return a factory of the messages of a call: one with these fields, or the given ones.
 
     A callable among the fields is called for each call, with the site.
     """
@@ -120,7 +120,7 @@ async def _new_id(site: Site) -> str:
 
 
 async def _begun(site: Site, calls: Sequence[Coroutine[Any, Any, Outcome]]) -> list[asyncio.Future[Outcome]]:
-    """Begin calls of others and return when all have reached the daemon: from then on none is taken for ours."""
+    """Begin calls of others; return once all reached the daemon, so that none is taken for the call under test."""
     expected = site.points.arrived + len(calls)
     begun: list[asyncio.Future[Outcome]] = [asyncio.ensure_future(call) for call in calls]
     async with asyncio.timeout(CALL_SECONDS_MAX):
@@ -130,7 +130,7 @@ async def _begun(site: Site, calls: Sequence[Coroutine[Any, Any, Outcome]]) -> l
 
 
 def _likewise(method: str) -> Beside:
-    """Let another caller make the same call first."""
+    """Make the same call first as another caller."""
 
     async def begun(site: Site, messages: Sequence[bytes]) -> list[asyncio.Future[Outcome]]:
         return await _begun(site, [site.call(method, *messages)])
@@ -208,7 +208,7 @@ async def _prediction(site: Site) -> str:
 
 
 async def _judged(site: Site) -> Sequence[bytes]:
-    """Judge a new answer, which is acknowledged; return what judges it once more."""
+    """Label a new answer, which is acknowledged; return the call that labels it again."""
     prediction = await site.prediction()
     request = {"prediction_id": prediction, "reviewer": "anna", "corrected_label": LABELS[1]}
     make = message_factory.GetMessageClass(METHOD[f"{FEEDBACK}.SubmitFeedback"].input_type)
@@ -219,7 +219,7 @@ async def _judged(site: Site) -> Sequence[bytes]:
 
 
 async def _judgement_kept(site: Site, messages: Sequence[bytes], outcome: Outcome) -> str:
-    """Count the second judgement, too, if it was acknowledged; `Site.lost` looks for it."""
+    """Record the second label, too, if it was acknowledged; `Site.lost` checks for it."""
     judged = feedback_pb2.SubmitFeedbackRequest.FromString(messages[0])
     site.acknowledged[judged.prediction_id] += 1
     return ""
@@ -251,7 +251,7 @@ def _removed(task: str) -> Step:
 
 
 def _recovered(task: str) -> Step:
-    """Wait until what died is back, and remove it: an engine that loads files which are being removed complains."""
+    """Wait for the crashed engine to return, then remove its task: an engine whose files vanish logs errors."""
 
     async def restore(site: Site) -> None:
         await eventually_answered(site.ready, CALL_SECONDS_MAX)
@@ -292,7 +292,7 @@ def _path(which: str) -> Callable[[Site], Awaitable[str]]:
 
 
 def _activated(*places: int) -> Step:
-    """Let versions of the task `classify` answer, one after the other."""
+    """Activate versions of the task `classify` alternately."""
 
     async def step(site: Site) -> None:
         for place in places:
@@ -313,7 +313,7 @@ async def _central_folder(site: Site) -> str:
 
 
 async def _new_version(site: Site) -> None:
-    """Publish another version of the task `planned`, and want it."""
+    """Publish another version of the task `planned` and a plan that requests it."""
     number = len(site.central.held.bundles()) + 1
     bundle = echo_bundle(site.folder / f"planned-{number}", "planned", labels=LABELS, version=f"{number}.0.0")
     wanted(site.central, site.central.publish(bundle))
@@ -405,7 +405,7 @@ CALLS: tuple[Call, ...] = (*_inference(), *_open_inference(), *_feedback(), *_li
 
 
 def missing() -> list[str]:
-    """Name the methods of the daemon that no call here is of.
+    """Return the methods of the daemon that no call here covers.
 
     EscalationService is no service of the daemon: the uplink serves it. What the daemon awaits of its Ask it awaits in
     Classify and Generate, in the calls here that ask the large model. tests/process/test_cancellation_escalation.py
@@ -435,7 +435,7 @@ _BY_PROBE: Mapping[str, tuple[Messages, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Probe:
-    """One call that has to be answered after each point."""
+    """A call that must be answered after each cancellation point."""
 
     method: MethodDescriptor
     messages: Messages
@@ -443,14 +443,14 @@ class Probe:
     answers_max: int
 
     def answered(self, outcome: Outcome, also: Sequence[str] = ()) -> bool:
-        """Tell whether it was, or was refused for one of those reasons."""
+        """Return whether it was answered, or refused for one of the permitted reasons."""
         if outcome.reason in also:
             return True
         return outcome.reason in self.reasons if self.reasons else outcome.code == "OK"
 
 
 def probes() -> list[Probe]:
-    """Return one for each method, but for the one after which nothing is answered any more."""
+    """Return a probe for each method except Drain, after which the daemon answers no calls."""
     plain = {call.method: call for call in reversed(CALLS) if not call.ends}
     found = []
     for method in METHODS:

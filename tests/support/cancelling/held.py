@@ -1,4 +1,4 @@
-"""What a daemon in this process holds: tasks, locks, places, descriptors, children, files. Two looks can be compared.
+"""The resources of a daemon in this process (tasks, locks, slots, descriptors, children, files), for comparison.
 
 The daemon's own objects are found by walking from it, through attributes and collections: a new lock, counter or table
 is looked at without being named here.
@@ -48,7 +48,7 @@ _LOCK = type(threading.Lock())
 
 @dataclass(frozen=True)
 class Held:
-    """One look."""
+    """One snapshot of the resources."""
 
     tasks: Counter[str] = field(default_factory=Counter)
     """Unfinished tasks of the event loop, by coroutine."""
@@ -62,7 +62,7 @@ class Held:
     files: frozenset[str] = frozenset()
 
     def beyond(self, before: Held) -> list[str]:
-        """Say what is held now and was not before; empty = nothing."""
+        """Return the resources that are held now and were not before; empty = none."""
         said = [f"{count} more of task {name}" for name, count in (self.tasks - before.tasks).items()]
         said += [f"{count} fewer of task {name}" for name, count in (before.tasks - self.tasks).items()]
         said += [f"{count} more open: {what}" for what, count in (self.descriptors - before.descriptors).items()]
@@ -78,7 +78,7 @@ class Held:
 
 
 def held(daemon: object, state_dir: Path) -> Held:
-    """Look at a daemon that runs on this event loop."""
+    """Take a snapshot of a daemon that runs on this event loop."""
     locked, counts = set(), {}
     for path, found, remembers in _reachable(daemon):
         if isinstance(found, asyncio.Lock | _LOCK):
@@ -146,7 +146,7 @@ def _files(state_dir: Path) -> Iterator[str]:
 
 
 def _reachable(root: object) -> Iterator[tuple[str, object, bool]]:
-    """Walk everything of ours that an object leads to, each once.
+    """Yield each object of this project that is reachable from an object, once.
 
     Yields the path to it, itself, and whether it belongs to something that remembers.
     """
@@ -165,7 +165,7 @@ def _reachable(root: object) -> Iterator[tuple[str, object, bool]]:
 
 
 def _parts(found: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what an object leads to."""
+    """Yield the objects that an object refers to."""
     if isinstance(found, Mapping):
         yield from ((f"[{key!s:.20}]", value) for key, value in list(found.items()))
     elif isinstance(found, list | tuple | set | frozenset | deque):

@@ -63,7 +63,7 @@ class Points:
         self._loop.set_task_factory(None)
 
     def aim(self, at: Point | None, leave: Callable[[], None]) -> None:
-        """Cancel the next call at that point; None = nowhere, its points are only counted.
+        """Cancel the next call at that point; None = do not cancel, only count its points.
 
         `leave` cancels the call at the client, for points on the wire.
         """
@@ -79,7 +79,7 @@ class Points:
 
     @property
     def passed(self) -> dict[Whose, int]:
-        """How many awaits the call has suspended in so far."""
+        """The number of awaits in which the call has suspended so far."""
         return dict(self._passed)
 
     @property
@@ -125,7 +125,7 @@ class Points:
 
 
 class _Steps(Coroutine[Any, Any, Any]):
-    """A coroutine that yields what it will wait for: a future, or None for a turn of the loop."""
+    """A coroutine that yields what it awaits: a future, or None for one iteration of the event loop."""
 
     def __init__(
         self, coroutine: Coroutine[Any, Any, Any], suspended: Callable[[asyncio.Future[Any] | None], None]

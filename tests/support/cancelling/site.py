@@ -75,7 +75,7 @@ class LargeModel(escalation_pb2_grpc.EscalationServiceServicer):
         self._ended = asyncio.Event()
 
     async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        """Say that all is well, again and again, so that it counts as alive."""
+        """Report the large model as available repeatedly, so that it counts as alive."""
         while True:
             yield escalation_pb2.WatchResponse(online=True, affordable=True, free=True, model="oracle", usual_ms=1)
             with suppress(TimeoutError):
@@ -115,7 +115,7 @@ class Site:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration: nothing but a call changes anything, chance neither, and examples are on the disk soon."""
+        """The configuration: only calls change the state, nothing is random, and examples reach the disk quickly."""
         anchor = self.folder / "root.json"
         anchor.write_bytes(self.central.root_bytes)
         collected = ("classify", "extract", "generate", "asked")
@@ -152,7 +152,7 @@ class Site:
         )
 
     async def __aenter__(self) -> Self:
-        """Start, with all tasks installed and a plan that the site keeps to."""
+        """Start, with all tasks installed and a plan that the site follows."""
         self.run_dir.mkdir(mode=0o755)
         self._closing.callback(shutil.rmtree, self.run_dir, ignore_errors=True)
         self.points = Points(asyncio.get_running_loop())
@@ -209,13 +209,13 @@ class Site:
         await self.start()
 
     async def ready(self) -> bool:
-        """Tell whether every installed task answers, and the large model is heard."""
+        """Return whether every installed task answers and the large model is available."""
         status = await self.admin("GetStatus")
         tasks = admin_pb2.GetStatusResponse.FromString(status.answers[0]) if status.answers else None
         return tasks is not None and all(task.ready for task in tasks.tasks) and tasks.escalation.online
 
     def look(self) -> Held:
-        """Say what the process holds now."""
+        """Return a snapshot of the resources of the process."""
         return held(self.daemon, self.config.state_dir)
 
     # --- calls -------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Site:
         return await reading
 
     async def _handled(self) -> None:
-        """Wait until the handler has ended, but not for long: what it waits for may never come."""
+        """Wait briefly for the handler to end; its own wait may never end."""
         with suppress(AssertionError):
             await eventually(lambda: self.points.handled, LEAVE_SECONDS_MAX)
 
@@ -272,7 +272,7 @@ class Site:
         return Outcome("OK", answers=tuple(answers))
 
     async def admin(self, name: str, **fields: Any) -> Outcome:
-        """Make a call of the operator, whatever comes of it."""
+        """Make a call as the operator and ignore its result."""
         request = getattr(admin_pb2, f"{name}Request")(**fields)
         return await self.call(f"{ADMIN}.{name}", request.SerializeToString())
 
@@ -302,7 +302,7 @@ class Site:
     # --- what was acknowledged ---------------------------------------------------------------------------------------
 
     async def lost(self) -> list[str]:
-        """Say what was acknowledged and is gone; empty = nothing."""
+        """Return acknowledged records that are missing; empty = none."""
         kept = {digest_of(version) for version in self.versions}
         said = [f"bundle {digest[:12]} is gone" for digest in kept - await self.installed()]
         active = await self.active()
@@ -328,7 +328,7 @@ class Site:
         return [each for each in said if not each.startswith(tuple(f"log {event}: " for event in right))]
 
     def _hear_complaints(self) -> None:
-        """Take in errors of the daemon, of gRPC, and of tasks and futures that nobody awaited."""
+        """Collect errors of the daemon, of gRPC, and of tasks and futures that were never awaited."""
         complaints = self._complaints_of
 
         def noted(_logger: Any, method: str, event: MutableMapping[str, Any]) -> Any:
@@ -365,7 +365,7 @@ async def _each(messages: Sequence[bytes]) -> AsyncIterator[bytes]:
 
 
 def _broken(folder: Path) -> Path:
-    """Write a bundle that is whole, and whose model is none: it is refused when it is loaded."""
+    """Write a complete bundle whose model file is invalid, so that loading it is refused."""
     fields = {
         "schema": manifest.SCHEMA,
         "runtime": "onnx",

@@ -1,4 +1,4 @@
-"""The cancellation sweep: each call of the daemon is left at each await that it passes through, one after the other.
+"""The cancellation sweep: cancels each call of the daemon at each of its awaits, one after the other.
 
 async with Site(folder) as site:
     async for swept in sweep(site, CALLS): print(swept)
@@ -31,7 +31,7 @@ HOWS: tuple[How, ...] = ("waiting", "waking", "wire")
 
 @dataclass
 class Swept:
-    """What came of all points of one call."""
+    """The results of all points of one call."""
 
     call: Call
     own: int = 0
@@ -45,7 +45,7 @@ class Swept:
 
     @property
     def findings(self) -> list[str]:
-        """What was found, a sentence for each point at which something was."""
+        """The findings: one sentence for each point with a defect."""
         every = {"hung": self.hung, "leaked": self.leaked, "lost": self.lost}
         return [f"    {what}: {said}" for what, each in every.items() for said in each]
 
@@ -60,7 +60,7 @@ TITLES = f"{'call':<44} {'own':>5} {'begun':>6} {'points':>7} {'hung':>5} {'leak
 async def sweep(
     site: Site, calls: Iterable[Call], every: int = 1, settled_seconds_max: float = SETTLED_SECONDS_MAX
 ) -> AsyncIterator[Swept]:
-    """Sweep calls one after the other; `every` 3 = of their points every third, beginning with the first.
+    """Sweep calls one after the other; `every` 3 = every third point, beginning with the first.
 
     What a call began has `settled_seconds_max` to come to its end after each.
     """
@@ -69,7 +69,7 @@ async def sweep(
 
 
 class _Sweep:
-    """Of one call."""
+    """The sweep of one call."""
 
     def __init__(self, site: Site, call: Call, settled_seconds_max: float) -> None:
         self._site, self._call, self._settled_seconds_max = site, call, settled_seconds_max
@@ -77,7 +77,7 @@ class _Sweep:
         self._before = Held()
 
     async def swept(self, every: int) -> Swept:
-        """Make the call whole; then leave it at each point."""
+        """Complete the call once, then cancel it at each point."""
         for _ in range(1 if self._call.ends else UNDISTURBED):
             await self._undisturbed()
             assert [] == [*await self._unanswered(), *await self._site.lost()], f"{self._call}: before anybody leaves"
@@ -123,7 +123,7 @@ class _Sweep:
             await self._call.restore(self._site)
 
     async def _left_at(self, point: Point) -> None:
-        """Leave the call at a point, and look at what that has done."""
+        """Cancel the call at a point, and check the consequences."""
         call, site, found = self._call, self._site, self._found
         await call.prepare(site)
         messages = await call.messages(site)
@@ -149,12 +149,12 @@ class _Sweep:
             self._before = site.look()
 
     async def _unanswered_others(self, others: Iterable[asyncio.Future[Outcome]]) -> list[str]:
-        """Wait for the calls that others made meanwhile; name what those ended with that were not answered."""
+        """Wait for the concurrent calls of others; return the outcomes of those that were not answered."""
         outcomes = await asyncio.gather(*others)
         return [f"another call ended with {shown(each)}" for each in outcomes if each.code != "OK"]
 
     async def _unanswered(self) -> list[str]:
-        """Make every call there is, all at once; name those that are not answered."""
+        """Make all calls concurrently; return those that are not answered."""
         every = probes()
         also = DRAINED if self._call.ends else ()
 
@@ -180,7 +180,7 @@ class _Sweep:
         return [*self._site.look().beyond(self._before), *self._site.complaints(self._call.logged)]
 
     async def _settled(self) -> Held:
-        """Wait until every task answers, the uplink is heard, and two looks in a row are alike; return the last.
+        """Wait until all tasks answer, the uplink is connected and two consecutive snapshots are equal; return it.
 
         Raises AssertionError when the daemon goes on.
         """
@@ -195,7 +195,7 @@ class _Sweep:
         return looks[-1]
 
     async def _start_anew(self) -> None:
-        """Go on with a daemon that was started anew: the one before does not answer."""
+        """Continue with a restarted daemon, because the previous one does not answer."""
         await self._site.restart()
         await self._call.restore(self._site)
         await self._unanswered()

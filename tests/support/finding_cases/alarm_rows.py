@@ -22,13 +22,13 @@ CENTRAL = "central team"
 
 
 def watched(folder: Path) -> Mapping[str, Any]:
-    """Capture every answer, and draw each for review; the site takes plans from drives."""
+    """Capture every answer and select each for review; the site takes plans from drives."""
     examples = {"collect": {TASK: "local"}, "commit_seconds": 0.05, "disk_reserve_bytes": 0, "review_share": 1.0}
     return {**by_drive(folder), "examples": examples}
 
 
 def _plan(site: FaultySite, *demote_on: str) -> None:
-    """Let the plan want a calibrated version, and bring it on a drive."""
+    """Publish a plan with a calibrated version, and import it from a drive."""
     central = CENTRAL_TEAMS[site.folder]
     digest = central.publish(echo_bundle(site.folder / "calibrated", TASK, confidence=CALIBRATED))
     central.plan(central.offering(digest, mode="local", demote_on=demote_on))
@@ -39,7 +39,7 @@ def _plan(site: FaultySite, *demote_on: str) -> None:
 
 
 def _drift(site: FaultySite) -> None:
-    """Send inputs of which the bundle is unsure, until an alarm is raised."""
+    """Send inputs with low confidence until an alarm is raised."""
 
     def is_raised() -> bool:
         with site.daemon.client() as client, site.daemon.admin() as admin:

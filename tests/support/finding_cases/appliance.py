@@ -65,7 +65,7 @@ class ApplianceNamespace:
         self.inside = ["nsenter", "-m", "-t", str(self._process.pid), f"--wd={folder}"]
 
     def take_over(self, daemon: RunningDaemon) -> Path:
-        """Let a daemon run there, as its own user, by /etc/edge-agent/agent.yaml; return the path of that from here."""
+        """Run a daemon there as its own user with /etc/edge-agent/agent.yaml; return that file's path on this side."""
         folder = daemon.state_dir.parent
         daemon.state_dir.mkdir(mode=0o700, exist_ok=True)
         os.chown(daemon.state_dir, DAEMON_UID, DAEMON_UID)
@@ -88,7 +88,7 @@ def _home_of_python() -> Path | None:
 
 
 def _unreadable(folder: str, names: list[str]) -> set[str]:
-    """Leave out what cannot be copied, such as sockets and pipes."""
+    """Return the entries that cannot be copied, such as sockets and pipes."""
     return {name for name in names if not _is_plain(os.path.join(folder, name))}  # noqa: PTH118
 
 

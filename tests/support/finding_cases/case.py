@@ -1,4 +1,4 @@
-"""One row of the table: a finding of doctor, how its fault is made, and what following its remedy does.
+"""One row of the table: a finding of doctor, how its fault is made, and the effect of its remedy.
 
 @made("state-dir/warning/is-every-user-may-read-it")
 def open_folder(site: FaultySite) -> None:
@@ -48,7 +48,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class FindingOutcome:
-    """What came of a row."""
+    """The outcome of a row."""
 
     shown: list[str]
     """Checks that newly reported."""
@@ -79,7 +79,7 @@ class FindingCase:
         return sorted({self.kind.check, *self.fault.with_it})
 
     def run(self) -> FindingOutcome:
-        """Make the fault, follow the remedy."""
+        """Make the fault, then follow the remedy."""
         fault = self.fault
         assert fault is not None, self.name
         with FaultySite(fault.settings, has_task=fault.has_task, is_appliance=fault.is_appliance) as site:
@@ -107,7 +107,7 @@ class FindingCase:
         return [*left, *(outcome.said for outcome in outcomes if outcome.code and left)]
 
     def as_row(self) -> RemedyCase:
-        """Return it as a row of the sweep; one that nobody has made has neither a play nor an excuse."""
+        """Return it as a row of the sweep; an unimplemented row has neither a player nor an excuse."""
         return RemedyCase(self.name, "technician", self._play if self.fault else None, self.excused, self.played_by)
 
     def _play(self, _: Path) -> Played:
@@ -127,12 +127,12 @@ def _left(fault: Fault, site: FaultySite, before: set[tuple[str, ...]]) -> list[
 
 
 def key_of(finding: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what tells findings apart."""
+    """Return the key that distinguishes findings."""
     return finding["check"], finding["verdict"], finding["about"]
 
 
 def _is_run(command: RemedyCommand) -> bool:
-    """Commands that change something: those that only show cannot cure, and an editor is the person's."""
+    """Return whether a command changes something; commands that only show, and editors, do not count."""
     return command.steps[0][0] in ("sudo", "tail", *OWN) and not re.search(r"journalctl|dmesg|\bss\b", command.text)
 
 

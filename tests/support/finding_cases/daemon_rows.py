@@ -102,7 +102,7 @@ def _failing(site: FaultySite) -> Path:
 
 @made("component/fault/warning-message", by_hand=lambda site: _failing(site).unlink())
 def component_dies(site: FaultySite) -> None:
-    """Something that nobody expects ends a component at each of its starts."""
+    """An unexpected error ends a component at each of its starts."""
     _failing(site).write_text("refusals")
     site.daemon.module = "tests.support.failing_component"
     site.restart()
@@ -110,7 +110,7 @@ def component_dies(site: FaultySite) -> None:
 
 
 def _start_again(site: FaultySite) -> None:
-    """Do what whoever runs the other container does."""
+    """Restart the daemon as the operator of the other container does."""
     site.daemon.kill()
     site.restart()
 

@@ -102,7 +102,7 @@ def _lose_weights(site: FaultySite) -> None:
 
 
 def _lose_for_good(site: FaultySite) -> None:
-    """The same, and the daemon gives the engine up."""
+    """Move the weights away and let the engine fail until the daemon gives it up."""
     _lose(site, "FAILED")
 
 

@@ -1,1 +1,1 @@
-"""The fuzzer: targets, what spoils their files, the judge of a case, and the processes (docs/fuzzing.md)."""
+"""The fuzzer: targets, mutations of their files, the judge of a case, and the processes (docs/fuzzing.md)."""

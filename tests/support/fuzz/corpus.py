@@ -1,4 +1,4 @@
-"""The corpus: small files of each kind, sound ones and those that once showed a defect.
+"""The corpus: small files of each kind, valid ones and those that once revealed a defect.
 
     python -m tests.support.fuzz.corpus          write the sound ones again, after a format has changed
 
@@ -23,12 +23,12 @@ def files(target: str) -> dict[str, bytes]:
 
 
 def sound(target: str) -> bytes:
-    """Return a file that is read to its end."""
+    """Return a valid file."""
     return min((FOLDER / target).glob("sound*")).read_bytes()
 
 
 def write_sound(folder: Path) -> None:
-    """Write the sound files of every target that keeps some, in a folder of its own."""
+    """Write the valid files of each target that stores them, in a folder per target."""
     for target, sound_files in (_documents() | _archives() | _models()).items():
         _write(folder / target, sound_files)
 

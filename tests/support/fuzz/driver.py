@@ -33,7 +33,7 @@ SHOWN_BYTES = 200
 
 @dataclass(frozen=True)
 class Defect:
-    """One that was found."""
+    """A defect that was found."""
 
     kind: str
     defect: str
@@ -42,7 +42,7 @@ class Defect:
 
 @dataclass
 class Report:
-    """What came of a target."""
+    """The results of a target."""
 
     target: str
     seed: str
@@ -53,11 +53,11 @@ class Report:
     """Cases of which the library died, hung or wanted too much, and that an engine refused with a reason."""
 
     def count(self, kind: str) -> int:
-        """Return how many defects of a kind there are; alike ones are one."""
+        """Return the number of defects of a kind; similar ones count once."""
         return sum(each.kind == kind for each in self.defects)
 
     def told(self, folder: Path) -> list[str]:
-        """Write the cases that showed a defect to a folder, and return how to run each again."""
+        """Write the cases with a defect to a folder, and return the command that repeats each."""
         lines = []
         for number, each in enumerate(self.defects, 1):
             path = folder / f"{self.target}-{each.kind}-{number}"
@@ -103,7 +103,7 @@ def settled(target: Target, folder: Path, report: Report) -> Report:
 
 
 def _one_process(reports: Sequence[Report], folder: Path, seed: str, more: list[str]) -> bool:
-    """Run a process to its end; return whether it came to that by itself."""
+    """Run a process to its end; return whether it ended normally."""
     folder.mkdir(parents=True)
     answers, log = folder / "answers", folder / "log"
     progress, by_name = Progress(folder / "progress"), {report.target: report for report in reports}
@@ -135,7 +135,7 @@ def _one_process(reports: Sequence[Report], folder: Path, seed: str, more: list[
 
 
 def _take(told: dict[str, Any], reports: Mapping[str, Report]) -> None:
-    """Take over a line of a process."""
+    """Parse a line of a process's output."""
     report = reports[told["target"]]
     if "executions" in told:
         report.ended.update(told["ended"])

@@ -30,12 +30,12 @@ DIGEST = "d" * 64
 
 
 def onnx_graph(folder: Path) -> Read:
-    """Return what loads a graph, attaches a bundle and answers a text, in this process."""
+    """Return a reader that loads a graph, attaches a bundle and answers a text in this process."""
     return _in_this_process(_onnx_bundle(folder), "model.onnx")
 
 
 def tokenizer(folder: Path) -> Read:
-    """Return what opens a tokenizer.json behind a sound graph, and answers a text."""
+    """Return a reader that opens a tokenizer.json with a valid graph and answers a text."""
     return _in_this_process(_onnx_bundle(folder), "tokenizer.json")
 
 
@@ -50,12 +50,12 @@ def settle_tokenizer(folder: Path, raw: bytes) -> None:
 
 
 def onnx_in_a_child(folder: Path) -> Read:
-    """Return what loads a graph in an engine's child."""
+    """Return a reader that loads a graph in an engine's child."""
     return _in_a_child(_onnx_bundle(folder), "model.onnx")
 
 
 def gguf_in_a_child(folder: Path) -> Read:
-    """Return what loads a GGUF file in an engine's child."""
+    """Return a reader that loads a GGUF file in an engine's child."""
     raw = corpus.sound("gguf-engine")
     fields = {
         "schema": "edge-agent/bundle/v1",

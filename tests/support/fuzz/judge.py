@@ -1,4 +1,4 @@
-"""The judge of one case: how reading it ended, and what of that is a defect.
+"""The judge of one case: how reading it ended, and whether that is a defect.
 
 It has to be read, or refused with a reason of the API and a sentence; in bounded time of the processor and memory; with
 nothing written outside the folder, and no descriptor or thread left behind.
@@ -49,7 +49,7 @@ _STARTS = ("os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "soc
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a case."""
+    """The result of a case."""
 
     how: str
     """"read", the reason of the refusal, or the name of an exception."""
@@ -106,7 +106,7 @@ class Judge:
         return read
 
     def _left(self, held: set[str], case: bytes) -> str:
-        """Say what the reader left behind: of descriptors, what it leaves each time, as libraries open some once."""
+        """Return the reader's leftovers; only descriptors that each run leaves count, as libraries open some once."""
         if self._outside:
             return f"touched {self._outside[0]}"
         for _ in range(AGAIN):
@@ -121,7 +121,7 @@ class Judge:
         return f"left threads: {threads[:3]}" if threads else ""
 
     def audited(self, event: str, args: tuple[Any, ...]) -> None:
-        """Look at what the reader does, by an event of CPython."""
+        """Check an action of the reader, by an audit event of CPython."""
         if self._target.child:  # an engine is started by the daemon's own code
             return
         if event == "open" and isinstance(args[2], int) and args[2] & _WRITES:
@@ -162,7 +162,7 @@ def _watch() -> None:
 
 
 def _unexplained(how: str, raised: list[Any]) -> str:
-    """Say what is wrong with the reason or the sentence of a refusal."""
+    """Return the fault in the reason or the message of a refusal."""
     if how == "read":
         return ""
     [error] = raised
@@ -182,7 +182,7 @@ def _peak_bytes() -> int:
 
 
 def _descriptors() -> set[str]:
-    """Return what is open, but for the folder that is being read for this."""
+    """Return the open descriptors, without the folder that is read for this."""
     found = set()
     for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - no object for each of them
         try:

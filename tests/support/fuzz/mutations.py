@@ -1,4 +1,4 @@
-"""What spoils a file of each kind, by its fields: a function from a Random and a file to another file.
+"""Mutations of a file of each kind, by its fields: a function from a Random and a file to another file.
 
 Each keeps the file readable up to the field that it changes, as far as it can: lengths, checksums and signatures fit.
 In some cases the bytes are spoilt as well, so that the first check of a reader is reached too.

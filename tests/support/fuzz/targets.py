@@ -1,4 +1,4 @@
-"""What is fuzzed: each kind of file that a site reads, with what spoils it and what has to hold when it is read.
+"""The fuzz targets: each kind of file that a site reads, with its mutation and the checks of its reader.
 
 target = TARGETS["manifest"]
 read = target.make(folder)
@@ -128,13 +128,13 @@ def _segment(_: Path) -> Read:
 
 
 def _resealed(rng: Random, raw: bytes) -> bytes:
-    """Change an enrolment file, and let its sha256 fit in half of the cases."""
+    """Change an enrolment file; in half of the cases, update its sha256 to match."""
     spoiled = mutations.json_document(rng, raw)
     return _body_in(spoiled, with_its_sha256) if rng.randrange(2) else spoiled
 
 
 def _resigned(rng: Random, raw: bytes) -> bytes:
-    """Change a signed document, and sign it again in half of the cases: somebody has the key."""
+    """Change a signed document; in half of the cases, sign it again, as an attacker with the key could."""
     spoiled = mutations.json_document(rng, raw)
     return _body_in(spoiled, signed_by_the_central_team) if rng.randrange(2) else spoiled
 

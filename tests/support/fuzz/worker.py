@@ -81,7 +81,7 @@ class Worker:
         self.done = 0
 
     def one(self, case: bytes) -> None:
-        """Read a case, and say so if that showed a defect; the first of those that are alike."""
+        """Read a case, and report a defect; of similar defects only the first."""
         self.done += 1
         self._progress.begin(self.target.name, self.done, case)
         verdict = self._judge.judge(case)
@@ -100,7 +100,7 @@ class Worker:
         return bool(runs and self.done >= len(self.cases) + runs) or time.monotonic() >= self._until
 
     def end(self) -> None:
-        """Say what came of all."""
+        """Report the results of all cases."""
         self.say(executions=self.done, ended=self._ended)
 
     def say(self, **told: object) -> None:
@@ -120,7 +120,7 @@ class Worker:
         self.end()
 
     def guided(self, corpus_folder: Path) -> None:
-        """Let libFuzzer choose what to spoil, by the code that the cases before it reached."""
+        """Let libFuzzer choose the mutations by the code that earlier cases reached."""
         import atheris  # noqa: PLC0415
 
         corpus_folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ def version(folder: Path, number: str, weights: bytes = WEIGHTS) -> Path:
 
 
 def person_of(remedy: str) -> str:
-    """Return the central team where a remedy needs what only it has."""
+    """Return the central team if a remedy needs something that only the team has."""
     return CENTRAL if "edge-convert" in remedy or "assembled" in remedy or "central team" in remedy else ""
 
 

@@ -24,7 +24,7 @@ _REMEDY = re.compile(r"^ *what to do: (.*)", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Played:
-    """What came of a row."""
+    """The outcome of a row."""
 
     shown: tuple[str, ...]
     """Every reason, or finding, that appeared."""
@@ -58,12 +58,12 @@ class Met:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Every reason in what it wrote."""
+        """The reasons in its output."""
         return tuple(reason for reason, _ in _REASON.findall(self.text))
 
     @property
     def remedy(self) -> str:
-        """What it tells the reader to do."""
+        """The remedy in its output."""
         found = _REMEDY.search(self.text)
         return " ".join(found[1].split()) if found else ""
 

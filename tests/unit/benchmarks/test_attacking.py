@@ -1,4 +1,4 @@
-"""An assault that does not take place, and a caller of the mixed load that dies, are no success."""
+"""The attack benchmark fails if its attack does not reach the daemon or a caller of its load ends early."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from benchmarks.attacking.mixing import note_ends
 from edge_agent.client import Client
 
 
-def test_an_assault_that_reaches_nobody_is_an_error(tmp_path: Path) -> None:
-    """Nobody listens there, so a good client beside it would prove nothing."""
+def test_attack_that_reaches_no_server_is_an_error(tmp_path: Path) -> None:
+    """An attack on an address without a server raises an error: a good client that is served meanwhile would prove
+    nothing."""
     address = f"unix:{tmp_path}/nobody.sock"
     with Client(address) as client:
         way = crowding.Way("socket", address, (), client)
@@ -22,8 +23,9 @@ def test_an_assault_that_reaches_nobody_is_an_error(tmp_path: Path) -> None:
             pass
 
 
-def test_a_caller_that_dies_or_does_not_end_is_noted() -> None:
-    """From then on nobody calls in its place, and what would have gone wrong is not seen."""
+def test_caller_that_fails_or_hangs_is_recorded() -> None:
+    """The mixed load records each caller that ended with an error or does not end, because no calls of its kind are
+    checked after that."""
     died, ended, stuck = Future[None](), Future[None](), Future[None]()
     died.set_exception(KeyError("task"))
     ended.set_result(None)

@@ -1,4 +1,4 @@
-"""What a benchmark's exit code says: 0 only where something was measured and every bar is met."""
+"""A benchmark's exit code: 0 only if it measured something and every bar is met."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.exit(main(lambda: run_sections(SECTIONS)))
 
 
 def ended(second: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a benchmark of two sections as a process."""
+    """Run a benchmark of two sections as a process until it ends."""
     command = [sys.executable, "-c", BENCHMARK.replace("SECOND", second), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -49,10 +49,11 @@ def ended(second: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         pytest.param([], 1, id="nothing measured"),
     ],
 )
-def test_a_benchmark_succeeds_if_every_bar_is_met_and_there_is_one(
+def test_benchmark_succeeds_only_if_it_has_bars_and_all_are_met(
     capsys: pytest.CaptureFixture[str], bars: list[Bar], code: int
 ) -> None:
-    """Nothing measured, or a figure that is not finite, is no success; each bar is printed, as JSON for any parser."""
+    """A benchmark fails if it has no bars, or if a figure or its limit is not finite; it prints each bar as standard
+    JSON."""
     assert code == printed(lambda: bars, as_json=True)
     out, err = capsys.readouterr()
     found = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
@@ -61,8 +62,9 @@ def test_a_benchmark_succeeds_if_every_bar_is_met_and_there_is_one(
     assert bool(bars) != ("Nothing was measured" in err)
 
 
-def test_bars_are_printed_until_somebody_stops_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C ends with 130 and a word, as a shell has it, and what was measured until then is there."""
+def test_interrupted_benchmark_keeps_the_bars_printed_so_far(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C ends a benchmark with exit code 130 and the message `stopped`; the bars measured until then are
+    printed."""
 
     def stopped() -> Iterator[Bar]:
         yield MET
@@ -87,21 +89,25 @@ def test_bars_are_printed_until_somebody_stops_the_benchmark(capsys: pytest.Capt
         pytest.param("1 / 0", ("--help",), 0, 0, id="help measures nothing"),
     ],
 )
-def test_a_benchmark_as_a_process(second: str, arguments: tuple[str, ...], code: int, shown: int) -> None:
-    """Its exit code is 1 when a bar is missed, and when a section dies or measures nothing; other bars are shown."""
+def test_benchmark_process_reports_failed_and_empty_sections(
+    second: str, arguments: tuple[str, ...], code: int, shown: int
+) -> None:
+    """A benchmark process ends with exit code 1 if a bar is missed or a section fails, measures nothing or does not
+    exist; it still shows the other bars."""
     done = ended(second, *arguments)
     bars = [line for line in done.stdout.splitlines() if line.endswith((" ok", " MISSED"))]
     assert (code, shown) == (done.returncode, len(bars))
 
 
-def test_a_benchmark_that_is_interrupted_ends_as_a_shell_expects() -> None:
-    """SIGINT while a section runs: no traceback, exit code 130."""
+def test_sigint_ends_a_benchmark_with_exit_code_130() -> None:
+    """SIGINT during a section ends the benchmark with exit code 130 and without a traceback."""
     done = ended("signal.raise_signal(signal.SIGINT)")
     assert (130, "stopped\n") == (done.returncode, done.stderr)
 
 
-def test_a_benchmark_that_is_terminated_ends_what_it_has_started() -> None:
-    """SIGTERM leaves every block on the way out, as those around daemons; the exit code is 143."""
+def test_sigterm_stops_the_daemons_of_a_benchmark() -> None:
+    """SIGTERM runs the cleanup of each open block, such as stopping a daemon, and ends the benchmark with exit code
+    143."""
     done = ended("started()")
     assert (143, "stopped the daemon\n") == (done.returncode, done.stderr)
 
@@ -110,13 +116,14 @@ def test_a_benchmark_that_is_terminated_ends_what_it_has_started() -> None:
     ("arguments", "value"),
     [((), "7"), (("--cases", "9"), "9"), (("--json", "--cases", "-1"), "-1")],
 )
-def test_an_option_has_the_value_behind_it(arguments: tuple[str, ...], value: str) -> None:
-    """Without the option there is the default."""
+def test_option_takes_the_next_argument_or_its_default(arguments: tuple[str, ...], value: str) -> None:
+    """`option` returns the argument that follows the option, or the default if the option is not given."""
     done = ended('[Bar(option("--cases", "7"), 1, 1, "higher")]', *arguments)
     assert value in done.stdout
 
 
-def test_a_quotient_of_nothing_meets_no_bar() -> None:
-    """Where the other side took no time, or less than none, a ratio would be low or negative by mistake."""
+def test_quotient_with_a_non_positive_divisor_meets_no_bar() -> None:
+    """A quotient is infinite if its divisor is zero or negative, so a low or negative ratio cannot meet a bar by
+    mistake."""
     assert (0.5, math.inf, math.inf) == (quotient(1.0, 2.0), quotient(1.0, 0.0), quotient(1.0, -0.1))
     assert not Bar("added", quotient(1.0, -0.1), 1.35, "lower").ok

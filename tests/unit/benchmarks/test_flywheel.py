@@ -1,4 +1,4 @@
-"""The parts of the flywheel: its data, its oracle, its sums, what the picture and the bars are made of."""
+"""The parts of the flywheel benchmark: its data, oracle, sums, chart and bars."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ASKED = RIGHT._replace(local=False, local_label="bread")
 
 
 def walked() -> Figures:
-    """Return the figures of a walk that nobody has walked."""
+    """Return made-up figures of a flywheel run."""
     found = Figures("goods", "an oracle")
     for mode, calls in (
         ("bootstrap", [ASKED] * 100),
@@ -48,8 +48,9 @@ def walked() -> Figures:
     return found
 
 
-def test_a_walk_empties_only_what_a_walk_has_left(tmp_path: Path):
-    """A folder that is new, empty or of a walk is emptied; one with other things in it is refused, and a file is."""
+def test_flywheel_run_empties_only_folders_of_earlier_runs(tmp_path: Path):
+    """The flywheel benchmark empties a folder that is new, empty or from an earlier run, and refuses a file or a folder
+    with other files."""
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
         work = fresh(tmp_path / name)
@@ -67,8 +68,9 @@ def test_a_walk_empties_only_what_a_walk_has_left(tmp_path: Path):
     assert precious.exists()
 
 
-def test_the_oracle_errs_as_often_as_it_should_and_always_alike():
-    """Its errors are labels of the task, spread over all of them, and the same in every process."""
+def test_oracle_errs_at_its_error_rate_and_reproducibly():
+    """The oracle answers the given share of rows wrongly, its wrong answers cover all labels of the task, and it gives
+    the same answers each time."""
     said = Oracle(ROWS, 0.06).answers()
     wrong = [row for row in ROWS if said[row.text] != row.label]
     assert 0.04 < len(wrong) / len(ROWS) < 0.08
@@ -77,22 +79,23 @@ def test_the_oracle_errs_as_often_as_it_should_and_always_alike():
     assert all(said == row.label for row, said in zip(ROWS, Oracle(ROWS, 0.0).answers().values(), strict=True))
 
 
-def test_the_oracle_is_a_process_that_ends_with_whoever_started_it(tmp_path: Path):
-    """It says where it serves, and nothing is left of it."""
+def test_oracle_process_serves_until_its_block_ends(tmp_path: Path):
+    """The oracle process reports its address on 127.0.0.1 and logs its answers; it serves until the `with` block
+    ends."""
     with oracle.running(Oracle(ROWS[:3], 0.0), tmp_path) as address:
         assert address.startswith("http://127.0.0.1:")
     assert 3 == len((tmp_path / "oracle.jsonl").read_text().splitlines())
 
 
-def test_an_oracle_that_does_not_start_is_an_error(tmp_path: Path):
-    """A share that is none ends it before it serves."""
+def test_oracle_with_an_invalid_error_rate_does_not_start(tmp_path: Path):
+    """An oracle whose error rate is not a number ends before it serves, and the step fails."""
     with pytest.raises(StepFailed, match="oracle"), oracle.running(Oracle([], float("nan")), tmp_path):
         pass
 
 
 @pytest.mark.slow
-def test_the_data_are_real_and_come_in_the_same_order(tmp_path: Path):
-    """16 groups with enough descriptions each, none twice, and nothing in them that redaction would change."""
+def test_goods_data_are_unique_reproducible_and_free_of_pii(tmp_path: Path):
+    """The goods data have 16 labels, no text twice, no text that redaction changes, and the same order each time."""
     rows = goods.rows(tmp_path / "raw")
     assert (16, len(rows)) == (len(goods.labels(rows)), len({row.text for row in rows}))
     redactor = Redactor()
@@ -100,8 +103,9 @@ def test_the_data_are_real_and_come_in_the_same_order(tmp_path: Path):
     assert rows == goods.rows(tmp_path / "again")
 
 
-def test_the_definition_of_the_task_makes_a_bundle_without_a_model(tmp_path: Path):
-    """Its labels and its words are what the large model is told; the recipe is one that edge-convert reads."""
+def test_task_definition_makes_a_bundle_without_a_model(tmp_path: Path):
+    """The task definition assembles into a bundle for the large-model runtime without artifacts, and edge-convert can
+    read the recipe."""
     task = goods.write_definition(tmp_path / "task", ["fish", "bread"])
     made = bundle_assembly.assemble(bundle_assembly.AssembleRequest(task.parent, {}, tmp_path / "bundle"))
     manifest = parse((made.path / "manifest.json").read_bytes())
@@ -110,8 +114,9 @@ def test_the_definition_of_the_task_makes_a_bundle_without_a_model(tmp_path: Pat
     assert ("full", str(tmp_path / "train.jsonl")) == (recipe.finetune.method, recipe.data.train)
 
 
-def test_calls_are_summed_up():
-    """Answers by model, their accuracy, agreement, and cost."""
+def test_calls_are_summed_by_accuracy_agreement_and_cost():
+    """`sum_up` computes the accuracy, the local share, the agreement with the large model and the cost of a list of
+    calls."""
     found = sum_up([RIGHT, RIGHT, WRONG_HERE, ASKED], 0.25)
     assert (0.75, 1.0, 0.75) == (found.accuracy, found.large_accuracy, found.local_share)
     assert (1 / 3, 2, 0.25) == (pytest.approx(found.local_wrong_share), found.agreed, found.cost)
@@ -120,15 +125,16 @@ def test_calls_are_summed_up():
     assert {"calls": 4, "accuracy": 0.75, "local_wrong_share": 0.3333}.items() <= found.plain().items()
 
 
-def test_the_figures_are_json():
-    """What --json prints can be read, and has every block and mode."""
+def test_figures_survive_a_json_round_trip():
+    """The figures that --json prints can be parsed back into equal figures and contain each block and mode."""
     plain = json.loads(json.dumps(walked().plain()))
     assert walked() == figures.parse(plain)
     assert ["bootstrap", "shadow", "hybrid"] == [each["mode"] for each in plain["blocks"]] == [*plain["modes"]]
 
 
-def test_what_the_site_counts_is_read():
-    """Shadow pairs of all labels together, answers, and the alarms in words."""
+def test_site_figures_are_read_from_its_monitoring_data():
+    """The shadow comparisons of all labels, the number of answers and the alarm texts are read from a site's monitoring
+    series."""
     then = datetime(2026, 11, 25, tzinfo=UTC)
     pairs = [("audit", "", 1, 1), ("shadow", "fish", 9, 10), ("shadow", "", 350, 400)]
     agreement = tuple(FieldAgreement(name, label, Share(a, b, a / b, 0, 1)) for name, label, a, b in pairs)
@@ -140,8 +146,8 @@ def test_what_the_site_counts_is_read():
 
 
 @pytest.mark.parametrize("name", ["chart.png", "chart.svg"])
-def test_the_picture_is_drawn(tmp_path: Path, name: str):
-    """Three modes side by side, as long as their calls; the same figures give the same file."""
+def test_chart_shows_the_modes_by_number_of_calls(tmp_path: Path, name: str):
+    """The chart is drawn as PNG and SVG; each mode spans the range of its calls."""
     drawn = walked()
     ends = list(itertools.accumulate(each.calls for each in drawn.blocks))
     assert [("bootstrap", 0, 100), ("shadow", 100, 150), ("hybrid", 150, 250)] == spans(drawn.blocks, ends)
@@ -150,8 +156,9 @@ def test_the_picture_is_drawn(tmp_path: Path, name: str):
 
 
 @pytest.mark.slow
-def test_a_command_that_fails_says_what_it_was_and_what_it_said(tmp_path: Path):
-    """The log has it too; a code that is expected is no failure."""
+def test_failed_command_is_reported_with_its_output(tmp_path: Path):
+    """A command with an unexpected exit code raises an error with the command line and its output; the log has each
+    command."""
     commands = Commands(tmp_path, Screen())
     with pytest.raises(StepFailed, match=r"(?s)'edge-convert keys show nowhere' ended with 2:.*nowhere"):
         commands.convert("keys", "show", "nowhere")
@@ -159,8 +166,8 @@ def test_a_command_that_fails_says_what_it_was_and_what_it_said(tmp_path: Path):
     assert 2 == (tmp_path / "commands.log").read_text().count("$ edge-convert keys show nowhere\n")
 
 
-def test_a_failed_stage_has_no_time():
-    """Only what was done is listed with its seconds."""
+def test_failed_stage_has_no_duration():
+    """Only completed stages are listed with their duration."""
     screen = Screen()
     with screen.stage("one", "well"):
         screen.line("a figure")
@@ -170,8 +177,9 @@ def test_a_failed_stage_has_no_time():
 
 
 @pytest.mark.slow
-def test_the_rule_keeps_its_promise_on_a_population():
-    """Resampled calibrations of a model with honest confidences break the target no oftener than delta allows."""
+def test_threshold_rule_holds_its_risk_guarantee_when_resampled():
+    """On resampled calibrations of a model with honest confidences, the threshold rule breaks the target no more often
+    than delta and two standard errors allow; the naive rule breaks it more often."""
     rng = np.random.default_rng(3)
     best = rng.uniform(0.5, 1.0, 1500)
     truth = (rng.uniform(size=1500) > best).astype(np.int64)

@@ -1,4 +1,5 @@
-"""The pure parts of scripts/bench llm: ratios of pairs, bars by interval, turns, stalls, texts of a given length."""
+"""The pure parts of scripts/bench llm: ratios of pairs, bars by interval, alternation, stalls, texts of a given
+length."""
 
 from __future__ import annotations
 
@@ -30,26 +31,26 @@ WORK = [(50, 19032), (115, 16634), (53, 25979), (119, 6780), (57, 45053), (123, 
 
 
 def words(text: str) -> int:
-    """Count as a model does whose tokens are words."""
+    """Count the tokens of a model whose tokens are words."""
     return len(text.split())
 
 
-def test_a_ratio_does_not_see_what_slows_both_sides_down() -> None:
-    """A machine that gets slower all the time changes no ratio of pairs, nor its interval."""
+def test_ratio_is_unaffected_by_a_slowdown_of_both_sides() -> None:
+    """A machine that becomes slower during the measurement changes neither the ratio of pairs nor its interval."""
     drifting = [Pair(2.0 * slower, 1.0 * slower) for slower in range(1, 13)]
     assert (2.0, 2.0, 2.0) == ratio(drifting)
 
 
-def test_the_interval_of_a_ratio_holds_the_truth_about_19_times_in_20() -> None:
-    """Of 100 series of 12 noisy pairs whose true ratio is 0.9."""
+def test_ratio_interval_covers_the_true_ratio_19_times_in_20() -> None:
+    """The intervals of 100 series of 12 noisy pairs contain the true ratio of 0.9 in at least 88 cases."""
     rng = random.Random(1)
     series = ([Pair(0.9 * rng.lognormvariate(0, 0.1), 1.0) for _ in range(12)] for _ in range(100))
     found = [ratio(pairs) for pairs in series]
     assert 0.88 <= sum(each.low <= 0.9 <= each.high for each in found) / len(found) <= 1.0
 
 
-def test_an_interval_is_the_same_each_time() -> None:
-    """What is drawn has a fixed seed."""
+def test_ratio_interval_is_reproducible() -> None:
+    """The bootstrap of a ratio uses a fixed seed, so the same pairs have the same interval."""
     pairs = [Pair(ours, 1.0) for ours in (0.9, 1.1, 1.0, 1.3, 0.8)]
     assert ratio(pairs) == ratio(pairs)
 
@@ -66,10 +67,11 @@ def test_an_interval_is_the_same_each_time() -> None:
         ("lower", None, False, True),
     ],
 )
-def test_a_bar_by_interval_is_met_where_the_better_end_reaches_the_limit(
+def test_bar_by_interval_is_met_if_the_better_end_reaches_the_limit(
     better: str, limit: float | None, by_interval: bool, ok: bool
 ) -> None:
-    """Other bars hold the median, 0.9 of 0.8 to 1.1, against it; one without a limit is only reported."""
+    """A bar by interval compares the better end of the interval with the limit, other bars compare the median; a bar
+    without a limit is always met."""
     pairs = [Pair(ours, 1.0) for ours in [0.8, 0.9, 1.1] * 3]
     goal = Goal("bar", better=better, unit="ms", limit=limit, by_interval=by_interval)  # type: ignore[arg-type]
     found = compared(goal, pairs, "model")
@@ -77,21 +79,22 @@ def test_a_bar_by_interval_is_met_where_the_better_end_reaches_the_limit(
     assert ok == found.ok
 
 
-def test_a_comparison_says_what_was_compared() -> None:
-    """In one row: the model, the ratio with its interval, the limit, and the medians of both sides."""
+def test_comparison_row_shows_model_ratio_limit_and_medians() -> None:
+    """The row of a comparison shows the model, the ratio with its interval, the limit and the medians of both sides."""
     goal = Goal("classify, p50", better="lower", unit="ms", limit=0.85)
     row = compared(goal, [Pair(30.0, 40.0)] * 3, "SmolLM2-135M-Q4_0").line()
     assert "SmolLM2-135M-Q4_0 classify, p50 0.75 [0.75, 0.75] <= 0.85 ok 30 : 40 ms" == " ".join(row.split())
 
 
-def test_a_figure_without_a_limit_is_not_judged() -> None:
-    """Its row says that it is reported."""
+def test_figure_without_a_limit_is_only_reported() -> None:
+    """A figure without a limit is always ok and its row reads `(reported)`."""
     bar = Bar("memory, GB/s", 12.5, None, "higher")
     assert (True, "memory, GB/s                                           12.500  (reported)") == (bar.ok, bar.line())
 
 
-def test_a_stall_is_the_longest_gap_that_touches_the_time_looked_at() -> None:
-    """Gaps that end before it, or begin after it, do not count; those across its ends do."""
+def test_stall_is_the_longest_gap_that_overlaps_the_window() -> None:
+    """The stall is the longest gap between pieces that overlaps the examined window; gaps that end before it or begin
+    after it do not count."""
     times = [0.0, 5.0, 6.0, 6.5, 9.0, 10.0, 19.0]
     assert 2.5 == stall(times, 6.2, 9.5)
     assert 5.0 == stall(times, 4.0, 6.2)
@@ -99,33 +102,37 @@ def test_a_stall_is_the_longest_gap_that_touches_the_time_looked_at() -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1.0, 5.0), (5.0, 20.0)])
-def test_a_stream_that_did_not_run_all_the_time_has_no_stall(start: float, end: float) -> None:
-    """It says so instead of a number that is too good."""
+def test_stream_that_does_not_cover_the_window_has_no_stall(start: float, end: float) -> None:
+    """If a stream does not run before, through and after the window, `stall` raises EndedSooner instead of returning a
+    number that is too good."""
     with pytest.raises(EndedSooner, match="before, through and after"):
         stall([0.0, 5.0, 19.0], start, end)
 
 
-def test_the_rate_of_streams_counts_from_the_first_request_to_the_last_end() -> None:
-    """Tokens of all of them, also of one that ended sooner."""
+def test_stream_rate_spans_from_first_request_to_last_end() -> None:
+    """The rate divides the tokens of all streams by the time from the first request to the last end, even if one stream
+    ended earlier."""
     streams = [Written(10.0, (10.5, 11.0), 12.0, 100), Written(10.2, (11.0, 13.5), 14.0, 60)]
     assert 40.0 == rate(streams)
     assert 0.5 == streams[0].first
 
 
-def test_a_stream_that_wrote_nearly_all_that_it_was_asked_for_has_not_ended_by_itself() -> None:
-    """Nine in ten; and its pace is that from its first piece to its last."""
+def test_stream_with_90_percent_of_its_tokens_counts_as_complete() -> None:
+    """A stream counts as short if it wrote less than 90% of the requested tokens; its pace counts from its first piece
+    to its last."""
     streams = [Written(0.0, (1.0, 3.0), 3.0, tokens) for tokens in (100, 90, 89, 1)]
     assert 0.5 == short(streams, 100)
     assert 49.5 == pace(streams[0])
 
 
-def test_an_answer_without_a_piece_came_when_it_ended() -> None:
-    """A token may be no text at all."""
+def test_stream_without_pieces_has_its_first_token_at_its_end() -> None:
+    """The time to first token of a stream without pieces is its duration, because a token can have no text."""
     assert 2.0 == Written(10.0, (), 12.0, 1).first
 
 
-def test_texts_have_the_wanted_length_and_openings_of_their_own() -> None:
-    """Whoever keeps prompts finds nothing of one text in another."""
+def test_texts_have_the_requested_length_and_unique_openings() -> None:
+    """Texts have exactly the requested number of tokens and different first words, so a prompt cache cannot reuse one
+    text for another."""
     texts = Texts(SENTENCES, words)
     drawn = [texts.short(20, lambda text: f"They say {text} at last") for _ in range(60)]
     assert {16} == {words(text) for text in drawn}
@@ -133,27 +140,27 @@ def test_texts_have_the_wanted_length_and_openings_of_their_own() -> None:
     assert 300 <= words(texts.long(300)) <= 303
 
 
-def test_texts_are_the_same_each_time() -> None:
-    """Two runs ask the same."""
+def test_texts_are_the_same_in_each_run() -> None:
+    """Two runs of the benchmark ask the same texts."""
     first, second = (Texts(SENTENCES, words) for _ in range(2))
     assert [first.short(12) for _ in range(5)] == [second.short(12) for _ in range(5)]
 
 
-def test_a_length_that_no_text_has_is_said() -> None:
-    """A model whose words are two tokens each has no text of seven."""
+def test_impossible_text_length_is_an_error() -> None:
+    """`short` raises an error if no text has the requested number of tokens, as for 7 tokens if each word has two."""
     texts = Texts(SENTENCES, lambda text: 2 * words(text))
     with pytest.raises(LookupError, match="no text of 7 tokens"):
         texts.short(7)
 
 
-def test_each_system_begins_as_often_as_the_others() -> None:
-    """Two alternate; of three, the next one begins each time."""
+def test_each_system_begins_equally_often() -> None:
+    """Two systems alternate in going first; of three, the next one begins in each round."""
     assert [[0, 1], [1, 0], [0, 1]] == [order(number, 2) for number in range(3)]
     assert [[0, 1, 2], [1, 2, 0], [2, 0, 1]] == [order(number, 3) for number in range(3)]
 
 
-async def test_turns_are_taken_one_after_the_other() -> None:
-    """Never two at a time, and what each measured stands at its place."""
+async def test_systems_run_one_at_a_time() -> None:
+    """`take_turns` never runs two systems at once and returns each result at the position of its system."""
     running, seen = 0, []
 
     async def system(name: str, number: int) -> str:
@@ -172,7 +179,8 @@ async def test_turns_are_taken_one_after_the_other() -> None:
 
 
 class Writer:
-    """A side whose long prompts take ten pieces of its stream; which streams end sooner is told, by their number."""
+    """A side whose long prompts take ten pieces of its stream; `ending` holds the numbers of the streams that end
+    early."""
 
     def __init__(self, *ending: int, pieces: int = 12, broken: bool = False) -> None:
         self.asked: list[str] = []
@@ -203,12 +211,13 @@ class Writer:
 
 
 def match(ours: Writer, theirs: Writer) -> parts.Match:
-    """Two rounds of a model whose tokens are words."""
+    """Return a match of two rounds for a model whose tokens are words."""
     return parts.Match("model", ours, theirs, None, Texts(SENTENCES, words), 0, rounds_max=2)  # type: ignore[arg-type]
 
 
-async def test_a_pair_whose_stream_ended_too_soon_is_measured_again_on_both_sides() -> None:
-    """With texts of its own, the same on both sides; how many were is said."""
+async def test_pair_whose_stream_ended_early_is_repeated_on_both_sides() -> None:
+    """If a stream ends early, the benchmark repeats the pair on both sides with a new text and reports the number of
+    repeated pairs."""
     ours, theirs = Writer(1), Writer()
     again, stalled, first = await parts.stalls(match(ours, theirs))
     assert ("pairs of the stall measured in vain", 1, True) == (again.bar, again.value, again.ok)
@@ -217,34 +226,37 @@ async def test_a_pair_whose_stream_ended_too_soon_is_measured_again_on_both_side
     assert 3 == len(set(ours.asked))
 
 
-async def test_a_model_whose_streams_all_end_too_soon_misses_a_bar_and_no_stall_is_told() -> None:
-    """After three times as many pairs as are wanted."""
+async def test_no_stall_is_reported_if_all_streams_end_early() -> None:
+    """If all streams end early, the benchmark stops after three times the wanted number of pairs, misses a bar and
+    reports no stall."""
     ours = Writer(*range(100))
     (again,) = await parts.stalls(match(ours, Writer()))
     assert (6, 6, False) == (len(ours.asked), again.value, again.ok)
 
 
-async def test_too_few_pairs_are_told_and_miss_a_bar() -> None:
-    """One in six is judged, but two were wanted."""
+async def test_too_few_usable_pairs_miss_a_bar() -> None:
+    """If only one of six pairs is usable and two were wanted, the benchmark judges that one, reports five repeats and
+    misses a bar."""
     again, stalled, _ = await parts.stalls(match(Writer(0, 1, 2, 3, 5), Writer()))
     assert (5, False, 1) == (again.value, again.ok, stalled.pairs)  # type: ignore[attr-defined]
 
 
-async def test_a_stream_that_breaks_ends_the_measurement() -> None:
-    """It is no end of a text, and nobody waits for more of it."""
+async def test_broken_stream_ends_the_measurement() -> None:
+    """A stream that breaks raises its connection error instead of counting as a stream that ended early."""
     with pytest.raises(ConnectionError, match="the stream broke"):
         await parts.stalls(match(Writer(0, pieces=2, broken=True), Writer()))
 
 
-async def test_records_that_the_model_does_not_end_are_counted_and_miss_a_bar() -> None:
-    """On either side; the first call of each is to warm up, and not looked at."""
+async def test_incomplete_records_are_counted_and_miss_a_bar() -> None:
+    """Records that the model does not complete on either side are counted and miss a bar; the first call of each side
+    is a warm-up and does not count."""
     cut_off = (await parts.extract(match(Writer(0, 3), Writer(0, 4, 5))))[1]
     assert ("records that the model did not end", 3, False) == (cut_off.bar, cut_off.value, cut_off.ok)
     assert (await parts.extract(match(Writer(0), Writer())))[1].ok
 
 
 async def test_clients_share_the_texts() -> None:
-    """Each text is asked about once; as many calls are under way as there are clients."""
+    """Clients ask each text once, with as many concurrent calls as there are clients."""
     asked, running, most = [], 0, 0
 
     async def call(text: str) -> None:
@@ -260,8 +272,8 @@ async def test_clients_share_the_texts() -> None:
     assert (texts, 4) == (sorted(asked, key=int), most)
 
 
-async def test_the_median_call_is_in_milliseconds() -> None:
-    """Of calls one after the other."""
+async def test_median_call_time_is_measured_over_sequential_calls() -> None:
+    """`p50_ms` asks the texts one after the other and returns the median in milliseconds."""
     asked: list[str] = []
 
     async def call(text: str) -> None:
@@ -281,13 +293,13 @@ async def test_the_median_call_is_in_milliseconds() -> None:
         ("[warning] 12%", None),
     ],
 )
-def test_a_build_says_how_far_it_is(line: str, percent: int | None) -> None:
-    """As make says it, and as ninja does."""
+def test_build_percentage_is_read_from_make_and_ninja(line: str, percent: int | None) -> None:
+    """The percentage of a build is read from the output of make and of ninja; other lines have none."""
     assert percent == building.percent(line)
 
 
-def test_the_records_are_a_task_that_a_bundle_can_be() -> None:
-    """Fifty texts, all different, and a schema of four fields that the engine can hold a model to."""
+def test_records_task_has_50_texts_and_a_valid_schema() -> None:
+    """The records task has 50 different texts and a schema of four fields that the engine can enforce."""
     texts, schema = tasks.records()["texts"], tasks.records()["schema"]
     record_schema.check(schema)
     assert 50 == len(set(texts)) == len(texts)
@@ -295,7 +307,7 @@ def test_the_records_are_a_task_that_a_bundle_can_be() -> None:
 
 
 def test_both_sides_read_the_same_prompt() -> None:
-    """The prefix of a task and what stands behind it are the whole prompt, blanks included."""
+    """The prefix and the input part of a task add up to the whole prompt, including spaces."""
     prompt = tasks.CLASSIFY.prompt("How much is it?")
     assert prompt.endswith("Customer: How much is it?\nWants:")
     behind = tasks.input_of(tasks.CLASSIFY, "How much is it?")
@@ -303,14 +315,15 @@ def test_both_sides_read_the_same_prompt() -> None:
     assert prompt.partition(behind)[0] == tasks.CLASSIFY.template.partition(" {input}")[0]
 
 
-def test_labels_are_a_grammar() -> None:
-    """With the space that the model writes before them."""
+def test_grammar_has_each_label_with_a_leading_space() -> None:
+    """The grammar of the classify task allows each label, preceded by the space that the model writes."""
     rule, _, alternatives = tasks.CLASSIFY.grammar().partition(" ::= ")
     assert ("root", [f'" {label}"' for label in LABELS]) == (rule, alternatives.split(" | "))
 
 
-def test_the_piece_of_python_that_the_step_loop_is_held_to_stays_what_it_is() -> None:
-    """The limit is a multiple of what it takes: it does the same work for ever, whatever the clock says."""
+def test_reference_workload_of_the_step_loop_is_fixed() -> None:
+    """The Python reference workload produces the same result each time, because the step loop's limit is a multiple of
+    its duration."""
     streams = [hot_loop.Stream(number) for number in range(8)]
     for _ in range(300):
         hot_loop.reference(streams)

@@ -1,4 +1,4 @@
-"""The HTTP of scripts/bench llm, against a server that answers byte by byte as a test wants it."""
+"""The HTTP client of scripts/bench llm against a server with scripted bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encodi
 
 
 class Server:
-    """Answers each request with the next of its answers, on as many connections as come."""
+    """Answers each request with the next scripted answer, on any number of connections."""
 
     def __init__(self, *answers: bytes) -> None:
         self.answers = list(answers)
@@ -63,8 +63,8 @@ def chunked(*chunks: bytes) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
 
 
-async def test_a_connection_is_kept() -> None:
-    """Two calls after each other take the same one; the second gets its own answer."""
+async def test_connection_is_reused_by_sequential_calls() -> None:
+    """Two sequential calls use the same connection, and each gets its own answer."""
     server = Server(plain({"a": 1}), plain([2]))
     async with serving(server) as pool:
         assert {"a": 1} == await pool.post("/completion", {"prompt": "x"})
@@ -73,8 +73,8 @@ async def test_a_connection_is_kept() -> None:
     assert 1 == server.connections
 
 
-async def test_a_connection_that_the_server_will_close_is_not_taken_again() -> None:
-    """It says so in its answer."""
+async def test_connection_with_close_header_is_not_reused() -> None:
+    """The client opens a new connection after an answer with `Connection: close`."""
     closing = plain(1).replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
     server = Server(closing, plain(2))
     async with serving(server) as pool:
@@ -82,16 +82,17 @@ async def test_a_connection_that_the_server_will_close_is_not_taken_again() -> N
     assert 2 == server.connections
 
 
-async def test_calls_at_the_same_time_have_connections_of_their_own() -> None:
-    """None waits for another."""
+async def test_concurrent_calls_use_separate_connections() -> None:
+    """Two concurrent calls use two connections, so neither waits for the other."""
     server = Server(plain(0), plain(0))
     async with serving(server) as pool:
         await asyncio.gather(pool.get("/"), pool.get("/"))
     assert 2 == server.connections
 
 
-async def test_events_come_as_they_are_whatever_the_chunks() -> None:
-    """One in two chunks, two in one; and the connection is kept."""
+async def test_stream_events_are_independent_of_chunk_boundaries() -> None:
+    """The client yields each event once, even if an event spans two chunks or two events share one; then it reuses the
+    connection."""
     body = chunked(b'data: {"n"', b': 1}\n\ndata: {"n": 2}\n\ndata: {"n": 3}\n\n', b": a word\n\n")
     server = Server(STREAM + body, plain(0))
     async with serving(server) as pool:
@@ -100,8 +101,8 @@ async def test_events_come_as_they_are_whatever_the_chunks() -> None:
     assert 1 == server.connections
 
 
-async def test_a_stream_that_is_left_hangs_up() -> None:
-    """So that the server stops writing."""
+async def test_abandoned_stream_closes_its_connection() -> None:
+    """If the caller closes a stream early, the client closes the connection so that the server stops writing."""
     server = Server(STREAM + b"11\r\n" + b'data: {"n": 12}\n\n' + b"\r\n")
     async with serving(server) as pool:
         events = pool.stream("/completion", {})
@@ -110,8 +111,8 @@ async def test_a_stream_that_is_left_hangs_up() -> None:
         await asyncio.wait_for(server.hung_up.wait(), 10)
 
 
-async def test_what_the_server_refuses_is_said() -> None:
-    """With its words."""
+async def test_refusal_of_the_server_is_raised_with_its_message() -> None:
+    """An error answer of the server raises a ConnectionError with the server's message."""
     refused = plain({"error": "no such slot"}).replace(b"200 OK", b"400 Bad Request")
     async with serving(Server(refused)) as pool:
         with pytest.raises(ConnectionError, match="no such slot"):

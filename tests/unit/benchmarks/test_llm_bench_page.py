@@ -1,4 +1,4 @@
-"""What scripts/bench llm has measured, as docs/performance.md shows it."""
+"""The section of docs/performance.md that shows the results of scripts/bench llm."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ LINES = "\n".join(
 )
 
 
-def test_the_tables_have_a_row_for_each_bar_and_a_column_for_each_model() -> None:
-    """With limit and interval; what misses its limit is bold, what was not measured is empty."""
+def test_tables_have_a_row_per_bar_and_a_column_per_model() -> None:
+    """The tables show each bar's limit and interval; a figure that misses its limit is bold, and a cell without a
+    measurement is empty."""
     text = page.section(page.parse(LINES), [])
     assert "|  | must be | `Q4_0` | `Q8_0` |" in text
     assert "| extract 4 fields, p50 | ≤ 0.6 | 0.45 (0.45 to 0.45) | **0.65 (0.65 to 0.65)** |" in text
@@ -43,8 +44,9 @@ def test_the_tables_have_a_row_for_each_bar_and_a_column_for_each_model() -> Non
     assert "ms; theirs is the few-shot prompt | 20 : 30 |" in text
 
 
-def test_what_the_same_kernels_leaves_has_a_table_of_its_own() -> None:
-    """No limit is for it, and the first table and the chart keep to llama-server as it is published."""
+def test_comparison_with_the_same_kernels_has_its_own_table() -> None:
+    """Ratios against a llama-server with the agent's kernels are in a separate table without limits; the first table
+    and the chart cover the published llama-server only."""
     same = json.dumps(reported(compared(goals.EXTRACT, [Pair(130, 150)] * 3, "Q4_0")).plain())
     rows = page.parse(f"{LINES}\n{same}")
     assert page.ratios(rows) == page.ratios(page.parse(LINES))
@@ -52,8 +54,8 @@ def test_what_the_same_kernels_leaves_has_a_table_of_its_own() -> None:
     assert "agent's kernels" not in page.section(page.parse(LINES), []), "nothing of the kind was measured"
 
 
-def test_another_machine_has_a_column() -> None:
-    """Its medians are held to the same limits; what was not measured there is empty."""
+def test_figures_of_another_machine_have_a_column() -> None:
+    """The medians of another machine have a column with the same limits; cells without a measurement are empty."""
     other = {"name": "AVX2", "model": "Q4_0", "machine": "a slow one", "figures": {"Python, microseconds": 145}}
     text = page.section(
         page.parse(LINES), [{**other, "ratios": {goals.EXTRACT.bar: 0.62, goals.GENERATE[8].bar: 1.19}}]
@@ -67,8 +69,9 @@ def test_another_machine_has_a_column() -> None:
     assert "| Python, microseconds |  |  | 145 |" in text
 
 
-def test_figures_that_are_compared_with_nothing_have_a_table() -> None:
-    """A row for each figure and a column for each model; without such figures there is no table."""
+def test_figures_without_a_comparison_have_their_own_table() -> None:
+    """Figures without a comparison have a table with a row per figure and a column per model; without such figures the
+    table does not exist."""
     tokens = [
         Figure("tokens of the prefix", value, None, "higher", {}, model)
         for model, value in (("Q4_0", 234), ("Q8_0", 0.00924))
@@ -78,8 +81,8 @@ def test_figures_that_are_compared_with_nothing_have_a_table() -> None:
     assert "Further figures" not in page.section(page.parse(LINES), [])
 
 
-def test_the_page_has_what_is_kept_of_other_machines() -> None:
-    """Each ratio of each of them stands in the row of its bar, and every bar is one that is compared."""
+def test_page_contains_the_stored_ratios_of_other_machines() -> None:
+    """docs/performance.md shows each stored ratio of another machine in the row of its bar."""
     lines = page.PAGE.read_text(encoding="utf-8").splitlines()
     for at, other in enumerate(page.machines()):
         for bar, value in other["ratios"].items():
@@ -87,15 +90,15 @@ def test_the_page_has_what_is_kept_of_other_machines() -> None:
             assert f"{value:.2f}" == cells[at - len(page.machines())].strip(" *")
 
 
-def test_the_page_says_what_it_was_measured_on() -> None:
-    """The machine, and how both sides were set up."""
+def test_page_names_the_machine_and_the_settings() -> None:
+    """The page names the machine and the settings of both sides."""
     text = page.section(page.parse(LINES), [])
     assert "\nMachine: A processor, 2 cores, 24 GiB, " in text
     assert "`Q4_0`: the engine has kv_type f16; llama-server `-t 2`." in text
 
 
 def test_models_with_the_same_settings_share_a_sentence() -> None:
-    """A model with other settings has its own."""
+    """Models with the same settings share one sentence; a model with other settings has its own."""
     others = [replace(TOLD, model="Q8_0"), replace(TOLD, model="F16", about={**TOLD.about, "kv_type": "q8_0"})]
     text = page.section(page.parse("\n".join([LINES, *(json.dumps(each.plain()) for each in others)])), [])
     assert "\n`Q4_0`, `Q8_0`: the engine has kv_type f16; llama-server `-t 2`.\n" in text
@@ -103,34 +106,35 @@ def test_models_with_the_same_settings_share_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(("load", "told"), [("0.3", False), ("7.5", True)])
-def test_the_page_says_that_other_work_ran(load: str, told: bool) -> None:
-    """Where the machine was not left alone."""
+def test_page_reports_a_high_load_average(load: str, told: bool) -> None:
+    """The page reports the load average at the start if other programs kept the machine busy."""
     busy = replace(MACHINE, about={**MACHINE.about, "load": load})
     text = page.section(page.parse(f"{LINES}\n{json.dumps(busy.plain())}"), [])
     assert told == (f"load average {load} when it began" in text)
 
 
-def test_of_a_bar_that_was_measured_twice_the_last_one_counts() -> None:
-    """A part that was run again is written behind the rest."""
+def test_last_measurement_of_a_bar_counts() -> None:
+    """If a bar was measured twice, the later line counts, because a repeated part is appended to the output."""
     rows = page.ratios(page.parse(f"{LINES}\n{line(goals.EXTRACT, 80, 200)}"))
     assert [0.4, 0.65] == [row["value"] for row in rows if row["bar"] == goals.EXTRACT.bar]
 
 
-def test_what_could_not_be_measured_is_no_figure() -> None:
-    """It is null in the output of the benchmark, and misses its limit."""
+def test_figure_that_could_not_be_measured_misses_its_limit() -> None:
+    """A figure that is null in the output of the benchmark is shown as a bold `nan`."""
     text = page.section(page.parse(f"{LINES}\n{line(goals.EXTRACT, math.nan, 200)}"), [])
     assert "| extract 4 fields, p50 | ≤ 0.6 | **nan (nan to nan)** | **0.65 (0.65 to 0.65)** |" in text
 
 
-def test_only_what_stands_between_the_marks_is_written() -> None:
-    """And writing it again changes nothing."""
+def test_only_the_text_between_the_markers_is_replaced() -> None:
+    """Inserting the section replaces only the text between the markers, and a second insertion changes nothing."""
     before = f"# Title\n{page.BEGIN}old\n{page.END}the rest\n"
     after = page.inserted(before, "new\n")
     assert f"# Title\n{page.BEGIN}new\n{page.END}the rest\n" == after == page.inserted(after, "new\n")
 
 
-def test_the_chart_shows_what_is_compared_with_llama_server(tmp_path: Path) -> None:
-    """Each bar and each model by its name, nothing that is compared with ourselves; the same file each time."""
+def test_chart_shows_only_comparisons_with_llama_server(tmp_path: Path) -> None:
+    """The chart names each bar and model that is compared with llama-server and no comparison with the agent itself;
+    the same figures produce the same file."""
     rows = page.ratios(page.parse(LINES))
     draw(tmp_path / "one.svg", rows)
     draw(tmp_path / "two.svg", rows)

@@ -1,4 +1,4 @@
-"""The benchmark of public data counts as confident what a caller gets as confident."""
+"""The public-data benchmark counts the same answers as confident as the agent does."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ def row(confidence: float, label_mass: float = 1.0) -> dict[str, Any]:
         pytest.param(row(0.6, label_mass=0.01), False, id="held up by the gate"),
     ],
 )
-def test_threshold_floor_and_gate_are_all_in_force(tmp_path: Path, measured: dict[str, Any], sure: bool) -> None:
-    """What passes one of them alone is not confident."""
+def test_confident_answer_passes_threshold_floor_and_gate(tmp_path: Path, measured: dict[str, Any], sure: bool) -> None:
+    """An answer counts as confident only if it passes the threshold, the floor and the gate."""
     confidence = {"policy": "threshold", **THRESHOLD, "coverage": 0.8, "floor": 0.5, "gate": GATE}
     assert sure == is_sure(echo_bundle(tmp_path, confidence=confidence), measured)
 
 
-def test_without_a_threshold_nothing_is_confident(tmp_path: Path) -> None:
-    """A bundle that always escalates answers no row confidently."""
+def test_bundle_without_a_threshold_has_no_confident_answers(tmp_path: Path) -> None:
+    """A bundle that always escalates has no confident answers."""
     assert not is_sure(echo_bundle(tmp_path), row(1.0))
 
 
 @pytest.mark.parametrize(("sure", "missed"), [(90, []), (0, ["x: share of confident answers"])])
-def test_a_bundle_that_is_never_confident_misses_a_bar(sure: int, missed: list[str]) -> None:
-    """Of no answers none is wrong, so the promise alone would be met without having been put to the test."""
+def test_bundle_without_confident_answers_misses_a_bar(sure: int, missed: list[str]) -> None:
+    """A bundle without confident answers misses the bar on their share: its risk guarantee would be met without a
+    test."""
     flags = np.arange(100) < sure
     data = PublicData("x", (), (), (), official=False, notes=())
     measured = Measured(data, np.ones(100, bool), flags, 0.9, 0.01, None, 1.0, Recipe.model_validate(RECIPE))

@@ -1,4 +1,4 @@
-"""Data sets of others are read in the layouts of their authors, and no text of a test is trained or calibrated on."""
+"""Public data sets are read in their authors' layouts, and no test text is used for training or calibration."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def parts(found: PublicData) -> dict[str, set[str]]:
     return {split: {text for text, _ in getattr(found, split)} for split in ("train", "calibration", "test")}
 
 
-def test_the_official_test_of_banking77_is_the_test(tmp_path: Path):
-    """train.csv and test.csv as their authors publish them; calibration rows are carved out of the training rows."""
+def test_banking77_keeps_its_official_test_set(tmp_path: Path):
+    """For Banking77, test.csv is the test set and calibration rows are taken from train.csv; a text that is in both
+    files is removed from training."""
     for split in ("train", "test"):
         with (tmp_path / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
@@ -55,8 +56,8 @@ def test_the_official_test_of_banking77_is_the_test(tmp_path: Path):
     assert any("have a text of a later split: left out" in note for note in found.notes)
 
 
-def test_the_file_of_clinc150_is_read(tmp_path: Path):
-    """data_full.json with lists of text and label; what is out of scope there is no label."""
+def test_clinc150_is_read_without_out_of_scope_rows(tmp_path: Path):
+    """For CLINC150, data_full.json is read by its splits; out-of-scope rows do not become a label."""
     named = {"train": rows("train"), "val": rows("val"), "test": rows("test"), "oos_test": [("what", "oos")]}
     (tmp_path / "data_full.json").write_text(json.dumps(named), encoding="utf-8")
     found = the_only(tmp_path)
@@ -64,8 +65,9 @@ def test_the_file_of_clinc150_is_read(tmp_path: Path):
     assert ["label-0", "label-1", "label-2"] == found.labels
 
 
-def test_without_an_official_test_one_is_carved_out_of_the_training_rows(tmp_path: Path):
-    """By a hash of the text, label by label: whatever the order of the file, and no text twice."""
+def test_missing_test_set_is_split_from_the_training_rows(tmp_path: Path):
+    """Without an official test set, one is split from the training rows by a hash of the text: independent of the row
+    order, with texts that differ only in case or punctuation on the same side."""
     train = [*rows("train"), ("Train text 0 of label 0.", "label-0")]  # the same text, but for case and full stop
     write_jsonl(tmp_path / "one" / "a", train=train, validation=rows("validation"))
     write_jsonl(tmp_path / "two" / "a", train=train[::-1], validation=rows("validation"))
@@ -80,31 +82,33 @@ def test_without_an_official_test_one_is_carved_out_of_the_training_rows(tmp_pat
     assert once <= split["test"] or once <= split["train"]
 
 
-def test_a_calibration_file_comes_before_a_validation_file(tmp_path: Path):
-    """The files of a folder with a division of its own are used as they are."""
+def test_calibration_file_is_used_as_calibration_set(tmp_path: Path):
+    """A folder with train, calibration and test files is used with exactly these splits."""
     write_jsonl(tmp_path / "a", train=rows("train"), calibration=rows("calibration", each=5), test=rows("test"))
     found = the_only(tmp_path / "a")
     assert (True, 60, 15, 60, ()) == (
         found.official, len(found.train), len(found.calibration), len(found.test), found.notes)  # fmt: skip
 
 
-def test_some_rows_of_each_label_are_quick(tmp_path: Path):
-    """The numbers stand in the notes, so that nobody takes the figures for those of the whole."""
+def test_quick_mode_limits_the_rows_per_label(tmp_path: Path):
+    """Quick mode keeps at most 30, 10 and 10 rows per label, and a note states these numbers so that the figures are
+    not taken for the whole data set."""
     write_jsonl(tmp_path / "a", train=rows("train", each=60), validation=rows("validation"), test=rows("test"))
     found = public_data.quick(the_only(tmp_path))
     assert (90, 30, 30) == (len(found.train), len(found.calibration), len(found.test))
     assert found.notes[-1].startswith("quick: at most 30, 10 and 10 rows of a label")
 
 
-def test_a_folder_without_data_is_an_error(tmp_path: Path):
-    """Also one with a file of another kind, such as texts with marked values."""
+def test_folder_without_training_data_is_an_error(tmp_path: Path):
+    """A folder without a training file raises an error, even if it has other files such as texts with marked values."""
     write_jsonl(tmp_path / "pii", dev=[("text", "label")])
     with pytest.raises(LookupError, match=r"holds no train\.jsonl, train\.csv or data_full\.json"):
         public_data.read(tmp_path)
 
 
-def test_a_label_that_no_training_row_has_is_neither_asked_nor_calibrated(tmp_path: Path) -> None:
-    """Both models that are compared answer the same rows, so none has a label that neither could learn."""
+def test_rows_with_a_label_missing_from_training_are_left_out(tmp_path: Path) -> None:
+    """Calibration and test rows whose label has no training row are left out, because neither of the compared models
+    could learn it."""
     strange = [("out of scope", "oos"), ("another one", "oos")]
     write_jsonl(
         tmp_path / "x", train=rows("train"), calibration=rows("calibration") + strange[:1], test=rows("test") + strange
@@ -114,8 +118,8 @@ def test_a_label_that_no_training_row_has_is_neither_asked_nor_calibrated(tmp_pa
     assert "2 rows for calibration or test have a label that no training row has: left out" in found.notes
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """As is one without data."""
+def test_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
+    """The error names a folder that does not exist or has no data."""
     for folder in (tmp_path / "missing", tmp_path):
         with pytest.raises(LookupError, match=re.escape(str(folder))):
             public_data.read(folder)

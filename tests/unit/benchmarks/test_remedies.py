@@ -1,4 +1,4 @@
-"""The counts of the remedy sweep."""
+"""The counts of the benchmark that carries out the remedies of all reasons and findings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ NOT_PLAYED = Played((), cured=False)
 
 
 def never(_: object) -> Played:
-    """Stand for a row that the sweep plays; its outcome is given."""
+    """Replace a case's player; the test supplies the outcome."""
     return NOT_PLAYED
 
 
-def test_a_row_that_a_booted_machine_plays_is_neither_shown_here_nor_excused():
-    """Each row counts once; one that nobody has made counts as missing, and so does the sum."""
+def test_each_remedy_case_counts_exactly_once():
+    """Each remedy case counts once, as shown, played on a booted machine or excused; a case that is not implemented
+    misses the bars."""
     rows = [
         RemedyCase("cured", "technician", never),
         RemedyCase("named", "technician", never),
@@ -37,8 +38,9 @@ def test_a_row_that_a_booted_machine_plays_is_neither_shown_here_nor_excused():
 
 
 @pytest.mark.slow
-def test_a_row_that_nobody_has_written_is_named() -> None:
-    """`--only` with a wrong name plays nothing, which is no success."""
+def test_unknown_remedy_case_is_an_error() -> None:
+    """`--only` with an unknown name ends the benchmark with exit code 1 and names the case, because an empty run is not
+    a success."""
     command = [sys.executable, "-m", "benchmarks.remedies", "--only", "NO_SUCH_REASON"]
     done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert (1, "No row is called NO_SUCH_REASON.\n") == (done.returncode, done.stderr)

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmark of strange inputs."""
+"""The arithmetic of the benchmark of out-of-distribution inputs."""
 
 import numpy as np
 import pytest
@@ -9,26 +9,27 @@ from benchmarks.strangers.topic import SHARE, Unread
 
 
 def asked(*p_values: float) -> list[Asked]:
-    """Return inputs with these p-values; those of at most 0.05 got no confident answer."""
+    """Return inputs with these p-values; inputs with a p-value of at most 0.05 have no confident answer."""
     return [Asked("text", "", "label", confident=p_value > 0.05, p_value=p_value) for p_value in p_values]
 
 
-def test_a_strange_input_should_have_the_smaller_p_value():
-    """Of the pairs of an ordinary and a strange input those count where it has; a tie counts half."""
+def test_auroc_is_the_share_of_pairs_with_a_smaller_ood_p_value():
+    """The AUROC is the share of pairs in which the out-of-distribution input has the smaller p-value; a tie counts
+    half."""
     assert 1.0 == auroc(asked(0.5, 0.9), asked(0.01, 0.02))
     assert 0.5 == auroc(asked(0.3), asked(0.3))
     assert 0.625 == auroc(asked(0.3, 0.6), asked(0.3, 0.5))
     assert 0.5 == confident(asked(0.01, 0.5))
 
 
-def test_a_gate_holds_up_at_most_what_it_promises_over_resamples():
-    """Of continuous scores (rows + 1) x held_up_max, rounded down, are held up of rows + 1, on average."""
+def test_gate_holds_up_its_configured_share_over_resamples():
+    """Over resamples, a gate with `held_up_max` of 0.05 holds up 5% of continuous scores on average."""
     mean, error = held_up(np.random.default_rng(2).normal(size=2000), 0.05, 300, 99)
     assert mean == pytest.approx(0.05, abs=5 * error)
 
 
-def test_rows_are_parted_by_their_texts():
-    """The same rows are on the same side whatever their order."""
+def test_rows_are_split_by_their_texts():
+    """Rows are split by their texts, so each row is on the same side regardless of the row order."""
     rows = [Row(f"text {n}", "a") for n in range(400)]
     first, others = parted(rows, 0.25)
     assert set(rows) == {*first, *others}
@@ -36,8 +37,9 @@ def test_rows_are_parted_by_their_texts():
     assert 60 <= len(first) <= 140
 
 
-def test_wrong_answers_are_counted_at_the_mix_of_the_calls():
-    """The topic is as frequent as among the calls, however many of its rows are asked about."""
+def test_share_of_wrong_answers_is_weighted_by_the_mix_of_calls():
+    """The share of wrong confident answers weights the topic by its frequency among the calls, regardless of the number
+    of its rows that are asked."""
 
     def answers(right: int, wrong: int, unsure: int) -> list[Asked]:
         kinds = [("a", True)] * right + [("b", True)] * wrong + [("b", False)] * unsure

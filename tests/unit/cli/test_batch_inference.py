@@ -47,8 +47,9 @@ def lines(*answers: DecisionAnswer) -> list[str]:
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
-def test_each_possible_answer_stands_beside_its_bar() -> None:
-    """Also a long one, which is cut, and one with wide characters; no line is wider than the terminal."""
+def test_each_option_is_shown_next_to_its_probability_bar() -> None:
+    """The table shows each option next to its bar. A long label is cut there and printed in full in the first column;
+    no line is wider than the terminal, also with wide characters."""
     long, mood = "wants to speak with the manager of the shop now", "🙂 zufrieden"
     shown = lines(
         answer("what-the-customer-wants-from-the-shop", (long, 0.6), ("exchange", 0.3), ("other", 0.1)),
@@ -63,13 +64,14 @@ def test_each_possible_answer_stands_beside_its_bar() -> None:
     assert long in " ".join(line[2:32].strip() for line in shown)
 
 
-def test_nothing_that_a_terminal_obeys_comes_out_of_an_option() -> None:
-    """A bundle's labels are shown, not sent."""
+def test_escape_sequences_in_labels_are_not_printed() -> None:
+    """The table removes terminal escape sequences from a bundle's labels."""
     assert not any("\x1b" in line for line in lines(answer("colour", ("\x1b[31mred", 1.0))))
 
 
-def test_a_question_whose_calibration_proved_no_threshold_is_not_called_uncalibrated() -> None:
-    """Its probabilities are calibrated; the note says why no answer counts."""
+def test_calibration_without_threshold_is_not_called_uncalibrated() -> None:
+    """A question whose calibration proved no threshold is shown as "calibrated, no threshold", because its
+    probabilities are calibrated."""
     shown = " ".join(" ".join(line.split()) for line in lines(answer("q", ("a", 1.0), reason="NONE_PROVED")))
     assert "not calibrated" not in shown
     assert "calibrated, no threshold" in shown

@@ -1,4 +1,4 @@
-"""`edge-agent certs` as a technician uses it, and the folder that it makes for a client."""
+"""`edge-agent certs` as a technician uses it, and the folder that it creates for a client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OLD = 0.0
 
 
 def run(*arguments: object, code: int = 0) -> str:
-    """Run the command; return what it wrote."""
+    """Run the command, check its exit code and return its output."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert code == result.exit_code, result.output
     return result.output
@@ -38,29 +38,31 @@ def run(*arguments: object, code: int = 0) -> str:
 
 @pytest.fixture
 def tls(tmp_path: Path) -> Path:
-    """A folder with an authority and a server."""
+    """A folder with an authority and a server certificate."""
     run("certs", "init", "--dir", tmp_path / "tls", "--name", "shop.example", "--name", "10.0.0.5")
     return tmp_path / "tls"
 
 
-def test_init_makes_what_a_daemon_needs(tls: Path):
-    """Four files that belong together, the keys for their owner alone."""
+def test_init_creates_authority_and_server_certificate(tls: Path):
+    """`certs init` creates a matching certificate and key for the authority and for the server; only the owner can read
+    the keys."""
     assert {"ca.crt", "ca.key", "server.crt", "server.key"} == {path.name for path in tls.iterdir()}
     assert {0o600} == {stat.S_IMODE(path.stat().st_mode) for path in tls.glob("*.key")}
     check_key_matches((tls / "server.crt").read_bytes(), (tls / "server.key").read_bytes(), "it")
     assert {"shop.example", "10.0.0.5"} == set(parse_certificates((tls / "server.crt").read_bytes(), "it")[0].names)
 
 
-def test_a_device_in_the_place_of_a_key_is_refused(tls: Path):
-    """It has no end, and would fill the memory; the same for a certificate to show."""
+def test_endless_device_file_is_refused(tls: Path):
+    """The commands refuse /dev/zero as a key or certificate after 1 MiB instead of filling the memory."""
     server = ("certs", "server", "--renew", "--dir", tls)
     for command in ((*server, "--ca-key", "/dev/zero"), ("certs", "show", "/dev/zero")):
         assert "/dev/zero has more than 1048576 bytes" in " ".join(run(*command, code=2).split())
 
 
 @pytest.mark.parametrize("mask", [0o027, 0o077])
-def test_the_daemon_enters_the_folder_whatever_the_umask(tmp_path: Path, mask: int):
-    """Hardened machines give root a umask that closes new folders; a client's folder stays closed."""
+def test_daemon_can_enter_tls_folder_under_any_umask(tmp_path: Path, mask: int):
+    """`certs init` creates folders with mode 0755 under a strict umask, which hardened machines give root; a client's
+    folder has mode 0700."""
     tls = tmp_path / "etc" / "tls"
     with umask(mask):
         run("certs", "init", "--dir", tls, "--name", "shop.example")
@@ -70,8 +72,9 @@ def test_the_daemon_enters_the_folder_whatever_the_umask(tmp_path: Path, mask: i
 
 
 @needs_gcc
-def test_no_authority_is_made_by_a_clock_that_is_wrong_for_certain(tmp_path: Path):
-    """A machine without a battery starts in 1970: its certificates would have ended once somebody sets its clock."""
+def test_init_refuses_a_clock_in_1970(tmp_path: Path):
+    """`certs init` refuses to create an authority while the clock shows 1970, as on a machine without a clock battery:
+    its certificates would have expired once the clock is set."""
     clock = WallClock(tmp_path)
     clock.jump(-int(time.time()) + 86_400)
     done = subprocess.run(
@@ -85,8 +88,8 @@ def test_no_authority_is_made_by_a_clock_that_is_wrong_for_certain(tmp_path: Pat
     assert not (tmp_path / "tls").exists()
 
 
-def test_what_init_prints_is_a_configuration(tmp_path: Path):
-    """The lines can be pasted into agent.yaml as they are, and the next command is named."""
+def test_init_prints_lines_for_agent_yaml(tmp_path: Path):
+    """`certs init` prints lines that are valid in agent.yaml unchanged, and names the next command."""
     said = run("certs", "init", "--dir", tmp_path / "tls", "--name", "shop.example")
     block = re.search(r"^service:\n(?:(?:  |access:).*\n)+", said, re.MULTILINE)
     assert block is not None
@@ -96,8 +99,9 @@ def test_what_init_prints_is_a_configuration(tmp_path: Path):
     assert "edge-agent certs issue till-3 --role infer --dir" in said
 
 
-def test_init_overwrites_nothing(tls: Path):
-    """A second authority over the first would shut everybody out."""
+def test_init_does_not_overwrite_an_authority(tls: Path):
+    """`certs init` refuses a folder that has an authority and leaves its files unchanged, because a second authority
+    would lock out every client."""
     before = {path.name: path.read_bytes() for path in tls.iterdir()}
     assert "already" in _refused("certs", "init", "--dir", tls)
     assert before == {path.name: path.read_bytes() for path in tls.iterdir()}
@@ -111,12 +115,13 @@ def site(tmp_path: Path) -> Path:
 
 
 def certs(site: Path, *arguments: object, code: int = 0) -> str:
-    """Run a command of `certs` on a site, without naming the folder of its authority."""
+    """Run a command of `certs` on a site without naming the authority's folder."""
     return " ".join(run("--config", site / "agent.yaml", "certs", *arguments, code=code).split())
 
 
-def test_the_authority_is_beside_agent_yaml_and_found_again(site: Path):
-    """No command needs --dir, and none is proposed."""
+def test_authority_is_created_next_to_agent_yaml_and_found_there(site: Path):
+    """`certs init` creates the authority in the tls folder next to agent.yaml, where the other commands find it without
+    --dir."""
     said = certs(site, "init", "--name", "shop.example")
     assert (True, False) == ("certs issue till-3 --role infer" in said, "--dir" in said)
     certs(site, "issue", "till-3", "--role", "infer")
@@ -127,16 +132,17 @@ def test_the_authority_is_beside_agent_yaml_and_found_again(site: Path):
     assert (site / "tls/clients/till-3/client.key").exists()
 
 
-def test_the_folder_that_agent_yaml_names_is_used(site: Path):
-    """Wherever the authority is; also where the rest of agent.yaml would be refused."""
+def test_authority_folder_is_taken_from_agent_yaml(site: Path):
+    """`certs issue` uses the authority folder that agent.yaml names, also if the rest of agent.yaml is invalid."""
     certs(site, "init", "--dir", site / "elsewhere", "--name", "shop.example")
     (site / "agent.yaml").write_text(f"access: {{client_ca_file: {site}/elsewhere/ca.crt}}\n")
     certs(site, "issue", "till-3", "--role", "infer")
     assert (site / "elsewhere/clients/till-3").is_dir()
 
 
-def test_a_second_authority_is_made_only_on_request(site: Path):
-    """It names the one that exists; --new-authority makes another, in another folder."""
+def test_second_authority_needs_new_authority_option(site: Path):
+    """`certs init` refuses a second authority and names the existing one; --new-authority creates another in a
+    different folder."""
     certs(site, "init", "--name", "shop.example")
     before = (site / "tls/ca.crt").read_bytes()
     for more in ((), ("--dir", site / "second")):
@@ -148,8 +154,9 @@ def test_a_second_authority_is_made_only_on_request(site: Path):
     assert (before, True) == ((site / "tls/ca.crt").read_bytes(), (site / "second/ca.crt").exists())
 
 
-def test_the_authority_of_version_0_1_is_found(site: Path, monkeypatch: pytest.MonkeyPatch):
-    """./edge-agent-tls, with a note of where it would be found from everywhere."""
+def test_authority_of_version_0_1_is_found(site: Path, monkeypatch: pytest.MonkeyPatch):
+    """The commands find an authority of version 0.1 in ./edge-agent-tls and print the command that moves it to the tls
+    folder."""
     monkeypatch.chdir(site)
     run("certs", "init", "--dir", site / "edge-agent-tls", "--name", "shop.example")
     said = certs(site, "issue", "till-3", "--role", "infer")
@@ -158,8 +165,9 @@ def test_the_authority_of_version_0_1_is_found(site: Path, monkeypatch: pytest.M
     assert "has an authority already" in certs(site, "init", code=3)
 
 
-def test_certificates_of_the_central_team_are_not_replaced_by_an_authority_of_the_site(site: Path):
-    """An enrolment file brought them: the commands say whose they are, and make nothing."""
+def test_site_does_not_replace_certificates_of_central_team(site: Path):
+    """If an enrolment file installed the certificates, `certs init` and `certs server` name the file and the central
+    team, and create nothing."""
     (site / "clients.crt").write_text("of the fleet")
     (site / "agent.yaml").write_text(f"access: {{client_ca_file: {site}/clients.crt}}\n")
     assert f"{site}/clients.crt" in certs(site, "init", "--name", "shop.example", code=3)
@@ -167,8 +175,9 @@ def test_certificates_of_the_central_team_are_not_replaced_by_an_authority_of_th
     assert ["agent.yaml", "clients.crt"] == sorted(path.name for path in site.iterdir())
 
 
-def test_a_key_that_is_kept_apart_is_asked_for(site: Path):
-    """Not another authority: --ca-key names the file on its USB drive."""
+def test_missing_authority_key_is_requested_with_ca_key(site: Path):
+    """If the authority's key is stored elsewhere, such as on a USB drive, the command asks for --ca-key FILE and does
+    not suggest a new authority."""
     certs(site, "init", "--name", "shop.example")
     key = (site / "tls/ca.key").rename(site / "usb.key")
     said = certs(site, "server", "--renew", code=3)
@@ -177,8 +186,9 @@ def test_a_key_that_is_kept_apart_is_asked_for(site: Path):
     certs(site, "issue", "till-3", "--role", "infer", "--ca-key", key)
 
 
-def test_without_root_a_developer_has_an_authority_of_their_own(tmp_path: Path):
-    """In the data directory where no agent is installed; where one is, sudo is needed."""
+def test_developer_without_root_gets_an_authority_in_their_data_dir(tmp_path: Path):
+    """Without root and without an installed agent, the authority is created in the user's data directory; where an
+    agent is installed, the remedy is sudo."""
     environ = {"XDG_DATA_HOME": str(tmp_path / "data")}
     before = os.geteuid()
     try:
@@ -194,12 +204,13 @@ def test_without_root_a_developer_has_an_authority_of_their_own(tmp_path: Path):
 
 
 def _refused(*arguments: object) -> str:
-    """Run the command, which ends with the exit code for something on this machine."""
+    """Run a command that must end with exit code 3, and return its output."""
     return run(*arguments, code=3)
 
 
-def test_issue_makes_a_folder_to_carry(tls: Path):
-    """With the roles asked for, and a remote.yaml that works wherever the folder lies."""
+def test_issue_creates_a_portable_client_folder(tls: Path):
+    """`certs issue` creates a folder with a certificate for the requested roles and a remote.yaml that still works
+    after the folder is moved."""
     said = run("certs", "issue", "till-3", "--role", "infer", "--role", "feedback", "--dir", tls)
     assert "till-3 may infer and feedback" in said
     assert "till-3 must resolve the name shop.example." in said
@@ -212,8 +223,9 @@ def test_issue_makes_a_folder_to_carry(tls: Path):
     assert (tls / "ca.crt").read_bytes() == Path(found.ca).read_bytes()
 
 
-def test_a_client_of_an_ipv6_address_can_read_its_folder(tmp_path: Path):
-    """The address stands in brackets, and in quotation marks, because brackets begin a list in YAML."""
+def test_ipv6_address_in_client_folder_is_readable(tmp_path: Path):
+    """remote.yaml holds an IPv6 address in brackets and in quotes, because an unquoted bracket begins a list in
+    YAML."""
     run("certs", "init", "--dir", tmp_path, "--name", "fd00::5")
     run("certs", "issue", "till-3", "--role", "infer", "--dir", tmp_path)
     found = load_remote(tmp_path / "clients" / "till-3", {})
@@ -221,8 +233,9 @@ def test_a_client_of_an_ipv6_address_can_read_its_folder(tmp_path: Path):
     assert "[fd00::5]:9443" == found.address
 
 
-def test_a_new_authority_follows_an_old_one_without_a_gap(tls: Path):
-    """As in the run book: with both in each ca.crt, the new one issues, and the client accepts servers of either."""
+def test_new_authority_issues_while_old_one_is_still_trusted(tls: Path):
+    """With both authorities in ca.crt, as in the runbook, the new one issues a client's certificate and the client's
+    ca.crt accepts servers of either."""
     second = tls.parent / "tls-2"
     run("certs", "init", "--new-authority", "--dir", second, "--name", "shop.example")
     old, new = ((folder / "ca.crt").read_bytes() for folder in (tls, second))
@@ -234,8 +247,9 @@ def test_a_new_authority_follows_an_old_one_without_a_gap(tls: Path):
     made.verify_directly_issued_by(issuer)
 
 
-def test_a_client_is_renewed_on_request(tls: Path):
-    """Its address stays as somebody corrected it; without --renew nothing is written."""
+def test_client_certificate_is_renewed_only_with_renew(tls: Path):
+    """`certs issue --renew` replaces a client's certificate and keeps an address that somebody edited; without --renew
+    the command refuses and writes nothing."""
     run("certs", "issue", "till-3", "--role", "infer", "--dir", tls)
     folder = tls / "clients" / "till-3"
     (folder / "remote.yaml").write_text("address: other:1\n")
@@ -256,20 +270,22 @@ def test_a_client_is_renewed_on_request(tls: Path):
         (("server", "--renew", "--name", "a b"), "neither a host name nor an IP address", 3),
     ],
 )
-def test_what_cannot_be_issued_is_named(tls: Path, arguments: tuple[str, ...], said: str, code: int):
-    """And nothing is written."""
+def test_invalid_certificate_request_is_refused(tls: Path, arguments: tuple[str, ...], said: str, code: int):
+    """The command reports an unknown role, a missing role, an invalid client name or an invalid host name, and writes
+    nothing."""
     before = sorted(tls.rglob("*"))
     assert said in " ".join(run("certs", *arguments, "--dir", tls, code=code).split())
     assert before == sorted(tls.rglob("*"))
 
 
-def test_without_an_authority_the_command_that_makes_one_is_named(tmp_path: Path):
-    """Not a traceback."""
+def test_issue_without_authority_names_certs_init(tmp_path: Path):
+    """Without an authority, `certs issue` names `certs init`."""
     assert "certs init" in _refused("certs", "issue", "till-3", "--role", "infer", "--dir", tmp_path)
 
 
-def test_the_server_is_renewed_for_the_same_names(tls: Path):
-    """Or for others, when they are given."""
+def test_server_renewal_keeps_names_unless_others_are_given(tls: Path):
+    """`certs server --renew` issues a certificate for the same names, or for those of --name; without --renew it
+    refuses."""
     before = parse_certificates((tls / "server.crt").read_bytes(), "it")[0]
     run("certs", "server", "--renew", "--dir", tls)
     after = parse_certificates((tls / "server.crt").read_bytes(), "it")[0]
@@ -279,8 +295,9 @@ def test_the_server_is_renewed_for_the_same_names(tls: Path):
     assert "already there" in _refused("certs", "server", "--dir", tls)
 
 
-def test_show_says_whose_and_until_when(tls: Path):
-    """Roles, names, the fingerprint of the audit log; and it says when one has ended."""
+def test_show_prints_owner_roles_and_validity(tls: Path):
+    """`certs show` prints the owner, roles and validity of a certificate as text or JSON, and marks one that has
+    expired or is not valid yet."""
     run("certs", "issue", "boss", "--role", "admin", "--dir", tls)
     said = run("certs", "show", tls / "clients" / "boss" / "client.crt")
     assert ["certificate of boss", "admin"] == [said.splitlines()[0], said.splitlines()[2].split()[-1]]
@@ -314,16 +331,17 @@ def remote_of(folder: Path, **values: str) -> Path:
         ({"address": "x:1", "ca": "a", "certificate": "b", "key": "c"}, "cannot be read"),
     ],
 )
-def test_a_remote_that_is_wrong_is_named(tmp_path: Path, values: dict[str, str], said: str):
-    """With the key and the file."""
+def test_invalid_remote_yaml_is_reported_with_its_path(tmp_path: Path, values: dict[str, str], said: str):
+    """An invalid remote.yaml is refused with the problem and the path of the file."""
     with pytest.raises(ConfigInvalid) as caught:
         load_remote(remote_of(tmp_path, **values), {})
     assert said in caught.value.message
     assert str(tmp_path / "remote.yaml") in caught.value.message
 
 
-def test_where_no_remote_is_named_there_is_none(tmp_path: Path):
-    """The sockets of this machine; the environment may name one."""
+def test_remote_is_optional_and_read_from_environment(tmp_path: Path):
+    """Without an option and without EDGE_AGENT_REMOTE no remote is used; a named file that cannot be read or is not
+    YAML is refused."""
     path = remote_of(tmp_path, address="x:1")
     assert load_remote(None, {}) is None
     found = load_remote(None, {"EDGE_AGENT_REMOTE": str(path)})
@@ -336,16 +354,17 @@ def test_where_no_remote_is_named_there_is_none(tmp_path: Path):
         load_remote(path, {})
 
 
-def test_a_key_of_another_certificate_is_named_before_anything_is_sent(tls: Path):
-    """gRPC would only say that nobody answers."""
+def test_remote_key_of_another_certificate_is_refused(tls: Path):
+    """The client checks that key and certificate match before it connects, because gRPC would only report that nobody
+    answers."""
     for name in ("a", "b"):
         run("certs", "issue", name, "--role", "infer", "--dir", tls)
     (tls / "clients/b/client.key").replace(tls / "clients/a/client.key")
     assert "the key does not belong to" in _refused("--remote", tls / "clients/a", "classify", "x", "y")
 
 
-def test_a_remote_with_a_type_that_does_not_fit_is_refused(tmp_path: Path):
-    """It is no YAML that can be read, and no internal error."""
+def test_remote_yaml_with_an_impossible_type_is_refused(tmp_path: Path):
+    """A YAML tag that does not fit its value in remote.yaml is reported as invalid YAML, not as an internal error."""
     path = tmp_path / "remote.yaml"
     path.write_text("address: !!bool shop\n")
     with pytest.raises(ConfigInvalid, match="is not valid YAML"):

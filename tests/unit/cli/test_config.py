@@ -1,4 +1,4 @@
-"""How much memory the unit is given."""
+"""`edge-agent limits`: the memory limit of the systemd unit."""
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +12,7 @@ QUARTER = GIB // 4
 
 
 def config(engines: int) -> Config:
-    """A configuration whose daemon needs a quarter of a gibibyte beside its program."""
+    """A configuration whose daemon needs a quarter of a gibibyte in addition to its program."""
     return Config.model_validate(
         {
             "engine": {"memory_bytes_max": engines, "memory_reserve_bytes": QUARTER},
@@ -30,21 +30,22 @@ def config(engines: int) -> Config:
         (32 * GIB, 8 * GIB, 8 * GIB - QUARTER),
         (0, QUARTER, QUARTER // 2),
     ],
-    ids=["what engines may take, and the rest", "the machine but the reserve", "no more than that", "a tiny machine"],
+    ids=["engines and daemon", "machine less reserve", "engines over machine", "tiny machine"],
 )
-def test_the_unit_gets_what_engines_and_daemon_need(engines: int, machine: int, memory_max: int):
-    """The limit leaves engines all that agent.yaml gives them, and the machine its reserve."""
+def test_memory_limit_covers_engines_daemon_and_reserve(engines: int, machine: int, memory_max: int):
+    """The unit's limit covers the engines' configured memory, the daemon and the reserve, and leaves the machine its
+    reserve."""
     assert memory_max == plan_memory(config(engines), machine).memory_max
 
 
-def test_engines_can_use_what_they_are_given():
-    """Below the limit, less the reserve and the daemon's own, there is room for all of memory_bytes_max."""
+def test_engines_can_use_all_their_configured_memory():
+    """The unit's limit less the reserve and the daemon's share equals `engine.memory_bytes_max`."""
     plan = plan_memory(config(2 * GIB), 8 * GIB)
     assert 2 * GIB == plan.memory_max - plan.reserve - plan.daemon
 
 
-def test_the_command_shows_the_shares(tmp_path):
-    """`edge-agent limits` shows what is whose, in units that people read."""
+def test_limits_prints_each_share_in_readable_units(tmp_path):
+    """`edge-agent limits` prints the engines' share in MB."""
     path = tmp_path / "agent.yaml"
     path.write_text("engine: {memory_bytes_max: 500000000}")
     result = CliRunner().invoke(app, ["--config", str(path), "limits"])
@@ -52,8 +53,8 @@ def test_the_command_shows_the_shares(tmp_path):
     assert (0, ["engines", "500.0", "MB"]) == (result.exit_code, shown[1]), result.output
 
 
-def test_systemd_that_is_not_there_is_said(tmp_path, monkeypatch):
-    """--apply without systemctl ends with 3 and says what to do."""
+def test_limits_apply_without_systemctl_ends_with_3(tmp_path, monkeypatch):
+    """`edge-agent limits --apply` without systemctl ends with 3 and the remedy to run it as root."""
     monkeypatch.setenv("PATH", str(tmp_path))
     result = CliRunner().invoke(app, ["limits", "--apply"])
     assert (3, True) == (result.exit_code, "what to do: Run the command as root" in result.stderr), result.output
@@ -73,8 +74,9 @@ esac
 @pytest.mark.parametrize(
     ("before", "after", "reloads"), [("no", "no", 0), ("no", "yes", 1), ("yes", "yes", 0)], ids=["257", "252", "edited"]
 )
-def test_the_limit_does_not_leave_a_unit_that_looks_changed(tmp_path, monkeypatch, before, after, reloads):
-    """systemd 252 takes its own drop-in for a change on disk; what somebody else changed stays theirs to load."""
+def test_limits_apply_reloads_systemd_only_for_its_own_change(tmp_path, monkeypatch, before, after, reloads):
+    """`limits --apply` runs daemon-reload only if its own drop-in made the unit look changed, as systemd 252 does;
+    changes that were there before are left to their author."""
     program = tmp_path / "systemctl"
     program.write_text(SYSTEMCTL.format(folder=tmp_path, after=after))
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""demo: the real daemon with the echo runtime, from start to clean-up."""
+"""`edge-agent demo` with the real daemon and the echo runtime, from start to cleanup."""
 
 import json
 import os
@@ -34,8 +34,9 @@ def demo(tmp_path: Path, *bundles: Path | str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
-    """Classify fills a table, generate streams, decide draws bars; the daemon ends with 0, the directory is gone."""
+def test_demo_shows_every_bundle_and_removes_its_files(tmp_path):
+    """The demo shows a classify table, generated text and the bars of a decide task; then the daemon stops cleanly and
+    the temporary directory is removed."""
     intent = bundle(tmp_path, "pos-intent", "classify", "I want a refund\nwhat price\n", ", labels: [refund, price]")
     talk = bundle(tmp_path, "assistant", "generate", "good morning to you\n")
     questions = ", questions: [{name: urgent, type: predicate, instructions: It cannot wait.}]"
@@ -55,8 +56,9 @@ def test_it_shows_every_bundle_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_compares_bundles_on_labelled_messages(tmp_path):
-    """Bundles with these labels or questions answer every message, and tables count; others are shown as ever."""
+def test_demo_compares_bundles_on_labelled_messages(tmp_path):
+    """With --labelled, bundles that have these labels or questions answer every message and are scored in tables; other
+    bundles are shown as without it."""
     labels = ", labels: [refund, price]"
     one, other = (bundle(tmp_path, name, "classify", "x\n", labels) for name in ("intent", "intent-new"))
     talk = bundle(tmp_path, "assistant", "generate", "good morning\n")
@@ -81,8 +83,8 @@ def test_it_compares_bundles_on_labelled_messages(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_gate_is_shown_at_work(tmp_path):
-    """A bundle with a gate is asked three strange messages, and each has its p-value and what became of it."""
+def test_demo_shows_the_ood_gate_with_strange_messages(tmp_path):
+    """The demo sends out-of-distribution messages to a bundle with an OOD gate and prints the outcome of each one."""
     gated = gated_onnx.bundle(tmp_path / "gated")
     labels = read_demo_bundle(gated).manifest.task.labels
     file = tmp_path / "rows.jsonl"
@@ -97,8 +99,8 @@ def test_a_gate_is_shown_at_work(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_refused_bundle_ends_it_and_leaves_nothing(tmp_path):
-    """The error is the daemon's own, with its exit code, and the daemon is stopped all the same."""
+def test_refused_bundle_ends_demo_and_its_files_are_removed(tmp_path):
+    """The demo ends with the daemon's error and exit code for a refused bundle, and removes its files."""
     intent = bundle(tmp_path, "pos-intent", "classify", "x\n", ", labels: [refund, price]")
     golden = intent / "golden.jsonl"
     golden.write_bytes(golden.read_bytes().replace(b"x", b"y"))
@@ -109,8 +111,8 @@ def test_a_refused_bundle_ends_it_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_daemon_and_cleans_up(tmp_path):
-    """In the middle of a slow answer Ctrl-C ends with 130 and leaves nothing."""
+def test_ctrl_c_ends_demo_with_130_and_removes_its_files(tmp_path):
+    """Ctrl-C during a slow answer ends the demo with 130, and its files are removed."""
     process = demo(tmp_path, bundle(tmp_path, "slow", "generate", "!slow 200" + " word" * 200 + "\n"))
     assert process.stdout is not None
     for line in process.stdout:
@@ -123,7 +125,7 @@ def test_ctrl_c_stops_the_daemon_and_cleans_up(tmp_path):
 
 
 def test_samples_come_from_the_golden_file(tmp_path):
-    """The inputs are the bundle's own; without a golden file there are none."""
+    """The demo's inputs are those of the bundle's golden file; a bundle without one has none."""
     assert ("a", "b") == read_demo_bundle(bundle(tmp_path, "talk", "generate", "a\nb\n")).samples
     quiet = bundle(tmp_path, "quiet", "generate", "a\n")
     manifest = json.loads((quiet / "manifest.json").read_text())
@@ -131,8 +133,9 @@ def test_samples_come_from_the_golden_file(tmp_path):
     assert () == read_demo_bundle(quiet).samples
 
 
-def test_what_is_no_bundle_is_named(tmp_path):
-    """A directory without a manifest, a golden file that is gone, spoiled, or a directory: an error each."""
+def test_path_that_is_not_a_bundle_is_refused(tmp_path):
+    """A directory without a manifest and a golden file that is missing, invalid or a directory are each refused with a
+    specific error."""
     with pytest.raises(BundleUnreadable, match="is no bundle directory"):
         read_demo_bundle(tmp_path)
     spoiled = bundle(tmp_path, "talk", "generate", "a\n")

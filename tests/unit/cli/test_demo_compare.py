@@ -1,4 +1,4 @@
-"""demo: bundles compared on labelled messages; what is counted, and how it is shown."""
+"""`edge-agent demo`: bundles compared on labelled messages, their scores and the tables."""
 
 import io
 import json
@@ -50,14 +50,16 @@ def shown(manifests: list[Manifest], answers: list[list[DemoAnswer]]) -> str:
     return page.getvalue()
 
 
-def test_right_and_sure_answers_are_counted():
-    """A sure answer that is wrong counts against the sure ones."""
+def test_right_and_confident_answers_are_counted():
+    """The score counts right answers and confident ones; a confident answer that is wrong lowers the share of right
+    confident ones."""
     answers = [DemoAnswer("refund", True, 1.0), DemoAnswer("refund", True, 9.0), DemoAnswer("other", False, 2.0)]
     assert DemoScore(3, share(2, 3), 2, share(1, 2), 2.0) == demo_questions.score(ROWS, answers)
 
 
-def test_messages_of_a_family_say_less_than_others():
-    """Answers that are right or wrong by family have a wider interval than as many on their own."""
+def test_messages_of_one_family_widen_the_interval():
+    """The interval of a score is more than twice as wide if the errors fall into families of similar messages, because
+    these are not independent."""
     alone = [LabelledMessage(str(number), "refund") for number in range(40)]
     kin = [LabelledMessage(str(number), "refund", f"family {number // 8}") for number in range(40)]
     answers = said(*["refund"] * 32, *["price"] * 8)
@@ -67,21 +69,22 @@ def test_messages_of_a_family_say_less_than_others():
     assert second.high - second.low > 2 * (first.high - first.low)
 
 
-def test_a_sample_is_spread_and_always_the_same():
-    """All rows, if they are few enough; otherwise from the first to near the last."""
+def test_sample_is_spread_and_deterministic():
+    """The sample contains all rows if they are few enough, otherwise rows from the first to near the last."""
     rows = [LabelledMessage(str(number), "x") for number in range(10)]
     assert rows == demo_questions.sample(rows, 10) == demo_questions.sample(rows, 99)
     assert ["0", "3", "6"] == [row.text for row in demo_questions.sample(rows, 3)]
 
 
-def test_a_bundle_without_one_of_the_labels_is_not_compared():
-    """It could not be right."""
+def test_bundle_without_one_of_the_labels_is_not_compared():
+    """A bundle that lacks a label of the messages is not compared, because it could not answer correctly."""
     assert demo_questions.has_labels_for(manifest("pos-intent"), ROWS)
     assert not demo_questions.has_labels_for(manifest("pos-intent"), [*ROWS, LabelledMessage("when", "hours")])
 
 
-def test_the_table_marks_answers_and_names_the_models_apart():
-    """Each message has a column per bundle, without what all names share."""
+def test_table_marks_answers_and_shortens_bundle_names():
+    """The table has a column for each bundle, marks right and wrong answers, and drops the prefix that the bundles'
+    names share."""
     page = shown(
         [manifest("pos-intent"), manifest("pos-intent-encoder")],
         [said("refund", "other", "other"), said("refund", "price", "other")],
@@ -91,8 +94,9 @@ def test_the_table_marks_answers_and_names_the_models_apart():
     assert "model of pos-intent " in page
 
 
-def test_the_figures_have_intervals():
-    """2 of 3 right says little, and the figure says so; without a threshold nothing is said of sure answers."""
+def test_scores_are_shown_with_intervals():
+    """The table shows a score of 2 of 3 with its wide interval, and figures for confident answers only for a bundle
+    with a threshold."""
     page = shown([manifest("pos-intent")], [said("refund", "other", "other")])
     assert "67% ±45" in page
     assert "2.0 ms" in page
@@ -101,8 +105,9 @@ def test_the_figures_have_intervals():
     assert "100%" in sure
 
 
-def test_a_file_that_bundles_share_is_nobodys_own():
-    """An adapter over a base that another bundle uses as well costs its own size only."""
+def test_shared_file_is_not_counted_as_a_bundles_own_size():
+    """A base model that two bundles share is not counted in either bundle's own size, so an adapter counts only
+    itself."""
     one, other = manifest("pos-intent", size=2_000_000), manifest("few-shot", size=3_000_000)
     page = shown([one, other], [said("refund", "other", "other")] * 2)
     assert "2.0 MB" in page
@@ -112,8 +117,8 @@ def test_a_file_that_bundles_share_is_nobodys_own():
 
 
 @pytest.mark.parametrize("content", ["", "[]\n", "nonsense\n", '{"text": "no label"}\n', "caf\xe9\n"])
-def test_what_holds_no_labelled_messages_is_refused(tmp_path: Path, content: str):
-    """The file is named."""
+def test_file_without_labelled_messages_is_refused(tmp_path: Path, content: str):
+    """A file that is empty, not JSON lines, without labels or not UTF-8 is refused, and the error names it."""
     file = tmp_path / "rows.jsonl"
     file.write_text(content, encoding="latin-1")
     with pytest.raises(InvalidRequest, match=r"rows\.jsonl must hold labelled messages"):
@@ -121,7 +126,7 @@ def test_what_holds_no_labelled_messages_is_refused(tmp_path: Path, content: str
 
 
 def test_labelled_messages_are_read(tmp_path: Path):
-    """Other columns and blank lines do not matter; a folder, or what is not there, is named."""
+    """Other columns and blank lines in the file are ignored; a missing file and a folder are refused."""
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "money back", "label": "refund", "family": "x"}\n\n')
     assert (LabelledMessage("money back", "refund", "x"),) == demo_questions.read_labelled(file)
@@ -132,7 +137,7 @@ def test_labelled_messages_are_read(tmp_path: Path):
 
 
 class Answering:
-    """A client that knows one answer to each message, and refuses what it does not know."""
+    """A client that has one answer for each known message and returns a failure for all others."""
 
     def __init__(self, answers: dict[str, tuple[str, bool]]) -> None:
         self._answers = answers
@@ -166,8 +171,9 @@ class Answering:
         )
 
 
-def test_each_message_is_a_call_of_its_own():
-    """The first one is asked once more before, so that no figure holds the connection's start."""
+def test_each_message_is_sent_in_its_own_call():
+    """Each message is one timed call; the first is sent once more beforehand, so that no time includes the connection
+    setup."""
     client = Answering({"money back": ("refund", False), "how much": ("other", True), "hello": ("other", False)})
     counted: list[int] = []
     answers = demo_questions.classify_rows(client, "t", ROWS, counted.append)
@@ -177,8 +183,8 @@ def test_each_message_is_a_call_of_its_own():
     assert all(each.milliseconds >= 0 for each in answers)
 
 
-def test_a_refused_message_is_wrong_and_not_sure():
-    """It is shown by its reason."""
+def test_refused_message_counts_as_wrong_and_not_confident():
+    """A message that the daemon refuses counts as wrong and not confident, and the table shows the reason."""
     answers = demo_questions.classify_rows(Answering({"money back": ("refund", False)}), "t", ROWS, lambda _done: None)
     assert [("refund", True), ("INPUT_TOO_LONG", False), ("INPUT_TOO_LONG", False)] == [
         (each.label, each.sure) for each in answers
@@ -186,8 +192,8 @@ def test_a_refused_message_is_wrong_and_not_sure():
     assert "✗ INPUT_TOO_LONG" in shown([manifest("pos-intent")], [answers])
 
 
-def test_no_more_than_a_screen_of_answers_is_shown():
-    """Eight messages from all over, however many were asked."""
+def test_table_shows_a_few_messages_of_many():
+    """The table shows `SHOWN_ROWS` messages spread over all of them, while the score covers all."""
     rows = [LabelledMessage(f"message {number:03}", "refund") for number in range(100)]
     page = io.StringIO()
     answers = [said(*["refund"] * 100)]
@@ -197,8 +203,9 @@ def test_no_more_than_a_screen_of_answers_is_shown():
     assert "100% ±2" in page.getvalue()
 
 
-def test_the_figures_fit_a_terminal_of_eighty_columns():
-    """The model's description and long headings give way, and no word is broken or cut."""
+def test_scores_fit_80_columns():
+    """In 80 columns the table shortens the model's description and wraps long headings, and no other word is broken or
+    cut."""
     page, bundle = io.StringIO(), manifest("pos-intent-head", calibrated=True)
     answers = [said("refund", "price", "other", sure=True)]
     demo_questions.show_comparison(Console(file=page, width=80), [bundle], ROWS, answers)

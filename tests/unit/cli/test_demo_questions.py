@@ -1,4 +1,4 @@
-"""demo: the questions of a task about labelled messages; what is counted, and how it is shown."""
+"""`edge-agent demo`: answers to a decide task's questions about labelled messages, their scores and the tables."""
 
 import io
 import json
@@ -46,8 +46,9 @@ def shown(said: list[MessageAnswers]) -> str:
     return page.getvalue()
 
 
-def test_answers_stand_under_their_questions_and_are_counted():
-    """Right, wrong and not confident can be told without colours; a failed call has no answer and is wrong."""
+def test_answers_are_shown_under_their_questions_and_scored():
+    """Right, wrong and not confident answers can be told apart without colours; a failed call has no answer and counts
+    as wrong."""
     asked = [message(f"text {n}", intent="refund", urgent="no") for n in range(3)]
     said = [
         answered(asked[0], intent=("refund", True), urgent=("no", False), severity=("low", False)),
@@ -77,13 +78,14 @@ def test_answers_stand_under_their_questions_and_are_counted():
         ({}, False),
     ],
 )
-def test_a_bundle_must_have_the_questions_and_answers_of_the_rows(answers: dict[str, str], fits: bool):
-    """Otherwise it could not be right."""
+def test_bundle_needs_the_questions_and_answers_of_the_rows(answers: dict[str, str], fits: bool):
+    """A bundle is scored only if it has every question and answer of the labelled messages."""
     assert fits == demo_questions.has_questions_for(manifest(), [message("text", **answers)])
 
 
-def test_rows_have_a_label_or_answers(tmp_path):
-    """What is neither is refused with what to write."""
+def test_row_needs_a_label_or_answers(tmp_path):
+    """A row with 'answers' by question is read; a row with neither a label nor valid answers is refused with a remedy
+    that describes the format."""
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "a", "answers": {"intent": "refund"}, "family": "f"}\n')
     assert (LabelledMessage("a", family="f", answers={"intent": "refund"}),) == demo_questions.read_labelled(file)

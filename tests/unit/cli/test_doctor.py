@@ -1,4 +1,4 @@
-"""doctor as a command: what it prints, its JSON, its exit code, and what an ordinary user gets of it."""
+"""`edge-agent doctor` as a command: its text, JSON, exit code, and its result for an ordinary user."""
 
 import json
 import os
@@ -40,23 +40,26 @@ def shown(*found: Finding, width: int = 80, everything: bool = False) -> list[st
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
-def test_without_a_daemon_it_fails_and_says_how_to_start_one(tmp_path):
-    """Missing sockets are faults with a command; the exit code is 1."""
+def test_doctor_without_daemon_ends_with_1_and_names_serve(tmp_path):
+    """Without a daemon, `doctor` reports the missing sockets as faults with the command that starts one, and ends with
+    1."""
     result = doctor(tmp_path)
     assert 1 == result.exit_code
     assert "  $ edge-agent serve" in result.stdout
     assert "4 faults" in result.stdout.splitlines()[-1]
 
 
-def test_with_a_daemon_that_answers_its_checks_are_well(tmp_path):
-    """Warnings, here the missing signature, are no faults of the daemon."""
+def test_answering_daemon_passes_its_checks(tmp_path):
+    """With a daemon that answers, the checks of daemon, engine and tasks are ok, and the missing signature is a
+    warning."""
     with FakeDaemon(f"unix:{tmp_path}/inference.sock", f"unix:{tmp_path}/admin.sock"):
         found = findings(tmp_path)
     assert ("ok", "ok", "ok", "warning") == tuple(found[name] for name in ("daemon", "engine", "tasks", "signatures"))
 
 
-def test_json_says_who_looked_and_what_was_worst(tmp_path):
-    """A script reads the verdict, the counts and each finding by its check."""
+def test_doctor_json_has_user_verdict_and_counts(tmp_path):
+    """`doctor --json` contains the schema, the worst verdict, the user's id, the counts and each finding by its
+    check."""
     document = json.loads(doctor(tmp_path, "--json").stdout)
     assert ("edge-agent/doctor/v1", "fault", os.geteuid()) == (
         document["schema"],
@@ -71,13 +74,13 @@ def test_json_says_who_looked_and_what_was_worst(tmp_path):
     ("expected", "verdicts"),
     [("ok", ()), ("note", ("ok", "note")), ("unseen", ("warning", "unseen")), ("fault", ("unseen", "fault", "ok"))],
 )
-def test_the_worst_verdict_counts(expected, verdicts):
-    """A fault is worse than what could not be looked at, and that is worse than a warning."""
+def test_worst_verdict_is_the_overall_verdict(expected, verdicts):
+    """A fault is worse than a check that could not be made, and that is worse than a warning."""
     assert expected == worst(Finding("x", "y", verdict, "") for verdict in verdicts)
 
 
-def test_a_finding_is_shown_with_what_to_do_and_whole_commands():
-    """What is well is one line; sentences are wrapped, commands are not, one a line."""
+def test_finding_is_shown_with_remedy_and_unbroken_commands():
+    """`doctor` prints passed checks on one line, wraps sentences, and prints each command whole on its own line."""
     well = [Finding(name, "machine", "ok", "fine") for name in ("clock", "disk")]
     said = "No file can be made there any more, since other programs have filled it with small files"
     bad = Finding("inodes", "machine", "fault", said, "Remove them.", "df -i /var; sudo du --inodes -xd3 /var")
@@ -95,8 +98,8 @@ def test_a_finding_is_shown_with_what_to_do_and_whole_commands():
     ] == shown(*well, bad)
 
 
-def test_findings_with_one_remedy_share_it():
-    """Three dead sockets are mended by one command."""
+def test_findings_with_the_same_remedy_print_it_once():
+    """Two dead sockets that one command repairs are printed with one remedy."""
     dead = [
         Finding("socket", "sockets", "fault", f"{name}.sock is dead", "Start it.", "edge-agent serve", name)
         for name in ("one", "two")
@@ -105,19 +108,20 @@ def test_findings_with_one_remedy_share_it():
     assert (2, 1) == (sum("FAULT" in line for line in lines), sum("$ edge-agent serve" in line for line in lines))
 
 
-def test_all_shows_what_is_well_too():
-    """A line each, with what was seen."""
+def test_all_option_also_shows_passed_checks():
+    """With everything shown, each passed check has its own line with its result."""
     assert " ok    clock: it says 12:00" in shown(Finding("clock", "machine", "ok", "it says 12:00"), everything=True)
 
 
-def test_the_document_counts_every_verdict():
-    """Also those that no finding has."""
+def test_json_counts_every_verdict():
+    """The JSON document has a count for every verdict, also 0 for one that no finding has."""
     assert dict.fromkeys(VERDICTS, 0) | {"note": 1} == as_document([Finding("x", "y", "note", "")])["counts"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_what_an_ordinary_user_may_not_see_is_said(tmp_path):
-    """The rest is looked at all the same, and nothing is called a fault that is only out of sight."""
+def test_checks_an_ordinary_user_may_not_make_are_unseen(tmp_path):
+    """For an ordinary user, `doctor` marks checks of unreadable files as unseen and not as faults, makes the other
+    checks, and proposes sudo."""
     where = place(tmp_path)
     where.config.state_dir.mkdir(parents=True, mode=0o700)
     (where.config.state_dir / "state.db").write_bytes(b"")
@@ -132,8 +136,9 @@ def test_what_an_ordinary_user_may_not_see_is_said(tmp_path):
     assert "sudo edge-agent doctor" == found["database"].command
 
 
-def test_the_first_line_names_what_a_user_may_not_check(tmp_path):
-    """The command below it makes these checks, of the same installation. Root sees no such line."""
+def test_first_line_names_checks_that_need_root(tmp_path):
+    """For an ordinary user, `doctor` begins with the checks that need root and the sudo command with the same options;
+    it omits this if every check was made."""
     found = [PACKAGES.ok("fine"), DATABASE.unseen(ProbeFailure("this user may not read it", needs_rights=True))]
     console = Console(file=StringIO(), width=80, highlight=False)
     target = DaemonTarget(tmp_path / "agent.yaml", Overrides(tmp_path / "state", None))
@@ -148,8 +153,8 @@ def test_the_first_line_names_what_a_user_may_not_check(tmp_path):
     assert "" == console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_checks_that_were_not_made_are_counted_alike_everywhere():
-    """The last line counts the checks that the first line names, however many findings stand for them."""
+def test_summary_counts_checks_that_were_not_made():
+    """The last line counts the same unmade checks as the first line, even if several findings are about one check."""
     found = [
         DATABASE.unseen(ProbeFailure("x", needs_rights=True)),
         STATE_DIR.unseen(ProbeFailure("y", needs_rights=True)),

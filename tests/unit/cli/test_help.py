@@ -1,4 +1,4 @@
-"""`edge-agent help`: the run book on a machine without a checkout, and the meaning of a reason."""
+"""`edge-agent help`: the runbook on a machine without a checkout, and the explanation of a reason."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ def help_of(*names: str):
     return CliRunner().invoke(app, ["help", *names], env={"COLUMNS": "80"})
 
 
-def test_the_run_book_is_in_the_package():
-    """Every check of doctor has its entry there."""
+def test_packaged_runbook_covers_every_doctor_check():
+    """The runbook in the package has exactly one entry for each check of `doctor`."""
     assert set(CHECKS) == set(read_entries())
 
 
-def test_an_entry_has_its_title_and_lines():
-    """Links become their text; the next heading ends it."""
+def test_runbook_entry_has_title_and_text():
+    """An entry has a name, a title and its text with links reduced to their text, and ends at the next heading."""
     text = "### `disk`: The disk is full\n\nSee [more](x.md).\n\n- **look** `df -h`\n\n## Next\n\n### `cpu`: Old\n\nx\n"
     disk, cpu = parse_entries(text)
     assert ("disk", "The disk is full", "See more.\n\n- **look** `df -h`", "cpu") == (
@@ -36,43 +36,45 @@ def test_an_entry_has_its_title_and_lines():
 
 
 @pytest.mark.parametrize("name", ["socket", "large-model", "clock", "certificate", "watchdog"])
-def test_an_entry_is_printed_within_80_columns_with_whole_commands(name):
-    """Nothing of Markdown is left, nor the indent of a list item's second line."""
+def test_runbook_entry_is_printed_without_markdown(name):
+    """`edge-agent help CHECK` prints the entry under its name without Markdown marks and without double spaces in a
+    line."""
     result = help_of(name)
     lines = result.stdout.splitlines()
     assert (0, True) == (result.exit_code, lines[0].startswith(f"{name}: "))
     assert [] == [line for line in lines if "`" in line or "**" in line or re.search(r"  +", line[8:])]
 
 
-def test_a_reason_is_explained_in_either_case():
-    """What it means, who acts, what to do, and nothing of Markdown."""
+def test_reason_is_explained_in_either_case():
+    """`edge-agent help REASON` accepts upper and lower case, and prints the meaning and the remedy with its
+    commands."""
     assert "or incoming/." in " ".join(help_of("EXCHANGE_DIR_UNUSABLE").stdout.split())
     assert help_of("disk_full").stdout == help_of("DISK_FULL").stdout
     assert "edge-agent bundles list" in help_of("DISK_FULL").stdout
 
 
-def test_without_a_name_every_name_is_listed():
-    """Checks and reasons."""
+def test_help_without_a_name_lists_every_name():
+    """`edge-agent help` without a name lists every check and every reason."""
     said = help_of().stdout
     assert [] == [name for name in [*CHECKS, *BY_REASON] if name not in said]
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
-    """Exit code 2."""
+def test_unknown_help_name_suggests_the_nearest():
+    """For an unknown name, `edge-agent help` suggests the most similar one and ends with 2."""
     result = help_of("sockt")
     assert (2, True) == (result.exit_code, "'socket'" in result.output)
 
 
 @pytest.mark.parametrize("name", UPDATE_REASONS)
-def test_a_reason_of_an_update_is_explained(name):
-    """Its meaning, the states in which it stands, what to do; docs/updates.md has each of them."""
+def test_update_reason_is_explained(name):
+    """`edge-agent help` explains each reason of an update and what to do, and docs/updates.md lists it."""
     said = " ".join(help_of(name.lower()).stdout.split())
     assert (True, True) == (said.startswith(f"{name}: {UPDATE_REASONS[name].meaning}"), " do " in said)
     assert f"\n| `{name}` | " in UPDATES.read_text(encoding="utf-8")
 
 
-def test_every_reason_that_the_document_lists_is_explained():
-    """Those of its table, whether they are errors or not."""
+def test_every_reason_in_updates_document_is_explained():
+    """`edge-agent help` can explain every reason in the table of docs/updates.md."""
     listed = re.findall(
         r"(?m)^\| `([A-Z_]+)` \| (?:waiting|staged|held|failed|rolled_back)", UPDATES.read_text(encoding="utf-8")
     )

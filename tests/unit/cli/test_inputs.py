@@ -1,4 +1,4 @@
-"""Where the inputs of a command come from, and what a person sees while they are asked about."""
+"""The sources of a command's inputs, and the progress bar while they are processed."""
 
 from __future__ import annotations
 
@@ -37,29 +37,30 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_file_has_an_input_on_each_line(tmp_path):
-    """Blank lines are none, and white space around an input does not belong to it."""
+def test_text_file_has_one_input_per_line(tmp_path):
+    """Blank lines of a text file are skipped, and white space around an input is removed."""
     inputs = Inputs(None, written(tmp_path / "messages.txt", LINES))
     assert (["I want my money back", "is it open?"], 2) == (list(inputs), inputs.count())
 
 
-def test_a_jsonl_file_has_a_text_in_each_object(tmp_path):
-    """As the data of the factory has it; what else stands there is left alone."""
+def test_jsonl_file_has_one_text_per_object(tmp_path):
+    """The input of each line of a JSONL file is its 'text'; other members are ignored, so training data can be used."""
     rows = [{"text": "one\ntwo", "label": "x"}, {"text": "three"}]
     path = written(tmp_path / "rows.jsonl", "\n".join(map(json.dumps, rows)))
     assert ["one\ntwo", "three"] == list(Inputs(None, path))
 
 
 @pytest.mark.parametrize("line", ["text", '{"label": "x"}', '{"text": 7}', '{"text": "\\ud83d"}', "[1]", "[" * 100_000])
-def test_a_line_that_is_no_such_object_is_shown(tmp_path, line):
-    """With how to write it."""
+def test_jsonl_line_without_text_is_refused(tmp_path, line):
+    """A JSONL line that is not an object with a valid 'text' is refused with a remedy that shows the format."""
     with pytest.raises(InvalidRequest, match="not a JSON object with 'text'") as caught:
         list(Inputs(None, written(tmp_path / "rows.jsonl", line)))
     assert '{"text"' in caught.value.remedy
 
 
-def test_a_line_that_fits_no_message_is_refused_without_reading_on(tmp_path):
-    """A file without line ends, such as a disk image, does not fill the memory."""
+def test_line_over_the_message_limit_is_refused(tmp_path):
+    """A line longer than `MESSAGE_BYTES_MAX` is refused, so a file without line ends, such as a disk image, does not
+    fill the memory."""
     path = tmp_path / "image"
     path.touch()
     os.truncate(path, MESSAGE_BYTES_MAX * 100)
@@ -67,15 +68,16 @@ def test_a_line_that_fits_no_message_is_refused_without_reading_on(tmp_path):
         next(iter(Inputs(None, path)))
 
 
-def test_arguments_are_counted_and_files_that_hold_nothing_are_an_error(tmp_path):
-    """It names the file."""
+def test_arguments_are_counted_and_empty_file_is_refused(tmp_path):
+    """Inputs given as arguments are counted; a file without text is refused with its name."""
     assert (2, ["a", "b"]) == (Inputs(["a", "b"]).count(), list(Inputs(["a", "b"])))
     with pytest.raises(EmptyInput, match=r"empty\.txt' holds no text"):
         list(Inputs(None, written(tmp_path / "empty.txt", "\n \n")))
 
 
-def test_a_single_question_is_asked_once_and_a_file_again(tmp_path):
-    """Nobody waits to be told that there is no daemon; a long run bears a busy one."""
+def test_only_inputs_from_a_file_are_retried(tmp_path):
+    """Inputs given as arguments are sent once, so a missing daemon is reported immediately; inputs from a file are
+    retried while the daemon is busy."""
     many = Inputs(None, tmp_path / "x").retry
     assert (None, False) == (Inputs(["a"]).retry, many and many.from_the_start)
 
@@ -84,8 +86,8 @@ def test_a_single_question_is_asked_once_and_a_file_again(tmp_path):
     ("arguments", "said"),
     [(["--file", "nowhere.txt"], "cannot read 'nowhere.txt'"), (["x", "--file", "y"], "not both")],
 )
-def test_a_slip_ends_with_2_and_a_sentence(daemon, tmp_path, arguments, said):
-    """A file that cannot be read, and inputs from two places."""
+def test_wrong_input_source_ends_with_2(daemon, tmp_path, arguments, said):
+    """`classify` ends with 2 for a file that cannot be read, and for arguments combined with --file."""
     ended = subprocess.run(
         command(daemon, "pos-intent", *arguments), cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -93,8 +95,9 @@ def test_a_slip_ends_with_2_and_a_sentence(daemon, tmp_path, arguments, said):
     assert said in " ".join(ended.stderr.replace("│", " ").split())
 
 
-def test_a_file_goes_in_and_json_lines_come_out(daemon, tmp_path):
-    """One line for each input, the daemon's refusals in between borne; nothing else is written."""
+def test_file_is_classified_to_json_lines(daemon, tmp_path):
+    """`classify --json --file` prints one line for each input and nothing else, retries calls that the daemon refuses,
+    and ends with 2 if an input failed."""
     path = written(tmp_path / "messages.txt", "one\nbad\nthree\n")
     daemon.inference.refusals = 2
     ended = subprocess.run(
@@ -106,7 +109,7 @@ def test_a_file_goes_in_and_json_lines_come_out(daemon, tmp_path):
 
 
 def on_terminal(arguments: list[str], stdout: int) -> str:
-    """Run a command with its errors on a terminal; return what was written there."""
+    """Run a command with its errors on a terminal and return what it wrote there."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         arguments, stdout=theirs if stdout < 0 else stdout, stderr=theirs, stdin=subprocess.DEVNULL
@@ -123,8 +126,9 @@ def on_terminal(arguments: list[str], stdout: int) -> str:
     return said.decode(errors="replace")
 
 
-def test_a_bar_is_shown_on_a_terminal_only(daemon, tmp_path):
-    """Where answers go to a file; JSON lines on the same terminal would be torn by it."""
+def test_progress_bar_is_shown_only_beside_redirected_answers(daemon, tmp_path):
+    """The progress bar is shown on a terminal if the answers go to a file; it would break JSON lines on the same
+    terminal."""
     path = written(tmp_path / "messages.txt", "one\ntwo\nthree\n")
     asked = command(daemon, "pos-intent", "--json", "--file", path)
     with (tmp_path / "answers.jsonl").open("wb") as out:
@@ -133,8 +137,8 @@ def test_a_bar_is_shown_on_a_terminal_only(daemon, tmp_path):
     assert "━" not in on_terminal(asked, -1)
 
 
-def test_a_bar_of_an_unknown_number_counts(tmp_path):
-    """Of standard input nobody knows the end."""
+def test_progress_bar_counts_inputs_of_unknown_number(tmp_path):
+    """The progress bar shows only a count for standard input, whose number of lines is unknown."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
     assert ["a", "b"] == list(with_progress_bar(["a", "b"], None, console))

@@ -1,6 +1,7 @@
-"""Whether a folder is on a drive that is mounted: `media export` copies to one, and not into an empty mount point.
+"""`media export` and `media import`: whether a folder is on a mounted drive, since nothing is copied into an empty
+mount point.
 
-Why an export holds no examples: one sentence for each state of a site.
+Also the reason why an export contains no examples: one sentence for each state of a site.
 """
 
 from __future__ import annotations
@@ -44,15 +45,17 @@ MOUNTS = mount_points(MOUNTINFO)
         ("/mnt-backup", "/", False),
     ],
 )
-def test_a_folder_for_drives_needs_a_drive(path: str, mount_point: str, unmounted: bool):
-    """A file system is mounted at or above the folder, below /media, /mnt or /run/media."""
+def test_folder_for_drives_needs_a_mounted_file_system(path: str, mount_point: str, unmounted: bool):
+    """A folder below /media, /mnt or /run/media counts as unmounted if its mount point is not below one of these,
+    too."""
     found = mount_point_of(Path(path), MOUNTS)
     folder = DriveFolder(Path(path), found, is_own_disk=found == Path("/"))
     assert (Path(mount_point), unmounted) == (found, folder.is_unmounted)
 
 
-def test_an_export_into_an_empty_mount_point_is_refused_with_its_remedy():
-    """The message names the folder; another folder of the own disk is only doubtful, and a drive neither."""
+def test_export_into_empty_mount_point_is_refused():
+    """An export into an empty mount point is refused with the folder's name and a remedy; another folder on the
+    machine's own disk gets a question, a drive neither."""
     with pytest.raises(MediaFailed, match="no drive is mounted at /media/usb, so nothing was copied") as met:
         DriveFolder(Path("/media/usb"), Path("/"), is_own_disk=True).require_drive()
     assert "'lsblk'" in met.value.remedy
@@ -63,8 +66,8 @@ def test_an_export_into_an_empty_mount_point_is_refused_with_its_remedy():
 
 
 @pytest.mark.parametrize("command", ["media import", "media export", "enrol"])
-def test_a_drive_that_this_user_may_not_read_names_sudo(tmp_path: Path, command: str):
-    """The user has to change nothing on the drive: it is mounted for another user, or the file is root's."""
+def test_unreadable_drive_suggests_sudo(tmp_path: Path, command: str):
+    """If the user may not read the drive or the enrolment file, the command ends with 3 and suggests sudo."""
     hidden = tmp_path / "drive"
     hidden.mkdir(mode=0)
     path = hidden / "shop-12.kit" if command == "enrol" else hidden
@@ -76,8 +79,8 @@ def test_a_drive_that_this_user_may_not_read_names_sudo(tmp_path: Path, command:
 
 
 @pytest.mark.parametrize(("reason", "repeats"), [("UNREACHABLE", True), ("DISK_FULL", False)])
-def test_an_import_during_which_the_daemon_ends_is_to_be_repeated(reason: str, repeats: bool):
-    """Its caller does not see what was copied before; other errors have a remedy of their own."""
+def test_import_interrupted_by_a_daemon_stop_can_be_repeated(reason: str, repeats: bool):
+    """If the daemon stops during an import, the remedy is to repeat the command; other errors keep their own remedy."""
 
     class EndingDaemon:
         def import_update(self, *_: object) -> None:
@@ -88,16 +91,16 @@ def test_an_import_during_which_the_daemon_ends_is_to_be_repeated(reason: str, r
     assert repeats == ended.value.remedy.endswith("run the same command again: nothing is lost.")
 
 
-def test_an_import_from_an_empty_mount_point_names_what_is_missing():
-    """The technician mounts the drive; that the central team writes one would not help."""
+def test_import_from_empty_mount_point_says_no_drive_is_mounted():
+    """An import from an empty mount point suggests the mount command, not that the central team writes a drive."""
     folder = DriveFolder(Path("/mnt"), Path("/"), is_own_disk=True)
     met = folder.without_drive("there is nothing to import")
     assert "no drive is mounted at /mnt, so there is nothing to import" == met.message
     assert ("'sudo mount /dev/sdX1 /mnt'" in met.remedy, "edge-convert" in met.remedy) == (True, False)
 
 
-def test_a_folder_beside_the_state_directory_is_on_the_own_disk(tmp_path: Path):
-    """The file system of / or of the daemon's folders counts as this machine's own."""
+def test_folder_on_the_daemons_file_system_is_own_disk(tmp_path: Path):
+    """A folder on the same file system as the daemon's folders counts as the machine's own disk."""
     folder = look_at_folder(tmp_path, tmp_path.parent)
     assert (tmp_path.resolve(), True) == (folder.path, folder.is_own_disk)
 
@@ -118,16 +121,17 @@ COLLECTING = ExamplesStatus(
         ({"review_waiting": {}}, "The central team has confirmed all examples that may leave"),
     ],
 )
-def test_the_reason_is_that_of_the_site(changes: dict[str, object], said: str) -> None:
-    """Nothing collected, nothing allowed to leave, nothing reviewed, nothing kept, and all confirmed differ."""
+def test_empty_export_explains_the_sites_reason(changes: dict[str, object], said: str) -> None:
+    """The message differs for a site that captures nothing, may export nothing, has reviewed nothing, has stored
+    nothing, or has had everything confirmed."""
     assert said in explain_empty_export(dataclasses.replace(COLLECTING, **changes), {})
 
 
-def test_a_site_that_keeps_no_examples_says_so() -> None:
-    """The daemon reports no examples at all where nothing is collected."""
+def test_empty_export_without_capture_is_explained() -> None:
+    """If the daemon reports no examples at all, the message says that none are stored here."""
     assert explain_empty_export(None, {}).startswith("No examples are kept here")
 
 
-def test_the_command_works_for_the_user_who_typed_sudo() -> None:
-    """After 'sudo edge-agent media export' the next command needs sudo, too."""
+def test_suggested_command_has_sudo_after_sudo() -> None:
+    """After 'sudo edge-agent media export', the suggested next command begins with sudo as well."""
     assert "'sudo edge-agent review'" in explain_empty_export(COLLECTING, {"SUDO_USER": "anna"})

@@ -1,4 +1,4 @@
-"""`edge-agent run` and `bundles inspect`: a bundle on a disk, without a daemon."""
+"""`edge-agent run` and `bundles inspect`: a bundle on disk, without a daemon."""
 
 import json
 import tarfile
@@ -12,8 +12,8 @@ from tests.support.bundles import digest_of, echo_bundle
 
 
 @pytest.mark.slow
-def test_run_answers_once_and_leaves_nothing(tmp_path):
-    """The model loads in a child, answers, and ends; the exit code is 0 and standard output holds the answer alone."""
+def test_run_answers_once_and_leaves_no_files(tmp_path):
+    """`run` loads the model in a child process, prints one answer as text or JSON, ends with 0 and leaves no files."""
     folder = echo_bundle(tmp_path / "bundle", weights=b"weights")
     shown = CliRunner().invoke(app, ["run", str(folder), "where is my order"])
     assert (0, True) == (shown.exit_code, "confidence" in shown.stdout), shown.output
@@ -25,7 +25,7 @@ def test_run_answers_once_and_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_run_names_every_reason_why_an_answer_is_not_confident(tmp_path):
-    """An input out of distribution is named as such also where the confidence is too low on its own."""
+    """`run` reports both reasons if an input is out of distribution and its confidence is below the threshold."""
     model = gated_onnx.gated("classify")
     confidence = {
         **{
@@ -46,15 +46,16 @@ def test_run_names_every_reason_why_an_answer_is_not_confident(tmp_path):
 
 
 @pytest.mark.slow
-def test_run_writes_the_text_of_a_generation(tmp_path):
-    """Text from standard input, too; a pipe gets the text alone."""
+def test_run_prints_generated_text(tmp_path):
+    """`run BUNDLE -` reads the prompt from standard input and prints the generated text."""
     folder = echo_bundle(tmp_path / "bundle", kind="generate")
     written = CliRunner().invoke(app, ["run", str(folder), "-"], input="hello there")
     assert (0, True) == (written.exit_code, "hello" in written.stdout), written.output
 
 
 def test_run_refuses_a_folder_that_is_not_a_bundle(tmp_path):
-    """The error names the folder, and ends with 5 before any model loads."""
+    """`run` ends with 5 for a folder that is not a bundle or lacks a file of its manifest, and names the missing
+    file."""
     for _ in range(2):
         result = CliRunner().invoke(app, ["run", str(tmp_path), "x"])
         assert (5, True) == (result.exit_code, "is not a bundle directory" in result.stderr)
@@ -66,8 +67,9 @@ def test_run_refuses_a_folder_that_is_not_a_bundle(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["directory", "tar"])
-def test_inspect_shows_a_bundle_whose_files_are_whole(tmp_path, packed):
-    """The digest is the one that the daemon will know it by."""
+def test_inspect_shows_an_intact_bundle(tmp_path, packed):
+    """`bundles inspect` prints the digest of a bundle directory or tar file, the same by which the daemon identifies
+    it."""
     folder = path = echo_bundle(tmp_path / "bundle", weights=b"weights")
     if packed:
         path = tmp_path / "bundle.tar"
@@ -80,8 +82,8 @@ def test_inspect_shows_a_bundle_whose_files_are_whole(tmp_path, packed):
 
 
 @pytest.mark.parametrize(("delta", "certainty"), [(0.1, "90%"), (0.005, "99.5%"), (0.0001, "99.9%")])
-def test_inspect_shows_no_guarantee_as_certain(tmp_path, delta, certainty):
-    """Nearly 100% is not written as 100%."""
+def test_inspect_never_rounds_certainty_to_100_percent(tmp_path, delta, certainty):
+    """`bundles inspect` prints the certainty of a risk guarantee rounded down: 99.99% as 99.9%, not as 100%."""
     proved = {"policy": "threshold", "temperature": 1.0, "threshold": 0.8, "target_risk": 0.05, "delta": delta}
     calibrated = {**proved, "n": 5000, "bound": 0.04, "coverage": 0.9}
     folder = echo_bundle(tmp_path / "bundle", confidence=calibrated)
@@ -89,8 +91,8 @@ def test_inspect_shows_no_guarantee_as_certain(tmp_path, delta, certainty):
     assert f"at most 5.0% wrong at or above it, with {certainty} certainty" in shown
 
 
-def test_inspect_refuses_a_file_that_was_changed(tmp_path):
-    """A byte more or another byte: the file is named, and the exit code is 5."""
+def test_inspect_refuses_a_changed_file(tmp_path):
+    """`bundles inspect` ends with 5 and names the file whose content differs from the manifest's hash."""
     folder = echo_bundle(tmp_path / "bundle", weights=b"weights")
     weights = folder / "echo.weights.bin"
     weights.write_bytes(b"weightz")

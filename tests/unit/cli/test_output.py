@@ -1,4 +1,4 @@
-"""What commands print on a terminal."""
+"""Tables, facts and questions that commands print on a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edge_agent.cli.terminal import table
 
 
 def drawn(made: Table, width: int = 80) -> list[str]:
-    """Return the lines of a table on a terminal of that width."""
+    """Return the lines of a table on a terminal of this width."""
     console = Console(file=io.StringIO(), width=width)
     print_trimmed(console, made)
     assert isinstance(console.file, io.StringIO)
@@ -37,8 +37,9 @@ def engines(*tasks: str) -> Table:
     return made
 
 
-def test_a_name_that_does_not_fit_beside_the_rest_stands_below_it() -> None:
-    """At 80 columns no name and no heading is broken; where there is room, all is on one line."""
+def test_last_column_moves_below_the_row_if_it_does_not_fit() -> None:
+    """At 80 columns names that do not fit are printed below their row, so no name or heading is broken; at 140 columns
+    all is on one line."""
     assert [
         "engine          state        device       pid  memory  pending  restarts",
         "  tasks",
@@ -48,8 +49,9 @@ def test_a_name_that_does_not_fit_beside_the_rest_stands_below_it() -> None:
     assert f"0  {LONG}, pos-intent" in drawn(engines(LONG, "pos-intent"), 140)[1]
 
 
-def test_a_name_in_the_first_column_stands_above_the_rest() -> None:
-    """The other columns keep their places from row to row, and running text keeps the room that is left."""
+def test_long_name_in_first_column_is_printed_above_its_row() -> None:
+    """If a name in the first column is too long, names are printed above their rows, the other columns stay aligned,
+    and running text wraps in the remaining width."""
     made = table("task", "wanted", "state", "why", wrap=("task", "why"))
     why = "waits for 210 MB of free space on the disk of the store, which is full"
     made.add_row(LONG, "1.3.0", "rolled back", why)
@@ -65,8 +67,8 @@ def test_a_name_in_the_first_column_stands_above_the_rest() -> None:
     ] == drawn(made)
 
 
-def test_a_row_that_fits_in_no_way_has_a_line_for_each_cell() -> None:
-    """Nothing is cut and no word is broken, however many figures there are."""
+def test_row_too_wide_for_any_layout_has_one_line_per_cell() -> None:
+    """A table that fits in no other way prints one line for each cell; nothing is cut and no word is broken."""
     amounts = ("spent today", "spent this month", "saved today", "saved this month")
     made = table("task", *amounts, right=amounts, wrap=("task",))
     made.add_row(LONG, *4 * ["1,234,567,890.50 EUR"])
@@ -79,8 +81,8 @@ def test_a_row_that_fits_in_no_way_has_a_line_for_each_cell() -> None:
     ] == drawn(made)[:7]
 
 
-def test_a_question_shows_its_consequence_in_lines_of_the_terminal():
-    """Whoever is asked whether a task is to be removed reads whole words, and whole commands."""
+def test_confirmation_wraps_its_consequence_at_terminal_width():
+    """The consequence in a confirmation is wrapped between words within 80 columns."""
     consequence = (
         "Version 1.0.0 stops answering 'pos-intent', and nothing else answers it: calls of the task fail. " * 3
     )
@@ -101,8 +103,8 @@ def test_a_question_shows_its_consequence_in_lines_of_the_terminal():
     assert consequence.split() == " ".join(shown.decode().split()).removesuffix("Remove it? [y/N]:").split()
 
 
-def test_a_value_that_is_longer_than_the_line_is_printed_whole():
-    """A site key has 64 digits: at 80 columns a person still reads, and copies, all of them."""
+def test_value_longer_than_the_line_is_wrapped_not_cut():
+    """A site key of 64 digits is printed completely within 80 columns, so that a person can read and copy it."""
     key = "0123456789abcdef" * 4
     console = Console(file=io.StringIO(), width=80)
     print_facts(console, {"credentials": "encrypted to this machine", "site key of the site": key})

@@ -1,4 +1,4 @@
-"""The audit of redaction on the command line: where values stand that a person names, and the rows of an export."""
+"""The redaction audit on the command line: the positions of values that a person names, and the rows of an export."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ TEXT = "Anna, 5 mg for Anna Berg and Bo"
 
 
 def audited(missed: tuple[MissedSpan, ...] = (), wrong: tuple[int, ...] = ()) -> RedactionAuditText:
-    """Return a text in which the first name was replaced."""
+    """Return a text whose first name was replaced."""
     return RedactionAuditText(1, "p-1", "intent", "pii@1.0.0", TEXT, "", (NAME,), missed, wrong)
 
 
-def test_a_value_is_marked_wherever_it_was_not_replaced():
-    """The replaced occurrence is not missed; a longer value takes the place of one inside of it."""
+def test_missed_value_is_marked_wherever_it_was_not_replaced():
+    """Every occurrence that was not replaced is marked; a longer value takes precedence over one inside it."""
     found = missed_values(audited(), ["Anna", "Anna Berg", "Bo"], "NAME")
     assert [MissedSpan(15, 24, "NAME"), MissedSpan(29, 31, "NAME")] == found
 
 
 @pytest.mark.parametrize(("value", "said"), [("Zoe", "is not in the text"), ("Anna,", "")])
-def test_a_value_that_stands_nowhere_is_refused(value, said):
-    """A typing error is no missed value; a value with more than was replaced is one."""
+def test_value_that_is_not_in_the_text_is_refused(value, said):
+    """A value that is not in the text is refused as a typing error; a value that extends a replaced one is accepted."""
     if said:
         with pytest.raises(ValueError, match=said):
             missed_values(audited(), [value], "NAME")
@@ -33,16 +33,17 @@ def test_a_value_that_stands_nowhere_is_refused(value, said):
         assert [MissedSpan(0, 5, "NAME")] == missed_values(audited(), [value], "NAME")
 
 
-def test_a_row_has_what_was_rightly_replaced_and_what_was_missed():
-    """What overlaps is one value; what the person took back is none."""
+def test_training_row_has_correct_and_missed_spans():
+    """A training row has the missed spans and the correctly replaced ones: overlapping spans are merged, and a
+    replacement that was marked wrong is left out."""
     both = (MissedSpan(0, 5, "NAME"), MissedSpan(29, 31, "CITY"))
     spans = [{"start": 0, "end": 5, "label": "NAME"}, {"start": 29, "end": 31, "label": "CITY"}]
     assert {"text": TEXT, "spans": spans, "family": "p-1"} == training_row(audited(both))
     assert [spans[1]] == training_row(audited((both[1],), wrong=(0,)))["spans"]
 
 
-def test_an_export_never_replaces_a_file(tmp_path: Path):
-    """An existing file, and a folder that does not exist, are refused before anything is asked."""
+def test_export_does_not_overwrite_a_file(tmp_path: Path):
+    """An export to an existing file or into a missing folder is refused before the daemon is called."""
     (tmp_path / "rows.jsonl").write_text("kept")
     with pytest.raises(InvalidRequest, match="exists"):
         export_rows(None, tmp_path / "rows.jsonl")  # type: ignore[arg-type]
@@ -51,8 +52,9 @@ def test_an_export_never_replaces_a_file(tmp_path: Path):
     assert "kept" == (tmp_path / "rows.jsonl").read_text()
 
 
-def test_an_export_whose_daemon_goes_away_leaves_no_file(tmp_path: Path):
-    """A half-written file would stand in the way of the next export, and look whole."""
+def test_export_leaves_no_file_if_the_daemon_disconnects(tmp_path: Path):
+    """If the daemon disconnects during an export, no partial file remains: it would look complete and block the next
+    export."""
 
     class Leaving:
         def redaction_audit(self, *, judged: bool, after: int, count: int) -> list[RedactionAuditText]:

@@ -25,7 +25,7 @@ MONEY = field_pb2.FieldMoney(task="pos-intent", day="2026-11-25", questions=40, 
 
 @pytest.fixture
 def run(tmp_path):
-    """Run edge-agent with directories of its own."""
+    """Run `edge-agent report` with a configuration and directories of its own."""
     config = tmp_path / "agent.yaml"
     config.write_text("site: {id: shop-12}\n")
     options = ["--config", str(config), "--state-dir", str(tmp_path / "state"), "--run-dir", str(tmp_path)]
@@ -45,8 +45,8 @@ def daemon(tmp_path):
         yield running
 
 
-def test_the_table_is_the_default(run, daemon):
-    """Each task has a line, and below it what to do next and why."""
+def test_report_prints_a_table_by_default(run, daemon):
+    """`report` prints a line for each task, and below it the next step and why."""
     result = run()
     assert 0 == result.exit_code, result.stderr
     lines = result.stdout.splitlines()
@@ -56,8 +56,9 @@ def test_the_table_is_the_default(run, daemon):
     assert "specificity" not in result.stdout
 
 
-def test_without_captured_answers_it_says_what_is_counted(run, daemon):
-    """A task that answers and is not collected is named as such: the report does not say that nobody called it."""
+def test_report_without_captured_answers_names_tasks_not_captured(run, daemon):
+    """A task that answers but is not captured is named as not counted, so the report does not claim that nobody called
+    it."""
     daemon.admin.field.ClearField("series")
     daemon.admin.field.ClearField("money")
     daemon.admin.field.ClearField("collect")
@@ -66,15 +67,15 @@ def test_without_captured_answers_it_says_what_is_counted(run, daemon):
     assert "  This task is not collected, so its answers are not counted" in "\n".join(lines)
 
 
-def test_a_named_task_is_told_at_length(run, daemon):
-    """Who names a task sees the four questions, too."""
+def test_report_of_a_named_task_is_detailed(run, daemon):
+    """`report TASK` also prints specificity, data, economics and constraints, and the cost in the given currency."""
     said = run("pos-intent", "--model-cost", "1,500 EUR").stdout
     for wanted in ("specificity", "data", "economics", "constraints", "0.060 EUR"):
         assert wanted in said
 
 
-def test_json_is_the_whole_document(run, daemon):
-    """--json is one document for scripts."""
+def test_report_json_is_one_document(run, daemon):
+    """`report --json` prints one document with schema, site, large model, advice, cost and risk of each task."""
     plain = json.loads(run("--json", "--risk", "0.1").stdout)
     assert ("edge-agent/report/v1", "shop-12", "large-1") == (plain["schema"], plain["site"], plain["large_model"])
     (task,) = plain["tasks"]
@@ -85,8 +86,8 @@ def test_json_is_the_whole_document(run, daemon):
     )
 
 
-def test_html_is_one_file(run, daemon, tmp_path):
-    """--html writes a page that everybody may read, whole or not at all, and says where it is."""
+def test_report_html_writes_one_readable_file(run, daemon, tmp_path):
+    """`report --html` writes a page that every user can read (mode 0644) and prints its path."""
     path = tmp_path / "report.html"
     result = run("--html", str(path))
     assert f"{path}: open it in a browser.\n" == result.stdout
@@ -94,8 +95,8 @@ def test_html_is_one_file(run, daemon, tmp_path):
     assert 0o644 == path.stat().st_mode & 0o777
 
 
-def test_html_and_json_together_are_both(run, daemon, tmp_path):
-    """With both, standard output is JSON alone."""
+def test_report_html_and_json_write_both(run, daemon, tmp_path):
+    """With --html and --json, `report` writes the page, and standard output contains only JSON."""
     path = tmp_path / "report.html"
     assert 1 == len(json.loads(run("--json", "--html", str(path)).stdout)["tasks"])
     assert path.exists()
@@ -113,14 +114,16 @@ def test_html_and_json_together_are_both(run, daemon, tmp_path):
         (("--html", "/no/such/folder/report.html"), 3, "Name another file with --html."),
     ],
 )
-def test_wrong_usage_is_said(run, daemon, arguments, code, says):
-    """What cannot be done has a sentence, and the exit code of its kind."""
+def test_report_refuses_invalid_arguments(run, daemon, arguments, code, says):
+    """An unknown task, amount or risk ends with 2, and a file that cannot be written with 3; the message names the
+    fault."""
     result = run(*arguments)
     assert (code, True) == (result.exit_code, says in result.stderr.replace("\n", " "))
 
 
-def test_nonsense_is_a_bug(run, daemon):
-    """A daemon that counts more confident answers than graded ones is not trusted, and nothing is drawn."""
+def test_report_refuses_impossible_counts(run, daemon):
+    """If the daemon counts more confident answers than graded ones, `report` ends with 1, prints no table and suggests
+    a support bundle."""
     daemon.admin.field.series[0].days[0].counts["sure"] = 101
     result = run()
     assert (1, "") == (result.exit_code, result.stdout)
@@ -128,15 +131,15 @@ def test_nonsense_is_a_bug(run, daemon):
     assert "edge-agent support-bundle" in result.stderr
 
 
-def test_without_tasks_it_says_how_to_get_one(run, daemon):
-    """An empty daemon is no empty table."""
+def test_report_without_tasks_names_media_import(run, daemon):
+    """Without a task, `report` names the command that imports one instead of printing an empty table."""
     daemon.admin.field.ClearField("tasks")
     assert "'edge-agent media import'" in " ".join(run().stdout.split())
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_every_state_fits_on_a_screen(state):
-    """From nothing to much: no line is longer than the screen is wide."""
+def test_report_fits_100_columns_in_every_state(state):
+    """For every state, from no data to much, no line is wider than 100 columns or ends in spaces."""
     console = Console(file=io.StringIO(), width=100, highlight=False)
     show(console, [judge_task(each, CostAssumptions("EUR")) for each in STATES[state]], at_length=True)
     lines = console.file.getvalue().splitlines()
@@ -145,13 +148,14 @@ def test_every_state_fits_on_a_screen(state):
 
 
 def counts(local, upstream):
-    """Return what came of the inputs of a task, each in less than 50 ms."""
+    """Return the counts of a task whose answers took less than 50 ms each."""
     durations = Durations((0.05, 1.0), (local + upstream, 0, 0), 1.0)
     return TaskCounts("pos-intent", {"local": local, "upstream": upstream}, {}, 0, 0, 0, durations, durations)
 
 
 @pytest.mark.parametrize(("local", "upstream", "wanted"), [(3, 1, {"pos-intent": 25.0}), (1, 3, {}), (0, 0, {})])
-def test_the_time_here_is_known_while_most_answers_are_from_here(local, upstream, wanted):
-    """The median of all answers says how long one from here takes only as long as most are."""
+def test_usual_local_time_needs_mostly_local_answers(local, upstream, wanted):
+    """The median time of all answers counts as the local time only if most answers are local; otherwise it is
+    unknown."""
     status = Status("0.1.0", None, True, 0, (), (), (), 0, 0, counts=(counts(local, upstream),))
     assert wanted == usual_local_ms(status)

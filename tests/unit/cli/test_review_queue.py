@@ -13,8 +13,9 @@ LONG = [
 ]
 
 
-def test_a_key_and_its_label_stay_on_one_line():
-    """A line ends before a key that does not fit, and a label wider than the terminal has a line of its own."""
+def test_key_and_its_label_stay_on_one_line():
+    """A line ends before a key that does not fit, also with wide characters; a label wider than the terminal has its
+    own line."""
     assert [
         "  Enter accept",
         "  1 card_payment_fee_charged",

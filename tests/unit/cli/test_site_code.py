@@ -1,4 +1,4 @@
-"""`edge-agent status --code` and `--qr`: what they say of a site, and that others can read it."""
+"""`edge-agent status --code` and `--qr`: the summary of a site, and that other decoders can read it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def printed(print_it, **settings: object) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_a_summary_has_names_versions_and_states_alone() -> None:
-    """Tasks with an alarm or without an answer come first; nothing of what was sent to a task is in it."""
+def test_summary_has_only_names_versions_and_states() -> None:
+    """The summary contains site, versions, states, alarms and updates of the tasks; tasks with an alarm or without an
+    answer come first."""
     alarm = FieldAlarm("b", "ab", "errors", NOW, None, "people found 6 of 20 wrong", "", demoted=True)
     ref = BundleRef("c", "2.0.0", "cd" * 32)
     update = TaskUpdate("c", None, None, ref, "FETCHING", NOW, "", "1 file still to come", 0)
@@ -47,8 +48,8 @@ def test_a_summary_has_names_versions_and_states_alone() -> None:
     assert SiteSummary("shop-12", "0.1.0", MINUTES, True, "", expected) == summarize(status, NOW)
 
 
-def test_the_groups_that_are_printed_can_be_decoded() -> None:
-    """A person types them from the screen, without the numbers of the groups."""
+def test_printed_groups_can_be_decoded() -> None:
+    """The groups typed from the screen without their numbers decode to the summary, and fit 80 columns."""
     lines = printed(lambda console: print_code(console, site(), NOW))
     groups = " ".join(line.partition(":")[2] for line in lines[1:-2])
     assert summarize(site(), NOW) == decode(groups)
@@ -58,8 +59,9 @@ def test_the_groups_that_are_printed_can_be_decoded() -> None:
 
 @pytest.mark.parametrize("tasks", [1, 40])
 @pytest.mark.parametrize("color", [None, "truecolor"])
-def test_a_qr_code_fits_the_terminal_and_another_decoder_reads_it(tasks: int, color: str | None) -> None:
-    """In 80 columns and 24 lines with the prompt below, with colours and without; ZXing finds the same state in it."""
+def test_qr_code_fits_the_terminal_and_is_readable(tasks: int, color: str | None) -> None:
+    """The QR code fits 80 columns and 23 lines with and without colours, and the independent decoder ZXing reads the
+    same state from it."""
     numpy = pytest.importorskip("numpy")
     zxing = pytest.importorskip("zxingcpp", reason="the independent decoder of the extra 'test' is not installed")
     full = site(tasks=tuple(dataclasses.replace(TASK, name=f"task-{number}") for number in range(tasks)))
@@ -77,8 +79,8 @@ def test_a_qr_code_fits_the_terminal_and_another_decoder_reads_it(tasks: int, co
     assert tasks == len(decode(found.text).tasks) + decode(found.text).tasks_left_out
 
 
-def test_a_terminal_without_blocks_gets_the_groups() -> None:
-    """With LANG=C the code is printed to be read out, with the command that draws it nevertheless."""
+def test_ascii_terminal_gets_groups_instead_of_a_qr_code() -> None:
+    """With LANG=C, `--qr` prints the groups in ASCII and the command that prints the QR code nevertheless."""
     lines = printed(lambda console: site_code.print_qr(console, site(), NOW, {"LANG": "C"}))
     assert "\n".join(lines).isascii()
     assert "LC_ALL=C.UTF-8 edge-agent status --qr" in " ".join(lines)

@@ -1,4 +1,4 @@
-"""Stand-ins for modules that are seldom used: they answer for what is used, and give way to the module otherwise."""
+"""Stand-ins for seldom used modules: they provide the used attributes, and load the real module for others."""
 
 import subprocess
 import sys
@@ -10,14 +10,14 @@ from edge_agent.cli import PYDANTIC_PLUGINS, stand_in
 
 
 def run(code: str) -> str:
-    """Return what code prints in a process that has the stand-ins."""
+    """Return the output of code in a process that has the stand-ins."""
     code = "from edge_agent.cli import *\ninstall_stand_ins()\n" + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
 def name():
-    """A module of the standard library that no test needs, not loaded."""
+    """The name of a module of the standard library that no test needs; it is not loaded."""
     loaded = sys.modules.pop("colorsys", None)
     yield "colorsys"
     sys.modules.pop("colorsys", None)
@@ -25,8 +25,9 @@ def name():
         sys.modules["colorsys"] = loaded
 
 
-def test_a_stand_in_has_its_attributes_and_loads_the_module_for_others(name):
-    """What is given is used as it is; the first use of anything else loads the module, which then replaces it."""
+def test_stand_in_loads_its_module_for_other_attributes(name):
+    """A stand-in returns the given attributes; the first use of another one loads the module, which then replaces the
+    stand-in."""
     stand_in(name, ONE_THIRD="ours")
     import colorsys  # noqa: PLC0415
 
@@ -35,16 +36,17 @@ def test_a_stand_in_has_its_attributes_and_loads_the_module_for_others(name):
     assert 1 / 3 == sys.modules[name].ONE_THIRD
 
 
-def test_a_module_that_is_loaded_stays(name):
-    """Who has loaded the module keeps it."""
+def test_loaded_module_is_not_replaced_by_a_stand_in(name):
+    """`stand_in` leaves a module that is loaded already in place."""
     import colorsys  # noqa: PLC0415
 
     stand_in(name, ONE_THIRD="ours")
     assert sys.modules[name] is colorsys
 
 
-def test_a_module_that_does_not_exist_is_an_import_error():
-    """A stand-in does not hide that a library has changed: its use names the module that is missing."""
+def test_stand_in_for_a_missing_module_raises_import_error():
+    """The first use of a stand-in whose module does not exist raises an ImportError with its name, so a changed library
+    is noticed."""
     stand_in("edge_agent.no_such_module")
     try:
         with pytest.raises(ImportError, match="no_such_module"):
@@ -55,7 +57,8 @@ def test_a_module_that_does_not_exist_is_an_import_error():
 
 
 def test_messages_and_models_work_with_the_stand_ins():
-    """Messages are read and written, models are validated, and neither loads the module that has a stand-in."""
+    """Protobuf messages are read and written and pydantic models are validated, and neither loads a module that has a
+    stand-in."""
     said = run("""
         import sys
         from pydantic import BaseModel, SecretStr
@@ -70,8 +73,8 @@ def test_messages_and_models_work_with_the_stand_ins():
     assert 'a task: "a" 3\nNone None None' == said
 
 
-def test_what_lacks_in_a_stand_in_of_a_library_is_loaded():
-    """A library that uses more of a module than today finds all of it."""
+def test_library_gets_attributes_that_a_stand_in_lacks():
+    """A library that uses an attribute which a stand-in lacks gets it from the real module."""
     said = run("""
         from google.protobuf.internal import python_message
         from pydantic.plugin import _loader
@@ -82,6 +85,6 @@ def test_what_lacks_in_a_stand_in_of_a_library_is_loaded():
     assert "GeneratedProtocolMessageType pydantic True" == said
 
 
-def test_plugins_of_pydantic_are_not_searched_for():
-    """The stand-in returns no plugins, and nothing reads the entry points of installed packages."""
+def test_stand_in_returns_no_pydantic_plugins():
+    """The stand-in for pydantic's plugin loader returns no plugins."""
     assert "()" == run(f"from sys import modules; print(modules['{PYDANTIC_PLUGINS}'].get_plugins())")

@@ -1,4 +1,4 @@
-"""What status says of the large model, and of the questions that nobody waits for."""
+"""The lines of `status` about the large model and deferred escalations."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ FIRST = "large model large-1: online, usually 640 ms; today 0.31 of 2.00, this m
         ),
     ],
 )
-def test_what_is_asked_later_has_a_line(changes, said):
-    """How many wait and for how long, how many were answered, and what was given up; none where there was nothing."""
+def test_status_shows_deferred_escalations(changes, said):
+    """`status` prints how many deferred escalations and audits wait and since when, how many were answered and lost;
+    without any it prints no such line."""
     written = io.StringIO()
     status.show_large_model(Console(file=written, width=120), LargeModel(**{**KNOWN, **NOTHING, **changes}))
     assert [FIRST, *said] == written.getvalue().splitlines()

@@ -1,4 +1,4 @@
-"""What reaches a terminal: nothing in it that the terminal would obey, whoever wrote it; JSON stays exact."""
+"""Output to a terminal: control characters from any source are escaped; JSON stays exact."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Screen(io.StringIO):
 
 
 def shown(thing: RenderableType) -> str:
-    """Return what a terminal gets to see of something."""
+    """Return the output that a terminal receives for a renderable."""
     written = io.StringIO()
     Terminal(file=written, width=200).print(thing)
     return written.getvalue()
@@ -48,16 +48,17 @@ def table(cell: RenderableType) -> EscapedTable:
     [HOSTILE, Text(HOSTILE, style="bold"), Group(Text(HOSTILE)), table(HOSTILE), table(Text(HOSTILE, "red"))],
     ids=["string", "text", "group", "cell", "styled cell"],
 )
-def test_what_comes_from_elsewhere_is_one_line_of_text(thing: RenderableType) -> None:
-    """Escape sequences, line breaks, and marks that reorder what stands beside them are shown, not obeyed."""
+def test_foreign_text_is_printed_on_one_line_with_escapes_visible(thing: RenderableType) -> None:
+    """Escape sequences, line breaks and marks that reorder text are printed as visible escapes, not executed by the
+    terminal."""
     said = shown(thing)
     assert SHOWN == said.strip("\n ").replace("\n", "")
     assert not OBEYED & set(said)
 
 
 @pytest.mark.parametrize("added", [True, False])
-def test_a_table_cuts_no_name(added: bool) -> None:
-    """A name that is wider than its column goes on in the next line."""
+def test_table_wraps_a_name_wider_than_its_column(added: bool) -> None:
+    """A table continues a name that is wider than its column on the next line instead of cutting it."""
     made = EscapedTable("task", *([] if added else ["sites"]), box=None)
     if added:
         made.add_column("sites", justify="right")
@@ -71,28 +72,30 @@ def test_a_table_cuts_no_name(added: bool) -> None:
 @pytest.mark.parametrize(
     "text", ["café 漢字 नमस्ते", "10\N{NO-BREAK SPACE}%", "👩\N{ZERO WIDTH JOINER}🔬", "[bold]x[/]", ":smile:"]
 )
-def test_words_of_every_script_stay(text: str) -> None:
-    """Also what looks like markup, or like the name of a picture."""
+def test_text_of_any_script_is_unchanged(text: str) -> None:
+    """Text in any script is printed unchanged, also if it looks like rich markup or an emoji name."""
     assert text == printable(text)
     assert [f"{text}\n"] * 2 == [shown(text), shown(table(text)).rstrip(" \n") + "\n"]
 
 
-def test_styles_stay_where_they_were() -> None:
-    """What is escaped grows longer; the colours around it move along."""
+def test_styles_move_with_escaped_text() -> None:
+    """If escapes make a text longer, its styles still cover the same words."""
     text = Text.assemble("a\x1b", ("red", "red"), "\n", ("blue", "blue"))
     made = terminal.printable_text(text)
     assert r"a\x1bred\nblue" == made.plain
     assert [("red", "red"), ("blue", "blue")] == [(made.plain[s.start : s.end], str(s.style)) for s in made.spans]
 
 
-def test_a_message_is_one_line() -> None:
-    """What it quotes cannot write a line of ours; the lines of a library's message are joined."""
+def test_message_is_joined_to_one_line() -> None:
+    """`one_line` joins the lines of a library's message and escapes control characters, so that quoted text cannot
+    imitate a line of the program."""
     assert "no YAML: line 1, column 2: here" == one_line("no YAML:\n  line 1,\r\n  column 2: here\n")
     assert r"x what to do: \x1b[31mrun me" == one_line("x\nwhat to do: \x1b[31mrun me")
 
 
-def test_an_error_has_its_lines_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
-    """The sentence, what belongs to it line by line, and the remedy."""
+def test_error_has_only_its_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error is printed as its sentence, its details line by line, and its remedy; line breaks in a sentence do not
+    start a new line."""
     terminal.report("bad\nerror: worse \x1b[2J", "do\nthis", ["a log line\x9b", "another\n  what to do: harm"])
     assert [
         r"error: bad error: worse \x1b[2J",
@@ -102,8 +105,8 @@ def test_an_error_has_its_lines_and_no_others(capsys: pytest.CaptureFixture[str]
     ] == capsys.readouterr().err.splitlines()
 
 
-def test_an_answer_is_exact_in_a_file_and_printable_on_a_terminal() -> None:
-    """A generated text keeps its lines on both."""
+def test_answer_is_exact_in_a_file_and_escaped_on_a_terminal() -> None:
+    """A generated text is written unchanged to a file and escaped to a terminal, and keeps its line breaks on both."""
     for stream, expected in ((Screen(), "a\\x1b[2J\n\tb"), (io.StringIO(), "a\x1b[2J\n\tb")):
         with contextlib.redirect_stdout(stream):
             terminal.write_answer("a\x1b[2J\n\tb")
@@ -111,13 +114,13 @@ def test_an_answer_is_exact_in_a_file_and_printable_on_a_terminal() -> None:
 
 
 def test_json_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
-    """A program reads what was there, every character of it."""
+    """JSON output keeps every character of a value, so a program reads it exactly."""
     output.print_json({"label": HOSTILE})
     assert {"label": HOSTILE} == json.loads(capsys.readouterr().out)
 
 
-def test_lines_that_are_said_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """For what is cut apart by lines, on both streams."""
+def test_say_keeps_line_breaks_and_escapes_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    """`say` keeps line breaks and escapes other control characters on both standard streams."""
     terminal.say("one\x1b\ntwo")
     terminal.say("three\x9b", err=True)
     assert ("one\\x1b\ntwo\n", "three\\x9b\n") == tuple(capsys.readouterr())
@@ -126,8 +129,8 @@ def test_lines_that_are_said_stay_lines(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize("app", [edge_agent, edge_convert], ids=["edge-agent", "edge-convert"])
 @pytest.mark.parametrize("arguments", [["\x1b[2J"], ["--\x1b[2J"], ["assemble", "a", "\x1b[2J"]], ids=repr)
-def test_wrong_arguments_are_quoted_as_text(app: object, arguments: list[str]) -> None:
-    """A shell puts the name of any file there."""
+def test_invalid_arguments_are_quoted_without_escapes(app: object, arguments: list[str]) -> None:
+    """Usage errors escape control characters in arguments, because a shell can insert any file name there."""
     done = CliRunner().invoke(app, arguments)  # type: ignore[arg-type] # both are
     assert 2 == done.exit_code
     assert "\x1b[2J" not in done.output
@@ -135,15 +138,16 @@ def test_wrong_arguments_are_quoted_as_text(app: object, arguments: list[str]) -
 
 
 @pytest.mark.parametrize("command", [["assemble"], ["verify-repo", "--root"]])
-def test_names_of_files_are_quoted_as_text(command: list[str], tmp_path: object) -> None:
-    """Also in the errors of the system."""
+def test_file_names_are_quoted_without_escapes(command: list[str], tmp_path: object) -> None:
+    """Errors that quote a file name escape its control characters and line breaks."""
     done = CliRunner().invoke(edge_convert, [*command, f"{tmp_path}/\x1b[2J\nerror: x", "--out", f"{tmp_path}/o"])
     assert "\x1b[2J" not in done.output
     assert "\nerror: x" not in done.output
 
 
-def test_a_sentence_is_broken_between_words_and_never_inside_a_command() -> None:
-    """On a terminal of 40 columns; a pipe gets one line."""
+def test_sentence_is_wrapped_between_words_not_inside_commands() -> None:
+    """On a terminal of 40 columns a sentence is wrapped between words but not inside a quoted command; a pipe gets one
+    line."""
     said = "Free some space: 'edge-agent bundles list' and 'df -h' show what takes it."
     assert ["Free some space:", "'edge-agent bundles list' and 'df -h'", "show what takes it."] == [
         line.strip() for line in terminal.wrap_sentence(said, 40)

@@ -1,4 +1,4 @@
-"""What happened between two looks, from what was counted."""
+"""The rates and events between two polls of the daemon, computed from its counters."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ NOTHING = Durations(SECONDS, (0,) * 17, 0.0)
 
 
 def durations(*values: float) -> Durations:
-    """Return what a daemon says of these times."""
+    """Return the histogram that a daemon reports for these times."""
     histogram = Histogram(SECONDS)
     for value in values:
         histogram.observe(value)
@@ -55,8 +55,8 @@ def status(*counted: TaskCounts, start: datetime = START, **more: Any) -> Status
     return Status("0.1.0", start, True, 0, (), (), (), 0, 0, counts=counted, **more)
 
 
-def test_rates_are_differences():
-    """Rates and shares are of what came since the first look, not of what was counted before it."""
+def test_rates_cover_the_time_between_two_polls():
+    """Rates and shares cover only what was counted after the first poll."""
     before = counts(answers={"local": 100}, errors={"QUEUE_FULL": 7}, graded=100, below_threshold=90)
     errors = {"QUEUE_FULL": 7, "INPUT_EMPTY": 1}
     after = counts(answers={"local": 112, "abstained": 4}, errors=errors, graded=116, below_threshold=94)
@@ -64,8 +64,8 @@ def test_rates_are_differences():
     assert (8.0, 0.5, 0.25, 0.25) == (rates.answers, rates.errors, rates.below, rates.abstained)
 
 
-def test_of_nothing_there_is_no_share():
-    """Where nothing was answered, rates are zero, and shares and quantiles are not known."""
+def test_shares_and_quantiles_are_unknown_without_answers():
+    """Without answers, rates are zero, and shares and quantiles are None."""
     rates = rates_of(None, counts(), 1.0)
     assert (0.0, 0.0, None, None) == (rates.answers, rates.errors, rates.below, rates.total_p95)
 
@@ -81,14 +81,15 @@ def test_of_nothing_there_is_no_share():
         (0.5, [0.0001], 0.00025),
     ],
 )
-def test_a_quantile_is_that_of_prometheus(share, values, expected):
-    """Inside a bucket times are taken to be spread evenly; above the last bound, the bound is the answer."""
+def test_quantile_is_interpolated_as_in_prometheus(share, values, expected):
+    """A quantile is interpolated linearly inside its bucket, as in Prometheus; above the last bound, the result is that
+    bound."""
     assert pytest.approx(expected) == histogram_quantile(share, NOTHING, durations(*values))
 
 
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=50), st.lists(st.floats(0, 50), max_size=50), st.floats(0.01, 1))
-def test_a_quantile_lies_in_the_bucket_of_the_true_one(values, earlier, share):
-    """The quantile of what came in between is in the bucket in which the true one is, whatever was counted before."""
+def test_quantile_is_in_the_bucket_of_the_exact_one(values, earlier, share):
+    """The quantile of the values between two polls is in the bucket of the exact one, whatever was counted before."""
     found = histogram_quantile(share, durations(*earlier), durations(*earlier, *values))
     true = sorted(values)[max(0, math.ceil(len(values) * share - 1e-9) - 1)]
     bounds = (0.0, *SECONDS)
@@ -97,8 +98,8 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values, earlier, share):
     assert bounds[bounds.index(above) - 1] - 1e-12 <= found <= above + 1e-12
 
 
-def test_a_history_is_the_last_seconds():
-    """Rates are over the last ten seconds or so, however long the watch lasts."""
+def test_rates_cover_only_the_last_seconds():
+    """Rates cover the last `WINDOW_SECONDS`, however long the watch has lasted."""
     history = WatchHistory()
     for second in range(60):
         history.add(status(counts(answers={"local": 5 * second if second < 50 else 250})), float(second))
@@ -106,16 +107,16 @@ def test_a_history_is_the_last_seconds():
     assert 0.5 == history.rates()["till"].answers
 
 
-def test_one_look_has_no_rates():
-    """Before there is a second look nothing is said."""
+def test_one_poll_has_no_rates():
+    """Before the second poll there are no rates."""
     history = WatchHistory()
     assert ({}, 0.0) == (history.rates(), history.seconds)
     history.add(status(counts(answers={"local": 5})), 3.0)
     assert {} == history.rates()
 
 
-def test_a_restart_begins_anew():
-    """A daemon that was started again counts from zero: no rate is negative."""
+def test_daemon_restart_resets_the_rates():
+    """A restarted daemon counts from zero: rates start again with its second poll, and none is negative."""
     history = WatchHistory()
     history.add(status(counts(answers={"local": 500})), 1.0)
     history.add(status(counts(answers={"local": 2}), start=START + timedelta(hours=1)), 2.0)
@@ -124,16 +125,16 @@ def test_a_restart_begins_anew():
     assert 3.0 == history.rates()["till"].answers
 
 
-def test_a_task_that_is_new_counts_from_zero():
-    """What a task has counted that was not there at the first look, came in between."""
+def test_new_task_counts_from_zero():
+    """All answers of a task that did not exist at the first poll count as given since then."""
     history = WatchHistory()
     history.add(status(), 0.0)
     history.add(status(counts("new", answers={"local": 4})), 2.0)
     assert 2.0 == history.rates()["new"].answers
 
 
-def test_all_tasks_together_have_rates():
-    """The total is of every task, its quantiles over all answers; a task without calls has a rate of zero."""
+def test_total_rates_cover_all_tasks():
+    """The total has the rates of all tasks and quantiles over all answers; a task without calls has a rate of zero."""
     history = WatchHistory()
     idle = Task("idle", "CLASSIFY", BundleRef("idle", "1", "a"), (), 1, 0, 1, True, True, None)
     history.add(dataclasses.replace(status(), tasks=(idle,)), 0.0)
@@ -147,8 +148,9 @@ def test_all_tasks_together_have_rates():
     assert TaskRates() == history.rates()["idle"]
 
 
-def test_a_curve_has_the_rate_of_each_part_of_the_last_minute():
-    """Answers count where they came; the time before the first look stays empty, and old looks are forgotten."""
+def test_curve_has_the_rate_of_each_part_of_the_last_minute():
+    """Each cell of the curve has the rate of its part of the last minute; the time before the first poll is empty, and
+    older polls are dropped."""
     curve = AnswerCurve()
     for second in range(31):
         curve.add(10 * second, float(second))
@@ -161,8 +163,8 @@ def test_a_curve_has_the_rate_of_each_part_of_the_last_minute():
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 20), st.integers(0, 100)), min_size=2, max_size=60))
-def test_a_curve_counts_each_answer_once(looks: list[tuple[float, int]]) -> None:
-    """However irregular the looks, the parts of a curve add up to the answers of the last minute."""
+def test_curve_counts_each_answer_once(looks: list[tuple[float, int]]) -> None:
+    """However irregular the polls, the cells of a curve add up to the answers of the last minute."""
     curve, now, count = AnswerCurve(), 0.0, 0
     curve.add(0, 0.0)
     for pause, more in looks:
@@ -177,8 +179,8 @@ def test_a_curve_counts_each_answer_once(looks: list[tuple[float, int]]) -> None
     assert now > CURVE_SECONDS or pytest.approx(count, abs=1e-6) == seen
 
 
-def test_a_refusal_has_its_reason_count_and_time():
-    """What was refused before the watch began has no time; a new one stands first, with how often it came lately."""
+def test_refusal_has_reason_count_and_time():
+    """A refusal from before the watch has no time; a new one is listed first with its recent count and its age."""
     history = WatchHistory()
     history.add(status(counts(errors={"QUEUE_FULL": 7}), denied={"ROLE_MISSING": 2}), 0.0)
     assert {("till", "QUEUE_FULL", 7, 0, None), ("", "ROLE_MISSING", 2, 0, None)} == {
@@ -188,8 +190,9 @@ def test_a_refusal_has_its_reason_count_and_time():
     assert RefusalCount("", "ROLE_MISSING", 3, 1, 4.0) == history.snapshot(5.0).refusals[0]
 
 
-def test_a_new_daemon_has_refused_nothing():
-    """After a restart the counts begin again, the restart is counted, and a refusal of the new daemon has its time."""
+def test_restart_clears_refusals():
+    """After a restart the refusals start again from zero, the restart is counted, and a refusal of the new daemon has
+    its time."""
     history = WatchHistory()
     history.add(status(counts(errors={"QUEUE_FULL": 7})), 0.0)
     later = START + timedelta(hours=1)
@@ -199,8 +202,9 @@ def test_a_new_daemon_has_refused_nothing():
     assert (RefusalCount("till", "QUEUE_FULL", 1, 1, 0.0),) == history.snapshot(2.0).refusals
 
 
-def test_a_daemon_that_is_away_is_silent_since_the_first_look_that_failed():
-    """What was known stays; the time of silence grows, and ends with the next answer."""
+def test_unreachable_daemon_is_silent_since_the_first_failed_poll():
+    """While polls fail, the last status stays and the time of silence grows from the first failure; the next answer
+    ends it."""
     history = WatchHistory()
     history.add(status(), 0.0)
     history.fail("no daemon", 3.0)
@@ -217,8 +221,9 @@ def uplink(sent: int, fetched: int) -> UplinkStatus:
     return UplinkStatus("ONLINE", "s3://x", None, None, None, 0, 1, 9, 0, sent, 1.0, (), downloads)
 
 
-def test_transfers_have_their_bytes_per_second():
-    """Up, down and from a drive; an uplink that was started again counts from zero, and its rate is not known."""
+def test_transfers_have_bytes_per_second():
+    """Uploads, downloads and copies from a drive have a rate; after a restart of the uplink, the rate of its upload
+    counter is unknown."""
     history = WatchHistory()
     history.add(status(uplink=uplink(0, 0), updates=UpdatesStatus("stable", 1, "", ())), 0.0)
     assert TransferRates() == history.snapshot(0.0).transfers

@@ -1,4 +1,4 @@
-"""What a screen of 80 columns shows of a daemon."""
+"""The screen of `edge-agent watch` in 80 columns and in smaller terminals."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ RATES = {"pos-intent": TaskRates(124.2, 0.5, 0.125, 0.25, 0.0, 0.0001, 0.0123, 1
 
 
 def drawn(look: WatchSnapshot, columns: int = 80, lines: int | None = None, glyphs: Glyphs = UNICODE) -> str:
-    """Return what a terminal of that size shows."""
+    """Return the text that a terminal of this size shows."""
     console = Console(width=columns, force_terminal=True, color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(draw_screen(look, NOW, WatchDisplay(console, glyphs, 1.0, keys=True), lines))
@@ -77,8 +77,8 @@ def with_status(**changes: Any) -> WatchSnapshot:
 
 
 @pytest.mark.parametrize("columns", [80, 100, 200])
-def test_a_frame_fits_the_screen(columns):
-    """No line is longer than the screen, and at 80 columns names and figures stand whole, each row on one line."""
+def test_frame_fits_the_width_of_the_screen(columns):
+    """No line is wider than the screen, and at 80 columns each row is on one line with complete names and figures."""
     text = drawn(WatchSnapshot(STATUS, RATES, 10.0, curves={"pos-intent": (None, 0.0, 1.0, 8.0)}), columns)
     assert max(map(len, text.splitlines())) <= columns
     row = ["pos-intent", "1.2.0", "ready", "124", "▁▂█", "88%", "25%", "12", "ms", "1.5", "s"]
@@ -88,8 +88,8 @@ def test_a_frame_fits_the_screen(columns):
 
 @pytest.mark.parametrize(("state", "restarts"), [("STARTING", 0), ("BACKING_OFF", 12)])
 @pytest.mark.parametrize("columns", [80, 72, 60, 45])
-def test_a_header_stands_whole_or_not_at_all(columns: int, state: str, restarts: int):
-    """A long state of an engine takes a column away rather than a letter of some headers."""
+def test_column_is_dropped_rather_than_its_header_cut(columns: int, state: str, restarts: int):
+    """If an engine's state is long or the terminal narrow, whole columns are dropped, and no header is cut."""
     engine = dataclasses.replace(ENGINE, state=state, restarts=restarts)
     header, row = (line(drawn(with_status(engines=(engine,)), columns), start) for start in ("engine", "llama"))
     assert ["engine", "state"] == header[:2]
@@ -97,8 +97,8 @@ def test_a_header_stands_whole_or_not_at_all(columns: int, state: str, restarts:
     assert "llama-3f2a91bc" == row[0]
 
 
-def test_a_frame_says_what_needs_attention():
-    """Refusals, examples given up, the uplink's problem, updates and warnings are shown."""
+def test_frame_shows_refusals_problems_and_warnings():
+    """The screen shows refusals, evicted examples, the uplink's problem, updates and warnings."""
     refusals = (RefusalCount("pos-intent", "QUEUE_FULL", 12, 3, 0.5), RefusalCount("", "TASK_UNKNOWN", 2, 0, 90.0))
     text = " ".join(drawn(WatchSnapshot(STATUS, RATES, 10.0, refusals=refusals)).split())
     for said in (
@@ -113,8 +113,8 @@ def test_a_frame_says_what_needs_attention():
         assert said in text
 
 
-def test_one_segment_and_one_more_reason_are_one():
-    """A number and its noun agree."""
+def test_singular_noun_follows_the_number_one():
+    """A number and its noun agree: "1 segment", "1 more reason"."""
     refusals = tuple(RefusalCount("", f"REASON_{at}", 9 - at, 0, None) for at in range(5))
     look = dataclasses.replace(with_status(uplink=dataclasses.replace(UPLINK, waiting_segments=1)), refusals=refusals)
     text = " ".join(drawn(look, columns=200).split())
@@ -122,8 +122,9 @@ def test_one_segment_and_one_more_reason_are_one():
     assert "1 more reasons" not in text
 
 
-def test_a_frame_and_a_page_shorten_digests():
-    """In updates, the uplink's problem and warnings: a whole digest would take a line, and nobody reads it out."""
+def test_watch_and_status_shorten_digests():
+    """`watch` and `status` shorten digests in updates, the uplink's problem and warnings, because a full digest would
+    take a line."""
     said = f"blobs/{'ab' * 32} is damaged"
     update = dataclasses.replace(UPDATES.tasks[0], message=said)
     problem = UplinkProblem("HASH_MISMATCH", said, "", "")
@@ -139,8 +140,9 @@ def test_a_frame_and_a_page_shorten_digests():
     assert [(4, 0)] * 2 == [(each.count("abababababab…"), each.count("ab" * 7)) for each in shown]
 
 
-def test_a_frame_shows_alarms_and_the_large_model():
-    """What stands against a bundle, since when, and whether the large model can be asked; else not a word of it."""
+def test_frame_shows_alarms_and_the_large_model():
+    """The screen shows the alarms of a bundle with their age and the state of the large model, and neither if there is
+    none."""
     since = NOW - timedelta(hours=2)
     alarm = FieldAlarm("pos-intent", "ab", "errors", since, None, "people found 6 of 20 wrong", "", demoted=True)
     large = LargeModel(**{**KNOWN, **NOTHING, "affordable": False, "problem": "the cap is reached"})
@@ -151,15 +153,16 @@ def test_a_frame_shows_alarms_and_the_large_model():
     assert "large model" not in drawn(WatchSnapshot(STATUS))
 
 
-def test_without_a_second_look_there_are_no_rates():
-    """The first frame has dashes where rates come, and says so."""
+def test_first_frame_has_no_rates():
+    """The first screen shows dashes instead of rates, and that they appear with the next poll."""
     text = drawn(WatchSnapshot(STATUS))
     assert ["pos-intent", "1.2.0", "ready", "-", "-", "-", "-", "-"] == line(text, "pos-intent")
     assert "rates come with the next look" in text
 
 
-def test_a_daemon_that_is_away_is_said_to_be():
-    """When the daemon does not answer, that stands on top, with the time; what was known last stays below it."""
+def test_frame_reports_a_daemon_that_does_not_answer():
+    """If the daemon does not answer, the first line reports the problem and its duration, and the last known figures
+    stay below it."""
     text = drawn(WatchSnapshot(STATUS, problem="no daemon at unix:/run/x", silent_seconds=7.0))
     assert ["no", "answer", "no", "daemon", "at", "unix:/run/x"] == text.splitlines()[0].split()
     assert "for 7 s; asked again every time; the figures below are from before" in text
@@ -167,16 +170,16 @@ def test_a_daemon_that_is_away_is_said_to_be():
     assert "pos-intent" not in drawn(WatchSnapshot(None, problem="no daemon at unix:/run/x"))
 
 
-def test_a_person_without_the_rights_reads_what_to_do():
-    """On the screen itself, whether the daemon was reached before or never."""
+def test_frame_shows_the_remedy_for_missing_rights():
+    """The screen shows the remedy of a failed poll, whether the daemon was reached before or not."""
     remedy = "Have an administrator add you to the group of operators."
     for status in (STATUS, None):
         text = drawn(WatchSnapshot(status, problem="this user may not use /run/x/admin.sock", remedy=remedy))
         assert f"what to do {remedy}" in " ".join(text.split())
 
 
-def test_a_restart_is_said():
-    """Whoever watches reads that the daemon was started again meanwhile, and how often."""
+def test_frame_counts_restarts_of_the_daemon():
+    """The screen shows how often the daemon was restarted since the watch began."""
     assert "restarted once since you watch" in " ".join(drawn(WatchSnapshot(STATUS, restarts=1)).split())
     assert "restarted 3 times since" in " ".join(drawn(WatchSnapshot(STATUS, restarts=3)).split())
 
@@ -185,16 +188,17 @@ def test_a_restart_is_said():
     ("ready", "engine_state", "shown"),
     [(True, "READY", "ready"), (False, "STARTING", "starting"), (False, "BACKING_OFF", "backing off")],
 )
-def test_a_task_has_the_state_of_its_engine(ready: bool, engine_state: str, shown: str) -> None:
-    """A task that does not answer shows what its engine does."""
+def test_task_that_is_not_ready_shows_its_engines_state(ready: bool, engine_state: str, shown: str) -> None:
+    """A task that is not ready has the state of its engine."""
     changed = with_status(
         tasks=(dataclasses.replace(TASK, ready=ready),), engines=(dataclasses.replace(ENGINE, state=engine_state),)
     )
     assert task_state(changed.status.tasks[0], changed.status).plain == shown
 
 
-def test_transfers_show_bytes_rate_and_the_time_that_is_left():
-    """Files on their way down, a bundle copied from a drive, and segments on their way up."""
+def test_transfers_show_bytes_rate_and_remaining_time():
+    """Downloads, copies from a drive and uploads show bytes, rate and remaining time; a transfer without progress is
+    reported as standing still."""
     downloads = UplinkDownloads("ONLINE", "s3://x", None, None, None, 3, 210_000_000)
     going = dataclasses.replace(UPLINK, state="ONLINE", problems=(), downloads=downloads)
     copying = dataclasses.replace(UPDATES, copying="pos-intent 1.3.0", copied_bytes=50_000_000, total_bytes=100_000_000)
@@ -225,8 +229,9 @@ def crowded(tasks: int, engines: int, warnings: int) -> WatchSnapshot:
 
 
 @pytest.mark.parametrize("size", [(1, 1, 0), (6, 2, 1), (40, 1, 0), (3, 30, 2), (2, 2, 30), (40, 40, 40)])
-def test_a_frame_of_any_site_fits_80_columns_and_24_lines(size: tuple[int, int, int]) -> None:
-    """What does not fit is counted instead; the busiest tasks, the total, an engine and the last line stay."""
+def test_frame_of_any_site_fits_80_columns_and_24_lines(size: tuple[int, int, int]) -> None:
+    """A screen of 80 columns and 24 lines keeps the busiest task, the total, an engine and the last line; the other
+    rows are left out."""
     text = drawn(crowded(*size), lines=24)
     shown = text.splitlines()
     assert len(shown) <= 24
@@ -238,8 +243,8 @@ def test_a_frame_of_any_site_fits_80_columns_and_24_lines(size: tuple[int, int, 
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(70, 20), (60, 18), (48, 14), (40, 14)])
-def test_a_narrow_terminal_has_fewer_columns(columns: int, lines: int) -> None:
-    """A window beside another one shows the same rows, with the figures that fit; a line is never folded over many."""
+def test_narrow_terminal_shows_fewer_columns(columns: int, lines: int) -> None:
+    """A narrow terminal shows the same rows with fewer columns, and no line is folded."""
     shown = drawn(crowded(5, 2, 0), columns=columns, lines=lines).splitlines()
     assert len(shown) <= lines
     assert max(map(len, shown)) <= columns
@@ -247,13 +252,13 @@ def test_a_narrow_terminal_has_fewer_columns(columns: int, lines: int) -> None:
 
 
 @pytest.mark.parametrize("lines", [1, 2, 5, 10])
-def test_a_tiny_terminal_is_no_error(lines: int) -> None:
-    """A window that somebody makes very small gets what is possible; the terminal cuts the rest."""
+def test_tiny_terminal_is_not_an_error(lines: int) -> None:
+    """A terminal of 20 columns and 1 to 10 lines still gets a screen."""
     assert drawn(crowded(5, 5, 5), columns=20, lines=lines)
 
 
-def test_a_terminal_without_unicode_gets_ascii_alone():
-    """Curves, bars and marks of what is left out have forms in ASCII."""
+def test_terminal_without_unicode_gets_only_ascii():
+    """Curves, bars and ellipses are drawn in ASCII for a terminal without Unicode."""
     look = dataclasses.replace(crowded(40, 2, 9), curves={"task-39": (None, 0.0, 4.0, 8.0)})
     text = drawn(look, lines=24, glyphs=ASCII)
     assert text.isascii()
@@ -274,15 +279,16 @@ def test_a_terminal_without_unicode_gets_ascii_alone():
         ({}, ASCII),
     ],
 )
-def test_the_locale_says_what_a_terminal_can_show(environ: dict[str, str], glyphs: Glyphs) -> None:
-    """LC_CTYPE=C.UTF-8 alone is what Python sets where the locale is C, and does not count."""
+def test_locale_selects_unicode_or_ascii(environ: dict[str, str], glyphs: Glyphs) -> None:
+    """The locale's encoding selects the glyphs; LC_CTYPE=C.UTF-8 with LANG=C selects ASCII, because Python sets it if
+    the locale is C."""
     assert glyphs is glyphs_for(environ)
 
 
 @pytest.mark.parametrize(
     ("running", "drawn_bar"), [(0, ""), (1, "█"), (4, "████"), (8, "████████"), (9, "████████"), (3, "███")]
 )
-def test_a_bar_shows_how_busy_an_engine_is(running: int, drawn_bar: str) -> None:
-    """The bar has eight cells for the engine's places, and is never longer."""
+def test_bar_shows_how_busy_an_engine_is(running: int, drawn_bar: str) -> None:
+    """An engine's bar has at most eight cells, filled in proportion to its running calls."""
     row = line(drawn(with_status(engines=(dataclasses.replace(ENGINE, running=running),))), "llama")
     assert [*([drawn_bar] if drawn_bar else []), f"{running}/8"] == row[3 : 4 + bool(drawn_bar)]

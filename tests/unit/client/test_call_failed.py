@@ -1,4 +1,4 @@
-"""Why no daemon was reached: the sentences of gRPC, as it wrote them on Linux, and what a reader gets instead."""
+"""Errors of a failed connection: gRPC's messages, recorded on Linux, and the explanations that replace them."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ UNIT = "etc/systemd/system/edge-agent.service"
         ("something new", "other", "", "service.tcp_address"),
     ],
 )
-def test_each_fault_of_the_network_has_its_own_sentence(details: str, cause: str, meaning: str, remedy: str) -> None:
-    """A wrong name, a silent name server, no network, a machine that is off, a closed port and a firewall differ."""
+def test_each_network_fault_has_its_own_explanation(details: str, cause: str, meaning: str, remedy: str) -> None:
+    """An unknown name, a silent name server, no network, a machine that is off, a closed port and a firewall have
+    different explanations and remedies."""
     found = explain_connection(details, "shop.lan:9443")
     assert cause == found.cause
     assert meaning in found.meaning
@@ -60,7 +61,7 @@ def test_each_fault_of_the_network_has_its_own_sentence(details: str, cause: str
 
 
 class Refused(grpc.RpcError):
-    """What gRPC raises where nobody listens."""
+    """gRPC's error for a connection to which nobody listens."""
 
     def code(self) -> grpc.StatusCode:
         return grpc.StatusCode.UNAVAILABLE
@@ -72,7 +73,7 @@ class Refused(grpc.RpcError):
         return ()
 
 
-def test_a_machine_is_not_taken_for_a_socket_by_its_name() -> None:
+def test_host_named_unix_is_not_taken_for_a_socket() -> None:
     """A host called unix-till is on the network; only 'unix:' and 'unix-abstract:' are sockets of this machine."""
     remote, local = call_failed(Refused(), "unix-till.lan:9443", 10), call_failed(Refused(), "unix:/x/x.sock", 10)
     assert ("refused", True) == (remote.metadata.get("cause"), "service.tcp_address" in remote.remedy)
@@ -80,8 +81,8 @@ def test_a_machine_is_not_taken_for_a_socket_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("target", ["[::1]:9", "dns:///[::1]:9"])
-def test_an_address_is_named_without_its_brackets(target: str) -> None:
-    """The host of an IPv6 address stands as 'ping' takes it."""
+def test_ipv6_address_is_printed_without_brackets(target: str) -> None:
+    """The remedy prints the host of an IPv6 address without brackets, as 'ping' accepts it."""
     assert "'ping ::1'" in explain_connection("No route to host", target).remedy
 
 
@@ -94,10 +95,10 @@ def test_an_address_is_named_without_its_brackets(target: str) -> None:
         ("/home/kim/trial/admin.sock", ["run/systemd/system/", UNIT], "'edge-agent serve'"),
     ],
 )
-def test_a_daemon_is_started_as_this_machine_runs_it(
+def test_remedy_starts_the_daemon_as_this_machine_runs_it(
     tmp_path: Path, socket_path: str, installed: list[str], command: str
 ) -> None:
-    """By systemd where it runs and has the unit that makes this socket; otherwise by hand."""
+    """The remedy names systemctl if systemd runs and has the unit of this socket, otherwise 'edge-agent serve'."""
     for name in installed:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
@@ -105,8 +106,9 @@ def test_a_daemon_is_started_as_this_machine_runs_it(
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda failed: pickle.loads(pickle.dumps(failed))])
-def test_failed_call_passes_from_a_worker_process_to_its_parent(again):
-    """multiprocessing.Pool waits for ever for an exception that it cannot read, and ProcessPoolExecutor breaks."""
+def test_failed_call_can_be_copied_and_pickled(again):
+    """A CallFailed can be copied and pickled with all its values: multiprocessing.Pool hangs on an exception that it
+    cannot unpickle, and ProcessPoolExecutor breaks."""
     failed = CallFailed("UNAVAILABLE", "UNREACHABLE", "no daemon", remedy="Start it.", metadata={"target": "unix:/x"})
     failed.retry_after_seconds, failed.request_id, failed.tries, failed.is_answer = 2.5, "r-1", 3, True
     failed.give_up("0.1 s are left")

@@ -1,4 +1,4 @@
-"""The client, sync and aio, against real gRPC."""
+"""The sync and the asyncio client against real gRPC."""
 
 import asyncio
 import contextlib
@@ -76,13 +76,13 @@ def admin(daemon: FakeDaemon) -> Iterator[AdminClient]:
 
 
 def test_classify_returns_a_typed_result_or_failure_for_each_input(client):
-    """A batch gives one value for each input, in order; an input that fails alone is a Failure."""
+    """`classify` returns one value for each input, in order; an input that fails alone is a Failure."""
     assert [CLASSIFICATION, BAD] == client.classify("pos-intent", TEXTS)
     assert 24 == CLASSIFICATION.timings.total_ms
 
 
-def test_classify_sends_what_the_caller_says(client, daemon):
-    """Every option reaches the daemon."""
+def test_classify_sends_every_option(client, daemon):
+    """Every option of `classify` reaches the daemon."""
     client.classify("pos-intent", ["x"], on_low_confidence="abstain", top_k=3, request_id="r-1")
     request = daemon.inference.requests[-1]
     assert task_pb2.ON_LOW_CONFIDENCE_ABSTAIN == request.on_low_confidence
@@ -90,7 +90,7 @@ def test_classify_sends_what_the_caller_says(client, daemon):
 
 
 def test_extract_returns_the_record_and_its_entities(client):
-    """An extraction carries JSON, places and confidence."""
+    """`extract` returns the record as JSON, its entities with positions, and the confidence."""
     (found,) = client.extract("pos-fields", ["is 5"])
     assert isinstance(found, Extraction)
     assert ('{"price":"5"}', (Entity("price", "5", 3, 4, 0.5),)) == (found.json, found.entities)
@@ -99,31 +99,31 @@ def test_extract_returns_the_record_and_its_entities(client):
 
 
 def test_embed_returns_vectors(client):
-    """An embedding carries its values; a failed input stands in its place."""
+    """`embed` returns the vector of each input; a failed input is a Failure in its place."""
     vector, bad = client.embed("product-search", TEXTS)
     assert isinstance(vector, Embedding)
     assert ((0.5, -0.25), BAD) == (vector.values, bad)
 
 
 def test_tasks_reads_every_page(client):
-    """The pages of the list come back as one list."""
+    """`tasks` returns all pages of the list as one list."""
     assert ["assistant", "pos-intent", "product-search"] == [task.name for task in client.tasks()]
 
 
-def test_task_shows_labels_limits_and_threshold(client):
-    """A task without a threshold has None, not 0."""
+def test_task_returns_labels_limits_and_threshold(client):
+    """`task` returns labels and limits; the threshold of a task without one is None, not 0."""
     task = client.task("pos-intent")
     assert ("CLASSIFY", ("refund", "price"), 2, None) == (task.kind, task.labels, task.inputs_max, task.threshold)
     assert ("", RECORD_SCHEMA) == (task.record_schema, client.task("pos-fields").record_schema)
 
 
-def test_an_enumeration_value_of_a_newer_daemon_is_kept_as_digits():
-    """A number this client does not know does not break it."""
+def test_unknown_enum_value_is_returned_as_digits():
+    """An enum value of a newer daemon that this client lacks is returned as its number."""
     assert ("LOCAL", "99") == tuple(translation.enum_word(task_pb2.Route.DESCRIPTOR, number) for number in (1, 99))
 
 
-def test_a_failed_call_carries_reason_remedy_and_metadata(client):
-    """ErrorInfo becomes CallFailed; the remedy is no longer among the metadata."""
+def test_failed_call_has_reason_remedy_and_metadata(client):
+    """A failed call raises CallFailed with the reason, remedy and metadata of ErrorInfo."""
     with pytest.raises(CallFailed, match="no task 'unknown'") as caught:
         client.classify("unknown", ["x"])
     error = caught.value
@@ -131,30 +131,30 @@ def test_a_failed_call_carries_reason_remedy_and_metadata(client):
     assert ({"task": "x"}, None) == (error.metadata, error.retry_after_seconds)
 
 
-def test_overload_says_when_to_try_again(client):
-    """RetryInfo becomes retry_after_seconds."""
+def test_overload_error_has_the_retry_delay(client):
+    """The RetryInfo of a refused call becomes `retry_after_seconds`."""
     with pytest.raises(CallFailed) as caught:
         client.classify("busy", ["x"])
     assert ("QUEUE_FULL", 1.5) == (caught.value.reason, caught.value.retry_after_seconds)
 
 
-def test_a_failure_without_details_keeps_grpcs_words(client):
+def test_error_without_details_has_the_grpc_code(client):
     """An error that the service did not write has gRPC's code as its reason."""
     with pytest.raises(CallFailed, match="the bits fell out") as caught:
         client.classify("plain", ["x"])
     assert "DATA_LOSS" == caught.value.reason
 
 
-def test_what_grpc_refuses_in_a_burst_is_a_full_queue(client):
-    """Its own limit is reached before the daemon refuses: no details come, and the caller tries again all the same."""
+def test_call_refused_by_grpc_in_a_burst_is_a_full_queue(client):
+    """A call over gRPC's own limit, which has no details, is QUEUE_FULL with a delay of 1 s."""
     with pytest.raises(CallFailed) as caught:
         client.classify("crowded", ["x"])
     failed = caught.value
     assert ("QUEUE_FULL", 1.0, "Try again in 1 s.") == (failed.reason, failed.retry_after_seconds, failed.remedy)
 
 
-def test_a_deadline_ends_the_call_on_both_sides(client, daemon):
-    """After timeout_seconds the client raises and the daemon sees the call end."""
+def test_deadline_ends_the_call_on_both_sides(client, daemon):
+    """After `timeout_seconds` the client raises, and the daemon sees the call end."""
     for seconds in (0.2, 2, 20):
         with pytest.raises(CallFailed, match=f"within {seconds} s") as caught:
             client.classify("stuck", ["x"], timeout_seconds=seconds)
@@ -168,8 +168,8 @@ def test_a_deadline_ends_the_call_on_both_sides(client, daemon):
     ("target", "remedy"),
     [("unix:/nowhere/inference.sock", "'edge-agent serve' starts it"), ("127.0.0.1:1", "tcp_address")],
 )
-def test_no_daemon_is_unreachable_with_a_remedy(target, remedy):
-    """Where nobody listens the error says so at once, and asks whether edge-agent is running."""
+def test_missing_daemon_is_unreachable_with_a_remedy(target, remedy):
+    """If nobody listens, the call fails with UNREACHABLE and asks whether edge-agent is running."""
     with Client(target) as nobody, pytest.raises(CallFailed, match="no daemon answers at") as caught:
         nobody.tasks()
     assert ("UNREACHABLE", "UNAVAILABLE") == (caught.value.reason, caught.value.code)
@@ -178,15 +178,15 @@ def test_no_daemon_is_unreachable_with_a_remedy(target, remedy):
 
 
 def test_serving_asks_the_health_service(client):
-    """The overall health is a yes or no; an unknown service is a failed call."""
+    """`serving` returns the overall health; an unknown service is a failed call."""
     assert client.serving()
     with pytest.raises(CallFailed) as caught:
         client.serving("no-such-task")
     assert "NOT_FOUND" == caught.value.code
 
 
-def test_generate_streams_the_text_and_then_its_end(client, daemon):
-    """Pieces come in order; `finish` is there after the last one; options that are None stay unset."""
+def test_generate_streams_pieces_and_then_finish(client, daemon):
+    """`generate` yields the pieces in order, then sets `finish`; an option of None stays unset."""
     with client.generate("assistant", "hi", output_tokens_max=5, temperature=None, seed=7, stops=["\n"]) as stream:
         pieces = list(stream)
     assert ["Hello", " there"] == pieces
@@ -201,7 +201,7 @@ def test_generate_streams_the_text_and_then_its_end(client, daemon):
 
 
 def test_leaving_the_block_cancels_the_generation(client, daemon):
-    """The daemon sees the cancel when a `with` block is left in the middle."""
+    """Leaving a `with` block before the end cancels the generation at the daemon."""
     with client.generate("endless", "hi") as stream:
         assert "Hello" == next(iter(stream))
     assert daemon.inference.stream_ended.wait(WAIT_SECONDS_MAX)
@@ -209,14 +209,14 @@ def test_leaving_the_block_cancels_the_generation(client, daemon):
 
 
 def test_breaking_out_of_the_loop_cancels_the_generation(client, daemon):
-    """The daemon sees the cancel even without a `with` block."""
+    """A `break` without a `with` block cancels the generation at the daemon."""
     for _ in client.generate("endless", "hi"):
         break
     assert daemon.inference.stream_ended.wait(WAIT_SECONDS_MAX)
 
 
-def test_cancel_ends_the_iteration_quietly(client, daemon):
-    """After cancel() the loop just ends."""
+def test_cancel_ends_the_iteration_without_an_error(client, daemon):
+    """After `cancel` the iteration ends without an error, and the daemon sees the cancel."""
     stream = client.generate("endless", "hi")
     pieces = []
     for piece in stream:
@@ -226,16 +226,16 @@ def test_cancel_ends_the_iteration_quietly(client, daemon):
     assert daemon.inference.stream_ended.wait(WAIT_SECONDS_MAX)
 
 
-def test_a_stream_that_breaks_raises_after_its_first_pieces(client):
-    """What came before the failure was delivered."""
+def test_broken_stream_raises_call_failed(client):
+    """A stream that breaks raises CallFailed with the daemon's reason and delay."""
     pieces = []
     with pytest.raises(CallFailed) as caught:
         pieces.extend(client.generate("breaks", "hi"))
     assert ("STREAM_BROKEN", 0.5) == (caught.value.reason, caught.value.retry_after_seconds)
 
 
-def test_admin_shows_the_state(admin):
-    """Status is typed, with times in UTC."""
+def test_admin_status_is_typed(admin):
+    """`status` returns engines and tasks as typed values, with times in UTC."""
     status = admin.status()
     assert datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) == status.start_time
     assert [("echo-1234", "READY", 42)] == [(engine.name, engine.state, engine.pid) for engine in status.engines]
@@ -243,7 +243,7 @@ def test_admin_shows_the_state(admin):
 
 
 def test_admin_lists_bundles_over_all_pages(admin, daemon):
-    """The task and the page token reach the daemon."""
+    """`bundles` reads all pages, and the task and page token reach the daemon."""
     bundles = admin.bundles("pos-intent")
     assert [("CLASSIFY", True), ("CLASSIFY", True)] == [(bundle.kind, bundle.active) for bundle in bundles]
     assert [("pos-intent", ""), ("pos-intent", "next")] == [
@@ -252,7 +252,7 @@ def test_admin_lists_bundles_over_all_pages(admin, daemon):
 
 
 def test_install_sends_an_absolute_path(admin, daemon, tmp_path, monkeypatch):
-    """The daemon's working directory is not ours, so a relative path is made absolute."""
+    """`install` makes a relative path absolute, because the daemon's working directory differs."""
     monkeypatch.chdir(tmp_path)
     bundle, new = admin.install(Path("bundle"), activate=False)
     assert (False, True) == (bundle.active, new)
@@ -260,7 +260,7 @@ def test_install_sends_an_absolute_path(admin, daemon, tmp_path, monkeypatch):
 
 
 def test_admin_activates_rolls_back_removes_and_drains(admin, daemon):
-    """Each call names what it was given."""
+    """Each call sends its arguments and returns the bundle or the freed bytes."""
     assert BundleRef("pos-intent", "1.2.0", DIGEST) == admin.activate("pos-intent", "1.2.0").ref
     assert "pos-intent" == admin.rollback("pos-intent").ref.task
     assert 98_000_000 == admin.remove("pos-intent", "1.1.0")
@@ -279,8 +279,8 @@ def test_admin_activates_rolls_back_removes_and_drains(admin, daemon):
         (["a", "b\ud800"], ValueError, r"texts\[1\] cannot be written as UTF-8: character 1 is '\\ud800'"),
     ],
 )
-async def test_what_is_no_list_of_texts_is_refused(client, daemon, texts, error, said):
-    """A slip names the text; nothing is sent, and no letter is taken for a text."""
+async def test_texts_must_be_a_list_of_valid_strings(client, daemon, texts, error, said):
+    """Anything but a list of valid strings is refused with the faulty text, and nothing is sent."""
     async with AsyncClient(daemon.targets[0]) as aio:
         for call in (client.classify, client.extract, client.embed):
             with pytest.raises(error, match=said):
@@ -296,14 +296,14 @@ async def test_what_is_no_list_of_texts_is_refused(client, daemon, texts, error,
 
 
 @pytest.mark.parametrize(("text", "error"), [(7, TypeError), ("\ud800", ValueError)])
-def test_what_is_no_text_is_not_generated_from(client, text, error):
-    """generate checks its text, too."""
+def test_generate_refuses_an_invalid_text(client, text, error):
+    """`generate` refuses a text that is not a string or not valid Unicode."""
     with pytest.raises(error, match=r"^text "):
         client.generate("assistant", text)
 
 
-def test_a_policy_that_does_not_exist_is_a_slip(client, daemon):
-    """The words that exist are named, and nothing is sent."""
+def test_unknown_low_confidence_policy_is_refused(client, daemon):
+    """An unknown `on_low_confidence` is refused with the valid values, and nothing is sent."""
     with pytest.raises(ValueError, match="'escalated': it can be as_mode, answer, abstain, escalate"):
         client.classify("pos-intent", TEXTS, on_low_confidence="escalated")
     assert [] == daemon.inference.requests
@@ -320,8 +320,8 @@ def test_a_policy_that_does_not_exist_is_a_slip(client, daemon):
         ("::1:9443", r"write an IPv6 address in brackets, as in \[::1\]:PORT"),
     ],
 )
-async def test_an_address_is_unix_or_has_a_port(address, said):
-    """An address that gRPC would look up for ever says at once how to write it."""
+async def test_invalid_address_is_refused_with_the_right_form(address, said):
+    """An address that gRPC would try to resolve without end is refused with the correct form."""
     for make in (Client, AdminClient, AsyncClient):
         with pytest.raises(ValueError, match=said):
             make(address)
@@ -330,22 +330,22 @@ async def test_an_address_is_unix_or_has_a_port(address, said):
 @pytest.mark.parametrize(
     "address", ["localhost:1", "[::1]:1", "unix:x", "unix:///x", "dns:///till:1", "ipv4:127.0.0.1:1"]
 )
-def test_grpcs_own_addresses_are_taken(address):
-    """Every form that gRPC documents is an address."""
+def test_every_address_form_of_grpc_is_accepted(address):
+    """Every address form that gRPC documents is accepted unchanged."""
     assert address == daemon_connection.require_address(address)
 
 
 @pytest.mark.parametrize("endless", [1e12, float("inf")])
-async def test_a_deadline_beyond_all_counting_is_a_long_one(client, daemon, endless):
-    """gRPC would take it for one that has passed."""
+async def test_endless_timeout_is_a_long_deadline(client, daemon, endless):
+    """A huge or infinite timeout is a long deadline; gRPC would treat it as one that has passed."""
     assert CLASSIFICATION == client.classify("pos-intent", TEXTS, timeout_seconds=endless)[0]
     async with AsyncClient(daemon.targets[0]) as another:
         assert CLASSIFICATION == (await another.classify("pos-intent", TEXTS, timeout_seconds=endless))[0]
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-async def test_a_call_needs_time(client, daemon, seconds):
-    """A timeout that is not more than 0 is a slip, not a deadline that passed."""
+async def test_timeout_must_be_more_than_zero(client, daemon, seconds):
+    """A timeout of 0, below 0 or NaN raises a ValueError instead of an expired deadline."""
     async with AsyncClient(daemon.targets[0]) as aio:
         with pytest.raises(ValueError, match="timeout_seconds is"):
             await aio.tasks(timeout_seconds=seconds)
@@ -357,8 +357,8 @@ async def test_a_call_needs_time(client, daemon, seconds):
             call()
 
 
-async def test_a_closed_client_says_so(daemon):
-    """No call starts after close, in none of the clients."""
+async def test_closed_client_refuses_calls(daemon):
+    """The sync and the asyncio client refuse calls after `close`."""
     closed, aio = Client(daemon.targets[0]), AsyncClient(daemon.targets[0])
     closed.close()
     await aio.close()
@@ -369,8 +369,8 @@ async def test_a_closed_client_says_so(daemon):
         await aio.tasks()
 
 
-def test_a_message_over_the_limit_says_how_large_it_was(client):
-    """gRPC's own refusal has a reason, the numbers and a remedy."""
+def test_message_over_the_limit_is_refused_with_its_size(client):
+    """A message over gRPC's limit fails with a reason, its size, the limit and a remedy."""
     with pytest.raises(CallFailed, match=r"has 50000\d\d bytes; the limit is 4194304") as caught:
         client.classify("pos-intent", ["x" * 5_000_000])
     assert ("MESSAGE_TOO_LARGE", "4194304") == (caught.value.reason, caught.value.metadata["limit"])
@@ -384,8 +384,8 @@ def test_a_message_over_the_limit_says_how_large_it_was(client):
         (0o060, f"Use 'sudo', or run 'sudo usermod -aG {grp.getgrgid(os.getegid()).gr_name} "),
     ],
 )
-def test_a_socket_of_others_is_told_from_a_missing_daemon(mode, remedy):
-    """Another user learns that it may not use the socket. A group is proposed only for a socket that has one."""
+def test_forbidden_socket_is_not_a_missing_daemon(mode, remedy):
+    """The error names missing rights to the socket; the remedy proposes a group only if the socket has one."""
     before, nobody = os.geteuid(), 65534
     with tempfile.TemporaryDirectory() as folder, FakeDaemon(f"unix:{folder}/inference.sock") as daemon:
         path = Path(folder, "inference.sock")
@@ -404,21 +404,21 @@ def test_a_socket_of_others_is_told_from_a_missing_daemon(mode, remedy):
     assert ("UNREACHABLE", remedy) == (caught.value.reason, caught.value.remedy[: len(remedy)])
 
 
-def test_a_failed_call_prints_whole(client):
-    """A log or traceback has the reason, the sentence and the remedy, with the delay in seconds."""
+def test_failed_call_prints_reason_sentence_and_remedy(client):
+    """The text of a CallFailed has reason, sentence and remedy with the delay in seconds."""
     with pytest.raises(CallFailed) as caught:
         client.classify("busy", ["x"])
     said = "QUEUE_FULL: 64 inputs wait; the limit is 64; what to do: Try again in 1.5 s."
     assert said == str(caught.value)
 
 
-def test_a_failed_input_has_no_delay_to_speak_of():
-    """An input's error carries no RetryInfo, so its remedy does not name one."""
+def test_remedy_without_retry_info_names_no_delay():
+    """An input's error has no RetryInfo, so its remedy does not mention the delay."""
     assert "Try again." == remedy_with_delay("Try again after the delay in RetryInfo.", None)
 
 
-def test_the_document_lists_the_clients_own_reasons():
-    """docs/errors.md has a row for what no daemon writes."""
+def test_document_lists_the_clients_own_reasons():
+    """docs/errors.md has a row for each reason that the client itself sets."""
     document = (Path(__file__).parents[3] / "docs" / "errors.md").read_text(encoding="utf-8")
     own = document.partition("## From the client's side")[2]
     assert [] == [
@@ -428,8 +428,8 @@ def test_the_document_lists_the_clients_own_reasons():
     ]
 
 
-async def test_the_async_client_gives_the_same_values(daemon):
-    """Sync and aio share their translation."""
+async def test_async_client_returns_the_same_values(daemon):
+    """The asyncio client returns the same values as the sync client."""
     async with AsyncClient(daemon.targets[0]) as client:
         assert [CLASSIFICATION, BAD] == await client.classify("pos-intent", TEXTS)
         assert BAD == (await client.embed("product-search", TEXTS))[1]
@@ -438,8 +438,8 @@ async def test_the_async_client_gives_the_same_values(daemon):
         assert "pos-intent" == (await client.task("pos-intent")).name
 
 
-async def test_the_async_client_raises_the_same_errors(daemon):
-    """Details, deadline and a missing daemon are read the same way."""
+async def test_async_client_raises_the_same_errors(daemon):
+    """The asyncio client raises the same errors for overload, deadline and a missing daemon."""
     async with AsyncClient(daemon.targets[0]) as client:
         with pytest.raises(CallFailed) as busy:
             await client.classify("busy", ["x"])
@@ -452,15 +452,15 @@ async def test_the_async_client_raises_the_same_errors(daemon):
     assert ("DEADLINE_EXPIRED", "UNREACHABLE") == (late.value.reason, gone.value.reason)
 
 
-async def test_the_async_stream_gives_pieces_and_finish(daemon):
-    """Pieces come in order, then the end."""
+async def test_async_stream_yields_pieces_and_finish(daemon):
+    """An asyncio stream yields the pieces in order, then sets `finish`."""
     async with AsyncClient(daemon.targets[0]) as client, client.generate("assistant", "hi") as stream:
         assert ["Hello", " there"] == [piece async for piece in stream]
         assert "LENGTH" == stream.finish.reason
 
 
 async def test_leaving_the_async_block_cancels_the_generation(daemon):
-    """The daemon sees the cancel, though gRPC itself would leave a dropped stream running."""
+    """Leaving an `async with` block cancels the stream, which gRPC would leave running."""
     async with AsyncClient(daemon.targets[0]) as client:
         async with client.generate("endless", "hi") as stream:
             async for piece in stream:
@@ -469,8 +469,8 @@ async def test_leaving_the_async_block_cancels_the_generation(daemon):
         assert await asyncio.to_thread(daemon.inference.stream_ended.wait, WAIT_SECONDS_MAX)
 
 
-async def test_closing_an_async_stream_cancels_it(daemon):
-    """`contextlib.aclosing` works, and an iteration after it ends quietly."""
+async def test_closed_async_stream_yields_nothing(daemon):
+    """A stream closed by `contextlib.aclosing` yields nothing afterwards and raises no error."""
     async with AsyncClient(daemon.targets[0]) as client:
         async with contextlib.aclosing(client.generate("endless", "hi")) as stream:
             pass
@@ -478,7 +478,7 @@ async def test_closing_an_async_stream_cancels_it(daemon):
 
 
 async def test_cancelling_the_reader_cancels_the_stream_and_the_task(daemon):
-    """A cancelled task stays cancelled, and the daemon sees it."""
+    """A cancelled reader raises CancelledError, and the daemon sees the cancel."""
     async with AsyncClient(daemon.targets[0]) as client:
         started = asyncio.Event()
 
@@ -494,7 +494,7 @@ async def test_cancelling_the_reader_cancels_the_stream_and_the_task(daemon):
         assert await asyncio.to_thread(daemon.inference.stream_ended.wait, WAIT_SECONDS_MAX)
 
 
-def test_the_package_exports_what_it_names():
-    """`__all__` is sorted and complete."""
+def test_package_exports_are_sorted_and_exist():
+    """`__all__` is sorted, and every name in it exists."""
     assert sorted(package.__all__) == package.__all__
     assert all(hasattr(package, name) for name in package.__all__)

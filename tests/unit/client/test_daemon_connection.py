@@ -16,7 +16,8 @@ def daemon() -> Iterator[FakeDaemon]:
 
 
 def test_asyncio_client_made_before_the_event_loop_works_in_it(daemon):
-    """As a module of a web application makes it, which is imported before its server runs a loop."""
+    """An asyncio client can be made before the event loop runs, as a module of a web application does when it is
+    imported."""
     client = AsyncClient(daemon.targets[0])
 
     async def ask() -> int:
@@ -27,7 +28,8 @@ def test_asyncio_client_made_before_the_event_loop_works_in_it(daemon):
 
 
 def test_asyncio_client_refuses_a_second_event_loop(daemon):
-    """It says what to do, in place of gRPC's future "attached to a different loop"."""
+    """An asyncio client that is used in a second event loop raises a ValueError with the remedy, instead of gRPC's
+    "attached to a different loop"."""
     client = AsyncClient(daemon.targets[0])
 
     async def ask() -> None:
@@ -39,7 +41,8 @@ def test_asyncio_client_refuses_a_second_event_loop(daemon):
 
 
 def test_asyncio_client_whose_first_call_was_refused_belongs_to_that_loop(daemon):
-    """A call without time opens the channel, too: in a second loop gRPC would only say that a loop is closed."""
+    """A call that is refused for its timeout also binds the client to its event loop, so a second loop gets the same
+    explanation."""
     client = AsyncClient(daemon.targets[0])
 
     async def ask(seconds: float) -> None:
@@ -51,8 +54,9 @@ def test_asyncio_client_whose_first_call_was_refused_belongs_to_that_loop(daemon
         asyncio.run(ask(5))
 
 
-async def test_asyncio_client_that_is_closed_opens_nothing(daemon):
-    """A request that comes while a web application stops would leave a channel that nobody closes."""
+async def test_closed_asyncio_client_opens_no_channel(daemon):
+    """A call of a closed client is refused without opening a channel, which nobody would close while a web application
+    stops."""
     client = AsyncClient(daemon.targets[0])
     await client.close()
     with pytest.raises(ValueError, match="this client is closed"):
@@ -61,8 +65,8 @@ async def test_asyncio_client_that_is_closed_opens_nothing(daemon):
 
 
 @pytest.mark.parametrize("make", [AsyncClient, AsyncAdminClient, AsyncReviewClient])
-async def test_asyncio_client_that_made_no_call_closes(make):
-    """Nothing was opened, so there is nothing to wait for."""
+async def test_asyncio_client_without_calls_can_be_closed(make):
+    """An asyncio client that made no call can be closed; calls after that are refused."""
     async with make("unix:/nowhere.sock") as client:
         pass
     with pytest.raises(ValueError, match="closed"):

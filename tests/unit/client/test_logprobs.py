@@ -1,4 +1,4 @@
-"""How likely each written token was, as the client tells it; and the numbers of a request."""
+"""Token probabilities as the client returns them, and the range of a request's numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from edge_agent.client import Client
 from tests.support.fake_daemon import FakeDaemon
 
 
-def test_generate_tells_how_likely_each_token_was() -> None:
-    """With `logprobs`, 0 included; a token is bytes, not always whole characters. Without it nothing is asked."""
+def test_generate_returns_token_probabilities_on_request() -> None:
+    """With `logprobs`, also 0, `generate` returns each token as bytes with its probability; without it nothing is
+    requested and the tokens are empty."""
     with FakeDaemon("127.0.0.1:0") as daemon, Client(daemon.targets[0]) as client:
         for count in (0, 1):
             with client.generate("assistant", "hi", logprobs=count) as stream:
@@ -26,8 +27,8 @@ def test_generate_tells_how_likely_each_token_was() -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 2**32])
-def test_a_number_that_the_api_cannot_hold_is_named(number: int) -> None:
-    """Its field, and what it can be; protobuf names neither."""
+def test_number_out_of_the_api_range_is_refused(number: int) -> None:
+    """A number outside 0 to 4294967295 is refused with its field and the range, neither of which protobuf names."""
     with FakeDaemon("127.0.0.1:0") as daemon, Client(daemon.targets[0]) as client:
         calls = {
             "top_k": lambda: client.classify("pos-intent", ["a"], top_k=number),

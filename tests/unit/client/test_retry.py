@@ -1,4 +1,4 @@
-"""Trying again: what, when, how often; by the pure rule, and over real gRPC, sync and aio."""
+"""Retries: which failures, after which delay and how often; as a pure rule, and over real gRPC, sync and asyncio."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def failed(reason: str, retry_after: float | None = None, *, answered: bool = Fa
 
 
 def pauses(failure: CallFailed, seconds: float = 60, chance: float = 0, retry: Retry = RETRY) -> list[float]:
-    """Return how long is waited before each further try of a call that fails over and over."""
+    """Return the delay before each retry of a call that always fails."""
     tries, now, found = CallAttempts(retry, RetryBudget(retry), seconds, 0.0), 0.0, []
     while (pause := tries.pause(failure, now, chance)) is not None:
         now += pause
@@ -58,13 +58,13 @@ def pauses(failure: CallFailed, seconds: float = 60, chance: float = 0, retry: R
         (failed("DEADLINE_EXPIRED"), []),
     ],
 )
-def test_what_is_tried_again_and_after_how_long(failure, expected):
-    """RetryInfo is the least wait, and waits grow; what the daemon did not say and nobody lost is not tried again."""
+def test_retried_failures_and_their_delays(failure, expected):
+    """A retry waits at least RetryInfo's delay, and delays grow; only overload and lost connections are retried."""
     assert expected == pauses(failure)
 
 
 class Outage:
-    """Calls of one client to a daemon that is away, loads its model, and answers again; its clock is a number."""
+    """Calls of one client to a daemon that is away, loads its model and answers again; the clock is simulated."""
 
     def __init__(self, retry: Retry, back_at: float, loaded_at: float) -> None:
         self.budget = RetryBudget(retry)
@@ -72,7 +72,7 @@ class Outage:
         self.asked_while_away = 0
 
     def call(self, began: float, seconds: float = 60.0) -> CallFailed | None:
-        """Make a call at that time; return why it got no answer, or None: it got one."""
+        """Make a call at this time and return its failure, or None if it was answered."""
         tries, now = CallAttempts(self._retry, self.budget, seconds, began), began
         while now < self._loaded_at:
             self.asked_while_away += 1
@@ -86,57 +86,59 @@ class Outage:
 
 
 @pytest.mark.parametrize("loaded_at", [10.0, 30.0])
-def test_an_ordinary_restart_fails_no_call(loaded_at):
-    """Neither of many calls at a time, nor of those of a client that had no answer yet: no budget is spent on it."""
+def test_daemon_restart_fails_no_call(loaded_at):
+    """No call fails during a restart of 10 or 30 s, also not of a client without earlier answers, and no budget is
+    spent."""
     outage = Outage(Retry(), back_at=3.0, loaded_at=loaded_at)
     assert [None] * 124 == [outage.call(began=0.01 * number) for number in range(124)]
     assert Retry().budget_max == outage.budget.left
 
 
-def test_tries_last_until_the_deadline_and_no_longer():
-    """A daemon that comes back shortly before the deadline is found, one that comes after it is not."""
+def test_retries_continue_until_the_deadline():
+    """A call succeeds if the daemon is back shortly before the deadline, and fails at the deadline otherwise."""
     assert Outage(Retry(), back_at=9.8, loaded_at=9.8).call(began=0, seconds=10) is None
     failure = Outage(Retry(), back_at=11, loaded_at=11).call(began=0, seconds=10)
     assert 9.8 < failure.seconds <= 10
 
 
-def test_a_daemon_that_is_away_is_asked_at_most_every_two_seconds_by_each_call():
-    """The rate of a call's tries is bounded by its waits: that is why they cost no budget."""
+def test_call_retries_a_missing_daemon_about_every_two_seconds():
+    """The delays limit how often a call retries an unreachable daemon, so these retries cost no budget."""
     outage = Outage(Retry(), back_at=1000, loaded_at=1000)
     outage.call(began=0, seconds=600)
     growing = 600 / (PAUSE_SECONDS_MAX * (1 + JITTER / 2))
     assert growing < outage.asked_while_away < growing + 15
 
 
-def test_waits_grow_to_a_limit_and_differ_by_chance():
-    """Clients that failed together do not come back together."""
+def test_retry_delays_grow_to_a_limit_with_jitter():
+    """Delays grow to a limit and have jitter, so clients that failed together do not return together."""
     assert PAUSE_SECONDS_MAX == max(pauses(failed(UNREACHABLE), retry=Retry()))
     assert pytest.approx(PAUSE_SECONDS_FIRST * (1 + JITTER)) == pauses(failed(UNREACHABLE), chance=1)[0]
 
 
-def test_no_try_begins_after_the_callers_timeout():
-    """It is for all tries together: a delay that would pass it is not waited for."""
+def test_no_retry_begins_after_the_timeout():
+    """The timeout covers all attempts: a retry whose delay would exceed it is not made."""
     assert [] == pauses(failed("QUEUE_FULL", 1.5), seconds=1.5)
     assert [1.5, 1.5] == pauses(failed("QUEUE_FULL", 1.5), seconds=4)
 
 
-def test_without_a_retry_a_call_is_made_once():
-    """And says so; its error is that of the daemon."""
+def test_call_without_retry_is_made_once():
+    """Without a Retry, a call is made once and raises the daemon's error unchanged."""
     failure = failed("QUEUE_FULL", 0.1)
     assert CallAttempts(None, RetryBudget(RETRY), 60, 0.0).pause(failure, 0.0, 0.0) is None
     assert (1, "because of QUEUE_FULL") == (failure.tries, failure.message)
 
 
 def give_up(failure: CallFailed, retry: Retry, seconds: float = 60, budget: RetryBudget | None = None) -> str:
-    """Return the message of a call that fails so over and over."""
+    """Return the message of a call that always fails."""
     tries, now = CallAttempts(retry, budget or RetryBudget(retry), seconds, 0.0), 0.0
     while (pause := tries.pause(failure, now, 0.0)) is not None:
         now += pause
     return failure.message
 
 
-def test_an_error_says_that_tries_ran_out():
-    """How many there were, how long they took, why there is no further one, and what the daemon said last."""
+def test_error_reports_why_retries_ended():
+    """The error reports the number of attempts, their time, why there is no further one, and the daemon's last
+    answer."""
     spent = RetryBudget(Retry(budget_max=0))
     assert [
         "because of UNREACHABLE; given up after 38 tries in 59.9 s: 0.1 s of the call's 60 s are left",
@@ -155,8 +157,8 @@ def test_an_error_says_that_tries_ran_out():
     ]
 
 
-def test_a_last_try_that_meets_the_deadline_says_what_the_others_met():
-    """The deadline alone would hide that nobody was there."""
+def test_error_of_a_late_last_attempt_names_the_previous_failure():
+    """If the last attempt meets the deadline, the error also has the previous failure, such as UNREACHABLE."""
     tries = CallAttempts(RETRY, RetryBudget(RETRY), 1.0, 0.0)
     assert tries.pause(failed(UNREACHABLE), 0.5, 0.0) is not None
     last = failed(DEADLINE_EXPIRED)
@@ -168,8 +170,8 @@ def test_a_last_try_that_meets_the_deadline_says_what_the_others_met():
     assert (2, 1.0) == (last.tries, last.seconds)
 
 
-def test_a_budget_bounds_the_tries_against_a_busy_daemon():
-    """It is spent by tries and earned by answers, a tenth of one each, up to where it began."""
+def test_budget_limits_retries_against_a_busy_daemon():
+    """Each retry spends one unit of the budget, and each answer earns a share of one, up to the initial amount."""
     budget = RetryBudget(Retry(budget_max=2, earned=0.5))
     assert [True, True, False] == [budget.spend() for _ in range(3)]
     budget.earn()
@@ -181,8 +183,8 @@ def test_a_budget_bounds_the_tries_against_a_busy_daemon():
     assert 2 == budget.left
 
 
-def test_an_overload_that_lasts_grows_by_no_more_than_the_budget():
-    """Of a thousand calls that are refused over and over, those after the budget are made once."""
+def test_lasting_overload_grows_by_no_more_than_the_budget():
+    """A thousand calls to a daemon that refuses all of them make 1010 attempts with a budget of 10."""
     retry = Retry(budget_max=10)
     budget, made = RetryBudget(retry), 0
     for _ in range(1000):
@@ -194,8 +196,8 @@ def test_an_overload_that_lasts_grows_by_no_more_than_the_budget():
     assert 1010 == made
 
 
-def test_a_refused_call_is_made_again_with_its_request_id(daemon):
-    """The caller sees one answer; the daemon saw one id."""
+def test_retried_call_keeps_its_request_id(daemon):
+    """All attempts of a call have the same request id, and the caller gets one answer."""
     daemon.inference.refusals = 2
     with Client(daemon.targets[0], retry=RETRY) as client:
         assert "refund" == client.classify("pos-intent", ["x"])[0].label
@@ -203,16 +205,16 @@ def test_a_refused_call_is_made_again_with_its_request_id(daemon):
     assert (3, 1, 36) == (len(daemon.inference.requests), len(ids), len(*ids))
 
 
-def test_a_callers_own_request_id_is_kept(daemon):
-    """And an error names it, and how often the call was made."""
+def test_error_has_the_callers_request_id_and_tries(daemon):
+    """The error of a call has the caller's request id and the number of attempts."""
     daemon.inference.refusals = 99
     with Client(daemon.targets[0], retry=Retry(tries_max=2)) as client, pytest.raises(CallFailed) as caught:
         client.embed("product-search", ["x"], request_id="r-7")
     assert ("r-7", 2, "QUEUE_FULL") == (caught.value.request_id, caught.value.tries, caught.value.reason)
 
 
-async def test_the_async_client_tries_again_too(daemon):
-    """By the same rule."""
+async def test_async_client_retries_calls_and_streams(daemon):
+    """The asyncio client retries refused calls and streams."""
     daemon.inference.refusals = 2
     async with AsyncClient(daemon.targets[0], retry=RETRY) as client:
         assert "refund" == (await client.classify("pos-intent", ["x"]))[0].label
@@ -222,8 +224,8 @@ async def test_the_async_client_tries_again_too(daemon):
     assert 5 == len(daemon.inference.requests)
 
 
-def test_a_stream_is_begun_again_until_something_has_come_of_it(daemon):
-    """A refusal is tried again; a stream that broke after its first piece is the caller's to judge."""
+def test_stream_is_retried_only_before_its_first_piece(daemon):
+    """A refused stream is retried; one that broke after its first piece is not and raises CallFailed."""
     daemon.inference.refusals = 2
     with Client(daemon.targets[0], retry=RETRY) as client:
         with client.generate("assistant", "hi") as stream:
@@ -234,8 +236,8 @@ def test_a_stream_is_begun_again_until_something_has_come_of_it(daemon):
     assert ("STREAM_BROKEN", 1, 4) == (caught.value.reason, caught.value.tries, len(daemon.inference.requests))
 
 
-async def test_a_daemon_that_comes_late_is_found(tmp_path):
-    """A device that is switched on first waits for it within its timeout, and no longer than it must."""
+async def test_call_waits_for_a_daemon_that_starts_later(tmp_path):
+    """A call of a device that is switched on before the daemon is answered once the daemon runs."""
     address = f"unix:{tmp_path}/i.sock"
     with Client(address, retry=Retry()) as client:
         asking = asyncio.create_task(asyncio.to_thread(client.tasks, timeout_seconds=WAIT_SECONDS_MAX))
@@ -245,13 +247,13 @@ async def test_a_daemon_that_comes_late_is_found(tmp_path):
 
 
 def _refused(address: str) -> None:
-    """Return once the address has refused a call."""
+    """Return after the address has refused a call."""
     with Client(address) as client, pytest.raises(CallFailed, match="no daemon answers"):
         client.tasks()
 
 
-def test_nobody_at_all_is_given_up():
-    """After as many tries as were asked for, each time anew; and the error says so."""
+def test_missing_daemon_is_given_up_after_tries_max():
+    """Each call to a missing daemon fails after `tries_max` attempts and reports their number."""
     with Client(NOBODY, retry=Retry(tries_max=3)) as client:
         for _ in range(2):
             with pytest.raises(CallFailed, match=r"no daemon answers at .*; given up after 3 tries in ") as caught:
@@ -259,8 +261,8 @@ def test_nobody_at_all_is_given_up():
             assert (UNREACHABLE, 3) == (caught.value.reason, caught.value.tries)
 
 
-def test_a_refusal_shows_that_there_is_a_daemon(daemon):
-    """A call that then gets no answer in time is slow, and no sign of a wrong address."""
+def test_refusal_counts_as_an_earlier_answer(daemon):
+    """After a refusal, a call without an answer in time is reported as slow and not as a wrong address."""
     daemon.inference.refusals = 1
     with Client(daemon.targets[0]) as client:
         with pytest.raises(CallFailed, match="64 inputs wait"):
@@ -271,8 +273,8 @@ def test_a_refusal_shows_that_there_is_a_daemon(daemon):
     assert "none before" not in caught.value.message
 
 
-async def test_a_cancelled_call_that_waits_for_its_next_try_ends_at_once(daemon):
-    """Nothing is sent any more, and the client can be used afterwards."""
+async def test_cancelled_call_sends_no_further_retry(daemon):
+    """A call that is cancelled before its next retry sends nothing more, and the client stays usable."""
     daemon.inference.refusals = 99
     async with AsyncClient(daemon.targets[0], retry=Retry()) as client:
         asking = asyncio.create_task(client.classify("pos-intent", ["x"], timeout_seconds=600))
@@ -286,7 +288,7 @@ async def test_a_cancelled_call_that_waits_for_its_next_try_ends_at_once(daemon)
 
 
 class Reset(grpc.RpcError):
-    """A call whose stream the server reset, as gRPC tells it where the server gave no status."""
+    """gRPC's error for a call whose stream the server reset without a status."""
 
     def __init__(self, details: str) -> None:
         self._details = details
@@ -301,8 +303,8 @@ class Reset(grpc.RpcError):
         return ()
 
 
-def test_a_call_that_a_stopping_server_resets_is_made_again():
-    """One that reached no handler ends without a word, or with its code; a cancel of one's own stays one."""
+def test_call_reset_by_a_stopping_server_is_retried():
+    """A call that a stopping server resets is UNREACHABLE and retried; a cancel by the caller is not."""
     for said in ("", "CANCELLED"):
         reset = call_failed(Reset(said), NOBODY, 10)
         assert ("UNAVAILABLE", UNREACHABLE, [0.1, 0.2, 0.4]) == (reset.code, reset.reason, pauses(reset))
@@ -315,8 +317,9 @@ def test_a_call_that_a_stopping_server_resets_is_made_again():
 TEXTS = ["one", "bad", "three", "four", "five"]
 
 
-def test_many_texts_go_in_requests_that_the_task_allows(daemon):
-    """Each text comes back with its result, in order; the task of this daemon takes two at a time."""
+def test_in_batches_splits_texts_by_the_tasks_limit(daemon):
+    """`in_batches` sends at most the task's number of texts per request and yields each text with its result, in
+    order."""
     with Client(daemon.targets[0]) as client:
         call = functools.partial(client.classify, top_k=1)
         found = list(client.in_batches(call, "pos-intent", iter(TEXTS)))
@@ -326,8 +329,8 @@ def test_many_texts_go_in_requests_that_the_task_allows(daemon):
     assert [["one", "bad"], ["three", "four"], ["five"]] == sent
 
 
-def test_no_more_texts_are_read_than_asked_about(daemon):
-    """What reads an endless input can stop at any result."""
+def test_in_batches_reads_only_the_texts_of_one_request(daemon):
+    """`in_batches` reads only the texts of the next request, so a caller can stop in an endless input."""
     read: list[str] = []
 
     def endless() -> Iterator[str]:
@@ -339,8 +342,8 @@ def test_no_more_texts_are_read_than_asked_about(daemon):
         assert ("text 0", "text 1") == (next(client.in_batches(client.embed, "p", endless()))[0], read[-1])
 
 
-def test_a_lone_text_that_fails_is_a_failure_as_among_others(daemon):
-    """The daemon fails a request of one input as a whole; here its place in the list says so."""
+def test_in_batches_returns_a_failure_for_a_single_text(daemon):
+    """`in_batches` returns a Failure if the daemon fails a request of one text; other errors are raised."""
     with Client(daemon.targets[0]) as client:
         [(_, result)] = client.in_batches(client.classify, "lone", ["bad"])
         assert ("INPUT_TOO_LONG", "the remedy for INPUT_TOO_LONG") == (result.reason, result.remedy)
@@ -348,8 +351,8 @@ def test_a_lone_text_that_fails_is_a_failure_as_among_others(daemon):
             list(client.in_batches(client.classify, "unknown", ["x"]))
 
 
-async def test_async_batches_run_side_by_side_and_in_order(daemon):
-    """Up to `calls_max` requests at a time, the results in the order of the texts."""
+async def test_async_batches_yield_results_in_order(daemon):
+    """Asyncio batches with up to `calls_max` parallel requests yield the results in the order of the texts."""
     async with AsyncClient(daemon.targets[0]) as client:
         found = [each async for each in client.in_batches(client.classify, "pos-intent", TEXTS, calls_max=3)]
         assert TEXTS == [text for text, _ in found]
@@ -357,8 +360,8 @@ async def test_async_batches_run_side_by_side_and_in_order(daemon):
     assert "INPUT_TOO_LONG" == result.reason
 
 
-async def test_leaving_async_batches_cancels_what_is_under_way(daemon):
-    """The daemon sees the cancel."""
+async def test_closing_async_batches_cancels_running_requests(daemon):
+    """Closing the iterator of asyncio batches cancels the running requests at the daemon."""
     async with AsyncClient(daemon.targets[0]) as client:
         found = client.in_batches(client.classify, "stuck-later", ["one", "two", "three", "four"], calls_max=2)
         async for text, _ in found:
@@ -377,8 +380,8 @@ async def read_all(client: AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("call", [lambda client: client.classify("stuck", ["x"], request_id="r-1"), read_all])
-async def test_a_call_of_a_client_that_is_closed_meanwhile_has_failed(daemon, call):
-    """It raises CallFailed, as it does without asyncio, and not the CancelledError of a task that nobody cancelled."""
+async def test_call_of_a_client_closed_meanwhile_raises_call_failed(daemon, call):
+    """A running call of an asyncio client that is closed raises CallFailed, not CancelledError."""
     client = AsyncClient(daemon.targets[0])
     task = asyncio.ensure_future(call(client))
     await eventually(lambda: bool(daemon.inference.requests))
@@ -389,8 +392,8 @@ async def test_a_call_of_a_client_that_is_closed_meanwhile_has_failed(daemon, ca
 
 
 @pytest.mark.parametrize("call", [lambda client: client.classify("stuck", ["x"]), read_all])
-async def test_a_task_that_is_cancelled_stays_cancelled_though_its_client_is_closed(daemon, call):
-    """Whoever cancels it gets the CancelledError."""
+async def test_cancelled_task_of_a_closed_client_raises_cancelled_error(daemon, call):
+    """A cancelled task raises CancelledError, also if its client is closed before it ends."""
     client = AsyncClient(daemon.targets[0])
     task = asyncio.ensure_future(call(client))
     await eventually(lambda: bool(daemon.inference.requests))
@@ -444,32 +447,32 @@ async def leave_one_read(client: AsyncClient) -> None:
     ],
     ids=lambda each: each.__name__,
 )
-async def test_a_stream_is_cancelled_however_it_is_left(daemon, leave):
-    """Without a block, too: the model stops."""
+async def test_async_stream_is_cancelled_however_it_is_left(daemon, leave):
+    """An asyncio stream that is left by break, return, exception or without a block is cancelled at the daemon."""
     async with AsyncClient(daemon.targets[0]) as client:
         await leave(client)
         ended = await asyncio.to_thread(daemon.inference.stream_ended.wait, WAIT_SECONDS_MAX)
     assert ended
 
 
-async def test_a_stream_that_nobody_reads_is_never_begun(daemon):
-    """The call starts with the block or the loop, so one that is dropped leaves nothing running."""
+async def test_stream_that_is_never_read_is_not_started(daemon):
+    """A stream starts with its block or loop, so a stream that is dropped before sends no request."""
     async with AsyncClient(daemon.targets[0]) as client:
         client.generate("endless", "hi")
         assert "pos-intent" == (await client.task("pos-intent")).name
     assert ["GetTaskRequest"] == [type(request).__name__ for request in daemon.inference.requests]
 
 
-def test_a_stream_may_be_cancelled_from_another_thread(daemon):
-    """The loop ends quietly."""
+def test_stream_can_be_cancelled_from_another_thread(daemon):
+    """A stream cancelled from another thread ends its loop without an error."""
     with Client(daemon.targets[0]) as client, client.generate("endless", "hi") as stream:
         for _ in stream:
             threading.Thread(target=stream.cancel).start()
     assert stream.finish is None
 
 
-def test_a_stream_that_is_cancelled_while_it_waits_for_its_next_try_is_not_begun_again(daemon):
-    """Nothing is written any more, and the loop ends quietly."""
+def test_stream_cancelled_before_a_retry_is_not_started_again(daemon):
+    """A stream that is cancelled during the delay before a retry yields nothing and raises no error."""
     daemon.inference.refusals = 1
     with Client(daemon.targets[0], retry=RETRY) as client, client.generate("assistant", "hi") as stream:
 
@@ -481,8 +484,8 @@ def test_a_stream_that_is_cancelled_while_it_waits_for_its_next_try_is_not_begun
     assert stream.finish is None
 
 
-def test_the_decision_says_what_has_replaced_its_budget() -> None:
-    """With the numbers of today."""
+def test_decision_0031_states_the_current_budget() -> None:
+    """Decision 0031 states the current budget and what an answer earns."""
     (page,) = (Path(__file__).parents[3] / "docs/decisions").glob("0031-*.md")
     note = " ".join(page.read_text().partition("**Replaced in part**")[2].replace(">", "").split())
     assert f"the budget, which is {Retry().budget_max:g} tries" in note

@@ -1,4 +1,4 @@
-"""What gRPC says of a failed handshake, in words that help. The texts are those of real servers."""
+"""Failed TLS handshakes: the messages of gRPC, recorded from real servers, and their explanations."""
 
 from __future__ import annotations
 
@@ -42,24 +42,26 @@ REFUSED = f"{HEAD}UNKNOWN: ipv4:127.0.0.1:9443: Failed to connect to remote host
         (PLAIN, "without TLS", "'insecure: true'"),
     ],
 )
-def test_a_client_with_a_certificate_is_told_what_is_wrong(details: str, said: str, remedy: str) -> None:
-    """And what to do."""
+def test_failed_handshake_with_a_certificate_is_explained(details: str, said: str, remedy: str) -> None:
+    """If the handshake of a client with a certificate fails, the error explains the cause and the remedy."""
     found = explain_handshake(details, with_tls=True)
     assert found is not None
     assert said in found[0]
     assert remedy in found[1]
 
 
-def test_a_certificate_that_is_out_of_date_here_is_named_when_the_server_refuses_it() -> None:
-    """The server does not give its reason, so what this machine knows against the certificate stands in the message."""
+def test_refused_certificate_that_has_expired_is_explained() -> None:
+    """If the server refuses the client's certificate without a reason, the error adds that the certificate has expired
+    by this machine's clock."""
     found = explain_handshake(CLOSED, with_tls=True, doubt="expired on 2026-01-02 (here it is 2026-03-04)")
     assert found is not None
     assert found[0].endswith("this client's certificate, which expired on 2026-01-02 (here it is 2026-03-04)")
     assert "certs issue" in found[1]
 
 
-def test_a_client_without_one_is_told_to_get_one() -> None:
-    """A server that wants TLS hangs up on whoever speaks without."""
+def test_client_without_certificate_is_advised_to_get_one() -> None:
+    """A server with TLS closes the connection of a client without TLS; the error says that it requires a certificate
+    and how to issue one."""
     found = explain_handshake(CLOSED, with_tls=False)
     assert found is not None
     assert "it requires a certificate" in found[0]
@@ -67,13 +69,13 @@ def test_a_client_without_one_is_told_to_get_one() -> None:
 
 
 @pytest.mark.parametrize("with_tls", [True, False])
-def test_what_is_no_handshake_is_left_alone(with_tls: bool) -> None:
-    """A port where nobody listens."""
+def test_error_without_a_handshake_is_not_explained(with_tls: bool) -> None:
+    """A refused connection is not explained as a failed handshake."""
     assert explain_handshake(REFUSED, with_tls=with_tls) is None
 
 
-def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:
-    """Before anything is sent."""
+def test_missing_tls_file_raises_file_not_found(tmp_path: Path) -> None:
+    """A client with a missing certificate file raises FileNotFoundError before it connects."""
     nowhere = tmp_path / "nowhere.crt"
     with pytest.raises(FileNotFoundError):
         Client("localhost:1", Tls(nowhere, nowhere, nowhere))

@@ -1,4 +1,4 @@
-"""Values that are translated by name, and the sync clients, which share their calls with the async ones."""
+"""API messages translated to values by field name, and the equal signatures of sync and async clients."""
 
 import dataclasses
 import inspect
@@ -43,8 +43,9 @@ VALUES = {
 }
 
 
-def test_a_value_is_translated_by_the_names_of_its_fields():
-    """Words without the prefix of their enumeration, times in UTC, None for what is not set, and nested values."""
+def test_value_is_translated_by_field_names():
+    """A translated value has enum words without their prefix, times in UTC, None for unset fields, and nested
+    values."""
     message = admin_pb2.TaskUpdate(task="pos", state=admin_pb2.UPDATE_STATE_ROLLED_BACK, attempts=2)
     message.active.version = "1.2.0"
     message.since_time.FromSeconds(86400)
@@ -61,16 +62,18 @@ def test_a_value_is_translated_by_the_names_of_its_fields():
     assert ("99", {"threads": "4"}, ("pos",)) == (engine.state, engine.details, engine.tasks)
 
 
-def test_every_field_of_a_value_comes_from_its_message():
-    """A field of the API that is renamed does not silently become a default."""
+def test_every_field_of_a_value_is_read_from_its_message():
+    """Every field of a value is read from its message, so a renamed field of the API does not silently become a
+    default."""
     for kind, message in VALUES.items():
         names = {field.name for field in dataclasses.fields(kind)}
         read = {name for name, _ in translation.field_readers(kind, message.DESCRIPTOR)}
         assert set() == names - read, kind
 
 
-def test_a_sync_call_is_the_async_one_without_an_event_loop():
-    """Both clients have the same calls with the same arguments, so that an example of one serves the other."""
+def test_sync_and_async_clients_have_the_same_signatures():
+    """The sync client has the calls of the async one with the same arguments, so an example for one works for the
+    other."""
     for sync, asynchronous in ((Client, AsyncClient), (ReviewClient, AsyncReviewClient)):
         for name in vars(asynchronous.__mro__[1]):
             if not name.startswith("_") and callable(getattr(asynchronous, name)):

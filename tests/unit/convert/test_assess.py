@@ -1,4 +1,4 @@
-"""What assess says of collected examples: marks, labels, reviewers, repetition, and the reviews that are missing."""
+"""The assessment of collected examples: levels, labels, reviewers, repetition, and missing reviews."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def many(count: int, wrong_every: int = 10**9, **more: Any) -> list[Record]:
 
 
 @pytest.mark.parametrize(("count", "mark"), [(19, 0), (20, 20), (100, 100), (500, 500)])
-def test_marks(tmp_path: Path, count: int, mark: int):
-    """The highest mark that the usable examples reach."""
+def test_mark_is_the_highest_level_reached(tmp_path: Path, count: int, mark: int):
+    """The mark is the highest level that the number of usable examples reaches."""
     found = assess(collected(tmp_path, many(count)), "pos-intent", RISK)
     assert (count, mark) == (found.usable, found.mark)
 
 
 def test_labels_are_counted(tmp_path: Path):
-    """A label that the model knows and nobody has seen counts 0; the evenness is that of the counts."""
+    """A label of the model that no example has counts 0, and the evenness is that of the counts."""
     records = [*many(30), *[record for n in range(31, 41) for record in judged(n, right=False)]]
     scores = [["refund", 0.5], ["price", 0.3], ["stock", 0.2]]
     found = assess(collected(tmp_path, [*records, prediction(99, scores=scores)]), "pos-intent", RISK)
@@ -60,8 +60,8 @@ def test_labels_are_counted(tmp_path: Path):
     assert not found.suffices
 
 
-def test_repetition_and_contradiction(tmp_path: Path):
-    """Copies are counted and not used; a text with two truths is counted and not used either."""
+def test_duplicates_and_contradictions_are_not_usable(tmp_path: Path):
+    """Duplicates, and texts with two different labels, are counted and not used."""
     copy = [prediction(2, input=distinct_text(1).upper()), feedback(2, verdict="accept", value="")]
     torn = [prediction(4, input=distinct_text(3)), feedback(4)]
     found = assess(collected(tmp_path, [*judged(1), *copy, *judged(3), *torn]), "pos-intent", RISK)
@@ -69,7 +69,7 @@ def test_repetition_and_contradiction(tmp_path: Path):
 
 
 def test_reviewers_are_compared(tmp_path: Path):
-    """Each pair by the last word of each, on what both reviewed."""
+    """Each pair of reviewers is compared by their last reviews of the answers that both reviewed."""
     second = [
         feedback(1, record_id="f:a", feedback_id="a", reviewer="ben", value="stock"),
         feedback(1, record_id="f:b", feedback_id="b", reviewer="ben", verdict="accept", value=""),
@@ -90,8 +90,11 @@ def test_reviewers_are_compared(tmp_path: Path):
         ([], None, RISK.rows_min),
     ],
 )
-def test_the_promise(tmp_path: Path, records: list[Record], threshold: float | None, needed: int | None):
-    """Proved; in reach; too few to say; out of reach; nothing reviewed at all."""
+def test_risk_guarantee_and_reviews_needed(
+    tmp_path: Path, records: list[Record], threshold: float | None, needed: int | None
+):
+    """The guarantee is proved, in reach, out of reach, or has too few reviews; the assessment estimates the number of
+    reviews."""
     found = assess(collected(tmp_path, [*records, prediction(9999)]), "pos-intent", RISK).promise
     assert threshold == found.threshold
     assert (needed is None) == (found.reviews_needed is None)
@@ -99,8 +102,9 @@ def test_the_promise(tmp_path: Path, records: list[Record], threshold: float | N
         assert needed <= found.reviews_needed <= needed + 40
 
 
-def test_only_the_random_audit_says_something_of_all_answers(tmp_path: Path):
-    """Reviews of what people chose teach, and prove nothing; the command says what waits."""
+def test_only_audit_reviews_count_for_the_guarantee(tmp_path: Path):
+    """Reviews of answers that people chose are usable for training but prove nothing; the command prints the unreviewed
+    audit answers."""
     folder = collected(tmp_path, [*many(60, **CHOSEN), prediction(99, input=distinct_text(99), **DRAWN)])
     found = assess(folder, "pos-intent", RISK)
     assert (60, 60, 0, None) == (found.reviewed, found.usable, found.promise.reviews, found.promise.threshold)
@@ -109,7 +113,7 @@ def test_only_the_random_audit_says_something_of_all_answers(tmp_path: Path):
 
 
 def test_reviews_of_different_probability_are_made_equally_likely(tmp_path: Path):
-    """A site that draws everything does not outweigh one that draws a tenth."""
+    """A site that draws every answer does not outweigh one that draws a tenth."""
     often = [record for n in range(1, 201) for record in judged(n, sampling_probability=1.0)]
     rare = [record for n in range(201, 221) for record in judged(n, right=False, sampling_probability=0.1)]
     found = assess(collected(tmp_path, [*often, *rare]), "pos-intent", RISK)
@@ -117,8 +121,9 @@ def test_reviews_of_different_probability_are_made_equally_likely(tmp_path: Path
     assert found.right.value < 0.65
 
 
-def test_the_promise_starts_where_it_is_likely_to_pass(tmp_path: Path):
-    """Few rows at the strictest thresholds, one of them wrong, do not end the test before it reaches the many below."""
+def test_fixed_sequence_test_skips_strict_thresholds_with_few_rows(tmp_path: Path):
+    """Few rows at the strictest thresholds, some of them wrong, do not end the test before it reaches the many rows
+    below."""
     surest = [record for n in range(1, 61) for record in judged(n, right=n % 10 != 0, confidence=0.995)]
     usual = [record for n in range(61, 561) for record in judged(n, confidence=0.9)]
     found = assess(collected(tmp_path, [*surest, *usual]), "pos-intent", RISK).promise
@@ -127,8 +132,8 @@ def test_the_promise_starts_where_it_is_likely_to_pass(tmp_path: Path):
     assert (560, 1.0) == (found.reviews, found.coverage)
 
 
-def test_near_duplicates_prove_once(tmp_path: Path):
-    """Of texts that are the same or nearly so one review counts."""
+def test_near_duplicates_count_as_one_review(tmp_path: Path):
+    """Only one review of equal or similar texts counts for the guarantee."""
     copies = [
         record
         for n in range(1, 61)
@@ -145,7 +150,7 @@ ESCALATED = {"route": "upstream", "model": "large-1", "output": "price"}
 
 
 def escalated(number: int, ours: str, *, scores: bool = True, **said: Any) -> list[Record]:
-    """Return an unsure input that the large model answered, rightly, as version 0.1 wrote it, and a review of it."""
+    """Return an escalated input with the large model's correct answer, as version 0.1 wrote it, and a review of it."""
     made = prediction(number, input=distinct_text(number), **DRAWN).model_dump(mode="json", by_alias=True)
     grades = {"confidence": 0.4, "sure": False, "scores": [[ours, 0.4], ["stock", 0.3]] if scores else []}
     old = example_records.ExamplePrediction.model_validate({**made, **grades, **ESCALATED})
@@ -153,14 +158,15 @@ def escalated(number: int, ours: str, *, scores: bool = True, **said: Any) -> li
 
 
 def test_the_local_answer_is_judged_by_its_own_confidence(tmp_path: Path):
-    """The large model was right each time and the local one wrong: that proves no threshold, least of all 0.01."""
+    """If the large model was right each time and the local model wrong, no threshold is proved."""
     records = [record for number in range(1, 101) for record in escalated(number, "refund")]
     found = assess(collected(tmp_path, records), "pos-intent", RISK)
     assert (None, 0.0, 100, 0) == (found.promise.threshold, found.right.value, found.promise.reviews, found.unjudged)
 
 
-def test_an_unknown_local_answer_is_left_out(tmp_path: Path):
-    """Version 0.1 kept no local answer of records that it escalated; a rejected answer leaves the other one open."""
+def test_review_of_an_unknown_local_answer_is_left_out(tmp_path: Path):
+    """Version 0.1 stored no local answer of escalated records; a rejected answer of the large model does not judge the
+    local one."""
     rejected = {"verdict": "reject", "value": "", "reason": "no"}
     records = [
         *(record for number in range(1, 101) for record in escalated(number, "refund", scores=False)),
@@ -175,21 +181,21 @@ def test_an_unknown_local_answer_is_left_out(tmp_path: Path):
     assert "left out of this share: 101 reviews of a large model's answer" in " ".join(output.split())
 
 
-def test_free_answers_have_no_labels(tmp_path: Path):
-    """Of a generating task the answers are not counted one by one."""
+def test_answers_of_a_generate_task_are_not_counted_as_labels(tmp_path: Path):
+    """The labels of a generate task are empty, because each answer can be different."""
     made = prediction(1, kind="generate", scores=[], confidence=None, threshold=None, output="a long answer")
     found = assess(collected(tmp_path, [made, feedback(1, value="another one")]), "pos-intent", RISK)
     assert ({}, 1, 0, False) == (found.labels, found.usable, found.promise.reviews, found.suffices)
 
 
 def audited(number: int, value: str = "refund", *said: Record) -> list[Record]:
-    """Return a sure answer that was drawn, and what the large model said of it."""
+    """Return a confident answer of the audit, and the teacher label of it."""
     made = prediction(number, input=distinct_text(number), sure=True, confidence=0.95)
     return [made, opinion(number, why="audit", value=value), *said]
 
 
-def test_random_checks_give_an_estimate(tmp_path: Path):
-    """A person's word counts where there is one, in either direction; the large model's stands in elsewhere."""
+def test_audit_estimate_uses_reviews_and_teacher_labels(tmp_path: Path):
+    """A person's review counts if there is one; otherwise the teacher label counts."""
     accept = feedback(5, verdict="accept", value="")
     torn = [feedback(6), feedback(6, record_id="f:b", feedback_id="b", reviewer="ben", value="stock")]
     records = [
@@ -212,22 +218,22 @@ def test_random_checks_give_an_estimate(tmp_path: Path):
     assert (6, 4) == (plain["audit"]["answers"], plain["audit"]["by_opinion"])
 
 
-def test_a_bad_audit_is_said(tmp_path: Path):
-    """When even the best that the sample allows is above the target risk."""
+def test_audit_above_the_target_risk_is_reported(tmp_path: Path):
+    """The command reports an audit whose lowest plausible risk is above the target risk."""
     records = [record for number in range(1, 21) for record in audited(number, "price")]
     result = CliRunner().invoke(app, ["assess", str(collected(tmp_path, records)), "--task", "pos-intent"])
     assert "above the target risk" in result.output
 
 
-def test_an_opinion_proves_nothing(tmp_path: Path):
-    """Neither the guarantee nor the figures count answers of the large model alone."""
+def test_teacher_label_alone_proves_nothing(tmp_path: Path):
+    """Neither the guarantee nor the figures count answers with only a teacher label."""
     records = [record for number in range(1, 101) for record in audited(number)]
     found = assess(collected(tmp_path, records), "pos-intent", RISK)
     assert (0, 0, 0, None) == (found.reviewed, found.usable, found.promise.reviews, found.promise.threshold)
 
 
-def test_it_suffices(tmp_path: Path):
-    """Enough of everything, and the promise proved."""
+def test_collection_with_enough_examples_suffices(tmp_path: Path):
+    """520 right answers of two labels suffice and prove the guarantee."""
     records = [record for n in range(1, 521) for record in judged(n, label=("refund", "price")[n % 2])]
     assert assess(collected(tmp_path, records), "pos-intent", RISK).suffices
 
@@ -242,10 +248,11 @@ def test_it_suffices(tmp_path: Path):
         (99, ("refund",) * 98 + ("price",), False, "it needs 901 more usable examples, and more of price"),
     ],
 )
-def test_what_a_large_model_answered_may_be_enough_to_begin(
+def test_reviewed_large_model_answers_can_suffice_for_a_first_model(
     tmp_path: Path, count: int, labels: tuple[str, ...], ready: bool, said: str
 ):
-    """Its answers have no confidence, so nothing is promised; what people said of them trains the first model."""
+    """Answers of the large model have no confidence and prove no guarantee, but their reviews can train the first
+    model."""
     large = {"confidence": None, "threshold": None, "scores": [], "route": "upstream", "model": "large-1"}
     accepted = {"verdict": "accept", "value": ""}
     records = [
@@ -264,8 +271,8 @@ def test_what_a_large_model_answered_may_be_enough_to_begin(
     assert "no local answer of the random audit is reviewed (0 wait)" in output
 
 
-def test_the_command_says_it_in_words(tmp_path: Path):
-    """Counts, labels, reviewers and what is missing; as JSON with the same figures."""
+def test_command_prints_counts_labels_and_missing_reviews(tmp_path: Path):
+    """`assess` prints counts, labels and the missing reviews, and --json has the same figures."""
     out = collected(tmp_path, [*many(40, wrong_every=40), prediction(99, input="again")])
 
     def run(*arguments: str) -> str:
@@ -282,8 +289,8 @@ def test_the_command_says_it_in_words(tmp_path: Path):
     assert plain["promise"]["reviews_needed"] > 40
 
 
-def test_nothing_collected_is_an_error(tmp_path: Path):
-    """It says to collect first."""
+def test_assess_without_a_collection_is_an_error(tmp_path: Path):
+    """The remedy names `edge-convert collect`."""
     with pytest.raises(FileMissing) as caught:
         assess(tmp_path, "pos-intent", RISK)
     assert "collect" in caught.value.remedy

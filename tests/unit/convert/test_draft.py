@@ -1,4 +1,4 @@
-"""What `edge-convert init` writes, and that the documents name every key of a recipe."""
+"""The files that `edge-convert init` writes, and the keys in docs/recipe-yaml.md."""
 
 from pathlib import Path
 
@@ -40,8 +40,8 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(("wanted", "runtime"), CASES)
-def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted: ScaffoldRequest, runtime: str):
-    """The recipe and the task read as they are, for the runtime that was advised or asked for."""
+def test_drafted_recipe_and_task_are_valid(tmp_path: Path, wanted: ScaffoldRequest, runtime: str):
+    """The drafted recipe and task are read without changes, for the advised or the requested runtime."""
     (tmp_path / "recipe.yaml").write_text(recipe_text(wanted))
     (tmp_path / "task.yaml").write_text(task_text(wanted))
     written = recipe.read(tmp_path)
@@ -75,22 +75,23 @@ def test_a_draft_is_valid_and_sets_what_needs_a_decision(tmp_path: Path, wanted:
         ("generate", "refund,price", "has no labels"),
     ],
 )
-def test_labels_that_no_task_can_have_are_refused(kind, written: str, said: str):
-    """Before anything is written, and not by the first stage of a run."""
+def test_invalid_labels_are_refused(kind, written: str, said: str):
+    """`edge-convert init` refuses labels that no task of the kind can have, so the first stage of a run does not fail
+    on them."""
     with pytest.raises(InvalidRequest, match=said):
         init.labels_of(written, kind)
 
 
-def test_labels_are_read_without_their_blanks():
-    """One field of a record is enough; no option means placeholders."""
+def test_labels_are_stripped_of_spaces():
+    """An extract task can have a single field; without --labels the draft gets placeholders."""
     assert ("refund", "not now") == init.labels_of(" refund , not now", "classify")
     assert ("item",) == init.labels_of("item", "extract")
     assert () == init.labels_of(None, "classify")
 
 
 @pytest.mark.parametrize("wanted", [case[0] for case in CASES])
-def test_what_is_commented_out_is_the_default(tmp_path: Path, wanted: ScaffoldRequest):
-    """With every key that is commented out taken in, the recipe means the same."""
+def test_commented_out_keys_have_their_defaults(tmp_path: Path, wanted: ScaffoldRequest):
+    """If every commented-out key is enabled, the recipe has the same meaning."""
     text = recipe_text(wanted)
     whole = []
     for line in text.splitlines():
@@ -112,8 +113,8 @@ def test_what_is_commented_out_is_the_default(tmp_path: Path, wanted: ScaffoldRe
     assert "export" in yaml.safe_load("\n".join(whole))
 
 
-def test_the_draft_and_the_document_name_every_key():
-    """docs/recipe-yaml.md and the drafted recipe know all keys of the model, and the document no other."""
+def test_draft_and_page_name_every_recipe_key():
+    """docs/recipe-yaml.md and the drafted recipe have every key of the model, and the page has no other."""
     document = (ROOT / "docs" / "recipe-yaml.md").read_text()
     drafted = recipe_text(CASES[0][0])
     keys = keys_of(Recipe)
@@ -123,23 +124,23 @@ def test_the_draft_and_the_document_name_every_key():
     assert sorted(rows) == sorted(keys)
 
 
-def test_a_runtime_that_does_not_serve_the_kind_is_refused():
-    """The error says which one does, and why."""
+def test_runtime_that_does_not_serve_the_kind_is_refused():
+    """The error names the runtime that serves the kind, with the reason."""
     served = "classify, decide, embed, extract, redact"
     with pytest.raises(InvalidRequest, match=f"runtime onnx serves {served}, not generate") as raised:
         recipe_text(ScaffoldRequest("a", "generate", runtime="onnx"))
     assert "Use runtime llama. Only a decoder writes text." in raised.value.remedy
 
 
-def test_the_advice_names_encoder_or_decoder():
-    """Whoever reads it knows which family to look for."""
+def test_advised_runtime_fits_the_kind_of_task():
+    """classify, extract and embed get runtime onnx, and generate gets llama."""
     assert [advise(kind).runtime for kind in ("classify", "extract", "generate", "embed")] == [
         "onnx", "onnx", "llama", "onnx",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["my-task", "1234", "0x1f", "on", "null", "2026-12-01", "2026-13-45"])
-def test_a_task_has_the_name_of_its_folder(tmp_path: Path, name: str):
-    """Also one that YAML reads as a number, a date or a truth."""
+def test_task_has_the_name_of_its_folder(tmp_path: Path, name: str):
+    """This also holds for a name that YAML would read as a number, a date or a boolean."""
     done = CliRunner().invoke(app, ["init", str(tmp_path / name)])
     assert (0, name) == (done.exit_code, tasks.of(tmp_path / name).name), done.output

@@ -1,4 +1,4 @@
-"""The rights of the person at the central team: lineage, consent, retention, and the log of decisions."""
+"""Privacy at the central team: lineage, consent, retention, and the log of decisions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = 86_400.0
 
 
 class CorrectedSite:
-    """A collection with three corrected records of one site, and the commands on it."""
+    """A collection of three corrected records of one site, and the commands on it."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.site, self.central = root, SealingSite(root / "store"), CentralTeam(root)
@@ -60,8 +60,8 @@ def bundle(version: str, **records: list[str]) -> LineageDocument:
 # --- lineage ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_dataset_is_traced_by_its_records(team: CorrectedSite):
-    """The register has its files and records, and is private; an unknown record is in nothing."""
+def test_lineage_finds_the_dataset_of_a_record(team: CorrectedSite):
+    """Lineage names the dataset and its split, the register is private, and an unknown record is in no dataset."""
     team.dataset()
     found = json.loads(team.run("lineage", "site-1/p-2", "--json").stdout)
     assert [("dataset", {"train": ["site-1/p-2"]}, "rows")] == [
@@ -71,8 +71,9 @@ def test_a_dataset_is_traced_by_its_records(team: CorrectedSite):
     assert "no dataset or bundle here" in team.run("lineage", "site-1/p-9").stdout
 
 
-def test_what_learned_is_to_be_retired_and_what_was_measured_is_not(tmp_path: Path):
-    """Weights and golden cases count; calibration and test do not; those to retire come first."""
+def test_bundle_that_learned_from_a_record_is_to_be_retired(tmp_path: Path):
+    """Training rows and golden cases require retirement, calibration and test rows do not; bundles to retire come
+    first."""
     for document in (bundle("1", test=["a/p"]), bundle("2", train=["a/p", "a/q"]), bundle("3", golden=["a/p"])):
         lineage.register(tmp_path, document)
     uses = lineage.trace(lineage.documents(tmp_path), ["a/p"])
@@ -82,16 +83,16 @@ def test_what_learned_is_to_be_retired_and_what_was_measured_is_not(tmp_path: Pa
     assert "revoke this version" in uses[0].sentence()
 
 
-def test_a_damaged_document_stops_nothing(tmp_path: Path):
-    """It is left out; a work folder without one, too."""
+def test_damaged_lineage_document_is_left_out(tmp_path: Path):
+    """Damaged documents, and a work folder that does not exist, do not stop the query."""
     lineage.register(tmp_path, bundle("1", train=["a/p"]))
     for name, content in (("bundle-x.json", "{"), ("bundle-y.json", '{"schema": "other"}'), ("dataset-z.json", "[]")):
         (tmp_path / lineage.FOLDER / name).write_text(content)
     assert ["1"] == [each.version for each in lineage.documents(tmp_path, [tmp_path / "nowhere"])]
 
 
-def test_a_document_that_cannot_be_read_is_named(team: CorrectedSite):
-    """It can have the record, so the answer is no all-clear."""
+def test_unreadable_lineage_document_is_named(team: CorrectedSite):
+    """An unreadable document could contain the record, so the answer has a warning and lists it."""
     team.dataset()
     for name, content in (("a", "{"), ("b", '{"schema": "edge-agent/lineage/v1", "records": {"train": "x"}}')):
         (team.central.out / lineage.FOLDER / f"bundle-{name}.json").write_text(content)
@@ -101,8 +102,8 @@ def test_a_document_that_cannot_be_read_is_named(team: CorrectedSite):
     assert ["bundle-a.json", "bundle-b.json"] == [Path(each).name for each in unread]
 
 
-def test_a_dataset_that_lies_in_two_folders_is_named_twice(team: CorrectedSite):
-    """The same command makes the same files; both have to be deleted."""
+def test_dataset_in_two_folders_is_named_twice(team: CorrectedSite):
+    """The same command writes identical files, and both folders must be deleted."""
     first = team.dataset()
     asked = ["dataset", str(team.central.out), "--task", "pos-intent", "--format", "text-label", "--shares", "train=1"]
     assert 0 == CliRunner().invoke(app, [*asked, "--out", str(team.root / "more")]).exit_code
@@ -110,8 +111,9 @@ def test_a_dataset_that_lies_in_two_folders_is_named_twice(team: CorrectedSite):
     assert {str(first), str(team.root / "more")} == {use["place"] for use in found}
 
 
-def test_erasing_a_person_lists_what_learned_from_the_record(team: CorrectedSite):
-    """The run of collect that erases says so, the command lists it later, and the log has it."""
+def test_erasure_lists_bundles_that_learned_from_the_record(team: CorrectedSite):
+    """The report of the collect run lists them, `privacy lineage --erased` lists them later, and the log has the
+    erasure."""
     team.dataset()
     lineage.register(team.central.out, bundle("1", train=["site-1/p-1"]))
     team.site.seal([tombstone(1)])
@@ -125,8 +127,8 @@ def test_erasing_a_person_lists_what_learned_from_the_record(team: CorrectedSite
 # --- consent ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_recorded_consent_marks_the_row(team: CorrectedSite):
-    """Until it is withdrawn; both are in the log, with the basis."""
+def test_recorded_consent_marks_the_row(team: CorrectedSite):
+    """A row is marked as consented until the consent is withdrawn, and the log has both actions."""
     assert 0 == team.run("consent", "site-1/p-1", "--basis", "form-118").exit_code
     rows = [json.loads(line) for line in (team.dataset() / "train.jsonl").read_text().splitlines()]
     assert {"p-1": True, "p-2": None, "p-3": None} == {row["prediction_id"]: row.get("consented") for row in rows}
@@ -143,8 +145,8 @@ def test_a_recorded_consent_marks_the_row(team: CorrectedSite):
         (["p-1", "--basis", "form"], "is not a record"),
     ],
 )
-def test_a_consent_without_record_or_basis_is_refused(team: CorrectedSite, arguments: list[str], said: str):
-    """Nothing is recorded."""
+def test_consent_without_record_or_basis_is_refused(team: CorrectedSite, arguments: list[str], said: str):
+    """The log does not change."""
     before = team.log()
     refused = team.run("consent", *arguments)
     assert (2, True) == (refused.exit_code, said in refused.output), refused.output
@@ -154,8 +156,8 @@ def test_a_consent_without_record_or_basis_is_refused(team: CorrectedSite, argum
 # --- retention --------------------------------------------------------------------------------------------------------
 
 
-def test_purging_deletes_what_is_too_old(tmp_path: Path):
-    """With its reviews, for that site and task alone; a second run of collect does not bring it back."""
+def test_purge_deletes_examples_after_their_retention(tmp_path: Path):
+    """Records and examples of that site are deleted, and a second run of collect does not restore them."""
     team = CorrectedSite(tmp_path)
     other = SealingSite(tmp_path / "store", "site-2")
     other.seal([prediction(1, at=format_timestamp(NOW - 9 * DAY))])
@@ -172,9 +174,9 @@ def test_purging_deletes_what_is_too_old(tmp_path: Path):
     assert [] == not_private(team.central.out)
 
 
-def test_the_most_specific_rule_counts(tmp_path: Path):
-    """A longer time for one site is an exception from the rule for all, as a shorter one is; of two that are equally
-    specific the shorter time counts. Any number of days can be named."""
+def test_most_specific_retention_rule_applies(tmp_path: Path):
+    """A rule for one site overrides the rule for all, with a longer or a shorter time; of two equally specific rules
+    the shorter time applies. Any number of days is accepted."""
     team = CorrectedSite(tmp_path)
     other = SealingSite(tmp_path / "store", "site-2")
     other.seal([prediction(1, at=format_timestamp(NOW - 9 * DAY))])
@@ -191,16 +193,16 @@ def test_the_most_specific_rule_counts(tmp_path: Path):
     assert {} == due("*/*=1", "*/pos-intent=1000000")
 
 
-def test_purging_without_anything_due_changes_nothing(team: CorrectedSite):
-    """And it is not logged."""
+def test_purge_without_due_examples_changes_nothing(team: CorrectedSite):
+    """Files and log do not change."""
     before = team.log(), team.central.files()
     assert 0 == team.run("purge", "--keep", "*/other=1", "--yes").exit_code
     assert before == (team.log(), team.central.files())
 
 
 @pytest.mark.parametrize("rule", ["", "site-1=3", "site-1/x=", "*/*=-1", "../x/*=3"])
-def test_a_rule_that_is_none_is_refused(team: CorrectedSite, rule: str):
-    """The remedy shows one."""
+def test_invalid_retention_rule_is_refused(team: CorrectedSite, rule: str):
+    """The command ends with code 2."""
     refused = team.run("purge", "--keep", rule, "--yes")
     assert (2, True) == (refused.exit_code, "is not understood" in refused.output)
 
@@ -208,8 +210,8 @@ def test_a_rule_that_is_none_is_refused(team: CorrectedSite, rule: str):
 # --- the log ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_log_tells_who_accepted_a_key(team: CorrectedSite):
-    """The first key of a new site is accepted by collect, others by a person; the chain is verified."""
+def test_log_names_the_actor_who_accepted_a_key(team: CorrectedSite):
+    """Collect accepts the first key of a new site and a person accepts others; the log's hash chain is verified."""
     key = "ab" * 32
     asked = ["sites", "accept", "site-1", key, "--collected", str(team.central.out)]
     assert 0 == CliRunner().invoke(app, asked).exit_code
@@ -222,8 +224,8 @@ def test_the_log_tells_who_accepted_a_key(team: CorrectedSite):
     assert 0 == team.run("log", "--contains", head).exit_code
 
 
-def test_a_changed_log_ends_with_1(team: CorrectedSite):
-    """The line is named."""
+def test_changed_log_is_reported_with_code_1(team: CorrectedSite):
+    """The output names the changed line."""
     accountability.record(team.central.out, "site revoked", ["site-1"])
     path = team.central.out / accountability.FILE_NAME
     path.write_bytes(path.read_bytes().replace(b"collect", b"nobody!", 1))
@@ -232,15 +234,15 @@ def test_a_changed_log_ends_with_1(team: CorrectedSite):
     assert accountability.verify_chain(path).problems
 
 
-def test_a_folder_without_a_collection_is_refused(tmp_path: Path):
-    """The message names it."""
+def test_purge_without_a_collection_is_refused(tmp_path: Path):
+    """`privacy purge` ends with code 2 if the folder has no collection."""
     refused = CliRunner().invoke(app, ["privacy", "purge", "--keep", "*/*=1", "--collected", str(tmp_path / "nowhere")])
     assert (2, True) == (refused.exit_code, "nothing is collected in" in refused.output), refused.output
 
 
 @pytest.mark.parametrize("command", [["lineage", "a/b"], ["log"], ["lineage", "a/b", "--work", "typo"]])
-def test_a_folder_that_is_not_there_is_no_all_clear(tmp_path: Path, command: list[str]):
-    """What is mistyped has no dataset and no broken chain."""
+def test_missing_folder_is_refused(tmp_path: Path, command: list[str]):
+    """`privacy lineage` and `privacy log` refuse a mistyped folder, because it would look like a clean result."""
     collected = tmp_path if "--work" in command else tmp_path / "typo"
     command = [str(tmp_path / each) if each == "typo" else each for each in command]
     refused = CliRunner().invoke(app, ["privacy", *command, "--collected", str(collected)])

@@ -1,4 +1,4 @@
-"""Everything that holds decrypted examples is for its owner alone, whatever the umask."""
+"""Files with decrypted examples are readable by their owner alone, whatever the umask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.segments import CentralTeam, SealingSite
 
 @pytest.fixture
 def collected(tmp_path: Path) -> Path:
-    """Collect a prediction and its correction, where the umask closes nothing."""
+    """Collect a prediction and its correction under an open umask."""
     site = SealingSite(tmp_path / "store")
     site.seal([prediction(1, input="how much is the kettle"), feedback(1)])
     site.say()
@@ -29,7 +29,7 @@ def collected(tmp_path: Path) -> Path:
 
 
 def test_collected_examples_are_private_and_receipts_are_not(tmp_path: Path, collected: Path):
-    """The uplink of the site, another user, reads the receipts in the folder that was collected from."""
+    """The receipts stay readable because the site's uplink, another user, reads them."""
     assert (collected / "raw").is_dir()
     assert [] == not_private(collected)
     receipts = tmp_path / "store" / "site=site-1" / "receipts.json"
@@ -38,7 +38,7 @@ def test_collected_examples_are_private_and_receipts_are_not(tmp_path: Path, col
 
 @pytest.mark.parametrize("form", ["text-label", "label-studio"])
 def test_training_rows_and_review_folders_are_private(tmp_path: Path, collected: Path, form: str):
-    """Rows, data sheet, tasks and likely label errors; a second run with --force, too."""
+    """Datasets and Label Studio tasks are private, also after a second run with --force."""
     which = ["--which", "unreviewed"] if form == "label-studio" else []
     with open_umask():
         site = SealingSite(tmp_path / "store", "site-2")
@@ -51,8 +51,8 @@ def test_training_rows_and_review_folders_are_private(tmp_path: Path, collected:
             assert [] == not_private(tmp_path / "data")
 
 
-def test_a_work_folder_is_private(tmp_path: Path):
-    """What stages write with plain calls, their records, and the lock; one of an earlier version is closed."""
+def test_work_folder_is_private(tmp_path: Path):
+    """Files that stages write with plain calls are private, and a second run closes a work folder that was open."""
     recipe = recipe_of(tmp_path)
     for _ in range(2):
         with open_umask():

@@ -1,4 +1,4 @@
-"""doctor and support-bundle on a site where anything may lie in the place of anything: they end."""
+"""`doctor` and `support-bundle` on a damaged site, with anything in place of its files: both complete."""
 
 import ast
 import json
@@ -94,7 +94,7 @@ DISTURBANCES: tuple[Callable[[Path], None], ...] = (empty, noise, folder, pipe, 
 
 
 def disturbed(tmp_path: Path, disturb: Callable[[Path], None]) -> Installation:
-    """Put the disturbance wherever a site has a file."""
+    """Put the disturbance in place of every file of a site."""
     for name in FILES:
         path = tmp_path / name
         if not os.path.lexists(path) and (not path.parent.exists() or path.parent.is_dir()):
@@ -107,24 +107,25 @@ def disturbed(tmp_path: Path, disturb: Callable[[Path], None]) -> Installation:
 
 
 @pytest.mark.parametrize("disturb", DISTURBANCES)
-def test_doctor_ends_whatever_lies_where_a_file_should(tmp_path, disturb):
-    """Nothing there, noise, folders, pipes, loops, endless files: a finding each, no traceback, no waiting."""
+def test_doctor_completes_on_a_damaged_site(tmp_path, disturb):
+    """`doctor` completes with findings if the site's files are replaced by empty files, noise, folders, pipes, link
+    loops or endless devices."""
     found = run_checks(disturbed(tmp_path, disturb))
     assert {"daemon", "clock", "cpu"} <= {finding.check for finding in found}
     assert "fault" in {finding.verdict for finding in found}
 
 
 @pytest.mark.parametrize("disturb", DISTURBANCES)
-def test_a_support_bundle_is_made_whatever_lies_there(tmp_path, disturb):
-    """Every part is there, or says why it is not."""
+def test_support_bundle_completes_on_a_damaged_site(tmp_path, disturb):
+    """Each part of a support bundle of a damaged site has content or the reason why it is missing."""
     case = query_daemon(disturbed(tmp_path, disturb))
     parts = gather_parts(SupportSources(case, None, {}))
     assert [] == [part.name for part in parts if not (part.content or part.why)]
 
 
 @pytest.mark.parametrize("broken", CHECK_GROUPS, ids=lambda stat_file: stat_file.checks[0].name)
-def test_a_probe_that_may_not_look_spoils_no_other(tmp_path, broken):
-    """Its first check is told as not looked at; a rule is not asked then."""
+def test_probe_without_rights_is_reported_as_unseen(tmp_path, broken):
+    """If a probe fails with PermissionError, its first check is reported as unseen, and its rule is not evaluated."""
 
     def refused(case):
         raise PermissionError(13, "Permission denied", "/secret")
@@ -150,7 +151,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def full_queue(tmp_path: Path) -> Iterator[tuple[Installation, int]]:
-    """A daemon that hangs, and so many callers that its queue of connections is full; with its process."""
+    """A hanging daemon whose socket has a full queue of connections, with its process id."""
     where = place(tmp_path)
     path = where.config.admin_socket
     for folder in (path.parent, where.config.state_dir):
@@ -168,16 +169,18 @@ def full_queue(tmp_path: Path) -> Iterator[tuple[Installation, int]]:
 
 
 @pytest.mark.slow
-def test_a_daemon_whose_queue_of_connections_is_full_is_named(full_queue: tuple[Installation, int]):
-    """Its process is that of the state folder's lock: it hangs, and nobody is told that no daemon runs."""
+def test_daemon_with_a_full_connection_queue_is_reported_as_hanging(full_queue: tuple[Installation, int]):
+    """A daemon whose socket queue is full is reported as hanging, with the process id from the state folder's lock, and
+    not as missing."""
     where, pid = full_queue
     [found] = [each for each in run_checks(where) if each.check == "daemon"]
     assert ("fault", True) == (found.verdict, f"pid {pid} listens at" in found.seen)
     assert f"kill -KILL {pid}" in found.command
 
 
-def test_a_plain_file_is_read_up_to_its_limit_and_nothing_else(tmp_path):
-    """A pipe, a folder and what is not there raise; a missing file is an empty text."""
+def test_only_plain_files_are_read_up_to_a_limit(tmp_path):
+    """Reading a plain file stops at the limit; a pipe or folder raises OSError; a missing file raises too, but is an
+    empty text for `read_text`."""
     (tmp_path / "file").write_text("0123456789")
     pipe(tmp_path / "pipe")
     assert (b"0123", "0123456789", "") == (
@@ -190,8 +193,8 @@ def test_a_plain_file_is_read_up_to_its_limit_and_nothing_else(tmp_path):
             read_bytes(path)
 
 
-def test_what_stat_says_is_told(tmp_path):
-    """Kind, owner, mode and size; folders above the nearest first."""
+def test_stat_file_returns_kind_owner_mode_and_size(tmp_path):
+    """`stat_file` returns kind, owner, mode and size, and `stat_parents` the folders above, the nearest first."""
     (tmp_path / "file").write_text("abc")
     (tmp_path / "file").chmod(0o640)
     found = stat_file(tmp_path / "file")
@@ -199,8 +202,8 @@ def test_what_stat_says_is_told(tmp_path):
     assert ("", str(tmp_path)) == (stat_file(tmp_path / "none").kind, stat_parents(tmp_path / "file")[0].path)
 
 
-def test_users_are_looked_up():
-    """root is there, and nobody of a name that no system has; whoever runs this is known."""
+def test_find_user_returns_none_for_an_unknown_name():
+    """`find_user` finds root and returns None for an unknown name; `current_user` is the user of this process."""
     root = find_user("root")
     assert (True, None, os.geteuid()) == (
         root is not None and root.uid == 0,
@@ -209,8 +212,8 @@ def test_users_are_looked_up():
     )
 
 
-def test_a_command_of_the_system_is_bounded():
-    """What it prints, or nothing: it is not there, failed, or took too long."""
+def test_run_command_returns_none_on_failure_or_timeout():
+    """`run_command` returns the output, or None for a program that is missing, fails or takes too long."""
     assert ("hello\n", None, None, None) == (
         run_command(("echo", "hello")),
         run_command(("false",)),
@@ -219,14 +222,14 @@ def test_a_command_of_the_system_is_bounded():
     )
 
 
-def test_nobody_listens_where_nothing_is(tmp_path):
-    """Neither at a missing path nor at a plain file."""
+def test_missing_path_and_plain_file_are_not_listening(tmp_path):
+    """`is_listening` returns False for a missing path and for a plain file."""
     (tmp_path / "file").write_text("")
     assert [False, False] == [is_listening(tmp_path / name) for name in ("none", "file")]
 
 
-def test_a_database_is_read_with_what_is_in_its_log_only(tmp_path):
-    """A change that is committed and not yet in the file itself is seen in the copy."""
+def test_stored_state_includes_the_write_ahead_log(tmp_path):
+    """`read_stored_state` also returns a committed change that is only in the write-ahead log."""
     path = tmp_path / "state.db"
     state = StateDatabase(path, may_create=True)
     state.journal.record(UpdateProgress("t", "ab" * 32, "2.0.0", "w", 7, "", "done", 1.0))
@@ -236,8 +239,9 @@ def test_a_database_is_read_with_what_is_in_its_log_only(tmp_path):
     assert (["t"], None, "") == (list(found.journal), found.signed_at, find_damage(path))
 
 
-def test_a_database_that_is_too_large_is_not_copied(tmp_path):
-    """That is said; a missing one remembers nothing."""
+def test_oversized_database_is_not_read(tmp_path):
+    """A database over `DATABASE_BYTES_MAX` is not read, and the limit is reported; a missing database is empty
+    state."""
     path = tmp_path / "state.db"
     with path.open("wb") as file:
         file.truncate(DATABASE_BYTES_MAX + 1)
@@ -247,7 +251,7 @@ def test_a_database_that_is_too_large_is_not_copied(tmp_path):
 
 
 def logged_keys() -> set[str]:
-    """Return the names under which our daemons log values, but for tracebacks, of which the bundle carries no text."""
+    """Return the keys under which the daemons log values, except tracebacks, whose text a support bundle leaves out."""
     keys = set()
     for path in (ROOT / "edge_agent").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -256,8 +260,8 @@ def logged_keys() -> set[str]:
     return keys - {"exc_info"}
 
 
-def test_what_our_daemons_log_is_known_to_the_bundle():
-    """A new key of an event is carried by a decision: whoever adds one says so here."""
+def test_every_logged_key_is_allowed_in_the_support_bundle():
+    """Every key that the daemons log is on the support bundle's list, so a new key needs a decision."""
     assert set() == {key for key in logged_keys() if not support_bundle.EVENT_KEYS.fullmatch(key)}
 
 
@@ -267,8 +271,8 @@ def rules(said: str) -> str:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=300))
-def test_any_line_of_a_log_becomes_one_line_that_is_no_longer_than_needed(said):
-    """Whatever is written to a log: no exception, and of what is not ours only the length."""
+def test_redacted_log_line_has_bounded_length(said):
+    """Any text in a log is redacted without an exception to at most three times its length or 80 characters."""
     carried = support_bundle.redact_line(said, rules)
     assert isinstance(carried, str)
     assert len(carried) <= max(len(said) * 3, 80)
@@ -276,8 +280,8 @@ def test_any_line_of_a_log_becomes_one_line_that_is_no_longer_than_needed(said):
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text(max_size=20), st.text(min_size=9, max_size=60), max_size=5))
-def test_no_value_of_an_unknown_key_is_carried(event):
-    """Events with keys that nobody knows: their values are replaced by lengths."""
+def test_values_of_unknown_log_keys_are_replaced_by_lengths(event):
+    """The values of an event's unknown keys are replaced by their lengths."""
     unknown = {f"prompt_{key}": value for key, value in event.items()}
     carried = json.loads(support_bundle.redact_line(json.dumps(unknown), rules))
     assert all(re.fullmatch(r"\[\d+ characters left out\]", value) for value in carried.values())

@@ -1,4 +1,4 @@
-"""The commands of findings as this machine can run them."""
+"""The commands of findings, adapted to the machine on which they are printed."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ APPLIANCE = LocalMachine(
         ("edge-agent status; df -h", "edge-agent status; df -h"),
     ],
 )
-def test_without_systemd_a_person_starts_and_ends_the_programs(command: str, here: str):
-    """On an appliance the command stays as it is."""
+def test_systemctl_is_replaced_without_systemd(command: str, here: str):
+    """Without systemd, systemctl commands become kill and 'edge-agent serve'; on an appliance they are unchanged."""
     assert here == command_here(command, replace(APPLIANCE, managed=False))
     assert command == command_here(command, APPLIANCE)
 
@@ -53,13 +53,13 @@ def test_without_systemd_a_person_starts_and_ends_the_programs(command: str, her
         ("sudo dmesg | tail -50; df -h", "df -h"),
     ],
 )
-def test_a_program_that_is_not_installed_is_not_advised(command: str, here: str):
-    """Another one that does the same takes its place, where there is one."""
+def test_command_of_a_missing_program_is_replaced_or_dropped(command: str, here: str):
+    """A command whose program is not installed is replaced by an equivalent one, or dropped."""
     assert here == command_here(command, replace(APPLIANCE, has_program=lambda _: False))
 
 
-def test_the_folder_of_the_drive_is_that_of_this_machine():
-    """Where one is mounted."""
+def test_drive_folder_in_commands_is_the_mounted_one():
+    """A command with the example folder /media/usb gets the folder of the mounted drive."""
     machine = replace(APPLIANCE, drive="/run/media/usb1")
     assert "sudo edge-agent media import /run/media/usb1" == command_here(
         "sudo edge-agent media import /media/usb", machine
@@ -75,13 +75,15 @@ def test_the_folder_of_the_drive_is_that_of_this_machine():
         ("ls -l /opt/edge-agent", "ls -l /opt/edge-agent"),
     ],
 )
-def test_who_works_through_sudo_is_shown_sudo(command: str, here: str):
-    """Their own user may not use the admin socket; a daemon is never started so."""
+def test_commands_get_sudo_for_a_user_of_sudo(command: str, here: str):
+    """For a user who works through sudo, commands that need the admin socket begin with sudo; 'edge-agent serve' never
+    does."""
     assert here == command_here(command, replace(APPLIANCE, by_sudo=True))
 
 
-def test_quoted_commands_of_a_sentence_get_sudo():
-    """Names of files and other programs do not."""
+def test_quoted_commands_in_a_sentence_get_sudo():
+    """`with_sudo` adds sudo to quoted commands that need the admin socket; paths, other programs and 'edge-agent help'
+    are unchanged."""
     said = "See 'edge-agent status', 'edge-convert renew' and /etc/edge-agent; 'edge-agent help NAME' explains it."
     assert said.replace("'edge-agent status'", "'sudo edge-agent status'") == with_sudo(said)
 
@@ -95,6 +97,6 @@ def test_quoted_commands_of_a_sentence_get_sudo():
         ({"SUDO_UID": "1000"}, 1000, False),
     ],
 )
-def test_sudo_is_known_by_what_it_sets(environment: dict[str, str], user_id: int, by_sudo: bool):
-    """Root who logged in as root needs none."""
+def test_sudo_is_detected_by_its_environment(environment: dict[str, str], user_id: int, by_sudo: bool):
+    """A root process with SUDO_UID of another user works through sudo; root from a login does not."""
     assert by_sudo == works_by_sudo(environment, user_id)

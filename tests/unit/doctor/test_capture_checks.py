@@ -1,4 +1,4 @@
-"""doctor's rules about redaction by a model: findings of the audit, and the rules with which its bound was proved."""
+"""`doctor` about redaction by a model: the audit's findings, and the rules with which its bound was proved."""
 
 from dataclasses import replace
 
@@ -26,14 +26,15 @@ STATE = RedactionState("pii", "pii@1.0.0", 0, 0.0, "", {}, AUDIT, rules="2", pro
         ({"model": ""}, None, None),
     ],
 )
-def test_what_a_redaction_model_promises_is_judged(changed, missed, proof):
-    """More than was promised is a warning; a proof with other rules is a note; without a bundle nothing is said."""
+def test_redaction_model_is_judged_by_its_audit_and_proof(changed, missed, proof):
+    """More missed values than the bundle allows are a warning, and a proof with other rules is a note; without a model
+    there is no finding."""
     found = verdicts(capture_checks.judge_redaction(replace(STATE, **changed)))
     assert (missed, proof) == (found.get("redaction-missed"), found.get("redaction-proof"))
 
 
-def test_a_finding_of_redaction_has_its_figures_and_a_remedy():
-    """The values and the interval; and what to do as a sentence and as a command."""
+def test_redaction_finding_has_figures_and_a_remedy():
+    """A finding about redaction has the counts, the interval and the target, and a remedy with a command."""
     found = list(capture_checks.judge_redaction(replace(STATE, proved_rules="1")))
     seen = "pii@1.0.0 missed 12 of 24 values in 12 audited texts (30.0% to 70.0%) and promises at most 2%"
     assert seen == only(found, "redaction-missed").seen
@@ -42,7 +43,7 @@ def test_a_finding_of_redaction_has_its_figures_and_a_remedy():
     ]
 
 
-def test_a_site_without_a_redaction_model_hears_nothing_of_it(tmp_path):
-    """Neither of an audit nor of a proof."""
+def test_site_without_redaction_model_has_no_redaction_finding(tmp_path):
+    """A site without a redaction model has no finding about an audit or a proof."""
     assert capture_checks.probe_redaction(query_daemon(place(tmp_path))) is None
     assert [] == list(capture_checks.judge_redaction(None))

@@ -1,4 +1,4 @@
-"""doctor's rules about certificates, with real ones."""
+"""`doctor` about certificates, also with real ones."""
 
 import time
 from pathlib import Path
@@ -36,8 +36,9 @@ NAMES = ("server.crt", "server.key", "ca.crt")
         ("ok", CertificateFacts("key", file("/tls/server.key", 0o640))),
     ],
 )
-def test_certificates_are_judged(verdict, facts):
-    """Missing, not readable, open to all, not belonging together, not good yet, ended, about to end."""
+def test_certificate_files_are_judged(verdict, facts):
+    """A certificate or key that is missing, unreadable, open to all, not valid yet or expired is a fault; one that
+    expires soon is a warning."""
     assert (verdict, verdict != "ok") == told(list(judged((facts,))), "certificate")
 
 
@@ -52,8 +53,9 @@ def test_certificates_are_judged(verdict, facts):
         ("/root", "sudo install -D --backup -o edge-agent -m 600 -t /etc/edge-agent/tls /root/server.key; "),
     ],
 )
-def test_a_folder_that_is_closed_on_purpose_stays_closed(folder: str, command: str):
-    """The system's folder of keys and somebody's home are not opened to all: the file is copied out of them."""
+def test_private_folder_of_a_key_is_not_opened(folder: str, command: str):
+    """For a key in /etc/ssl/private or a home, the remedy copies the file instead of opening the folder to all
+    users."""
     closed = CertificateFacts(
         "key", file(f"{folder}/server.key"), denied_user="edge-agent", closed_folder=file(folder, 0o710)
     )
@@ -63,7 +65,7 @@ def test_a_folder_that_is_closed_on_purpose_stays_closed(folder: str, command: s
 
 
 def made(tmp_path: Path, days: int = 365) -> AccessConfig:
-    """Issue a server's certificate that is good for so many days."""
+    """Issue a server certificate that is valid for this number of days, and return its configuration."""
     authority = certificate_authority.make_authority("shop", time.time())
     server = certificate_authority.issue_server_certificate(authority, ["shop.example"], time.time() - DAY, days + 1)
     for name, pem in zip(NAMES, (server.certificate, server.key, authority.certificate), strict=True):
@@ -83,27 +85,28 @@ def verdicts(tmp_path: Path, access: AccessConfig) -> tuple[str, ...]:
     return tuple(seen[what].verdict for what in ("server", "key", "clients"))
 
 
-def test_real_certificates_are_well(tmp_path):
-    """The server's, its key, and the authority of the clients; without TCP nothing is looked at."""
+def test_real_certificates_are_ok(tmp_path):
+    """The server's certificate and key and the clients' authority are ok; without TCP they are not checked."""
     assert ("ok", "ok", "ok") == verdicts(tmp_path, made(tmp_path))
     assert {} == found(tmp_path, AccessConfig())
 
 
 @pytest.mark.parametrize(("verdict", "days"), [("warning", 10), ("fault", -1)])
-def test_a_certificate_that_ends_is_found_before_and_after(tmp_path, verdict, days):
-    """The days stand in the sentence; the command renews it in its folder."""
+def test_expiring_certificate_has_a_renewal_command(tmp_path, verdict, days):
+    """A certificate that expires soon is a warning and an expired one a fault; the command renews it in its folder."""
     seen = found(tmp_path, made(tmp_path, days))["server"]
     assert (verdict, True) == (seen.verdict, f"certs server --renew --dir {tmp_path}" in seen.command)
 
 
 def judged_authority(*, own: bool) -> Finding:
-    """Return what is found of an authority that ends soon."""
+    """Return the finding for an authority that expires soon."""
     [finding] = judged((CertificateFacts("clients", file("/tls/ca.crt"), expires_in=10 * DAY, has_authority=own),))
     return finding
 
 
-def test_an_authority_is_not_renewed_by_the_command_for_the_server():
-    """The run book has the steps where it is this site's own; another one is renewed elsewhere."""
+def test_authority_is_not_renewed_by_certs_server():
+    """For an authority of this site that expires soon, the remedy is the runbook's steps; for another one it is the
+    central team."""
     own, foreign = judged_authority(own=True), judged_authority(own=False)
     assert ("warning", "edge-agent help certificate") == (own.verdict, own.command)
     assert "Make a new authority" in own.remedy
@@ -111,8 +114,9 @@ def test_an_authority_is_not_renewed_by_the_command_for_the_server():
     assert "central team" in foreign.remedy
 
 
-def test_an_authority_that_is_gone_is_copied_back(tmp_path):
-    """No command makes the same one again: 'certs init' would refuse, or make another one."""
+def test_missing_authority_is_copied_back_from_a_client(tmp_path):
+    """A missing authority is copied back from a client's ca.crt; 'certs init' is not proposed, because it would refuse
+    or make another authority."""
     access = made(tmp_path)
     (tmp_path / "ca.crt").unlink()
     seen = found(tmp_path, access)["clients"]
@@ -121,8 +125,9 @@ def test_an_authority_that_is_gone_is_copied_back(tmp_path):
 
 
 @pytest.mark.parametrize(("verdict", "current"), [("ok", True), ("fault", False)])
-def test_an_authority_that_has_ended_beside_its_successor_is_no_fault(tmp_path, verdict, current):
-    """Clients of the new authority connect; without one nobody does."""
+def test_expired_authority_with_a_successor_is_ok(tmp_path, verdict, current):
+    """An expired authority is ok if the file also has a valid one, with which clients still connect; otherwise it is a
+    fault."""
     access = made(tmp_path)
     old = certificate_authority.make_authority("old", time.time() - 3651 * DAY).certificate
     file_of_clients = tmp_path / "ca.crt"
@@ -130,8 +135,8 @@ def test_an_authority_that_has_ended_beside_its_successor_is_no_fault(tmp_path, 
     assert verdict == found(tmp_path, access)["clients"].verdict
 
 
-def test_a_key_of_another_certificate_is_a_fault(tmp_path):
-    """As after half a renewal."""
+def test_key_of_another_certificate_is_a_fault(tmp_path):
+    """A key that does not belong to the certificate, as after half a renewal, is a fault."""
     access = made(tmp_path)
     certificate = (tmp_path / "server.crt").read_bytes()
     made(tmp_path)
@@ -139,8 +144,8 @@ def test_a_key_of_another_certificate_is_a_fault(tmp_path):
     assert ("ok", "fault", "ok") == verdicts(tmp_path, access)
 
 
-def test_files_that_are_gone_or_are_none_are_faults(tmp_path):
-    """A missing authority, a login page for a certificate, a key that everybody may read."""
+def test_missing_or_invalid_certificate_files_are_faults(tmp_path):
+    """A missing authority, an HTML page in place of a certificate, and a key that every user may read are faults."""
     access = made(tmp_path)
     (tmp_path / "ca.crt").unlink()
     (tmp_path / "server.crt").write_text("<html>")
@@ -149,8 +154,8 @@ def test_files_that_are_gone_or_are_none_are_faults(tmp_path):
     assert "holds no certificate in PEM" in found(tmp_path, access)["server"].seen
 
 
-def test_a_missing_certificate_is_named_and_its_key_is_not_judged_by_it(tmp_path):
-    """What is gone cannot tell the names, which the command therefore asks for."""
+def test_missing_certificate_does_not_fault_its_key(tmp_path):
+    """A missing certificate is a fault whose command asks for the names, and its key stays ok."""
     access = made(tmp_path)
     (tmp_path / "server.crt").unlink()
     seen = found(tmp_path, access)

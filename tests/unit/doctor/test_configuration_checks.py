@@ -1,4 +1,4 @@
-"""doctor's rules about settings, enrolment, credentials, state and exchange folders, with real files."""
+"""`doctor` about settings, enrolment, credentials, state and exchange folders, also with real files."""
 
 import json
 import os
@@ -36,8 +36,8 @@ OPEN = (file("/etc", 0o755, "folder", uid=0, gid=0),)
 S3 = "s3://fleet/examples"
 
 
-def test_modes_are_read_as_the_kernel_reads_them():
-    """The owner's bits for the owner, even where the group has more; root may all."""
+def test_file_modes_are_evaluated_like_the_kernel():
+    """The owner is checked by the owner's bits, even if the group has more; root may read and write everything."""
     private, shared = file("/x", 0o640), file("/x", 0o060)
     assert [True, True, False] == [has_access(person, private, READ) for person in (DAEMON, UPLINK, STRANGER)]
     assert [False, True] == [has_access(person, shared, READ | WRITE) for person in (DAEMON, UPLINK)]
@@ -78,8 +78,9 @@ def config(**changed) -> dict[str, str]:
         ("config-overruled", "note", {"overruled": ("site.id",)}),
     ],
 )
-def test_settings_are_judged(check, verdict, changed):
-    """Refused, changed after the start, not readable for the daemon, or letting anything in."""
+def test_configuration_is_judged(check, verdict, changed):
+    """Invalid and unreadable settings are faults, a change after the start is a warning, unsigned bundles and overruled
+    settings are notes."""
     assert verdict == config(**changed).get(check)
 
 
@@ -93,8 +94,9 @@ def test_settings_are_judged(check, verdict, changed):
         ("fault", ("shop-1", 0, 1, S3, "", True)),
     ],
 )
-def test_half_an_enrolment_is_a_fault(verdict, facts):
-    """All or nothing: who belongs to a fleet needs a name, and keys where examples leave."""
+def test_incomplete_enrolment_is_a_fault(verdict, facts):
+    """An enrolment without the site's name or keys is a fault if examples leave the site; no enrolment at all is a
+    note."""
     assert verdict == verdicts(enrolment_checks.judge_enrolment(EnrolmentFacts(*facts)))["enrolment"]
 
 
@@ -109,8 +111,9 @@ def test_half_an_enrolment_is_a_fault(verdict, facts):
         ("ok", RootFacts("/etc/root.json", S3, True, "", 1, DAY)),
     ],
 )
-def test_a_root_of_trust_is_needed_where_updates_come(verdict, facts):
-    """Missing or damaged is a fault; an expired one is not, since a newer one comes with the updates."""
+def test_site_with_updates_needs_a_root_of_trust(verdict, facts):
+    """A missing or damaged root of trust is a fault if updates are configured; an expired one is a note, because
+    updates bring a newer one."""
     assert verdict == verdicts(enrolment_checks.judge_root(facts))["root-of-trust"]
 
 
@@ -124,8 +127,9 @@ def test_a_root_of_trust_is_needed_where_updates_come(verdict, facts):
         (None, SiteKeyFacts(file("site.key", kind=""), False, False)),
     ],
 )
-def test_the_sites_key_is_whole_and_closed(verdict, facts):
-    """A damaged key is a fault, one that others read a warning."""
+def test_site_key_is_judged(verdict, facts):
+    """A damaged site key is a fault, one that other users may read is a warning, and one that is not made yet is a
+    note."""
     assert verdict == verdicts(enrolment_checks.judge_site_key(facts)).get("site-key")
 
 
@@ -146,13 +150,14 @@ def secret(*, sealed: bool = False, where: str = S3, readers: tuple[FileReader, 
         (None, secret(where="/mnt/central")),
     ],
 )
-def test_credentials_are_there_closed_and_readable(verdict, of):
-    """Missing, empty, open to all, or out of the uplink's reach; a folder needs none."""
+def test_credentials_are_judged(verdict, of):
+    """Credentials that are missing are a warning; empty, open or unreadable ones are faults; a store that is a folder
+    needs none."""
     assert verdict == verdicts(enrolment_checks.judge_credentials((of,))).get("credentials")
 
 
-def test_a_wrong_key_is_found_and_the_rest_is_looked_at_all_the_same(tmp_path):
-    """The finding names key and remedy; site.yaml still holds."""
+def test_unknown_setting_does_not_stop_other_checks(tmp_path):
+    """An unknown key in agent.yaml is a fault with a remedy; site.yaml still applies and the other checks are made."""
     (tmp_path / "agent.yaml").write_text("stor: {}")
     (tmp_path / "site.yaml").write_text("site: {id: shop-7}")
     where = installation_of(DaemonTarget(tmp_path / "agent.yaml", Overrides(tmp_path / "state", tmp_path / "run")))
@@ -170,8 +175,8 @@ def metadata(path: Path, role: str, days: float) -> Path:
 
 
 @pytest.mark.parametrize(("verdict", "days"), [("ok", 30.0), ("warning", 1.0), ("fault", -1.0)])
-def test_metadata_that_expire_are_found_on_the_disk(tmp_path, verdict, days):
-    """The real file in incoming/ is read: valid, about to expire, expired."""
+def test_expiry_of_update_metadata_is_read_from_disk(tmp_path, verdict, days):
+    """The timestamp in incoming/ is ok while valid, a warning shortly before it expires, and a fault afterwards."""
     metadata(tmp_path / "root.json", "root", 100)
     metadata(tmp_path / "incoming/metadata/timestamp.json", "timestamp", days)
     found = looked(place(tmp_path, **enrolled(tmp_path)))
@@ -179,24 +184,25 @@ def test_metadata_that_expire_are_found_on_the_disk(tmp_path, verdict, days):
 
 
 @pytest.mark.parametrize(("verdict", "verified", "version"), [("ok", 30.0, 4), ("fault", -1.0, 4), ("fault", 30.0, 2)])
-def test_the_newest_metadata_count(tmp_path, verdict, verified, version):
-    """What a USB drive brought after the uplink went offline is newer than what the uplink had left in incoming/."""
+def test_newest_update_metadata_are_judged(tmp_path, verdict, verified, version):
+    """Of the verified timestamp and the one in incoming/, the higher version is judged, since a USB drive can bring a
+    newer one than the uplink."""
     metadata(tmp_path / "incoming/metadata/timestamp.json", "timestamp", -2.0)
     kept = metadata(tmp_path / "state/trust/kept/metadata/timestamp.json", "timestamp", verified)
     kept.write_text(kept.read_text().replace('"version": 3', f'"version": {version}'))
     assert verdict == looked(place(tmp_path, **enrolled(tmp_path)))["metadata"].verdict
 
 
-def test_what_is_no_metadata_is_a_fault(tmp_path):
-    """A login page as timestamp, a timestamp as root."""
+def test_invalid_update_metadata_are_a_fault(tmp_path):
+    """An HTML page in place of the timestamp and a timestamp in place of the root are faults."""
     metadata(tmp_path / "root.json", "timestamp", 100)
     metadata(tmp_path / "incoming/metadata/timestamp.json", "timestamp", 1).write_text("<html>")
     found = looked(place(tmp_path, **enrolled(tmp_path)))
     assert ("fault", "fault") == (found["metadata"].verdict, found["root-of-trust"].verdict)
 
 
-def test_before_the_first_update_has_come_it_is_waited_for(tmp_path):
-    """With an uplink that is a warning, except on the day of the enrolment."""
+def test_missing_first_update_is_a_warning_after_a_day(tmp_path):
+    """Missing metadata at a site with an uplink are a note on the day of the enrolment and a warning afterwards."""
     root = tmp_path / "root.json"
     metadata(root, "root", 100)
     assert "note" == looked(place(tmp_path, **enrolled(tmp_path)))["metadata"].verdict
@@ -221,13 +227,14 @@ def state_facts(person: SystemUser | None = DAEMON, **of) -> dict[str, str]:
         ("warning", {"mode": 0o755}),
     ],
 )
-def test_the_state_directory_is_judged_for_the_daemons_user(verdict, of):
-    """There and closed, not there yet, no folder, or another user's."""
+def test_state_directory_is_judged_for_the_daemons_user(verdict, of):
+    """A state directory that the daemon's user cannot create or write, or that is a file, is a fault; one that others
+    may read is a warning."""
     assert verdict == state_facts(**of)["state-dir"]
 
 
-def test_files_of_another_user_are_found(tmp_path):
-    """Whoever started the daemon with sudo once left them."""
+def test_state_files_of_another_user_are_a_fault(tmp_path):
+    """A file of another user in the state directory, as left by a daemon once started with sudo, is a fault."""
     where = place(tmp_path)
     where.config.state_dir.mkdir(parents=True, mode=0o700)
     (where.config.state_dir / "state.db-wal").write_text("")
@@ -238,8 +245,9 @@ def test_files_of_another_user_are_found(tmp_path):
     assert (expected, os.geteuid() == 0) == (found.verdict, "holds 1 file of another user" in found.seen)
 
 
-def test_a_disk_that_is_mounted_as_the_state_directory_holds_a_folder_of_root(tmp_path):
-    """ext4 makes lost+found for itself: it is nobody's mistake, and a file in another folder of that name is one."""
+def test_lost_found_of_a_mounted_state_directory_is_ok(tmp_path):
+    """The lost+found folder of ext4 at the top of the state directory is ok; a folder of that name deeper inside is a
+    file of another user."""
     where = place(tmp_path)
     for name in ("lost+found", "trust/lost+found"):
         (where.config.state_dir / name).mkdir(parents=True, mode=0o700)
@@ -255,8 +263,8 @@ def test_a_disk_that_is_mounted_as_the_state_directory_holds_a_folder_of_root(tm
     ("verdict", "version", "damage"),
     [("ok", 2, ""), ("ok", 0, ""), ("note", 1, ""), ("fault", 3, ""), ("fault", -1, ""), ("fault", 2, "malformed")],
 )
-def test_a_database_of_another_version_is_told_from_a_damaged_one(verdict, version, damage):
-    """Newer and damaged are faults, older is brought up by the daemon."""
+def test_database_version_and_damage_are_judged(verdict, version, damage):
+    """A newer or damaged database is a fault; an older one is a note, because the daemon migrates it."""
     found = list(state_checks.judge_databases((DatabaseFacts(file("/x/state.db"), version, 2, damage),)))
     assert (verdict, verdict in ("note", "fault")) == told(found, "database")
 
@@ -268,8 +276,8 @@ def database(tmp_path: Path) -> Installation:
     return where
 
 
-def test_a_real_database_is_well_and_nothing_is_left_beside_it(tmp_path):
-    """It is read in a copy, so that no log of another user appears."""
+def test_real_database_is_ok_and_leaves_no_files(tmp_path):
+    """`doctor` reads a copy of the database, so no log file of another user appears next to it."""
     where = database(tmp_path)
     before = sorted(path.name for path in where.config.state_dir.iterdir())
     assert "ok" == looked(where)["database"].verdict
@@ -277,8 +285,8 @@ def test_a_real_database_is_well_and_nothing_is_left_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize("place_of_damage", [0, 4096])
-def test_a_spoilt_database_is_found_while_no_daemon_runs(tmp_path, place_of_damage):
-    """In its head, or in the middle."""
+def test_damaged_database_is_found_without_a_daemon(tmp_path, place_of_damage):
+    """Without a daemon, damage in the header or the middle of the database is a fault."""
     where = database(tmp_path)
     path = where.config.state_dir / "state.db"
     with path.open("r+b") as opened:
@@ -308,21 +316,23 @@ def folder(**of) -> ExchangeFolder:
     ],
 )
 def test_exchange_folders_are_judged_for_both_users(verdict, of):
-    """A wrong owner, group or mode is a fault that names who may not do what."""
+    """An exchange folder that is missing, a file, or closed to the daemon or the uplink is a fault; one open to all
+    users is a warning."""
     found = list(state_checks.judge_exchange_folders((folder(**of),)))
     assert verdict == only(found, "exchange-folders").verdict
 
 
-def test_who_may_not_do_what_is_said():
-    """Name, verb, path, owner and mode stand in the sentence."""
+def test_exchange_folder_finding_names_user_path_and_mode():
+    """The finding of an exchange folder names the user, the denied operation, the path, owner and mode, and the
+    commands that correct them."""
     found = only(list(state_checks.judge_exchange_folders((folder(gid=0),))), "exchange-folders")
     path = "/var/lib/edge-exchange/outbox"
     assert f"edge-uplink may not read {path} (edge-agent:edge-exchange 2750)" == found.seen
     assert f"sudo chown edge-agent:edge-exchange {path} && sudo chmod 2750 {path}" == found.command
 
 
-def test_real_exchange_folders_are_looked_at_for_real_users(tmp_path):
-    """Two users by name, folders with modes: the uplink's notes are missing."""
+def test_missing_notes_folder_is_an_exchange_folder_fault(tmp_path):
+    """With real folders and two users by name, a missing notes folder of the uplink is a fault."""
     people = {"edge-agent": DAEMON, "edge-uplink": UPLINK}
     where = place(tmp_path, **enrolled(tmp_path))
     where = Installation(where.config, root=where.root, run=where.run, find_user=people.get)
@@ -332,8 +342,8 @@ def test_real_exchange_folders_are_looked_at_for_real_users(tmp_path):
 
 
 @pytest.mark.parametrize(("collect", "needed"), [({}, False), ({"pos": "off"}, False), ({"pos": "upstream"}, True)])
-def test_a_site_key_that_the_daemon_does_not_make_is_not_missing(tmp_path, collect, needed):
-    """It makes one where examples are collected, or reports on updates go to the central team."""
+def test_site_key_is_checked_only_where_the_daemon_makes_one(tmp_path, collect, needed):
+    """`doctor` checks the site key if examples are sent to the central team, and not if none are captured."""
     where = place(tmp_path, site=IDENTITY, examples={"collect": collect})
     assert needed is ("site-key" in looked(where))
 
@@ -341,8 +351,9 @@ def test_a_site_key_that_the_daemon_does_not_make_is_not_missing(tmp_path, colle
 @pytest.mark.parametrize(
     ("probe", "root_file"), [(update_checks.probe_metadata, "/etc/passwd"), (enrolment_checks.probe_root, "root.json")]
 )
-def test_what_this_user_may_not_see_is_not_called_missing(tmp_path, probe, root_file):
-    """The check then says that it needs other rights, on Python 3.14 too, whose Path.exists says no."""
+def test_file_without_access_is_not_reported_as_missing(tmp_path, probe, root_file):
+    """A probe of a file in a closed folder raises PermissionError instead of reporting it missing, also on Python 3.14,
+    whose `Path.exists` returns False."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     config = Config(state_dir=closed, update={"root_file": str(closed / root_file)})

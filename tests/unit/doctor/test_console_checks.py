@@ -1,4 +1,4 @@
-"""What doctor says of the page for people."""
+"""`doctor` about the console."""
 
 import socket
 import time
@@ -56,15 +56,17 @@ SECURE = replace(WANTED, certificate="/x/server.crt", listening=True)
         ),
     ],
 )
-def test_the_console_is_judged(facts, verdict, seen):
-    """A token that is open, a certificate that ends, a service that does not run: each is said with what to do."""
+def test_console_is_judged(facts, verdict, seen):
+    """An open token, an expiring certificate and a service that does not run are findings with a remedy; a console that
+    is not started is ok."""
     [found] = judge_console(facts)
     assert (verdict, True) == (found.verdict, seen in found.seen), found.seen
     assert (verdict == "ok") == (not found.remedy and not found.command)
 
 
-def test_doctor_looks_at_the_console(tmp_path):
-    """The token's file and the port are looked at where agent.yaml has them."""
+def test_doctor_checks_the_configured_token_file(tmp_path):
+    """`doctor` checks the token file and the port that agent.yaml configures for the console; a token that others may
+    read is a fault."""
     web = WebConfig(address=f"127.0.0.1:{free_port()}", token_file=str(tmp_path / "token"))
     assert "ok" == looked(place(tmp_path, web=web))["console"].verdict
     (tmp_path / "token").write_text("t" * 43)
@@ -73,8 +75,8 @@ def test_doctor_looks_at_the_console(tmp_path):
     assert ("fault", True) == (found.verdict, str(tmp_path / "token") in found.command)
 
 
-def test_doctor_looks_at_the_certificate_of_the_console(tmp_path):
-    """A certificate that is missing or whose key is another's is found where the console is to run."""
+def test_doctor_checks_the_consoles_certificate(tmp_path):
+    """`doctor` reports a certificate of the console that is missing or whose key does not belong to it."""
     site, token = TlsSite(tmp_path / "tls"), str(tmp_path / "token")
     files = {"certificate_file": str(site.certificate), "key_file": str(site.key), "client_ca_file": str(site.ca)}
     (tmp_path / "root/run/systemd/system").mkdir(parents=True)
@@ -89,8 +91,9 @@ def test_doctor_looks_at_the_certificate_of_the_console(tmp_path):
     assert "none.crt does not exist" in seen(certificate_file=str(tmp_path / "none.crt"))
 
 
-def test_doctor_looks_at_the_authority_of_the_browsers(tmp_path):
-    """It is named where it expires before the certificate, and renewing the certificate is not advised."""
+def test_doctor_checks_the_consoles_client_authority(tmp_path):
+    """If the clients' authority expires before the certificate, `doctor` names the authority and does not advise to
+    renew the certificate."""
     site = TlsSite(tmp_path / "tls")
     authority = certificate_authority.make_authority("old", time.time() - (AUTHORITY_DAYS - 3) * DAY)
     certificate_authority.write_pair(authority, tmp_path / "old.crt", tmp_path / "old.key")
@@ -106,10 +109,10 @@ def test_doctor_looks_at_the_authority_of_the_browsers(tmp_path):
     assert "--renew" not in found.command
 
 
-def test_a_certificate_is_renewed_in_the_folder_where_it_is():
-    """Without the folder the command would look for the authority of another one.
+def test_console_certificate_is_renewed_in_its_folder():
+    """The command renews the certificate in its own folder, because without --dir it would use another authority.
 
-    It writes server.crt, whatever the file is called: agent.yaml names that one then.
+    It writes server.crt; if the certificate has another name, the remedy is to change agent.yaml.
     """
     facts = ConsoleFacts(
         "127.0.0.1:8391", True, file("token", kind=""), certificate="/srv/tls/web.crt", expires_in=-9.0
@@ -121,8 +124,9 @@ def test_a_certificate_is_renewed_in_the_folder_where_it_is():
     assert ("name both" in found.remedy, "--dir /srv/tls; " in found.command) == (False, True)
 
 
-def test_a_certificate_of_another_authority_is_not_renewed_here():
-    """This machine has no authority that could, and the remedy names who has."""
+def test_console_certificate_of_another_authority_is_not_renewed():
+    """If the certificate's authority is not on this machine, the remedy names that authority and the command does not
+    renew."""
     facts = ConsoleFacts(
         "127.0.0.1:8391",
         True,

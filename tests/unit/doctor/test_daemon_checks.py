@@ -1,4 +1,4 @@
-"""doctor's rules about the daemon's status: itself, engines, tasks, updates, examples, the uplink."""
+"""`doctor` about the daemon's status: the daemon, engines, tasks, updates, examples, the uplink."""
 
 import json
 import os
@@ -28,7 +28,7 @@ ADMIN = "/run/edge-agent/admin.sock"
 
 @pytest.fixture
 def status_of(tmp_path: Path):
-    """Return how the client reads a fake daemon's status."""
+    """Return a function that reads a fake daemon's status as the client does."""
 
     def read(daemon: FakeDaemon) -> Status:
         with daemon, AdminClient(daemon.targets[0]) as admin:
@@ -41,8 +41,8 @@ def judged(status: Status):
     return list(daemon_checks.judge_daemon(DaemonFacts(ADMIN, True, status, version=__version__)))
 
 
-def test_a_daemon_that_serves_is_well(status_of):
-    """It answers, its engine is ready, its task too; only the signature is missing."""
+def test_serving_daemon_is_ok_except_for_signatures(status_of):
+    """Of a serving daemon, its version, engine and tasks are ok; only the missing signature is a warning."""
     expected = {"daemon", "daemon-version", "engine", "tasks"}
     found = verdicts(judged(status_of(FakeDaemon("127.0.0.1:0"))))
     assert {**dict.fromkeys(expected, "ok"), "signatures": "warning"} == found
@@ -58,8 +58,8 @@ def test_a_daemon_that_serves_is_well(status_of):
         ("fault", "INTERNAL", {"reason": "INTERNAL", "message": "an error"}),
     ],
 )
-def test_silence_is_told_apart(verdict, said, facts):
-    """Not running, hanging, stopped, closed to this user: each with a command."""
+def test_daemon_that_does_not_answer_is_diagnosed(verdict, said, facts):
+    """A daemon that is not running, hangs, is stopped, or forbids access has a specific finding and command."""
     found = list(daemon_checks.judge_daemon(DaemonFacts(ADMIN, True, None, **facts)))
     assert (verdict, True) == told(found, "daemon")
     assert said in only(found, "daemon").seen
@@ -77,15 +77,15 @@ def test_silence_is_told_apart(verdict, said, facts):
     ],
 )
 def test_engines_are_judged_by_their_state(status_of, verdict, state, problem):
-    """Ready, ready for some, starting, stopping, backing off, given up."""
+    """Starting and stopping engines are notes, failed ones faults, and one with a partial problem is a warning."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.engines[0].state = state
     daemon.admin.status.engines[0].problem = problem
     assert verdict == verdicts(judged(status_of(daemon)))["engine"]
 
 
-def test_the_processor_code_of_an_engine_is_named(status_of):
-    """doctor says for which kind of processor llama.cpp computes."""
+def test_engine_finding_names_its_processor_code(status_of):
+    """The finding of an engine names the kind of processor for which llama.cpp computes."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.engines[0].details["cpu_variant"] = "zen4"
     assert only(judged(status_of(daemon)), "engine").seen.endswith("code for zen4 processors")
@@ -100,8 +100,8 @@ def test_the_processor_code_of_an_engine_is_named(status_of):
         ({"device": "vulkan:0"}, [("ok", "vulkan:0, a card; layers: 31 of 31")]),
     ],
 )
-def test_where_an_engine_computes_is_judged(status_of, fields, found):
-    """The CPU by choice is nothing to tell; a device is named with its layers, one that is missed is a warning."""
+def test_engine_device_is_judged(status_of, fields, found):
+    """A device is shown with its layers, a missed or partly used one is a warning, and the CPU has no finding."""
     daemon = FakeDaemon("127.0.0.1:0")
     engine = daemon.admin.status.engines[0]
     engine.details.update(gpu_layers="31 of 31", device_description="a card")
@@ -112,7 +112,7 @@ def test_where_an_engine_computes_is_judged(status_of, fields, found):
 
 
 def test_restarts_missing_confinement_and_another_version_are_warnings(status_of):
-    """Each with its own line."""
+    """Engine restarts, missing confinement, another version and a daemon that does not serve are warnings."""
     daemon = FakeDaemon("127.0.0.1:0")
     engine = daemon.admin.status.engines[0]
     engine.restarts = 2
@@ -125,8 +125,8 @@ def test_restarts_missing_confinement_and_another_version_are_warnings(status_of
     assert "the kernel has no Landlock" in only(found, "confinement").seen
 
 
-def test_a_task_that_does_not_answer_says_why(status_of):
-    """The daemon's own sentence is shown, of tasks that are served and of those that are not."""
+def test_finding_of_a_silent_task_has_the_daemons_reason(status_of):
+    """A task that does not answer has a finding with the daemon's reason, also if it is not served."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.tasks[0].ready = False
     daemon.admin.warn("TASK_SILENT", "Task pos-intent does not answer: the model does not load.", "pos-intent")
@@ -140,8 +140,8 @@ def test_a_task_that_does_not_answer_says_why(status_of):
     assert ("warning", "warning") == (only(found, "revoked").verdict, only(found, "daemon-warnings").verdict)
 
 
-def test_a_task_without_a_confident_answer_is_worth_a_look(status_of):
-    """doctor says of which task, why, and what to do; a task whose threshold holds is not mentioned."""
+def test_task_without_confident_answers_is_a_warning(status_of):
+    """A task whose answers cannot be confident is a warning with the reason and a remedy."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.tasks[0].confidence_blocker = "scores of Q4_K_M weights depend on what else is computed"
     found = judged(status_of(daemon))
@@ -150,9 +150,9 @@ def test_a_task_without_a_confident_answer_is_worth_a_look(status_of):
     assert "Q4_K_M" in only(found, "confidence").seen
 
 
-def test_a_bundle_without_a_gate_is_a_note(status_of):
-    """doctor says which tasks have none and what that means; one with a gate, one without a threshold, and a daemon
-    that does not tell are not mentioned."""
+def test_bundle_without_ood_gate_is_a_note(status_of):
+    """A task with a threshold but no OOD gate is a note; without a threshold, or if the daemon does not report gates,
+    there is no finding."""
     daemon = FakeDaemon("127.0.0.1:0")
     first, second, third = daemon.admin.status.tasks[0], task_message("gated"), task_message("bare")
     first.threshold = second.threshold = 0.9
@@ -169,8 +169,8 @@ def test_a_bundle_without_a_gate_is_a_note(status_of):
     assert f"without a gate: {first.name};" in only(found, "gate").seen
 
 
-def test_a_decide_task_without_a_gate_is_named_too(status_of):
-    """Its thresholds are those of its questions; without any, none of its answers is confident."""
+def test_decide_task_without_ood_gate_is_a_note(status_of):
+    """A decide task without a gate is named if one of its questions has a threshold."""
     daemon = FakeDaemon("127.0.0.1:0")
     desk, bare = task_message("desk"), task_message("bare")
     for task in (desk, bare):
@@ -182,8 +182,8 @@ def test_a_decide_task_without_a_gate_is_named_too(status_of):
     assert "without a gate: desk;" in only(judged(status_of(daemon)), "gate").seen
 
 
-def test_an_empty_daemon_is_worth_a_look(status_of):
-    """Nothing installed is a warning; signed bundles are well."""
+def test_daemon_without_tasks_is_a_warning(status_of):
+    """A daemon without tasks is a warning; signed bundles are ok."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.tasks[0].signed = True
     assert "ok" == verdicts(judged(status_of(daemon)))["signatures"]
@@ -204,15 +204,15 @@ def test_an_empty_daemon_is_worth_a_look(status_of):
         ("ok", {"exists": True, "expected": True, "expires_in": 30 * DAY}),
     ],
 )
-def test_metadata_are_judged_by_their_end(verdict, facts):
-    """Missing, damaged, expired, about to expire; nothing where no updates are taken."""
+def test_update_metadata_are_judged_by_expiry(verdict, facts):
+    """Damaged or expired metadata are a fault, ones that expire soon a warning; without updates there is no finding."""
     assert verdict == verdicts(update_checks.judge_metadata(MetadataFacts("/var/incoming/metadata", **facts))).get(
         "metadata"
     )
 
 
-def test_metadata_are_not_looked_for_where_no_updates_are_taken(tmp_path):
-    """A machine that is not enrolled tells no user that the rights to look are missing."""
+def test_metadata_are_not_read_without_updates(tmp_path):
+    """Metadata are not read on a machine without updates, so no user is told that rights are missing."""
     (tmp_path / "incoming" / "metadata").mkdir(parents=True)
     (tmp_path / "incoming" / "metadata" / "timestamp.json").write_text("damaged")
     facts = DaemonFacts("/run/admin.sock", True, None)
@@ -250,14 +250,14 @@ def task(state: str, reason: str = "", age: float = 60.0) -> TaskUpdate:
     ],
 )
 def test_each_state_of_an_update_has_its_verdict(verdict, update):
-    """What failed or went back is a fault; what something here holds up is a warning; what waits its turn is well."""
+    """A failed update is a fault, one that is blocked here a warning, one that is held or halted a note."""
     found = list(update_checks.judge_updates(UpdatesFacts(7, "stable", "", (update,), NOW, live=True)))
     assert verdict == only(found, "update").verdict
     assert update.reason in only(found, "update").seen
 
 
-def test_what_is_not_believed_is_a_warning():
-    """The daemon's own sentence says why."""
+def test_unverified_updates_are_a_warning():
+    """Updates that the daemon cannot verify are a warning with the daemon's reason."""
     found = list(
         update_checks.judge_updates(UpdatesFacts(7, "stable", "timestamp.json has expired", (), NOW, live=True))
     )
@@ -265,8 +265,8 @@ def test_what_is_not_believed_is_a_warning():
     assert [] == list(update_checks.judge_updates(UpdatesFacts(0, "stable", "", (), NOW, live=True)))
 
 
-def test_a_daemon_that_does_not_run_has_its_journal_read(tmp_path):
-    """An update that failed before the daemon ended is a fault all the same."""
+def test_update_journal_is_read_without_a_daemon(tmp_path):
+    """Without a daemon, an update that failed is still a fault, read from the state database."""
     where = place(tmp_path)
     where.config.state_dir.mkdir(parents=True)
     state = StateDatabase(where.config.state_dir / "state.db", may_create=True)
@@ -311,7 +311,7 @@ BOTH = {"dropped_queue": 1, **EVICTED}
     ],
 )
 def test_examples_are_judged(check, verdict, changed):
-    """Nearly full, dropping, given up, not kept, or without receipts; a loss is reported for a day."""
+    """Full spools, missing receipts and stopped captures are findings; a loss is reported for a day."""
     assert (verdict, verdict != "ok") == told(kept(**changed), check)
 
 
@@ -322,8 +322,8 @@ def test_examples_are_judged(check, verdict, changed):
         ("updates", "returned 3 s ago, 2 times in a row: it runs again."),
     ],
 )
-def test_what_died_in_the_daemon_is_named(status_of, about, said):
-    """A fault by its name, with the log and a restart; it is not said twice."""
+def test_failed_component_is_a_fault(status_of, about, said):
+    """A component that failed is a fault with its name, the log and a restart, and is reported once."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.warn("COMPONENT", f"Component {about} {said}", about)
     found = judged(status_of(daemon))
@@ -340,22 +340,22 @@ def test_what_died_in_the_daemon_is_named(status_of, about, said):
         (True, "sudo edge-agent media import /media/usb"),
     ],
 )
-def test_without_a_task_the_way_to_the_first_one_is_named(status_of, takes_updates, command):
-    """A machine that is not enrolled takes no update from a drive: it is enrolled first."""
+def test_finding_without_tasks_names_the_first_step(status_of, takes_updates, command):
+    """Without a task the command is `media import`, and first `enrol` on a machine that takes no updates."""
     status = replace(status_of(FakeDaemon("127.0.0.1:0")), tasks=(), engines=())
     facts = DaemonFacts(ADMIN, True, status, version=__version__, takes_updates=takes_updates)
     found = only(list(daemon_checks.judge_daemon(facts)), "tasks")
     assert ("warning", "nothing is installed", command) == (found.verdict, found.seen, found.command)
 
 
-def test_where_nothing_is_kept_nothing_is_said():
-    """No spool, no line; nothing that leaves, no word of receipts."""
+def test_site_without_capture_has_no_capture_finding():
+    """Without capture there is no finding, and without export there is none about receipts."""
     assert [] == list(capture_checks.judge_capture(None))
     assert {"spool", "examples-lost"} == set(verdicts(kept(can_leave_site=False, segments=0)))
 
 
-def test_sizes_are_read_from_the_disk_without_a_daemon(tmp_path):
-    """A real spool and a sealed segment of last week."""
+def test_capture_sizes_are_read_without_a_daemon(tmp_path):
+    """Without a daemon, a full spool and a segment of last week are found on disk."""
     where = place(tmp_path, examples={"collect": {"t": "local"}, "spool_bytes_max": 2**20})
     (where.config.outbox / "segments").mkdir(parents=True)
     (where.config.state_dir / "spool.db").write_bytes(b"SQLite format 3\0".ljust(2**20, b"\0"))
@@ -389,13 +389,13 @@ TROUBLE = UplinkProblem("UPSTREAM_REFUSED", "the store does not accept the crede
         ("downloads", "warning", {"downloads": "offline", "state": "offline", "since_seconds": 2 * DAY}),
     ],
 )
-def test_the_uplink_is_judged(check, verdict, changed):
-    """Silent, offline for long, refused, or in trouble."""
+def test_uplink_is_judged(check, verdict, changed):
+    """An uplink that is silent or refused is a fault; one that is offline for long or has a problem is a warning."""
     assert (verdict, verdict != "ok") == told(heard(**changed), check)
 
 
-def test_a_folder_is_no_credential_and_no_network():
-    """A store that is a folder: neither the credential nor the network is blamed, and its own remedy is shown."""
+def test_refused_folder_store_keeps_its_own_remedy():
+    """For a store that is a folder, neither credential nor network is blamed, and its own remedy is shown."""
     refused = UplinkProblem("UPSTREAM_REFUSED", "edge-uplink may not read the folder /mnt/fleet", "Its remedy.", "")
     offline = {"state": "offline", "since_seconds": 2 * DAY, "upstream": "/mnt/fleet"}
     for state in (offline, {**offline, "since_seconds": 60.0}):
@@ -406,15 +406,16 @@ def test_a_folder_is_no_credential_and_no_network():
         assert ("Its remedy.", True) == (only(found, "uplink-problem").remedy, "findmnt -T /mnt/fleet" in said)
 
 
-def test_an_uplink_that_has_just_started_may_be_silent():
-    """Its first report is due within a minute; updates that do not arrive for an hour are no more than a note."""
+def test_uplink_that_just_started_may_be_silent():
+    """An uplink silent 20 s after its start is a note, as are downloads that are offline for an hour."""
     new = heard(silence="it has said nothing yet", phase=UnitPhase("", 20.0, active=True))
     short = heard(downloads="offline", state="offline", since_seconds=3600.0)
     assert ("note", "note") == (verdicts(new)["uplink"], verdicts(short)["downloads"])
 
 
-def test_a_task_whose_engine_starts_is_no_fault(status_of):
-    """It says since when; after the time that any load may take, or with a reason, it is one."""
+def test_task_with_a_starting_engine_is_a_note(status_of):
+    """A task whose engine is starting is a note, with the duration soon after the daemon's start; one whose engine
+    failed is a fault."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.tasks[0].ready = False
     daemon.admin.status.engines[0].state = 1
@@ -432,8 +433,8 @@ def test_a_task_whose_engine_starts_is_no_fault(status_of):
     assert "fault" == verdicts(judged(status_of(daemon)))["tasks"]
 
 
-def test_a_daemon_that_drains_is_no_fault_for_as_long_as_a_drain_takes(status_of):
-    """Its tasks wait with it; one that an operator drained and forgot is a warning."""
+def test_draining_daemon_is_a_note_until_its_limit(status_of):
+    """A draining daemon and its tasks are notes; after the longest drain time the daemon is a warning."""
     daemon = FakeDaemon("127.0.0.1:0")
     daemon.admin.status.serving, daemon.admin.status.draining_seconds = False, 9.0
     daemon.admin.status.tasks[0].ready = False
@@ -447,15 +448,15 @@ def test_a_daemon_that_drains_is_no_fault_for_as_long_as_a_drain_takes(status_of
     assert "warning" == found(-30.0)["daemon"]
 
 
-def test_a_unit_that_starts_is_no_silent_daemon():
-    """doctor says since when systemd has been starting it."""
+def test_starting_unit_is_a_note():
+    """A daemon that systemd is starting is a note with the time since the start."""
     facts = DaemonFacts(ADMIN, True, None, "UNREACHABLE", phase=UnitPhase("starting", 4.0))
     found = only(daemon_checks.judge_daemon(facts), "daemon")
     assert ("note", "starting for 4 s") == (found.verdict, found.seen)
 
 
-def test_a_site_without_an_uplink_is_noted(tmp_path):
-    """Drives do it too; one that is wanted and never spoke is a fault."""
+def test_site_without_uplink_is_a_note(tmp_path):
+    """A site without an uplink is a note; a configured uplink that never reported is a fault."""
     assert "note" == looked(place(tmp_path))["uplink"].verdict
     assert "fault" == looked(place(tmp_path, uplink={"url": "/mnt/central"}))["uplink"].verdict
 
@@ -464,8 +465,8 @@ def test_a_site_without_an_uplink_is_noted(tmp_path):
     ("verdict", "ago", "said"),
     [("ok", 10.0, "runs"), ("fault", 600.0, "it has not reported for 10 min"), ("fault", -500.0, "since this machine")],
 )
-def test_the_uplinks_own_file_is_read_without_a_daemon(tmp_path, verdict, ago, said):
-    """It counts while it is fresh by the clock that nobody sets."""
+def test_uplink_state_file_is_read_without_a_daemon(tmp_path, verdict, ago, said):
+    """Without a daemon, the uplink's state file counts while it is recent by the boot-time clock."""
     where = place(tmp_path, uplink={"url": "/mnt/central", "notes_dir": str(tmp_path)})
     state = {
         "schema": "edge-agent/uplink/v1",
@@ -483,8 +484,8 @@ def test_the_uplinks_own_file_is_read_without_a_daemon(tmp_path, verdict, ago, s
     assert (verdict, True) == (found.verdict, said in found.seen)
 
 
-def test_nonsense_of_the_uplink_is_a_fault(tmp_path):
-    """Whatever stands in its file."""
+def test_invalid_uplink_state_file_is_a_fault(tmp_path):
+    """A state file of the uplink that cannot be parsed is a fault."""
     (tmp_path / "uplink.json").write_text("[]")
     where = place(tmp_path, uplink={"url": "/mnt/central", "notes_dir": str(tmp_path)})
     assert "fault" == looked(where)["uplink"].verdict

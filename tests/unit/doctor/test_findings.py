@@ -1,4 +1,4 @@
-"""doctor's texts, word for word; each line of its tables is reachable, and its command can be pasted."""
+"""The exact texts of `doctor`; every rule of its tables is reachable, and its command can be pasted."""
 
 import shlex
 import subprocess
@@ -49,12 +49,12 @@ def tables() -> list[tuple[FindingRule, ...]]:
 
 
 def commands() -> set[str]:
-    """Return every command of a table, with what stands in braces replaced by a word."""
+    """Return every command of a table, with placeholders in braces."""
     return {part for table in tables() for case in table for part in case.command.split("; ") if part}
 
 
 def worst_of(found) -> Finding:
-    """Return the first finding that is not well."""
+    """Return the first finding that is not ok."""
     return next(finding for finding in found if finding.verdict not in ("ok", "note") or finding.remedy)
 
 
@@ -256,14 +256,14 @@ SAID = [
 
 
 @pytest.mark.parametrize(("found", "seen", "command"), [(list(found), *rest) for found, *rest in SAID])
-def test_a_fault_is_said_with_its_numbers_and_a_command(found, seen, command):
-    """The sentence and the command as a technician reads them."""
+def test_fault_has_its_numbers_and_a_command(found, seen, command):
+    """The text and the command of each fault are exactly those that a technician reads."""
     worst = worst_of(found)
     assert (seen, command) == (worst.seen, worst.command)
 
 
 def test_every_command_can_be_pasted_into_a_shell():
-    """What doctor prints is syntax of a shell, once its facts stand in it."""
+    """Every command that `doctor` prints is valid shell syntax with its facts inserted."""
     pasted = [command.replace("{", "").replace("}", "") for command in sorted(commands())]
     pasted += [part for _, _, said in SAID for part in said.split("; ")]
     for command in pasted:
@@ -272,15 +272,15 @@ def test_every_command_can_be_pasted_into_a_shell():
         assert shlex.split(command)
 
 
-def test_whatever_is_at_fault_says_what_to_do():
-    """Every line of a table that is a warning or a fault has a remedy and a command."""
+def test_every_warning_and_fault_has_a_remedy():
+    """Every rule with the verdict warning, fault or unseen has a remedy and a command."""
     silent = [case.seen for table in tables() for case in table if case.verdict in ("warning", "fault", "unseen")
               and not (case.remedy and case.command)]  # fmt: skip
     assert (True, []) == (len(tables()) > 20, silent)
 
 
-def test_a_table_says_what_its_first_fitting_line_says():
-    """Later lines are not asked; where none fits nothing is said."""
+def test_first_matching_rule_of_a_table_applies():
+    """The first matching rule gives the finding; if none matches, there is no finding."""
     table = (
         FindingRule("fault", lambda f: f > 2, "{f} is much", "Less.", "true"),
         FindingRule("ok", lambda f: f > 1, "{f} is well"),
@@ -290,8 +290,8 @@ def test_a_table_says_what_its_first_fitting_line_says():
     assert ([], True) == (list(first_match(check, table, 1)), otherwise(1))
 
 
-def test_every_check_is_declared_once_and_looked_for():
-    """No check of the modules is missing from the list, and none has two looks."""
+def test_every_check_belongs_to_exactly_one_group():
+    """Every check of the modules is in the list of checks and in exactly one group."""
     declared = [value for module in MODULES for value in vars(module).values() if isinstance(value, Check)]
     looked_for = [check for look in CHECK_GROUPS for check in look.checks]
     assert sorted(check.name for check in declared) == sorted(check.name for check in looked_for) == sorted(CHECKS)

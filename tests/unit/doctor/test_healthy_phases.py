@@ -1,4 +1,4 @@
-"""A healthy site has no finding, in each phase of its life, whoever looks."""
+"""A healthy site has no finding in any phase of its life, for any user."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ needs_root = pytest.mark.skipif(
 
 
 def _shop(folder: Path) -> Mapping[str, Any]:
-    """Return the settings of an enrolled site: a root of trust, operators, an uplink whose stores nothing reaches."""
+    """Return the settings of an enrolled site: a root of trust, operators, and an uplink whose stores are
+    unreachable."""
     dead = f"http://127.0.0.1:{free_port()}"
     exchange = appliance_rows.exchanging(folder)
     stores = {"url": f"{dead}/examples", "updates_url": f"{dead}/updates", "options": {"allow_http": "true"}}
@@ -54,7 +55,7 @@ def _shop(folder: Path) -> Mapping[str, Any]:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[FaultySite]:
-    """An installed site that has no network: its first version came on a drive, and its uplink retries."""
+    """An installed site without a network: its first version came from a drive, and its uplink retries."""
     with FaultySite(_shop, has_task=False, is_appliance=True) as made:
         appliance_rows.give_folders(made)
         update_rows.first_version(made)
@@ -75,7 +76,7 @@ def _restarted(site: FaultySite) -> Iterator[None]:
 
 @contextmanager
 def _starting(site: FaultySite) -> Iterator[None]:
-    """Its engine is loading."""
+    """The engine is loading."""
     engine_rows.hold_while_starting(site)
     yield
     engine_rows.let_start(site)
@@ -98,7 +99,7 @@ def _no_network(site: FaultySite) -> Iterator[None]:
 
 @contextmanager
 def _drive_in(site: FaultySite) -> Iterator[None]:
-    """The drive is mounted, and its import is over."""
+    """The drive is mounted, and its import is complete."""
     assert site.appliance is not None
     inside = site.appliance.inside
     site.drive.chmod(0o755)
@@ -111,7 +112,7 @@ def _drive_in(site: FaultySite) -> Iterator[None]:
 
 @contextmanager
 def _staged(site: FaultySite) -> Iterator[None]:
-    """The next version waits for the hours of the plan."""
+    """The next version waits for the switch window of the plan."""
     hours = [time.strftime("%H:%M", time.localtime(time.time() + 3600 * ahead)) for ahead in (6, 7)]
     update_rows.publish(site, "2.0.0", {"window": SwitchWindow(start=hours[0], end=hours[1])})
     update_rows.take_drive(site)
@@ -121,7 +122,7 @@ def _staged(site: FaultySite) -> Iterator[None]:
 
 @contextmanager
 def _on_probation(site: FaultySite) -> Iterator[None]:
-    """The next version answers, and is watched."""
+    """The next version answers and is on probation."""
     update_rows.publish(site, "3.0.0", {"probation": ProbationRules(calls=1000)})
     update_rows.take_drive(site)
     update_rows.await_state(site, "PROBATION")
@@ -143,8 +144,8 @@ PHASES: dict[str, Phase] = {
 @pytest.mark.release
 @needs_root
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_healthy_site_has_no_finding_in_any_phase(site: FaultySite, phase: str):
-    """Root sees everything, an operator what the daemon reports; others see only which checks were skipped."""
+def test_healthy_site_has_no_finding_in_any_phase(site: FaultySite, phase: str):
+    """Root and operators get no finding of a healthy site; an ordinary user sees only which checks were skipped."""
     with PHASES[phase](site):
         found = {name: site.findings(user) for name, user in USERS.items()}
     bad = {name: [each for each in some if each["verdict"] != "unseen"] for name, some in found.items()}
@@ -165,15 +166,15 @@ WELL = [
 
 
 @pytest.mark.parametrize(("state", "reason"), WELL)
-def test_no_step_of_an_update_that_goes_well_is_a_finding(state: str, reason: str):
-    """A note says what the central team or somebody here decided, and the other steps are in order."""
+def test_no_step_of_a_successful_update_is_a_finding(state: str, reason: str):
+    """Each state of a successful update is ok, or a note about a decision of the central team or the site."""
     candidate = BundleRef("pos", "2.0.0", "d" * 64)
     update = TaskUpdate("pos", None, None, candidate, state, datetime.fromtimestamp(NOW, UTC), reason, "", 0)
     found = list(judge_updates(UpdatesFacts(1, "stable", "", (update,), NOW + 60, live=True)))
     assert {"ok", "note"} >= {each.verdict for each in found if each.about == "pos"} != set()
 
 
-def test_every_state_of_an_update_is_well_or_has_a_reason_that_is_not():
-    """No state is left out of the table above, but for those that are a failure."""
+def test_only_failure_states_are_missing_from_the_table():
+    """The table of successful states covers every update state except FAILED and ROLLED_BACK."""
     states = {state.upper() for state in typing.get_args(UpdateState)}
     assert {"FAILED", "ROLLED_BACK"} == states - {state for state, _ in WELL}

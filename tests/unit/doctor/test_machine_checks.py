@@ -1,4 +1,4 @@
-"""doctor's rules about clock, disks, memory, processor, kernel; and what the probes see of real ones."""
+"""`doctor` about clock, disks, memory, processor and kernel, and its probes on the real machine."""
 
 import platform
 import time
@@ -30,21 +30,22 @@ def clock(now: float = NOW, signed: float | None = None, jumped: float | None = 
         ("ok", {"signed": NOW + 60}),
     ],
 )
-def test_a_clock_is_held_against_what_was_signed(verdict, facts):
-    """1970, behind the newest signature, far ahead: a fault with the command that sets it."""
+def test_clock_is_compared_with_signatures(verdict, facts):
+    """A clock in 1970 or 2040, behind the newest signature, or three years ahead of it is a fault with a command; one
+    that is not synchronized is a note."""
     found = clock(**facts)
     assert (verdict, verdict != "ok") == told(found, "clock")
 
 
-def test_a_fault_of_the_clock_says_how_far_it_is_off():
-    """The number of days stands in the sentence."""
+def test_clock_fault_states_the_difference_in_days():
+    """The finding of a wrong clock states by how many days it is behind the newest signature."""
     said = only(clock(signed=NOW + 30 * DAY), "clock").seen
     assert "it shows 2026-09-21 13:33 UTC, 30 days behind the newest signature seen here" == said
 
 
 @pytest.mark.parametrize(("verdict", "jumped"), [("note", 3600.0), ("note", -7200.0), ("ok", 1.5), ("ok", -59.0)])
-def test_a_jump_is_worth_a_note(verdict, jumped):
-    """More than a minute, forward or back; nothing is lost by it."""
+def test_clock_jump_over_a_minute_is_a_note(verdict, jumped):
+    """A clock jump of more than a minute, forward or back, is a note."""
     assert verdict == verdicts(clock(jumped=jumped))["clock-jump"]
 
 
@@ -65,14 +66,15 @@ def volume(free: int = 50 * GIB, inodes: int = 10**6, reserve: int = 64 * 2**20,
         ("ok", None, {"total_inodes": 0, "inodes": 0}),  # btrfs makes them as it goes
     ],
 )
-def test_disks_are_judged_by_room_inodes_and_mode(disk, inodes, facts):
-    """Below the reserve and read-only are faults; room for no new version is a warning; so are few inodes."""
+def test_disks_are_judged_by_space_inodes_and_mode(disk, inodes, facts):
+    """A disk below the reserve or read-only is a fault; little space or few inodes are a warning; a file system without
+    an inode limit has no such finding."""
     found = verdicts(machine_checks.judge_disks((volume(**facts),)))
     assert (disk, inodes) == (found["disk"], found.get("inodes"))
 
 
-def test_every_disk_has_its_own_line():
-    """Two file systems, two findings, each with its path."""
+def test_each_file_system_has_its_own_finding():
+    """Two file systems have two findings, each with its path."""
     second = Volume("/opt", "the program", GIB, 10 * GIB, 10**6, 10**6, False, 0)
     found = [finding for finding in machine_checks.judge_disks((volume(), second)) if finding.check == "disk"]
     assert [("/var", "ok"), ("/opt", "warning")] == [(each.about, each.verdict) for each in found]
@@ -80,7 +82,7 @@ def test_every_disk_has_its_own_line():
 
 @pytest.mark.parametrize(("verdict", "available"), [("ok", GIB), ("warning", 100 * 2**20)])
 def test_too_little_memory_is_a_warning(verdict, available):
-    """Less than engines leave to the rest."""
+    """Available memory below the configured reserve is a warning."""
     assert verdict == verdicts(machine_checks.judge_memory(MemoryFacts(available, 4 * GIB, 256 * 2**20)))["memory"]
 
 
@@ -93,14 +95,14 @@ def test_too_little_memory_is_a_warning(verdict, available):
         ("ok", "aarch64", {"asimd"}),
     ],
 )
-def test_an_old_x86_cpu_is_a_warning(verdict, name, flags):
-    """Without AVX2 models are slow, but they run."""
+def test_x86_cpu_without_avx2_is_a_warning(verdict, name, flags):
+    """An x86 processor without AVX2 is a warning, because models run slowly on it."""
     assert verdict == verdicts(machine_checks.judge_cpu(CpuFacts(name, 2, frozenset(flags))))["cpu"]
 
 
 @pytest.mark.parametrize(("cores", "seen"), [(1, "aarch64, 1 core"), (4, "aarch64, 4 cores")])
-def test_cores_are_counted(cores, seen):
-    """A number and its noun agree."""
+def test_cpu_finding_counts_cores(cores, seen):
+    """The finding counts the processor's cores, with the noun in the singular for one."""
     assert seen == only(machine_checks.judge_cpu(CpuFacts("aarch64", cores, frozenset())), "cpu").seen
 
 
@@ -113,14 +115,14 @@ def test_cores_are_counted(cores, seen):
         ("ok", "note", (True, True, "")),
     ],
 )
-def test_what_the_kernel_lacks_is_said(kernel, pages, facts):
-    """No Landlock or seccomp is a warning, no huge pages a note."""
+def test_missing_kernel_features_are_judged(kernel, pages, facts):
+    """A kernel without Landlock or seccomp is a warning, one without huge pages a note."""
     found = verdicts(machine_checks.judge_kernel(KernelFacts("6.1", *facts)))
     assert (kernel, pages) == (found["kernel"], found["huge-pages"])
 
 
-def test_this_machine_is_seen_as_it_is(tmp_path):
-    """The probes read the real clock, disk and kernel, and what lies below another root."""
+def test_probes_read_the_real_machine(tmp_path):
+    """The probes read the real clock, disk and kernel, and the files below another root."""
     where = place(tmp_path)
     for path, text in {
         "proc/meminfo": "MemTotal:        1000 kB\nMemAvailable:     100 kB\n",
@@ -139,6 +141,6 @@ def test_this_machine_is_seen_as_it_is(tmp_path):
     assert (platform.machine() != "x86_64") == (found["cpu"].verdict == "ok")
 
 
-def test_a_disk_under_its_reserve_is_a_fault_here_too(tmp_path):
-    """The reserve of the settings is held against the real disk."""
+def test_real_disk_below_its_reserve_is_a_fault(tmp_path):
+    """A real disk with less free space than `store.disk_reserve_bytes` is a fault."""
     assert "fault" == looked(place(tmp_path, store={"disk_reserve_bytes": 2**62}))["disk"].verdict

@@ -1,4 +1,4 @@
-"""Every command that a remedy, a finding or a document prints parses with the programs of today; so does its YAML."""
+"""Every command that a remedy, a finding or a document prints is accepted by the current programs; so is its YAML."""
 
 import ast
 import re
@@ -27,13 +27,13 @@ NOT_EXACT = "VALUE"
 
 
 def problems(commands: list[RemedyCommand]) -> list[str]:
-    """Return what is wrong with any of them, and words in capitals that no reader could replace."""
+    """Return the problems of the commands, and words in capitals that no reader could replace."""
     unknown = [f"{each.text}: what is {word}?" for each in commands for word in unknown_placeholders(each)]
     return [found for each in commands if (found := problem_of(each))] + unknown
 
 
 def strings(path: Path) -> Iterator[str]:
-    """Yield the strings of a module, as far as they are fixed, docstrings left out."""
+    """Yield the fixed strings of a module, without docstrings."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     composed = [node for node in nodes if isinstance(node, ast.JoinedStr)]
     skipped = {id(part) for node in composed for part in ast.walk(node)}
@@ -43,20 +43,21 @@ def strings(path: Path) -> Iterator[str]:
 
 
 def fixed_part(node: ast.expr) -> str:
-    """Return a string of a module, with NOT_EXACT for each part that the program computes."""
+    """Return a string of a module, with NOT_EXACT for each computed part."""
     if isinstance(node, ast.JoinedStr):
         return "".join(map(fixed_part, node.values))
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else NOT_EXACT
 
 
 def quoted_in(path: Path) -> list[RemedyCommand]:
-    """Return the commands that a module's strings quote, without those that it composes."""
+    """Return the commands that a module's strings quote, without those with computed parts."""
     quoted = [each for text in strings(path) for each in commands_in(text, path.name)]
     return [each for each in quoted if NOT_EXACT not in each.text]
 
 
-def test_a_sentence_yields_its_commands_and_nothing_else_that_it_quotes():
-    """Keys, values and contractions are no commands; both kinds of quotes count; the user shows in the command."""
+def test_commands_are_extracted_from_a_sentence():
+    """Only commands are extracted from a sentence, in both kinds of quotes and with their user; keys, values and
+    contractions are not."""
     text = "Set 'url', don't wait; run 'sudo edge-agent media import /media/usb' or `edge-agent classify TASK x`."
     found = commands_in(text)
     assert [("sudo edge-agent media import /media/usb", "root"), ("edge-agent classify TASK x", "device")] == [
@@ -65,15 +66,15 @@ def test_a_sentence_yields_its_commands_and_nothing_else_that_it_quotes():
     assert "edge-agent classify pos x" == found[1].filled(TASK="pos").text
 
 
-def test_a_line_of_a_shell_is_taken_apart():
-    """Pipes, conditions and redirections separate steps; what is quoted stays one word."""
+def test_shell_line_is_split_into_steps():
+    """Pipes, conditions and redirections separate the steps of a shell line; a quoted text stays one word."""
     (command,) = command_lines("sudo journalctl -u edge-agent | grep 'a b' | tail -50 > out.txt && edge-agent status")
     expected = (("sudo", "journalctl", "-u", "edge-agent"), ("grep", "a b"), ("tail", "-50"), ("edge-agent", "status"))
     assert (expected, "root") == (command.steps, command.user)
 
 
-def test_the_user_of_a_command_shows_in_it():
-    """Without sudo, the socket that the command uses says who may run it."""
+def test_user_of_a_command_follows_from_its_socket():
+    """A command without sudo belongs to the user of its socket: operator, reviewer, central team or anyone."""
     texts = ("edge-agent status", "edge-agent review", "edge-convert collect x", "edge-agent certs show f", "ls -l /x")
     users = [RemedyCommand(text).user for text in texts]
     assert ["operator", "reviewer", "central", "anyone", "anyone"] == users
@@ -98,14 +99,14 @@ def test_the_user_of_a_command_shows_in_it():
         ),
     ],
 )
-def test_a_command_is_checked_without_being_run(text, problem):
-    """A name alone is a mention, which only has to exist; with any argument the whole command has to parse."""
+def test_command_is_checked_without_being_run(text, problem):
+    """A command with arguments must parse completely; a name alone only has to exist."""
     found = problem_of(RemedyCommand(text))
     assert (bool(problem), True) == (bool(found), problem.rpartition(": ")[2] in found)
 
 
-def test_a_value_that_is_none_of_the_choices_is_a_problem():
-    """The command's own types check it."""
+def test_option_value_of_the_wrong_type_is_a_problem():
+    """An option's value is checked by the command's own types."""
     said = problem_of(RemedyCommand("edge-agent logs --lines many"))
     assert ("", True) == (
         problem_of(RemedyCommand("edge-agent logs --lines 50")),
@@ -114,39 +115,40 @@ def test_a_value_that_is_none_of_the_choices_is_a_problem():
 
 
 def test_every_remedy_of_the_error_catalogue_parses():
-    """What an error advises can be typed."""
+    """Every command in a default remedy of the error catalogue parses."""
     assert [] == problems([each for cls in BY_REASON.values() for each in commands_in(cls.remedy_default, cls.reason)])
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_shell_block_of_a_document_parses(path):
-    """Fenced blocks, line by line."""
+    """Every line of a document's shell blocks parses."""
     assert [] == problems(shell_blocks(path.read_text(encoding="utf-8"), path.name))
 
 
-def test_every_command_of_the_run_book_parses():
-    """Also those within a sentence."""
+def test_every_command_of_the_runbook_parses():
+    """Every command in the runbook parses, also those within a sentence."""
     text = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     found = [each for line in text.splitlines() for each in commands_in(line, "runbook.md")]
     assert (True, []) == (len(found) > 50, problems(found))
 
 
 @pytest.mark.parametrize("package", ["edge_agent", "convert", "installer"])
-def test_every_command_that_a_sentence_of_the_program_quotes_exists(package):
-    """Messages and remedies that the program composes name commands and options of today."""
+def test_every_command_quoted_by_the_program_exists(package):
+    """Messages and remedies of the program name only existing commands and options."""
     paths = [path for path in sorted((ROOT / package).rglob("*.py")) if "v1" not in path.parts]
     naming = [path for path in paths if re.search(r"['`](sudo )?edge-", path.read_text(encoding="utf-8"))]
     found = [problem_of(each) for path in naming for each in quoted_in(path)]
     assert (True, []) == (bool(found), [said for said in found if said and ": missing" not in said])
 
 
-def test_placeholders_are_explained_by_an_example():
-    """Each has one, and no example is a placeholder itself."""
+def test_every_placeholder_has_an_example():
+    """Every placeholder has an example, and no example is a placeholder itself."""
     assert set() == {name for name, example in PLACEHOLDERS.items() if not example or example in PLACEHOLDERS}
 
 
-def test_a_runner_runs_a_command_as_printed(tmp_path):
-    """Pipes are the shell's; sudo is left out; what stands in for a program gets its arguments; a failure ends it."""
+def test_remedy_runner_runs_a_command_as_printed(tmp_path):
+    """The runner executes a command in a shell without sudo, passes arguments to stand-in programs, and returns the
+    exit code of a failure."""
     restarted = []
     runner = RemedyRunner(tmp_path / "bin", ("echo", "ran"), {"systemctl": lambda words: restarted.append(words) or 0})
     said = runner.run(RemedyCommand("sudo edge-agent rollback TASK | tr a-z A-Z"), TASK="pos").said
@@ -157,6 +159,6 @@ def test_a_runner_runs_a_command_as_printed(tmp_path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_yaml_in_a_document_can_be_copied(path: Path):
-    """Each block parses as the programs read it: a `?` in a flow mapping needs quotes, and lines stay apart."""
+    """Every YAML block of a document parses: a `?` in a flow mapping needs quotes, and lines stay apart."""
     for block in re.findall(r"```yaml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
         assert isinstance(yaml.safe_load(block), dict | list), block

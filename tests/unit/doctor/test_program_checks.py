@@ -1,4 +1,5 @@
-"""doctor's rules about the installed program and its units: real links below another root, real words of systemctl."""
+"""`doctor` about the installed program and its units, with real links below another root and real output of
+systemctl."""
 
 from dataclasses import replace
 
@@ -40,8 +41,9 @@ def appliance(tmp_path, *versions: str) -> Installation:
     return where
 
 
-def test_a_whole_installation_is_well(tmp_path):
-    """Links to two whole versions, and the command that leads into the one in use."""
+def test_intact_installation_is_ok(tmp_path):
+    """Links to two intact versions are ok; /usr/local/bin/edge-agent that points outside /opt/edge-agent is a
+    warning."""
     where = appliance(tmp_path, "one", "two")
     link(where.at("opt/edge-agent/current"), "venvs/two")
     link(where.at("opt/edge-agent/previous"), "venvs/one")
@@ -52,8 +54,9 @@ def test_a_whole_installation_is_well(tmp_path):
     )
 
 
-def test_a_version_that_is_gone_is_a_fault_with_the_way_back(tmp_path):
-    """The link is there and what it leads to is not: roll back, since the version before is whole."""
+def test_missing_current_version_is_a_fault_with_rollback(tmp_path):
+    """If the current version's folder is missing and the previous one is intact, the remedy is the previous version's
+    rollback."""
     where = appliance(tmp_path, "one")
     link(where.at("opt/edge-agent/current"), "venvs/two")
     link(where.at("opt/edge-agent/previous"), "venvs/one")
@@ -63,8 +66,9 @@ def test_a_version_that_is_gone_is_a_fault_with_the_way_back(tmp_path):
     assert "fault" == found["command"].verdict
 
 
-def test_without_a_version_before_the_installer_is_run_again(tmp_path):
-    """No link at all, and a broken one behind it."""
+def test_missing_versions_need_the_installer(tmp_path):
+    """Without a current version and with a broken link to the previous one, the remedy is to run the installer
+    again."""
     where = appliance(tmp_path)
     link(where.at("opt/edge-agent/previous"), "venvs/gone")
     found = looked(where)
@@ -83,8 +87,9 @@ def test_without_a_version_before_the_installer_is_run_again(tmp_path):
         pytest.param("", "warning", "Keep the current version", id="no Python"),
     ],
 )
-def test_a_version_without_its_python_is_none_to_go_back_to(tmp_path, python, verdict, remedy):
-    """After an upgrade of the system its Python is of another version, or gone, as edge-agent-setup has it."""
+def test_previous_version_without_its_python_is_a_warning(tmp_path, python, verdict, remedy):
+    """A previous version whose Python is missing or of another version, as after a system upgrade, is a warning,
+    because a rollback would fail."""
     where = replace(appliance(tmp_path, "one", "two"), run=run_command)
     link(where.at("opt/edge-agent/current"), "venvs/two")
     link(where.at("opt/edge-agent/previous"), "venvs/one")
@@ -98,15 +103,15 @@ def test_a_version_without_its_python_is_none_to_go_back_to(tmp_path, python, ve
     assert ("Python 3.11, which is gone" in found.seen) == (verdict == "warning")
 
 
-def test_a_first_version_has_none_before(tmp_path):
-    """That is worth a note and nothing more."""
+def test_missing_previous_version_is_a_note(tmp_path):
+    """An installation without a previous version is a note."""
     where = appliance(tmp_path, "one")
     link(where.at("opt/edge-agent/current"), "venvs/one")
     assert "note" == looked(where)["previous-version"].verdict
 
 
-def test_packages_are_looked_up_without_loading_them(tmp_path):
-    """Their versions stand in the sentence."""
+def test_packages_finding_has_their_versions(tmp_path):
+    """The finding of the packages contains their versions."""
     found = looked(place(tmp_path))["packages"]
     assert ("ok", True) == (found.verdict, "onnxruntime 1." in found.seen)
 
@@ -115,16 +120,17 @@ def test_packages_are_looked_up_without_loading_them(tmp_path):
     ("installed", "verdict", "command"),
     [(True, "fault", "sudo sh edge-agent-*-linux-x86_64.run"), (False, "note", "")],
 )
-def test_a_missing_package_is_a_fault_of_an_installed_program_alone(tmp_path, installed, verdict, command):
-    """The installer brings all packages; a clone for the quick demo has no llama.cpp on purpose, and no installer."""
+def test_missing_package_is_a_fault_only_if_installed(tmp_path, installed, verdict, command):
+    """A missing package is a fault of an installed program; of a clone, which has no llama.cpp for the quick demo, it
+    is a note."""
     where, lost = ProgramLink(), {"llama_cpp_python": ""}
     facts = ProgramFacts("3.11", lost, str(tmp_path), "/opt/edge-agent", installed, where, where, where)
     found = next(iter(judge_program(facts)))
     assert ("packages", verdict, command) == (found.check, found.verdict, found.command)
 
 
-def test_systemctl_is_read_as_it_prints():
-    """Values may hold an equals sign; lines without one are nothing."""
+def test_systemctl_properties_are_parsed():
+    """Values of systemctl may contain an equals sign; lines without one are ignored."""
     assert {"Result": "success", "ExecStart": "{ a=b }"} == parse_properties("Result=success\nExecStart={ a=b }\n\n")
 
 
@@ -140,8 +146,8 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_unit_that_fails_at_each_start_is_at_no_moment_starting(moment: dict[str, str]):
-    """Neither in the pause nor while systemd starts it again."""
+def test_unit_that_fails_at_each_start_is_never_starting(moment: dict[str, str]):
+    """A unit that fails at each start is a fault both in the pause and while systemd restarts it."""
     properties = {**RUNNING, "Result": "exit-code" if "ExecMainStatus" in moment else "success", **moment}
     phase = parse_phase("\n".join(f"{key}={value}" for key, value in properties.items()))
     found = only(unit_checks.judge_units((UnitFacts(SERVE, True, properties, phase),)), "unit")
@@ -149,13 +155,13 @@ def test_a_unit_that_fails_at_each_start_is_at_no_moment_starting(moment: dict[s
     assert "sudo systemctl restart edge-agent.service" in found.command
 
 
-def test_a_unit_that_a_person_starts_is_starting():
-    """systemd has set its count of restarts to zero."""
+def test_unit_started_by_a_person_is_starting():
+    """A unit that starts with a restart count of zero is starting."""
     assert "starting" == parse_phase("ActiveState=activating\nSubState=start\nNRestarts=0\n").name
 
 
-def test_units_that_run_are_well():
-    """Active, enabled, watched, within their memory."""
+def test_running_unit_is_ok():
+    """A unit that is active, enabled, watched and within its memory limit is ok."""
     assert {"ok"} == set(verdicts(unit()).values())
 
 
@@ -183,14 +189,15 @@ def test_units_that_run_are_well():
         ("memory-limit", "warning", {"MemoryCurrent": "3900000000"}),
     ],
 )
-def test_what_is_wrong_with_a_unit_is_said_with_a_command(check, verdict, changed):
-    """Every state of a unit that is not well has its verdict, what to do, and a command to paste."""
+def test_faulty_unit_has_a_verdict_and_a_command(check, verdict, changed):
+    """Every faulty state of a unit has its verdict, a remedy and a command."""
     assert (verdict, True) == told(unit(**changed), check)
 
 
 @pytest.mark.parametrize("needed", [True, False])
-def test_the_remedy_of_a_masked_unit_starts_it_if_it_is_needed(needed):
-    """'systemctl unmask' removes the link of 'systemctl enable' too, and the installer starts no disabled unit."""
+def test_remedy_of_a_masked_unit_starts_it_if_needed(needed):
+    """The remedy of a masked unit enables and starts it if it is needed: 'systemctl unmask' also removes the link of
+    'systemctl enable', and the installer starts no disabled unit."""
     [found] = [each for each in unit(wanted=needed, LoadState="masked") if each.check == "unit"]
     assert needed == found.command.endswith(f"; sudo systemctl enable --now {SERVE}")
     assert found.command.startswith(f"sudo systemctl unmask {SERVE}; sudo sh ")
@@ -205,8 +212,8 @@ def test_the_remedy_of_a_masked_unit_starts_it_if_it_is_needed(needed):
         ("new-word-of-systemd", "ended with exit code 7"),
     ],
 )
-def test_why_a_unit_failed_is_said_in_words(result, said):
-    """systemd's word becomes a sentence; a word that is not known falls back to the exit code."""
+def test_unit_failure_is_explained_in_words(result, said):
+    """The finding explains systemd's result in words; for an unknown result it has the exit code."""
     assert said in only(unit(**FAILED, Result=result, ExecMainStatus="7"), "unit").seen
 
 
@@ -218,24 +225,24 @@ def test_a_program_that_systemd_could_not_start_has_no_exit_code(result):
 
 
 @pytest.mark.parametrize(("restarts", "said"), [("1", "1 time"), ("3", "3 times")])
-def test_restarts_are_counted_in_words(restarts, said):
-    """One is no plural."""
+def test_restart_count_agrees_with_its_noun(restarts, said):
+    """The finding of restarts has "1 time" or "3 times"."""
     assert only(unit(NRestarts=restarts), "unit-restarts").seen.endswith(f" {said}")
 
 
-def test_an_uplink_that_has_nothing_to_do_may_stand_still():
-    """Stopped and not enabled is well where no place to go is configured."""
+def test_stopped_uplink_without_a_store_is_ok():
+    """A stopped and disabled uplink unit is ok if no store is configured."""
     found = unit(name=UPLINK, wanted=False, ActiveState="inactive", SubState="dead", UnitFileState="disabled")
     assert {"systemd": "ok", "unit": "ok"} == verdicts(found)
 
 
-def test_a_machine_without_systemd_is_noted(tmp_path):
-    """Nothing is asked there."""
+def test_machine_without_systemd_is_a_note(tmp_path):
+    """A machine without systemd is a note."""
     assert "note" == looked(place(tmp_path))["systemd"].verdict
 
 
-def test_units_are_asked_for_by_the_real_words(tmp_path):
-    """What systemctl prints for the two units is judged; when it does not answer, that is said."""
+def test_units_are_judged_by_systemctl_output(tmp_path):
+    """`doctor` judges both units by the output of systemctl; if systemctl does not answer, the check is unseen."""
     where = place(tmp_path, uplink={"url": "/mnt/central"})
     where.at("run/systemd/system").mkdir(parents=True)
     asked = []

@@ -1,4 +1,4 @@
-"""The run book and doctor know of the same things, and name commands that exist."""
+"""The runbook covers the checks of `doctor`, and both name only existing commands."""
 
 import re
 from pathlib import Path
@@ -53,19 +53,19 @@ def runbook() -> str:
 
 
 def spans(text: str) -> set[str]:
-    """Return what stands in code: in the run book between backquotes, in doctor's own modules in strings."""
+    """Return the code spans of the runbook, between backquotes."""
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
 def own_commands(text: str) -> set[tuple[str, str]]:
-    """Return every mention of a command of ours with the word behind it."""
+    """Return every mention of a command of this project with its first argument."""
     return set(
         re.findall(r"(?:^|sudo |[`'\"]|; )(edge-agent-setup|edge-agent|edge-convert) (--kit|[a-z][a-z-]+)", text)
     )
 
 
 def programs(command: str) -> set[str]:
-    """Return the programs that a line for a shell starts."""
+    """Return the programs that a shell line starts."""
     parts = re.split(r"; | && | \|\| | \| ", re.sub(r"'[^']*'", "''", command))
     return {part.removeprefix("sudo ").split()[0] for part in parts}
 
@@ -74,42 +74,43 @@ def sources() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "edge_agent" / "doctor").glob("*.py")))
 
 
-def test_every_check_has_an_entry_and_every_entry_a_check():
-    """What doctor looks at and what the run book tells are the same list."""
+def test_runbook_entries_match_the_checks():
+    """The runbook has exactly one entry for each check of `doctor`."""
     assert sorted(CHECKS) == sorted(name for name, _ in ENTRY.findall(runbook()))
 
 
-def test_every_entry_says_where_to_look_and_what_to_do():
-    """No entry ends without a command that shows more and something that helps."""
+def test_every_runbook_entry_has_look_and_do_lines():
+    """Every entry of the runbook has a "look" line with a command and a "do" line."""
     entries = re.split(r"^### ", runbook(), flags=re.MULTILINE)[1:]
     without = [entry.split(":")[0] for entry in entries if not ("- **look** `" in entry and "- **do** " in entry)]
     assert [] == without
 
 
-def test_entries_that_point_at_others_point_at_some():
-    """'See x' names a check."""
+def test_cross_references_of_the_runbook_exist():
+    """Every "see" reference in the runbook names an existing check."""
     named = re.findall(r"[Ss]ee `([a-z-]+)`", runbook())
     assert (True, set()) == (bool(named), set(named) - set(CHECKS))
 
 
-def test_alerts_and_entries_know_each_other():
-    """An alert that is about one check is named by its entry, and an entry names no alert that is not there."""
+def test_alerts_and_runbook_entries_match():
+    """Every Prometheus alert that is about one check is named by exactly one entry, and every entry names an existing
+    alert."""
     named = re.findall(r"^- \*\*alert\*\* `(\w+)`", runbook(), re.MULTILINE)
     rules = yaml.safe_load((ROOT / "docs" / "prometheus" / "edge-agent.rules.yml").read_text(encoding="utf-8"))
     alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
     assert (sorted(alerts - ABOUT_CALLS), len(named)) == (sorted(named), len(set(named)))
 
 
-def test_log_events_of_the_large_model_have_an_entry():
-    """The run book explains every event about the large model that a technician can find in a log."""
+def test_runbook_mentions_large_model_log_events():
+    """The runbook mentions every log event about the large model and escalation."""
     files = [file for room in ("uplink", "server") for file in sorted((ROOT / "edge_agent" / room).glob("**/*.py"))]
     calls = re.findall(r"log\.\w+\(([^,)]+)", "\n".join(file.read_text(encoding="utf-8") for file in files))
     events = {event for call in calls for event in re.findall(r'"((?:large_model|escalation)_\w+)"', call)}
     assert (True, []) == (len(events) > 2, [event for event in sorted(events) if f"`{event}`" not in runbook()])
 
 
-def test_our_commands_exist_wherever_they_are_named():
-    """Run book and doctor name no command of edge-agent, edge-convert or edge-agent-setup that is not there."""
+def test_own_commands_in_runbook_and_doctor_exist():
+    """The runbook and `doctor` name only existing commands of edge-agent, edge-convert and edge-agent-setup."""
     known = {
         "edge-agent": set(COMMANDS) | {"--version"},
         "edge-convert": names(convert.cli.app),
@@ -119,8 +120,8 @@ def test_our_commands_exist_wherever_they_are_named():
     assert set() == {(program, word) for program, word in mentioned if word not in known[program]}
 
 
-def test_other_commands_are_programs_of_the_system():
-    """Whatever the run book has between backquotes and begins like a command is one that every such system has."""
+def test_other_commands_in_runbook_are_system_programs():
+    """Every other command in the runbook starts a program that every supported Debian and Ubuntu has."""
     commands = {
         span for line in runbook().splitlines() if line.startswith("- **") for span in spans(line) if " " in span
     }

@@ -1,4 +1,4 @@
-"""doctor's rules about sockets, groups and ports: real sockets, alive and dead, and real listeners."""
+"""`doctor` about sockets, groups and ports, with real sockets, live and dead, and real listeners."""
 
 import socket
 import time
@@ -40,12 +40,13 @@ def judged(**changed):
     ],
 )
 def test_sockets_and_their_groups_are_judged(check, verdict, changed):
-    """Missing, dead, of another mode or group; a group that is not there, or that nobody is in."""
+    """A missing or dead socket and a missing group are faults, another mode or group is a warning, an empty group is a
+    note."""
     assert (verdict, verdict != "ok") == told(judged(**changed), check)
 
 
-def test_a_socket_that_a_killed_daemon_left_is_told_from_a_living_one(tmp_path):
-    """A socket file on which nobody listens is a fault; one on which somebody does is well, whatever it says."""
+def test_socket_left_by_a_killed_daemon_is_a_fault(tmp_path):
+    """A socket file on which no process listens is a fault; one with a listener is ok."""
     where = place(tmp_path)
     where.config.run_dir.mkdir(parents=True)
     alive, dead = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
@@ -78,18 +79,20 @@ def port(**changed) -> TcpPort:
     ],
 )
 def test_ports_are_judged(verdict, changed):
-    """In use by another program, or by one that this user may not see; not of this machine, or not open."""
+    """A port of another program or of another machine's address is a fault, a closed one a warning, and one with an
+    invisible holder is unseen."""
     found = list(socket_checks.judge_ports(PortFacts((port(**changed),), "")))
     assert (verdict, verdict != "ok") == told(found, "port")
 
 
-def test_a_plain_port_is_a_warning():
-    """Whoever reaches it may use the models."""
+def test_tcp_port_without_tls_is_a_warning():
+    """A TCP port without TLS is a warning, because anyone who reaches it may use the models."""
     assert "warning" == verdicts(socket_checks.judge_ports(PortFacts((), "0.0.0.0:9443")))["plain-tcp"]
 
 
-def test_who_holds_a_port_is_found_out(tmp_path):
-    """A real listener of another program, here of this test."""
+def test_holder_of_a_used_port_is_reported(tmp_path):
+    """A port with a listener of another program is a fault with its process id; so is an address that is not this
+    machine's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         found = looked(place(tmp_path, service={"tcp_address": address, "insecure": True}))
@@ -98,15 +101,15 @@ def test_who_holds_a_port_is_found_out(tmp_path):
     assert only([found["port"]], "port").command.endswith(f"'sport = :{address.rpartition(':')[2]}'")
 
 
-def test_a_free_port_is_well(tmp_path):
-    """Nothing listens, and nothing runs."""
+def test_free_port_without_daemon_is_ok(tmp_path):
+    """A port without a listener is ok while no daemon runs."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     assert "ok" == looked(place(Path(tmp_path), service={"tcp_address": address}))["port"].verdict
 
 
 def holder_seen_by(uid: int | None, daemon_uid: int | None, pid: int = 0, reason: str = "FORBIDDEN") -> bool | None:
-    """Judge whether the daemon holds a port, by what an ordinary user sees of it."""
+    """Return whether the daemon holds a port, by the facts that an ordinary user can see."""
     user = None if daemon_uid is None else SystemUser("edge-agent", daemon_uid, frozenset())
     facts = DaemonFacts("/run/admin.sock", True, None, reason, pid=pid)
     context = ProbeContext(Installation(Config()), facts, None, user, StoredState(None, {}))
@@ -123,14 +126,15 @@ def holder_seen_by(uid: int | None, daemon_uid: int | None, pid: int = 0, reason
         (None, None, 501, "FORBIDDEN"),
     ],
 )
-def test_an_ordinary_user_blames_no_program_that_it_cannot_see(ours, uid, daemon_uid, reason):
-    """The daemon's own user holds its port; another user's program is another one; otherwise nothing is said."""
+def test_port_holder_is_judged_by_its_user(ours, uid, daemon_uid, reason):
+    """For an ordinary user, a port of the daemon's user belongs to the daemon and one of another user does not;
+    otherwise it is undecided."""
     assert ours is holder_seen_by(uid, daemon_uid, reason=reason)
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(4.0, "ok"), (400.0, "fault")])
-def test_a_daemon_that_starts_has_no_sockets_yet(seconds, verdict):
-    """For as long as a start takes, that is no fault."""
+def test_starting_daemon_without_sockets_is_ok(seconds, verdict):
+    """A missing socket is ok 4 s after systemd began the start, and a fault after 400 s."""
     changed = round((time.monotonic() - seconds) * 1e6)
     text = f"ActiveState=activating\nSubState=start\nStateChangeTimestampMonotonic={changed}"
     missing = ListeningSocket("admin.sock", file("/run/x", kind=""), False, 0o600, "", True, ())
@@ -147,8 +151,9 @@ def test_a_daemon_that_starts_has_no_sockets_yet(seconds, verdict):
         (False, 7, "sudo kill 7; tail --pid=7 -f /dev/null; edge-agent serve"),
     ],
 )
-def test_a_socket_that_is_gone_while_the_daemon_runs_needs_a_restart(managed, pid, command):
-    """A daemon that runs has to end before it makes its sockets again; one that does not is started."""
+def test_missing_socket_of_a_running_daemon_needs_a_restart(managed, pid, command):
+    """For a missing socket, the command restarts a daemon that runs, because starting it has no effect, and starts one
+    that does not."""
     missing = ListeningSocket("review.sock", file("/run/x", kind=""), False, 0o660, "", True, ())
     [found] = socket_checks.judge_sockets(SocketFacts((missing,), managed, pid=pid))
     assert ("fault", command) == (found.verdict, found.command)

@@ -1,4 +1,4 @@
-"""doctor's rules about what the units must allow: a network for the listener, a folder for the uplink."""
+"""`doctor` about what the units must allow: a network for the listener, a folder for the uplink."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
         ("ok", (), ()),
     ],
 )
-def test_a_unit_that_lets_no_network_in_is_a_fault(verdict, denied, allowed):
-    """Unless a drop-in names a network, or denies nothing."""
+def test_unit_that_denies_every_network_is_a_fault(verdict, denied, allowed):
+    """A unit that allows only loopback is a fault for a listener; one that allows a network or denies nothing is ok."""
     facts = ListenerNetworkFacts("0.0.0.0:9443", denied, allowed)
     found = list(unit_checks.judge_listener_network(facts))
     assert (verdict, verdict != "ok") == told(found, "listener-network")
 
 
-def test_a_folder_that_cannot_be_used_is_a_fault():
-    """With the commands of its problem; a good one is well."""
+def test_unusable_store_folder_is_a_fault():
+    """A store's folder that is missing or unusable is a fault with commands; a usable one is ok."""
     good = FolderFacts(Path("/mnt/fleet"), "folder", written=True, managed=True, usable=True)
     for verdict, facts in (("ok", good), ("fault", replace(good, kind="")), ("fault", replace(good, usable=False))):
         assert (verdict, verdict != "ok") == told(unit_checks.judge_folder_stores((facts,)), "folder-store")
 
 
 def under_systemd(tmp_path: Path, shown: dict[str, str], **sections: object) -> Installation:
-    """Return an installation whose systemd prints these properties."""
+    """Return an installation whose systemctl prints these properties."""
 
     def run(command: Sequence[str]) -> str | None:
         return "\n".join(f"{key}={value}" for key, value in shown.items()) if command[0] == "systemctl" else None
@@ -62,14 +62,14 @@ def found(where: Installation, check: str) -> list[Finding]:
 
 @pytest.mark.parametrize(("address", "verdicts"), [("0.0.0.0:9443", ["fault"]), ("127.0.0.1:9443", []), ("", [])])
 def test_only_a_listener_for_other_machines_needs_a_network(tmp_path, address, verdicts):
-    """By what systemd shows of the unit."""
+    """A listener on all addresses needs an allowed network in the unit; a loopback listener and none do not."""
     shown = {"IPAddressDeny": " ".join(DENIED), "IPAddressAllow": " ".join(LOOPBACK)}
     where = under_systemd(tmp_path, shown, service={"tcp_address": address, "insecure": bool(address)})
     assert verdicts == [each.verdict for each in found(where, "listener-network")]
 
 
-def test_folders_are_looked_at_as_the_uplinks_user(tmp_path):
-    """One that it may not enter, and one that is missing."""
+def test_store_folders_are_checked_for_the_uplinks_user(tmp_path):
+    """A store's folder that the uplink's user may not enter and a missing one are faults."""
     folder = tmp_path / "fleet"
     folder.mkdir(mode=0o700)
     where = under_systemd(
@@ -83,7 +83,7 @@ def test_folders_are_looked_at_as_the_uplinks_user(tmp_path):
     assert ("fault", "the folder /no-such-folder does not exist") == (updates.verdict, updates.seen)
 
 
-def test_the_console_and_local_stores_need_nothing(tmp_path):
-    """A bucket is no folder; without systemd there is no unit to open."""
+def test_bucket_and_machine_without_systemd_need_no_folder_or_network(tmp_path):
+    """A bucket needs no folder check, and without systemd there is no unit whose network could be checked."""
     assert [] == found(place(tmp_path, uplink=UplinkConfig(url="s3://fleet/examples")), "folder-store")
     assert [] == found(place(tmp_path, service={"tcp_address": "0.0.0.0:9443", "insecure": True}), "listener-network")

@@ -1,4 +1,4 @@
-"""doctor's rules about the large model, its key and its caps."""
+"""`doctor` about the large model, its key and its caps."""
 
 import time
 from dataclasses import replace
@@ -35,8 +35,9 @@ SILENT = {"online": False, "reason": "UPLINK_SILENT", "problem": "the uplink doe
         ({"spending": CAPPED}, "ok", "ok", "note"),
     ],
 )
-def test_the_large_model_is_judged(changed, large, key, budget):
-    """Offline is a warning, for answers go on; a refused key and an uplink that is gone are faults."""
+def test_large_model_is_judged(changed, large, key, budget):
+    """An offline large model is a warning, because local answers continue; a refused key and a silent uplink are
+    faults."""
     found = verdicts(uplink_checks.judge_large_model(replace(WELL, **changed)))
     assert (large, key, budget) == tuple(found.get(name) for name in list_of_checks())
 
@@ -46,31 +47,31 @@ def list_of_checks():
 
 
 @pytest.mark.parametrize(("check", "changed"), [("large-model", SILENT), ("large-model-key", REFUSED)])
-def test_a_fault_says_what_to_do(check, changed):
-    """As a sentence, and as a command."""
+def test_large_model_fault_has_a_remedy(check, changed):
+    """A fault of the large model or its key has a remedy and a command."""
     assert ("fault", True) == told(uplink_checks.judge_large_model(replace(WELL, **changed)), check)
 
 
-def test_a_large_model_that_was_not_asked_yet_has_no_usual_time():
-    """A time of 0 ms is one that is not known."""
+def test_unused_large_model_has_no_usual_time():
+    """A usual time of 0 ms is reported as a large model that was not asked yet."""
     seen = only(uplink_checks.judge_large_model(replace(WELL, usual_ms=0.0)), "large-model").seen
     assert "large-1 can be asked, and was not asked yet; for pos-intent" == seen
 
 
-def test_a_mistyped_address_does_not_stop_doctor():
-    """Half an IPv6 address has no host to look up: the other commands of the finding stay."""
+def test_mistyped_large_model_address_keeps_other_commands():
+    """Half an IPv6 address has no host to look up, and the finding keeps its other commands."""
     found = uplink_checks.judge_large_model(replace(WELL, online=False, problem="x", url="https://[fe80::1/v1"))
     assert only(found, "large-model").command.endswith("ip -brief address; ip route")
 
 
-def test_what_was_spent_is_told_with_its_cap():
-    """In the currency that the prices are in."""
+def test_budget_finding_has_spending_and_cap():
+    """The finding of the budget states what was spent and its cap, in the currency of the prices."""
     seen = only(uplink_checks.judge_large_model(replace(WELL, spending=CAPPED)), "large-model-budget").seen
     assert "nearly spent: 0.95 of 1.00 today" == seen
 
 
-def test_a_site_without_a_large_model_hears_nothing_of_it(tmp_path):
-    """Neither of the model nor of a key."""
+def test_site_without_large_model_has_no_such_finding(tmp_path):
+    """A site without a large model has no finding about the model or a key."""
     case = query_daemon(place(tmp_path))
     assert (None, []) == (uplink_checks.probe_large_model(case), list(uplink_checks.judge_large_model(None)))
     assert () == enrolment_checks.probe_credentials(case)
@@ -89,8 +90,9 @@ NOW = "the moment of the test"
         (ACTIVE.format(1), LONG, "fault"),
     ],
 )
-def test_an_uplink_that_has_just_started_is_no_fault(tmp_path, uplink, daemon, verdict):
-    """Nor a daemon that has not reached it yet; one that fails at each start is, and one that stays silent."""
+def test_uplink_that_just_started_is_unseen(tmp_path, uplink, daemon, verdict):
+    """A silent uplink that just started, or whose daemon did, is unseen; one that fails at each start or stays silent
+    is a fault."""
     where = place(tmp_path, escalation=EscalationConfig(url="https://models.example/v1", model="large-1"))
     case = query_daemon(replace(where, run=lambda _: uplink.replace(NOW, str(time.monotonic_ns() // 1000))))
     silent = LargeModel(False, True, "", SILENT["reason"], SILENT["problem"], 0.0, 0, 0, 0, 0, (), {}, 0.0, 0, {})
@@ -106,8 +108,8 @@ def test_an_uplink_that_has_just_started_is_no_fault(tmp_path, uplink, daemon, v
     assert verdict == found.verdict
 
 
-def test_the_key_is_looked_for_where_systemd_keeps_it(tmp_path):
-    """Without a daemon the model cannot be judged, its key can."""
+def test_large_model_key_is_searched_in_credstore(tmp_path):
+    """Without a daemon, the large model is not judged, but its key is searched in systemd's credential store."""
     named = EscalationConfig(url="https://models.example/v1", model="large-1")
     case = query_daemon(place(tmp_path, escalation=named))
     assert isinstance(uplink_checks.probe_large_model(case), ProbeFailure)

@@ -39,7 +39,7 @@ class Site:
         self.asked: list[asyncio.Task[object]] = []
 
     def begin_work(self) -> None:
-        """Send nothing: the child is idle."""
+        """Send nothing, because the child is idle."""
 
     def send(self, message: protocol.ChildMessage) -> None:
         """Store the message for `next`."""
@@ -47,19 +47,19 @@ class Site:
         self.sent.put_nowait(protocol.decode_to_child(body))
 
     def ask(self, job_id: str, seconds: float, priority: int, client: str = "till") -> None:
-        """Let a caller ask who waits for so long."""
+        """Start a caller that waits for this many seconds."""
         run = protocol.JobRequest(job_id=job_id, digest=client, text=job_id)
         deadline = asyncio.get_running_loop().time() + seconds
         self.asked.append(asyncio.create_task(self.jobs.answer(run, deadline, priority, client)))
 
     async def next(self) -> protocol.JobRequest:
-        """Return the next input that the child is sent."""
+        """Return the next job that is sent to the child."""
         run = await self.sent.get()
         assert isinstance(run, protocol.JobRequest)
         return run
 
     def finish(self, job_id: str, rows: int = 0) -> None:
-        """Let the child answer."""
+        """Answer a job as the child."""
         assert self.jobs.finish(protocol.JobResult(job_id=job_id, rows=rows))
 
 

@@ -134,7 +134,7 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def counted(self) -> None:
-        """The length is that of both lists; what was put back is over the limit if need be."""
+        """The length is that of both lists; jobs that a crash put back may exceed the limit."""
         assert len(self.again) + len(self.queued) == len(self.waiting)
         assert len(self.queued) <= LIMIT
 

@@ -1,4 +1,4 @@
-"""installer/build/llama_wheel.py: whenever a build is stopped, its folder stays usable."""
+"""installer/build/llama_wheel.py: a build folder stays usable after an interrupted build."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from installer.build import llama_wheel
 from installer.build.llama_recipe import BuildRecipe
 
 
-def test_folders_that_nothing_continues_are_removed(tmp_path: Path):
-    """Those of other versions or recipes, and what version 0.1 left; that of a GPU waits for its next build."""
+def test_build_folders_of_other_versions_are_removed(tmp_path: Path):
+    """A build removes the folders of other llama-cpp-python versions or recipes and of version 0.1, and keeps the
+    folder of a GPU variant of the same version."""
     wanted, vulkan = (tmp_path / "build" / BuildRecipe("0.3.36", gpu).key for gpu in ("", "vulkan"))
     for folder in (vulkan, tmp_path / "build/llama-0.3.35-cpu-0123456789ab", tmp_path / ".building-x1"):
         folder.mkdir(parents=True)
@@ -22,8 +23,9 @@ def test_folders_that_nothing_continues_are_removed(tmp_path: Path):
     assert [tmp_path / "build"] == list(tmp_path.iterdir())
 
 
-def test_a_source_is_unpacked_completely_or_not_at_all(tmp_path: Path):
-    """What a kill left of an earlier try is no obstacle, and not taken for the source."""
+def test_unpacking_replaces_leftovers_of_an_interrupted_attempt(tmp_path: Path):
+    """Unpacking a source archive removes the partial folder of a killed attempt; its files do not reach the unpacked
+    source."""
     (tmp_path / "sdist-1").mkdir()
     (tmp_path / "sdist-1/CMakeLists.txt").write_text("project(x)")
     with tarfile.open(tmp_path / "sdist.tar.gz", "w:gz") as archive:
@@ -35,8 +37,9 @@ def test_a_source_is_unpacked_completely_or_not_at_all(tmp_path: Path):
     assert not (tmp_path / "source.partial").exists()
 
 
-def test_a_library_under_three_names_is_carried_once(tmp_path: Path):
-    """CMake installs a file and two links to it; a wheel has no links, and carries only the name that is opened."""
+def test_wheel_contains_a_library_once_under_its_loaded_name(tmp_path: Path):
+    """The wheel contains a library once, under the name that Python opens: CMake installs one file and two links, and a
+    wheel has no links."""
     libraries = tmp_path / "tree/llama_cpp/lib"
     libraries.mkdir(parents=True)
     (tmp_path / "libgomp").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""installer/build/build_steps.py: what a person sees of the build."""
+"""installer/build/build_steps.py: progress lines, error messages and checks of the installer build."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ninja: build stopped: subcommand failed.
 
 
 class Screen(io.StringIO):
-    """A terminal, or a file."""
+    """A text stream that reports itself as a terminal or as a file."""
 
     def __init__(self, terminal: bool) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Screen(io.StringIO):
 
 
 def shown(terminal: bool, detail: str, seconds: int = 95) -> str:
-    """Return what a step prints that takes so long and tells how far it is once a second."""
+    """Return the output of a step that takes `seconds` and reports its progress once per second."""
     now = [0.0]
     screen = Screen(terminal)
     console = StepConsole(screen, lambda: now[0])
@@ -47,8 +47,9 @@ def shown(terminal: bool, detail: str, seconds: int = 95) -> str:
     return screen.getvalue()
 
 
-def test_a_log_gets_a_line_every_half_minute():
-    """And one when the step is done; no control characters."""
+def test_log_gets_a_progress_line_every_30_seconds():
+    """If the output is not a terminal, a step prints a progress line every 30 seconds and one at its end, without
+    control characters."""
     assert shown(terminal=False, detail="1 of 3").splitlines() == [
         "  ...  compiled 3 objects  1 of 3  30 s",
         "  ...  compiled 3 objects  1 of 3  60 s",
@@ -57,8 +58,9 @@ def test_a_log_gets_a_line_every_half_minute():
     ]
 
 
-def test_a_terminal_has_one_line_that_is_drawn_again(monkeypatch: pytest.MonkeyPatch):
-    """It is never wider than the terminal: a line that wraps could not be drawn again."""
+def test_terminal_shows_one_line_that_is_redrawn(monkeypatch: pytest.MonkeyPatch):
+    """On a terminal a step redraws a single line, which is never wider than the terminal: a wrapped line could not be
+    redrawn."""
     monkeypatch.setenv("COLUMNS", "40")
     drawn = shown(terminal=True, detail="x" * 100)
     assert 1 == drawn.count("\n")
@@ -66,8 +68,8 @@ def test_a_terminal_has_one_line_that_is_drawn_again(monkeypatch: pytest.MonkeyP
     assert all(40 > len(part) for part in drawn.split("\r\033[K"))
 
 
-def test_a_step_that_fails_is_not_called_ok():
-    """The line that moved is gone; the error comes from who catches it."""
+def test_failed_step_clears_its_line_and_prints_no_ok():
+    """A step that fails clears its progress line and does not print `ok`; the caller prints the error."""
     screen = Screen(terminal=True)
     with pytest.raises(BuildFailed), StepConsole(screen).step("fetched"):
         raise BuildFailed("no", "try")
@@ -87,29 +89,31 @@ def test_a_step_that_fails_is_not_called_ok():
         ("one\ntwo\n", "pip ended with 2:\n    one\n    two", "The whole output is in"),
     ],
 )
-def test_the_cause_of_a_failure_is_named(tmp_path: Path, output: str, message: str, remedy: str):
-    """Without a network and on a full disk it is; of anything else the last lines are shown. Nothing is lost."""
+def test_failed_command_names_its_cause_and_remedy(tmp_path: Path, output: str, message: str, remedy: str):
+    """A failed build command names a missing network or a full disk as the cause; for any other failure it shows the
+    last lines of output. Each message names the remedy."""
     failed = failure("pip", 2, output, tmp_path / "build.log")
     assert (True, True) == (failed.message.startswith(message), remedy in failed.remedy)
     assert failed.remedy.endswith("run scripts/build-installer again to continue.")
 
 
-def test_a_disk_without_space_is_refused_first(tmp_path: Path):
-    """With what is there and what is needed."""
+def test_build_refuses_a_disk_without_enough_space(tmp_path: Path):
+    """The build refuses a disk without enough space and names the free and the needed space."""
     need_space(tmp_path, 1)
     with pytest.raises(BuildFailed, match=r"has [\d.]+ GB free; the build needs 1000000\.0 GB"):
         need_space(tmp_path, 10**15)
 
 
 def test_missing_programs_are_named_with_their_packages():
-    """All at once, with the command that installs them."""
+    """The build names all missing programs at once, and the command that installs their packages."""
     need([("sh", "dash")])
     with pytest.raises(BuildFailed, match="these programs are missing: no-gcc, no-glslc") as caught:
         need([("no-gcc", "gcc"), ("sh", "dash"), ("no-glslc", "glslc libvulkan-dev")])
     assert "Debian, Ubuntu: sudo apt-get install gcc glslc libvulkan-dev" == caught.value.remedy
 
 
-def test_a_folder_that_git_cannot_read_is_named(tmp_path: Path):
-    """A copy without its history, or a clone of another user, is refused in words, before anything is compiled."""
+def test_build_names_a_folder_that_git_cannot_read(tmp_path: Path):
+    """The build refuses a folder that is not a git repository, such as a copy without its history, and names the folder
+    and git's error."""
     with pytest.raises(BuildFailed, match=f"git cannot read {tmp_path}: .*not a git repository"):
         commit_of(tmp_path)

@@ -1,4 +1,4 @@
-"""The commands of edge-agent-setup where a service does not do what was asked."""
+"""The commands of edge-agent-setup if a service does not start or stays disabled."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from installer.setup.services import Services
 
 
 class StubbornServices(Services):
-    """Services of which none starts."""
+    """Services that all fail to start."""
 
     def start(self, units: list[str]) -> None:
         """Fail as systemctl does."""
         raise SetupError(FAILED, "'systemctl restart edge-agent.service' failed", "'edge-agent doctor' says more.")
 
 
-def test_a_rollback_that_does_not_start_names_the_way_forward(tmp_path: Path):
-    """The service is down then: whoever rolled back is told the command that brings the newer program back."""
+def test_failed_rollback_names_the_command_to_return(tmp_path: Path):
+    """If the service does not start after a rollback, the error names the command that returns to the newer program."""
     places = InstallPaths(tmp_path)
     for version in ("1.0", "2.0"):
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -55,8 +55,9 @@ def test_a_rollback_that_does_not_start_names_the_way_forward(tmp_path: Path):
         pytest.param("", "disabled", False, id="never enrolled"),
     ],
 )
-def test_an_enrolled_site_is_told_how_its_uplink_starts_again(tmp_path: Path, site_yaml: str, state: str, said: bool):
-    """After an uninstall that kept the enrolment, only the uplink that the site needs is named."""
+def test_setup_names_the_command_that_enables_a_disabled_uplink(tmp_path: Path, site_yaml: str, state: str, said: bool):
+    """Setup names the command that enables the uplink only if the uplink is disabled and site.yaml needs it, as after
+    an uninstall that kept the enrolment."""
     places = InstallPaths(tmp_path)
     if site_yaml:
         durable_files.write(places.config / "site.yaml", site_yaml.encode())

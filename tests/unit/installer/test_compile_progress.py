@@ -1,4 +1,4 @@
-"""installer/build/compile_progress.py: how far a build with ninja is, and how long the rest takes."""
+"""installer/build/compile_progress.py: the progress of a ninja build and the estimate of its remaining time."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def progress(jobs: int = 2) -> CompileProgress:
 
 
 def test_a_dry_run_lists_the_steps():
-    """Each numbered line of `ninja -n` is a step that is still to be done; other lines are not."""
+    """Each numbered line of `ninja -n` is a step that is still to be done; other lines are ignored."""
     assert "Building C object ggml/CMakeFiles/ggml-base.dir/ggml.c.o" == STEPS[0]
     assert 4 == len(STEPS)
 
 
-def test_objects_are_counted_and_other_steps_are_not():
-    """A link is done in no time; a person counts what is compiled."""
+def test_progress_counts_compiled_objects_only():
+    """Progress counts compiled objects; link steps do not count because they take almost no time."""
     counted = progress()
     for line in DRY_RUN.splitlines():
         counted.see(line)
@@ -44,29 +44,31 @@ def test_objects_are_counted_and_other_steps_are_not():
         "",
     ],
 )
-def test_lines_of_others_do_not_count(line: str):
-    """Nested builds number their own steps, and compilers print what they like."""
+def test_unplanned_output_lines_do_not_count(line: str):
+    """Step numbers of nested builds, compiler output and empty lines do not count as progress."""
     counted = progress()
     counted.see(line)
     assert 0 == counted.compiled
 
 
 def test_a_step_counts_once():
-    """A line that comes twice does not count an object that is still to be compiled."""
+    """A step whose line ninja prints several times counts as one compiled object."""
     counted = progress()
     for _ in range(3):
         counted.see(f"[1/4] {STEPS[0]}")
     assert 1 == counted.compiled
 
 
-def test_before_the_first_object_the_estimate_is_that_of_the_table():
-    """110.2 s of work for one core take two cores half as long."""
+def test_initial_estimate_comes_from_the_cost_table():
+    """Before the first object is compiled, the estimate is the total of the cost table divided by the number of jobs:
+    110.2 s for one job, 55.1 s for two."""
     assert pytest.approx(55.1, abs=0.1) == progress().seconds_left(0)
     assert pytest.approx(110.2, abs=0.1) == progress(jobs=1).seconds_left(0)
 
 
-def test_the_estimate_follows_the_machine():
-    """On a machine that took ten times as long for what is done, the rest takes nearly ten times as long."""
+def test_estimate_adapts_to_the_speed_of_the_machine():
+    """On a machine that took ten times as long for the finished steps, the estimate for the rest is 8 to 10 times as
+    long."""
     fast, slow = progress(1), progress(1)
     for each in (fast, slow):
         each.see(f"[1/4] {STEPS[1]}")
@@ -75,16 +77,16 @@ def test_the_estimate_follows_the_machine():
     assert 8 * left[0] < left[1] < 10 * left[0]
 
 
-def test_nothing_is_left_when_all_is_done():
-    """Then the bar is full."""
+def test_finished_build_shows_a_full_bar():
+    """After the last step the progress bar is full and the remaining time is less than 1 min."""
     counted = progress()
     for line in DRY_RUN.splitlines():
         counted.see(line)
     assert "[##########] 3 of 3, less than 1 min left" == counted.describe(100)
 
 
-def test_the_line_shows_bar_count_and_rest():
-    """It fits beside a title into 80 columns."""
+def test_progress_line_shows_bar_count_and_remaining_time():
+    """The progress line shows a bar, the number of compiled objects and the remaining time."""
     counted = progress()
     counted.see(f"[1/4] {STEPS[0]}")
     assert "[###.......] 1 of 3, about 1 min left" == counted.describe(10)
@@ -94,6 +96,6 @@ def test_the_line_shows_bar_count_and_rest():
     ("seconds", "said"),
     [(0, "less than 1 min"), (29, "less than 1 min"), (31, "about 1 min"), (640, "about 11 min")],
 )
-def test_an_estimate_has_no_more_digits_than_it_deserves(seconds: float, said: str):
-    """Minutes are enough."""
+def test_estimate_is_rounded_to_minutes(seconds: float, said: str):
+    """The remaining time is shown in whole minutes, or as less than 1 min."""
     assert said == rough_time(seconds)

@@ -1,4 +1,4 @@
-"""What is removed from a machine: whole folders, and all on a disk that is mounted in the place of one."""
+"""Removal of whole folders, including a folder that is a mount point."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tests.support.mounts import tmpfs
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_mount_point_is_emptied_and_stays(tmp_path: Path):
-    """The kernel refuses to remove it; everything in it is gone, links included, and what they lead to is not."""
+def test_removing_a_mount_point_empties_it(tmp_path: Path):
+    """Removing a mount point deletes its files and links but not the mount point, which the kernel keeps, nor the
+    targets of the links. Once unmounted, the folder can be removed."""
     (tmp_path / "elsewhere").write_text("x")
     with tmpfs(tmp_path / "disk", "size=1m") as disk:
         (disk / "blobs/sha256").mkdir(parents=True)
@@ -25,8 +26,9 @@ def test_a_mount_point_is_emptied_and_stays(tmp_path: Path):
     assert [tmp_path / "elsewhere"] == list(tmp_path.iterdir())
 
 
-def test_a_purge_removes_the_secrets_of_a_site_whose_state_is_on_a_disk_of_its_own(tmp_path: Path):
-    """It goes on behind the mount point, which it names with the command that frees it."""
+def test_purge_with_state_on_a_separate_disk_removes_the_secrets(tmp_path: Path):
+    """If /var/lib/edge-agent is a mount point, a purge empties it, removes the site's secrets and names the `umount`
+    command."""
     secret = tmp_path / "etc/credstore.encrypted/edge-agent-uplink.cred"
     secret.parent.mkdir(parents=True)
     secret.write_text("x")

@@ -1,4 +1,4 @@
-"""Which files of a machine an installation keeps until somebody purges them."""
+"""Files that an uninstall keeps and a purge removes, and the lock of setup."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from installer.setup.services import Services
 
 
 def setup_below(root: Path) -> SetupRun:
-    """Return a run of setup below a folder."""
+    """Return a run of setup that uses `root` as the root of the file system."""
     places = InstallPaths(root)
     return SetupRun(places, Services(places, starts_units=False), InstalledPrograms(places))
 
 
-def test_every_secret_that_enrolment_wrote_is_removed_by_a_purge(tmp_path: Path):
-    """The key of a large model too, encrypted or not; secrets of other programs are not touched."""
+def test_purge_covers_every_secret_of_the_enrolment(tmp_path: Path):
+    """The files that a purge removes include each secret of the enrolment, encrypted or not, and no secret of another
+    program."""
     ours = ["credstore.encrypted/edge-agent-uplink.cred", "credstore.encrypted/edge-agent-uplink-updates.cred"]
     ours += ["credstore.encrypted/edge-agent-escalation.cred", "credstore/edge-agent-escalation.cred"]
     for name in (*ours, "credstore.encrypted/backup.cred"):
@@ -30,8 +31,9 @@ def test_every_secret_that_enrolment_wrote_is_removed_by_a_purge(tmp_path: Path)
     assert {tmp_path / "etc" / name for name in ours} == set(InstallPaths(tmp_path).kept)
 
 
-def test_a_purge_removes_our_units_drop_ins_and_edited_texts_only(tmp_path: Path):
-    """Another program's unit whose name begins with edge- keeps its drop-ins."""
+def test_purge_removes_only_drop_ins_and_edited_files_of_our_units(tmp_path: Path):
+    """A purge removes drop-ins and `.edited` files of this program's units; a unit of another program whose name begins
+    with `edge-` keeps its drop-ins."""
     units, sysusers = tmp_path / "etc/systemd/system", tmp_path / "etc/sysusers.d"
     ours = [units / "edge-agent.service.d/50-gpu.conf", units / "edge-uplink.service.d/folders.conf"]
     ours += [units / "edge-agent.service.edited", sysusers / "edge-agent.conf.edited"]
@@ -43,8 +45,9 @@ def test_a_purge_removes_our_units_drop_ins_and_edited_texts_only(tmp_path: Path
     assert ([], True) == ([path for path in ours if path.exists()], other.exists())
 
 
-def test_a_purge_removes_what_a_killed_setup_left_of_links_and_files(tmp_path: Path):
-    """Each is made next to its place and renamed: a power cut before that leaves it there."""
+def test_purge_removes_partial_files_of_an_interrupted_setup(tmp_path: Path):
+    """A purge removes the `.partial` files and links that a power cut during setup leaves next to their final
+    places."""
     link, unit = (tmp_path / name for name in ("usr/local/sbin/.edge-agent-setup.partial", "etc/systemd/system"))
     for folder in (link.parent, unit):
         folder.mkdir(parents=True)
@@ -54,8 +57,9 @@ def test_a_purge_removes_what_a_killed_setup_left_of_links_and_files(tmp_path: P
     assert [] == [path for path in tmp_path.rglob("*") if not path.is_dir() or path.is_symlink()]
 
 
-def test_a_purge_names_what_a_link_leads_to_and_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """State on another disk may hold other things: it is not removed, and not said to be."""
+def test_purge_keeps_and_names_the_target_of_a_linked_state_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """If the state directory is a symbolic link, a purge removes the link, keeps its target, which can hold other data,
+    and names the target."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/key").write_text("x")
     state = tmp_path / "var/lib/edge-agent"
@@ -68,14 +72,14 @@ def test_a_purge_names_what_a_link_leads_to_and_stays(tmp_path: Path, capsys: py
     assert said.endswith("Removed everything else.\n")
 
 
-def test_an_uninstall_that_keeps_nothing_names_nothing_to_purge(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The way to remove what was kept is only printed where something was."""
+def test_uninstall_without_remaining_files_does_not_mention_purge(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """An uninstall that keeps no files does not print the purge command."""
     setup_below(tmp_path).uninstall()
     assert "purge" not in capsys.readouterr().out
 
 
-def test_the_lock_is_a_file_of_its_own_that_only_root_can_hold(tmp_path: Path):
-    """It is not in /run/lock, where every user can put a link or a file; a link is not followed."""
+def test_setup_lock_is_private_and_follows_no_link(tmp_path: Path):
+    """Setup's lock is in /run, where only root can write, has mode 0600 and is refused if it is a symbolic link."""
     assert Path("/run") == InstallPaths().lock.parent
     victim, lock = tmp_path / "passwd", tmp_path / "run/setup.lock"
     victim.write_text("root")

@@ -1,4 +1,4 @@
-"""The wheel that is installed holds the files that the program reads, not its modules alone."""
+"""The wheel contains the data files that the program reads as well as its modules."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ ROOT = Path(__file__).parents[3]
 NOT_INSTALLED = (".py", ".pyi", ".pyc")
 
 
-def test_every_file_beside_the_modules_is_in_the_wheel():
-    """A pattern of pyproject.toml matches each, and each pattern matches a file."""
+def test_wheel_includes_every_data_file():
+    """A package-data pattern of pyproject.toml matches each data file of edge_agent, and each pattern matches a
+    file."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = settings["tool"]["setuptools"]["package-data"]["edge_agent"]
     package = ROOT / "edge_agent"

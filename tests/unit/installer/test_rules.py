@@ -1,4 +1,4 @@
-"""installer/: the pure rules."""
+"""installer/: the recipe, the file lists, the checks of the machine and the file operations."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def made(folder: Path, lock: str = "a==1 --hash=sha256:00\n", **about: object) -
     return payload.read_payload(folder)
 
 
-def test_readelf_tells_what_a_library_asks_for():
-    """Its libraries, where it looks for them, and the newest glibc name in it; other versions do not count."""
+def test_readelf_output_yields_the_dependencies_of_a_library():
+    """The output of readelf yields a library's dependencies, its search paths and its newest glibc version; versions of
+    other libraries do not count."""
     asked = elf_dependencies.ElfDependencies(
         ("libggml-base.so.0", "libgomp.so.1"), (2, 34), ("$ORIGIN", "/tmp/build/bin")
     )
@@ -59,8 +60,9 @@ def test_readelf_tells_what_a_library_asks_for():
 
 
 @pytest.mark.parametrize(("path", "refused"), [("$ORIGIN", False), ("/tmp/build/bin", True)])
-def test_a_library_that_looks_into_a_folder_of_the_builder_is_refused(tmp_path: Path, path: str, refused: bool):
-    """What anybody may write there would be loaded; beside itself it may look."""
+def test_library_with_a_search_path_of_the_build_machine_is_refused(tmp_path: Path, path: str, refused: bool):
+    """The build refuses a library whose search path is a folder of the build machine, from which other users could
+    inject a library; `$ORIGIN` is allowed."""
     command = ["gcc", "-shared", "-x", "c", os.devnull, f"-Wl,-rpath,{path}", "-o", tmp_path / "lib.so"]
     subprocess.run(command, check=True)
     with (
@@ -71,8 +73,9 @@ def test_a_library_that_looks_into_a_folder_of_the_builder_is_refused(tmp_path: 
         llama_wheel.check(tmp_path)
 
 
-def test_the_header_asks_for_the_old_names(tmp_path: Path):
-    """What is compiled with it, here, runs on the glibc of Debian 12, whatever this machine has."""
+def test_glibc_header_keeps_programs_compatible_with_debian_12(tmp_path: Path):
+    """A program that is compiled with the glibc header needs no newer glibc than Debian 12 has, regardless of the build
+    machine's version."""
     source = tmp_path / "old.c"
     source.write_text(
         "#include <math.h>\n#include <stdio.h>\n#include <stdlib.h>\n"
@@ -85,8 +88,8 @@ def test_the_header_asks_for_the_old_names(tmp_path: Path):
     assert llama_recipe.GLIBC_MAX >= elf_dependencies.read_dependencies(program).glibc
 
 
-def test_only_copies_that_nothing_asks_for_are_dropped(tmp_path: Path):
-    """A short name that Python opens, a name that a library needs and a backend stay."""
+def test_only_redundant_library_copies_are_dropped(tmp_path: Path):
+    """The wheel drops library copies that nothing loads, and keeps short names that Python opens and backends."""
     for name in (
         "libllama.so",
         "libllama.so.0",
@@ -100,8 +103,8 @@ def test_only_copies_that_nothing_asks_for_are_dropped(tmp_path: Path):
     assert {"libllama.so.0", "libgomp.so.1", "libggml-base.so"} == dropped
 
 
-def test_another_recipe_is_kept_under_another_name():
-    """Version, GPU and flags are in the name of the kept wheel."""
+def test_cached_wheel_name_depends_on_the_recipe():
+    """The name of a cached wheel differs by version and GPU. The Vulkan recipe has its CMake flag and needs glslc."""
     keys = {
         llama_recipe.BuildRecipe("1", "").key,
         llama_recipe.BuildRecipe("2", "").key,
@@ -124,13 +127,14 @@ def test_another_recipe_is_kept_under_another_name():
         ("edge-agent.gpu.conf", "cuda", "systemd/edge-agent.service.d/50-gpu.conf"),
     ],
 )
-def test_each_file_of_systemd_has_its_place(name: str, gpu: str, target: str):
-    """By its name; what opens the GPU's devices comes with the GPU variants only."""
+def test_each_shared_file_has_its_target_path(name: str, gpu: str, target: str):
+    """The name of a shared file determines its target path; the drop-in that opens the GPU's devices is included only
+    in GPU variants."""
     assert target == shared_files.share_path(name, gpu)
 
 
-def test_the_api_comes_with_the_program(tmp_path: Path):
-    """Devices in other languages are built from its files: the sample in Node looks for them where setup lays them."""
+def test_installation_includes_the_proto_files(tmp_path: Path):
+    """The installation includes the .proto files of the API, at the path from which the Node sample loads them."""
     root = Path(__file__).parents[3]
     shared_files.fill(tmp_path, root, "")
     laid = {path.name: path.read_bytes() for path in (tmp_path / "proto/edge_agent/v1").iterdir()}
@@ -138,8 +142,8 @@ def test_the_api_comes_with_the_program(tmp_path: Path):
     assert "'/opt/edge-agent/current/share/proto'" in (root / "examples/till-node/daemon.js").read_text()
 
 
-def test_the_list_of_wheels_has_their_hashes(tmp_path: Path):
-    """pip gets each wheel by name, version and sha256, in order."""
+def test_lock_file_lists_wheels_with_their_hashes(tmp_path: Path):
+    """The lock file lists each wheel for pip by normalized name, version and sha256, in alphabetical order."""
     for name in ("PyYAML-6.0-cp311-cp311-linux_x86_64.whl", "google_re2-1.1-cp311-abi3-linux_x86_64.whl"):
         (tmp_path / name).write_bytes(b"")
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -147,8 +151,9 @@ def test_the_list_of_wheels_has_their_hashes(tmp_path: Path):
     assert expected == wheelhouse.locked(tmp_path.iterdir())
 
 
-def test_the_resolver_asks_the_index_that_pip_is_configured_for():
-    """The last setting wins, more indexes are separated by spaces, and other settings do not count."""
+def test_resolver_uses_the_package_index_of_the_pip_configuration():
+    """The resolver uses the package indexes of pip's configuration: the last index-url applies, several extra indexes
+    are separated by spaces, and other settings are ignored."""
     listed = (
         "global.index-url='https://one.example/simple'\nglobal.timeout='9'\n"
         "global.extra-index-url='\\nhttps://a.example\\nhttps://b.example'\n:env:.index-url='https://two.example'\n"
@@ -158,8 +163,8 @@ def test_the_resolver_asks_the_index_that_pip_is_configured_for():
     assert {} == wheelhouse.index_settings("")
 
 
-def test_the_man_pages_have_every_command_and_every_key():
-    """They are made from the program: nothing in it is missing in them."""
+def test_man_pages_document_every_command_and_key():
+    """The generated manual pages are ASCII and document each command and each configuration key."""
     pages = man_pages.pages()
     headings = re.findall(r"(?m)^\.SS (\S+)", pages["edge-agent.1"].replace("\\-", "-"))
     assert set(COMMANDS) == set(headings)
@@ -169,8 +174,9 @@ def test_the_man_pages_have_every_command_and_every_key():
     assert all(page.isascii() for page in pages.values())
 
 
-def test_the_name_of_a_program_is_its_content(tmp_path: Path):
-    """Other wheels, other units, another Python: another name. The same content has the same."""
+def test_program_identity_depends_on_its_content(tmp_path: Path):
+    """A program's identity changes with its wheels, its shared files or its Python interpreter; the same content has
+    the same identity."""
     first = made(tmp_path / "a").identity("3.11", HERE.interpreter)
     assert first == made(tmp_path / "b").identity("3.11", HERE.interpreter)
     unit = made(tmp_path / "c")
@@ -183,22 +189,23 @@ def test_the_name_of_a_program_is_its_content(tmp_path: Path):
     assert (3, False) == (len(others), first in others)
 
 
-def test_a_python_without_packages_is_refused(tmp_path: Path):
-    """The message says which ones there are."""
+def test_python_without_packages_is_refused(tmp_path: Path):
+    """Setup refuses a Python version for which the installer has no packages and names the supported versions."""
     with pytest.raises(SetupError, match=r"Python 3\.14 is not supported; this installer has packages for 3\.11"):
         made(tmp_path).lock("3.14")
 
 
 def test_an_older_glibc_is_refused(tmp_path: Path):
-    """With both versions in the message; the same version is enough."""
+    """Setup refuses a machine with an older glibc than the installer needs and names both versions; the same version is
+    accepted."""
     target_machine.check(HERE, made(tmp_path / "a"), 1 << 40)
     with pytest.raises(SetupError, match=r"needs glibc 2\.37 or newer; this machine has 2\.36") as caught:
         target_machine.check(HERE, made(tmp_path / "b", glibc="2.37"), 1 << 40)
     assert MACHINE == caught.value.code
 
 
-def test_a_python_that_only_root_reaches_is_refused(tmp_path: Path):
-    """The service runs as another user: a folder on the way that is closed to it is named."""
+def test_python_that_only_root_can_reach_is_refused(tmp_path: Path):
+    """Setup refuses a Python in a folder that is closed to other users, because the service runs as another user."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     python = closed / "python3"
@@ -208,8 +215,8 @@ def test_a_python_that_only_root_reaches_is_refused(tmp_path: Path):
         target_machine.check_shared(python)
 
 
-def test_other_users_are_told_to_use_sudo():
-    """Root alone may install into the system."""
+def test_installation_into_the_system_needs_root():
+    """Setup refuses to install into the system for a user other than root."""
     target_machine.check_root(HERE)
     with pytest.raises(SetupError, match="needs root"):
         target_machine.check_root(target_machine.TargetMachine("x86_64", (2, 36), "3.11", HERE.interpreter, 1000))
@@ -218,14 +225,15 @@ def test_other_users_are_told_to_use_sudo():
 @pytest.mark.parametrize(
     ("number", "said"), [(28, "the disk is full"), (30, "not allowed"), (13, "not allowed"), (5, "Input/output error")]
 )
-def test_an_error_of_the_disk_is_a_sentence(number: int, said: str):
-    """Full, closed and broken disks are told apart; all are the machine's."""
+def test_disk_error_names_its_kind_and_path(number: int, said: str):
+    """The message of a disk error names the path and distinguishes a full disk, a missing permission and other errors;
+    the exit code is 3 (the machine)."""
     error = from_os_error(OSError(number, os.strerror(number), "/opt/edge-agent"))
     assert (MACHINE, True, True) == (error.code, said in error.message, "/opt/edge-agent" in error.message)
 
 
-def test_a_link_moves_in_one_step(tmp_path: Path):
-    """It leads to the new target, and what a kill left of an earlier try is no obstacle."""
+def test_link_is_replaced_despite_leftovers_of_a_killed_attempt(tmp_path: Path):
+    """`durable_files.link` replaces a link's target and removes the partial link of a killed attempt."""
     link = tmp_path / "current"
     (tmp_path / ".current.partial").symlink_to("torn")
     for target in ("one", "two"):
@@ -233,8 +241,9 @@ def test_a_link_moves_in_one_step(tmp_path: Path):
     assert (Path("two"), [link]) == (link.readlink(), list(tmp_path.iterdir()))
 
 
-def test_a_program_that_runs_is_not_removed(tmp_path: Path):
-    """A process that was started from a program's folder keeps it."""
+def test_program_with_a_running_process_is_detected(tmp_path: Path):
+    """A program counts as running while a process that was started from its folder exists, and no longer after the
+    process ended."""
     folder = tmp_path / "venvs" / "abc"
     folder.mkdir(parents=True)
     (folder / "sleep").symlink_to("/bin/sleep")
@@ -245,14 +254,14 @@ def test_a_program_that_runs_is_not_removed(tmp_path: Path):
     assert set() == programs.running(tmp_path / "venvs")
 
 
-def test_a_folder_without_its_mark_is_no_program(tmp_path: Path):
-    """What a kill left while it was made does not count."""
+def test_folder_without_a_marker_is_not_a_program(tmp_path: Path):
+    """A program folder without its marker file, as a killed setup leaves it, does not count as an installed program."""
     (tmp_path / "bin").mkdir()
     assert programs.read_program(tmp_path) is None
 
 
-def test_a_trial_touches_nothing_outside(tmp_path: Path):
-    """Every place of an installation below a folder is below that folder."""
+def test_trial_installation_stays_below_its_root(tmp_path: Path):
+    """With --root, each path of an installation is below that folder, and the installation counts as a trial."""
     places = InstallPaths(tmp_path)
     every = [
         places.home,
@@ -266,8 +275,8 @@ def test_a_trial_touches_nothing_outside(tmp_path: Path):
     assert not InstallPaths().trial
 
 
-def test_setup_needs_nothing_but_python():
-    """It is imported by a Python that sees no other package and nothing of ours but itself."""
+def test_setup_imports_only_the_standard_library():
+    """Setup imports only the standard library and its own modules, so it runs on a Python without packages."""
     script = "import installer.setup.__main__, sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     command = [sys.executable, "-S", "-c", script]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]).stdout
@@ -276,7 +285,8 @@ def test_setup_needs_nothing_but_python():
 
 
 def test_every_build_of_llama_cpp_has_the_same_kernels() -> None:
-    """The installer's, scripts/setup's, the second llama-server of the benchmark, and one by hand (docs/devices.md)."""
+    """The installer, scripts/setup, the benchmark's second llama-server and the manual build in docs/devices.md use the
+    same kernel headers."""
     kernels = [header for header in llama_recipe.HEADERS if header != llama_recipe.GLIBC_HEADER]
     assert building.KERNELS == kernels
     root = kernels[0].parents[2]
@@ -286,8 +296,9 @@ def test_every_build_of_llama_cpp_has_the_same_kernels() -> None:
         assert (path, [header.name for header in kernels]) == (path, found)
 
 
-def test_the_manual_of_a_dependency_stays_in_its_program(tmp_path: Path):
-    """A wheel such as segno brings share/man/man1/segno.1: only this program's own manual pages are laid."""
+def test_man_pages_of_dependencies_are_not_installed(tmp_path: Path):
+    """Setup installs only this program's manual pages; a page of a dependency, such as segno.1, stays in the program's
+    folder."""
     manual = tmp_path / "program/share/man"
     (manual / "man1").mkdir(parents=True)
     (manual / "man1/segno.1").write_text(".TH segno\n")
@@ -299,8 +310,9 @@ def test_the_manual_of_a_dependency_stays_in_its_program(tmp_path: Path):
     assert [tmp_path / "root/usr/local/share/man/man1/edge-agent.1"] == laid
 
 
-def test_files_that_are_there_already_are_not_written_again(tmp_path: Path):
-    """Only what is missing, or another text, counts as a change; an edited file is put aside."""
+def test_unchanged_files_are_not_written_again(tmp_path: Path):
+    """Setup counts only a missing or different file as a change, restores it, and reports a file that a person
+    edited."""
     unit = tmp_path / "program/share/systemd/edge-agent.service"
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\n")

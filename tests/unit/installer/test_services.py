@@ -1,6 +1,6 @@
-"""installer/setup/services.py: the commands of setup for systemd and the system's tools, and their results.
+"""installer/setup/services.py: the commands that setup runs for systemd and user accounts, and their results.
 
-Small scripts stand in for systemctl and the others: they write down how they were called.
+Shell scripts replace systemctl and the other tools and record how they were called.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PROGRAMS = {7: "abc", 8: "old"}
 
 
 class WithSystemd(Services):
-    """Services of a machine with systemd, whatever this one is."""
+    """Services of a machine that counts as running systemd, regardless of this machine."""
 
     running = True
 
 
 class Commands:
-    """Scripts on PATH, and nothing else there."""
+    """A folder of scripts that is the whole PATH."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
@@ -34,13 +34,13 @@ class Commands:
         monkeypatch.setenv("PATH", str(folder))
 
     def add(self, name: str, body: str = "") -> None:
-        """Add a command, in shell."""
+        """Add a command with this shell body."""
         path = self._folder / name
         path.write_text(f'#!/bin/sh\necho "{name} $*" >>"{self._log}"\n{body}\n')
         path.chmod(0o755)
 
     def called(self, begin: str) -> list[str]:
-        """Return the calls since the last time that begin so."""
+        """Return the calls since the previous query that begin with `begin`."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         self._log.unlink(missing_ok=True)
         return [line for line in lines if line.startswith(begin)]
@@ -52,14 +52,15 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
 
 
 def made(places: InstallPaths, name: str) -> InstalledProgram:
-    """Make a program that is a folder and nothing else."""
+    """Make a program that consists only of its folder."""
     folder = places.programs / name
     folder.mkdir(parents=True, exist_ok=True)
     return InstalledProgram(folder, name, "cpu", "abc", "3.11", "/usr/bin/python3", "now")
 
 
 def test_serve_is_enabled_once(tmp_path: Path, commands: Commands):
-    """The same installer again, or another one, leaves it disabled when somebody disabled it in between."""
+    """Only the first installation enables the daemon; a repeated or another installer leaves it disabled if a person
+    disabled it."""
     commands.add("systemctl", '[ "$1" != is-enabled ] || echo disabled')
     places = InstallPaths(tmp_path / "root")
     services, programs = WithSystemd(places, starts_units=True), InstalledPrograms(places)
@@ -71,8 +72,8 @@ def test_serve_is_enabled_once(tmp_path: Path, commands: Commands):
     assert [True, False, False] == enabled
 
 
-def test_serve_is_enabled_by_the_first_run_that_may(tmp_path: Path, commands: Commands):
-    """After --no-start, or a stop in the middle, the next run enables it."""
+def test_first_run_without_no_start_enables_the_daemon(tmp_path: Path, commands: Commands):
+    """A run with --no-start calls no systemctl; the next run without it enables the daemon."""
     commands.add("systemctl")
     places = InstallPaths(tmp_path / "root")
     InstalledPrograms(places).activate(made(places, "first"))
@@ -82,24 +83,26 @@ def test_serve_is_enabled_by_the_first_run_that_may(tmp_path: Path, commands: Co
     assert ["systemctl enable edge-agent.service"] == commands.called("systemctl enable")
 
 
-def test_each_unit_is_disabled_alone(commands: Commands):
-    """systemctl disables none of several where one has no file."""
+def test_each_unit_is_disabled_separately(commands: Commands):
+    """Setup disables each unit by a call of its own, because systemctl disables none of several units if one has no
+    file."""
     commands.add("systemctl", '[ "$1" != is-active ] || echo inactive')
     WithSystemd(InstallPaths(), starts_units=True).stop()
     units = ("edge-agent.service", "edge-uplink.service", "edge-agent-web.service")
     assert [f"systemctl disable {unit}" for unit in units] == commands.called("systemctl disable")
 
 
-def test_a_service_that_does_not_stop_is_named(commands: Commands):
-    """Nothing of a program that runs is removed."""
+def test_service_that_does_not_stop_is_named(commands: Commands):
+    """If a service cannot be stopped, setup names it and removes nothing."""
     commands.add("systemctl", '[ "$*" != "is-active edge-uplink.service" ] || echo active')
     with pytest.raises(SetupError, match=r"edge-uplink\.service cannot be stopped; nothing was removed") as caught:
         WithSystemd(InstallPaths(), starts_units=True).stop()
     assert FAILED == caught.value.code
 
 
-def test_a_user_that_stays_is_named(commands: Commands):
-    """It is said why, its group is left to it, and accounts that do not exist are nothing to tell."""
+def test_user_that_cannot_be_removed_is_reported(commands: Commands):
+    """Setup reports each user or group that it cannot remove, with the reason, and keeps that user's group. It does not
+    report accounts that do not exist."""
     busy = "userdel: user edge-agent is currently used by process 7"
     commands.add("userdel", f'[ "$1" != edge-agent ] || {{ echo "{busy}" >&2; exit 8; }}; exit 6')
     commands.add("groupdel", 'case "$1" in edge-devices) exit 10;; edge-exchange) exit 0;; esac; exit 6')
@@ -111,15 +114,15 @@ def test_a_user_that_stays_is_named(commands: Commands):
     assert "groupdel edge-agent" not in commands.called("groupdel")
 
 
-def test_a_machine_without_userdel_is_told_so(commands: Commands):
-    """What nothing can remove is named, too."""
+def test_missing_userdel_is_reported(commands: Commands):
+    """On a machine without `userdel`, setup reports that the user stays because the command does not exist."""
     commands.add("groupdel")
     staying = Services(InstallPaths(), starts_units=True).remove_users()
     assert "the user edge-web stays: there is no command 'userdel' here" == staying[2]
 
 
 def shown(*units: dict[str, str]) -> str:
-    """Write units as 'systemctl show' does."""
+    """Return units in the format of 'systemctl show'."""
     return "\n\n".join("\n".join(f"{name}={value}" for name, value in unit.items()) for unit in units)
 
 
@@ -138,11 +141,12 @@ def shown(*units: dict[str, str]) -> str:
         ([SERVE, {**UPLINK, "ActiveState": "active", "MainPID": "8"}], False),
     ],
 )
-def test_services_are_left_alone_where_a_restart_would_change_nothing(units: list[dict[str, str]], unchanged: bool):
-    """Each that runs is of the installed program, under the unit on the disk, and serve runs."""
+def test_services_are_restarted_only_if_that_changes_something(units: list[dict[str, str]], unchanged: bool):
+    """Setup leaves the services running if the daemon is active and each active service runs the installed program
+    under the unit file on disk."""
     assert unchanged == run_as_installed(shown(*units), lambda pid: PROGRAMS.get(pid, ""), "abc")
 
 
-def test_without_an_answer_of_systemd_the_services_are_restarted():
-    """Where 'systemctl show' says nothing, nothing is known of the services."""
+def test_unknown_service_state_causes_a_restart():
+    """If 'systemctl show' returns no usable output, setup restarts the services."""
     assert run_as_installed("unknown", lambda _: "abc", "abc") is False

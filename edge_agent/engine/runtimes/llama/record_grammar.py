@@ -32,7 +32,7 @@ DRAFT_MAX = 12
 """Tokens in one draft."""
 CHANCE_MIN, CHANCE_MIN_ALONE = 0.2, 0.5
 """The least chance that a whole draft is right: an additional row costs a fifth of a step. The first token needs
-WORTH_ALONE if one row would otherwise be computed alone: on processors with AMX that takes half as long as two."""
+CHANCE_MIN_ALONE if one row would otherwise be computed alone: on processors with AMX that takes half as long as two."""
 CONTEXTS_MAX = 1024
 """Of a task: 0.4 MB. The oldest is dropped first."""
 _CHANCE_FIRST, _CHANCE_REPLACED, _RATE = 0.35, 0.3, 0.2

@@ -1,4 +1,4 @@
-"""The answers of a bundle to its calibration rows, where it gives none."""
+"""Recording a bundle's answers to its calibration rows when the bundle gives none."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,8 @@ from tests.support import bundles
 
 
 def test_without_an_answer_no_temperature_is_fitted(tmp_path: Path):
-    """Of a bundle that extracts and fails on every row, such as texts that are too long, nothing is proved."""
+    """A bundle that fails on every row, for example because the texts are too long, gets the default temperature and no
+    rows."""
     bundle = open_bundle(bundles.echo_bundle(tmp_path / "orders", kind="extract"))
 
     def ask(_bundle: BundleFolder, _rows: Sequence[DataRow]) -> Answers:

@@ -1,4 +1,5 @@
-"""The gate: its p-value, its finite-sample promise, and what gate and floor take from the rows that prove."""
+"""The out-of-distribution gate: its p-value, its finite-sample guarantee, and the rows that gate and floor leave out of
+the threshold test."""
 
 import math
 
@@ -32,32 +33,34 @@ def seeded() -> None:
 
 
 def said(*scores: float) -> list[ServedPrediction]:
-    """Return answers to inputs so strange."""
+    """Return answers to inputs with these out-of-distribution scores."""
     return [ServedPrediction("a", 0.9, ood_score=score) for score in scores]
 
 
 def gate_of(*scores: float, held_up_max: float = 0.1) -> OodGate:
-    """Return a gate of these held-out scores."""
+    """Return a gate with these scores of held-out rows."""
     return OodGate(score="ood_score", held_up_max=held_up_max, scores=tuple(sorted(scores)))
 
 
-def test_a_p_value_counts_the_rows_at_least_as_strange_and_the_input_itself():
-    """With 9 rows: beyond all of them it is 1/10, below all of them 1, and a tie counts as at least as strange."""
+def test_p_value_counts_rows_at_or_beyond_the_score_and_the_input():
+    """With 9 rows, the p-value is 1/10 beyond all of them and 1 below all of them; a tie counts as at least as unlike
+    the training data."""
     gate = gate_of(*range(1, 10))
     assert [0.1, 0.2, 1.0, 1.0] == [gate.p_value(score) for score in (9.5, 9.0, 1.0, -5.0)]
     assert (True, False) == (gate.holds_up(9.5), gate.holds_up(9.0))
 
 
-def test_a_score_that_is_no_number_is_held_up():
-    """What cannot be told to resemble the calibration rows does not pass."""
+def test_input_with_a_nan_score_is_held_up():
+    """The gate holds up an input whose score is NaN, because it cannot be compared with the calibration rows."""
     gate = gate_of(*range(1, 10))
     assert gate.holds_up(math.nan)
     assert math.isnan(gate.score_of(None, 1.0))
 
 
 @given(st.integers(1, 60), st.floats(0.01, 0.5))
-def test_at_most_the_promised_share_of_exchangeable_inputs_is_held_up(rows, held_up_max):
-    """Each of rows + 1 exchangeable scores is as likely the new one: of them at most held_up_max are held up."""
+def test_gate_holds_up_at_most_held_up_max_of_exchangeable_inputs(rows, held_up_max):
+    """If each of rows + 1 exchangeable scores is in turn the new input, the gate holds up a share of at most
+    held_up_max."""
     scores = [float(each) for each in range(rows + 1)]
     held_up = 0
     for place in range(rows + 1):
@@ -67,21 +70,23 @@ def test_at_most_the_promised_share_of_exchangeable_inputs_is_held_up(rows, held
 
 
 @pytest.mark.parametrize("held_up_max", [0.5, 0.1, 0.05, 0.03, 0.01, 1 / 3])
-def test_the_fewest_rows_of_a_gate_can_hold_something_up(held_up_max):
-    """So many rows hold up what is beyond all of them, and one row fewer could hold up nothing."""
+def test_rows_needed_is_the_smallest_number_that_can_hold_up_an_input(held_up_max):
+    """A gate of rows_needed rows holds up an input beyond all of them; a gate with one row fewer can hold up
+    nothing."""
     needed = rows_needed(held_up_max)
     assert gate_of(*range(needed), held_up_max=held_up_max).holds_up(1e9)
     assert not gate_of(*range(max(needed - 1, 1)), held_up_max=held_up_max).holds_up(1e9) or needed == 1
 
 
-def test_scores_of_a_manifest_must_rise():
-    """A gate whose scores are out of order is refused: its p-values would be wrong."""
+def test_gate_with_unsorted_scores_is_refused():
+    """A gate whose scores are out of order is refused because its p-values would be wrong."""
     with pytest.raises(ValueError, match="'scores' must rise"):
         OodGate(score="ood_score", held_up_max=0.1, scores=(2.0, 1.0))
 
 
-def test_held_out_rows_become_a_gate():
-    """Their scores are sorted and stored as float32; too few rows, no score or a wish for none give no gate."""
+def test_gate_is_made_of_the_sorted_scores_of_held_out_rows():
+    """The gate stores sorted float32 scores; with too few rows, without a score or with held_up_max 0 there is no
+    gate."""
     scores = RNG.permutation(40) / 7
     gate = calibrate_gate("ood_score", said(*scores), 0.03)
     assert gate is not None
@@ -95,8 +100,8 @@ def test_held_out_rows_become_a_gate():
     )
 
 
-def test_scores_that_are_not_finite_give_no_gate_and_are_the_reason():
-    """More rows, which the reason for too few asks for, would not help."""
+def test_non_finite_score_prevents_a_gate_and_is_the_reason():
+    """The reason does not ask for more rows, because more rows would not help."""
     rows = said(*[0.5] * 32, math.nan)
     conditions, families = conditions_of("ood_score", (rows, rows[:9]), 0.03, 0.0)
     assert None is conditions.gate
@@ -106,16 +111,17 @@ def test_scores_that_are_not_finite_give_no_gate_and_are_the_reason():
     )
 
 
-def test_a_family_counts_as_one_row():
-    """Each of its rows is an equal part of it: three rows of two families give steps of a half and of one."""
+def test_family_counts_as_one_row_in_the_p_value():
+    """Each row of a family is an equal part of it: three rows of two families add steps of one half and of one."""
     gate = OodGate(score="ood_score", held_up_max=0.1, scores=(1.0, 2.0, 3.0), family_sizes=(2, 1, 2))
     assert 2 == gate.families
     assert [1 / 3, 1.5 / 3, 2.5 / 3, 1.0] == [gate.p_value(score) for score in (9.0, 3.0, 2.0, 1.0)]
     assert 1 / 3 == gate.p_value(math.nan)
 
 
-def test_one_row_of_each_family_makes_the_gate():
-    """The rows of temperature and proof together; of a family the row with the smallest hash, at most 1,000 in all."""
+def test_gate_uses_one_row_of_each_family():
+    """Of each family among the temperature and proof rows, the gate uses the row with the smallest hash, at most 1,000
+    in all."""
     rows = [DataRow(f"text {place}", "a", family=f"family {place % 1200}") for place in range(2400)]
     answers = Answers(rows, said(*range(2400)), np.ones(2400, np.bool_))
     part = Answers(rows[:1200], answers.predictions[:1200], answers.right[:1200])
@@ -128,15 +134,16 @@ def test_one_row_of_each_family_makes_the_gate():
     assert min(alone, key=lambda row: text_hash(row.key)) == held_out[0]
 
 
-def test_sizes_of_families_must_be_as_many_as_scores():
-    """A gate whose rows have no family, or a family too many, is refused."""
+def test_gate_requires_one_family_size_for_each_score():
+    """A gate whose numbers of scores and family sizes differ is refused."""
     with pytest.raises(ValueError, match="2 'scores' need as many 'family_sizes', not 1"):
         OodGate(score="ood_score", held_up_max=0.1, scores=(1.0, 2.0), family_sizes=(1,))
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=12), st.floats(0.05, 0.6), st.integers(0, 99))
-def test_at_most_the_promised_share_of_inputs_of_a_new_family_is_held_up(sizes, held_up_max, seed):
-    """Each family is as likely the new one, and each of its rows the input: held_up_max at most are held up."""
+def test_gate_holds_up_at_most_held_up_max_of_inputs_of_a_new_family(sizes, held_up_max, seed):
+    """If each family is in turn the new one, and each of its rows the input, a share of at most held_up_max is held
+    up."""
     draw = np.random.default_rng(seed)
     families = [draw.normal(draw.normal(0, 3), 1, size).round(1).tolist() for size in sizes]
     held_up = 0.0
@@ -148,8 +155,9 @@ def test_at_most_the_promised_share_of_inputs_of_a_new_family_is_held_up(sizes, 
     assert held_up <= held_up_max * len(families) + 1e-9
 
 
-def test_gate_and_floor_take_answers_from_what_is_tested():
-    """What they hold up has a confidence below every threshold; the others keep theirs."""
+def test_answers_held_up_by_gate_or_floor_are_left_out_of_the_test():
+    """Answers that the gate or the floor holds up get a confidence below every threshold; the others keep their
+    confidence."""
     conditions = Conditions(gate_of(*range(1, 10)), floor=0.5)
     answers = said(5.0, 9.5, 5.0)
     passing = conditions.passing(answers, np.array([0.9, 0.9, 0.4]))
@@ -159,8 +167,9 @@ def test_gate_and_floor_take_answers_from_what_is_tested():
     assert {"gate": 0.333, "floor": 0.333, "threshold": 1.0, "confident": 0.0} == shares
 
 
-def test_the_row_at_the_limit_tests_nothing():
-    """Of the calibration rows those below the gate's limit are a sample of what passes, and the limit is none of it."""
+def test_row_at_the_gate_limit_is_left_out_of_the_threshold_test():
+    """Only calibration rows below the gate's limit are a sample of the inputs that pass; the row at the limit is
+    not."""
     gate = gate_of(*range(1, 40))
     assert 36 == gate.limit
     assert (False, True) == (gate.holds_up(36), gate.holds_up(36.5))
@@ -170,11 +179,11 @@ def test_the_row_at_the_limit_tests_nothing():
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_threshold_proved_by_the_rows_of_the_gate_is_wrong_as_rarely_as_promised(shared):
-    """10% of the proofs are false at most, whether the gate is made of the rows that prove or of others.
+def test_false_proofs_are_rare_when_gate_and_proof_share_their_rows(shared):
+    """At most 10% of the proofs are false, whether the gate is made of the proof rows or of other rows.
 
-    The stranger an input, the likelier its answer is wrong. The risk of what passes is just above the target, whatever
-    the limit, so each proof is a false one.
+    The more unlike the training data an input is, the likelier its answer is wrong. The risk of the inputs that pass is
+    just above the target at every limit, so each proof is false.
     """
     draw, risk, repetitions = np.random.default_rng(26), Risk(target=0.1, delta=0.1), 400
     false = 0
@@ -188,10 +197,9 @@ def test_a_threshold_proved_by_the_rows_of_the_gate_is_wrong_as_rarely_as_promis
     assert false / repetitions <= 0.1 + 2 * math.sqrt(0.09 / repetitions)
 
 
-def test_texts_that_share_a_score_are_tested_where_they_pass():
-    """A tenth of the inputs has one score, the largest, and wrong answers. They are too many to be held up, so they
-    pass, and the risk of what passes is above the target: each proof is a false one, and they are as rare as promised.
-    """
+def test_false_proofs_are_rare_when_inputs_share_the_largest_score():
+    """A tenth of the inputs shares the largest score and gets wrong answers. They are too many to be held up, so they
+    pass, and their risk is above the target: each proof is false, and false proofs stay as rare as delta allows."""
     draw, risk, repetitions = np.random.default_rng(26), Risk(target=0.1, delta=0.1), 200
     false = 0
     for _ in range(repetitions):
@@ -206,8 +214,8 @@ def test_texts_that_share_a_score_are_tested_where_they_pass():
     assert false / repetitions <= 0.1 + 2 * math.sqrt(0.09 / repetitions)
 
 
-def test_a_gate_without_ties_is_made_of_all_rows():
-    """Only where several rows share the score at the limit the rows of the temperature alone make the gate."""
+def test_gate_uses_all_rows_unless_scores_at_the_limit_are_tied():
+    """If several rows share the score at the limit, only the rows that fit the temperature make the gate."""
     answers = said(*range(200))
     conditions, rows = conditions_of("ood_score", (answers, answers[:60]), 0.05, 0.5)
     assert (False, 200, 0.5) == (conditions.separate_rows, rows, conditions.floor)
@@ -216,13 +224,13 @@ def test_a_gate_without_ties_is_made_of_all_rows():
     assert (None, 10) == (conditions.gate, rows)
 
 
-def test_without_a_gate_nothing_is_held_up():
-    """A bundle of 0.1 serves as before."""
+def test_bundle_without_a_gate_holds_up_no_input():
+    """A bundle of version 0.1, without gate and floor, keeps all its confidences."""
     conditions = Conditions(None, floor=0.0)
     assert [0.2, 0.9] == conditions.passing(said(1e9, 1.0), np.array([0.2, 0.9])).tolist()
 
 
-def test_a_confident_answer_passes_all_three():
+def test_confident_answer_passes_threshold_floor_and_gate():
     """Threshold, floor and gate are one rule, which the agent and the proof share."""
     plain = {"temperature": 1.0, "target_risk": 0.05, "delta": 0.1, "n": 100, "bound": 0.05, "coverage": 0.9}
     rule = Threshold(threshold=0.3, floor=0.5, gate=gate_of(*range(1, 20)), **plain)
@@ -232,8 +240,8 @@ def test_a_confident_answer_passes_all_three():
     assert not rule.is_confident(math.nan, 5.0)
 
 
-def test_a_decoder_is_scored_by_its_label_mass():
-    """The less of the probability the labels got, the stranger the input."""
+def test_low_label_mass_of_a_decoder_is_held_up():
+    """The lower the label mass, the higher the out-of-distribution score."""
     assert mass_score(0.1) > mass_score(0.9)
     assert math.isfinite(mass_score(0.0))
     gate = OodGate(score="label_mass", held_up_max=0.1, scores=tuple(sorted(map(mass_score, np.linspace(0.5, 1, 20)))))

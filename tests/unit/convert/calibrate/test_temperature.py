@@ -1,4 +1,4 @@
-"""Temperature, reliability and the limits of the usual."""
+"""The calibration temperature, log losses and the limits of usual inputs."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def seeded() -> None:
 
 
 def drawn(rows: int, labels: int, distortion: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return log-probabilities that are `distortion` times too sure, and labels drawn from the true ones."""
+    """Return log-probabilities that are `distortion` times too sharp, and labels drawn from the true ones."""
     logits = RNG.normal(0, 2, (rows, labels))
     true = temperature.scaled_log(logits, 1.0)
     truth = np.array([RNG.choice(labels, p=np.exp(row)) for row in true])
@@ -27,26 +27,27 @@ def drawn(rows: int, labels: int, distortion: float) -> tuple[np.ndarray, np.nda
 
 @pytest.mark.parametrize("distortion", [0.5, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize("labels", [2, 8])
-def test_the_fit_undoes_what_was_done(distortion, labels):
-    """From scores that are sharper or flatter by a factor, the fit finds the factor."""
+def test_fit_finds_the_factor_of_distorted_scores(distortion, labels):
+    """If scores are sharper or flatter by a factor, the fitted temperature is this factor."""
     assert distortion == pytest.approx(temperature.fit(*drawn(6000, labels, distortion)), rel=0.08)
 
 
-def test_few_rows_fit_nothing():
-    """With fewer than 30 rows the temperature stays 1."""
+def test_temperature_stays_1_with_fewer_than_30_rows():
+    """29 rows do not change the temperature."""
     assert 1.0 == temperature.fit(*drawn(29, 3, 3.0))
 
 
 @pytest.mark.parametrize("rows", [30, 50, 500])
-def test_a_fit_that_is_always_right_is_not_certain(rows):
-    """Where every answer is right the likeliest temperature is 0; as if half a row more were wrong, it is not."""
+def test_fit_of_correct_answers_does_not_give_certainty(rows):
+    """If every answer is right, the fit counts half a row more as wrong, because the likeliest temperature would be
+    0."""
     sure = np.log(np.tile([0.9, 0.1], (rows, 1)))
     fitted = temperature.fit(sure, np.zeros(rows, np.int64))
     assert 1 - 0.5 / (rows + 1) == pytest.approx(temperature.confidences(sure, fitted)[0], abs=1e-4)
 
 
-def test_a_fit_of_few_rows_does_not_ruin_the_confidences():
-    """Of honest scores, the loss of other rows grows by less than 60% in each of 40 fits of 30 rows."""
+def test_fit_of_30_rows_limits_the_loss_on_other_rows():
+    """For calibrated scores, the loss on other rows grows by less than 60% in each of 40 fits of 30 rows."""
 
     def few(rows: int) -> tuple[np.ndarray, np.ndarray]:
         scores = temperature.scaled_log(RNG.normal(0, 8, (rows, 4)), 1.0)
@@ -61,8 +62,8 @@ def test_a_fit_of_few_rows_does_not_ruin_the_confidences():
 
 
 @given(st.integers(2, 20), st.floats(0.1, 10))
-def test_the_best_label_stays_the_best(labels, at):
-    """Scaling changes how sure an answer is, and never which it is; probabilities add up to 1."""
+def test_scaling_keeps_the_best_label(labels, at):
+    """Scaling changes the confidence of an answer but not the answer; the probabilities add up to 1."""
     scores = np.log(RNG.dirichlet(np.ones(labels), 5))
     scaled = temperature.scaled_log(scores, at)
     assert (scores.argmax(axis=1) == scaled.argmax(axis=1)).all()
@@ -70,30 +71,30 @@ def test_the_best_label_stays_the_best(labels, at):
     assert temperature.confidences(scores, at) == pytest.approx(np.exp(scaled).max(axis=1))
 
 
-def test_the_likelihood_of_records_prefers_honest_confidences():
-    """Being right seven times of ten is likeliest under a confidence of 0.7."""
+def test_log_loss_is_lowest_at_the_true_share_of_right_answers():
+    """If seven of ten answers are right, a confidence of 0.7 has the lowest log loss."""
     right = np.arange(10) < 7
     losses = {c: temperature.log_losses(np.full(10, c), right).mean() for c in (0.5, 0.6, 0.7, 0.8, 1.0)}
     assert 0.7 == min(losses, key=losses.__getitem__)
 
 
-def test_a_temperature_that_helps_is_kept():
-    """Scores that are twice too sure get their temperature, and its gain on rows held out of the fit is reported."""
+def test_useful_temperature_is_kept():
+    """Scores that are twice too sharp get their temperature, with its gain on rows that were held out of the fit."""
     found = temperature.fit_and_measure(*drawn(300, 4, 2.0), np.arange(300))
     assert found.kept
     assert found.temperature == found.tried == pytest.approx(2.0, rel=0.3)
     assert found.gain > found.error > 0
 
 
-def test_a_temperature_that_only_fits_the_noise_is_not_kept():
-    """Of honest scores, nine draws in ten keep the temperature 1, though the fit always finds another one."""
+def test_temperature_that_fits_only_noise_is_rarely_kept():
+    """Of 30 fits to calibrated scores, at most six are kept, although each fit finds a temperature other than 1."""
     draws = [temperature.fit_and_measure(*drawn(60, 4, 1.0), np.arange(60)) for _ in range(30)]
     assert all(each.tried != 1.0 for each in draws)
     assert sum(each.kept for each in draws) <= 6
 
 
-def test_a_family_never_helps_to_judge_the_temperature_that_it_fitted():
-    """Folds hold families whole, and are of like size; with fewer than 30 rows nothing is tried."""
+def test_cross_validation_folds_keep_families_whole():
+    """A family is in one fold, and folds have equal sizes; with fewer than 30 rows no temperature is tried."""
     families = np.repeat(np.arange(25), 4)
     folds = temperature.folds_of(families)
     assert all(1 == len(set(folds[families == family])) for family in range(25))
@@ -102,8 +103,8 @@ def test_a_family_never_helps_to_judge_the_temperature_that_it_fitted():
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 500)), min_size=30, max_size=1000))
-def test_about_one_row_in_a_hundred_is_outside_on_each_side(rows):
-    """At most one in 200 of the calibration rows is beyond each limit: what is usual stays usual."""
+def test_limits_of_usual_inputs_exclude_few_calibration_rows(rows):
+    """At most one calibration row in gate.ONE_IN is beyond each limit of label mass and length."""
     masses, tokens = [mass for mass, _ in rows], [count for _, count in rows]
     usual = gate.measure(masses, tokens)
     assert isinstance(usual, TypicalInputs)
@@ -113,6 +114,6 @@ def test_about_one_row_in_a_hundred_is_outside_on_each_side(rows):
     assert sum(count > usual.input_tokens_max for count in tokens) <= most
 
 
-def test_few_rows_say_nothing_about_the_usual():
-    """With fewer than 30 rows there are no limits."""
+def test_limits_of_usual_inputs_require_30_rows():
+    """With 29 rows there are no limits."""
     assert gate.measure([1.0] * 29, [5] * 29) is None

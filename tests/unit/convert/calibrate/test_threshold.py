@@ -1,4 +1,5 @@
-"""The threshold rule: its walk, its promise, what it says when nothing reaches the target, and a second opinion."""
+"""The choice of the threshold: its fixed-sequence test, its risk guarantee, the report when no threshold passes, and a
+comparison with MAPIE."""
 
 import math
 import re
@@ -12,7 +13,7 @@ from mapie.risk_control import BinaryRisk, MultiClassificationLTTController
 from scipy import stats
 
 from benchmarks.shapes import SHAPES, Draws, measure
-from convert.calibrate.threshold import GRID, Choice, Risk, Step, choose, counts, lowest_below, rows_needed, start_of
+from convert.calibrate.threshold import GRID, Risk, Step, choose, counts, lowest_below, rows_needed, start_of
 from tests.support.repeated_looks import false_proofs
 
 FIVE = Risk(0.05, 0.1)
@@ -32,22 +33,22 @@ risks = st.builds(Risk, st.floats(0.01, 0.4), st.floats(0.01, 0.4))
 
 
 def honest(rows: int, sharpness: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw confidences and answers that are right as often as they say."""
+    """Draw calibrated confidences: each is the probability that its answer is right."""
     confidences = RNG.beta(sharpness, 1.0, rows)
     return confidences, RNG.random(rows) < confidences
 
 
 @pytest.mark.parametrize(("target", "delta", "rows"), [(0.1, 0.05, 29), (0.05, 0.05, 59), (0.02, 0.05, 149),
                                                        (0.01, 0.05, 299), (0.05, 0.1, 45)])  # fmt: skip
-def test_the_fewest_rows_that_can_pass(target, delta, rows):
-    """So many rows without error pass, and one fewer do not."""
+def test_rows_min_is_the_smallest_number_that_can_pass(target, delta, rows):
+    """rows_min rows without an error pass, and one row fewer does not."""
     risk = Risk(target, delta)
     assert rows == risk.rows_min
     assert (True, False) == (risk.passes(0, rows), risk.passes(0, rows - 1))
 
 
-def test_the_walk_skips_passes_fails_and_ends():
-    """Strict thresholds with too few rows are skipped, the last that passes is chosen; a failure ends it."""
+def test_fixed_sequence_test_skips_passes_and_ends_at_a_failure():
+    """Thresholds with too few rows are skipped, the last one that passes is chosen, and a failure ends the test."""
     confidences = np.concatenate([np.full(20, 0.995), np.full(80, 0.9), np.full(100, 0.8), np.full(400, 0.7)])
     right = np.ones(600, bool)
     right[100:130] = False
@@ -64,8 +65,9 @@ def test_the_walk_skips_passes_fails_and_ends():
 
 
 @given(outcomes, risks)
-def test_what_is_chosen_is_proved(outcome, risk):
-    """A chosen threshold has a bound of the target at most, and every stricter one with enough rows passed as well."""
+def test_chosen_threshold_is_proved(outcome, risk):
+    """The bound of a chosen threshold is at most the target, and every stricter threshold with enough rows passed as
+    well."""
     choice = choose(*outcome, risk)
     if choice.threshold is None:
         assert (1.0, 0.0) == (choice.bound, choice.coverage)
@@ -79,23 +81,24 @@ def test_what_is_chosen_is_proved(outcome, risk):
 
 
 @given(outcomes)
-def test_rows_and_errors_are_counted_at_or_above(outcome):
-    """The counts of every threshold are those that a plain comparison gives."""
+def test_rows_and_errors_are_counted_at_or_above_each_threshold(outcome):
+    """The counts of every threshold equal those of a plain comparison."""
     confidences, right = outcome
     plain = [(int((confidences >= t).sum()), int((~right[confidences >= t]).sum())) for t in GRID]
     assert plain == counts(confidences, right, GRID)
 
 
 @given(outcomes, risks)
-def test_the_order_of_the_rows_does_not_matter(outcome, risk):
-    """The choice is a function of the set of rows."""
+def test_order_of_the_rows_does_not_matter(outcome, risk):
+    """Reversed rows give the same choice."""
     back = np.arange(len(outcome[0]))[::-1]
     assert choose(*outcome, risk) == choose(outcome[0][back], outcome[1][back], risk)
 
 
 @pytest.mark.slow
-def test_the_promise_holds_where_the_naive_rule_breaks_it():
-    """Of 2,000 draws at most a share of delta breaks the target; of the naive rule's, every other one or so."""
+def test_risk_guarantee_holds_where_the_naive_rule_breaks_it():
+    """In 2,000 draws, at most a share of delta of the chosen thresholds breaks the target; the naive rule breaks it in
+    more than 30%."""
     grid = np.array(GRID)
     # With beta(4, 1) confidences c that are true, the risk at or above t is 1 - E[c | c >= t].
     risk_at = 1 - (4 / 5) * (1 - grid**5) / (1 - grid**4)
@@ -112,8 +115,9 @@ def test_the_promise_holds_where_the_naive_rule_breaks_it():
     assert naive / 2000 > 0.3
 
 
-def test_the_walk_starts_where_it_is_likely_to_pass():
-    """Strict thresholds with few rows, at which one error ends a walk, are not tested where other rows are good."""
+def test_start_skips_strict_thresholds_that_one_error_would_fail():
+    """Strict thresholds with few rows, where one error ends the test, are skipped if the tuning rows show a better
+    start."""
     tuning = (np.full(100, 0.7), np.arange(100) >= 2)
     confidences, right = np.concatenate([np.full(50, 0.995), np.full(350, 0.7)]), np.ones(400, bool)
     right[:3] = False
@@ -126,8 +130,9 @@ def test_the_walk_starts_where_it_is_likely_to_pass():
 
 
 @given(outcomes, outcomes, risks)
-def test_a_start_is_a_threshold_that_can_pass(outcome, tuning, risk):
-    """It has rows enough, and other rows that say something of it; without either the walk starts at the strictest."""
+def test_start_is_a_threshold_with_enough_rows_and_tuning_rows(outcome, tuning, risk):
+    """The start has enough rows to pass and some tuning rows; if no threshold has both, the test starts at the
+    strictest one."""
     start = start_of(outcome[0], tuning, risk)
     able = [t for t, (rows, _) in zip(GRID, counts(*outcome, GRID), strict=True) if rows >= risk.rows_min]
     known = [t for t, (rows, _) in zip(GRID, counts(*tuning, GRID), strict=True) if rows]
@@ -135,14 +140,15 @@ def test_a_start_is_a_threshold_that_can_pass(outcome, tuning, risk):
     assert start in both if both else start == 1.0
 
 
-def test_where_no_other_rows_are_the_walk_starts_at_the_strictest():
-    """Too few rows to divide: all are tested."""
+def test_start_is_the_strictest_threshold_without_tuning_rows():
+    """If there are too few rows to divide, the test starts at the strictest threshold."""
     assert 1.0 == start_of(honest(50)[0], (np.zeros(0), np.zeros(0, bool)), FIVE)
 
 
 @pytest.mark.parametrize(("one_each", "kept"), [(True, True), (False, False)])
-def test_families_break_the_promise_unless_one_row_of_each_is_tested(one_each, kept):
-    """Of families of 8 whose errors go together, each row counted as one proves what must not be proved."""
+def test_guarantee_under_families_requires_one_row_of_each(one_each, kept):
+    """With families of 8 rows with correlated errors, the guarantee holds if one row of each family is tested, and
+    fails if each row counts."""
     draws = Draws(rows=800, resamples=150, family_rows=8, correlation=0.6)
     found = measure(SHAPES["flat, just over the target"], draws, Risk(0.1, 0.1), one_each=one_each)
     assert kept == (found.broken <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / 150))
@@ -166,11 +172,11 @@ def _mapie(probabilities, truth, risk: Risk, kept: list[float]) -> MultiClassifi
 @pytest.mark.filterwarnings("ignore:No predict parameters were found:UserWarning")
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(60, 1500), st.sampled_from([0.05, 0.1, 0.2]))
-def test_mapie_chooses_the_same_threshold(seed, rows, target):
-    """MAPIE's fixed-sequence test on the thresholds that are not skipped agrees, but for its rounding.
+def test_mapie_chooses_the_same_threshold_except_for_rounding(seed, rows, target):
+    """MAPIE's fixed-sequence test on the thresholds that are not skipped agrees except for its rounding.
 
-    It computes the errors as the ceiling of rows times their share, in floating point, which now and then counts one
-    error too many: then it stops earlier, at a threshold whose p-value is that of one error more.
+    MAPIE computes the errors as the ceiling of rows times their share, in floating point, which sometimes counts one
+    error too many. Then it stops earlier, at a threshold whose p-value is that of one error more.
     """
     rng, risk = np.random.default_rng(seed), Risk(target, 0.1)
     logits = rng.normal(0, 2.5, (rows, 4))
@@ -191,8 +197,9 @@ def test_mapie_chooses_the_same_threshold(seed, rows, target):
         assert one_more == pytest.approx(theirs.p_values[len(valid)].item())
 
 
-def test_rows_needed_are_enough_about_half_the_time():
-    """Where 150 rows prove nothing, the estimate is of the right size: that many prove something in many draws."""
+def test_rows_needed_suffice_in_many_draws():
+    """If 150 rows prove nothing, the median estimate is above 150, and that many rows prove a threshold in more than a
+    quarter of the draws."""
     small = [choose(*honest(150), FIVE) for _ in range(60)]
     estimates = [rows_needed(each, FIVE) for each in small if each.threshold is None]
     known = sorted(each for each in estimates if each is not None)
@@ -207,8 +214,9 @@ def test_rows_needed_are_enough_about_half_the_time():
     ("rows", "errors", "needed"),
     [(30, 0, 75), (30, 6, None)],
 )
-def test_rows_needed_follow_from_the_errors_seen(rows, errors, needed):
-    """30 rows without error: with half an error added 1.6%, so about 75 rows pass with 1; with 6 errors none helps."""
+def test_rows_needed_follow_from_the_observed_errors(rows, errors, needed):
+    """30 rows without an error count as an error rate of 1.6%, so about 75 rows pass with 1 error; with 6 errors no
+    number is estimated."""
     right = np.arange(rows) >= errors
     choice = choose(np.full(rows, 0.995), right, FIVE)
     assert choice.threshold is None
@@ -222,22 +230,22 @@ def test_rows_needed_follow_from_the_errors_seen(rows, errors, needed):
 @pytest.mark.parametrize(
     ("attempts", "words"), [(5, "at one of five attempts with a probability of {}%"), (10, "at one of ten with {}%")]
 )
-def test_what_repeated_attempts_cost_is_in_the_page(attempts, words):
-    """Who adds 100 rows and calibrates again until a threshold passes has less certainty than delta says."""
+def test_labels_page_states_the_cost_of_repeated_attempts(attempts, words):
+    """docs/labels.md states the probability of a false proof for a team that adds 100 rows and calibrates again until a
+    threshold passes."""
     page = re.sub(r"\s+", " ", (Path(__file__).parents[4] / "docs" / "labels.md").read_text(encoding="utf-8"))
     found = false_proofs(attempts, 100, FIVE.target, FIVE.passes)
     assert words.format(round(100 * found)) in page
 
 
-def test_nothing_is_known_without_rows():
-    """A walk over rows that no threshold accepts chooses nothing and asks for nothing it cannot estimate."""
+def test_rows_below_every_threshold_give_no_choice_and_no_estimate():
+    """If no threshold accepts a row, none is chosen and no number of rows is estimated."""
     choice = choose(np.zeros(3), np.ones(3, bool), FIVE)
     assert (None, None) == (choice.threshold, rows_needed(choice, FIVE))
-    assert isinstance(choice, Choice)
 
 
-def test_the_naive_rule_takes_the_lowest_that_looks_good():
-    """It goes below a threshold at which too many errors were seen, when further down they are few again."""
+def test_naive_rule_takes_the_lowest_threshold_below_the_target():
+    """The naive rule passes over a threshold with too many errors if the error rate is low again further down."""
     confidences = np.array([0.9, 0.8, *[0.5] * 98])
     right = np.array([True, False, *[True] * 98])
     assert 0.01 == lowest_below(confidences, right, 0.02)

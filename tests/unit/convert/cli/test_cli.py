@@ -1,4 +1,4 @@
-"""The commands of the factory: init, run and the stages, and the exit codes of docs/exit-codes.md."""
+"""The edge-convert commands init, run and the stages, and the exit codes of docs/exit-codes.md."""
 
 import contextlib
 import os
@@ -29,21 +29,22 @@ ROOT = Path(__file__).parents[4]
 
 
 def edge_convert(*arguments: str) -> tuple[int, str]:
-    """Run a command; return its exit code and all that it wrote, with single spaces."""
+    """Run a command; return its exit code and its output with single spaces."""
     result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
     return result.exit_code, re.sub(r"\s+", " ", result.output)
 
 
-def test_a_word_that_is_no_choice_is_answered_with_the_choices():
-    """Without the name of the exception by which the library found it."""
+def test_invalid_choice_is_answered_with_the_valid_choices():
+    """`edge-convert renew` with an unknown role names the valid ones, without the exception's own wording."""
     code, said = edge_convert("renew", "nosuch", "--repo", "updates", "--keys", "keys")
     assert (2, True) == (code, "'nosuch' is not one of 'root'" in said)
     assert "Value error" not in said
 
 
 @pytest.mark.slow
-def test_no_report_goes_to_the_vendor_of_onnx_runtime(tmp_path: Path):
-    """What a command has set before it loads ONNX Runtime keeps it from naming and reporting this machine."""
+def test_onnx_runtime_telemetry_is_off(tmp_path: Path):
+    """edge-convert turns off ONNX Runtime's telemetry before loading it: no thread starts and no file with a machine id
+    is written."""
     loads = "from convert.cli import root; root(); import onnxruntime; print(len(os.listdir('/proc/self/task')))"
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "OPENBLAS_NUM_THREADS": "1"}
     del environment["ORT_DISABLE_TELEMETRY"]
@@ -53,8 +54,8 @@ def test_no_report_goes_to_the_vendor_of_onnx_runtime(tmp_path: Path):
     assert [] == list(tmp_path.iterdir())
 
 
-def test_init_writes_a_recipe_that_reads_and_recommends(tmp_path: Path):
-    """The task is named after the folder; the advice says encoder or decoder and why."""
+def test_init_writes_a_valid_recipe_and_recommends_a_model_type(tmp_path: Path):
+    """The task is named after the folder; the output recommends an encoder or a decoder, with the reason."""
     folder = tmp_path / "My Task_1"
     code, said = edge_convert("init", str(folder), "--labels", "refund, price,other")
     assert code == 0
@@ -65,8 +66,8 @@ def test_init_writes_a_recipe_that_reads_and_recommends(tmp_path: Path):
     assert "Recommended: a decoder" in edge_convert("init", str(tmp_path / "g"), "--kind", "generate")[1]
 
 
-def test_init_replaces_nothing_unasked(tmp_path: Path):
-    """A recipe that is there stays, unless told otherwise."""
+def test_init_keeps_existing_files_without_force(tmp_path: Path):
+    """`edge-convert init` refuses a folder with a task.yaml and replaces it only with --force."""
     (tmp_path / "task.yaml").write_text("mine")
     code, said = edge_convert("init", str(tmp_path))
     assert code == 2
@@ -75,28 +76,30 @@ def test_init_replaces_nothing_unasked(tmp_path: Path):
     assert edge_convert("init", str(tmp_path), "--force")[0] == 0
 
 
-def test_init_names_a_link_to_itself(tmp_path: Path):
-    """As the system does, without a traceback."""
+def test_init_into_a_symlink_loop_is_an_error(tmp_path: Path):
+    """`edge-convert init` ends with code 3 and the system's error, without a traceback."""
     loop = tmp_path / "loop"
     loop.symlink_to("loop")
     code, said = edge_convert("init", str(loop), "--kind", "classify")
     assert (3, True) == (code, "error: " in said), said
 
 
-def test_a_drive_that_fails_is_reported_with_where_to_look():
-    """Reading an open file raises an error without a name; this file of the system does it on every machine."""
+def test_read_error_of_a_drive_names_what_to_check():
+    """An I/O error without a file name ends with code 3 and the advice to check the disk; /proc/self/mem raises one on
+    every machine."""
     code, said = edge_convert("run", "/proc/self/mem")
     assert (3, True) == (code, "error: Input/output error what to do: Check the disk or drive" in said), said
 
 
-def test_an_argument_that_is_not_text_is_refused_before_any_work(tmp_path: Path):
-    """Libraries that write the files take no such name; before, the command found out after its work."""
+def test_argument_that_is_not_utf_8_is_refused_before_any_work(tmp_path: Path):
+    """Libraries that write the files do not accept such a name, so `edge-convert init` refuses it and writes
+    nothing."""
     code, said = edge_convert("init", str(tmp_path / "a\udcff"))
     assert (2, True, []) == (code, r"is not UTF-8" in said, list(tmp_path.iterdir())), said
 
 
 def test_every_stage_is_a_command():
-    """--help names run, init and each stage of the table, and every command explains itself."""
+    """--help lists run, init and each stage, and the help of each has more than 200 characters."""
     said = edge_convert("--help")[1]
     for name in ("init", "run", *STAGES):
         assert f" {name} " in said
@@ -111,8 +114,8 @@ def test_every_stage_is_a_command():
         ({}, 2, "what to do:"),
     ],
 )
-def test_bad_input_ends_with_its_code_and_what_to_do(tmp_path: Path, write: dict[str, str], code: int, said: str):
-    """The error stands on standard error, without a traceback."""
+def test_bad_input_ends_with_its_exit_code_and_a_remedy(tmp_path: Path, write: dict[str, str], code: int, said: str):
+    """`edge-convert run` prints the error with its remedy and without a traceback."""
     with contextlib.suppress(ManifestInvalid):  # the file is there, which is what counts
         recipe_of(tmp_path, **write)
     got, text = edge_convert("run", str(tmp_path))
@@ -121,8 +124,8 @@ def test_bad_input_ends_with_its_code_and_what_to_do(tmp_path: Path, write: dict
     assert "error: " in text
 
 
-def test_a_recipe_that_is_not_there_is_named(tmp_path: Path):
-    """The error says how to get one."""
+def test_missing_recipe_is_named(tmp_path: Path):
+    """The error names the missing recipe and the command that writes one."""
     code, said = edge_convert("prepare", str(tmp_path / "none.yaml"))
     assert code == 2
     assert "none.yaml does not exist what to do: Name a recipe.yaml; 'edge-convert init' writes one." in said
@@ -141,8 +144,8 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path: Path):
         (QueueFull, 4),
     ],
 )
-def test_exit_codes_are_those_of_the_document(error: type, code: int):
-    """The family of an error decides; docs/exit-codes.md has a row for each code."""
+def test_exit_codes_match_the_documentation(error: type, code: int):
+    """The class of an error determines the exit code, and docs/exit-codes.md has a row for each code."""
     assert code_of(error) == code
     assert f"\n| {code} |" in (ROOT / "docs" / "exit-codes.md").read_text()
 
@@ -171,8 +174,8 @@ def without_extra(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_assembling_by_hand_needs_no_extra(tmp_path: Path):
-    """The demo makes its bundles on a machine without torch; a recipe there says what to install."""
+def test_assemble_runs_without_the_convert_extra(tmp_path: Path):
+    """The demo makes its bundles on a machine without torch; `edge-convert run` there names the extra to install."""
     made = without_extra("assemble", "examples/echo", "--out", tmp_path / "echo")
     assert made.returncode == 0, made.stderr
     recipe_of(tmp_path)
@@ -184,8 +187,8 @@ def test_assembling_by_hand_needs_no_extra(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("old", "new"), [("stick", "media"), ("site-kit", "enrolment-file")])
-def test_a_command_of_version_0_1_runs_under_its_old_name(old: str, new: str) -> None:
-    """The old name is hidden from the help, runs the same command, and notes the name of today."""
+def test_command_runs_under_its_name_of_version_0_1(old: str, new: str) -> None:
+    """The old name is hidden from the help, runs the same command, and prints a note with the new name."""
     code, said = edge_convert(old, "--help")
     assert (0, True) == (code, f"note: '{old}' is now called '{new}'" in said)
     listed = edge_convert("--help")[1]

@@ -1,4 +1,4 @@
-"""edge-convert setup."""
+"""`edge-convert setup`, which prepares the GGUF converter."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from tests.unit.convert.cli.test_cli import edge_convert
 
 
 def test_setup_refuses_another_archive(tmp_path: Path):
-    """Only the pinned archive is built, wherever it comes from."""
+    """`edge-convert setup --archive` accepts only the pinned source archive."""
     (tmp_path / "other.tar.gz").write_bytes(b"other")
     code, said = edge_convert("setup", "--cache", str(tmp_path), "--archive", str(tmp_path / "other.tar.gz"))
     assert (2, True) == (code, f"is not the source archive of llama-cpp-python {gguf_export.VERSION}" in said)
 
 
-def test_setup_does_nothing_when_it_is_done(tmp_path: Path):
-    """A second run says where the converter is, and needs no network."""
+def test_second_setup_prints_the_converter_path(tmp_path: Path):
+    """If the converter exists, `edge-convert setup` prints its folder and needs no network."""
     site = tmp_path / f"llama-cpp-python-{gguf_export.VERSION}"
     site.mkdir()
     (site / gguf_export.HF_SCRIPT).write_text("")

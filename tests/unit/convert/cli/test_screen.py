@@ -1,4 +1,4 @@
-"""What a run shows, and how a comparison of two bundles is told."""
+"""The progress output of a run, and the text of evaluations and comparisons."""
 
 import io
 from typing import Any
@@ -28,8 +28,8 @@ COMPARISON: dict[str, Any] = {
 }
 
 
-def test_a_run_notes_each_stage_on_a_line(capsys: pytest.CaptureFixture[str]):
-    """Off a terminal there are the lines and no bar."""
+def test_run_prints_a_line_for_each_stage_without_a_terminal(capsys: pytest.CaptureFixture[str]):
+    """Without a terminal, the output has the notes of the stages and no progress bar."""
     with progress_output.stages() as shown:
         shown.note("prepare", "runs")
         shown.progress("reading", 1, 2)
@@ -45,8 +45,8 @@ def test_a_run_notes_each_stage_on_a_line(capsys: pytest.CaptureFixture[str]):
     assert captured.err == ""
 
 
-def test_a_bar_follows_what_goes_on():
-    """On a terminal it says what is done of how much; an end that is not known has none; the next thing starts anew."""
+def test_progress_bar_shows_the_current_step():
+    """On a terminal the bar shows the text of the current step; brackets in it are not markup."""
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     with progress_output.bar(terminal) as advance:
         advance("training", 5, 10)
@@ -57,8 +57,8 @@ def test_a_bar_follows_what_goes_on():
     assert "measuring [x]" in drawn
 
 
-def test_a_log_gets_a_line_a_minute():
-    """Half an hour of training off a terminal: what goes on, how much is done, and for how long, once in a minute."""
+def test_progress_without_a_terminal_is_one_line_per_minute():
+    """Half an hour of training writes 30 lines, each with the elapsed time, the step and the count."""
     log, now = io.StringIO(), 0.0
     with progress_output.bar(Terminal(file=log), monotonic=lambda: now) as advance:
         for step in range(1, 1801):
@@ -86,21 +86,23 @@ def test_a_log_gets_a_line_a_minute():
         ({"cosine": {"mean": 0.98}}, "The vectors of 400 rows have a mean cosine of 0.98."),
     ],
 )
-def test_a_comparison_says_which_is_better_or_that_it_may_be_chance(changed: dict[str, Any], said: str):
-    """Both accuracies, the rows that only one has right, the test and the times are sentences."""
+def test_comparison_reports_the_better_bundle_or_no_significance(changed: dict[str, Any], said: str):
+    """A comparison shows both accuracies, the rows that only one bundle answers correctly, the significance and the
+    latencies."""
     assert said in comparison(COMPARISON | changed)
 
 
-def test_a_measured_bundle_is_told_as_in_a_report():
-    """The name, the accuracy, the doubts and the tables."""
+def test_evaluation_text_has_accuracy_warnings_and_tables():
+    """The text of an evaluation has the bundle's name, its accuracy, its warnings and its tables."""
     text = evaluation("pos 1.0.0", EVALUATE)
     assert text.startswith("# pos 1.0.0\n\nIt is right on 83.8%")
     assert "## Warnings\n\n- 1 test row got no answer (INPUT_TOO_LONG) and counts as wrong." in text
     assert "| refund | 44 | 95.0% (90.0 to 100.0) | 90.9% (85.9 to 95.9) | 93.0% (88.0 to 98.0) |" in text
 
 
-def test_other_kinds_show_what_they_have():
-    """Fields of records and neighbours of vectors have a line of their own."""
+def test_evaluation_text_has_fields_and_neighbours():
+    """An evaluation shows the accuracy of each record field, and the share of nearest texts with the same label for
+    vectors."""
     assert "| city | 90.0% (95% interval 80.0% to 100.0%) |" in evaluation(
         "a", {"rows": 1, "fields": {"city": share(0.9, 0.1)}}
     )

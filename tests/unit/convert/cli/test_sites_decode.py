@@ -1,4 +1,4 @@
-"""`edge-convert sites decode`: what a site read out, at the central team."""
+"""`edge-convert sites decode`: the central team decodes a status code that a site read out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def decoded(*arguments: str, code: int = 0) -> str:
     return done.output
 
 
-def test_the_groups_and_the_picture_say_the_same() -> None:
-    """Groups as arguments or as one text, and the text of the QR code; no registry is needed."""
+def test_spoken_groups_and_qr_code_decode_alike() -> None:
+    """Groups as arguments, as one text, and the QR code's text give the same output; no registry is needed."""
     groups = spoken_groups(CODE)
     shown = decoded(*groups)
     assert [shown, shown] == [decoded(" ".join(groups)), decoded(PREFIX + CODE)]
@@ -32,8 +32,8 @@ def test_the_groups_and_the_picture_say_the_same() -> None:
     assert "pos-intent" == json.loads(decoded(*groups, "--json"))["tasks"][0]["task"]
 
 
-def test_a_group_that_was_misheard_is_named() -> None:
-    """Exit code 2 as for other bad input, with the number of the group and what to do."""
+def test_misheard_group_is_named() -> None:
+    """The command ends with code 2 as for other bad input, with the number of the group and a remedy."""
     groups = spoken_groups(CODE)
     said = decoded(groups[0], groups[1][::-1], *groups[2:], code=2)
     assert f"group 2 of {len(groups)} is wrong" in said

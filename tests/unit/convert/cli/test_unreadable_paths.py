@@ -1,4 +1,4 @@
-"""A path that this user may not look at, on every version of Python."""
+"""Paths that the user has no permission to read, on every version of Python."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.support.rights import without_root
         pytest.param(central_keys.is_encrypted, id="central keys"),
     ],
 )
-def test_a_path_that_this_user_may_not_look_at_is_not_called_missing(look: Callable[[Path], object]):
-    """The error of the system names the right that is missing, also where Path.is_file hides it (Python 3.14)."""
+def test_path_without_permission_is_not_reported_as_missing(look: Callable[[Path], object]):
+    """Each reader raises the system's PermissionError, also where Path.is_file hides it (Python 3.14)."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         closed = Path(folder) / "closed"
         closed.mkdir(mode=0o700)

@@ -1,4 +1,5 @@
-"""Collecting into a folder that has seen something: what is damaged or gone is made again, the rest is left alone."""
+"""Collecting into a folder that was used before: damaged or missing files are made again, and the rest keeps its
+content."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ NEW_KEY = Ed25519PrivateKey.from_private_bytes(b"n" * 32)
 
 
 def filled(root: Path) -> CentralTeam:
-    """Collect two tasks."""
+    """Collect examples of two tasks."""
     site = SealingSite(root / "store")
     site.seal([prediction(1), feedback(1), prediction(2, task="other")])
     site.say()
@@ -47,8 +48,8 @@ def without_report(central: CentralTeam) -> dict[str, bytes]:
         lambda out: next(out.glob("examples/*/*/*.parquet")).with_suffix(".parquet.partial").write_bytes(b"half"),
     ],
 )
-def test_what_follows_from_the_records_is_made_again(tmp_path: Path, spoil: Callable[[Path], object]):
-    """Examples, receipts and notes that are gone, damaged or too many: one run, and every byte is as before."""
+def test_damaged_derived_files_are_made_again(tmp_path: Path, spoil: Callable[[Path], object]):
+    """One run restores examples, receipts and notes that are missing, damaged or superfluous, byte for byte."""
     central = filled(tmp_path)
     before = without_report(central)
     spoil(central.out)
@@ -56,8 +57,8 @@ def test_what_follows_from_the_records_is_made_again(tmp_path: Path, spoil: Call
     assert before == without_report(central)
 
 
-def test_only_what_has_news_is_joined_again(tmp_path: Path):
-    """A task without new records keeps its very file."""
+def test_only_tasks_with_new_records_are_joined_again(tmp_path: Path):
+    """The examples file of a task without new records is not written again."""
     central = filled(tmp_path)
     files = {path: path.stat().st_ino for path in central.out.glob("examples/*/*/*.parquet")}
     site = SealingSite(tmp_path / "store", epoch="a" * 16)
@@ -67,7 +68,7 @@ def test_only_what_has_news_is_joined_again(tmp_path: Path):
     assert {"task=other"} == {path.parts[-3] for path in same}
 
 
-def test_another_receipt_key_signs_anew(tmp_path: Path):
+def test_new_receipt_key_signs_existing_receipts_again(tmp_path: Path):
     """With a new key of the central team, receipts are signed with it although nothing else changed."""
     central = filled(tmp_path)
     central.collect(tmp_path / "store", keys=CentralKeys((IDENTITY,), NEW_KEY))
@@ -75,8 +76,8 @@ def test_another_receipt_key_signs_anew(tmp_path: Path):
     assert 1 == segment.verify_receipts(raw, [public_key_hex(NEW_KEY)]).body.epochs[0].received[0].last
 
 
-def test_receipts_keep_their_time(tmp_path: Path):
-    """They are dated by the run that had something new to say."""
+def test_unchanged_receipts_keep_their_date(tmp_path: Path):
+    """A later run without new segments does not change the receipts."""
     central = filled(tmp_path)
     path = tmp_path / "store" / "site=site-1" / "receipts.json"
     before = path.read_bytes()
@@ -84,8 +85,9 @@ def test_receipts_keep_their_time(tmp_path: Path):
     assert before == path.read_bytes()
 
 
-def test_the_newest_status_is_kept(tmp_path: Path):
-    """By the site's own time; the highest numbers only grow, over epochs and runs."""
+def test_newest_status_of_a_site_is_kept(tmp_path: Path):
+    """The newest status is that of the latest time by the site's clock; the highest number of each spool incarnation
+    never decreases."""
     site, central = SealingSite(tmp_path / "store"), CentralTeam(tmp_path)
     for at, highest in ((200.0, {EPOCH: 7}), (100.0, {EPOCH: 9, "f" * 16: 1}), (300.0, {EPOCH: 8})):
         site.say(at=at, highest=highest)
@@ -95,8 +97,8 @@ def test_the_newest_status_is_kept(tmp_path: Path):
     assert "1970-01-01T00:05:00.000Z" == kept["body"]["at"]
 
 
-def test_nothing_at_all_is_no_error(tmp_path: Path):
-    """An empty place makes an empty report, and a reader finds no records."""
+def test_empty_source_gives_an_empty_report(tmp_path: Path):
+    """An empty source is not an error, and a query finds no records."""
     (tmp_path / "store").mkdir()
     central = CentralTeam(tmp_path)
     report = central.collect(tmp_path / "store")
@@ -108,8 +110,9 @@ def test_nothing_at_all_is_no_error(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_many_examples_fit_into_little_memory(tmp_path: Path):
-    """Ten thousand examples within the least memory: joined, duplicates found, nothing left of what was spilt."""
+def test_ten_thousand_examples_fit_into_the_minimum_memory(tmp_path: Path):
+    """10,000 examples are joined and their duplicates found within MEMORY_BYTES_MIN, and the spill folder is
+    removed."""
     site, central = (
         SealingSite(tmp_path / "store"),
         CentralTeam(tmp_path, memory_bytes=derived_examples.MEMORY_BYTES_MIN),

@@ -1,4 +1,5 @@
-"""Collecting from folders: everything sealed arrives once, joined; whatever is wrong is named and stops nothing."""
+"""Collecting from folders: each sealed segment is taken once and joined; the report names errors, and they stop nothing
+else."""
 
 from __future__ import annotations
 
@@ -24,13 +25,13 @@ EVERYONE = "SELECT site, prediction_id FROM examples ORDER BY ALL"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return an empty folder that stands for what sites sent."""
+    """Return an empty folder for the sites' objects."""
     (tmp_path / "store").mkdir()
     return tmp_path / "store"
 
 
 def sealed(store: Path, count: int, **changes: object) -> tuple[SealingSite, list[str]]:
-    """Return a site and the names of its segments, the n-th with prediction n."""
+    """Return a site and the names of its segments; segment n contains prediction n."""
     site = SealingSite(store, **changes)
     return site, [site.seal([prediction(number)]) for number in range(1, count + 1)]
 
@@ -43,8 +44,8 @@ def missing(report: CollectReport) -> list[tuple[int, int, str]]:
     return [(gap.first, gap.last, gap.why) for gap in report.gaps]
 
 
-def test_a_correction_reaches_the_examples(tmp_path: Path, store: Path):
-    """A prediction and its correction from a later segment are one row, with the truth."""
+def test_correction_is_joined_with_its_prediction(tmp_path: Path, store: Path):
+    """A prediction and its correction from a later segment are one row, with the corrected label."""
     site = SealingSite(store)
     site.seal([prediction(1), prediction(2)])
     site.seal([feedback(1)])
@@ -61,8 +62,8 @@ def test_a_correction_reaches_the_examples(tmp_path: Path, store: Path):
     assert [(1, 2)] == site.received()
 
 
-def test_a_second_run_changes_no_byte(tmp_path: Path, store: Path):
-    """Collecting again what was collected writes the same files, and takes nothing twice."""
+def test_second_run_changes_no_file(tmp_path: Path, store: Path):
+    """Collecting the same segments again takes none of them and writes the same bytes, except report.json."""
     site = SealingSite(store)
     for number in range(1, 6):
         site.seal([prediction(number), feedback(number)])
@@ -76,8 +77,8 @@ def test_a_second_run_changes_no_byte(tmp_path: Path, store: Path):
 
 
 @pytest.mark.slow
-def test_a_fresh_start_writes_the_same_examples(tmp_path: Path, store: Path):
-    """Collected in one run or in three, from one folder or two: the examples have the same bytes."""
+def test_one_run_and_three_write_the_same_examples(tmp_path: Path, store: Path):
+    """Segments collected in one run or in three give examples with the same bytes."""
     site = SealingSite(store)
     (tmp_path / "many").mkdir()
     many, once = CentralTeam(tmp_path / "many"), CentralTeam(tmp_path)
@@ -93,8 +94,9 @@ def test_a_fresh_start_writes_the_same_examples(tmp_path: Path, store: Path):
 # --- what is missing --------------------------------------------------------------------------------------------------
 
 
-def test_gaps_are_named(tmp_path: Path, store: Path):
-    """Lost in the middle, lost at the end, lost on the site, half there: each is named by its number."""
+def test_gaps_are_named_with_their_reason(tmp_path: Path, store: Path):
+    """Segments lost in transit or on the site, and segments without manifest or sealed file, are each named by
+    number."""
     site, names = sealed(store, 9)
     for lost in (1, 2, 8):
         site.remove(names[lost])
@@ -114,8 +116,9 @@ def test_gaps_are_named(tmp_path: Path, store: Path):
     assert report.clean
 
 
-def test_an_old_status_hides_no_gap(tmp_path: Path, store: Path):
-    """Laying an earlier status object before the central team again does not make it forget what it knew."""
+def test_replayed_or_missing_status_hides_no_gap(tmp_path: Path, store: Path):
+    """An older status object, or a deleted one, does not lower the highest number that the central team has
+    recorded."""
     site, names = sealed(store, 3)
     site.say(at=100.0, highest={EPOCH: 1})
     old = (site.folder / "status.json").read_bytes()
@@ -129,8 +132,8 @@ def test_an_old_status_hides_no_gap(tmp_path: Path, store: Path):
     assert [(3, 3, "has not arrived")] == missing(central.collect(store))
 
 
-def test_a_gap_closes_when_the_segment_comes(tmp_path: Path, store: Path):
-    """A segment that comes late, here on a USB drive, closes its gap and joins the chain of receipts."""
+def test_late_segment_closes_its_gap(tmp_path: Path, store: Path):
+    """A segment that arrives late, here on a USB drive, closes its gap and joins the ranges of the receipts."""
     site, names = sealed(store, 3)
     drive = SealingSite(tmp_path / "drive")
     for path in (site.sealed(names[1]), site.manifest(names[1])):
@@ -146,8 +149,9 @@ def test_a_gap_closes_when_the_segment_comes(tmp_path: Path, store: Path):
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "empty", "other"])
-def test_a_damaged_segment_is_refused_by_name(tmp_path: Path, store: Path, spoil: str):
-    """One bit, the tail, everything, or another segment's content: it is named and told, and the others are taken."""
+def test_damaged_segment_is_refused_by_name(tmp_path: Path, store: Path, spoil: str):
+    """A segment that is changed, cut, empty or swapped is named in the report and in the receipts, and the others are
+    taken."""
     site, names = sealed(store, 3)
     content = bytearray(site.sealed(names[1]).read_bytes())
     content[len(content) // 2] ^= 1
@@ -161,8 +165,9 @@ def test_a_damaged_segment_is_refused_by_name(tmp_path: Path, store: Path, spoil
     assert [(1, 1), (3, 3)] == site.received()
 
 
-def test_records_sealed_anew_close_the_gap(tmp_path: Path, store: Path):
-    """The site seals again what was damaged: nothing is missing any more, and nothing is there twice."""
+def test_resealed_records_close_the_gap(tmp_path: Path, store: Path):
+    """After the site sealed the records of a damaged segment again, no segment is missing and no record exists
+    twice."""
     site, names = sealed(store, 2)
     site.sealed(names[0]).write_bytes(b"")
     central = CentralTeam(tmp_path)
@@ -173,8 +178,9 @@ def test_records_sealed_anew_close_the_gap(tmp_path: Path, store: Path):
     assert [("site-1", "p-1"), ("site-1", "p-2")] == central.query(EVERYONE)
 
 
-def test_a_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path, store: Path):
-    """Any byte of a manifest may change: the segment is refused, and not told to the site, which did not do it."""
+def test_changed_manifest_is_refused(tmp_path: Path, store: Path):
+    """A segment is refused if a bit of its manifest changed; the receipts do not list it, because the site did not
+    cause it."""
     site, names = sealed(store, 2)
     content = site.manifest(names[0]).read_bytes()
     central = CentralTeam(tmp_path)
@@ -185,8 +191,8 @@ def test_a_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path, store: Path):
     assert () == site.receipts().epochs[0].refused
 
 
-def test_a_segment_cannot_pass_for_another(tmp_path: Path, store: Path):
-    """Renamed to another number, or laid down with another site, a good segment is refused."""
+def test_segment_under_another_number_or_site_is_refused(tmp_path: Path, store: Path):
+    """A valid segment is refused if it is renamed to another number or placed in the folder of another site."""
     site, names = sealed(store, 1)
     forged = name_of(EPOCH, 7)
     site.sealed(forged).write_bytes(site.sealed(names[0]).read_bytes())
@@ -207,8 +213,10 @@ def test_a_segment_cannot_pass_for_another(tmp_path: Path, store: Path):
         (b'{"schema":"edge-agent/example/v9"}\n', {"records": 1}, "newer"),
     ],
 )
-def test_what_cannot_be_read_stays_with_the_site(tmp_path: Path, store: Path, lines: bytes, changes: dict, said: str):
-    """Undamaged records that this program does not understand are refused, and not asked for again."""
+def test_undamaged_but_unreadable_records_are_not_requested_again(
+    tmp_path: Path, store: Path, lines: bytes, changes: dict, said: str
+):
+    """Undamaged records that this version cannot parse are refused but not listed as refused in the receipts."""
     site, _ = sealed(store, 1)
     name = site.seal_lines(lines, **changes)
     report = CentralTeam(tmp_path).collect(store)
@@ -216,8 +224,8 @@ def test_what_cannot_be_read_stays_with_the_site(tmp_path: Path, store: Path, li
     assert ([(1, 1)], ()) == (site.received(), site.receipts().epochs[0].refused)
 
 
-def test_a_record_of_another_site_is_refused(tmp_path: Path, store: Path):
-    """A site speaks for itself only: no feedback and no tombstone on another's predictions."""
+def test_record_of_another_site_is_refused(tmp_path: Path, store: Path):
+    """A site cannot send feedback or tombstones for another site's predictions."""
     sealed(store, 1)
     name = SealingSite(store, "site-2", key=OTHER_KEY).seal_lines(
         site_lines := feedback(1).model_dump_json(by_alias=True).encode() + b"\n", records=site_lines.count(b"\n")
@@ -226,8 +234,8 @@ def test_a_record_of_another_site_is_refused(tmp_path: Path, store: Path):
     assert ([name], "line 1 is of site site-1") == (refused(report), report.refused[0].why)
 
 
-def test_a_wrong_key_asks_the_sites_for_nothing(tmp_path: Path, store: Path):
-    """Sealed to other keys than those at hand: refused, but the site is not told that its segment is damaged."""
+def test_segment_sealed_to_another_key_is_not_reported_as_damaged(tmp_path: Path, store: Path):
+    """A segment that the central team's keys cannot open is refused, but the receipts do not report it as damaged."""
     site, _ = sealed(store, 1)
     name = site.seal([prediction(2)], recipients=(str(stranger().to_public()),))
     report = CentralTeam(tmp_path).collect(store)
@@ -238,8 +246,8 @@ def test_a_wrong_key_asks_the_sites_for_nothing(tmp_path: Path, store: Path):
 # --- who speaks for a site --------------------------------------------------------------------------------------------
 
 
-def test_the_first_key_binds(tmp_path: Path, store: Path):
-    """The first key of a site is written down; segments under another one are refused until it is accepted."""
+def test_first_key_of_a_site_is_pinned(tmp_path: Path, store: Path):
+    """The first key of a site is recorded; segments under another key are refused until that key is accepted."""
     sealed(store, 1)
     central = CentralTeam(tmp_path)
     assert {"site-1": public_key_hex(SITE_KEY)} == central.collect(store).pinned
@@ -258,16 +266,17 @@ def test_the_first_key_binds(tmp_path: Path, store: Path):
     )
 
 
-def test_only_registered_sites_if_wanted(tmp_path: Path, store: Path):
-    """With registered_only, an unknown site is refused and no key is written down."""
+def test_registered_only_refuses_unknown_sites(tmp_path: Path, store: Path):
+    """With registered_only, an unknown site is refused and its key is not recorded."""
     _, names = sealed(store, 1)
     central = CentralTeam(tmp_path, registered_only=True)
     report = central.collect(store)
     assert (names, {}, False) == (refused(report), report.pinned, (central.out / "sites.json").exists())
 
 
-def test_a_copied_disk_shows(tmp_path: Path, store: Path):
-    """Two machines going on from one copied state seal the same numbers: both are taken, and the fork is named."""
+def test_copied_disk_is_reported_as_a_fork(tmp_path: Path, store: Path):
+    """If two machines continue from one copied state and seal the same numbers, both segments are taken and the fork is
+    reported."""
     site, _ = sealed(store, 2)
     copy = SealingSite(tmp_path / "copy")
     copy.sequence, copy.previous = site.sequence, site.previous
@@ -281,8 +290,8 @@ def test_a_copied_disk_shows(tmp_path: Path, store: Path):
     assert [(1, 3), (1, 4)] == site.received()
 
 
-def test_a_copied_disk_shows_where_both_segments_have_the_same_size(tmp_path: Path, store: Path):
-    """The size alone tells them for one, until the next segment continues the one that was not read."""
+def test_copied_disk_with_segments_of_equal_size_is_reported(tmp_path: Path, store: Path):
+    """Segments of equal size count as one until the next segment continues the one that was not read."""
     site, _ = sealed(store, 2)
     copy, before = SealingSite(tmp_path / "copy"), (site.sequence, site.previous)
     size = site.sealed(mine := site.seal([prediction(3)])).stat().st_size
@@ -299,8 +308,8 @@ def test_a_copied_disk_shows_where_both_segments_have_the_same_size(tmp_path: Pa
     assert 0 == central.collect(store, tmp_path / "copy").segments_taken
 
 
-def test_a_swapped_predecessor_shows(tmp_path: Path, store: Path):
-    """A segment that names another predecessor than the one that came does not continue it."""
+def test_segment_with_another_predecessor_is_reported(tmp_path: Path, store: Path):
+    """A segment whose manifest names another predecessor than the one that arrived breaks the chain."""
     site, _ = sealed(store, 1)
     site.previous = "00" * 32
     site.seal([prediction(2)])
@@ -313,7 +322,7 @@ def test_a_swapped_predecessor_shows(tmp_path: Path, store: Path):
 
 
 class Unreliable:
-    """A source that fails at what the test names, and otherwise is the one inside."""
+    """A source that fails at the operations that the test names, and otherwise forwards to the inner source."""
 
     def __init__(self, inside, fails: set[str]) -> None:
         self.inside, self.fails, self.name = inside, fails, "unreliable"
@@ -336,31 +345,31 @@ class Unreliable:
         self.inside.write(path, content)
 
 
-def test_a_source_that_fails_stops_no_other(tmp_path: Path, store: Path):
-    """What cannot be listed is named, and the next source is collected."""
+def test_failing_source_does_not_stop_the_next_one(tmp_path: Path, store: Path):
+    """A source that cannot be listed is named, and the next source is collected."""
     sealed(store, 1)
     report = CentralTeam(tmp_path).collect(Unreliable(FolderSource(store), {"list"}), store)
     assert (["unreliable: cannot list"], 1, False) == (report.troubles, report.segments_taken, report.clean)
 
 
-def test_a_source_that_only_fails_is_left_alone(tmp_path: Path, store: Path):
-    """After some failures in a row nothing more is asked of it; nothing is refused, so nothing is told to the site."""
+def test_source_is_skipped_after_five_failures_in_a_row(tmp_path: Path, store: Path):
+    """A source is skipped after five failures; no segment is refused, and no receipts are written."""
     site, _ = sealed(store, 50)
     report = CentralTeam(tmp_path).collect(Unreliable(FolderSource(store), {"read"}))
     assert (6, "unreliable: skipped after 5 failures") == (len(report.troubles), report.troubles[-1])
     assert ([], False) == (report.refused, (site.folder / "receipts.json").exists())
 
 
-def test_one_object_that_cannot_be_read_is_taken_next_time(tmp_path: Path, store: Path):
-    """A failure to read is no verdict on a segment."""
+def test_unreadable_object_is_taken_by_the_next_run(tmp_path: Path, store: Path):
+    """A read error does not refuse a segment: the next run takes it."""
     _, names = sealed(store, 3)
     central = CentralTeam(tmp_path)
     assert 2 == central.collect(Unreliable(FolderSource(store), {f"read {names[1]}.age"})).segments_taken
     assert (1, []) == ((report := central.collect(store)).segments_taken, report.gaps)
 
 
-def test_receipts_come_later_when_they_cannot_be_written(tmp_path: Path, store: Path):
-    """A store that takes no receipts is named; the next run lays them down although nothing is new."""
+def test_receipts_are_written_by_the_next_run_after_a_failure(tmp_path: Path, store: Path):
+    """A store that cannot be written is named, and the next run writes the receipts although no segment is new."""
     site, _ = sealed(store, 1)
     central = CentralTeam(tmp_path)
     assert ["unreliable: cannot write"] == central.collect(Unreliable(FolderSource(store), {"write"})).troubles
@@ -368,7 +377,7 @@ def test_receipts_come_later_when_they_cannot_be_written(tmp_path: Path, store: 
 
 
 def test_forged_receipts_in_the_store_are_replaced(tmp_path: Path, store: Path):
-    """Whatever stands where the receipts should be, after a run the central team's own stand there."""
+    """A run replaces any other content of receipts.json in the store by the central team's receipts."""
     site, _ = sealed(store, 1)
     central = CentralTeam(tmp_path)
     central.collect(store)
@@ -377,7 +386,7 @@ def test_forged_receipts_in_the_store_are_replaced(tmp_path: Path, store: Path):
 
 
 def test_links_on_a_drive_are_not_followed(tmp_path: Path, store: Path):
-    """A USB drive whose files point elsewhere reads nothing from there."""
+    """A segment on a USB drive that is a symbolic link is not read."""
     site, names = sealed(store, 2)
     target = site.sealed(names[1]).rename(tmp_path / "elsewhere.age")
     site.sealed(names[1]).symlink_to(target)
@@ -385,8 +394,8 @@ def test_links_on_a_drive_are_not_followed(tmp_path: Path, store: Path):
     assert (1, [(2, 2, "its sealed file has not arrived")]) == (report.segments_taken, missing(report))
 
 
-def test_two_runs_do_not_meet(tmp_path: Path, store: Path):
-    """While one run is at work, another into the same folder is refused."""
+def test_concurrent_run_into_the_same_folder_is_refused(tmp_path: Path, store: Path):
+    """While one run is at work, another run into the same folder is refused."""
     sealed(store, 1)
     central = CentralTeam(tmp_path)
 
@@ -397,8 +406,9 @@ def test_two_runs_do_not_meet(tmp_path: Path, store: Path):
     assert 1 == central.collect(store, progress=during).segments_taken
 
 
-def test_too_little_memory_for_what_there_is_is_said(tmp_path: Path, store: Path):
-    """No traceback of the database: what to allow, and that nothing is lost."""
+def test_insufficient_memory_for_the_records_is_reported(tmp_path: Path, store: Path):
+    """If the memory does not suffice for the records, the error names --memory-mib, and a run with more memory
+    succeeds."""
     SealingSite(store).seal([prediction(number) for number in range(300)])
     central = CentralTeam(tmp_path)
     central.collect(store)
@@ -409,7 +419,7 @@ def test_too_little_memory_for_what_there_is_is_said(tmp_path: Path, store: Path
     assert 1 == len(derived_examples.derive(central.out, derived_examples.MEMORY_BYTES_MIN, lambda _: None).tasks)
 
 
-def test_too_little_memory_is_refused(tmp_path: Path, store: Path):
-    """Below what joining needs, nothing starts."""
+def test_memory_below_the_minimum_is_refused(tmp_path: Path, store: Path):
+    """A run with less than the minimum of 256 MiB does not start."""
     with pytest.raises(InvalidRequest, match="256 MiB"):
         CentralTeam(tmp_path, memory_bytes=1024, keys=KEYS).collect(store)

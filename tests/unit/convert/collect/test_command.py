@@ -1,4 +1,4 @@
-"""`edge-convert collect` from the outside: what it prints, and how it ends."""
+"""`edge-convert collect` as a command: its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.segments import SealingSite
 
 
 class Shell:
-    """Runs the command in a folder with keys and a store."""
+    """The command, run in a folder with keys and a store."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,8 +33,9 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
 
 
-def test_a_run_says_what_it_found(shell: Shell):
-    """New segments, the tasks, a first key, and every gap by its name; all of it as JSON too."""
+def test_output_lists_segments_tasks_first_keys_and_gaps(shell: Shell):
+    """The output has new segments, tasks, a first key and each gap by name; --json prints the content of
+    report.json."""
     names = [shell.site.seal([prediction(n), feedback(n)], recipients=shell.recipients) for n in (1, 2, 3)]
     shell.site.remove(names[1])
     result = shell.run()
@@ -52,8 +53,8 @@ def test_a_run_says_what_it_found(shell: Shell):
     assert plain == json.loads((shell.root / "collected" / "report.json").read_text())
 
 
-def test_a_refusal_ends_with_1(shell: Shell):
-    """Something was refused: the code says so, the rest is collected."""
+def test_refused_segment_ends_with_code_1(shell: Shell):
+    """If a segment is refused, the exit code is 1 and the other segments are collected."""
     names = [shell.site.seal([prediction(n)], recipients=shell.recipients) for n in (1, 2)]
     shell.site.sealed(names[0]).write_bytes(b"spoilt")
     result = shell.run()
@@ -62,7 +63,7 @@ def test_a_refusal_ends_with_1(shell: Shell):
 
 
 def test_erased_records_are_counted(shell: Shell):
-    """A run that forgets says how much."""
+    """The output has the number of records that tombstones erased."""
     shell.site.seal([prediction(1), prediction(2)], recipients=shell.recipients)
     shell.run()
     shell.site.seal([tombstone(1)], recipients=shell.recipients)
@@ -79,7 +80,7 @@ def test_erased_records_are_counted(shell: Shell):
         (["--passphrase-file", "/no/such/file"], 0, "0 new segments"),
     ],
 )
-def test_wrong_usage_is_explained(shell: Shell, arguments: list[str], code: int, said: str):
-    """What cannot be done is refused before anything is read; keys without a passphrase ask for none."""
+def test_invalid_arguments_are_explained(shell: Shell, arguments: list[str], code: int, said: str):
+    """Invalid arguments end with code 2 and the reason; a passphrase file is not read for keys without one."""
     result = shell.run(*arguments)
     assert (code, True) == (result.exit_code, said in result.output)

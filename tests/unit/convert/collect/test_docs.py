@@ -1,4 +1,4 @@
-"""The queries in docs/collect.md run on collected files, and give the described results."""
+"""The queries in docs/collect.md run on collected files and return the expected number of rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with something of everything: right, wrong and sure, torn, waiting."""
+    """Return a folder with examples of every kind: right, wrong and confident, with conflicting labels, and waiting for
+    the prediction."""
     root = tmp_path_factory.mktemp("docs")
     SealingSite(root / "store").seal(
         [
@@ -50,14 +51,14 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_every_query_is_tested():
-    """Each query of the document has its count here."""
+def test_every_query_of_the_page_is_tested():
+    """Each query of docs/collect.md has its number of rows in ROWS."""
     assert set(ROWS) == {next((start for start in ROWS if title.startswith(start)), title) for title, _ in QUERIES}
 
 
 @pytest.mark.parametrize(("title", "query"), QUERIES)
-def test_queries_run(collected: Path, monkeypatch: pytest.MonkeyPatch, title: str, query: str):
-    """Copied as it stands there, in the folder that holds collected/."""
+def test_queries_of_the_page_run(collected: Path, monkeypatch: pytest.MonkeyPatch, title: str, query: str):
+    """Each query of docs/collect.md runs unchanged in the folder that contains collected/."""
     monkeypatch.chdir(collected)
     with duckdb.connect() as connection:
         found = connection.execute(query).fetchall()
@@ -65,7 +66,7 @@ def test_queries_run(collected: Path, monkeypatch: pytest.MonkeyPatch, title: st
 
 
 def test_every_column_is_explained(collected: Path):
-    """The document has each column of the examples."""
+    """docs/collect.md names each column of the examples."""
     with duckdb.connect() as connection:
         query = f"DESCRIBE FROM '{collected}/collected/examples/**/*.parquet'"
         columns = {name for name, *_ in connection.execute(query).fetchall()}
@@ -73,8 +74,9 @@ def test_every_column_is_explained(collected: Path):
     assert set() == {name for name in columns if f"`{name}`" not in text}
 
 
-def test_types_are_those_that_other_programs_read(collected: Path):
-    """One column alone is a map, as the document says; times are microseconds without a time zone, for Spark."""
+def test_column_types_are_readable_by_other_programs(collected: Path):
+    """As docs/collect.md states, only redaction_counts is a map; times are microseconds without a time zone, for
+    Spark."""
     table = pq.read_table(collected / "collected" / "examples")
     fields = list(table.schema)
     assert ["redaction_counts"] == [field.name for field in fields if "map<" in str(field.type)]

@@ -1,4 +1,4 @@
-"""How collect joins records: which label wins, what is deleted, what is a duplicate."""
+"""How collect joins records: which label takes precedence, what is deleted, and what is a duplicate."""
 
 from __future__ import annotations
 
@@ -46,29 +46,31 @@ THOUGHT = "SELECT opinion, opinion_why, opinion_model, truth, verdict FROM examp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_an_opinion_stands_beside_what_people_said(scene: Scene, order: tuple[int, ...]):
-    """Whatever comes first: the truth is a person's, the large model's word has columns of its own."""
+def test_teacher_label_has_its_own_columns_next_to_a_review(scene: Scene, order: tuple[int, ...]):
+    """In any order of the records, `truth` is the person's label, and the teacher label has columns of its own."""
     records = [prediction(1), feedback(1), opinion(1)]
     rows = scene.after(*([records[place]] for place in order), query=THOUGHT)
     assert [("stock", "deferred", "oracle-1", "price", "corrected")] == rows
     assert (1, 1, 1) == tuple(getattr(scene.report.tasks[0], name) for name in ("opinions", "reviewed", "with_truth"))
 
 
-def test_an_opinion_alone_is_no_truth(scene: Scene):
-    """It is counted, comes once however often it came, and does not wait for anybody as a review would."""
+def test_teacher_label_alone_is_not_a_truth(scene: Scene):
+    """A teacher label without a review is counted once, however often it arrived, and does not wait for its
+    prediction."""
     rows = scene.after([prediction(1), opinion(1)], [opinion(1), opinion(2)], query=THOUGHT)
     assert [("stock", "deferred", "oracle-1", None, None)] == rows
     assert (1, 0, 0) == tuple(getattr(scene.report.tasks[0], name) for name in ("opinions", "with_truth", "waiting"))
 
 
-def test_an_opinion_is_forgotten_with_its_prediction(scene: Scene):
-    """A tombstone takes it along, also when it comes later."""
+def test_tombstone_erases_the_teacher_label(scene: Scene):
+    """A tombstone also erases the teacher label of its prediction if that label arrives later."""
     kinds = "SELECT DISTINCT type FROM records"
     assert [("tombstone",)] == scene.after([prediction(1), opinion(1)], [tombstone(1)], [opinion(1)], query=kinds)
 
 
-def test_the_probabilities_of_a_large_model_come_along(scene: Scene):
-    """Those of its answer and those of its later label have columns of their own; without any they are null."""
+def test_large_model_probabilities_have_columns(scene: Scene):
+    """The probabilities of the large model's answer and of its later label have columns of their own, null if
+    absent."""
     taught = {
         "route": "upstream",
         "model": "big-1",
@@ -83,8 +85,8 @@ def test_the_probabilities_of_a_large_model_come_along(scene: Scene):
     ] == scene.after(records, query=query)
 
 
-def test_who_answered_is_known(scene: Scene):
-    """The large model's name stands where it gave the answer itself."""
+def test_large_model_that_answered_is_recorded(scene: Scene):
+    """The column `model` names the large model if it gave the answer, and is empty otherwise."""
     rows = scene.after(
         [prediction(1, route="upstream", model="big-1"), prediction(2)], query="SELECT model FROM examples"
     )
@@ -110,27 +112,27 @@ def test_who_answered_is_known(scene: Scene):
         ),
     ],
 )
-def test_the_last_word_of_each_reviewer_counts(scene: Scene, said: list[dict], expected: tuple):
-    """The last one of one reviewer; where reviewers differ there is no truth, only a conflict."""
+def test_last_review_of_each_reviewer_counts(scene: Scene, said: list[dict], expected: tuple):
+    """Only the last review of each reviewer counts; if reviewers disagree, there is a conflict and no truth."""
     words = [feedback(1, record_id=f"f:{turn}", feedback_id=f"f-{turn}", **each) for turn, each in enumerate(said)]
     assert [expected] == scene.after([prediction(1), *words], query=WORDS)
 
 
-def test_the_clock_of_a_site_decides_nothing(scene: Scene):
-    """A second thought is the later one although the clock went back a year in between."""
+def test_order_of_reviews_does_not_depend_on_the_site_clock(scene: Scene):
+    """A second review is the later one although the clock went back a year in between."""
     second = feedback(1, record_id="f:2", feedback_id="f-2", value="stock", at=format_timestamp(NOW - 365 * 86400))
     assert [("stock",)] == scene.after([prediction(1), feedback(1)], [second], query="SELECT truth FROM examples")
 
 
-def test_feedback_may_come_first(scene: Scene):
-    """Feedback whose prediction is missing waits, is counted, and is joined when it comes."""
+def test_feedback_waits_for_its_prediction(scene: Scene):
+    """Feedback without its prediction is counted as waiting and joined when the prediction arrives."""
     assert [(1,)] == scene.after([feedback(1)], query="SELECT count(*) FROM records")
     assert [(0, 1)] == [(task.examples, task.waiting) for task in scene.report.tasks]
     assert [("price",)] == scene.after([prediction(1)], query="SELECT truth FROM examples")
     assert [(1, 0)] == [(task.examples, task.waiting) for task in scene.report.tasks]
 
 
-def test_sites_do_not_mix(tmp_path: Path):
+def test_equal_ids_of_two_sites_are_two_predictions(tmp_path: Path):
     """The same ids at two sites are two predictions, each with its own feedback."""
     central = CentralTeam(tmp_path)
     for number, value in ((1, "price"), (2, "stock")):
@@ -141,7 +143,7 @@ def test_sites_do_not_mix(tmp_path: Path):
 
 
 def test_months_and_tasks_are_folders(scene: Scene):
-    """A clock ten years ahead makes a month of its own, and two tasks are two folders."""
+    """Examples are divided into folders by task and month; a date ten years ahead has a month folder of its own."""
     ahead = prediction(2, at="2036-02-29T23:59:59.123456Z")
     rows = scene.after([prediction(1), ahead, prediction(3, task="other")], query="FROM examples SELECT task, month")
     assert {("pos-intent", "2026-09"), ("pos-intent", "2036-02"), ("other", "2026-09")} == set(rows)
@@ -151,13 +153,14 @@ def test_months_and_tasks_are_folders(scene: Scene):
 
 
 def held(scene: Scene) -> bytes:
-    """Return the bytes of everything that was collected."""
+    """Return the bytes of all collected files."""
     return b"".join(scene.central.files().values())
 
 
 @pytest.mark.parametrize("order", ["together", "later", "before"])
-def test_a_tombstone_empties_every_file(scene: Scene, order: str):
-    """What it names is gone from raw records and examples, whether it came in the same segment, later, or before."""
+def test_tombstone_erases_a_prediction_from_every_file(scene: Scene, order: str):
+    """The records of the prediction are removed from raw files and examples, whether the tombstone arrives with them,
+    later or before."""
     told = [prediction(1, input="zebra crossing"), feedback(1, value="quagga"), prediction(2)]
     segments = {"together": [[*told, tombstone(1)]], "later": [told, [tombstone(1)]], "before": [[tombstone(1)], told]}
     rows = scene.after(*segments[order], query="SELECT prediction_id FROM examples")
@@ -169,16 +172,16 @@ def test_a_tombstone_empties_every_file(scene: Scene, order: str):
     assert [(1, len(segments[order]))] == scene.site.received()
 
 
-def test_a_task_that_was_erased_leaves_nothing(scene: Scene):
-    """With its only prediction gone, its folder goes too."""
+def test_folder_of_an_erased_task_is_removed(scene: Scene):
+    """After its only prediction was erased, a task has no folder, also if the prediction arrives again."""
     scene.after([prediction(1), prediction(2, task="other")], [tombstone(1)], query="FROM records")
     assert ["task=other"] == [path.name for path in (scene.central.out / "examples").iterdir()]
     scene.after([prediction(1)], query="FROM records")
     assert ["task=other"] == [path.name for path in (scene.central.out / "examples").iterdir()]
 
 
-def test_a_tombstone_is_for_its_own_site(tmp_path: Path):
-    """One site cannot make the central team forget what another one sent."""
+def test_tombstone_applies_to_its_own_site_only(tmp_path: Path):
+    """A site cannot make the central team erase the records of another site."""
     SealingSite(tmp_path / "store", "site-1").seal([prediction(1)])
     SealingSite(tmp_path / "store", "site-2", key=OTHER_KEY).seal([prediction(1), tombstone(1)])
     central = CentralTeam(tmp_path)
@@ -189,8 +192,8 @@ def test_a_tombstone_is_for_its_own_site(tmp_path: Path):
 # --- what counts as the same ------------------------------------------------------------------------------------------
 
 
-def test_a_record_that_comes_twice_counts_once(tmp_path: Path):
-    """Two uplinks, a copy on a USB drive, records sealed anew: a record is there once."""
+def test_repeated_record_counts_once(tmp_path: Path):
+    """A record that arrives in several segments, and also on a USB drive, is in the examples once."""
     for name in ("store", "drive"):
         site = SealingSite(tmp_path / name, epoch={"store": "0" * 16, "drive": "1" * 16}[name])
         site.seal([prediction(1), feedback(1)])
@@ -212,8 +215,9 @@ LONG = "could you please send the parcel with the blue kettle back to where it c
         ({"input": LONG}, {"input": LONG, "output": "price"}, False),
     ],
 )
-def test_duplicates_are_marked(scene: Scene, one: dict, other: dict, same: bool):
-    """Same or nearly same text with the same answer: the later one names the earlier one. Another answer is no copy."""
+def test_near_duplicates_with_the_same_answer_are_marked(scene: Scene, one: dict, other: dict, same: bool):
+    """The later of two equal or similar texts with the same answer names the earlier one; another answer is not a
+    duplicate."""
     rows = scene.after(
         [prediction(1, **one), prediction(2, **other)],
         query="SELECT duplicate_of, count(DISTINCT cluster) OVER () FROM examples ORDER BY prediction_id",
@@ -222,8 +226,8 @@ def test_duplicates_are_marked(scene: Scene, one: dict, other: dict, same: bool)
     assert [(None, 2 - alike), ("site-1/p-1" if same else None, 2 - alike)] == rows
 
 
-def test_the_reviewed_one_stands_for_its_duplicates(scene: Scene):
-    """A correction is never the one that is left out."""
+def test_reviewed_example_represents_its_duplicates(scene: Scene):
+    """The duplicates name the reviewed example, so a review is never left out as a duplicate."""
     same = [prediction(number, input=LONG) for number in (1, 2, 3)]
     accepted = feedback(3, verdict="accept", value="")
     rows = scene.after([*same, accepted], query="SELECT duplicate_of FROM examples ORDER BY prediction_id")
@@ -246,7 +250,7 @@ records = st.one_of(
 
 
 def written(steps: list[tuple[str, int, Any]]) -> list[Record]:
-    """Turn drawn steps into records; a prediction id has one prediction, every feedback is a new one."""
+    """Turn drawn steps into records; each prediction id has one prediction, and each feedback is a new record."""
     made: list[Record] = []
     for turn, (kind, number, more) in enumerate(steps):
         if kind == "prediction" and not any(each.record_id == f"prediction:p-{number}" for each in made):
@@ -262,7 +266,7 @@ def written(steps: list[tuple[str, int, Any]]) -> list[Record]:
 
 
 def expected_of(made: list[Record]) -> dict[str, tuple[str | None, bool, int]]:
-    """Say in plain Python what the examples must be: truth, conflict and number of reviews by prediction."""
+    """Return the expected truth, conflict and number of reviews of each prediction, computed in plain Python."""
     forgotten = {each.prediction_id for each in made if each.type == "tombstone"}
     answers = {each.prediction_id: each.output for each in made if each.type == "prediction"}
     found = {}
@@ -279,8 +283,8 @@ def expected_of(made: list[Record]) -> dict[str, tuple[str | None, bool, int]]:
 @pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(records, min_size=1, max_size=14), cuts=st.sets(st.integers(1, 13)), late=st.integers(0, 3))
-def test_any_order_gives_what_plain_python_says(tmp_path_factory, steps, cuts, late):
-    """However records are spread over segments, and whichever segment comes late and twice, the join is the same."""
+def test_join_equals_plain_python_in_any_order(tmp_path_factory, steps, cuts, late):
+    """The join does not depend on how records are spread over segments, or on which segment arrives late and twice."""
     made = written(steps)
     if not made:
         return

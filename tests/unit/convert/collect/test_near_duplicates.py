@@ -1,4 +1,4 @@
-"""Sketches of texts estimate how alike the texts are."""
+"""MinHash sketches estimate the similarity of texts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def common(left: str, right: str) -> int:
 
 
 @given(text=st.text())
-def test_any_text_has_one_sketch(text: str):
-    """Whatever the letters, the same text has the same sketch, also if case and spaces differ."""
+def test_equal_texts_have_equal_sketches(text: str):
+    """A text has the same sketch each time, and leading spaces do not change it."""
     assert near_duplicates.HASHES == common(text, text) == common(f"  {text}", text)
 
 
@@ -31,14 +31,14 @@ def pieces(text: str) -> set[str]:
 
 
 @given(left=letters, right=letters, shared=letters)
-def test_sketches_are_as_alike_as_the_texts(left: str, right: str, shared: str):
-    """The share of equal hashes is the share of common pieces, give or take what 64 hashes can tell."""
+def test_share_of_equal_hashes_estimates_the_similarity(left: str, right: str, shared: str):
+    """The share of equal hashes is within 0.35 of the share of common pieces, the precision of 64 hashes."""
     one, other = normalised(shared + left), normalised(shared + right)
     share = len(pieces(one) & pieces(other)) / len(pieces(one) | pieces(other))
     assert abs(common(one, other) / near_duplicates.HASHES - share) < 0.35
 
 
-def test_sketches_stay_the_same():
-    """They are stored, so they must come out alike in every version."""
+def test_sketches_are_the_same_in_every_version():
+    """Sketches are stored, so every version must compute the same ones."""
     assert "550a14a779cf07fc" == f"{near_duplicates.text_key('refund number 1'):016x}"
     assert SKETCH == [f"{band:016x}" for band in near_duplicates.sketch("refund number 1")[:2]]

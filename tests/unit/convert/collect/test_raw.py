@@ -1,4 +1,4 @@
-"""Files of raw records: they name their segments, appear whole or not at all, and can be made to forget."""
+"""Files of raw records: they name their segments, are written atomically, and can erase records."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def written(folder: Path, numbers: list[int]) -> list[Path]:
     return record_files.files(folder)
 
 
-def test_a_file_names_its_segments(tmp_path: Path):
-    """What was taken in is read back from the files alone, with all that receipts and gaps need."""
+def test_record_files_name_their_segments(tmp_path: Path):
+    """The segments that were taken, with all that receipts and gaps need, are read back from the files alone."""
     assert 1 == len(written(tmp_path, [1, 2, 3]))
     assert [entry(1), entry(2), entry(3)] == list(record_files.entries(tmp_path))
 
 
-def test_the_same_work_makes_the_same_file(tmp_path: Path):
-    """Done again after a crash, it takes the place of what was there."""
+def test_repeated_write_replaces_the_same_file(tmp_path: Path):
+    """Writing the same segments again after a crash gives the same file name and the same bytes."""
     (first,) = written(tmp_path, [1, 2])
     content = first.read_bytes()
     assert [first] == written(tmp_path, [1, 2])
     assert content == first.read_bytes()
 
 
-def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
-    """At a number of rows everything taken so far is on the disk; a segment is never divided."""
+def test_file_is_written_at_the_maximum_number_of_rows(tmp_path: Path):
+    """After ROWS_MAX rows all segments so far are written; a segment is never divided between files."""
     writer = RecordWriter(tmp_path)
     large = record_files.table(
         [prediction(number) for number in range(record_files.ROWS_MAX // 100)], SegmentOrigin(EPOCH, 1, NOW), 1
@@ -61,15 +61,15 @@ def test_a_file_is_written_when_it_is_large_enough(tmp_path: Path):
     )
 
 
-def test_what_a_crash_left_half_written_goes_away(tmp_path: Path):
-    """It has no name that anything reads, and the next run removes it."""
+def test_partial_file_of_a_crash_is_removed(tmp_path: Path):
+    """The next run removes a partial file."""
     (tmp_path / f"abc.parquet{atomic_files.PARTIAL}").write_bytes(b"half")
     assert [] == written(tmp_path, [])
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
-    """The old content stays, and nothing lies beside it."""
+def test_failed_write_keeps_the_old_file(tmp_path: Path):
+    """After a failed write the old content is unchanged and no partial file remains."""
     path = tmp_path / "file"
     atomic_files.write_atomically(path, b"old")
 
@@ -83,8 +83,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
     assert ([path], b"old") == (list(tmp_path.iterdir()), path.read_bytes())
 
 
-def test_forgetting_keeps_the_rest(tmp_path: Path):
-    """The records of one prediction go; others, other sites, tombstones and the names of the segments stay."""
+def test_forget_erases_the_records_of_one_prediction_only(tmp_path: Path):
+    """Other predictions, other sites, tombstones and the names of the segments stay in the file."""
     writer = RecordWriter(tmp_path)
     mine = record_files.table(
         [prediction(1), feedback(1), tombstone(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1
@@ -103,8 +103,8 @@ def test_forgetting_keeps_the_rest(tmp_path: Path):
     assert [entry(1)] == list(record_files.entries(tmp_path))
 
 
-def test_a_record_keeps_all_it_says():
-    """Each field of a prediction, of feedback and of an opinion has its column."""
+def test_every_record_field_has_a_column():
+    """Each field of a prediction, of feedback and of a teacher label has its column."""
     made = prediction(
         1,
         at="2026-11-25T10:00:00.25Z",
@@ -138,8 +138,8 @@ def test_a_record_keeps_all_it_says():
     assert wanted == {key: third[key] for key in wanted}
 
 
-def test_files_of_before_opinions_are_read(tmp_path: Path):
-    """What was collected without the newest columns is joined, and forgotten, like everything else."""
+def test_files_without_the_newest_columns_are_read(tmp_path: Path):
+    """Files that were written before the newest columns existed are joined and erased like all others."""
     old = record_files.table([prediction(1), prediction(2)], SegmentOrigin(EPOCH, 1, NOW), 1).to_pylist()
     (tmp_path / "raw").mkdir()
     columns = [name for name in record_files.SCHEMA.names if name not in record_files.LATER_COLUMNS]
@@ -160,8 +160,9 @@ def test_files_of_before_opinions_are_read(tmp_path: Path):
     assert record_files.SCHEMA.names == pq.read_schema(tmp_path / "raw" / "old.parquet").names
 
 
-def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
-    """The best of the local scores was the local answer; without scores it is unknown, and the confidence goes too."""
+def test_version_0_1_outputs_are_split_into_local_and_teacher_answers(tmp_path: Path):
+    """In files of version 0.1 the local answer is the label with the best local score; without scores, local answer and
+    confidence are null."""
     taught = {"route": "upstream", "model": "large-1", "output": "price"}
     changes = [{}, taught, {**taught, "kind": "extract", "scores": []}, {"route": "abstained", "output": ""}]
     records = [prediction(number, **each) for number, each in enumerate(changes, 1)]
@@ -190,12 +191,12 @@ def test_answers_of_version_0_1_are_taken_apart(tmp_path: Path):
     ("one", "other"),
     [("Refund!", "  refund"), ("ﬁve   coffees", "five coffees"), ("STRASSE", "straße"), ("why?!…", "Why")],
 )
-def test_what_does_not_count_in_a_text(one: str, other: str):
-    """Case, white space, compatibility forms and a last full stop."""
+def test_normalised_text_ignores_case_spaces_and_final_marks(one: str, other: str):
+    """Case, white space, compatibility characters and final punctuation do not distinguish texts."""
     assert normalised(one) == normalised(other)
 
 
 @pytest.mark.parametrize(("one", "other"), [("two", "2"), ("...", "?"), ("a.b", "ab"), ("re fund", "refund")])
-def test_what_counts_in_a_text(one: str, other: str):
-    """Everything else, also stops inside, and texts that are nothing but stops."""
+def test_normalised_text_keeps_other_differences(one: str, other: str):
+    """Punctuation inside a text, spaces inside a word, digits, and texts of punctuation alone distinguish texts."""
     assert normalised(one) != normalised(other)

@@ -1,4 +1,5 @@
-"""Gaps, breaks and receipts follow from what is held: checked against plain sets for any choice of segments."""
+"""Gaps, breaks and receipts follow from the segments that are held, checked against plain sets for any choice of
+segments."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ some_numbers = st.sets(st.integers(1, 30))
 
 
 def named(branch: str, number: int) -> str:
-    """Return what stands for the sha256 of a manifest."""
+    """Return a stand-in for the SHA-256 of a manifest."""
     return f"{branch}{number:063x}"
 
 
@@ -37,8 +38,8 @@ def numbers_of(first: int, last: int) -> set[int]:
 
 
 @given(held=some_numbers, highest=st.integers(0, 35), known=st.dictionaries(st.integers(1, 35), st.sampled_from("xy")))
-def test_every_number_is_held_or_named(held: set[int], highest: int, known: dict[int, str]):
-    """Up to the highest one, each number is held or in exactly one gap, with the reason that is known of it."""
+def test_every_number_is_held_or_in_one_gap(held: set[int], highest: int, known: dict[int, str]):
+    """Each number up to the highest one is held or in exactly one gap, with its known reason."""
     found = receipts.gaps("site-1", EPOCH, [entry(number) for number in held], highest, known)
     listed = [number for gap in found for number in range(gap.first, gap.last + 1)]
     last = max([highest, *held], default=0)
@@ -48,16 +49,16 @@ def test_every_number_is_held_or_named(held: set[int], highest: int, known: dict
 
 
 @given(held=some_numbers)
-def test_receipts_name_what_is_held(held: set[int]):
-    """The ranges are exactly the held numbers, each named by the manifest of its last one."""
+def test_receipts_cover_exactly_the_held_segments(held: set[int]):
+    """The ranges are exactly the held numbers, each with the manifest of its last segment."""
     made = receipts.epoch_receipts(EPOCH, [entry(number) for number in held], [])
     assert held == {number for each in made.received for number in numbers_of(each.first, each.last)}
     assert all(each.manifest_sha256 == named("a", each.last) for each in made.received)
     assert all(each.last + 1 not in held for each in made.received)
 
 
-def test_a_fork_has_a_range_for_each_branch():
-    """Both branches vouch for the trunk; a site knows its own by the last manifest."""
+def test_fork_has_a_range_for_each_branch():
+    """Both ranges include the common segments, and a site recognizes its own range by the last manifest."""
     trunk = [entry(1), entry(2)]
     other = [entry(3, "b", previous=named("a", 2)), entry(4, "b")]
     made = receipts.epoch_receipts(EPOCH, [*trunk, entry(3), *other], [])
@@ -69,19 +70,19 @@ def test_a_fork_has_a_range_for_each_branch():
     ]
 
 
-def test_what_came_again_is_not_missing():
+def test_resealed_segments_are_not_missing():
     """A later segment that repeats earlier ones closes their gaps."""
     assert [] == receipts.gaps("site-1", EPOCH, [entry(1), entry(4, reseals=(2, 3))], 4, {2: "was refused"})
 
 
-def test_a_first_segment_has_none_before_it():
-    """A first one that names another before it is named itself."""
+def test_first_segment_with_a_predecessor_is_a_break():
+    """A first segment whose manifest names a predecessor breaks the chain."""
     assert ["does not continue the segment before it"] == [
         each.why for each in receipts.breaks([entry(1, previous=named("a", 0))])
     ]
 
 
-def test_receipts_list_what_was_damaged():
-    """In the order of the numbers."""
+def test_receipts_list_refused_segments_in_order():
+    """Refused segments are sorted by number."""
     told = [RefusedSegment(sequence=number, manifest_sha256="ab" * 32, why="is damaged") for number in (5, 3)]
     assert [3, 5] == [each.sequence for each in receipts.epoch_receipts(EPOCH, [], told).refused]

@@ -1,8 +1,9 @@
-"""What a site and a central team of version 0.1 left on their disks is read as what it is.
+"""Files that a site and a central team of version 0.1 wrote are read correctly.
 
 tests/data/version-0.1 was written by the code of that version (commit 071dbaca, 2026-11-26): a site with a large model
 answered ten texts and one record, two of them without a network, two in mode shadow; people judged five texts and the
-record. `store` is what the site sealed, `collected` what `edge-convert collect` made of it. Its key is `identity.txt`.
+record. `store` has the segments that the site sealed, `collected` the files that `edge-convert collect` made of them.
+Its key is `identity.txt`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ ANSWERS = [
 
 
 def collected(folder: Path, way: str) -> Path:
-    """Return what was collected: as version 0.1 left it, taken up by today's collect, or from the sealed segments."""
+    """Return a collected folder: as version 0.1 left it, continued by today's collect, or made from the sealed
+    segments."""
     identity = pyrage.x25519.Identity.from_str((OLD / "identity.txt").read_text().strip())
     central = CentralTeam(folder, keys=CentralKeys((identity,), CENTRAL_KEY))
     if way != "segments":
@@ -57,7 +59,8 @@ def collected(folder: Path, way: str) -> Path:
 
 @pytest.mark.parametrize("way", ["Parquet", pytest.param("collected again", marks=pytest.mark.slow), "segments"])
 def test_answers_of_version_0_1_are_read(tmp_path: Path, way: str):
-    """Each answer is its model's; a confidence is of the local answer alone; nothing claims to be drawn at random."""
+    """Each answer is attributed to its model, a confidence belongs to the local answer alone, and no example counts as
+    drawn at random."""
     folder = collected(tmp_path, way)
     columns = "input, local_answer, teacher_answer, sure, truth, opinion"
     with duckdb.connect() as connection:
@@ -72,8 +75,9 @@ def test_answers_of_version_0_1_are_read(tmp_path: Path, way: str):
     assert (10, 5, 4, 0) == (found.examples, found.reviewed, found.usable, found.audit_reviews)
 
 
-def test_a_dataset_of_version_0_1_trains_and_measures_nothing(tmp_path: Path):
-    """People's and the large model's labels train, each with its source; none is measured on, as nothing was drawn."""
+def test_dataset_of_version_0_1_has_only_training_rows(tmp_path: Path):
+    """Labels of people and of the large model are training rows, each with its source; calibration and test are empty
+    because no row was drawn."""
     folder = collected(tmp_path, "Parquet")
     summary = write(DatasetSelection(folder, TASK, "opinions"), "text-label", tmp_path / "data")
     assert {"train": 8, "calibration": 0, "test": 0} == summary.rows

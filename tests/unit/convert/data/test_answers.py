@@ -1,4 +1,4 @@
-"""Rows of a decide task: what is read from JSONL and CSV, what is refused, what is warned of."""
+"""Rows of a decide task: how JSONL and CSV are read, which rows are refused, and the warnings."""
 
 import codecs
 import json
@@ -50,8 +50,8 @@ def recipe_of(folder: Path, **files: str) -> recipe.Recipe:
     return recipe.read(folder)
 
 
-def test_a_row_answers_some_questions(tmp_path: Path):
-    """An answer is a label or a distribution; one that is absent, null or empty is no answer."""
+def test_row_can_answer_some_of_the_questions(tmp_path: Path):
+    """An answer is a label or a distribution; an absent, null or empty answer counts as no answer."""
     file = tmp_path / "rows.jsonl"
     file.write_text(row("t", intent="refund", urgent=None, severity={"low": 0.2, "high": 0.8}, other=""))
     soft = RowAnswer("severity", "high", (("low", 0.2), ("high", 0.8)))
@@ -59,7 +59,7 @@ def test_a_row_answers_some_questions(tmp_path: Path):
 
 
 def test_csv_has_a_column_for_each_question(tmp_path: Path):
-    """Excel's byte order mark, quoted cells, empty cells, distributions and columns of one's own are all right."""
+    """The reader accepts Excel's byte order mark, quoted cells, empty cells, distributions and additional columns."""
     file = tmp_path / "rows.csv"
     lines = [
         "text,severity,intent,note,family,urgent",
@@ -77,14 +77,14 @@ def test_csv_has_a_column_for_each_question(tmp_path: Path):
 
 
 def test_empty_columns_of_a_spreadsheet_are_ignored(tmp_path: Path):
-    """Excel saves them without a name, and nobody sees them there."""
+    """Excel saves empty columns without a name; the reader ignores them."""
     file = tmp_path / "rows.csv"
     file.write_text("text,label,,\nmy money,refund,,\n", encoding="utf-8-sig")
     assert [("my money", "refund")] == [(row.text, row.label) for row in read_rows(file, "text-label")]
 
 
-def test_a_byte_order_mark_before_jsonl_is_no_part_of_it(tmp_path: Path):
-    """Windows writes it; in another line it is an error."""
+def test_byte_order_mark_before_jsonl_is_ignored(tmp_path: Path):
+    """Windows programs write a byte order mark at the start of a file; in another line it is an error."""
     file = tmp_path / "rows.jsonl"
     line = b'{"text": "my money", "label": "refund"}\n'
     file.write_bytes(codecs.BOM_UTF8 + line + line)
@@ -94,15 +94,15 @@ def test_a_byte_order_mark_before_jsonl_is_no_part_of_it(tmp_path: Path):
         read_rows(file, "text-label")
 
 
-def test_csv_serves_the_other_formats_too(tmp_path: Path):
-    """A classify task reads text and label; marks and probabilities have the types that JSON has."""
+def test_csv_of_a_classify_task_is_read(tmp_path: Path):
+    """CSV cells of `synthetic` and `sampling_probability` get the types that they have in JSON."""
     file = tmp_path / "rows.csv"
     file.write_text("text,label,synthetic,sampling_probability\nhi,refund,TRUE,0.5\n")
     assert [DataRow("hi", label="refund", synthetic=True, sampling_probability=0.5)] == read_rows(file, "text-label")
 
 
-def test_a_classify_row_can_have_a_distribution(tmp_path: Path):
-    """Its likeliest label counts where one label is needed."""
+def test_classify_row_can_have_a_distribution(tmp_path: Path):
+    """The likeliest label of a distribution is the row's label."""
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"text": "hi", "label": {"refund": 0.25, "price": 0.75}}) + "\n")
     assert [DataRow("hi", label="price", shares=(("refund", 0.25), ("price", 0.75)))] == read_rows(file, "text-label")
@@ -121,8 +121,8 @@ def test_a_classify_row_can_have_a_distribution(tmp_path: Path):
         ('{"text": "t", "answers": {"severity": {}}}', "have the sum 0, which must be 1"),
     ],
 )
-def test_a_broken_answer_is_named_by_row(tmp_path: Path, line: str, said: str):
-    """The message has file and line, and the remedy says what to write."""
+def test_invalid_answer_is_named_by_file_and_line(tmp_path: Path, line: str, said: str):
+    """The message has file and line, and the error has a remedy."""
     file = tmp_path / "rows.jsonl"
     file.write_text(f"\n{line}\n")
     with pytest.raises(InvalidRequest, match=r"rows\.jsonl:2") as raised:
@@ -150,8 +150,8 @@ def test_a_broken_answer_is_named_by_row(tmp_path: Path, line: str, said: str):
         ("text,intent,urgent,severity\n,refund,yes,low\n", "rows.csv:2: lacks 'text'", "row"),
     ],
 )
-def test_broken_csv_is_named(tmp_path: Path, content: str, said: str, remedy: str):
-    """A column that is missing, a row with other cells, quotes that do not end."""
+def test_invalid_csv_is_refused_with_a_remedy(tmp_path: Path, content: str, said: str, remedy: str):
+    """A missing column, a row with another number of cells and an unclosed quote are refused."""
     file = tmp_path / "rows.csv"
     file.write_text(content)
     with pytest.raises(InvalidRequest) as raised:
@@ -160,8 +160,8 @@ def test_broken_csv_is_named(tmp_path: Path, content: str, said: str, remedy: st
     assert remedy in raised.value.remedy
 
 
-def test_a_long_cell_is_read_and_one_that_does_not_end_is_named(tmp_path: Path):
-    """A text may be as long as in JSONL; more than that is mostly a quote that is missing."""
+def test_csv_cell_over_1_mib_is_refused(tmp_path: Path):
+    """A CSV text can be as long as in JSONL; a longer cell is usually a missing quote, which the remedy names."""
     file = tmp_path / "rows.csv"
     file.write_text(f"text,label\n{'a' * 500_000},refund\n")
     assert [500_000] == [len(row.text) for row in read_rows(file, "text-label")]
@@ -172,7 +172,7 @@ def test_a_long_cell_is_read_and_one_that_does_not_end_is_named(tmp_path: Path):
 
 
 def test_csv_in_another_encoding_is_refused(tmp_path: Path):
-    """Bytes that are not UTF-8 are no text."""
+    """CSV with bytes that are not UTF-8 is refused."""
     file = tmp_path / "rows.csv"
     file.write_bytes("text,label\ncaf\u00e9,price\n".encode("latin-1"))
     with pytest.raises(InvalidRequest, match="is not CSV in UTF-8"):
@@ -192,8 +192,8 @@ def test_csv_in_another_encoding_is_refused(tmp_path: Path):
         (row("x", severity={"huge": 1.0}), "'huge' is not an answer to 'severity'", ", or add it to task.yaml."),
     ],
 )
-def test_an_answer_that_no_question_has_is_refused(tmp_path: Path, train: str, said: str, remedy: str):
-    """The row is named, and the nearest name."""
+def test_unknown_question_or_answer_is_refused(tmp_path: Path, train: str, said: str, remedy: str):
+    """The error names the row and the nearest valid name."""
     with pytest.raises(InvalidRequest, match=said) as raised:
         row_files.check(recipe_of(tmp_path, train=TRAIN + train))
     assert remedy in raised.value.remedy
@@ -206,22 +206,22 @@ def test_an_answer_that_no_question_has_is_refused(tmp_path: Path, train: str, s
         (TRAIN.replace('"yes"', '"no"'), "all 3 rows that answer 'urgent' have the answer 'no'"),
     ],
 )
-def test_a_question_that_cannot_be_learnt_is_refused(tmp_path: Path, train: str, said: str):
-    """Without a labelled row, or with one answer only, there is nothing to learn."""
+def test_question_without_two_different_answers_is_refused(tmp_path: Path, train: str, said: str):
+    """A question without a labelled row, or with only one answer in all rows, cannot be learned."""
     with pytest.raises(InvalidRequest, match=said):
         row_files.rows(recipe_of(tmp_path, train=train), "train")
 
 
-def test_only_the_format_with_answers_fits(tmp_path: Path):
-    """A decide task has answers, and no other kind has."""
+def test_decide_task_requires_the_text_answers_format(tmp_path: Path):
+    """A decide task refuses rows in another format."""
     written = recipe_of(tmp_path)
     data = written.data.model_copy(update={"format": "text-label"})
     with pytest.raises(InvalidRequest, match="does not fit a task of kind decide"):
         row_files.rows(written.model_copy(update={"data": data}), "train")
 
 
-def test_answers_are_counted_and_questions_without_a_proof_are_warned_of(tmp_path: Path):
-    """The summary has a line for each answer; delta is divided among the questions."""
+def test_summary_counts_answers_and_warns_of_too_few_rows(tmp_path: Path):
+    """The summary counts each answer, and warns of a question with too few calibration rows for its part of delta."""
     summary = row_files.check(recipe_of(tmp_path))
     assert {"intent/refund": 1, "intent/price": 2, "urgent/no": 2} == {
         name: count
@@ -238,7 +238,7 @@ def test_answers_are_counted_and_questions_without_a_proof_are_warned_of(tmp_pat
     )
 
 
-def test_a_task_without_questions_of_its_own_is_refused(tmp_path: Path):
+def test_task_with_only_open_questions_is_refused(tmp_path: Path):
     """With `open_questions` alone a bundle has no threshold: the message names the command that makes such a bundle."""
     empty = {split: row(f"{split} text") for split in ("train", "calibration", "test")}
     written = recipe_of(tmp_path, **empty)
@@ -250,8 +250,9 @@ def test_a_task_without_questions_of_its_own_is_refused(tmp_path: Path):
     assert "edge-convert assemble" in refused.value.remedy
 
 
-def test_a_question_is_warned_of_only_if_calibration_could_not_prove_it(tmp_path: Path):
-    """Questions without enough rows take no part of delta, so 60 rows for each of two of three questions suffice."""
+def test_questions_without_enough_rows_take_no_part_of_delta(tmp_path: Path):
+    """60 rows for each of two of three questions suffice, because the third question has too few rows to take a part of
+    delta."""
     texts = [f"{first}{second}" for first in "abcdefgh" for second in "qrstuvwxyz"][:60]
     rows = "".join(row(f"wanted {text}", intent="refund", urgent="no") for text in texts)
     warnings = row_files.check(recipe_of(tmp_path, calibration=rows)).warnings
@@ -259,8 +260,8 @@ def test_a_question_is_warned_of_only_if_calibration_could_not_prove_it(tmp_path
     assert ["'severity'"] == [said.split()[5] for said in unproved]
 
 
-def test_conflicts_are_between_answers_to_one_question(tmp_path: Path):
-    """Two rows of one text that answer different questions agree."""
+def test_conflicting_labels_are_answers_to_the_same_question(tmp_path: Path):
+    """Two rows with one text that answer different questions do not conflict."""
     more = row("n", urgent="yes") + row("n", intent="price")
     assert not any("conflicting" in said for said in row_files.check(recipe_of(tmp_path, train=TRAIN + more)).warnings)
     torn = TRAIN + more + row("n", intent="refund")
@@ -270,8 +271,8 @@ def test_conflicts_are_between_answers_to_one_question(tmp_path: Path):
     )
 
 
-def test_a_question_sees_rows_as_a_classifier_does(tmp_path: Path):
-    """Rows that answer it, with the answer as label; outputs are named QUESTION/OUTPUT."""
+def test_question_gets_its_rows_with_the_answer_as_label(tmp_path: Path):
+    """A question gets the rows that answer it, and the task's outputs are named QUESTION/OUTPUT."""
     written = recipe_of(tmp_path)
     task = tasks.of(tmp_path)
     rows = row_files.rows(written, "calibration")
@@ -281,7 +282,7 @@ def test_a_question_sees_rows_as_a_classifier_does(tmp_path: Path):
 
 
 def test_validation_rows_are_drawn_by_the_first_answer():
-    """Each answer keeps a row in training."""
+    """Validation rows are stratified by the label of the first answer."""
     rows = [DataRow(f"t{n}", answers=(RowAnswer("urgent", "yes" if n % 4 else "no"),)) for n in range(40)]
     kept = train_validation_split(rows, 0.25, seed=1)
     assert (10, {"yes", "no"}) == (len(kept.validation), {each.answers[0].label for each in kept.validation})

@@ -1,4 +1,4 @@
-"""Rows of a recipe: what is read, what is refused, what is warned of."""
+"""Rows of a recipe: how they are read, which are refused, and the warnings."""
 
 import gzip
 import json
@@ -16,12 +16,12 @@ from tests.support.recipes import CALIBRATION, TEST, TRAIN, recipe_of, text_labe
 
 
 def labelled(source: str, by: str = "") -> str:
-    """Return a row that a machine labelled."""
+    """Return a row with a label of this source."""
     return json.dumps({"text": f"by {source}", "label": "price", "label_source": source, "labeled_by": by}) + "\n"
 
 
 def test_each_format_is_read(tmp_path: Path):
-    """A row of each format gives its text and what is to be learned."""
+    """A row of each format gives its text and its label, completion, conversation or spans."""
     turns = [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "u"},
@@ -62,9 +62,9 @@ def test_each_format_is_read(tmp_path: Path):
         assert read_rows(file, format_) == [expected]
 
 
-def test_a_text_has_one_family(tmp_path: Path):
-    """Whichever of its rows name it, and families with a text in common are one: each would count as evidence of its
-    own. Rows of other texts without a family stay without one."""
+def test_families_with_a_common_text_are_merged(tmp_path: Path):
+    """All rows of a text get its family, and families with a common text become one, because each would count as
+    separate evidence. Rows of other texts without a family stay without one."""
     rows = [("one", "b"), ("One.", None), ("two", "c"), ("two", "a"), ("three", "c"), ("four", None), ("five", "")]
     lines = (json.dumps({"text": text, "label": "l", "family": family}) + "\n" for text, family in rows)
     (tmp_path / "rows.jsonl").write_text("".join(lines))
@@ -104,8 +104,8 @@ def test_a_text_has_one_family(tmp_path: Path):
         ("text-label", '{"text": "' + "x" * LINE_BYTES_MAX + '"}', "more than 1048576 bytes"),
     ],
 )
-def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path, format_, line: str, said: str):
-    """What is no row of the format is refused with its place."""
+def test_invalid_row_is_named_by_file_and_line(tmp_path: Path, format_, line: str, said: str):
+    """A line that is not a row of the format is refused with its place and a remedy."""
     file = tmp_path / "rows.jsonl"
     file.write_text(f"\n{line}\n")
     with pytest.raises(InvalidRequest, match=r"rows\.jsonl:2") as raised:
@@ -127,9 +127,9 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path, format_, line: s
         ("text-answers", {"text": "t", "answers": {"q": {"a": None, "b": None}}}, DataRow("t")),
     ],
 )
-def test_a_key_that_is_null_is_absent(tmp_path: Path, format_, line: dict, expected: DataRow):
-    """pandas, datasets and DuckDB write every column into every row, and every probability into every distribution:
-    null, where another file that they joined has a value."""
+def test_null_key_counts_as_absent(tmp_path: Path, format_, line: dict, expected: DataRow):
+    """pandas, datasets and DuckDB write every column into every row and every label into every distribution, with null
+    as the missing value."""
     keys = ("label_source", "labeled_by", "family", "synthetic", "composed", "consented", "model", "site")
     others = (*keys, "prediction_id", "review_stream", "sampling_probability", "prompt", "messages", "spans")
     file = tmp_path / "rows.jsonl"
@@ -150,8 +150,8 @@ def test_a_key_that_is_null_is_absent(tmp_path: Path, format_, line: dict, expec
         ('{"text": "t", "label": "l"}\n'.encode("utf-16"), "text in UTF-16"),
     ],
 )
-def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, kind: str):
-    """Its first line is no row, and there is nothing to correct in that line."""
+def test_file_type_other_than_jsonl_is_named(tmp_path: Path, content: bytes, kind: str):
+    """The remedy names the file's apparent type, for example a JSON array, Parquet or UTF-16."""
     file = tmp_path / "rows.jsonl"
     file.write_bytes(content)
     with pytest.raises(InvalidRequest, match=r"rows\.jsonl:1") as raised:
@@ -159,8 +159,9 @@ def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, kind:
     assert f"the file seems to be {kind}." in raised.value.remedy
 
 
-def test_an_array_of_any_size_is_named_and_a_later_line_is_only_that_line(tmp_path: Path):
-    """json.dump writes all rows into one line, longer than a row may be; an array between rows is an error there."""
+def test_json_array_is_recognized_only_in_the_first_line(tmp_path: Path):
+    """json.dump writes all rows into one line, longer than a row may be; an array in a later line is an error of that
+    line."""
     file, row = tmp_path / "rows.jsonl", {"text": "t", "label": "l"}
     file.write_text(json.dumps([row] * (LINE_BYTES_MAX // 20)))
     with pytest.raises(InvalidRequest, match="has more than") as raised:
@@ -173,8 +174,8 @@ def test_an_array_of_any_size_is_named_and_a_later_line_is_only_that_line(tmp_pa
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_rows_or_our_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):
-    """No file makes the reader fail otherwise than with an error of ours."""
+def test_any_bytes_give_rows_or_an_error_with_a_remedy(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+    """No file content makes the reader raise another exception than EdgeAgentError."""
     file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     file.write_bytes(content)
     try:
@@ -183,8 +184,8 @@ def test_any_bytes_are_rows_or_our_error(tmp_path_factory: pytest.TempPathFactor
         assert error.remedy
 
 
-def test_a_missing_split_file_is_named(tmp_path: Path):
-    """A path that leads nowhere is an error about the recipe."""
+def test_missing_split_file_is_named(tmp_path: Path):
+    """A split whose file is missing or is a folder is an error that names the file."""
     written = recipe_of(tmp_path)
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(FileMissing, match=r"train\.jsonl does not exist"):
@@ -194,8 +195,8 @@ def test_a_missing_split_file_is_named(tmp_path: Path):
         row_files.rows(written, "train")
 
 
-def test_a_split_left_out_is_named(tmp_path: Path):
-    """A stage that needs a split says which key is missing; importance is then the training split."""
+def test_recipe_without_a_required_split_is_refused(tmp_path: Path):
+    """The error names the missing split; a missing importance split is replaced by the training split."""
     written = recipe_of(tmp_path, train="")
     with pytest.raises(InvalidRequest, match="names no train split"):
         row_files.rows(written, "train")
@@ -204,8 +205,8 @@ def test_a_split_left_out_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("format_", ["prompt-completion", "messages"])
-def test_a_classify_row_has_its_label_in_every_format(tmp_path: Path, format_: str):
-    """The completion of a classify task is its label."""
+def test_completion_of_a_classify_row_is_its_label(tmp_path: Path, format_: str):
+    """In the formats prompt-completion and messages, the stripped completion is the label."""
     plain = {
         "prompt-completion": '{"prompt": "Money!", "completion": " refund"}',
         "messages": '{"messages": [{"role": "user", "content": "!"}, {"role": "assistant", "content": "refund "}]}',
@@ -216,8 +217,9 @@ def test_a_classify_row_has_its_label_in_every_format(tmp_path: Path, format_: s
 
 
 @pytest.mark.parametrize("format_", ["prompt-completion", "messages"])
-def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_: str):
-    """Completions name no spans: every tag would be O, and such a model is right on every word but the ones wanted."""
+def test_encoder_that_extracts_requires_spans(tmp_path: Path, format_: str):
+    """Completions name no spans, so every tag would be O, and the model would be right on all words except the wanted
+    ones."""
     with pytest.raises(InvalidRequest, match=f"'{format_}' names no spans") as raised:
         row_files.rows(recipe_of(tmp_path, kind="extract", format_=format_), "train")
     assert raised.value.remedy.startswith("Use text-spans, or a decoder")
@@ -263,8 +265,9 @@ def test_an_encoder_that_extracts_learns_from_spans_only(tmp_path: Path, format_
         ),
     ],
 )
-def test_what_would_make_a_figure_a_lie_is_refused(tmp_path: Path, changed: dict[str, str], said: str, remedy: str):
-    """Overlaps, foreign labels, one-class, empty and synthetic splits are errors that say what to do."""
+def test_splits_that_would_falsify_figures_are_refused(tmp_path: Path, changed: dict[str, str], said: str, remedy: str):
+    """Overlapping, single-class, empty and synthetic splits, unknown labels and machine labels are errors with a
+    remedy."""
     with pytest.raises(InvalidRequest) as raised:
         row_files.check(recipe_of(tmp_path, **changed))
     assert said in raised.value.message
@@ -274,8 +277,8 @@ def test_what_would_make_a_figure_a_lie_is_refused(tmp_path: Path, changed: dict
 FULL = "finetune: {method: full}"
 
 
-def test_outliers_are_texts_of_no_split(tmp_path: Path):
-    """They need no label; one that stands in a split is refused, for the model would learn to doubt it."""
+def test_outlier_that_is_in_a_split_is_refused(tmp_path: Path):
+    """Outliers need no label; a text that is also in a split is refused, because the model would learn to doubt it."""
     apart = recipe_of(tmp_path, sections=FULL, outliers='{"text": "Who won the cup?"}\n')
     row_files.check(apart)
     assert ["Who won the cup?"] == [row.text for row in row_files.outliers(apart)]
@@ -286,21 +289,21 @@ def test_outliers_are_texts_of_no_split(tmp_path: Path):
 
 
 @pytest.mark.parametrize("sections", ["", "finetune: {method: lora}"])
-def test_outliers_are_for_encoders_that_are_trained(tmp_path: Path, sections: str):
-    """A run that would not learn from them is refused before it begins."""
+def test_outliers_require_an_encoder_that_is_fully_trained(tmp_path: Path, sections: str):
+    """A recipe with outliers is refused if its run would not learn from them."""
     with pytest.raises(InvalidRequest, match="is for an encoder that is trained to classify") as raised:
         row_files.check(recipe_of(tmp_path, sections=sections, outliers='{"text": "Who won the cup?"}\n'))
     assert "add 'finetune: {method: full}'" in raised.value.remedy
 
 
-def test_the_format_must_fit_the_kind_of_task(tmp_path: Path):
-    """A generate task cannot learn from labels."""
+def test_format_must_fit_the_kind_of_task(tmp_path: Path):
+    """A generate task refuses rows with labels."""
     with pytest.raises(InvalidRequest, match="does not fit a task of kind generate"):
         row_files.rows(recipe_of(tmp_path, kind="generate"), "train")
 
 
-def test_a_task_that_breaks_a_rule_is_named(tmp_path: Path):
-    """The error of a wrong task.yaml names the file and the key."""
+def test_invalid_task_file_is_named(tmp_path: Path):
+    """The error of an invalid task.yaml names the file and the key."""
     written = recipe_of(tmp_path)
     (tmp_path / "task.yaml").write_text("task: {name: t, kind: clasify}\n")
     with pytest.raises(ManifestInvalid, match=r"task\.yaml: kind: "):
@@ -308,7 +311,7 @@ def test_a_task_that_breaks_a_rule_is_named(tmp_path: Path):
 
 
 def test_spans_are_checked_against_tags(tmp_path: Path):
-    """An extract task knows the labels of its BIO tags, and only those."""
+    """A span of an extract task must have a label of the task's BIO tags."""
     line = '{"text": "flat white", "spans": [{"start": 0, "end": 4, "label": "%s"}]}\n'
     good = recipe_of(tmp_path, kind="extract", format_="text-spans", train=line % "item")
     assert row_files.rows(good, "train")[0].spans == (TextSpan(0, 4, "item"),)
@@ -316,23 +319,25 @@ def test_spans_are_checked_against_tags(tmp_path: Path):
         row_files.rows(recipe_of(tmp_path, kind="extract", format_="text-spans", train=line % "size"), "train")
 
 
-def test_an_embed_task_and_the_importance_split_need_only_texts(tmp_path: Path):
-    """Nothing is learned from a label there."""
+def test_embed_task_and_importance_split_need_only_texts(tmp_path: Path):
+    """Rows of an embed task and of the importance split are read without labels."""
     bare = '{"text": "hello"}\n'
     assert row_files.rows(recipe_of(tmp_path, kind="embed", test=bare), "test") == [DataRow("hello")]
     assert row_files.rows(recipe_of(tmp_path, importance=bare), "importance") == [DataRow("hello")]
 
 
-def test_what_is_known_of_a_row_counts_where_only_its_text_is_needed(tmp_path: Path):
-    """A row without a probability is left out of a measured split; a family stays one."""
+def test_rows_of_an_embed_task_keep_family_and_probability(tmp_path: Path):
+    """In a test split, a row of an embed task keeps its family, and a row without a sampling probability is left
+    out."""
     drawn = '{"text": "hello", "family": "f", "review_stream": "audit", "sampling_probability": 0.5}\n'
     chosen = '{"text": "good morning", "review_stream": "uncertain"}\n'
     found = row_files.rows(recipe_of(tmp_path, kind="embed", test=drawn + chosen), "test")
     assert [DataRow("hello", family="f", review_stream="audit", sampling_probability=0.5)] == found
 
 
-def test_a_summary_counts_and_warns(tmp_path: Path):
-    """The check counts rows, labels and synthetic rows, and says what to doubt."""
+def test_summary_counts_rows_and_warns(tmp_path: Path):
+    """The summary counts rows, labels and synthetic rows, and warns of conflicts, repeated texts, missing labels and
+    too few rows."""
     train = TRAIN + '{"text": "nice DAY!", "label": "price", "synthetic": true}\n'
     summary = row_files.check(recipe_of(tmp_path, train=train, test=TEST + TEST))
     assert summary.rows == {"train": 4, "calibration": 2, "test": 4}
@@ -349,8 +354,8 @@ def test_a_summary_counts_and_warns(tmp_path: Path):
     )
 
 
-def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
-    """A phrasing that the model saw in training says little about unseen ones."""
+def test_family_in_two_splits_is_a_warning(tmp_path: Path):
+    """A phrasing that the model saw in training is weak evidence for unseen phrasings."""
     shared = '{"text": "%s", "label": "price", "family": "price/how-much"}\n'
     summary = row_files.check(
         recipe_of(tmp_path, train=TRAIN + shared % "how much", test=TEST + shared % "what is that")
@@ -358,8 +363,8 @@ def test_a_family_in_two_splits_is_a_warning(tmp_path: Path):
     assert summary.warnings[0].startswith("1 family of rows, such as 'price/how-much', is in both the train and")
 
 
-def test_a_family_in_two_splits_is_a_warning_where_it_shares_a_text_with_another(tmp_path: Path):
-    """In the training split the two are one family, with the name of the other, which the test split lacks."""
+def test_merged_family_in_two_splits_is_a_warning(tmp_path: Path):
+    """The warning also covers a family that the training split merged with another one under the other's name."""
     row = '{"text": "%s", "label": "price", "family": "%s"}\n'
     summary = row_files.check(
         recipe_of(
@@ -372,13 +377,13 @@ def test_a_family_in_two_splits_is_a_warning_where_it_shares_a_text_with_another
 
 
 @given(st.text().map("x{}".format), st.sampled_from(["{}", " {}\t", "{}!", "{}. "]))
-def test_a_key_does_not_change_with_spaces_and_final_marks(text: str, around: str):
+def test_key_ignores_outer_spaces_and_final_punctuation(text: str, around: str):
     """Texts that differ only in outer spaces and final punctuation are one text."""
     assert DataRow(around.format(text)).key == DataRow(text).key
 
 
-def test_a_key_keeps_what_matters():
-    """Signs inside a text, and earlier turns, make another text; case and width do not."""
+def test_key_keeps_inner_signs_and_earlier_turns():
+    """Signs inside a text and earlier turns make another text; case and character width do not."""
     assert DataRow("set to -5").key != DataRow("set to 5").key
     assert DataRow("?").key != DataRow("!").key
     assert DataRow("\uff21\uff22\uff23").key == DataRow("abc").key
@@ -392,7 +397,7 @@ def test_a_key_keeps_what_matters():
 
 
 def test_labels_are_counted_by_their_source(tmp_path: Path):
-    """What a machine labelled may train; a row that says nothing was imported, as were the files of before."""
+    """Machine labels are allowed in training; a row without a label source counts as imported."""
     train = TRAIN + labelled("teacher", "large-1") + labelled("reviewed", "anna")
     summary = row_files.check(recipe_of(tmp_path, train=train))
     assert {"reviewed": 1, "teacher": 1, "imported": 3} == summary.label_sources["train"]

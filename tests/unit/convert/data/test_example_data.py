@@ -1,4 +1,4 @@
-"""The data in examples/: enough of it, rightly labelled, and nothing of a test split was seen in training."""
+"""The data in examples/: enough rows, correct labels, and no test text that training has seen."""
 
 import json
 import shutil
@@ -22,15 +22,15 @@ INTENTS = {"refund", "exchange", "price", "stock", "hours", "loyalty", "payment"
 
 
 def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of each split, as they stand in the files."""
+    """Return the rows of each split, as they are in the files."""
     return {
         split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
         for split in row_files.SPLITS
     }
 
 
-def test_the_till_has_enough_messages_of_every_intent():
-    """Each split is as large as promised, and no intent is rare in it."""
+def test_pos_intent_has_enough_rows_of_every_intent():
+    """Each split of examples/pos-intent has its minimum of rows, and each intent at least half of an equal share."""
     for split, rows in rows_of(POS / "data").items():
         assert len(rows) >= POS_ROWS_MIN[split], split
         counts = Counter(row["label"] for row in rows)
@@ -38,8 +38,8 @@ def test_the_till_has_enough_messages_of_every_intent():
         assert min(counts.values()) >= len(rows) / len(INTENTS) / 2, f"{split}: {counts}"
 
 
-def test_no_family_of_phrasings_stands_in_two_splits():
-    """A family has one label and lies in one split whole: test phrasings are unseen in training."""
+def test_pos_intent_families_are_in_one_split():
+    """A family has one label and is in one split, so training never sees the phrasings of the test split."""
     place: dict[str, str] = {}
     for split, rows in rows_of(POS / "data").items():
         for row in rows:
@@ -47,8 +47,8 @@ def test_no_family_of_phrasings_stands_in_two_splits():
             assert row["family"].split("/")[0] == row["label"], row
 
 
-def test_no_message_is_another_with_its_words_in_another_order():
-    """Neither case, punctuation nor word order makes a message new."""
+def test_pos_intent_texts_differ_in_more_than_word_order():
+    """No text repeats another one with different case, punctuation or word order."""
     bags = Counter(
         " ".join(sorted("".join(c if c.isalnum() else " " for c in row["text"].lower()).split()))
         for rows in rows_of(POS / "data").values()
@@ -57,8 +57,8 @@ def test_no_message_is_another_with_its_words_in_another_order():
     assert [bag for bag, count in bags.items() if count > 1] == []
 
 
-def test_what_was_written_afterwards_stands_in_no_split():
-    """The messages that nobody was trained or looked at for are of all intents, and none of them is in the splits."""
+def test_afterwards_rows_are_in_no_split():
+    """afterwards.jsonl has at least 150 texts, of all intents, that are in no split."""
     lines = (POS / "data" / "afterwards.jsonl").read_text(encoding="utf-8").splitlines()
     afterwards = [json.loads(line) for line in lines]
     assert len(afterwards) >= 150
@@ -68,8 +68,8 @@ def test_what_was_written_afterwards_stands_in_no_split():
 
 
 @pytest.mark.parametrize("folder", [POS, POS / "encoder"])
-def test_the_recipes_are_whole(folder: Path):
-    """Every split is there and checks without a warning; the source, where it is installed, too."""
+def test_pos_intent_recipes_have_all_splits_without_warnings(folder: Path):
+    """Both recipes of examples/pos-intent name every split, and the check of their data gives no warning."""
     summary = row_files.check(recipe.read(folder))
     assert summary.warnings == ()
     assert set(summary.rows) == set(row_files.SPLITS)
@@ -83,7 +83,7 @@ MADE_ROWS_MIN = {"train": 1500, "importance": 50, "calibration": 500, "test": 45
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the recipes in examples/, with their data made."""
+    """Return a copy of the recipes in examples/ with their generated data."""
     folder = tmp_path_factory.mktemp("examples")
     for name in SCRIPTS:
         shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("data", "report"))
@@ -92,13 +92,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(name: str, out: Path) -> None:
-    """Run the script as its recipe says."""
+    """Run make_data.py of an example as its recipe describes."""
     subprocess.run([sys.executable, EXAMPLES / name / "make_data.py", "--out", out], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(("name", "part"), [(name, part) for name, parts in SCRIPTS.items() for part in parts])
-def test_what_a_script_makes_is_split_by_family(made: Path, name: str, part: str):
-    """Each split has its rows, and no family, nor any text, lies in two."""
+def test_generated_data_is_split_by_family(made: Path, name: str, part: str):
+    """Each split has its minimum of rows, no family is in two splits (except for slots), and no text occurs twice."""
     place: dict[str, str] = {}
     texts: set[str] = set()
     for split, rows in rows_of(made / name / part).items():
@@ -114,14 +114,14 @@ def test_what_a_script_makes_is_split_by_family(made: Path, name: str, part: str
     "recipe_folder",
     [pytest.param("retail-categories", marks=pytest.mark.slow), "home-intents", "home-intents/slots"],
 )
-def test_the_recipes_fit_what_the_scripts_make(made: Path, recipe_folder: str):
-    """Labels are the task's, and every label has rows in every split that is used."""
+def test_recipes_fit_the_generated_data(made: Path, recipe_folder: str):
+    """The check of the generated data gives no warning, so each label has rows in each split."""
     summary = row_files.check(recipe.read(made / recipe_folder))
     assert summary.warnings == ()
 
 
 def test_slots_are_words_of_the_command(made: Path):
-    """An answer is JSON whose values stand in the command, in that order."""
+    """The values of an answer's JSON occur in the command, in the same order."""
     for rows in rows_of(made / "home-intents" / "slots" / "data").values():
         for row in rows:
             slots = json.loads(row["completion"])
@@ -130,17 +130,17 @@ def test_slots_are_words_of_the_command(made: Path):
             assert places == sorted(places), row
 
 
-def test_a_script_makes_the_same_bytes_again(made: Path, tmp_path: Path):
-    """The data of a report can be made anew."""
+def test_generated_data_is_reproducible(made: Path, tmp_path: Path):
+    """make_data.py writes the same bytes again, so the data of a report can be reproduced."""
     make("home-intents", tmp_path)
     for split in row_files.SPLITS:
         again = (tmp_path / "data" / f"{split}.jsonl").read_bytes()
         assert (made / "home-intents" / "data" / f"{split}.jsonl").read_bytes() == again
 
 
-def test_the_thresholds_that_the_examples_carry_were_tested_by_family_and_with_a_gate():
-    """A task.yaml with a threshold shows users what a guarantee is, so it follows the rules of a recipe: the target is
-    what was proved, each family counted once, and gate and floor were in force."""
+def test_thresholds_in_examples_have_gate_floor_and_proved_target():
+    """A task.yaml with a threshold shows users a guarantee, so it has a gate, a floor of at least 0.5 and a target that
+    was proved."""
     carrying = []
     for file in sorted(EXAMPLES.rglob("task.yaml")):
         plain = yaml.safe_load(file.read_text(encoding="utf-8"))

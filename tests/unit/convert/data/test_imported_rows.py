@@ -1,4 +1,4 @@
-"""Rows that no site sent pass the redaction of a site, unless the recipe waives it with a reason."""
+"""Rows that no site sent are redacted as on a site, unless the recipe waives this with a reason."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WAIVED = PrivacySection(imported_data="waived", waiver="composed by the team, de
 
 
 def rows(**more: object) -> str:
-    """Return two rows, one with an address."""
+    """Return two rows, one with an e-mail address."""
     made = ({"text": f"refund to {MAIL}", "label": "refund", **more}, {"text": "How much?", "label": "price"})
     return "".join(json.dumps(row) + "\n" for row in made)
 
 
 @pytest.mark.parametrize("split", ["train", "calibration", "test"])
-def test_every_split_is_redacted(tmp_path: Path, split: str):
-    """The address is made up; the same row gets the same one each time; other rows are unchanged."""
+def test_imported_rows_of_every_split_are_redacted(tmp_path: Path, split: str):
+    """An address is replaced by a made-up value, the same one each time, and other rows are unchanged."""
     recipe = recipe_of(tmp_path, **{split: rows()})
     found = row_files.rows(recipe, split)
     assert [True, False] == [MAIL not in found[0].text, found[0].text == f"refund to {MAIL}"]
@@ -33,20 +33,20 @@ def test_every_split_is_redacted(tmp_path: Path, split: str):
 
 
 def test_equal_rows_keep_their_own_places(tmp_path: Path):
-    """A message names the line that it is about, not an equal one that was read before."""
+    """Each of two equal rows has its own line number, so a message names the right line."""
     found = row_files.rows(recipe_of(tmp_path, train=rows() + rows()), "train")
     assert [f"{tmp_path / 'train.jsonl'}:{line}" for line in (1, 2, 3, 4)] == [row.place for row in found]
 
 
 @pytest.mark.parametrize("mark", [{"composed": True}, {"site": "clinic-1", "prediction_id": "p-1"}])
-def test_composed_and_collected_rows_stay(tmp_path: Path, mark: dict[str, object]):
-    """Nobody said the one, and the site of the other has redacted it."""
+def test_composed_and_collected_rows_are_not_redacted_again(tmp_path: Path, mark: dict[str, object]):
+    """A composed row has no real values, and the site has already redacted a collected row."""
     recipe = recipe_of(tmp_path, train=rows(**mark))
     assert f"refund to {MAIL}" == row_files.rows(recipe, "train")[0].text
 
 
-def test_a_waiver_needs_its_reason(tmp_path: Path):
-    """The rows stay as they are, and the sentence for the bundle has the reason."""
+def test_redaction_waiver_requires_a_reason(tmp_path: Path):
+    """With a waiver and its reason the rows are unchanged; one without the other is refused."""
     sections = "privacy: {imported_data: waived, waiver: 'composed by the team'}"
     found = row_files.rows(recipe_of(tmp_path, train=rows(), sections=sections), "train")
     assert MAIL in found[0].text
@@ -55,8 +55,9 @@ def test_a_waiver_needs_its_reason(tmp_path: Path):
             recipe_of(tmp_path, sections=broken)
 
 
-def test_the_sentence_says_what_was_done():
-    """Of imported rows only; without one there is nothing to say."""
+def test_privacy_sentence_describes_the_redaction():
+    """The sentence counts imported rows and rows with made-up values, or has the waiver's reason; rows of a redact task
+    are unchanged."""
     made = [DataRow(f"refund to {MAIL}"), DataRow("How much?"), DataRow(MAIL, composed=True)]
     assert "2 imported rows, made-up values in 1" == imported_rows.sentence(made, PrivacySection(), "classify")
     assert "2 imported rows, redaction waived: composed by the team, decided by M. on 1 June" == imported_rows.sentence(

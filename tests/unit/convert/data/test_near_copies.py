@@ -1,4 +1,4 @@
-"""Near copies between splits: what counts as one, how many are found, and what becomes of a run with many."""
+"""Near duplicates between splits: their definition, their count, and the refusal of a run with many of them."""
 
 import random
 import string
@@ -23,14 +23,14 @@ def text_of(number: int, words: int = 9) -> str:
     return " ".join(WORDS[number * words % len(WORDS) :][:words]) + f" {number}"
 
 
-def test_a_text_with_um_before_it_is_a_near_copy():
-    """The case of the audit: 20 of 23 pieces are the same, which is over 0.85."""
+def test_text_with_um_before_it_is_a_near_duplicate():
+    """20 of 23 pieces are equal, which is over 0.85."""
     assert 20 / 23 == pytest.approx(near_duplicates.common_share(normalised(UM), normalised(BUS)))
     assert [0, NO_COPY] == SplitSketches([UM, "Is there a bus at night?"]).copies_of(SplitSketches([BUS])).tolist()
 
 
-def test_near_copies_are_those_that_an_exact_count_finds():
-    """Of texts from a far to a near relation, all with a share of 0.9 or more are found and none with 0.75 or less."""
+def test_near_duplicates_agree_with_an_exact_count():
+    """All texts with a common share of 0.9 or more are found, and none with 0.75 or less."""
     chance = random.Random(2)
     sources = [normalised(text_of(number)) for number in range(150)]
     varied = []
@@ -48,15 +48,16 @@ def test_near_copies_are_those_that_an_exact_count_finds():
     assert (found == (shares >= near_duplicates.ALIKE_SHARE_MIN)).mean() >= 0.95
 
 
-def test_the_work_grows_with_the_rows():
-    """A row is compared with 8 others for each of its 16 bands at most, however many begin alike."""
+def test_number_of_comparisons_is_linear_in_the_rows():
+    """A row is compared with at most BAND_ROWS_MAX others for each band, however many texts begin alike."""
     same = SplitSketches([f"{'the same beginning of a text ' * 3}{number % 50}" for number in range(500)])
     pairs, _ = same._candidate_pairs(same, 0, 500)
     assert len(pairs) <= 500 * BAND_ROWS_MAX * near_duplicates.BANDS
 
 
-def test_every_pair_of_splits_that_must_not_know_each_other_is_counted():
-    """train against calibration and test, calibration against test; importance is not looked at; examples are shown."""
+def test_near_duplicates_are_counted_for_each_pair_of_splits():
+    """Training is compared with calibration and test, and calibration with test; importance is ignored; the sentence
+    has an example."""
     splits = {"train": [BUS, "a b c"], "importance": [BUS], "calibration": [UM], "test": [UM + "!", "no such text"]}
     found = copies_between(splits)
     assert [("train", "calibration", 1, 1), ("train", "test", 1, 2), ("calibration", "test", 1, 2)] == [
@@ -73,8 +74,9 @@ def rows(*texts: str) -> str:
     return text_label(*((text, ("refund", "price")[at % 2]) for at, text in enumerate(texts)))
 
 
-def test_a_run_with_many_near_copies_asks_for_a_decision(tmp_path: Path):
-    """Over 5% the run is refused before anything is trained, with an example and the key; with the key it warns."""
+def test_recipe_with_many_near_duplicates_is_refused(tmp_path: Path):
+    """Over 5% near duplicates, the check refuses the data with an example and the recipe key; with `near_copies_max` it
+    warns."""
     test = [text_of(number) for number in range(33)] + [f"um {text_of(100 + number)}!" for number in range(27)]
     train = [text_of(100 + number) for number in range(60)]
     files = {"train": rows(*train), "test": rows(*test)}
@@ -90,15 +92,15 @@ def test_a_run_with_many_near_copies_asks_for_a_decision(tmp_path: Path):
     assert [27] == [each.rows for each in summary.near_copies if (each.of, each.split) == ("train", "test")]
 
 
-def test_few_near_copies_are_counted_without_a_warning(tmp_path: Path):
-    """One of 40 is no reason to stop; the summary has it."""
+def test_few_near_duplicates_are_counted_without_a_warning(tmp_path: Path):
+    """One near duplicate in 40 rows is in the summary and gives no warning."""
     test = [text_of(number) for number in range(39)] + [f"um {text_of(100)}"]
     summary = row_files.check(recipe_of(tmp_path, train=rows(text_of(100), text_of(101)), test=rows(*test)))
-    assert [] == [line for line in summary.warnings if "near cop" in line]
+    assert [] == [line for line in summary.warnings if "near dup" in line]
     assert [0, 1, 0] == [each.rows for each in summary.near_copies]
 
 
-def test_splits_without_near_copies_say_so(tmp_path: Path):
-    """Nothing is found where nothing is."""
+def test_splits_without_near_duplicates_have_zero_counts(tmp_path: Path):
+    """The summary has a count of 0 for each pair of splits."""
     summary = row_files.check(recipe_of(tmp_path, calibration=CALIBRATION, test=TEST))
     assert [0, 0, 0] == [each.rows for each in summary.near_copies]

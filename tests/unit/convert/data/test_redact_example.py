@@ -1,4 +1,4 @@
-"""The data of examples/redact: spans that fit, families in one split, and phrases whose slots are known."""
+"""The data of examples/redact: valid spans, families in one split, and phrases with known slots."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def words_of(text: str) -> str:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_phrases_of_a_language_have_known_slots(language: str):
-    """Clean sentences have no personal slot, personal ones at least one, and no sentence stands twice."""
+def test_phrases_of_each_language_have_known_slots(language: str):
+    """Clean sentences have no personal slot, personal ones have at least one, and no sentence occurs twice."""
     found = sections(language)
     assert SECTIONS == found.keys()
     found |= {name: found[name] + found[f"more {name}"] for name in ("personal", "clean")}
@@ -83,8 +83,9 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
 
 
 @pytest.mark.slow
-def test_the_script_makes_texts_with_their_spans(splits: dict[str, list[dict[str, Any]]]):
-    """Spans are whole, disjoint and of the task's types, which training all has; a family lies in one split."""
+def test_generated_texts_have_valid_spans(splits: dict[str, list[dict[str, Any]]]):
+    """Spans are inside the text, disjoint and of the task's types, which the training split has all; a family is in one
+    split."""
     types = set(tag_types(task_file.of(EXAMPLE / "task.yaml").labels))
     place: dict[str, str] = {}
     for split, rows in splits.items():
@@ -100,8 +101,8 @@ def test_the_script_makes_texts_with_their_spans(splits: dict[str, list[dict[str
 
 
 @pytest.mark.slow
-def test_no_text_that_the_benchmark_takes_for_clean_is_learned(splits: dict[str, list[dict[str, Any]]]):
-    """Neither training nor calibration has one, by its words."""
+def test_clean_texts_of_the_benchmark_are_not_learned(splits: dict[str, list[dict[str, Any]]]):
+    """No training or calibration row has the same words as a clean text of the benchmark."""
     measured = {words_of(text) for texts in clean_texts().values() for text in texts}
     learned = [row["text"] for split in ("train", "calibration") for row in splits[split]]
     assert [] == [text for text in learned if words_of(text) in measured]

@@ -1,4 +1,4 @@
-"""One file becomes splits in which calibration and test have only rows that figures can rest on."""
+"""Dividing one file into splits whose calibration and test rows are valid for figures."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def people(count: int, **marks: Any) -> list[DataRow]:
     return [DataRow(text, label=("refund", "price")[at % 2], **marks) for at, text in enumerate(texts(count))]
 
 
-def test_a_division_keeps_the_shares_and_what_belongs_together():
-    """Each label has its share of each split; a family, and a text with um before it, stay in one."""
+def test_division_keeps_shares_families_and_near_duplicates():
+    """Each label has its share of each split; a family, and a text with its near duplicate, stay in one split."""
     rows = people(100)
     rows += [DataRow(f"um {rows[50].text}", label="refund")]
     rows += [DataRow(text, label="price", family="fam") for text in texts(6, 900)]
@@ -47,8 +47,8 @@ def test_a_division_keeps_the_shares_and_what_belongs_together():
 @pytest.mark.parametrize(
     "marks", [{"synthetic": True}, {"label_source": "teacher", "labeled_by": "large-1"}, {"label_source": "model"}]
 )
-def test_what_a_model_made_or_labelled_is_for_training(marks: dict[str, Any]):
-    """A variant of a measured text is left out: it must not be measured on, and must not be learnt."""
+def test_rows_made_or_labelled_by_a_model_are_for_training(marks: dict[str, Any]):
+    """A variant of a measured text is left out, because it must be neither measured nor learned."""
     rows = people(60)
     made = [DataRow(text, label="refund", **marks) for text in texts(30, 900)]
     variants = [DataRow(f"um {row.text}", label=row.label, **marks) for row in rows]
@@ -61,8 +61,8 @@ def test_what_a_model_made_or_labelled_is_for_training(marks: dict[str, Any]):
     assert len(measured) == 150 - sum(map(len, found.values()))
 
 
-def test_only_what_was_drawn_at_random_is_measured_on_where_a_file_tells():
-    """Rows that people chose to review by doubt are for training."""
+def test_only_audit_rows_are_measured_if_streams_are_known():
+    """Rows that were reviewed because the model was uncertain are for training."""
     drawn = people(40, label_source="reviewed", review_stream="audit", sampling_probability=0.02)
     chosen = [
         DataRow(text, label="price", label_source="corrected", review_stream="uncertain") for text in texts(40, 900)
@@ -72,8 +72,8 @@ def test_only_what_was_drawn_at_random_is_measured_on_where_a_file_tells():
     assert set(chosen) <= set(found["train"])
 
 
-def test_a_row_keeps_all_that_is_known_of_it(tmp_path: Path):
-    """A mark that is lost would make a row of a model, or one of unknown probability, a measured one."""
+def test_written_row_keeps_all_its_marks(tmp_path: Path):
+    """Without its marks, a synthetic row or one of unknown probability could be measured."""
     row = DataRow(
         "a text",
         label="refund",
@@ -87,8 +87,8 @@ def test_a_row_keeps_all_that_is_known_of_it(tmp_path: Path):
         assert [each] == read_rows(file, "text-label")
 
 
-def test_the_command_says_what_is_for_training_only(tmp_path: Path):
-    """With the numbers; and its files say of each row where it comes from."""
+def test_split_command_counts_the_training_only_rows(tmp_path: Path):
+    """The output has the number of rows for training only, and the written rows keep their label source."""
     (tmp_path / "task.yaml").write_text(TASK)
     taught = [DataRow(text, label="price", label_source="teacher") for text in texts(20, 900)]
     lines = (json.dumps(plain_of(row)) + "\n" for row in [*people(60), *taught])
@@ -101,8 +101,8 @@ def test_the_command_says_what_is_for_training_only(tmp_path: Path):
     assert 20 == sum(row.label_source == "teacher" for row in train)
 
 
-def test_a_split_without_rows_is_named(tmp_path: Path):
-    """Two rows do not fill three splits: the files are there, and no recipe would run with them."""
+def test_empty_split_is_named(tmp_path: Path):
+    """Two rows do not fill three splits: the files are written, with a warning for each empty split."""
     code, said = divided(tmp_path, people(2))
     assert (0, 2) == (code, said.count("empty, and a recipe needs rows here")), said
 
@@ -113,8 +113,8 @@ def keys_of(folder: Path) -> dict[str, set[str]]:
 
 
 def test_rows_of_an_earlier_division_stay_in_their_split(tmp_path: Path):
-    """Also in another order, with more rows, and by another seed: no bundle is measured on what an earlier one has
-    learned. The new rows bring the splits to their shares; the command says how many rows stay."""
+    """Rows keep their split in another order, with more rows and with another seed, so no bundle is measured on rows
+    that an earlier one learned. New rows bring the splits to their shares, and the command counts the kept rows."""
     assert "left in the earlier split" not in divided(tmp_path, people(60))[1]
     before = keys_of(tmp_path / "data")
     code, said = divided(tmp_path, people(160)[::-1], "--force", "--seed", "2")
@@ -125,8 +125,8 @@ def test_rows_of_an_earlier_division_stay_in_their_split(tmp_path: Path):
     assert "60 rows left in the earlier split, where a bundle can have learned from them, and 100 dealt" in said
 
 
-def test_a_variant_of_a_learned_text_is_learned_too(tmp_path: Path):
-    """A new row that makes a measured text a variant of a training text takes both to training."""
+def test_variant_of_a_training_text_moves_to_training(tmp_path: Path):
+    """If a test text joins the family of a training text, both are in training."""
     rows = people(60)
     divided(tmp_path, rows)
     before = keys_of(tmp_path / "data")
@@ -136,8 +136,9 @@ def test_a_variant_of_a_learned_text_is_learned_too(tmp_path: Path):
     assert {learned.key, measured.key} <= keys_of(tmp_path / "data")["train"]
 
 
-def test_an_earlier_split_that_cannot_be_read_is_replaced(tmp_path: Path):
-    """Nothing is known of its rows, so all are dealt, and the command says what that means; an empty file had none."""
+def test_unreadable_earlier_split_is_replaced_with_a_warning(tmp_path: Path):
+    """All rows are dealt again, and the command warns that figures of a bundle that learned from them can be too
+    good."""
     divided(tmp_path, people(60))
     for split, content in (("train", "{"), ("calibration", ""), ("test", "{")):
         (tmp_path / "data" / f"{split}.jsonl").write_text(content)
@@ -147,8 +148,9 @@ def test_an_earlier_split_that_cannot_be_read_is_replaced(tmp_path: Path):
     assert ([True, False, True], True) == (unread, "figures of a bundle that learned from them can be too good" in said)
 
 
-def test_what_could_only_train_is_dealt_once_people_have_labelled_it(tmp_path: Path):
-    """A large model labels what is difficult: kept in training, it would be missing where the guarantee is proved."""
+def test_teacher_rows_are_dealt_again_after_a_review(tmp_path: Path):
+    """A large model labels difficult rows: kept in training after a review, they would be missing where the guarantee
+    is proved."""
     rows = people(120)
     easy, hard = rows[:60], rows[60:]
     divided(tmp_path, [*easy, *(replace(row, label_source="teacher", labeled_by="large-1") for row in hard)])
@@ -161,8 +163,9 @@ def test_what_could_only_train_is_dealt_once_people_have_labelled_it(tmp_path: P
     assert "60 rows left in the earlier split, where a bundle can have learned from them, and 60 dealt" in said
 
 
-def test_a_row_that_moves_has_not_stayed(tmp_path: Path):
-    """A calibration row that turns out to be a variant of a test row calibrates, and the test row moves."""
+def test_moved_row_is_not_counted_as_kept(tmp_path: Path):
+    """If a calibration row and a test row become variants, both are in calibration, and the command counts one moved
+    row."""
     rows = people(60)
     divided(tmp_path, rows)
     before = keys_of(tmp_path / "data")
@@ -182,8 +185,8 @@ def divided(folder: Path, rows: list[DataRow], *more: str) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.split())
 
 
-def test_a_label_that_the_task_lacks_is_refused_with_its_row(tmp_path: Path):
-    """Before anything is written; the nearest label is named."""
+def test_unknown_label_is_refused_with_its_line(tmp_path: Path):
+    """The error names the nearest label, and nothing is written."""
     rows = people(60)
     rows[7:7] = [DataRow("a typo", label="refnd")] * 2
     code, said = divided(tmp_path, rows)
@@ -192,16 +195,16 @@ def test_a_label_that_the_task_lacks_is_refused_with_its_row(tmp_path: Path):
     assert not (tmp_path / "data").exists()
 
 
-def test_splits_are_for_their_owner_alone(tmp_path: Path):
-    """They hold the texts of the file; the folder, which may be anybody's, keeps its mode."""
+def test_split_files_are_private(tmp_path: Path):
+    """Split files have mode 0600, and the folder keeps its mode."""
     (tmp_path / "data").mkdir(mode=0o755)
     assert 0 == divided(tmp_path, people(60))[0]
     assert {0o600} == {file.stat().st_mode & 0o777 for file in (tmp_path / "data").iterdir()}
     assert 0o755 == (tmp_path / "data").stat().st_mode & 0o777
 
 
-def test_a_full_disk_leaves_the_splits_as_they_were(tmp_path: Path):
-    """All three are written before the first one gets its name; the message names the file."""
+def test_full_disk_leaves_the_old_splits(tmp_path: Path):
+    """All splits are written before the first one is renamed; the message names the file."""
     with tmpfs(tmp_path / "disk", "size=32k") as disk:
         assert 0 == divided(disk, people(40))[0]
         before = {file.name: file.read_bytes() for file in (disk / "data").iterdir()}

@@ -1,4 +1,4 @@
-"""convert/data/synthesis.py and its command, against a real HTTP server that speaks the chat API."""
+"""convert/data/synthesis.py and its command, against a real HTTP server with the chat API."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def request(task: TaskSpec = TASK, format_: str = "text-label", **more: Any) -> 
 
 
 def saying(number: int, asked: str) -> str:
-    """Answer as a good model does: as many texts as asked for, new ones each time."""
+    """Answer as a good model does: with the requested number of texts, new ones each time."""
     count = int(re.search(r"Write (\d+)", asked).group(1))
     # No words, but no two alike.
     texts = [hashlib.sha256(f"{number} {at}".encode()).hexdigest()[:30] for at in range(count)]
@@ -59,8 +59,8 @@ def made(recipe: Recipe, server: chat_server.ChatServer, **wanted: Any) -> Synth
 # --- the whole way ----------------------------------------------------------------------------------------------------
 
 
-def test_a_reasoning_model_is_asked_as_it_wants(tmp_path: Path):
-    """Members that the server refuses are written otherwise or left out, with room to think."""
+def test_request_adapts_to_the_members_that_a_server_refuses(tmp_path: Path):
+    """Refused members are renamed or left out, and a reasoning model gets more tokens."""
     refuses = ("max_tokens", "temperature", "seed")
     with chat_server.serving(lambda *asked: f"<think>{{?}}</think>{saying(*asked)}", refuses=refuses) as server:
         found = made(recipe_of(tmp_path), server)
@@ -69,8 +69,8 @@ def test_a_reasoning_model_is_asked_as_it_wants(tmp_path: Path):
     assert server.asked[0]["max_completion_tokens"] > synthesis.ANSWER_TOKENS_MAX
 
 
-def test_rows_come_back_marked_and_trainable(tmp_path: Path) -> None:
-    """Each label is asked for in turn; the rows are text-label rows that data.py takes for training only."""
+def test_generated_rows_are_marked_as_synthetic(tmp_path: Path) -> None:
+    """Each label is requested in turn, and the test split refuses the rows."""
     recipe = recipe_of(tmp_path)
     with chat_server.serving(saying) as server:
         found = made(recipe, server)
@@ -85,8 +85,8 @@ def test_rows_come_back_marked_and_trainable(tmp_path: Path) -> None:
         row_files.rows(recipe_of(tmp_path, test=lines), "test")
 
 
-def test_only_training_examples_leave(tmp_path: Path) -> None:
-    """The model sees the task and examples of the label; nothing of calibration and test."""
+def test_only_training_rows_are_sent_to_the_model(tmp_path: Path) -> None:
+    """The model gets the task and training rows of the label, and no rows of calibration and test."""
     recipe = recipe_of(tmp_path)
     with chat_server.serving(saying) as server:
         made(recipe, server)
@@ -99,8 +99,9 @@ def test_only_training_examples_leave(tmp_path: Path) -> None:
     assert server.asked[0]["seed"] != server.asked[1]["seed"]
 
 
-def test_texts_that_are_there_are_dropped_and_counted(tmp_path: Path) -> None:
-    """Near-duplicates of each other and of every split are; when nothing new comes, the work ends."""
+def test_near_duplicates_of_existing_rows_are_dropped(tmp_path: Path) -> None:
+    """Near duplicates of each other and of every split are dropped and counted; after five answers without a new row
+    the run ends."""
     held = text_label(("Refund please", "refund"), ("what would this velvet sofa cost", "price"))
     rows = [
         {"text": "What would this velvet sofa cost?!"},
@@ -114,8 +115,8 @@ def test_texts_that_are_there_are_dropped_and_counted(tmp_path: Path) -> None:
     assert "5 answers in a row brought no new row" == found.stopped
 
 
-def test_what_is_not_as_asked_for_is_dropped_and_counted(tmp_path: Path) -> None:
-    """Prose, broken JSON and broken rows cost a request and nothing else."""
+def test_invalid_answers_are_dropped_and_counted(tmp_path: Path) -> None:
+    """Prose, invalid JSON and invalid rows cost their request, and the run continues."""
     answers = ["I cannot help with that.", '{"rows": [', '{"rows": "none"}', '{"rows": [{"text": ""}, 7]}']
     with chat_server.serving(lambda n, asked: answers[n] if n < 4 else saying(n, asked)) as server:
         found = made(recipe_of(tmp_path), server, rows=5)
@@ -129,8 +130,9 @@ def test_what_is_not_as_asked_for_is_dropped_and_counted(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("tokens", "requests"), [(100, 3), (None, 2)])
-def test_the_spend_limit_ends_it(tmp_path: Path, tokens: int | None, requests: int) -> None:
-    """No request follows the one that reaches it; where the server does not count, characters are."""
+def test_token_limit_ends_the_run(tmp_path: Path, tokens: int | None, requests: int) -> None:
+    """No request follows the one that reaches the limit; if the server does not count tokens, they are estimated from
+    characters."""
     with chat_server.serving(saying, tokens=tokens) as server:
         found = made(recipe_of(tmp_path), server, rows=1000, tokens_max=250)
     assert requests == found.requests
@@ -139,8 +141,8 @@ def test_the_spend_limit_ends_it(tmp_path: Path, tokens: int | None, requests: i
 
 
 @pytest.mark.slow
-def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
-    """Two refusals for load are waited out; what stays away is an error to come back from."""
+def test_busy_server_is_retried(tmp_path: Path) -> None:
+    """Two load errors are retried; a server that does not answer is a retryable error."""
     with chat_server.serving(saying, statuses=[429, 503]) as server:
         assert 5 == len(made(recipe_of(tmp_path), server, rows=5).rows)
     with pytest.raises(EngineNotReady, match="did not answer"):
@@ -150,8 +152,8 @@ def test_a_busy_server_is_asked_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "said", "remedy"), [(401, "refused the key", "OPENAI_API_KEY"), (404, "for big", "/v1")]
 )
-def test_a_refusal_says_what_to_correct(tmp_path: Path, status: int, said: str, remedy: str) -> None:
-    """A wrong key or a wrong name is not tried again."""
+def test_refused_request_names_the_setting_to_correct(tmp_path: Path, status: int, said: str, remedy: str) -> None:
+    """An invalid key or model name is not retried, and the message does not contain the key."""
     with chat_server.serving(saying, statuses=[status]) as server, pytest.raises(InvalidRequest, match=said) as caught:
         made(recipe_of(tmp_path), server)
     assert remedy in caught.value.remedy
@@ -169,8 +171,8 @@ def run(tmp_path: Path, url: str, *more: str) -> Any:
     )
 
 
-def test_the_command_adds_rows_to_a_file(tmp_path: Path) -> None:
-    """A second run adds new rows only, and says what it dropped."""
+def test_second_run_adds_only_new_rows(tmp_path: Path) -> None:
+    """A second run appends only new rows to the file and counts the dropped ones."""
     recipe_of(tmp_path)
     with chat_server.serving(saying) as server:
         first = run(tmp_path, server.url, "--rows", "10")
@@ -184,8 +186,8 @@ def test_the_command_adds_rows_to_a_file(tmp_path: Path) -> None:
     assert (20, 20) == (len(texts), len(set(texts)))
 
 
-def test_a_file_whose_last_line_has_no_end_gets_one(tmp_path: Path) -> None:
-    """Otherwise the first new row would be on the line of the last old one, and neither could be read."""
+def test_missing_final_newline_is_added_before_new_rows(tmp_path: Path) -> None:
+    """Without the newline, the first new row would join the last old line, and neither could be read."""
     recipe_of(tmp_path)
     (tmp_path / "more.jsonl").write_text('{"text": "is this mine", "label": "refund"}')
     with chat_server.serving(saying) as server:
@@ -194,8 +196,9 @@ def test_a_file_whose_last_line_has_no_end_gets_one(tmp_path: Path) -> None:
     assert (11, "is this mine") == (len(texts), texts[0])
 
 
-def test_rows_that_were_paid_for_stay(tmp_path: Path) -> None:
-    """When the server goes away, what came before is in the file, and the exit code says to try again."""
+def test_rows_before_a_server_failure_are_kept(tmp_path: Path) -> None:
+    """If the server fails, the rows so far are in the file, and the exit code 4 means that the command can be
+    retried."""
     recipe_of(tmp_path)
     with chat_server.serving(saying, statuses=[200, 503, 503, 503]) as server:
         result = run(tmp_path, server.url, "--rows", "20")
@@ -203,8 +206,8 @@ def test_rows_that_were_paid_for_stay(tmp_path: Path) -> None:
     assert 10 == len((tmp_path / "more.jsonl").read_text().splitlines())
 
 
-def test_a_run_that_failed_at_once_can_be_repeated(tmp_path: Path) -> None:
-    """It leaves an empty file, which is no file of rows that lacks its rows."""
+def test_run_that_failed_at_once_can_be_repeated(tmp_path: Path) -> None:
+    """The empty file of the failed run does not make the next run fail."""
     recipe_of(tmp_path)
     with chat_server.serving(saying, statuses=[503, 503, 503]) as server:
         assert 4 == run(tmp_path, server.url, "--rows", "10").exit_code
@@ -212,8 +215,8 @@ def test_a_run_that_failed_at_once_can_be_repeated(tmp_path: Path) -> None:
     assert (0, True) == (again.exit_code, "Wrote 10 rows" in again.output), again.output
 
 
-def test_a_task_whose_rows_cannot_be_asked_for_is_refused(tmp_path: Path) -> None:
-    """Before the server is asked; the message names the kinds that work."""
+def test_unsupported_kind_of_task_is_refused(tmp_path: Path) -> None:
+    """The command refuses a decide task before any request, and the message names the supported kinds."""
     with chat_server.serving(saying) as server:
         recipe_of(tmp_path)
         task = "version: 1.0.0\nruntime: onnx\ntask:\n  name: t\n  kind: decide\n  questions:\n"
@@ -226,8 +229,8 @@ def test_a_task_whose_rows_cannot_be_asked_for_is_refused(tmp_path: Path) -> Non
     assert "classify, generate, extract" in refused.output
 
 
-def test_only_jsonl_is_written(tmp_path: Path) -> None:
-    """Another suffix is refused before anything is asked."""
+def test_output_file_must_be_jsonl(tmp_path: Path) -> None:
+    """Another suffix is refused before any request."""
     recipe_of(tmp_path)
     assert 2 == run(tmp_path, "http://127.0.0.1:9/v1", "--out", str(tmp_path / "more.csv")).exit_code
 
@@ -272,22 +275,22 @@ def test_only_jsonl_is_written(tmp_path: Path) -> None:
         (request(EXTRACT, "prompt-completion"), {"text": "a", "answer": "{}"}, {"prompt": "a", "completion": "{}"}),
     ],
 )
-def test_a_row_is_taken_as_asked_for_or_named_broken(
+def test_row_is_accepted_as_requested_or_rejected_with_a_reason(
     asked: GenerationRequest, row: dict[str, Any], expected: Any
 ) -> None:
-    """Nothing is mended by guessing."""
+    """A row that does not match the request is rejected instead of being corrected by guessing."""
     (found,) = rows_of(f"Sure!\n```json\n{json.dumps({'rows': [row]})}\n```", asked)
     assert (found.reason if isinstance(found, RejectedRow) else found.plain) == expected
 
 
-def test_no_more_rows_are_taken_than_asked_for() -> None:
-    """A model that writes on and on is cut off."""
+def test_no_more_rows_are_taken_than_requested() -> None:
+    """Rows beyond the requested number are dropped."""
     many = json.dumps({"rows": [{"text": f"text {n}"} for n in range(9)]})
     assert [ParsedRow] * 3 == [type(row) for row in rows_of(many, request())]
 
 
-def test_texts_resemble_each_other_by_their_letters() -> None:
-    """Case, punctuation and a changed letter do not make a new text; other words do."""
+def test_similarity_ignores_case_punctuation_and_one_letter() -> None:
+    """Case, punctuation and one changed letter do not make a new text; other words do."""
     known = SimilarityIndex(["How much is the blue backpack?"])
     assert [False, False, True, False, True, True] == [
         known.add(text)
@@ -302,8 +305,8 @@ def test_texts_resemble_each_other_by_their_letters() -> None:
     ]
 
 
-def test_the_model_is_shown_rows_as_it_is_to_write_them() -> None:
-    """Spans are shown as words, conversations as question and answer."""
+def test_prompt_shows_rows_in_the_requested_form() -> None:
+    """The prompt shows spans as words, and conversations as question and answer."""
     spans = request(EXTRACT, "text-spans", examples=[DataRow("two teas", spans=(TextSpan(4, 8, "item"),))])
     assert '{"text": "two teas", "found": [{"label": "item", "text": "teas"}]}' in messages(spans)[-1]["content"]
     answers = request(TaskSpec(name="t", kind="generate"), "messages", examples=[DataRow("hi", completion="yes")])

@@ -1,4 +1,4 @@
-"""Training data from collected examples: each lesson once, nothing measured on what was learnt, every format right."""
+"""Training data from collected examples: no duplicates, no learned text in calibration or test, every format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TEXTS = [
 
 
 def collected(root: Path, *sites: list[Record]) -> Path:
-    """Collect what each site sealed; returns the folder."""
+    """Collect the segments of each site; return the folder."""
     for number, records in enumerate(sites, 1):
         SealingSite(root / "store", f"site-{number}").seal(records)
     central = CentralTeam(root)
@@ -57,14 +57,14 @@ def corrected(number: int, text: str, label: str = "price", at: float = 0.0, **m
 
 
 def everything(root: Path, drawn: frozenset[int] = frozenset()) -> Path:
-    """Collect ten corrected texts of one site, those with these numbers drawn by the audit."""
+    """Collect ten corrected texts of one site; the audit drew those with the numbers in `drawn`."""
     texts = enumerate(TEXTS, 1)
     kept = [corrected(n, text, f"label-{n % 2}", **(DRAWN if n in drawn else {})) for n, text in texts]
     return collected(root, [record for records in kept for record in records])
 
 
 def made(root: Path, folder: Path, purpose: str = "reviewed", **more: Any) -> dict[str, list[dict[str, Any]]]:
-    """Write a dataset; returns the rows of each split, and the report under ''."""
+    """Write a dataset; return the rows of each split."""
     form = more.pop("form", "text-label")
     choice = DatasetSelection(folder, "pos-intent", purpose, **more)
     written = write(choice, form, root / "data", force=True)
@@ -89,8 +89,8 @@ def texts(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
 # --- what is chosen ---------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_is_the_test(tmp_path: Path):
-    """The audit calibrates, and tests in the newest stretch; the rest trains, but none as new as the test."""
+def test_newest_audit_rows_are_the_test_split(tmp_path: Path):
+    """The audit's newest rows are the test split; no training row is as new as the test."""
     rows = made(tmp_path, everything(tmp_path, frozenset({3, 7, 10})))
     found = {split: [TEXTS.index(row["text"]) + 1 for row in lines] for split, lines in rows.items()}
     assert {"train": [1, 2, 4, 5, 6, 8], "calibration": [3, 7], "test": [10]} == found
@@ -98,14 +98,14 @@ def test_the_newest_is_the_test(tmp_path: Path):
     assert {"train": 0, "calibration": 2, "test": 1} == report(tmp_path)["audit"]["used"]
 
 
-def test_only_the_audit_is_measured_on(tmp_path: Path):
-    """What people chose to look at says nothing of all answers: without an audit everything trains."""
+def test_without_an_audit_all_rows_are_for_training(tmp_path: Path):
+    """Reviews of answers that people chose do not represent all answers, so they only train."""
     rows = made(tmp_path, everything(tmp_path))
     assert {"train": 10, "calibration": 0, "test": 0} == {split: len(lines) for split, lines in rows.items()}
 
 
-def test_a_row_carries_the_probability_with_which_it_was_drawn(tmp_path: Path):
-    """The chance to be kept times the chance to be drawn; one of another stream has none."""
+def test_audit_row_has_its_sampling_probability(tmp_path: Path):
+    """It is the share of kept examples times the draw probability; rows of another stream have none."""
     kept = {"kept": {"because": "routine", "share": 0.5}}
     folder = collected(
         tmp_path,
@@ -117,8 +117,8 @@ def test_a_row_carries_the_probability_with_which_it_was_drawn(tmp_path: Path):
     assert ("uncertain", False) == (other["review_stream"], "sampling_probability" in other)
 
 
-def test_the_training_gives_way_to_the_audit(tmp_path: Path):
-    """A text of the audit that was learnt, too, is left out of the training: the sample stays a random one."""
+def test_training_row_similar_to_an_audit_row_is_left_out(tmp_path: Path):
+    """An audit row stays and its near duplicate leaves training, so that the audit stays a random sample."""
     long = " ".join(TEXTS[:3])
     folder = collected(
         tmp_path,
@@ -131,8 +131,8 @@ def test_the_training_gives_way_to_the_audit(tmp_path: Path):
 
 
 @pytest.mark.parametrize("answers", ["sure", "opinions"])
-def test_no_model_s_label_is_measured_on(tmp_path: Path, answers: str):
-    """An answer of the audit that only a model labelled trains at best."""
+def test_audit_row_with_only_a_model_label_is_for_training(tmp_path: Path, answers: str):
+    """Calibration has only audit rows that people labelled."""
     folder = collected(
         tmp_path,
         [
@@ -145,8 +145,8 @@ def test_no_model_s_label_is_measured_on(tmp_path: Path, answers: str):
     assert (2, [TEXTS[0]]) == (len(rows["train"]), [row["text"] for row in rows["calibration"]])
 
 
-def test_what_is_missing_of_the_audit_is_counted(tmp_path: Path):
-    """Not reviewed, rejected without a better answer, and used: the data sheet has them, and the command says it."""
+def test_report_counts_unlabelled_audit_answers(tmp_path: Path):
+    """The report counts unreviewed and rejected audit answers; the command prints the unreviewed ones."""
     folder = collected(
         tmp_path,
         [
@@ -161,8 +161,8 @@ def test_what_is_missing_of_the_audit_is_counted(tmp_path: Path):
     assert [3, 1, 1, 1, 0.25] == [report(tmp_path)["audit"][name] for name in names]
 
 
-def test_the_recipe_reads_them(tmp_path: Path):
-    """What is written is what a recipe's data section takes, in each of its formats."""
+def test_written_rows_are_read_by_a_recipe(tmp_path: Path):
+    """The rows of text-label, prompt-completion and messages are read as a recipe reads them."""
     folder = everything(tmp_path, frozenset({7, 8}))
     for form in ("text-label", "prompt-completion", "messages"):
         made(tmp_path, folder, form=form)
@@ -173,8 +173,8 @@ def test_the_recipe_reads_them(tmp_path: Path):
         assert [("audit", 0.25)] * 2 == [(row.review_stream, row.sampling_probability) for row in drawn]
 
 
-def test_only_what_people_said_unless_the_model_may(tmp_path: Path):
-    """Unreviewed answers are taken with `sure` only, and only those that reached the threshold."""
+def test_unreviewed_answers_require_the_sure_option(tmp_path: Path):
+    """Unreviewed answers are taken only with `sure`, and only those that reached the threshold."""
     folder = collected(
         tmp_path,
         [
@@ -190,8 +190,8 @@ def test_only_what_people_said_unless_the_model_may(tmp_path: Path):
     assert {TEXTS[0], TEXTS[1]} == set(texts(made(tmp_path, folder, "sure")))
 
 
-def test_the_large_model_may_teach(tmp_path: Path):
-    """With `opinions`: what it answered, and what it said later; but never against a person's word."""
+def test_teacher_labels_require_the_opinions_option(tmp_path: Path):
+    """With `opinions`, the large model's answers and later labels are taken unless a person's label differs."""
     folder = collected(
         tmp_path,
         [
@@ -216,8 +216,8 @@ def test_the_large_model_may_teach(tmp_path: Path):
     assert {TEXTS[0], TEXTS[3]} == set(texts(made(tmp_path, folder, "sure")))
 
 
-def test_each_row_says_who_labelled_it(tmp_path: Path):
-    """A person's confirmation or correction at the site or in Label Studio, the large model, or the bundle."""
+def test_each_row_names_its_label_source(tmp_path: Path):
+    """The source is a person at the site or in Label Studio, the large model, or the bundle."""
     large = {"route": "upstream", "model": "big-1", "output": "hours"}
     folder = collected(
         tmp_path,
@@ -248,8 +248,8 @@ def test_each_row_says_who_labelled_it(tmp_path: Path):
 
 @pytest.mark.parametrize("purpose", ["sure", "opinions"])
 @pytest.mark.parametrize("by", ["time", "site"])
-def test_calibration_and_test_take_what_people_labelled(tmp_path: Path, purpose: str, by: Any):
-    """What a model labelled trains; where the test is, it is left out, and so is a text that people labelled."""
+def test_calibration_and_test_take_only_labels_of_people(tmp_path: Path, purpose: str, by: Any):
+    """Machine labels only train; every row that is left out is counted with its reason."""
 
     def text(number: int) -> str:
         return " ".join(f"{number * prime:x}" for prime in (7919, 104729, 1299709, 15485863))
@@ -273,8 +273,8 @@ def test_calibration_and_test_take_what_people_labelled(tmp_path: Path, purpose:
     )
 
 
-def test_what_only_a_model_labelled_all_trains(tmp_path: Path):
-    """A task that begins with a large model has no calibration yet, and a split for people alone is refused by name."""
+def test_rows_with_only_model_labels_are_all_for_training(tmp_path: Path):
+    """A task that begins with a large model has no calibration; splits for people alone are refused."""
     large = {"route": "upstream", "model": "big-1"}
     folder = collected(tmp_path, [prediction(n, input=text, **large) for n, text in enumerate(TEXTS)])
     rows = made(tmp_path, folder, "opinions")
@@ -283,8 +283,8 @@ def test_what_only_a_model_labelled_all_trains(tmp_path: Path):
         made(tmp_path, folder, "opinions", shares={"calibration": 0.5, "test": 0.5})
 
 
-def test_placeholders_become_values_that_stand_in_the_data_sheet(tmp_path: Path):
-    """What a rule replaced is filled in, the same from one run to the next; what the caller wrote so stays."""
+def test_placeholders_are_filled_and_counted_in_the_report(tmp_path: Path):
+    """Placeholders of rules are filled, the same in each run; brackets that the caller wrote stay."""
     counted = {"version": "1", "rules": ["email"], "counts": {"email": 1}}
     records = [
         *[prediction(1, input="write to [EMAIL_1] or [NOTE_1]", redaction=counted), feedback(1)],
@@ -302,8 +302,8 @@ def test_placeholders_become_values_that_stand_in_the_data_sheet(tmp_path: Path)
     assert [first, second] == made(tmp_path, folder, shares={"train": 1.0})["train"]
 
 
-def test_examples_of_an_older_collect_are_joined_anew(tmp_path: Path):
-    """Without the columns of opinions nothing is guessed: it says to collect again."""
+def test_examples_of_an_older_collect_are_refused(tmp_path: Path):
+    """If the columns of teacher labels are missing, the error names the older edge-convert."""
     folder = everything(tmp_path)
     (path,) = folder.glob("examples/*/*/examples.parquet")
     old = pq.read_table(path)
@@ -312,8 +312,8 @@ def test_examples_of_an_older_collect_are_joined_anew(tmp_path: Path):
         made(tmp_path, folder)
 
 
-def test_each_lesson_is_there_once(tmp_path: Path):
-    """Of the same and nearly the same texts with one answer, one stays, and the rest are counted."""
+def test_near_duplicates_are_left_out(tmp_path: Path):
+    """Of near duplicates with one answer, one row stays, and the others are counted."""
     long = " ".join(TEXTS[:3])
     folder = collected(
         tmp_path,
@@ -323,8 +323,8 @@ def test_each_lesson_is_there_once(tmp_path: Path):
     assert 2 == report(tmp_path)["left_out"]["duplicates"]
 
 
-def test_a_text_with_two_truths_teaches_nothing(tmp_path: Path):
-    """People gave the same text different answers: both are left out and counted."""
+def test_text_with_two_corrections_is_left_out(tmp_path: Path):
+    """If people gave one text different answers, both rows are left out and counted."""
     folder = collected(
         tmp_path, [*corrected(1, TEXTS[0], "price"), *corrected(2, TEXTS[0], "stock"), *corrected(3, TEXTS[1])]
     )
@@ -332,22 +332,22 @@ def test_a_text_with_two_truths_teaches_nothing(tmp_path: Path):
     assert 2 == report(tmp_path)["left_out"]["contradicted"]
 
 
-def test_people_overrule_the_model(tmp_path: Path):
-    """The model's sure answer to a text that somebody corrected elsewhere is left out."""
+def test_label_of_a_person_overrides_the_model(tmp_path: Path):
+    """The model's confident answer is left out if a person corrected the same text elsewhere."""
     folder = collected(tmp_path, [prediction(1, input=TEXTS[0], sure=True), *corrected(2, TEXTS[0], "price")])
     rows = made(tmp_path, folder, "sure")
     assert [(TEXTS[0], "price")] == [(row["text"], row["label"]) for split in rows.values() for row in split]
 
 
-def test_a_conflict_is_no_truth(tmp_path: Path):
-    """What reviewers disagree about is not learnt."""
+def test_conflicting_reviews_are_left_out(tmp_path: Path):
+    """An example on which reviewers disagree is not in the dataset."""
     other = feedback(1, record_id="f:9", feedback_id="f-9", reviewer="ben", value="stock")
     folder = collected(tmp_path, [*corrected(1, TEXTS[0]), other, *corrected(2, TEXTS[1])])
     assert [TEXTS[1]] == texts(made(tmp_path, folder))
 
 
-def test_what_was_learnt_is_not_measured_on(tmp_path: Path):
-    """A later text that is nearly one of an earlier split, with another answer, is left out of the later split."""
+def test_later_near_duplicate_of_an_earlier_split_is_left_out(tmp_path: Path):
+    """A test text is left out if a near duplicate with another answer is in an earlier split."""
     long = " ".join(TEXTS[:3])
     records = [record for n, text in enumerate(TEXTS, 1) for record in corrected(n, text, **DRAWN)]
     late = corrected(12, long + " ok", "stock", at=99, **DRAWN)
@@ -357,8 +357,8 @@ def test_what_was_learnt_is_not_measured_on(tmp_path: Path):
     assert (1, 11) == (report(tmp_path)["left_out"]["leaking"], len(texts(rows)))
 
 
-def test_sites_are_kept_apart(tmp_path: Path):
-    """By site: nothing of the test's sites is learnt, the same seed deals alike, common texts are not shared."""
+def test_by_site_keeps_sites_apart(tmp_path: Path):
+    """No site of the test split is in another split; a second run is equal; conflicting texts are left out."""
     sites = [
         [
             record
@@ -378,8 +378,8 @@ def test_sites_are_kept_apart(tmp_path: Path):
     assert "one and the same text everywhere" not in texts(rows)
 
 
-def test_too_few_sites_is_said(tmp_path: Path):
-    """One site cannot be three splits."""
+def test_too_few_sites_are_refused(tmp_path: Path):
+    """One site cannot be divided into three splits by site."""
     with pytest.raises(InvalidRequest, match="1 site, and 3 splits"):
         made(tmp_path, everything(tmp_path), by="site")
 
@@ -392,7 +392,7 @@ row = st.tuples(words.map(" ".join), st.sampled_from(["price", "stock"]), st.int
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=st.lists(row, min_size=1, max_size=25), by=st.sampled_from(["time", "site"]))
 def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, drawn, by):
-    """Whatever the examples: every row is the truth of one, no text is twice or in two splits, nothing is made up."""
+    """For any examples, each row is a true label of one, and no text occurs twice or in two splits."""
     root = tmp_path_factory.mktemp("any")
     sites: list[list[Record]] = [[], [], []]
     for number, (text, label, at, site) in enumerate(drawn, 1):
@@ -417,7 +417,7 @@ def test_no_text_is_in_two_splits(tmp_path_factory: pytest.TempPathFactory, draw
 
 
 def test_preferences_are_corrections(tmp_path: Path):
-    """Only what somebody corrected makes a pair: an accepted answer prefers nothing to anything."""
+    """Only a correction makes a preference pair; an accepted answer makes none."""
     accepted = [prediction(2, input=TEXTS[1]), feedback(2, verdict="accept", value="")]
     folder = collected(tmp_path, [*corrected(1, TEXTS[0]), *accepted])
     rows = made(tmp_path, folder, "corrected", form="preference")
@@ -426,8 +426,8 @@ def test_preferences_are_corrections(tmp_path: Path):
     ]
 
 
-def test_judgements_are_everything_that_was_said(tmp_path: Path):
-    """Accepted, corrected and rejected: four judgements of three answers."""
+def test_unpaired_rows_are_all_judgements(tmp_path: Path):
+    """Three accepted, corrected and rejected answers give four unpaired rows."""
     folder = collected(
         tmp_path,
         [
@@ -448,8 +448,8 @@ def invoke(folder: Path, *arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_writes_a_folder_once(tmp_path: Path):
-    """It says how many rows; what is there is replaced with --force only, and only if it is a dataset."""
+def test_command_replaces_a_dataset_only_with_force(tmp_path: Path):
+    """The command prints the rows; with --force it replaces a dataset, but no other folder."""
     folder, out = everything(tmp_path), tmp_path / "out"
     code, output = invoke(folder, "--format", "messages", "--out", str(out), "--shares", "train=3,test=1")
     assert (0, True) == (code, "train.jsonl: 10 rows" in output)
@@ -461,8 +461,8 @@ def test_the_command_writes_a_folder_once(tmp_path: Path):
     assert (2, True) == (code, "does not replace" in output)
 
 
-def test_the_command_warns_of_a_split_without_rows(tmp_path: Path):
-    """Of one example there is no test; what was left out is said in words."""
+def test_command_warns_of_an_empty_split(tmp_path: Path):
+    """The command warns of an empty split and lists the reasons for examples that are left out."""
     folder = collected(
         tmp_path, [*corrected(1, TEXTS[0]), *corrected(2, TEXTS[0], at=3), prediction(4, input=TEXTS[1])]
     )
@@ -478,22 +478,22 @@ def test_the_command_warns_of_a_split_without_rows(tmp_path: Path):
 
 
 @pytest.mark.parametrize("shares", ["", "train", "train=0", "train=x", "../x=1", "train=nan"])
-def test_shares_that_are_none_are_refused(tmp_path: Path, shares: str):
-    """A name must be one and a share more than nothing."""
+def test_invalid_shares_are_refused(tmp_path: Path, shares: str):
+    """--shares accepts only valid split names with shares above 0."""
     code, output = invoke(tmp_path, "--format", "messages", "--out", str(tmp_path / "out"), "--shares", shares)
     assert (2, True) == (code, "is not understood" in output)
 
 
-def test_an_unknown_task_names_the_known_ones(tmp_path: Path):
-    """A typo in the task's name is answered with what there is."""
+def test_unknown_task_is_refused_with_the_known_ones(tmp_path: Path):
+    """The error lists the tasks of the folder, and nothing is written."""
     with pytest.raises(FileMissing) as caught:
         write(DatasetSelection(everything(tmp_path), "pos-intents", "reviewed"), "messages", tmp_path / "out")
     assert "pos-intent" in caught.value.remedy
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_to_learn_is_said(tmp_path: Path):
-    """Without a review there is no training set, and no half-made folder."""
+def test_collection_without_reviews_is_refused(tmp_path: Path):
+    """Without a review the command fails and leaves no partial folder."""
     folder = collected(tmp_path, [prediction(1)])
     with pytest.raises(InvalidRequest, match="no example that is reviewed, of 1"):
         made(tmp_path, folder)

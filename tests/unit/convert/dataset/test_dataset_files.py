@@ -1,4 +1,4 @@
-"""The folders of `edge-convert dataset`: their rows, what --force replaces, and what it leaves alone."""
+"""The folders of `edge-convert dataset`: their rows, which files --force replaces, and which folders it refuses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def write(out: Path, mark: str = REPORT_NAME, content: str = '{"rows": {"train":
 
 
 @pytest.mark.parametrize(("mark", "content"), [(REPORT_NAME, '{"rows": {"train": 1}}'), (TASKS_NAME, "[]")])
-def test_a_folder_with_files_of_somebody_else_is_not_replaced(tmp_path: Path, mark: str, content: str):
-    """Such as a recipe beside the splits, or an export of Label Studio beside the tasks."""
+def test_folder_with_other_files_is_not_replaced(tmp_path: Path, mark: str, content: str):
+    """--force refuses a folder that also contains files which the command did not write."""
     write(tmp_path / "out", mark, content)
     (tmp_path / "out" / "mine.json").write_text("mine")
     with pytest.raises(InvalidRequest, match=r"also has mine\.json, which --force would delete"):
@@ -35,24 +35,24 @@ def test_a_folder_with_files_of_somebody_else_is_not_replaced(tmp_path: Path, ma
     assert "mine" == (tmp_path / "out" / "mine.json").read_text()
 
 
-def test_earlier_splits_are_replaced_whole(tmp_path: Path):
-    """Also those that the new dataset does not have."""
+def test_earlier_dataset_is_replaced_completely(tmp_path: Path):
+    """Splits of the earlier dataset that the new one does not have are deleted."""
     write(tmp_path / "out", content='{"rows": {"train": 1, "test": 1}}', train="old", test="old")
     write(tmp_path / "out", train="new")
     assert {REPORT_NAME, "train.jsonl"} == {path.name for path in (tmp_path / "out").iterdir()}
     assert ["out"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_the_folder_that_the_shell_is_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The shell would stand in a folder that is deleted."""
+def test_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The command refuses the current folder, because the shell would be left in a deleted folder."""
     write(tmp_path / "out")
     monkeypatch.chdir(tmp_path / "out")
     with pytest.raises(InvalidRequest, match="is the current folder"):
         write(Path())
 
 
-def test_a_link_to_a_dataset_is_followed(tmp_path: Path):
-    """The folder behind it is replaced, and the link stays."""
+def test_symlink_to_a_dataset_is_followed(tmp_path: Path):
+    """The target folder is replaced, and the link stays."""
     write(tmp_path / "out", train="old")
     (tmp_path / "newest").symlink_to(tmp_path / "out")
     write(tmp_path / "newest", train="new")
@@ -60,8 +60,8 @@ def test_a_link_to_a_dataset_is_followed(tmp_path: Path):
 
 
 def test_near_duplicates_with_different_answers_are_one_family(tmp_path: Path):
-    """A threshold is tested on one of them, since the model is right or wrong on both together; a text without such a
-    neighbour has no family."""
+    """A threshold is tested on one of them, because the model is right or wrong on both together; a text without a near
+    duplicate has no family."""
     long = "i want my money back for the toaster that you sold to me on the second of may"
     said = [(long, "refund"), (f"{long} ok", "price"), ("do you deliver to the island", "price")]
     records = [
@@ -81,8 +81,8 @@ def test_near_duplicates_with_different_answers_are_one_family(tmp_path: Path):
     assert 2 == len(one_of_each(read_rows(tmp_path / "data" / "train.jsonl", "text-label")))
 
 
-def test_what_a_stopped_run_left_is_not_deleted(tmp_path: Path):
-    """It can be the only copy of the dataset that the run was replacing; nothing is made until somebody has looked."""
+def test_replaced_folder_of_a_stopped_run_is_not_deleted(tmp_path: Path):
+    """The folder can be the only copy of the dataset that the run was replacing, so the next run refuses to start."""
     (tmp_path / "data.replaced").mkdir()
     (tmp_path / "data.replaced" / "train.jsonl").write_text("the only copy")
     with (
@@ -93,8 +93,8 @@ def test_what_a_stopped_run_left_is_not_deleted(tmp_path: Path):
     assert "the only copy" == (tmp_path / "data.replaced" / "train.jsonl").read_text()
 
 
-def test_two_runs_do_not_write_one_folder(tmp_path: Path):
-    """The first would otherwise give its name to what the second has written so far."""
+def test_concurrent_run_into_the_same_folder_is_refused(tmp_path: Path):
+    """Otherwise the first run would publish the second run's partial files."""
     out = tmp_path / "data"
     with replace_folder(out, TASKS_NAME, force=True) as folder:
         (folder / TASKS_NAME).write_text("[1]")
@@ -103,8 +103,8 @@ def test_two_runs_do_not_write_one_folder(tmp_path: Path):
     assert ("[1]", [out]) == ((out / TASKS_NAME).read_text(), list(tmp_path.iterdir()))
 
 
-def test_what_a_stopped_run_had_begun_is_deleted(tmp_path: Path):
-    """Nobody holds it any more."""
+def test_partial_folder_of_a_stopped_run_is_deleted(tmp_path: Path):
+    """The next run deletes a partial folder that no process has locked."""
     (tmp_path / "data.partial").mkdir()
     (tmp_path / "data.partial" / "rest").write_text("x")
     write(tmp_path / "data", TASKS_NAME, "[1]")
@@ -112,8 +112,8 @@ def test_what_a_stopped_run_had_begun_is_deleted(tmp_path: Path):
     assert [TASKS_NAME] == [path.name for path in (tmp_path / "data").iterdir()]
 
 
-def test_a_folder_that_cannot_get_its_name_leaves_the_earlier_one(tmp_path: Path):
-    """Here somebody takes the new folder away before it gets its name."""
+def test_failed_rename_keeps_the_earlier_dataset(tmp_path: Path):
+    """If the new folder cannot be renamed, here because it was moved away, the earlier dataset is unchanged."""
     out = tmp_path / "data"
     write(out, TASKS_NAME, "[1]")
     with pytest.raises(OSError, match=r"data\.partial"), replace_folder(out, TASKS_NAME, force=True) as folder:

@@ -1,4 +1,4 @@
-"""One example as a row of each training format."""
+"""One example as rows of each training format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def said(content: str) -> list[dict[str, str]]:
         ),
     ],
 )
-def test_formats(form: row_formats.Format, example: CollectedExample, expected: list[dict[str, Any]]):
-    """Each format has the keys that its reader wants, and says where the row came from."""
+def test_example_is_written_in_each_format(
+    form: row_formats.Format, example: CollectedExample, expected: list[dict[str, Any]]
+):
+    """Each format has the keys that its reader requires, with the row's origin."""
     origin = {"site": "s", "prediction_id": "p", "label_source": "corrected", "labeled_by": "anna"}
     assert [{**row, **origin} for row in expected] == row_formats.rows_of(example, form)

@@ -1,4 +1,5 @@
-"""Labels that are likely wrong: found out of fold, families together, and brought to people with the reasons."""
+"""Label review: likely wrong labels are found out of fold, with families together, and shown to people with the
+reasons."""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ def clusters(labels: int = 4, rows: int = 40) -> tuple[np.ndarray[Any, Any], lis
 
 
 def flipped(labels: list[str], rows: set[int]) -> list[str]:
-    """Return the labels, wrong at some rows."""
+    """Return the labels, with a wrong one at some rows."""
     return [f"label-{(int(label[-1]) + 1) % 4}" if row in rows else label for row, label in enumerate(labels)]
 
 
@@ -86,7 +87,7 @@ def collected(root: Path, wrong: dict[int, str]) -> Path:
 
 
 def test_flipped_labels_come_first() -> None:
-    """The rows with the least probable labels are those that were flipped, with the right label suggested."""
+    """The flipped labels have the lowest probabilities, and the review suggests their right labels."""
     vectors, labels = clusters()
     wrong = {3, 50, 77, 100, 121, 159}
     found = found_in(vectors, flipped(labels, wrong))
@@ -96,16 +97,16 @@ def test_flipped_labels_come_first() -> None:
     assert len(wrong) == found.estimated
 
 
-def test_right_labels_are_left_alone() -> None:
-    """Where the classifier agrees with every label nothing is listed."""
+def test_correct_labels_are_not_suspects() -> None:
+    """If the classifier agrees with every label, there are no suspects."""
     vectors, labels = clusters()
     found = found_in(vectors, labels)
     assert (0, [], 1.0) == (found.estimated, found.suspects, found.agreement)
 
 
 @pytest.mark.slow
-def test_a_family_does_not_vouch_for_itself() -> None:
-    """Copies of one text with one wrong label are found if they are one family, and hide each other if they are not."""
+def test_families_are_judged_out_of_fold_as_a_whole() -> None:
+    """Copies of one text with the same wrong label are found if they are one family, and hide each other otherwise."""
     vectors, labels = clusters()
     copies = set(range(8))
     vectors[list(copies)] = vectors[0] * 3
@@ -119,7 +120,7 @@ def test_a_family_does_not_vouch_for_itself() -> None:
 
 
 def test_rare_labels_are_not_judged() -> None:
-    """A label with fewer than five families would be unknown in some fold: its rows are counted and left alone."""
+    """A label with fewer than five families could be absent from a fold, so its rows are counted but not judged."""
     vectors, labels = clusters()
     found = found_in(vectors, [*labels[:-4], *["rare"] * 4])
     assert (156, 4) == (found.judged, found.unjudged)
@@ -127,8 +128,8 @@ def test_rare_labels_are_not_judged() -> None:
 
 
 @pytest.mark.parametrize("labels", [["a", "b"] * 40, ["a"] * 200])
-def test_too_little_to_judge_computes_nothing(labels: list[str]) -> None:
-    """With few rows or one label there is no ranking, and no vector is asked for."""
+def test_too_few_rows_or_one_label_give_no_review(labels: list[str]) -> None:
+    """With too few rows, or with one label, there is no ranking and no vector is computed."""
 
     def never() -> Any:
         raise AssertionError
@@ -136,15 +137,16 @@ def test_too_little_to_judge_computes_nothing(labels: list[str]) -> None:
     assert label_review.find(never, labels, [str(row) for row in range(len(labels))]) is None
 
 
-def test_the_same_rows_give_the_same_ranking() -> None:
-    """Folds are dealt by a seed and the names of families."""
+def test_ranking_is_reproducible() -> None:
+    """Folds depend only on a seed and the names of families."""
     vectors, labels = clusters()
     wrong = flipped(labels, {1, 2, 90})
     assert found_in(vectors, wrong).ranked == found_in(vectors, wrong).ranked
 
 
-def test_texts_become_vectors_of_length_one() -> None:
-    """Texts that share words are nearer; a text without a letter is no direction, and no text is too long."""
+def test_ngram_vectors_have_length_one() -> None:
+    """Texts with common words have a higher product; a text without letters is the zero vector; a long text is
+    accepted."""
     texts = ["where is my parcel", "where is my packet", "open on sunday", "...", "x" * 1_000_000]
     made = label_review.ngram_vectors(texts)
     assert pytest.approx([1, 1, 1, 0, 1]) == np.linalg.norm(made, axis=1)
@@ -153,8 +155,9 @@ def test_texts_become_vectors_of_length_one() -> None:
 
 
 @pytest.mark.slow
-def test_people_are_asked_with_the_reasons(tmp_path: Path) -> None:
-    """Tasks for Label Studio have both labels with their probabilities; the label as it is stands chosen."""
+def test_review_tasks_show_both_labels_with_probabilities(tmp_path: Path) -> None:
+    """Tasks for Label Studio have the given and the suggested label with their probabilities, and the given one is
+    preselected."""
     found = rank(
         DatasetSelection(collected(tmp_path, WRONG), "pos-intent", "reviewed", shares={"all": 1.0}),
         None,
@@ -178,8 +181,9 @@ def test_people_are_asked_with_the_reasons(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_correction_at_the_central_team_comes_back(tmp_path: Path) -> None:
-    """What an expert chooses in Label Studio settles the label: it is no longer listed."""
+def test_corrected_labels_are_read_back_from_label_studio(tmp_path: Path) -> None:
+    """If an expert chooses the suggested labels in Label Studio, the export gives a review for each, here an acceptance
+    of the model's answer."""
     choice = DatasetSelection(collected(tmp_path, WRONG), "pos-intent", "reviewed", shares={"all": 1.0})
     write_tasks(rank(choice, None, lambda *_: None), tmp_path / "review", 4)
     export = json.loads((tmp_path / "review" / "tasks.json").read_text())
@@ -194,16 +198,17 @@ def test_a_correction_at_the_central_team_comes_back(tmp_path: Path) -> None:
     assert {"accept"} == {review.verdict for review in reviews}, "the model had been right"
 
 
-def test_nothing_to_look_at_is_said(tmp_path: Path) -> None:
-    """Without a suspect there is no folder, and the message says why."""
+def test_review_without_suspects_writes_no_folder(tmp_path: Path) -> None:
+    """The error gives the reason, and no folder is written."""
     with pytest.raises(InvalidRequest, match="fewer than 100 labels can be judged"):
         write_tasks(None, tmp_path / "review", 10)
     assert not (tmp_path / "review").exists()
 
 
 @pytest.mark.slow
-def test_commands_show_and_write_them(tmp_path: Path) -> None:
-    """`assess` and `dataset` print the first rows; `dataset` leaves a report; --no-label-errors does neither."""
+def test_commands_report_likely_wrong_labels(tmp_path: Path) -> None:
+    """`assess` and `dataset` print likely wrong labels, and `dataset` writes a report; --no-label-errors prevents
+    both."""
     folder = str(collected(tmp_path, WRONG))
     run = CliRunner().invoke
     shown = run(app, ["assess", folder, "--task", "pos-intent"])

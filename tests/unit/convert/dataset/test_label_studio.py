@@ -1,4 +1,5 @@
-"""Out to Label Studio and back: what a person says there settles what the site's reviewers could not."""
+"""Tasks for Label Studio and reviews from its exports: the central team's review settles conflicts between a site's
+reviewers."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from tests.support.segments import CentralTeam, SealingSite
 
 
 def torn(root: Path) -> CentralTeam:
-    """Collect one conflict, one unreviewed duplicate pair, and one unsure answer."""
+    """Collect one conflict, one unreviewed pair of duplicates, and one answer with a low confidence."""
     SealingSite(root / "store").seal(
         [
             prediction(1, input="is this a refund or what"),
@@ -43,7 +44,8 @@ AUDIT = {"review_stream": "audit", "sampling_probability": 0.25}
 
 
 def test_every_second_task_is_of_the_random_audit(tmp_path: Path):
-    """The oldest first, duplicates included; between them the least confident and the diverse ones take turns."""
+    """Audit tasks come oldest first, with duplicates; between them, the least confident and the diverse answers
+    alternate."""
     other = {"review_stream": "uncertain"}
     unsure = [prediction(n, input=f"{'abc'[n - 4] * 9} text", confidence=n / 10, **other) for n in (6, 5, 4)]
     SealingSite(tmp_path / "store").seal(
@@ -66,7 +68,7 @@ def test_every_second_task_is_of_the_random_audit(tmp_path: Path):
 
 
 def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> bytes:
-    """Return what Label Studio 1.x exports when somebody gave every task one answer."""
+    """Return an export of Label Studio 1.x in which a person gave every task one answer."""
     for number, task in enumerate(tasks, 1):
         result = [{"from_name": "answer", "to_name": "input", "type": "choices", "value": {"choices": [said]}}]
         annotation = {
@@ -82,12 +84,12 @@ def answered(tasks: list[dict[str, Any]], said: str | None, **more: Any) -> byte
 
 
 def typed(said: str) -> dict[str, Any]:
-    """Return a task of an export whose answer somebody typed."""
+    """Return a task of an export with a typed answer."""
     return _task("textarea", {"text": [said]})
 
 
 def chosen(said: str) -> dict[str, Any]:
-    """Return a task of an export whose answer somebody chose."""
+    """Return a task of an export with a chosen answer."""
     return _task("choices", {"choices": [said]})
 
 
@@ -104,8 +106,8 @@ def tasks_of(root: Path, central: CentralTeam, **asking: Any) -> list[dict[str, 
     return tasks
 
 
-def test_the_least_confident_come_first(tmp_path: Path):
-    """One of each group of duplicates, with the model's answer to be confirmed."""
+def test_least_confident_answers_come_first(tmp_path: Path):
+    """The tasks have one example of each group of duplicates, with the model's answer as the prediction."""
     tasks = tasks_of(tmp_path, torn(tmp_path))
     assert ["hm", "do you sell kettles"] == [task["data"]["input"] for task in tasks]
     prediction_ = tasks[0]["predictions"][0]
@@ -114,8 +116,8 @@ def test_the_least_confident_come_first(tmp_path: Path):
     assert 1 == len(tasks_of(tmp_path, CentralTeam(tmp_path), rows_max=1))
 
 
-def test_the_interface_offers_the_labels(tmp_path: Path):
-    """Well-formed XML whose names are those that tasks use; without labels a text to edit."""
+def test_interface_lists_the_labels(tmp_path: Path):
+    """The interface is well-formed XML with the names that tasks use; without labels it has a text area."""
     tasks_of(tmp_path, torn(tmp_path))
     view = ElementTree.parse(tmp_path / "tasks" / assessment.INTERFACE_NAME).getroot()
     assert ["price", "refund"] == [choice.get("value") for choice in view.iter("Choice")]
@@ -126,8 +128,8 @@ def test_the_interface_offers_the_labels(tmp_path: Path):
     assert ElementTree.fromstring(label_studio.interface([])).find("TextArea") is not None
 
 
-def test_the_central_team_settles_a_conflict(tmp_path: Path):
-    """What was torn between two reviewers has a truth after one review at the central team; all three stay visible."""
+def test_review_of_the_central_team_settles_a_conflict(tmp_path: Path):
+    """After one review at the central team, a conflict of two reviewers has a truth, and all three reviews are kept."""
     central = torn(tmp_path)
     export = answered(tasks_of(tmp_path, central, which="conflicts"), "refund")
     for _ in range(2):
@@ -138,8 +140,9 @@ def test_the_central_team_settles_a_conflict(tmp_path: Path):
         assert [("accept", "refund", False, "label-studio:expert@example.org", 3)] == rows
 
 
-def test_an_annotation_that_was_changed_is_a_second_word(tmp_path: Path):
-    """Exported again after a change, the later one counts, in whichever order they are collected."""
+def test_changed_annotation_is_a_later_review(tmp_path: Path):
+    """If an annotation is changed and exported again, the later review counts, in whichever order the exports are
+    collected."""
     central = torn(tmp_path)
     early = answered(tasks_of(tmp_path, central, which="conflicts"), "refund")
     later = answered(json.loads(early), "stock", updated_at="2026-11-25T11:00:00Z")
@@ -157,16 +160,17 @@ def test_an_annotation_that_was_changed_is_a_second_word(tmp_path: Path):
         (None, {}, None),
     ],
 )
-def test_what_an_annotation_says(said: str | None, more: dict, expected: tuple | None):
-    """The model's answer accepts, another one corrects, skipped and empty ones say nothing."""
+def test_annotation_becomes_a_review(said: str | None, more: dict, expected: tuple | None):
+    """The model's answer becomes an acceptance and another answer a correction; skipped and empty annotations give no
+    review."""
     asked = label_studio.ReviewTask("site-1", "p-1", "pos-intent", "text", "refund", "refund", 0.5, "1.0.0 abc")
     export = answered([label_studio.task_of(asked, choices=True)], said, **more)
     found = label_studio.read_reviews(export).feedback
     assert [expected] * bool(expected) == [(each.verdict, each.value, each.reviewer) for each in found]
 
 
-def test_edited_text_comes_back():
-    """For records and texts the annotation holds a text area."""
+def test_edited_text_is_a_correction():
+    """The annotation of a record or text is a text area, and its edited content is the correction."""
     asked = label_studio.ReviewTask(
         "site-1", "p-1", "orders", "two flat whites", '{"count": 1}', '{"count": 1}', None, "1.0.0 abc"
     )
@@ -184,8 +188,9 @@ def test_edited_text_comes_back():
         ("mail [EMAIL_1]", "mail [EMAIL_1]"),
     ],
 )
-def test_what_a_person_types_is_redacted(typed: str, kept: str):
-    """As a site redacts feedback; a placeholder of the example stays, and its number is not given again."""
+def test_typed_answer_is_redacted(typed: str, kept: str):
+    """A typed answer is redacted as feedback is at a site; the example's placeholders stay, and their numbers are not
+    reused."""
     asked = label_studio.ReviewTask("site-1", "p-1", "talk", "to [EMAIL_1]", "hello", "hello", None, "1.0.0 abc")
     task = label_studio.task_of(asked, choices=False)
     result = [{"from_name": "answer", "type": "textarea", "value": {"text": [typed]}}]
@@ -193,8 +198,9 @@ def test_what_a_person_types_is_redacted(typed: str, kept: str):
     assert kept == found.value
 
 
-def test_what_a_person_types_passes_the_redaction_model_too():
-    """In texts and in records, behind their keys; chosen labels and kept answers are not read."""
+def test_typed_answer_is_redacted_by_the_model():
+    """The redaction model gets typed texts and the values of records with their keys, but no chosen labels or accepted
+    answers."""
     asked_of: list[str] = []
 
     def find(texts: Sequence[str]) -> ModelFindings:
@@ -209,8 +215,8 @@ def test_what_a_person_types_passes_the_redaction_model_too():
     assert {"ask Anna", "who", "who: Anna"} == set(asked_of)
 
 
-def test_a_review_that_the_model_cannot_read_is_left_out():
-    """Nothing passes unread; the others are taken, and the numbers of the tasks are reported."""
+def test_review_that_the_redaction_model_cannot_read_is_left_out():
+    """The other reviews are taken, and the numbers of the unread tasks are reported."""
     export = json.dumps([typed("ask Anna"), chosen("refund")]).encode()
     found = label_studio.read_reviews(export, lambda _texts: None)
     assert (["refund"], (1,)) == ([each.value for each in found.feedback], found.unread)
@@ -220,15 +226,15 @@ def test_a_review_that_the_model_cannot_read_is_left_out():
     "export",
     [b"{", b"{}", b'[{"data": {}}]', b"[1]", answered([{"data": {"site": "Not A Site", "output": "x"}}], "y")],
 )
-def test_another_file_is_refused(export: bytes):
-    """It says what to export instead, and where it stumbled."""
+def test_file_other_than_an_export_is_refused(export: bytes):
+    """The remedy names the JSON export of Label Studio."""
     with pytest.raises(InvalidRequest) as caught:
         label_studio.read_reviews(export)
     assert "as JSON" in caught.value.remedy
 
 
-def test_there_and_back_by_command(tmp_path: Path):
-    """dataset --format label-studio writes tasks, collect --label-studio takes the export."""
+def test_commands_write_tasks_and_read_the_export(tmp_path: Path):
+    """`dataset --format label-studio` writes the tasks, and `collect --label-studio` reads the export."""
     central_keys.create(tmp_path / "keys")
     central = torn(tmp_path)
 
@@ -246,8 +252,8 @@ def test_there_and_back_by_command(tmp_path: Path):
     assert 2 == CliRunner().invoke(app, list(map(str, ("collect", *where)))).exit_code
 
 
-def test_the_command_takes_a_redaction_bundle(tmp_path: Path):
-    """It reads what was typed as a site would; without an export it has nothing to read, and that is refused."""
+def test_collect_redacts_typed_answers_with_a_bundle(tmp_path: Path):
+    """`collect --redaction-bundle` redacts typed answers as a site would; without an export the option is refused."""
     central_keys.create(tmp_path / "keys")
     central = torn(tmp_path)
     bundle = echo_bundle(tmp_path / "pii", "pii", "redact", ("O", "B-ROOM", "I-ROOM"))
@@ -263,7 +269,7 @@ def test_the_command_takes_a_redaction_bundle(tmp_path: Path):
 
 
 def test_each_model_is_shown_with_its_own_answer():
-    """The large model's answer, which was given, comes first and has no score; the score is the local answer's."""
+    """The large model's answer comes first and has no score; the score belongs to the local answer."""
     both = label_studio.ReviewTask(
         "site-1", "p-1", "pos-intent", "text", "price", "refund", 0.9, "1.0.0 abc", "price", "large-1"
     )

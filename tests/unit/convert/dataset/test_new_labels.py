@@ -1,4 +1,5 @@
-"""Rejected answers whose reason is a label that the bundle does not have become rows of that label."""
+"""New labels: a rejected answer becomes a row of a label that the bundle does not have if the reason names this
+label."""
 
 from __future__ import annotations
 
@@ -65,8 +66,8 @@ def labels(root: Path, folder: Path, new_labels: tuple[tuple[str, str], ...] = F
     return [row["label"] for row in rows]
 
 
-def test_a_reason_becomes_the_label(tmp_path: Path):
-    """Spelt as people spell it; and the answer counts as labelled in the random audit."""
+def test_reject_reason_becomes_the_label(tmp_path: Path):
+    """Case, spaces and hyphens of the reason do not matter, and the answer counts as labelled in the random audit."""
     folder = collected(
         tmp_path, rejected(1, "Fraud report"), rejected(2, " fraud-report"), rejected(3, "rude"), accepted(4)
     )
@@ -77,34 +78,34 @@ def test_a_reason_becomes_the_label(tmp_path: Path):
 
 
 def test_several_reasons_can_mean_one_label(tmp_path: Path):
-    """Reviewers at two sites call one thing by two names."""
+    """Two reasons, for example of reviewers at two sites, can be mapped to one label."""
     folder = collected(tmp_path, rejected(1, "scam call"), rejected(2, "fraud"))
     assert ["fraud_report"] * 2 == labels(tmp_path, folder, (("fraud", "fraud_report"), ("scam call", "fraud_report")))
 
 
 @pytest.mark.parametrize("second", ["stolen card", ""])
-def test_reviewers_who_differ_give_no_label(tmp_path: Path, second: str):
-    """Two reasons are two opinions, and one without a reason is none."""
+def test_reviewers_with_different_reasons_give_no_label(tmp_path: Path, second: str):
+    """Two different reasons, or one reviewer without a reason, give no label."""
     folder = collected(tmp_path, rejected(1, "fraud report", second), rejected(2, "fraud report", "Fraud report"))
     assert ["fraud_report"] == labels(tmp_path, folder)
 
 
-def test_an_answer_that_somebody_accepted_is_a_conflict(tmp_path: Path):
-    """As it is without new labels."""
+def test_rejected_and_accepted_answer_is_a_conflict(tmp_path: Path):
+    """An answer that one reviewer rejected with a new label and another accepted gives no row."""
     agreed = feedback(900, prediction_id="p-1", verdict="accept", value="", reviewer="berta")
     folder = collected(tmp_path, [*rejected(1, "fraud report"), agreed], rejected(2, "fraud report"))
     assert ["fraud_report"] == labels(tmp_path, folder)
 
 
-def test_a_correction_stays_what_it_is(tmp_path: Path):
-    """The central team's word counts, and its label too."""
+def test_later_correction_overrides_the_new_label(tmp_path: Path):
+    """If the reviewer corrects the answer later, it gives no row of the new label."""
     later = feedback(900, prediction_id="p-1", value="price", reviewer="reviewer-0", at="2030-01-01T00:00:00Z")
     folder = collected(tmp_path, [*rejected(1, "fraud report"), later], rejected(2, "fraud report"))
     assert ["fraud_report"] == labels(tmp_path, folder)
 
 
-def test_assess_counts_new_labels_and_says_which_reasons_remain(tmp_path: Path):
-    """A new label is wrong for the bundle that answered, so it counts against its accuracy: as the rejection did."""
+def test_assess_counts_new_labels_as_wrong_answers(tmp_path: Path):
+    """`assess` lists reject reasons; rows of a new label count as wrong answers, as the rejections did."""
     folder = collected(tmp_path, *[rejected(n, "fraud report") for n in range(1, 4)], rejected(9, "rude"), accepted(10))
     before, after = (assess(folder, TASK, RISK, ExampleScope(new_labels=new)) for new in ((), FRAUD))
     assert {"fraud report": 3, "rude": 1} == before.scope.reject_reasons
@@ -113,8 +114,8 @@ def test_assess_counts_new_labels_and_says_which_reasons_remain(tmp_path: Path):
     assert before.right == after.right
 
 
-def test_the_command_line(tmp_path: Path):
-    """LABEL alone is its own reason; what nobody said, or said for nothing, is an error that lists the reasons."""
+def test_new_label_option_of_the_command(tmp_path: Path):
+    """`--new-label LABEL` alone uses the label as its reason; the output lists the other reasons."""
     folder = collected(tmp_path, *[rejected(n, "fraud report") for n in range(1, 4)], rejected(9, "rude"), accepted(10))
     given = ["dataset", str(folder), "--task", TASK, "--format", "text-label", "--out", str(tmp_path / "rows")]
     given += ["--no-label-errors", "--shares", "train=1"]
@@ -134,23 +135,24 @@ def test_the_command_line(tmp_path: Path):
         ((("Fraud report", "a"), ("fraud_report", "b")), "reason 'fraud report' has several new labels"),
     ],
 )
-def test_reasons_that_cannot_be(tmp_path: Path, new_labels: tuple[tuple[str, str], ...], said: str):
-    """A reason that nobody gave is a slip of the pen, and one with two labels is not decided."""
+def test_unknown_or_ambiguous_reason_is_refused(tmp_path: Path, new_labels: tuple[tuple[str, str], ...], said: str):
+    """A reason that nobody gave, or one with two labels, is refused."""
     folder = collected(tmp_path, rejected(1, "fraud report"))
     with pytest.raises(InvalidRequest) as failed:
         assess(folder, TASK, RISK, ExampleScope(new_labels=new_labels))
     assert said in str(failed.value)
 
 
-def test_free_text_has_no_labels(tmp_path: Path):
-    """The reason for rejecting a text is no better text."""
+def test_generate_task_has_no_new_labels(tmp_path: Path):
+    """New labels are refused for a generate task, because a reason is not a better text."""
     folder = collected(tmp_path, rejected(1, "fraud report", kind="generate", scores=[]))
     with pytest.raises(InvalidRequest, match="not generate"):
         assess(folder, TASK, RISK, ExampleScope(new_labels=FRAUD))
 
 
 def test_a_new_label_belongs_to_one_question(tmp_path: Path):
-    """Of a task that decides, the format with all answers of a text has several."""
+    """A decide task takes new labels for one question at a time; the format text-answers, with several questions,
+    refuses them."""
     records = [
         record
         for n, question in enumerate(("intent", "urgency"), 1)

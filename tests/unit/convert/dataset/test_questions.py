@@ -1,4 +1,4 @@
-"""Collected answers to several questions: joined by text as rows, and assessed question by question."""
+"""Collected answers to several questions: joined by text as rows, and assessed by question."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ WHOLE = {"all": 1.0}
 
 
 def answered(number: int, question: str, output: str, said: str = "", **changes: Any) -> list[Record]:
-    """Return an answer to a question about text `number // 10`, confirmed or corrected by a person; "-" = neither."""
+    """Return an answer to a question about text `number // 10`, confirmed or corrected by a person; with "-"
+    neither."""
     given = {"input": distinct_text(number // 10), "output": output, "scores": [[output, 0.9]], "confidence": 0.9}
     drawn = {"review_stream": "audit", "sampling_probability": 1.0}
     made = prediction(number, kind="decide", task="desk", question=question, **{**given, **drawn, **changes})
@@ -42,7 +43,7 @@ def collected(root: Path, *records: list[Record]) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Collect answers about three texts to two questions whose labels have the same names."""
+    """Collect answers about three texts to two questions."""
     return collected(
         tmp_path,
         answered(10, "urgent", "no"),
@@ -54,8 +55,8 @@ def folder(tmp_path: Path) -> Path:
     )
 
 
-def test_answers_about_one_text_make_one_row(folder: Path, tmp_path: Path):
-    """Answers that were drawn alike stand together, with the ids of their predictions; others are rows of their own."""
+def test_answers_about_one_text_are_one_row(folder: Path, tmp_path: Path):
+    """Answers with the same sampling are one row with the ids of their predictions; others are rows of their own."""
     choice = DatasetSelection(folder, "desk", "reviewed", shares=WHOLE)
     made = write(choice, "text-answers", tmp_path / "data")
     rows = [json.loads(line) for line in (tmp_path / "data" / "all.jsonl").read_text().splitlines()]
@@ -72,8 +73,8 @@ def test_answers_about_one_text_make_one_row(folder: Path, tmp_path: Path):
     assert 4 == len(read_rows(tmp_path / "data" / "all.jsonl", "text-answers"))
 
 
-def test_one_question_is_a_task_that_classifies(folder: Path, tmp_path: Path):
-    """TASK/QUESTION names it; the task alone has several, and a question without examples is an error."""
+def test_one_question_gives_a_text_label_dataset(folder: Path, tmp_path: Path):
+    """TASK/QUESTION selects a question; a task with several questions, or a question without examples, is refused."""
     choice = DatasetSelection(folder, "desk/urgent", "reviewed", shares=WHOLE)
     write(choice, "text-label", tmp_path / "data")
     labels = [json.loads(line)["label"] for line in (tmp_path / "data" / "all.jsonl").read_text().splitlines()]
@@ -86,16 +87,16 @@ def test_one_question_is_a_task_that_classifies(folder: Path, tmp_path: Path):
         write(DatasetSelection(folder, "desk/intent", "reviewed"), "text-label", tmp_path / "other")
 
 
-def test_a_task_without_questions_has_no_answers(tmp_path: Path):
-    """The format names those that fit."""
+def test_text_answers_format_requires_a_decide_task(tmp_path: Path):
+    """The format text-answers is refused for a classify task."""
     made = collected(tmp_path, [prediction(1), feedback(1, verdict="accept", value="")])
     choice = DatasetSelection(made, "pos-intent", "reviewed", shares=WHOLE)
     with pytest.raises(InvalidRequest, match="text-answers is for tasks of kind decide, not classify"):
         write(choice, "text-answers", tmp_path / "data")
 
 
-def test_one_text_is_filled_once(tmp_path: Path):
-    """All answers about a text are about the same made-up values."""
+def test_answers_about_one_text_share_its_surrogates(tmp_path: Path):
+    """All answers about a text have the same made-up values."""
     redacted = {"input": "call [CARD_1] now", "redaction": {"version": "1", "rules": ["card"], "counts": {"card": 1}}}
     made = collected(tmp_path, answered(10, "urgent", "no", **redacted), answered(11, "personal", "yes", **redacted))
     choice = DatasetSelection(made, "desk", "reviewed", shares=WHOLE)
@@ -106,8 +107,8 @@ def test_one_text_is_filled_once(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_each_question_is_assessed_on_its_own(folder: Path):
-    """The task lists its questions; delta is divided among them, also where one is named."""
+def test_each_question_is_assessed_separately(folder: Path):
+    """`assess` lists the questions of a task and divides delta among them, also if one question is named."""
     arguments = ["assess", str(folder), "--no-label-errors", "--json", "--task"]
     whole = json.loads(CliRunner().invoke(app, [*arguments, "desk"]).output)
     assert ["desk/personal", "desk/urgent"] == list(whole["questions"])

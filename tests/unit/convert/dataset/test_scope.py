@@ -1,4 +1,5 @@
-"""Which collected examples count: bundles are not mixed, a scope is what was asked for, a wrong clock is no news."""
+"""Which collected examples count: versions of a bundle are not mixed, a scope is exact, and a wrong clock does not make
+examples the newest."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ DIGESTS = {OLD: "0a" * 32, NEW: "1b" * 32}
 
 
 def answered(number: int, version: str = NEW, at: float = 0.0, **changes: Any) -> Record:
-    """Return a sure answer of a bundle, some days from now."""
+    """Return a confident answer of a bundle, `at` days from NOW."""
     bundle = {"version": version, "digest": DIGESTS.get(version, "2c" * 32)}
     grades = {"sure": True, "confidence": 0.95, "scores": [["refund", 0.95], ["price", 0.05]]}
     when = format_timestamp(NOW + DAY * at)
@@ -39,7 +40,7 @@ def answered(number: int, version: str = NEW, at: float = 0.0, **changes: Any) -
 
 
 def judged(number: int, version: str = NEW, at: float = 0.0, **said: Any) -> list[Record]:
-    """Return such an answer and the word of a person that it was right."""
+    """Return such an answer and a review that accepts it."""
     return [answered(number, version, at), feedback(number, **{"verdict": "accept", "value": "", **said})]
 
 
@@ -52,7 +53,7 @@ def collected(root: Path, **sites: list[Record]) -> Path:
 
 
 def looked_at(folder: Path, **scope: Any) -> tuple[ScopedExamples, list[str]]:
-    """Return what a scope holds, and the ids of its predictions in the order of their moments."""
+    """Return the examples of a scope and the ids of its predictions in order of time."""
     with duckdb.connect() as connection:
         found = open_examples(connection, folder, "pos-intent", ExampleScope(**scope), now=lambda: NOW)
         rows = connection.execute("SELECT prediction_id FROM examples ORDER BY moment, prediction_id").fetchall()
@@ -66,8 +67,9 @@ def said_by(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_broken_version_does_not_poison_the_next_assessment(tmp_path: Path):
-    """Its corrections count as lessons; whether the newest version keeps a promise is asked of that one alone."""
+def test_assess_judges_only_the_newest_version(tmp_path: Path):
+    """Corrections of a broken earlier version count as training examples, but the risk guarantee of the newest version
+    uses its own answers alone."""
     broken = [record for n in range(1, 61) for record in judged(n, OLD, -9, verdict="corrected", value="price")]
     good = [record for n in range(101, 201) for record in judged(n)]
     folder = collected(tmp_path, site_1=[*broken, *good])
@@ -85,8 +87,9 @@ def test_a_broken_version_does_not_poison_the_next_assessment(tmp_path: Path):
     assert "left out: 60 of other versions, sites or days" in said_by("assess", str(folder), "--version", NEW)
 
 
-def test_a_models_own_answers_are_the_newest_ones(tmp_path: Path):
-    """`sure` takes unreviewed answers of the newest version only, and says so; the words of people are taken of all."""
+def test_sure_takes_unreviewed_answers_of_the_newest_version(tmp_path: Path):
+    """`sure` takes unreviewed answers of the newest version only, which the output states; reviews of all versions are
+    taken."""
     records = [answered(1, OLD, -2), *judged(2, OLD, -2), answered(3), *judged(4)]
     folder = collected(tmp_path, site_1=records)
 
@@ -108,8 +111,8 @@ def test_a_models_own_answers_are_the_newest_ones(tmp_path: Path):
     assert [(NEW, True), (OLD, False)] == [(each["version"], each["judged"]) for each in sheet["scope"]["bundles"]]
 
 
-def test_a_scope_is_what_was_asked_for(tmp_path: Path):
-    """Sites, and days with their first and last one; the rest is counted."""
+def test_scope_limits_sites_and_days(tmp_path: Path):
+    """A scope can limit sites and days, with the first and last day included; other examples are counted."""
     one = [answered(1, at=-3), answered(2, at=-2), answered(3, at=-1)]
     folder = collected(tmp_path, site_1=one, site_2=[answered(4, at=-2)], site_3=[answered(5, at=-2)])
     first, last = (date.fromisoformat(format_timestamp(NOW - DAY * days)[:10]) for days in (2, 1))
@@ -133,16 +136,16 @@ def test_a_scope_is_what_was_asked_for(tmp_path: Path):
         ({"sites": ("site-1", "site-9")}, "no examples of site site-9", "examples of: site-1"),
     ],
 )
-def test_what_is_not_there_is_an_error(tmp_path: Path, scope: dict[str, Any], said: str, remedy: str):
-    """A version or a site that is not there is named, with what is there."""
+def test_unknown_version_or_site_is_refused(tmp_path: Path, scope: dict[str, Any], said: str, remedy: str):
+    """The error names the unknown version or site, and the remedy lists the existing ones."""
     folder = collected(tmp_path, site_1=[answered(1)])
     with pytest.raises(InvalidRequest, match=said) as caught:
         looked_at(folder, **scope)
     assert remedy in caught.value.remedy
 
 
-def test_two_bundles_of_one_version_are_two(tmp_path: Path):
-    """The last to answer is judged; a digest names the other."""
+def test_bundles_of_one_version_are_distinguished_by_digest(tmp_path: Path):
+    """The bundle that answered last is judged; a digest selects the other one."""
     twin = {"version": NEW, "digest": "3d" * 32}
     folder = collected(tmp_path, site_1=[answered(1, at=-2), answered(2, at=-1, bundle=twin)])
     assert ["3d" * 32] == [bundle.digest for bundle in looked_at(folder)[0].judged]
@@ -151,8 +154,9 @@ def test_two_bundles_of_one_version_are_two(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_clock_that_is_ahead_is_flagged_and_not_the_newest(tmp_path: Path):
-    """Its answers count as the oldest, so they are no test; a segment shares one clock; no stretch of days has them."""
+def test_site_clock_that_is_ahead_is_reported(tmp_path: Path):
+    """All answers of that segment count as the oldest, so they are not in the test split, and no range of days includes
+    them."""
     right = [record for n in range(1, 21) for record in judged(n, at=-n / 10)]
     ahead = [record for n in range(31, 35) for record in judged(n, at=31)] + judged(35, at=-5)
     folder = collected(tmp_path, site_1=right, site_2=ahead)
@@ -168,8 +172,9 @@ def test_a_clock_that_is_ahead_is_flagged_and_not_the_newest(tmp_path: Path):
         assert "warning: the clock of site-2 is wrong: 5 examples up to 31 days newer than the time" in output
 
 
-def test_what_version_0_1_joined_is_read(tmp_path: Path):
-    """Parquet without the newest columns: answers apart as far as it tells, and a clock judged by the time of now."""
+def test_examples_of_version_0_1_are_read(tmp_path: Path):
+    """Without the newest columns, answers are separated by their route, and clocks are compared with the current
+    time."""
     taught = {"route": "upstream", "model": "large-1", "output": "price", "sure": False}
     folder = collected(tmp_path, site_1=[answered(1), answered(2, **taught), answered(3, at=40)])
     for path in folder.glob("examples/*/*/examples.parquet"):

@@ -1,4 +1,4 @@
-"""The probabilities of a large model in training rows."""
+"""Probabilities of a large model as soft targets in training rows."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def labels(folder: Path, out: Path, purpose: str) -> dict[str, Any]:
     return {row["prediction_id"]: row["label"] for row in rows}
 
 
-def test_the_probabilities_of_the_large_model_are_soft_targets(tmp_path: Path):
-    """With `opinions`, of the answer that labels the row; a person's word is one label."""
+def test_large_model_probabilities_are_soft_targets(tmp_path: Path):
+    """With `opinions`, a teacher label is its distribution if there is one; a person's label is a single label."""
     SealingSite(tmp_path / "store", "site-1").seal(
         [
             prediction(1, input=TEXTS[0], **LARGE),

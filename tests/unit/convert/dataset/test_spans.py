@@ -1,4 +1,5 @@
-"""Places of a record's values in its text: certain or none; and the way from a correction at a site to a tagged row."""
+"""Spans: a record's values are located in its text with certainty or left out, and corrections of sites become tagged
+rows."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from tests.support.segments import CentralTeam, SealingSite
 
 
 def found(record: Any, text: str) -> list[tuple[str, str]]:
-    """Return label and text of each span."""
+    """Return the label and the text of each span."""
     alignment = align(json.dumps(record), text)
     assert () == alignment.problems
     return [(span.label, text[span.start : span.end]) for span in alignment.spans]
@@ -56,7 +57,8 @@ def problems(record: Any, text: str) -> list[tuple[str, str]]:
     ],
 )  # fmt: skip
 def test_values_are_found_in_the_text(record: Any, text: str, expected: list[tuple[str, str]]):
-    """As written, then without regard to case and white space; a place that another value needs is not a second one."""
+    """Values are found as written, or else without regard to case and white space; a span that another value needs is
+    not used twice."""
     assert expected == found(record, text)
 
 
@@ -81,8 +83,9 @@ def test_values_are_found_in_the_text(record: Any, text: str, expected: list[tup
         ({"item": "a", "other": "b"}, "a " * (PLACES_MAX + 9) + "b", [("ambiguous", "item")]),
     ],
 )
-def test_nothing_is_guessed(record: Any, text: str, expected: list[tuple[str, str]]):
-    """A value that is not there, or there more often than the record says, leaves no spans and a reason by field."""
+def test_absent_or_ambiguous_value_gives_no_spans(record: Any, text: str, expected: list[tuple[str, str]]):
+    """A value that is absent, or occurs more often than the record has it, leaves no spans and a reason for its
+    field."""
     assert sorted(expected) == sorted(problems(record, text))
 
 
@@ -90,16 +93,16 @@ NAMES = st.lists(st.sampled_from(["milk", "bread", "tea", "jam", "rice", "salt"]
 
 
 @given(values=NAMES, fillers=st.lists(st.sampled_from(["and", "two", "please", "Milkshake", "[CARD_1]"]), min_size=6))
-def test_spans_are_the_values_and_lie_apart(values: list[str], fillers: list[str]):
-    """Whatever stands between them: each value once, at its own text, in order, and none overlaps."""
+def test_spans_are_the_values_and_do_not_overlap(values: list[str], fillers: list[str]):
+    """For any text between them, each value has one span with its own text, in order."""
     text = " ".join(word for pair in zip(fillers, values, strict=False) for word in pair)
     alignment = align(json.dumps({"item": values}), text)
     assert values == [text[span.start : span.end] for span in alignment.spans]
     assert all(a.end < b.start for a, b in zip(alignment.spans, alignment.spans[1:], strict=False))
 
 
-def test_reasons_are_counted_by_field():
-    """The report has how values were found, and of what was left out the rows, and the values by reason and field."""
+def test_left_out_values_are_counted_by_field():
+    """The report has the kinds of matches, the rows that were left out, and the left-out values by reason and field."""
     counts = SpanCounts()
     for record, text in (
         ({"a": "x"}, "x"),
@@ -119,15 +122,15 @@ def test_reasons_are_counted_by_field():
 
 
 def dataset(root: Path, **changes: Any) -> dict[str, Any]:
-    """Write text-spans; returns the data sheet."""
+    """Write a dataset of text-spans; return its report."""
     settings = SurrogateSettings(**changes)
     write(DatasetSelection(collected(root), "pos-intent", "reviewed"), "text-spans", root / "data", surrogates=settings)
     sheet: dict[str, Any] = json.loads((root / "data" / "dataset.json").read_text())
     return sheet
 
 
-def test_a_correction_becomes_spans_of_a_raw_like_text(tmp_path: Path):
-    """The rows are what a recipe reads; each span is its value; the card is one that redaction finds, not theirs."""
+def test_corrections_become_rows_with_spans(tmp_path: Path):
+    """A recipe reads the rows; each span is its value, and each card is a made-up one that redaction finds."""
     sheet = dataset(tmp_path)
     recipe = recipe_over(tmp_path)
     rows = [row for split in ("train", "calibration", "test") for row in row_files.rows(recipe, split)]
@@ -144,8 +147,8 @@ def test_a_correction_becomes_spans_of_a_raw_like_text(tmp_path: Path):
     row_files.check(recipe)
 
 
-def test_spans_of_kept_placeholders(tmp_path: Path):
-    """Where placeholders are kept, spans are places in the text with placeholders."""
+def test_spans_point_at_kept_placeholders(tmp_path: Path):
+    """If placeholders are kept, the spans are positions in the text with placeholders."""
     sheet = dataset(tmp_path, placeholders="keep")
     for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -154,8 +157,8 @@ def test_spans_of_kept_placeholders(tmp_path: Path):
     assert {"placeholders": "kept", "kept": {"CARD": 10}} == sheet["surrogates"]
 
 
-def test_spans_are_for_tasks_that_extract(tmp_path: Path):
-    """A task that classifies has no values to find, and the error says which formats it has."""
+def test_text_spans_format_requires_an_extract_task(tmp_path: Path):
+    """The format text-spans is refused for a classify task, and nothing is written."""
     SealingSite(tmp_path / "store").seal([prediction(1), feedback(1)])
     central = CentralTeam(tmp_path)
     central.collect(tmp_path / "store")
@@ -164,8 +167,8 @@ def test_spans_are_for_tasks_that_extract(tmp_path: Path):
     assert not (tmp_path / "data").exists()
 
 
-def test_records_without_places_are_no_dataset(tmp_path: Path):
-    """Where no record is left, the error has the reasons and the fields, and nothing is written."""
+def test_dataset_without_any_span_is_refused(tmp_path: Path):
+    """If no record has spans, the error has the reasons and the fields, and nothing is written."""
     made = prediction(1, kind="extract", input="send it", output='{"item":"them"}', scores=[])
     SealingSite(tmp_path / "store").seal([made, feedback(1, value='{"item":"shoes"}')])
     central = CentralTeam(tmp_path)
@@ -175,8 +178,9 @@ def test_records_without_places_are_no_dataset(tmp_path: Path):
     assert not (tmp_path / "data").exists()
 
 
-def test_the_command_says_what_was_filled_and_left_out(tmp_path: Path):
-    """Records without spans with field and reason, and placeholders by type; a wrong option is named."""
+def test_command_reports_filled_and_left_out_values(tmp_path: Path):
+    """The output has records without spans by reason and field, and filled placeholders by type; an invalid option is
+    named."""
     folder = str(collected(tmp_path))
     arguments = ["dataset", folder, "--task", "pos-intent", "--format", "text-spans", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, [*arguments, "--locale", "de_DE"])

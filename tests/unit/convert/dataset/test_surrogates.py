@@ -1,4 +1,5 @@
-"""Made-up values in place of placeholders: of the right form, consistent, seeded, and found again by redaction."""
+"""Surrogates: made-up values in place of placeholders, with the right form, consistent, seeded, and found again by
+redaction."""
 
 from __future__ import annotations
 
@@ -41,8 +42,8 @@ def fill(text: str, *answers: str, key: str = "site-1/p-1", counts: Any = ANY, *
 # --- forms ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_type_that_redaction_replaces_has_a_surrogate():
-    """Each rule's placeholder is a kind with a form of its own, and each national number can be made."""
+def test_every_redaction_rule_has_a_surrogate():
+    """Each rule's placeholder has a kind of surrogate, and each national number can be made."""
     numbers = [rule.name for rule in RULES if rule.placeholder == "ID"]
     assert set(numbers) == set(NATIONAL_NUMBERS)
     assert [] == [rule.name for rule in RULES if rule.placeholder.lower() not in (*KINDS, "id")]
@@ -53,8 +54,8 @@ BEFORE = {"RECORD": "MRN: ", "PLATE": "plate number ", "SECRET": "password: "}
 NAMED = [rule for rule in RULES if rule.placeholder != "NAME"]
 
 
-def test_a_type_of_a_redaction_model_is_a_name_and_not_a_code():
-    """A first name that a model found becomes a first name, though no rule knows the type."""
+def test_name_types_of_a_redaction_model_become_names():
+    """GIVEN_NAME and SURNAME of a redaction model are filled with names, although no rule has these types."""
     made = filler()
     text = made.fill("1", {"model:given_name": 1, "model:surname": 1}, ["[GIVEN_NAME_1] [SURNAME_1] called"], 1).texts[
         0
@@ -64,8 +65,8 @@ def test_a_type_of_a_redaction_model_is_a_name_and_not_a_code():
 
 
 @pytest.mark.parametrize("rule", NAMED, ids=[rule.name for rule in NAMED])
-def test_a_value_is_found_again_as_what_it_was(rule):
-    """Of each rule: what stands in place of its placeholder is found whole and as that type, in several locales."""
+def test_redaction_finds_each_surrogate_with_its_type(rule):
+    """The surrogate of each rule is found whole and with the rule's type, in several locales."""
     before = BEFORE.get(rule.placeholder, "")
     for number, locale in enumerate(LOCALES):
         text = f"{before}[{rule.placeholder}_1]"
@@ -74,8 +75,8 @@ def test_a_value_is_found_again_as_what_it_was(rule):
         assert [(len(before), len(filled), rule.placeholder)] == found, filled
 
 
-def test_check_digits_are_right():
-    """Card numbers pass Luhn, and IBANs are of the locale's country with their check digits."""
+def test_card_numbers_and_ibans_have_valid_check_digits():
+    """Card numbers pass Luhn, and IBANs are of the locale's country with valid check digits."""
     for number in range(20):
         card = fill("[CARD_1]", key=str(number)).texts[0]
         iban = fill("[IBAN_1]", key=str(number), locales=("de_DE",)).texts[0]
@@ -84,8 +85,8 @@ def test_check_digits_are_right():
         assert "DE" == iban[:2]
 
 
-def test_an_address_in_words_takes_the_place_of_one_in_words():
-    """The row's rules tell which forms its addresses had; where both were there, both forms come."""
+def test_spoken_email_address_is_filled_with_a_spoken_one():
+    """The row's rules determine the form of its addresses; if both rules matched, both forms occur."""
     spoken = [fill("[EMAIL_1]", key=str(row), counts={"spoken_email": 1}, locales=(locale,)).texts[0]
               for row in range(10) for locale in LOCALES]  # fmt: skip
     assert not any("@" in value for value in spoken)
@@ -96,8 +97,8 @@ def test_an_address_in_words_takes_the_place_of_one_in_words():
     assert {True, False} == {"@" in value for value in both}
 
 
-def test_names_are_those_of_the_locale():
-    """A name has two parts and is nothing that the rules find; another locale has other names."""
+def test_names_depend_on_the_locale():
+    """A name has two parts and is not found by the rules; each locale gives another name."""
     names = {locale: fill("[NAME_1]", counts={"presidio": 1}, locales=(locale,)).texts[0] for locale in LOCALES}
     assert len(LOCALES) == len(set(names.values()))
     assert [] == [found for name in names.values() for found in REDACTOR.start().find_values(name)]
@@ -105,8 +106,8 @@ def test_names_are_those_of_the_locale():
 
 
 @pytest.mark.slow
-def test_a_locale_has_every_type_that_redaction_finds():
-    """Where Faker has a gap, as for telephone numbers of the Philippines, the default locale fills it."""
+def test_every_locale_has_a_surrogate_of_every_type():
+    """If Faker lacks a type, for example telephone numbers of the Philippines, the default locale provides it."""
     usable = sorted({*AVAILABLE_LOCALES} - {"fr_QC"})  # which warns that fr_CA is its name now
     for locale in [*usable[::4], "en_PH", "bn_BD"]:
         source = SurrogateSource([locale], "1")
@@ -127,7 +128,7 @@ PLACED = st.sampled_from(WORDS).flatmap(lambda word: st.integers(1, 2).map(lambd
 
 
 def numbered(parts: list[str]) -> str:
-    """Return a text whose placeholders are numbered as redaction would."""
+    """Return a text with placeholders numbered as redaction would number them."""
     numbers: dict[str, str] = {}
     counts = Counter[str]()
     for part in parts:
@@ -144,8 +145,9 @@ def numbered(parts: list[str]) -> str:
     key=st.integers(0, 9999),
     locale=st.sampled_from(LOCALES),
 )
-def test_redaction_finds_the_values_again(parts, key, locale):
-    """Whatever the text: redacting what was filled in gives the text with placeholders, or says where it would not."""
+def test_redacting_a_filled_text_restores_its_placeholders(parts, key, locale):
+    """Redaction of a filled text restores its placeholders, or the report counts the values that are not found
+    again."""
     text = numbered(parts)
     made = filler(locales=(locale,))
     filled = made.fill(str(key), ANY, [text], 1).texts[0]
@@ -155,8 +157,8 @@ def test_redaction_finds_the_values_again(parts, key, locale):
         assert "] [" in text or "5 [" in text or "] 5" in text, (text, filled)
 
 
-def test_texts_of_tills_and_clinics_survive_the_way_there_and_back():
-    """Each labelled text of the redaction set: redacted, filled and redacted again it is what it was."""
+def test_labelled_redaction_texts_survive_a_round_trip():
+    """Each labelled text of the redaction set that is redacted, filled and redacted again has the same placeholders."""
     made = filler(locales=LOCALES)
     for number, line in enumerate(DATA.read_text(encoding="utf-8").splitlines()):
         redaction = REDACTOR.start()
@@ -169,16 +171,16 @@ def test_texts_of_tills_and_clinics_survive_the_way_there_and_back():
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_placeholder_is_the_same_value_in_the_whole_row():
-    """In the text, again in the text, and in the answer; another number is another value."""
+def test_placeholder_has_one_value_in_the_whole_row():
+    """A placeholder has the same value everywhere in text and answer; another number has another value."""
     text, answer = fill("[CARD_1], no, [CARD_2]; yes [CARD_1]", '{"card":"[CARD_1]"}').texts
     first, second, third = text.replace("yes ", "").replace("no, ", "").replace(";", ",").split(", ")
     assert (first, {"card": first}) == (third, json.loads(answer))
     assert first != second
 
 
-def test_the_seed_and_the_row_decide():
-    """The same seed and row give the same values whatever other rows there are; another seed or row gives others."""
+def test_values_depend_only_on_seed_and_row():
+    """The same seed and row give the same values, whichever rows came before; another seed or row gives others."""
     alone = fill("mail [EMAIL_1]").texts
     made = filler()
     for number in range(3):
@@ -215,8 +217,8 @@ print(json.dumps(drawn))
 """
 
 
-def test_the_same_values_come_on_another_day_and_in_another_process():
-    """Neither the date of today nor the seed of Python's hashes decides about a value of any kind."""
+def test_values_do_not_depend_on_date_or_hash_seed():
+    """Another date and another PYTHONHASHSEED give the same values of every kind."""
     first, second = (
         subprocess.run(
             [sys.executable, "-c", _EVERYTHING, year],
@@ -229,8 +231,9 @@ def test_the_same_values_come_on_another_day_and_in_another_process():
     assert json.loads(first) == json.loads(second)
 
 
-def test_what_the_site_replaced_by_rules_of_its_own_is_a_code_or_what_it_is_told_to_be():
-    """An unknown type becomes a code in which the rules find nothing, and is counted; its kind can be given."""
+def test_placeholder_of_a_site_rule_becomes_a_code_or_a_given_kind():
+    """An unknown type becomes a code in which the rules find nothing, and is counted; the settings can give its
+    kind."""
     counts = {"loyalty": 1, "schema_field": 2}
     made = filler()
     text = made.fill("k", counts, ["[LOYALTY_1] of [PATIENT_1]"], 1).texts[0]
@@ -245,23 +248,23 @@ def test_what_the_site_replaced_by_rules_of_its_own_is_a_code_or_what_it_is_told
     assert ("[LOYALTY_1]", {}) == (site.text(text).split(" of ")[0], told.report()["fallback"])
 
 
-def test_brackets_of_the_caller_stay():
-    """A placeholder that no rule of the row makes was in the raw text, as it will be in service: it stays."""
+def test_brackets_in_the_original_text_are_kept():
+    """A placeholder that none of the row's rules makes was in the original text, so it stays and is counted as raw."""
     made = filler()
     assert "see [NOTE_1]" == made.fill("a", {}, ["see [NOTE_1]"], 1).texts[0]
     text = made.fill("b", {"card": 1}, ["see [NOTE_1] of [CARD_1]"], 1).texts[0]
     assert (True, False, {"NOTE": 2}) == ("[NOTE_1]" in text, "[CARD_1]" in text, made.report()["raw"])
 
 
-def test_what_a_reviewer_added_is_filled():
-    """A placeholder of the correction alone comes of its own redaction, which the row does not count."""
+def test_placeholder_in_a_correction_is_filled():
+    """A placeholder that only the correction has comes from a separate redaction, which the row does not count."""
     filled = filler().fill("k", {}, ["no number", "", "call [PHONE_1]"], 2)
     assert ("no number", 1) == (filled.texts[0], filled.values)
     assert "call [PHONE_1]" == REDACTOR.start().text(filled.texts[2])
 
 
 def test_positions_move_with_the_text():
-    """What stood at a position stands at the one that is returned, before, between and behind placeholders."""
+    """`new_position` maps positions before, between and after placeholders to the same words in the filled text."""
     text = "a [CARD_1] b [NAME_1] c"
     filled = fill(text)
     assert ["a", "b", "c"] == [filled.texts[0][filled.new_position(text.index(each))] for each in "abc"]
@@ -270,7 +273,7 @@ def test_positions_move_with_the_text():
 
 
 def test_placeholders_can_be_kept():
-    """Nothing is filled, and how many stay is counted by type."""
+    """With `placeholders: keep` no placeholder is filled, and the report counts them by type."""
     made = filler(placeholders="keep")
     assert "[CARD_1] [CARD_2]" == made.fill("k", ANY, ["[CARD_1] [CARD_2]"], 1).texts[0]
     assert {"placeholders": "kept", "kept": {"CARD": 2}} == made.report()
@@ -284,8 +287,8 @@ def test_placeholders_can_be_kept():
         ({"kinds": {"PATIENT": '"#"'}}, "no surrogate of kind"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(changes: dict[str, Any], said: str):
-    """The error names the nearest locale, or the kinds that there are."""
+def test_unknown_locale_or_kind_is_refused(changes: dict[str, Any], said: str):
+    """The error names the nearest locale, or the unknown kind."""
     with pytest.raises(InvalidRequest, match=said):
         filler(**changes)
 
@@ -301,8 +304,8 @@ def redacted(row: DataRow) -> DataRow:
     return found.row
 
 
-def test_a_value_is_replaced_by_another_one_of_its_type():
-    """Neither the card nor the address is left; what is not personal stays, and the counts name the rules."""
+def test_value_is_replaced_by_a_surrogate_of_its_type():
+    """Card and address are replaced, other words stay, and the counts name the rules."""
     found = RowRedactor().redact(DataRow(f"charge {CARD} and write to {MAIL}", "refund"))
     assert found is not None
     assert found.row.text.startswith("charge ")
@@ -312,13 +315,13 @@ def test_a_value_is_replaced_by_another_one_of_its_type():
 
 
 def test_a_row_without_values_is_unchanged():
-    """The same object comes back."""
+    """A row without personal values is returned as the same object."""
     row = DataRow("two kettles, article 4711", "price")
     assert row is redacted(row)
 
 
-def test_an_answer_repeats_the_surrogate_of_the_text():
-    """Also where the answer alone would not tell what the value is."""
+def test_answer_has_the_surrogate_of_the_text():
+    """The answer and the turns of a conversation have the same surrogate as the text."""
     row = redacted(DataRow(f"mail {MAIL}", completion=f'{{"to": "{MAIL}"}}'))
     assert f'{{"to": "{row.text.removeprefix("mail ")}"}}' == row.completion
     turns = (ChatMessage("user", f"mail {MAIL}"), ChatMessage("assistant", MAIL))
@@ -328,7 +331,7 @@ def test_an_answer_repeats_the_surrogate_of_the_text():
 
 
 def test_spans_move_with_their_text():
-    """A span of a replaced value names the surrogate, and one behind it names the same words as before."""
+    """The span of a replaced value covers the surrogate, and a later span covers the same words as before."""
     text = f"mail {MAIL} about the kettle"
     at = text.index("kettle")
     row = redacted(DataRow(text, spans=(TextSpan(5, 5 + len(MAIL), "to"), TextSpan(at, at + 6, "item"))))
@@ -337,12 +340,12 @@ def test_spans_move_with_their_text():
     assert MAIL != first
 
 
-def test_a_span_that_ends_inside_a_value_makes_the_row_unusable():
-    """The row is left out: nobody knows what the span names then."""
+def test_row_with_a_span_that_ends_inside_a_value_is_left_out():
+    """After the replacement the end of the span is undefined."""
     assert None is RowRedactor().redact(DataRow(f"mail {MAIL}", spans=(TextSpan(0, 8, "to"),)))
 
 
 def test_the_same_row_gets_the_same_surrogates():
-    """A bundle that is made again is the same bundle."""
+    """Surrogates are reproducible, so a bundle that is made again is identical."""
     row = DataRow(f"charge {CARD}")
     assert redacted(row) == redacted(row)

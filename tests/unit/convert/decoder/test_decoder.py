@@ -1,4 +1,4 @@
-"""convert/decoder/"""
+"""Prompts and label scores of a decoder: tokenization, batching and what a task requires of the tokenizer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def asked(*labels: str, template: str = "Message: {input}\nIntent:") -> TaskToke
 
 
 def test_prompt_is_tokenized_in_parts() -> None:
-    """Prefix and rest are tokenized by themselves; the blanks before the input belong to it."""
+    """The text before the input, the input with its leading blanks, and the text after it are tokenized separately."""
     tokenizer = tiny_decoder.tokenizer()
     tokens = asked("refund", "price")
     expected = (
@@ -40,29 +40,30 @@ def test_prompt_is_tokenized_in_parts() -> None:
     assert expected == tokens.prompt("hi")
 
 
-def test_control_tokens_count_in_the_template_only() -> None:
-    """In an input, the text of a control token is text."""
+def test_control_token_text_in_input_is_plain_text() -> None:
+    """The text of a control token, such as `<|im_end|>`, is tokenized as plain text when it occurs in an input."""
     tokens = task_tokens(task(chat=True, system="Be brief."), tiny_decoder.tokenizer())
     end = tokens.tokenizer.eos_token_id
     assert 2 == tokens.prompt("hi").count(end)
     assert 2 == tokens.prompt("<|im_end|>").count(end)
 
 
-def test_a_chat_prompt_needs_a_chat_template() -> None:
-    """The stage that proves the export reads the task by the agent's rule, and refuses what an install would."""
+def test_chat_prompt_requires_a_chat_template() -> None:
+    """A task with `chat: true` is refused before the export if its tokenizer has no chat template, as an install would
+    refuse it."""
     tokenizer = tiny_decoder.tokenizer()
     tokenizer.chat_template = None
     with pytest.raises(ModelLoadFailed, match="'chat: true', but the weights file has no chat template"):
         task_tokens(task(chat=True), tokenizer)
 
 
-def test_begin_token_is_added_where_the_tokenizer_adds_it() -> None:
-    """A tokenizer that writes no begin token gets none."""
+def test_tokenizer_without_begin_token_gets_none() -> None:
+    """`begin_token` returns None for a tokenizer that writes no token before a text."""
     assert begin_token(tiny_decoder.tokenizer()) is None
 
 
-def test_labels_that_look_alike_are_refused() -> None:
-    """Two labels of the same tokens cannot be told apart."""
+def test_labels_with_the_same_tokens_are_refused() -> None:
+    """A task is refused if two of its labels consist of the same tokens, because their scores could not differ."""
     tokenizer = tiny_decoder.tokenizer()
     same = task("refund", "price").model_copy(update={"labels": ("refund", "refund")})
     with pytest.raises(ModelLoadFailed, match="are the same tokens"):
@@ -70,8 +71,9 @@ def test_labels_that_look_alike_are_refused() -> None:
 
 
 @pytest.mark.parametrize("labels", [("refund", "price", "stock"), ("refund", "zebra crossing", "zebra coat", "x")])
-def test_scores_are_the_sums_over_the_label_tokens(labels: tuple[str, ...]) -> None:
-    """Batching, padding and the shared cache change nothing: each score is what one whole sequence gives."""
+def test_label_score_is_the_sum_over_its_tokens(labels: tuple[str, ...]) -> None:
+    """Batching, padding and the shared cache do not change a label's score: it equals the sum of log-probabilities of
+    its tokens when prompt and label run as one sequence."""
     model, tokens = tiny_decoder.model(), asked(*labels)
     joint = joint_log_probabilities(model, tokens, TEXTS)
     for text, row in zip(TEXTS, joint, strict=True):
@@ -84,7 +86,7 @@ def test_scores_are_the_sums_over_the_label_tokens(labels: tuple[str, ...]) -> N
 
 
 def test_left_padding_aligns_the_ends() -> None:
-    """Padding comes before a row; positions count from its first token."""
+    """Padding is added before the shorter row, and position numbers start at the row's first token."""
     padded = pad_left([(5,), (6, 7, 8)], "cpu")
     assert [[0, 0, 5], [6, 7, 8]] == padded["input_ids"].tolist()
     assert [[0, 0, 1], [1, 1, 1]] == padded["attention_mask"].tolist()

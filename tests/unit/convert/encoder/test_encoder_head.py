@@ -1,4 +1,4 @@
-"""A linear head on the encoder of a package: it fits that encoder alone, and together they classify."""
+"""Linear heads on a packaged encoder: loading, refusal on another encoder, and the quality of the example heads."""
 
 import json
 import shutil
@@ -36,15 +36,17 @@ ROUNDING_ROWS = 2
 """Rows that may fall the other way where another processor adds in another order."""
 
 
-def test_the_head_of_the_example_fits_the_encoder_of_its_package():
-    """examples/pos-intent/head was trained on the very weights that scripts/setup installs, and is kilobytes small."""
+def test_example_head_fits_the_packaged_encoder():
+    """examples/pos-intent/head loads on the encoder that scripts/setup installs, has 8 outputs, and is smaller than 20
+    kB."""
     found = head.read(HEAD, head.checkpoint_of(PACKAGE))
     assert {head.WEIGHT: (8, 384), head.BIAS: (8,)} == {name: each.shape for name, each in found.items()}
     assert HEAD.stat().st_size < 20_000
 
 
-def test_the_heads_of_several_questions_say_what_they_read_and_give():
-    """examples/front-desk/head has an output for each question of its task, and fits the same encoder."""
+def test_front_desk_head_matches_the_questions_of_its_task():
+    """examples/front-desk/head loads on the packaged encoder, names the layers that it pools, and has an output for
+    each answer of its task's questions."""
     found, pooling = head.read(DESK_HEAD, head.checkpoint_of(PACKAGE)), head.pooling_of(DESK_HEAD)
     assert pooling is not None
     questions = task_file.of(DESK / "head").questions
@@ -56,16 +58,17 @@ def test_the_heads_of_several_questions_say_what_they_read_and_give():
     assert task_file.of(DESK).questions == questions
 
 
-def test_a_head_is_refused_on_another_encoder(tmp_path):
-    """On weights that differ in one byte a head would answer at random, so it is refused with both hashes."""
+def test_head_is_refused_on_another_encoder(tmp_path):
+    """A head is refused on encoder weights with another sha256, because its answers would be random."""
     shutil.copyfile(HEAD, tmp_path / "head.safetensors")
     (tmp_path / head.WEIGHTS_NAME).write_bytes(b"other weights")
     with pytest.raises(InvalidRequest, match="was trained on an encoder with sha256"):
         head.read(tmp_path / "head.safetensors", tmp_path)
 
 
-def test_a_detector_of_another_graph_is_refused(tmp_path):
-    """A detector beside a head that reads tensors which the graph lacks is not left out silently."""
+def test_ood_detector_of_another_graph_is_refused(tmp_path):
+    """A saved OOD detector that reads tensors which the graph lacks makes the build fail instead of being left out
+    silently."""
     shutil.copyfile(HEAD, tmp_path / "head.safetensors")
     fitted = replace(ood_detector.read_saved(HEAD.with_name(head.DETECTOR_NAME)), layers=("no-such-tensor",))
     fitted.save(tmp_path / head.DETECTOR_NAME)
@@ -73,8 +76,8 @@ def test_a_detector_of_another_graph_is_refused(tmp_path):
         head.main(str(tmp_path / "head.safetensors"), PACKAGE, str(tmp_path / "out"))
 
 
-def test_a_saved_head_names_its_encoder(tmp_path):
-    """What `save` writes `read` takes back, on the same encoder."""
+def test_saved_head_is_read_back_on_the_same_encoder(tmp_path):
+    """`head.read` returns the weights and biases that `head.save` wrote when the encoder is unchanged."""
     (tmp_path / head.WEIGHTS_NAME).write_bytes(b"weights")
     kept = {head.WEIGHT: np.ones((2, 3), np.float32), head.BIAS: np.zeros(2, np.float32)}
     head.save(tmp_path / "head.safetensors", kept, tmp_path, {"trained_on": "rows"})
@@ -83,21 +86,22 @@ def test_a_saved_head_names_its_encoder(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_vectors_of_texts_can_be_imported_first():
-    """`dataset --label-errors --encoder` loads this module before any other that needs torch."""
+def test_sentence_embeddings_can_be_imported_first():
+    """convert.encoder.sentence_embeddings can be the first import of a process, as in `dataset --label-errors
+    --encoder`."""
     subprocess.run([sys.executable, "-c", "import convert.encoder.sentence_embeddings"], check=True)
 
 
-def test_a_package_that_is_not_there_is_named():
-    """The error says which package is missing, and how to install it."""
+def test_missing_encoder_package_is_named():
+    """If the package of an encoder is not installed, the error names the package."""
     with pytest.raises(FileMissing, match="no_such_encoder is not installed"):
         head.checkpoint_of("no_such_encoder")
 
 
 @pytest.mark.slow
-def test_the_example_is_as_good_as_stated(tmp_path):
-    """Made as scripts/demo makes it, the bundle has the accuracy on the test split that the documents state, and its
-    gate holds up each of the strange messages that the demo shows."""
+def test_example_head_reaches_the_documented_quality(tmp_path):
+    """The pos-intent bundle, made as scripts/demo makes it, reaches the test figures that the documents state, and its
+    gate holds up each OOD message of the demo."""
     command = [sys.executable, "-m", "convert.encoder.head", HEAD, PACKAGE, tmp_path]
     subprocess.run(command, check=True)
     files = {"weights": tmp_path / "model.onnx", "tokenizer": models.minilm_dir() / "tokenizer.json"}
@@ -116,8 +120,9 @@ def test_the_example_is_as_good_as_stated(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_questions_of_the_example_are_answered_as_well_as_stated(tmp_path):
-    """Made as scripts/demo makes it, the bundle has the right answers that its README and docs/first-steps.md state."""
+def test_front_desk_head_reaches_the_documented_quality(tmp_path):
+    """The front-desk bundle, made as scripts/demo makes it, gives as many right answers for each question as its README
+    and docs/first-steps.md state."""
     subprocess.run([sys.executable, DESK / "make_data.py", "--out", tmp_path / "data"], check=True)
     subprocess.run([sys.executable, "-m", "convert.encoder.head", DESK_HEAD, PACKAGE, tmp_path], check=True)
     files = {"weights": tmp_path / "model.onnx", "tokenizer": models.minilm_dir() / "tokenizer.json"}

@@ -1,4 +1,4 @@
-"""A classifier on mean token vectors: when a checkpoint gets one, and that training, export and serving agree on it."""
+"""Mean pooling for classifiers: which checkpoints get it, and that training, export and serving compute the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BERT = {"model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "ar
 
 
 def sentence_encoder(folder: Path) -> Path:
-    """Write a tiny BERT that says it gives mean token vectors."""
+    """Write a tiny BERT whose files declare mean pooling."""
     tiny_encoder.checkpoint(folder)
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(SENTENCES))
@@ -27,7 +27,7 @@ def sentence_encoder(folder: Path) -> Path:
 
 
 def pooled(folder: Path, labels: int = 3) -> Any:
-    """Return the classifier that training starts with."""
+    """Return the classifier that training starts from."""
     from convert.prepare import checkpoint_source  # noqa: PLC0415 - likewise
     from convert.training.encoder_trainer import classifier  # noqa: PLC0415 - loads PyTorch
     from edge_agent.formats.manifest import TaskSpec  # noqa: PLC0415 - beside it
@@ -51,10 +51,11 @@ def pooled(folder: Path, labels: int = 3) -> Any:
         (BERT, "no JSON", {}),
     ],
 )
-def test_a_sentence_encoder_without_a_head_is_pooled_by_the_mean(
+def test_mean_pooling_only_for_headless_bert_sentence_encoders(
     tmp_path: Path, config: dict[str, Any], told: Any, expected: dict[str, str]
 ) -> None:
-    """Where 1_Pooling says so, of a BERT in the shape whose graph is known; a head of its own stays as it is."""
+    """A checkpoint gets mean pooling only if it is a BERT of the supported shape, its 1_Pooling/config.json declares
+    the mean, and it has no classifier or pooling setting yet."""
     from convert.encoder import pooling  # noqa: PLC0415 - loads PyTorch
 
     (tmp_path / "1_Pooling").mkdir()
@@ -65,15 +66,16 @@ def test_a_sentence_encoder_without_a_head_is_pooled_by_the_mean(
 
 
 def test_minilm_is_pooled_by_the_mean() -> None:
-    """The encoder of the examples is a sentence encoder."""
+    """The MiniLM encoder of the examples gets mean pooling."""
     from convert.encoder import pooling  # noqa: PLC0415 - loads PyTorch
 
     config = json.loads((models.minilm_dir() / "config.json").read_text())
     assert {"classifier_pooling": "mean"} == pooling.of_source(models.minilm_dir(), config)
 
 
-def test_what_is_trained_is_what_is_saved_exported_and_served(tmp_path: Path) -> None:
-    """The checkpoint opened again and the ONNX graph give the logits of the model, alone and beside padding."""
+def test_saved_and_exported_model_give_the_logits_of_training(tmp_path: Path) -> None:
+    """The reopened checkpoint and the exported ONNX graph give the logits of the trained model, with and without
+    padding."""
     import torch  # noqa: PLC0415 - takes seconds to load
 
     from convert.export import onnx_export  # noqa: PLC0415 - likewise
@@ -100,8 +102,9 @@ def test_what_is_trained_is_what_is_saved_exported_and_served(tmp_path: Path) ->
     assert pytest.approx(wanted.numpy(), abs=1e-5) == served
 
 
-def test_a_linear_classifier_finds_what_separates() -> None:
-    """Rows in clusters around a point for each label are told apart, wherever the vectors lie and however long."""
+def test_logistic_regression_separates_clusters() -> None:
+    """Logistic regression separates clusters that are far from the origin, and gives a label without rows less than
+    5%."""
     rng = np.random.default_rng(1)
     truth = np.repeat(np.arange(3), 40)
     vectors = 100.0 + 5.0 * rng.standard_normal((3, 8))[truth] + 0.5 * rng.standard_normal((120, 8))

@@ -1,4 +1,4 @@
-"""What heads of several questions read: mean, maximum and minimum of the token vectors of some layers."""
+"""Layer pooling for heads of several questions: mean, maximum and minimum of the token vectors of chosen layers."""
 
 import numpy as np
 import onnxruntime
@@ -12,7 +12,7 @@ SIZE = 3 * len(LAYERS) * TINY.hidden
 
 
 def computed(model: bytes, padding: int = 0) -> list[np.ndarray]:
-    """Run a graph on one text, with so many tokens of padding behind it."""
+    """Run a graph on one text, followed by `padding` tokens of padding."""
     ids = np.pad(IDS, ((0, 0), (0, padding)))
     mask = np.pad(np.ones_like(IDS), ((0, 0), (0, padding)))
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -21,7 +21,8 @@ def computed(model: bytes, padding: int = 0) -> list[np.ndarray]:
 
 
 def test_token_vectors_are_pooled_layer_by_layer():
-    """The last third is that of the last layer, in the order mean, maximum, minimum; padding changes nothing."""
+    """Each layer contributes the mean, maximum and minimum of its token vectors, in this order with the last layer at
+    the end; padding changes nothing."""
     weights = random_weights(TINY, 0)
     [pooled] = computed(build(TINY, weights, LayerPooling(LAYERS, {})))
     [hidden] = computed(build(TINY, weights, "hidden"))
@@ -32,8 +33,8 @@ def test_token_vectors_are_pooled_layer_by_layer():
     assert np.allclose(pooled, padded, atol=1e-5)
 
 
-def test_each_question_has_an_output():
-    """The rows of the classifier are divided in the order of the outputs."""
+def test_each_question_gets_its_rows_of_the_classifier():
+    """The graph has one output per question, and the rows of the classifier are divided among them in that order."""
     weights = random_weights(TINY, 0)
     [pooled] = computed(build(TINY, weights, LayerPooling(LAYERS, {})))
     chance = np.random.default_rng(3)

@@ -1,4 +1,4 @@
-"""What `edge-convert evaluate` says of the rows that it is given."""
+"""Warnings of `edge-convert evaluate` on the rows that it reads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from edge_agent.formats.manifest import TaskSpec
 
 
 @pytest.mark.parametrize(("source", "warned"), [("teacher", True), ("reviewed", False)])
-def test_labels_of_a_machine_are_warned_of(tmp_path: Path, capsys, source: str, warned: bool):
-    """Figures on them say how far the bundle agrees with that machine."""
+def test_rows_labelled_by_a_machine_give_a_warning(tmp_path: Path, capsys, source: str, warned: bool):
+    """Rows that a teacher labelled cause a warning with their number, because figures on them only measure agreement
+    with that teacher."""
     path = tmp_path / "rows.jsonl"
     row = {"text": "t", "label": "refund", "label_source": source, "labeled_by": "large-1"}
     path.write_text(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""A bundle of several questions, measured question by question."""
+"""Evaluation of bundles with several questions: each question is measured and compared separately."""
 
 import json
 from typing import Any
@@ -37,7 +37,7 @@ def manifest(questions: list[dict[str, Any]] = QUESTIONS) -> Manifest:
 
 
 def answer(intent: float, urgent: float, *severity: float) -> ServedPrediction:
-    """Return an answer with these probabilities of the first outputs."""
+    """Return an answer whose questions have these probabilities for their first outputs."""
     return ServedPrediction(question_scores=((intent, 1 - intent), (urgent, 1 - urgent), severity or (1.0, 0.0, 0.0)))
 
 
@@ -49,8 +49,9 @@ ROWS = [row("a", intent="refund", severity="low"), row("b", intent="price"), row
 SAID = [answer(0.9, 0.5), answer(0.7, 0.5), answer(0.1, 0.5, 0.0, 0.5, 0.5)]
 
 
-def test_an_answer_is_seen_as_that_of_a_classifier():
-    """Label, confidence and log-probabilities at temperature 1 are the question's own."""
+def test_question_view_converts_an_answer_to_a_classification():
+    """The view of a question returns that question's label, confidence and log-probabilities at temperature 1, and
+    passes failures on unchanged."""
     view = views(manifest())[0]
     said = view.prediction(SAID[0])
     assert ("refund", 0.9, (0.9, pytest.approx(0.1))) == (said.answer, said.confidence, said.scores)
@@ -62,7 +63,8 @@ def test_an_answer_is_seen_as_that_of_a_classifier():
 
 
 def test_each_question_is_measured_on_the_rows_that_answer_it():
-    """One has a threshold, one has no row, and of a score the expected level counts, too."""
+    """A question is measured on the rows that answer it: without rows it has no figures, without a threshold no
+    coverage, and a score question also has its mean error."""
     report = measure(manifest(), ROWS, SAID)
     intent, urgent, severity = report["questions"].values()
     assert (3, 2 / 3, 2 / 3) == (intent["rows"], intent["accuracy"]["value"], intent["sure"]["coverage"]["value"])
@@ -73,26 +75,27 @@ def test_each_question_is_measured_on_the_rows_that_answer_it():
     assert {"rows", "failed", "latency_ms", "questions"} == set(report)
 
 
-def test_a_score_that_never_answered_has_no_error():
-    """A figure that is not a number would make the report no JSON."""
+def test_failed_answers_give_no_score_error():
+    """If every answer failed, the report has no score error, because NaN is not valid JSON."""
     failed = [ServedPrediction(failure="X")]
     assert {} == score_error(("a", "b"), [DataRow("x", label="a")], failed)
 
 
-def test_the_expected_answer_has_what_the_row_answers():
-    """In predictions.jsonl it stands as JSON."""
+def test_expected_answer_has_the_questions_of_the_row():
+    """In predictions.jsonl, the expected answer of a `decide` task is JSON with the questions that the row answers."""
     assert {"intent": "refund", "severity": "low"} == json.loads(expected_answer("decide", ROWS[0]))
 
 
 def test_delta_is_divided_among_questions_with_enough_rows():
-    """A question without enough rows for any proof takes no part of it."""
+    """delta is divided equally among the questions with enough rows for a proof (22 at target and delta 0.1); other
+    questions get no share."""
     assert 22 == rows_min(0.1, 0.1)
     assert (0.05, ["a", "b"]) == divided_delta({"a": 22, "b": 500, "c": 21}, 0.1, 0.1)
     assert (0.1, []) == divided_delta({"c": 3}, 0.1, 0.1)
 
 
-def test_the_budget_holds_for_each_question():
-    """A candidate is outside when one question is; the reason names it."""
+def test_budget_applies_to_each_question():
+    """A candidate exceeds the budget if one of its questions does, and the reason names that question."""
     good = {"agreement": {"value": 1.0}, "kl_mean": 0.0, "accuracy_loss": 0.0}
     bad = good | {"agreement": {"value": 0.9}, "accuracy_loss": 0.1}
     line = bad | {"questions": {"intent": good, "urgent": bad}}
@@ -101,7 +104,8 @@ def test_the_budget_holds_for_each_question():
 
 
 def test_golden_cases_cover_the_answers_of_every_question():
-    """A case has the answers to all questions; served again, it is the same, and another answer is a difference."""
+    """A golden case records the answers to all questions; the same served answer gives no difference, another answer
+    does, and labels without a case are listed."""
     rows = [row(f"t{n}", intent="refund", urgent="yes", severity="low") for n in range(9)] + ROWS
     assert 11 == len(golden_cases.choose_rows(manifest().task, rows))  # eight of a label are tried
     cases = golden_cases.cases(manifest(), rows, [answer(0.9, 0.1)] * 9 + SAID)
@@ -117,7 +121,8 @@ def test_golden_cases_cover_the_answers_of_every_question():
 
 
 def test_two_versions_are_compared_question_by_question():
-    """Only questions that both have, with the same answers, are compared, and p-values count them all."""
+    """Two versions are compared on the questions that both have with the same answers, and p-values are adjusted for
+    all of these comparisons."""
     other = [QUESTIONS[0], QUESTIONS[2] | {"labels": ["low", "high"]}]
     assert ["intent"] == scoring.common_questions(manifest().task, manifest(other).task)
     rows = [row(f"t{n}", intent="refund", severity="low") for n in range(30)]
@@ -132,8 +137,8 @@ def test_two_versions_are_compared_question_by_question():
     assert "## urgent" not in said  # no row answers it
 
 
-def test_the_report_has_a_table_of_questions_and_the_figures_of_each():
-    """Sentence, table and warnings name the question."""
+def test_evaluation_report_has_figures_per_question():
+    """The Markdown report has a table of questions, and sentences and warnings that name the question."""
     report = measure(manifest(), ROWS, SAID)
     said = markdown.evaluation("desk 1.0.0", report)
     assert "'intent' is right on 66.7%" in said
@@ -145,8 +150,9 @@ def test_the_report_has_a_table_of_questions_and_the_figures_of_each():
     assert "### Answers to 'intent'" in said
 
 
-def test_the_quality_that_is_signed_has_each_question():
-    """Only numbers and names of questions are copied."""
+def test_signed_quality_has_each_measured_question():
+    """The quality figures that are signed contain only questions with valid names, and survive encoding and
+    decoding."""
     report = measure(manifest(), ROWS, SAID)
     signed = publishable_bundle.headline_figures(
         report | {"questions": report["questions"] | {"<b>": report["questions"]["intent"]}}
@@ -156,6 +162,6 @@ def test_the_quality_that_is_signed_has_each_question():
     assert ["'intent'", "'severity'"] == [said.split()[0] for said in markdown.headline(signed)]
 
 
-def test_a_report_by_question_has_names_only_where_there_are_several():
-    """The report of a classify task is one part without a name."""
+def test_single_question_report_is_one_unnamed_part():
+    """`by_question` returns the report of a classify task as one part without a name."""
     assert [("", {"rows": 1})] == list(run_summary.by_question({"rows": 1}))

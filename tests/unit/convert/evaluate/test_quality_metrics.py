@@ -1,4 +1,4 @@
-"""Reliability: bins of like size, and an interval for the calibration error."""
+"""Reliability: bins with similar numbers of rows, and the calibration error with its interval."""
 
 import math
 
@@ -20,8 +20,9 @@ def alone(rows: int) -> np.ndarray:
     return np.arange(rows)
 
 
-def test_bins_have_like_numbers_of_rows():
-    """Ten bins of a tenth of the rows each, though nearly all confidences are near the top; each with its interval."""
+def test_reliability_bins_have_equal_numbers_of_rows():
+    """Ten bins get a tenth of the rows each, although nearly all confidences are near 1, and each bin has an
+    interval."""
     chance = np.random.default_rng(4)
     confidence = chance.beta(20, 1, 400)
     found = reliability(confidence, chance.random(400) < confidence, alone(400))
@@ -34,7 +35,7 @@ def test_bins_have_like_numbers_of_rows():
 
 
 def test_rows_of_the_same_confidence_share_a_bin():
-    """Where most answers have one confidence they are in one bin, and no bin is empty."""
+    """Rows with equal confidence share one bin, and no bin is empty."""
     confidence = np.array([1.0] * 150 + [0.5 + 0.001 * i for i in range(50)])
     found = reliability(confidence, confidence > 0.6, alone(200))
     assert (1.0, 160) == (found["bins"][-1]["to"], found["bins"][-1]["rows"])
@@ -49,21 +50,21 @@ def test_rows_of_the_same_confidence_share_a_bin():
         ([0.9, 0.8, 0.7], "3 rows are too few for bins: each needs at least 20 families of rows."),
     ],
 )
-def test_what_shows_little_is_said_in_words(confidence: list[float], said: str):
-    """No rows, one confidence, too few rows: a sentence says so."""
+def test_reliability_notes_why_there_are_few_bins(confidence: list[float], said: str):
+    """If no row was answered, all confidences are equal, or there are too few rows for bins, the note explains it."""
     found = reliability(np.array(confidence), np.ones(len(confidence), np.bool_), alone(len(confidence)))
     assert found["note"].startswith(said)
     assert len(found["bins"]) == min(1, len(confidence))
 
 
-def test_of_no_rows_the_error_is_unknown():
-    """The interval is everything."""
+def test_calibration_error_without_rows_is_unknown():
+    """Without rows, the calibration error is None and its interval is 0 to 1."""
     error = reliability(np.empty(0), np.empty(0, np.bool_), alone(0))["calibration_error"]
     assert (None, 0.0, 1.0) == (error["value"], error["low"], error["high"])
 
 
-def test_families_make_fewer_bins():
-    """A bin has families enough to be judged: 60 rows in 30 families are one bin, 60 rows on their own three."""
+def test_bins_are_sized_by_families_of_rows():
+    """Each bin needs 20 families: 60 rows in 30 families make one bin, 60 rows without families make three."""
     confidence = np.random.default_rng(4).random(60)
     assert {0} == set(number_bins(confidence, family_numbers([str(i // 2) for i in range(60)])))
     assert {0, 1, 2} == set(number_bins(confidence, alone(60)))
@@ -71,8 +72,9 @@ def test_families_make_fewer_bins():
 
 
 @pytest.mark.parametrize(("kind", "size"), [("honest", 1), ("too sure", 1), ("flat", 1), ("honest", 4), ("flat", 4)])
-def test_the_interval_holds_the_true_error(kind: str, size: int):
-    """In nine draws of ten or more: also where the true error is 0, and where families are right or wrong together."""
+def test_calibration_interval_contains_the_true_error(kind: str, size: int):
+    """The interval contains the true calibration error in at least 85% of 40 draws, also if that error is 0 or rows of
+    a family are right or wrong together."""
     rows, held, draws = 240, 0, 40
     drawn = np.random.default_rng(4)
     families = np.arange(rows) // size
@@ -88,8 +90,8 @@ def test_the_interval_holds_the_true_error(kind: str, size: int):
     assert held >= 0.85 * draws
 
 
-def test_gaps_of_families_add_up():
-    """Each family's part, summed, is the gap of the bin."""
+def test_family_gaps_sum_to_the_bin_gap():
+    """The gaps of all families in a bin sum to the gap of that bin."""
     drawn = np.random.default_rng(4)
     confidence, right = drawn.random(40), drawn.random(40) < 0.5
     families, places = alone(40) // 4, number_bins(confidence, alone(40))
@@ -104,7 +106,8 @@ def outcomes(right: np.ndarray, confidence: np.ndarray) -> AnswerOutcomes:
 
 
 def versions(drawn: np.random.Generator, too_sure: float) -> tuple[AnswerOutcomes, AnswerOutcomes]:
-    """Return two versions that are right alike; each guesses the probability of that with an error of its own."""
+    """Return two versions of equal accuracy; each estimates its probability of being right with an independent
+    error."""
     odds = drawn.normal(1.5, 1.2, 400)
     chance = 1 / (1 + np.exp(-odds))
     first, second = (1 / (1 + np.exp(-factor * (odds + drawn.normal(0, 1, 400)))) for factor in (1.0, too_sure))
@@ -115,24 +118,26 @@ def versions(drawn: np.random.Generator, too_sure: float) -> tuple[AnswerOutcome
     )
 
 
-def test_the_order_of_two_versions_does_not_change_their_p_value():
-    """Which of two versions is called the first is arbitrary, so the test gives both the same bins."""
+def test_p_value_does_not_depend_on_the_order_of_versions():
+    """Swapping the two versions does not change the p-value of the calibration error, because both use the same
+    bins."""
     first, second = versions(np.random.default_rng(4), 1.0)
     p_values = [differences(*pair)["calibration_error"]["p_value"] for pair in ((first, second), (second, first))]
     assert p_values[0] == p_values[1]
 
 
 @pytest.mark.slow
-def test_equally_calibrated_versions_differ_by_chance_only():
-    """At a level of 5% their calibration errors differ in about 5% of draws, though each has bins of its own."""
+def test_equally_calibrated_versions_rarely_differ():
+    """The calibration errors of equally calibrated versions differ at the 5% level in at most 8 of 60 draws, although
+    each version has its own bins."""
     drawn = np.random.default_rng(4)
     p_values = [differences(*versions(drawn, 1.0))["calibration_error"]["p_value"] for _ in range(60)]
     assert sum(each <= 0.05 for each in p_values) <= 8
 
 
 @pytest.mark.slow
-def test_a_version_that_is_too_sure_is_worse_calibrated():
-    """In most draws the second version, whose confidences are too far from one half, has the larger error."""
+def test_overconfident_version_is_worse_calibrated():
+    """An overconfident second version has a significantly larger calibration error in at least 15 of 20 draws."""
     drawn = np.random.default_rng(4)
     found = [differences(*versions(drawn, 3.0))["calibration_error"] for _ in range(20)]
     assert sum(each["p_value"] <= 0.05 and each["value"] > 0 for each in found) >= 15

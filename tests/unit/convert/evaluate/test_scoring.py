@@ -1,4 +1,4 @@
-"""What counts as right, and the figures that follow."""
+"""Scoring: which answers count as right, the figures of a report, and the comparison of two versions."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def said(*answers: str) -> list[ServedPrediction]:
 
 
 def values(figures: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the rows of a label, and the values of its figures."""
+    """Return the number of rows of a label and the values of its figures."""
     return (figures["rows"], *(figures[name]["value"] for name in ("precision", "recall", "f1")))
 
 
@@ -69,13 +69,15 @@ def labelled(*labels: str) -> list[DataRow]:
         ("generate", DataRow("x", completion="null"), ServedPrediction("nothing"), False),
     ],
 )  # fmt: skip
-def test_right_is_the_whole_answer(kind, row, prediction, right):
-    """A label, every entity and no other, the same JSON or the same text; a failure is never right."""
+def test_answer_is_right_only_as_a_whole(kind, row, prediction, right):
+    """An answer is right if the label, all entities, the JSON value or the trimmed text equal the expected ones; a
+    failure is never right."""
     assert right is is_right(kind, row, prediction)
 
 
-def test_a_classifier_is_described_label_by_label():
-    """The confusion has every pair that occurred, failures as a column; each label has precision, recall and F1."""
+def test_classifier_report_has_figures_per_label():
+    """The confusion matrix has each pair that occurred, with failures as a column, and each label has precision, recall
+    and F1."""
     rows = labelled("refund", "refund", "price", "price", "price")
     report = measure(manifest(CLASSIFY), rows, said("refund", "price", "price", "price", ""))
     assert {"refund": {"refund": 1, "price": 1}, "price": {"price": 2, FAILED: 1}} == report["confusion"]
@@ -86,8 +88,9 @@ def test_a_classifier_is_described_label_by_label():
     assert report["accuracy"]["low"] < 0.6 < report["accuracy"]["high"]
 
 
-def test_sure_answers_are_counted_on_their_own():
-    """With a threshold the report says how many answers are sure, and how many of these are wrong."""
+def test_confident_answers_are_reported_separately():
+    """With a threshold, the report has the share of confident answers and the share of wrong ones among them; without
+    one it has neither."""
     at = Threshold(temperature=1.0, threshold=0.8, target_risk=0.05, delta=0.1, n=9, bound=0.04, coverage=0.7)
     rows = labelled("refund", "price", "price", "hours")
     answers = [
@@ -101,8 +104,9 @@ def test_sure_answers_are_counted_on_their_own():
     assert "sure" not in measure(manifest(CLASSIFY), rows, answers)
 
 
-def test_what_the_gate_holds_up_is_counted_by_label():
-    """Of all rows and of those of each label; an answer that failed is not held up, and its row counts."""
+def test_answers_held_up_by_the_gate_are_counted_by_label():
+    """The report has the share of rows that the gate holds up, overall and for each label; a failed answer counts as a
+    row that is not held up."""
     gate = OodGate(score="label_mass", held_up_max=0.2, scores=(1.0, 2.0, 3.0, 4.0))
     rows = labelled("refund", "price", "price", "hours")
     answered = [ServedPrediction("price", 0.9, label_mass=math.exp(-score)) for score in (5.0, 3.5, 9.0)]
@@ -114,8 +118,8 @@ def test_what_the_gate_holds_up_is_counted_by_label():
 
 
 @given(st.lists(st.tuples(st.sampled_from(CLASSIFY.labels), st.sampled_from([*CLASSIFY.labels, ""])), max_size=60))
-def test_the_figures_add_up(pairs):
-    """Every row is in the confusion once; the hits on its diagonal are the accuracy."""
+def test_classification_figures_add_up(pairs):
+    """Each row is in the confusion matrix once, and the share of rows on its diagonal is the accuracy."""
     rows, answers = labelled(*(true for true, _ in pairs)), said(*(answer for _, answer in pairs))
     report = measure(manifest(CLASSIFY), rows, answers)
     confusion = report["confusion"]
@@ -126,7 +130,8 @@ def test_the_figures_add_up(pairs):
 
 
 def test_entities_are_counted_by_type():
-    """Precision and recall are over entities, by type; the accuracy is over whole records."""
+    """Precision and recall of an extraction count entities by type; its accuracy counts records in which all entities
+    are right."""
     rows = [DataRow("lamp 3", spans=(SPAN, TextSpan(5, 6, "price"))), DataRow("lamp", spans=(SPAN,))]
     report = measure(
         manifest(EXTRACT),
@@ -139,7 +144,7 @@ def test_entities_are_counted_by_type():
 
 
 def test_fields_of_generated_json_are_counted():
-    """Where JSON objects are wanted, each field has its share of right rows, whatever else was written."""
+    """If the expected completions are JSON objects, the report has the share of right rows for each field."""
     rows = [
         DataRow("x", completion='{"a": "k", "b": 2}'),
         DataRow("y", completion='{"a": "l"}'),
@@ -151,16 +156,17 @@ def test_fields_of_generated_json_are_counted():
     assert "fields" not in measure(manifest(GENERATE), rows[2:], said("text"))
 
 
-def test_vectors_are_judged_by_their_neighbours():
-    """An embedding is as good as the labels of nearest neighbours agree; without labels it has only a latency."""
+def test_embeddings_are_judged_by_nearest_neighbours():
+    """Embeddings are scored by how often the nearest neighbour has the same label; without labels the report has only
+    the latency."""
     rows = labelled("a", "a", "b")
     vectors = [ServedPrediction(vector=v) for v in ((1.0, 0.0), (0.9, 0.1), (0.0, 1.0))]
     assert pytest.approx(2 / 3) == measure(manifest(EMBED), rows, vectors)["neighbours"]["value"]
     assert {"rows", "failed", "latency_ms"} == set(measure(manifest(EMBED), [DataRow("x"), DataRow("y")], vectors[:2]))
 
 
-def test_latency_is_of_answers():
-    """Percentiles are in milliseconds, over what was answered."""
+def test_latency_excludes_failed_answers():
+    """Latency percentiles are in milliseconds and exclude failed answers."""
     answers = [ServedPrediction(seconds=s / 1000) for s in (1, 2, 3)] + [ServedPrediction(seconds=9, failure="X")]
     assert {"p50": 2.0, "mean": 2.0} == {key: latency(answers)[key] for key in ("p50", "mean")}
     assert {} == latency(answers[3:])
@@ -171,7 +177,8 @@ def compared(rows: list[DataRow], first: list[ServedPrediction], second: list[Se
 
 
 def test_two_bundles_are_compared_on_the_same_rows():
-    """The comparison counts what one alone has right, and the exact test of McNemar is on these."""
+    """The comparison counts the rows that only one bundle answers right, and its p-value is that of McNemar's exact
+    test on them."""
     rows = labelled(*["price"] * 10)
     report = compared(rows, said(*["hours"] * 6, *["price"] * 4), said(*["price"] * 9, ""))
     assert (6, 1) == (report["only_second"], report["only_first"])
@@ -183,8 +190,9 @@ def test_two_bundles_are_compared_on_the_same_rows():
     assert [] == report["better"] == report["worse"]
 
 
-def test_a_version_that_is_confident_less_often_does_not_agree():
-    """The same answers, confident in 21 of 100 rows instead of 90, agree on 31 and are worse in coverage."""
+def test_less_confident_version_disagrees_and_loses_coverage():
+    """A version with the same answers that is confident in 21 of 100 rows instead of 90 agrees on 31 rows and is worse
+    in coverage."""
     rows = labelled(*["price"] * 100)
     first = [ServedPrediction("price", 0.95 if i < 90 else 0.5) for i in range(100)]
     second = [ServedPrediction("price", 0.95 if i < 21 else 0.5) for i in range(100)]
@@ -203,8 +211,9 @@ def test_a_version_that_is_confident_less_often_does_not_agree():
     assert label["p_confident"] < 1e-15
 
 
-def test_a_version_that_is_wrong_more_often_where_it_is_confident_is_worse():
-    """Realised risk and calibration error are compared by exchanging the versions: 2 and 30 of 100 differ."""
+def test_version_with_more_confident_errors_is_worse():
+    """A version with 30 instead of 2 wrong confident answers in 100 is worse in accuracy, realised risk and calibration
+    error, whichever version comes first."""
     rows = labelled(*["price"] * 100)
     first = [ServedPrediction("price" if i >= 2 else "hours", 0.95) for i in range(100)]
     second = [ServedPrediction("price" if i >= 30 else "hours", 0.95) for i in range(100)]
@@ -216,8 +225,8 @@ def test_a_version_that_is_wrong_more_often_where_it_is_confident_is_worse():
     assert (["accuracy", "wrong", "calibration_error"], []) == (back["better"], back["worse"])
 
 
-def test_families_of_rows_are_one_piece_of_evidence():
-    """Seven rows that one version alone has right are chance when they are one family, and no chance on their own."""
+def test_rows_of_a_family_count_as_one_observation():
+    """Seven rows that only the second version answers right are significant as single rows, but not as one family."""
     alone = labelled(*["price"] * 20)
     kin = [DataRow(row.text, row.label, family="f" if i < 7 else "") for i, row in enumerate(alone)]
     first, second = said(*["hours"] * 7, *["price"] * 13), said(*["price"] * 20)
@@ -225,8 +234,9 @@ def test_families_of_rows_are_one_piece_of_evidence():
     assert (2 / 128, 1.0) == (pytest.approx(p_values[0]), pytest.approx(p_values[1]))
 
 
-def test_a_version_without_a_threshold_is_never_confident():
-    """Its coverage is 0 in the comparison, its realised risk unknown and not tested."""
+def test_version_without_threshold_has_no_coverage():
+    """In a comparison, a version without a threshold has coverage 0, and its realised risk is unknown and not
+    tested."""
     rows = labelled(*["price"] * 30)
     answers = [ServedPrediction("price", 0.9)] * 30
     report = scoring.compare((AT_08, manifest(CLASSIFY)), rows, answers, answers)
@@ -237,8 +247,9 @@ def test_a_version_without_a_threshold_is_never_confident():
     )
 
 
-def test_two_embeddings_are_compared_by_cosine():
-    """Mean and least cosine, over the texts that have both vectors."""
+def test_embeddings_are_compared_by_cosine():
+    """Two embedding bundles are compared by the mean and the least cosine over the texts for which both gave a
+    vector."""
     first = [ServedPrediction(vector=(1.0, 0.0)), ServedPrediction(vector=(0.0, 2.0)), ServedPrediction(failure="X")]
     second = [
         ServedPrediction(vector=(3.0, 0.0)),
@@ -251,8 +262,9 @@ def test_two_embeddings_are_compared_by_cosine():
 
 
 @given(st.lists(st.floats(-20, 0), min_size=2, max_size=9), st.floats(0.3, 5))
-def test_scores_are_taken_back_to_temperature_one(raw, temperature):
-    """From scores served at a temperature come the log-probabilities at temperature 1."""
+def test_scores_are_converted_to_temperature_one(raw, temperature):
+    """`unscaled_log_probabilities` computes the log-probabilities at temperature 1 from scores that were served at
+    another temperature."""
     weights = [math.exp(value / temperature) for value in raw]
     wanted = [value - math.log(sum(map(math.exp, raw))) for value in raw]
     assert wanted == pytest.approx(
@@ -260,14 +272,15 @@ def test_scores_are_taken_back_to_temperature_one(raw, temperature):
     )
 
 
-def test_a_score_of_zero_is_only_very_unlikely():
-    """What underflowed gets the smallest probability there is, not minus infinity."""
+def test_score_of_zero_gets_a_finite_log_probability():
+    """A score that underflowed to 0 gets the log-probability -745 instead of minus infinity."""
     assert (0.0, -745.0) == pytest.approx(unscaled_log_probabilities([1.0, 0.0], 1.0))
     assert () == unscaled_log_probabilities([], 1.0)
 
 
-def test_a_line_of_the_file_has_what_was_set():
-    """predictions.jsonl has text, expected and the fields that hold something, rounded."""
+def test_prediction_line_has_only_the_fields_that_are_set():
+    """A line of predictions.jsonl has the text, the expected answer and the fields with a value, rounded to six
+    digits."""
     line = ServedPrediction("price", 0.123456789, (-0.1, -2.0), seconds=0.5, entities=(FOUND,)).line(
         "how much?", "price"
     )
@@ -277,8 +290,9 @@ def test_a_line_of_the_file_has_what_was_set():
     assert not {"vector", "failure"} & set(plain)
 
 
-def test_the_wanted_answer_is_written_as_the_given_one():
-    """Of an extraction, the spans as JSON; else the label, or the text."""
+def test_expected_answer_has_the_format_of_the_prediction():
+    """The expected answer is JSON of the spans for an extraction, the label for a classification, and the text for a
+    generation."""
     assert '[["item", 0, 4]]' == expected_answer("extract", DataRow("lamp", spans=(SPAN,)))
     assert "price" == expected_answer("classify", DataRow("x", "price"))
     assert "yes" == expected_answer("generate", DataRow("x", completion="yes"))

@@ -1,4 +1,4 @@
-"""How well a bundle finds personal values: whole values, texts, and characters."""
+"""Quality of a redaction bundle: share of personal values found, of texts that leak, and precision by character."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from convert.evaluate.site_redaction import measure_redaction, remaining
 
 
 def row(text: str, *values: str) -> DataRow:
-    """Return a text with these values labelled."""
+    """Return a text in which these values are labelled."""
     return DataRow(
         text, spans=tuple(TextSpan(text.index(each), text.index(each) + len(each), "NAME") for each in values)
     )
 
 
 def said(text: str, *values: str) -> ServedPrediction:
-    """Return an answer that finds these values, as another type."""
+    """Return an answer that finds these values under another type."""
     return ServedPrediction(
         entities=tuple(FoundEntity(text.index(each), text.index(each) + len(each), "CITY") for each in values)
     )
 
 
-def test_a_value_is_found_when_no_letter_or_digit_of_it_remains():
-    """The type does not matter, nor does what stands between the words; one letter that remains does."""
+def test_value_counts_as_found_if_no_letter_or_digit_remains():
+    """A value counts as found if every letter and digit of it is covered; the type and the characters between words do
+    not matter."""
     text = "ask Anna M. Roe"
     value = row(text, "Anna M. Roe").spans
     assert [] == remaining(text, value, said(text, "Anna", "M", "Roe").entities)
     assert list(value) == remaining(text, value, said(text, "Anna", "Roe").entities)
 
 
-def test_figures_count_values_texts_and_characters():
-    """Two of three values are found, one of two texts leaks, one of two clean texts is touched."""
+def test_redaction_figures_count_values_texts_and_characters():
+    """In four texts, two of three values are found, one of two texts with values leaks, and one of two clean texts is
+    changed."""
     texts = ["Anna and Bo", "Cy", "12 kettles", "hello"]
     rows = [row(texts[0], "Anna", "Bo"), row(texts[1], "Cy"), row(texts[2]), row(texts[3])]
     answers = [said(texts[0], "Anna"), said(texts[1], "Cy"), said(texts[2], "12"), said(texts[3])]
@@ -44,7 +46,7 @@ def test_figures_count_values_texts_and_characters():
     assert 6 / 8 == found["precision"]
 
 
-def test_without_values_or_replacements_there_is_no_figure():
-    """What cannot be measured is None, not a perfect score."""
+def test_redaction_figures_without_values_are_none():
+    """Without values or replacements, the figures are None and not a perfect score."""
     found = measure_redaction([row("hi")], [said("hi")], np.arange(1))
     assert (None, None, None) == (found["values_found"], found["texts_that_leak"], found["precision"])

@@ -1,4 +1,4 @@
-"""convert/export/: what is refused before it comes out wrong, and the converter's setting up."""
+"""The export stage: refusal of models and tasks that would be served wrongly, and setup of the GGUF converter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOWHERE = GgufConverter(Path("/nowhere"), Path("/nowhere"))
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
-    """Draw nothing."""
+    """Ignore progress."""
 
 
 def edited(file: Path, **changes: Any) -> None:
@@ -37,14 +37,14 @@ def decoder(folder: Path, **changes: Any) -> Path:
 
 
 def adapter(folder: Path, **config: Any) -> Path:
-    """Write what the export reads of an adapter first."""
+    """Write the configuration that the export reads from an adapter."""
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "bias": "none", **config}))
     return folder
 
 
 def says(folder: Path, words: str, code: int = 1) -> GgufConverter:
-    """Return a converter whose script only says something and ends with that code."""
+    """Return a converter whose script prints these words and exits with that code."""
     folder.mkdir()
     (folder / gguf_export.HF_SCRIPT).write_text(f"import sys\nprint({words!r}, file=sys.stderr)\nsys.exit({code})\n")
     return GgufConverter(folder, folder)
@@ -60,8 +60,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_model_that_llama_cpp_gets_wrong_is_refused(tmp_path: Path, case: str) -> None:
-    """What the converter would take and llama.cpp compute otherwise never reaches it."""
+def test_model_that_llama_cpp_computes_wrongly_is_refused(tmp_path: Path, case: str) -> None:
+    """A model that the converter would accept but llama.cpp would compute differently is refused with a remedy."""
     config, said = REFUSED[case]
     checkpoint = decoder(tmp_path / "m", **config)
     with pytest.raises(InvalidRequest, match=said) as caught:
@@ -73,8 +73,8 @@ def test_model_that_llama_cpp_gets_wrong_is_refused(tmp_path: Path, case: str) -
     "config",
     [{"use_rslora": True}, {"use_dora": True}, {"alpha_pattern": {"q_proj": 3}}, {"bias": "all"}, {"lora_bias": True}],
 )
-def test_adapter_that_llama_cpp_scales_otherwise_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
-    """llama.cpp multiplies with alpha / rank and knows nothing else; merging is the way out."""
+def test_adapter_that_llama_cpp_cannot_apply_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    """An adapter that needs more than scaling by alpha / rank is refused for GGUF, with merging as the remedy."""
     how = gguf_export.GgufExport(decoder(tmp_path / "m"), adapter(tmp_path / "a", **config))
     with pytest.raises(InvalidRequest, match=r"llama\.cpp does not support") as caught:
         gguf_export.export(how, NOWHERE, tmp_path, quiet)
@@ -94,22 +94,24 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_failures_of_the_converter_are_told_by_cause(tmp_path: Path, case: str) -> None:
-    """A known cause has its remedy; otherwise its last line is passed on."""
+def test_converter_failure_is_reported_by_cause(tmp_path: Path, case: str) -> None:
+    """A converter failure with a known cause has its own message and remedy; otherwise the message has the last line of
+    the output."""
     words, error, said = FAILURES[case]
     with pytest.raises(error, match=said) as caught:
         gguf_export.to_gguf(says(tmp_path / "tool", words), decoder(tmp_path / "m"), tmp_path / "base.gguf")
     assert caught.value.remedy
 
 
-def test_converter_that_leaves_no_file_has_failed(tmp_path: Path) -> None:
-    """Success is a file, not an exit code."""
+def test_converter_without_output_file_has_failed(tmp_path: Path) -> None:
+    """A converter that exits with code 0 but writes no file has failed."""
     with pytest.raises(ModelLoadFailed, match="converter failed"):
         gguf_export.to_gguf(says(tmp_path / "tool", "done", code=0), decoder(tmp_path / "m"), tmp_path / "base.gguf")
 
 
-def test_converter_that_is_not_set_up_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says which command to run, once; a checkout that is none is named."""
+def test_missing_converter_is_reported_with_the_setup_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the converter is not set up, the error names `edge-convert setup`; a folder that is not a llama.cpp checkout
+    is refused by name."""
     monkeypatch.setenv(gguf_export.CACHE_VARIABLE, str(tmp_path))
     with pytest.raises(RequirementUnmet) as caught:
         gguf_export.find()
@@ -120,8 +122,9 @@ def test_converter_that_is_not_set_up_is_asked_for(tmp_path: Path, monkeypatch: 
     assert GgufConverter(tool.scripts, tool.scripts / "gguf-py") == gguf_export.find(tmp_path / "checkout")
 
 
-def test_setup_takes_the_pinned_archive_only(tmp_path: Path) -> None:
-    """An archive of other bytes, or none, is refused before anything is unpacked, and leaves nothing."""
+def test_setup_accepts_only_the_pinned_archive(tmp_path: Path) -> None:
+    """`edge-convert setup` refuses an archive with another hash, or a missing one, before it unpacks anything, and
+    leaves no files."""
     (tmp_path / "other.tar.gz").write_bytes(b"other")
     with pytest.raises(HashMismatch, match="is not the source archive"):
         gguf_export.setup(tmp_path / "cache", tmp_path / "other.tar.gz")
@@ -130,8 +133,8 @@ def test_setup_takes_the_pinned_archive_only(tmp_path: Path) -> None:
     assert [] == list((tmp_path / "cache").iterdir())
 
 
-def test_converter_is_of_the_release_that_the_agent_runs() -> None:
-    """The archive's version is the pin of pyproject.toml."""
+def test_converter_matches_the_llama_cpp_release_of_the_agent() -> None:
+    """The version of the converter's source archive is the llama-cpp-python version pinned in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"llama-cpp-python=={gguf_export.VERSION}" in project["dependencies"]
 
@@ -157,7 +160,8 @@ def exported(folder: Path, task: str) -> None:
     ],
 )
 def test_task_must_fit_the_model(tmp_path: Path, task: str, said: str) -> None:
-    """Labels in another order would be answered wrongly, and too long inputs fail on the site."""
+    """A task is refused if its labels differ from the model's outputs in number or order, its inputs can exceed the
+    model's positions, or the model cannot do its kind."""
     tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "bert")
     whole = f"version: 1.0.0\nruntime: onnx\ntask: {{name: t, {task}}}\n"
     with pytest.raises(InvalidRequest, match=said):
@@ -165,8 +169,9 @@ def test_task_must_fit_the_model(tmp_path: Path, task: str, said: str) -> None:
 
 
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
-def test_a_model_whose_outputs_are_not_one_label_is_refused(tmp_path: Path, problem: str) -> None:
-    """Softmax over the outputs of such a model would be served as probabilities, and they are none."""
+def test_multi_label_or_regression_model_is_refused(tmp_path: Path, problem: str) -> None:
+    """A model whose problem_type is not single-label classification is refused, because a softmax over its outputs
+    would not be probabilities."""
     tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "bert")
     edited(tmp_path / "prepare" / "checkpoint" / "config.json", problem_type=problem)
     with pytest.raises(InvalidRequest, match=f"problem_type '{problem}'"):
@@ -176,23 +181,25 @@ def test_a_model_whose_outputs_are_not_one_label_is_refused(tmp_path: Path, prob
         )
 
 
-def test_echo_has_nothing_to_export(tmp_path: Path) -> None:
-    """Only the runtimes with a model have a format."""
+def test_echo_runtime_cannot_be_exported(tmp_path: Path) -> None:
+    """The export of a task with `runtime: echo` is refused, because that runtime has no model."""
     tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "bert")
     with pytest.raises(InvalidRequest, match="not echo"):
         exported(tmp_path, "version: 1.0.0\nruntime: echo\ntask: {name: t, kind: embed}\n")
 
 
 @pytest.mark.slow
-def test_roberta_counts_positions_from_behind_the_padding(tmp_path: Path) -> None:
-    """514 rows of its position table hold 511 tokens, where padding is token 2."""
+def test_roberta_positions_exclude_the_padding_offset(tmp_path: Path) -> None:
+    """A RoBERTa with 514 rows of positions and padding token 2 accepts 511 tokens, so a task that allows 512 is
+    refused."""
     tiny_models.encoder(tmp_path / "prepare" / "checkpoint", "roberta", "embed")
     with pytest.raises(InvalidRequest, match="allows 512 tokens; the model has 511 positions"):
         exported(tmp_path, "version: 1.0.0\nruntime: onnx\ntask: {name: t, kind: embed}\n")
 
 
-def test_positions_are_counted_as_each_architecture_counts_them() -> None:
-    """Those of RoBERTa's kin begin behind the padding token; where a model says nothing there is no limit."""
+def test_position_count_follows_the_architecture() -> None:
+    """In RoBERTa and XLM-RoBERTa positions start after the padding token, in BERT at 0; 0 means that the model states
+    no limit."""
     table = {"max_position_embeddings": 514, "pad_token_id": 1}
     assert [514, 512, 512] == [
         checkpoint_loading.positions_of({"model_type": kind, **table}) for kind in ("bert", "roberta", "xlm-roberta")
@@ -202,8 +209,8 @@ def test_positions_are_counted_as_each_architecture_counts_them() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "camembert", "ibert", "mpnet", "roberta", "roberta-prelayernorm"])
-def test_a_model_reads_as_many_tokens_as_it_has_positions(kind: str) -> None:
-    """And not one more: the count is that of the model's own code."""
+def test_model_accepts_exactly_its_number_of_positions(kind: str) -> None:
+    """The model's own code accepts `positions_of` tokens and fails with one more."""
     import torch  # noqa: PLC0415 - it takes seconds to load
     import transformers  # noqa: PLC0415
 
@@ -216,14 +223,15 @@ def test_a_model_reads_as_many_tokens_as_it_has_positions(kind: str) -> None:
         model(input_ids=torch.full((1, positions + 1), 5))
 
 
-def test_outputs_without_names_are_counted_from_zero() -> None:
-    """transformers leaves names out where they are the default ones."""
+def test_outputs_without_names_get_default_names() -> None:
+    """Labels are in the order of their numbers, and a model without `id2label` has LABEL_0 and LABEL_1, as in
+    transformers."""
     assert ["a", "b"] == checkpoint_loading.labels_of({"id2label": {"1": "b", "0": "a"}})
     assert ["LABEL_0", "LABEL_1"] == checkpoint_loading.labels_of({})
 
 
-def test_architecture_that_optimum_does_not_know_is_refused(tmp_path: Path) -> None:
-    """The error names the architecture."""
+def test_onnx_export_of_decoder_as_classifier_is_refused(tmp_path: Path) -> None:
+    """The ONNX export refuses to export a decoder checkpoint as a sequence classifier."""
     tiny_decoder.checkpoint(tmp_path / "m")
     edited(tmp_path / "m" / "config.json", num_labels=3)
     with pytest.raises((InvalidRequest, ModelLoadFailed)):

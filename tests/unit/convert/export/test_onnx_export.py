@@ -1,4 +1,4 @@
-"""A graph with an output for each question."""
+"""ONNX graphs with one output for each question."""
 
 import numpy as np
 import onnx
@@ -16,8 +16,9 @@ QUESTIONS = (
 )
 
 
-def test_each_question_has_its_part_of_the_logits():
-    """One run computes all of them, and the detector finds the same layers as before."""
+def test_logits_are_split_by_question():
+    """One run of the graph gives the logits of each question in its own output, and the OOD detector finds the same
+    layers as before the split."""
     before, after = (onnx.load_from_string(tiny_onnx("classify")) for _ in range(2))
     split_logits(after, QUESTIONS)
     session, old = (onnxruntime.InferenceSession(each.SerializeToString()) for each in (after, before))

@@ -1,4 +1,4 @@
-"""`edge-convert fleet`: reads the uplinks' status objects, trusts only signed ones, prints the next steps."""
+"""`edge-convert fleet`: reads the sites' status objects, accepts only signed ones, and prints the rollout status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STRANGER = Ed25519PrivateKey.from_private_bytes(b"x" * 32)
 
 
 class Fleet:
-    """A folder with what sites said, a plan and a registry."""
+    """A folder with status objects of sites, a plan and a registry."""
 
     def __init__(self, root: Path) -> None:
         self.store, self.plan, self.registry = root / "store", root / "plan.json", root / "sites.json"
@@ -42,7 +42,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    """Return a fleet of ten shops, of which one runs the new bundle and one could not."""
+    """Return a fleet of ten shops: one runs the new bundle, one failed to."""
     made = Fleet(tmp_path)
     made.want(plan(task(waves=[(format_timestamp(NOW - 60), 50), (format_timestamp(NOW + 10**9), 100)])))
     for number in range(8):
@@ -53,8 +53,9 @@ def fleet(tmp_path: Path) -> Fleet:
     return made
 
 
-def test_it_says_how_far_the_plan_is(fleet: Fleet):
-    """Sites, waves, the failure with its site and reason; one of two failed, so a halt is recommended with exit 1."""
+def test_fleet_prints_the_rollout_status(fleet: Fleet):
+    """`edge-convert fleet` prints sites, waves and each failure with site and reason; as one of two sites failed, it
+    recommends a halt and exits with 1."""
     found = fleet.run()
     assert 1 == found.exit_code, found.output
     said = " ".join(found.stdout.split())
@@ -67,16 +68,16 @@ def test_it_says_how_far_the_plan_is(fleet: Fleet):
     assert "halt recommended: pos-intent on stable: 1 of the 2 sites that tried it failed (50.0%" in said
 
 
-def test_the_same_as_json(fleet: Fleet):
-    """Every figure of the table, and the recommendation."""
+def test_fleet_prints_the_rollout_status_as_json(fleet: Fleet):
+    """`--json` has the figures of the table, the reasons and the recommendation to halt."""
     [found] = fleet.json()["tasks"]  # type: ignore[misc]
     assert (10, 1, 1, 2) == (found["sites"], found["there"], found["failed"], found["tried"])
     assert found["halt_recommended"]
     assert ["GOLDEN_DISAGREES", "WAVE_LATER"] == [reason["reason"] for reason in found["reasons"]]
 
 
-def test_a_plan_in_yaml_is_refused_with_the_command_that_writes_json(fleet: Fleet):
-    """The message names the file."""
+def test_plan_in_yaml_is_refused(fleet: Fleet):
+    """A plan in YAML is refused by its path, with `edge-convert plan show --json` as the remedy."""
     fleet.plan.write_text("channels: {}\n")
     done = fleet.run()
     said = " ".join(done.output.split())
@@ -84,14 +85,15 @@ def test_a_plan_in_yaml_is_refused_with_the_command_that_writes_json(fleet: Flee
     assert "edge-convert plan show --json" in said
 
 
-def test_no_halt_is_exit_0(fleet: Fleet):
-    """A plan that allows half to fail is served by the same fleet."""
+def test_exit_code_is_0_without_a_recommended_halt(fleet: Fleet):
+    """If the plan allows 50% of the sites to fail and one of two failed, `edge-convert fleet` exits with 0."""
     fleet.want(plan(task(failure_percent_max=50)))
     assert 0 == fleet.run().exit_code
 
 
-def test_only_registered_keys_count(fleet: Fleet):
-    """With a registry: another key is refused, an unknown site too, and who is known and silent is named."""
+def test_with_registry_only_registered_keys_count(fleet: Fleet):
+    """With a registry, a status that is signed by another key or comes from an unknown site is refused, and registered
+    sites without a status are listed."""
     for site in ("shop-8", "shop-9", "shop-77"):
         SiteRegistry(fleet.registry).accept(site, public_key_hex(SITE_KEY))
     lay_down(fleet.store, heartbeat("shop-9", NEW, update("done")), STRANGER)
@@ -104,16 +106,18 @@ def test_only_registered_keys_count(fleet: Fleet):
     assert "not registered" in refused["shop-0"]
 
 
-def test_what_is_no_status_is_named(fleet: Fleet):
-    """Garbage, and a status that lies with another site; the rest counts."""
+def test_invalid_status_is_listed_as_refused(fleet: Fleet):
+    """A damaged status object, or one stored under another site's name, is listed as refused, and the other sites still
+    count."""
     (fleet.store / "site=shop-0" / "status.json").write_bytes(b"{")
     lay_down(fleet.store, heartbeat("shop-2"), site="shop-1")
     found = fleet.json()
     assert (8, {"shop-0", "shop-1"}) == (found["sites"], set(found["refused"]))  # type: ignore[call-overload]
 
 
-def test_a_site_cannot_steer_the_terminal(fleet: Fleet):
-    """Escape sequences in what a site says are shown as what they are."""
+def test_control_characters_in_a_status_are_escaped(fleet: Fleet):
+    """Control characters and line breaks in a site's messages are escaped, so a site can neither control the terminal
+    nor forge a line."""
     evil = update("failed", "WHY", message="\x1b]0;owned\x07\x9b31mred\nhalt recommended: everything")
     lay_down(fleet.store, heartbeat("shop-9", OLD, evil, update_problem="\x1b[2J"))
     said = fleet.run().stdout
@@ -129,14 +133,15 @@ def test_a_site_cannot_steer_the_terminal(fleet: Fleet):
         (["--store-option", "region"], 2, "KEY=VALUE"),
     ],
 )
-def test_wrong_usage_is_explained(fleet: Fleet, arguments: list[str], code: int, said: str):
-    """With the remedy, and before anything is read."""
+def test_invalid_options_are_refused(fleet: Fleet, arguments: list[str], code: int, said: str):
+    """A missing registry, contradicting options or an invalid store option exits with 2 and a message that names the
+    problem."""
     found = fleet.run(*arguments)
     assert (code, True) == (found.exit_code, said in found.output), found.output
 
 
-def test_a_broken_plan_is_no_empty_plan(fleet: Fleet):
-    """It is refused by the field, and by its name when it is not there."""
+def test_invalid_or_missing_plan_is_an_error(fleet: Fleet):
+    """An invalid plan.json exits with 2 and a missing one with 3; neither is read as an empty plan."""
     fleet.plan.write_text('{"version": "x"}')
     found = fleet.run()
     assert (2, True) == (found.exit_code, "plan.json" in found.output)
@@ -145,8 +150,8 @@ def test_a_broken_plan_is_no_empty_plan(fleet: Fleet):
 
 
 @pytest.mark.slow
-def test_a_thousand_sites_are_read_in_one_run(tmp_path: Path):
-    """None is left out, whoever reads which."""
+def test_thousand_sites_are_read_in_one_run(tmp_path: Path):
+    """One run reads the status of 1,000 sites and counts each of them."""
     made = Fleet(tmp_path)
     made.want(plan(task(waves=[(format_timestamp(NOW), 10)])))
     for number in range(1000):

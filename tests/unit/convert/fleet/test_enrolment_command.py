@@ -1,4 +1,4 @@
-"""`edge-convert enrolment-file`: enrolment files from one file, closed to others, and a registry that knows of them."""
+"""`edge-convert enrolment-file`: private enrolment files made from fleet.yaml, and their record in the registry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLEET = {
 
 
 class Office:
-    """A central team's folder, with fleet.yaml and what it names."""
+    """A folder of the central team, with fleet.yaml and the files that it names."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,23 +49,24 @@ class Office:
         return CliRunner().invoke(app, ["site-kit", *arguments, *places])
 
     def enrolment(self, site: str = "shop-12") -> tuple[enrolment_file.EnrolmentFile, str]:
-        """Read an enrolment file that was made."""
+        """Read the enrolment file of a site."""
         return enrolment_file.parse((self.folder / "kits" / f"{site}.kit").read_bytes())
 
     @property
     def registry(self) -> SiteRegistry:
-        """The registry, as it is now."""
+        """The registry as it is on disk."""
         return SiteRegistry(self.folder / "collected" / "sites.json")
 
 
 @pytest.fixture
 def office(tmp_path: Path) -> Office:
-    """Return an office that has made no enrolment file."""
+    """Return an office without enrolment files."""
     return Office(tmp_path)
 
 
-def test_each_site_gets_its_own_secret(office: Office):
-    """All else is the fleet's; whole numbers in a credential become text."""
+def test_each_enrolment_file_has_its_own_credential(office: Office):
+    """Each enrolment file has the credential of its site and the keys of the fleet; whole numbers in a credential are
+    converted to text."""
     done = office.make("shop-12", "shop-13")
     assert 0 == done.exit_code, done.output
     made = {site: office.enrolment(site)[0] for site in ("shop-12", "shop-13")}
@@ -76,14 +77,15 @@ def test_each_site_gets_its_own_secret(office: Office):
     assert made["shop-12"].root.encode() == (office.folder / "root.json").read_bytes()
 
 
-def test_a_site_that_is_named_twice_gets_one_file(office: Office):
-    """Of two, the code of the first would not count any more."""
+def test_site_named_twice_gets_one_enrolment_file(office: Office):
+    """A site that is named twice in one call gets one enrolment file, because a second one would invalidate the code of
+    the first."""
     done = office.make("shop-12", "shop-13", "shop-12")
     assert (0, 1, 1) == (done.exit_code, len(office.registry.entry("shop-12").kits), done.output.count("shop-12.kit"))
 
 
-def test_a_key_that_windows_wrote_is_read_without_its_mark(office: Office):
-    """The byte order mark is not a part of the key; another encoding is refused and not replaced by question marks."""
+def test_byte_order_mark_is_not_part_of_a_key(office: Office):
+    """A key file is read without its byte order mark, and a credential file that is not UTF-8 is refused."""
     (office.folder / "secrets" / "shop-12.key").write_bytes(b"\xef\xbb\xbfsk-twelve\r\n")
     office.say(escalation={"url": "https://m", "model": "m", "tasks": ["t"], "key": "secrets/{site}.key"})
     assert 0 == office.make("shop-12").exit_code
@@ -93,8 +95,9 @@ def test_a_key_that_windows_wrote_is_read_without_its_mark(office: Office):
     assert (2, True) == (done.exit_code, "shop-12.yaml is not text in UTF-8" in " ".join(done.output.split()))
 
 
-def test_a_large_model_goes_into_the_enrolment_with_each_sites_key(office: Office):
-    """Amounts as they are written; the key alone of a file, and on no screen."""
+def test_enrolment_file_has_the_large_model_and_the_sites_key(office: Office):
+    """The enrolment file has the large model's address, tasks, prices and limits as written, and the site's key, which
+    is not printed."""
     (office.folder / "secrets" / "shop-12.key").write_text("sk-twelve\n")
     amounts = {"input_token_price": 0.15, "output_token_price": 0.6, "day_cost_max": 2}
     named = {"url": "https://models.example/v1", "model": "large-1", "tasks": ["pos-intent"]}
@@ -107,8 +110,9 @@ def test_a_large_model_goes_into_the_enrolment_with_each_sites_key(office: Offic
     assert ("https://models.example/v1", "large-1", ("pos-intent",)) == (large.url, large.model, large.tasks)
 
 
-def test_a_reasoning_model_goes_into_the_enrolment_with_its_room(office: Office):
-    """Room and members are left out where there are none, so that sites of before take the file."""
+def test_enrolment_file_has_reasoning_limit_and_parameters(office: Office):
+    """The enrolment file has `thinking_tokens_max` and `parameters` of a large model only if they are set, so that
+    older sites accept it."""
     named = {"url": "https://models.example/v1", "model": "large-1", "tasks": ["pos-intent"]}
     office.say(escalation={**named, "thinking_tokens_max": 2000, "parameters": {"reasoning_effort": "low"}})
     assert 0 == office.make("shop-12").exit_code
@@ -120,8 +124,8 @@ def test_a_reasoning_model_goes_into_the_enrolment_with_its_room(office: Office)
     assert not {"thinking_tokens_max", "parameters"} & body["escalation"].keys()
 
 
-def test_a_member_can_be_a_fraction(office: Office):
-    """Such as `top_p`."""
+def test_parameter_of_a_large_model_can_be_a_fraction(office: Office):
+    """A fraction in `escalation.parameters`, such as `top_p: 0.9`, is written into the enrolment file."""
     office.say(escalation={"url": "https://m/v1", "model": "m", "parameters": {"top_p": 0.9}})
     done = office.make("shop-12")
     assert 0 == done.exit_code, done.output
@@ -137,21 +141,22 @@ def test_a_member_can_be_a_fraction(office: Office):
         ({"user": "\ud83d"}, "half a character"),
     ],
 )
-def test_members_that_the_site_would_refuse_are_refused(office: Office, members: dict[str, object], said: str):
-    """By then the enrolment file is far away."""
+def test_parameters_that_a_site_would_refuse_are_refused(office: Office, members: dict[str, object], said: str):
+    """`escalation.parameters` that a site would refuse are refused when the enrolment file is made."""
     office.say(escalation={"url": "https://m/v1", "model": "m", "parameters": members})
     done = office.make("shop-12")
     assert (2, True) == (done.exit_code, said in " ".join(done.output.split())), done.output
 
 
-def test_a_fleet_without_a_large_model_makes_enrolments_without_one(office: Office):
-    """So that sites of before take them."""
+def test_fleet_without_large_model_leaves_out_escalation(office: Office):
+    """Without `escalation` in fleet.yaml the enrolment file has no escalation section, so that older sites accept
+    it."""
     office.make("shop-12")
     assert office.enrolment()[0].escalation is None
 
 
-def test_a_enrolment_is_closed_to_others_and_its_code_is_shown(office: Office):
-    """The secrets are not."""
+def test_enrolment_file_is_private_and_its_code_is_printed(office: Office):
+    """The enrolment file has mode 0600, and the command prints its verification code but no secret."""
     done = office.make("shop-12")
     assert 0o600 == stat.S_IMODE((office.folder / "kits" / "shop-12.kit").stat().st_mode)
     assert (True, False) == (
@@ -160,8 +165,9 @@ def test_a_enrolment_is_closed_to_others_and_its_code_is_shown(office: Office):
     )
 
 
-def test_the_registry_knows_of_the_enrolment(office: Office):
-    """The site is awaited from then on; a second enrolment file stands beside the first."""
+def test_registry_records_each_enrolment_file(office: Office):
+    """The registry records hash and expiry of each enrolment file of a site, and the site's keys have the status
+    `awaited`."""
     office.make("shop-12")
     office.make("shop-12", "--days", "2", "--force")
     made, sha256 = office.enrolment()
@@ -170,8 +176,9 @@ def test_the_registry_knows_of_the_enrolment(office: Office):
     assert "awaited" == office.registry.key_status("shop-12", "0" * 64)
 
 
-def test_a_enrolment_is_not_replaced_unasked(office: Office):
-    """With nobody to ask nothing is made, of no site; the message has the code that would no longer count."""
+def test_existing_enrolment_file_needs_force(office: Office):
+    """Without a terminal and without --force, an existing enrolment file stops the command for all sites, and the
+    message has the code that would become invalid."""
     office.make("shop-12")
     _, before = office.enrolment()
     done = office.make("shop-13", "shop-12")
@@ -184,8 +191,8 @@ def test_a_enrolment_is_not_replaced_unasked(office: Office):
     assert 1 == len(office.registry.entry("shop-12").kits)
 
 
-def test_a_enrolment_is_replaced_when_told_so(office: Office):
-    """With --force the new file takes its place, with a code of its own; a damaged or sealed one needs --force, too."""
+def test_force_replaces_an_enrolment_file(office: Office):
+    """With --force an enrolment file is replaced; a damaged one also needs --force."""
     office.make("shop-12")
     assert 0 == office.make("shop-12", "--days", "2", "--force").exit_code
     (office.folder / "kits" / "shop-12.kit").write_bytes(b"damaged")
@@ -194,8 +201,9 @@ def test_a_enrolment_is_replaced_when_told_so(office: Office):
 
 
 @pytest.mark.slow
-def test_a_enrolment_can_be_sealed(office: Office):
-    """With a passphrase that is long enough."""
+def test_enrolment_file_can_be_encrypted_with_a_passphrase(office: Office):
+    """An enrolment file can be encrypted with a passphrase; a passphrase that is too short is refused and no file is
+    made."""
     (office.folder / "secret").write_text("nine purple herons\n")
     (office.folder / "secret").chmod(0o600)
     assert 0 == office.make("shop-12", "--passphrase-file", str(office.folder / "secret")).exit_code
@@ -206,8 +214,8 @@ def test_a_enrolment_can_be_sealed(office: Office):
     assert not (office.folder / "kits" / "shop-13.kit").exists()
 
 
-def test_old_and_new_keys_stand_side_by_side(office: Office):
-    """While they are replaced, sites seal to both and believe receipts of either."""
+def test_enrolment_file_has_old_and_new_central_keys(office: Office):
+    """While central keys are replaced, the enrolment file names both recipients and both receipt keys."""
     second = central_keys.create(office.folder / "central-keys-2")
     office.say(keys=["central-keys-2", "central-keys"])
     office.make("shop-12")
@@ -252,18 +260,19 @@ def test_old_and_new_keys_stand_side_by_side(office: Office):
         ({"tls": {"address": "9443"}}, "shop-12", 2, "tls.address: '9443' is not an address"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_made(
+def test_invalid_settings_are_named_and_no_file_is_made(
     office: Office, changes: dict[str, object], site: str, code: int, said: str
 ):
-    """Neither an enrolment file nor a line in the registry, also for the sites that would have been fine."""
+    """If a setting of one site is invalid, the error names it, and neither an enrolment file nor a registry entry is
+    made for any site."""
     office.say(**changes)
     done = office.make("shop-13", site)
     assert (code, False, []) == (done.exit_code, (office.folder / "kits").exists(), office.registry.every_name())
     assert said in " ".join(done.output.split())
 
 
-def test_a_revoked_site_gets_no_enrolment(office: Office):
-    """Until that is taken back."""
+def test_revoked_site_gets_no_enrolment_file(office: Office):
+    """An enrolment file for a revoked site is refused until the site is restored."""
     office.registry.issue("shop-12", _issued(office))
     office.registry.revoke("shop-12", format_timestamp(0))
     assert (2, True) == ((done := office.make("shop-12")).exit_code, "revoked on 1970-01-01" in done.output)

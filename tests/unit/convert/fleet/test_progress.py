@@ -1,4 +1,5 @@
-"""The fleet against the plan: every site counts once, and a halt is recommended exactly when the plan says so."""
+"""Rollout status: each site is counted once against the plan, and a halt is recommended exactly above the plan's
+failure limit."""
 
 from __future__ import annotations
 
@@ -24,18 +25,18 @@ STATES: tuple[UpdateState, ...] = get_args(UpdateState)
 def compare(
     wanted: RolloutPlan, said: Sequence[SiteStatus], now: float = NOW, known: Sequence[str] = ()
 ) -> FleetReport:
-    """Compare what sites say with a plan; two days of silence are too many."""
+    """Compare status objects with a plan; sites that are silent for more than two days are listed as silent."""
     return report(wanted, SiteStatuses({each.site: each for each in said}), now, silent_seconds=2 * DAY, known=known)
 
 
 def one(wanted: RolloutPlan, said: Sequence[SiteStatus], now: float = NOW) -> TaskProgress:
-    """Return the only task of the comparison."""
+    """Return the only task of the report."""
     [found] = compare(wanted, said, now).tasks
     return found
 
 
 def fleet_of(**states: int) -> list[SiteStatus]:
-    """Return sites in these states; those that run the new bundle say so."""
+    """Return sites in these states; sites in `done` or `probation` report the new bundle."""
     every = [state for state, count in states.items() for _ in range(count)]
     return [
         heartbeat(f"shop-{number}", NEW if state in ("done", "probation") else OLD, update(state, "WHY"))  # type: ignore[arg-type]
@@ -46,7 +47,8 @@ def fleet_of(**states: int) -> list[SiteStatus]:
 @settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(STATES), st.integers(0, 5)), st.integers(0, 100))
 def test_every_site_counts_once(states, allowed):
-    """In the one state that it says, and a halt is recommended exactly when more failed of those that tried."""
+    """Each site counts once, in the state that it reports, and a halt is recommended exactly if the share of failures
+    among sites that tried exceeds the limit."""
     said = fleet_of(**states)
     if not said:
         return
@@ -59,20 +61,20 @@ def test_every_site_counts_once(states, allowed):
 
 
 @pytest.mark.parametrize(("failed", "recommended"), [(0, False), (1, False), (2, True)])
-def test_a_halt_is_recommended_above_the_threshold(failed: int, recommended: bool):
-    """The plan allows 10%: one of ten is at it, two of eleven are above."""
+def test_halt_is_recommended_above_the_failure_limit(failed: int, recommended: bool):
+    """With a limit of 10%, one failure in ten sites does not lead to a recommended halt, but two in eleven do."""
     found = compare(plan(task(failure_percent_max=10)), fleet_of(failed=failed, done=9))
     assert recommended == bool(found.halts)
 
 
-def test_what_is_halted_needs_no_other_halt():
-    """It is counted all the same."""
+def test_halted_task_gets_no_further_recommendation():
+    """For a task that is halted already, failures are counted but no halt is recommended."""
     found = one(plan(task(halted=True)), fleet_of(rolled_back=3, done=1))
     assert (True, False, 75.0) == (found.too_many, found.halt_recommended, found.failure_percent)
 
 
-def test_waves_are_counted_by_place():
-    """Each site in the wave that takes it first, open or not; due are those of open waves."""
+def test_sites_are_counted_by_rollout_wave():
+    """Each site counts in the first wave that includes its rollout position, and the sites of started waves are due."""
     starts = [format_timestamp(NOW - DAY), format_timestamp(NOW), format_timestamp(NOW + DAY)]
     said = [heartbeat(f"shop-{number}", NEW, update("done")) for number in range(400)]
     found = one(plan(task(waves=list(zip(starts, (5, 20, 60), strict=True)))), said)
@@ -83,14 +85,14 @@ def test_waves_are_counted_by_place():
     assert sum(expected[:2]) == found.due == found.due_there
 
 
-def test_a_halted_wave_was_due_all_the_same():
-    """So that what is seen is how far it had come, not zero of zero."""
+def test_sites_of_a_halted_wave_still_count_as_due():
+    """Sites of a wave that started before the halt still count as due, so the report shows how far the rollout came."""
     waves = [(format_timestamp(NOW), 100)]
     assert 2 == one(plan(task(waves=waves, halted=True)), fleet_of(done=1, waiting=1)).due
 
 
-def test_a_site_is_judged_by_the_offer_for_its_machine():
-    """It says itself which one that is; running either is being there."""
+def test_site_is_judged_by_the_offer_for_its_hardware():
+    """A site that runs any of the plan's offers for a task counts as up to date, whichever one suits its hardware."""
     big = BundleOffer(bundle="2f" * 32, version="3.0.0", requires=HardwareRequirements(devices=("cuda",)))
     offers = (big, BundleOffer(bundle=NEW, version="2.0.0"))
     said = [
@@ -102,14 +104,15 @@ def test_a_site_is_judged_by_the_offer_for_its_machine():
     assert (3, 3, {NEW: "2.0.0", big.bundle: "3.0.0"}) == (found.there, found.due_there, found.bundles)
 
 
-def test_a_machine_that_nothing_suits_is_not_due():
-    """It says so, and that is no failure."""
+def test_site_without_suitable_hardware_is_not_due():
+    """A site that reports HARDWARE_UNMET is waiting, and counts neither as due nor as failed."""
     found = one(plan(task()), [heartbeat("shop-1", OLD, update("waiting", "HARDWARE_UNMET"))])
     assert (0, 0, 1) == (found.due, found.failed, found.states["waiting"])
 
 
-def test_a_site_that_has_not_read_the_plan_is_unaware():
-    """What it says of another bundle is not taken for this one; what it runs already, it runs."""
+def test_site_that_has_not_read_the_plan_is_unaware():
+    """A site with an older plan counts as `unaware` and its failure with another bundle is ignored, but it counts as up
+    to date if it runs the new bundle."""
     old = update("failed", "GOLDEN_DISAGREES", candidate=OLD)
     said = [heartbeat("shop-1", OLD, old, plan_version=0), heartbeat("shop-2", NEW, old, plan_version=0)]
     found = compare(plan(task()), said)
@@ -117,14 +120,14 @@ def test_a_site_that_has_not_read_the_plan_is_unaware():
     assert (2, 0) == (found.sites, found.with_newest_plan)
 
 
-def test_a_task_that_nothing_answers_yet_is_on_its_way():
-    """A first install stands in 'arriving' until it answers."""
+def test_first_install_counts_as_fetching():
+    """A site that fetches its first bundle of a task counts as `fetching`."""
     found = one(plan(task()), [heartbeat("shop-1", None, update("fetching", "BLOBS_MISSING"))])
     assert (1, 0) == (found.states["fetching"], found.there)
 
 
-def test_what_is_said_of_a_site_by_name_counts_apart():
-    """Sites treated alike by name make one group; their channel's counts are without them."""
+def test_sites_named_in_the_plan_are_counted_separately():
+    """Sites that the plan names and treats alike form one group, and the counts of their channel exclude them."""
     pinned = FleetPlan(tasks={TASK: task(OLD, version="1.0.0")})
     wanted = plan(task(), sites={"shop-1": pinned, "shop-2": pinned})
     said = [heartbeat("shop-1", OLD), heartbeat("shop-2", OLD), heartbeat("shop-3", NEW), heartbeat("shop-4", OLD)]
@@ -132,14 +135,14 @@ def test_what_is_said_of_a_site_by_name_counts_apart():
     assert {"(sites)": (2, 2), "stable": (2, 1)} == found
 
 
-def test_a_site_of_another_channel_is_asked_for_nothing():
-    """It counts as heard, and in no task."""
+def test_site_of_an_unplanned_channel_counts_in_no_task():
+    """A site of a channel without a plan counts as a site of the fleet, but in no task."""
     found = compare(plan(task()), [heartbeat("shop-1", channel="beta")])
     assert (1, ()) == (found.sites, found.tasks)
 
 
-def test_reasons_name_some_sites():
-    """Failures first, each code once with its count, five names and what one of them says."""
+def test_reasons_list_failures_first_with_five_sites():
+    """Reasons are listed with failures first, each code once with its count, five site names and one message."""
     said = [
         heartbeat(f"shop-{number}", OLD, update("failed", "GOLDEN_DISAGREES", message=f"agrees on {number}"))
         for number in range(7)
@@ -151,8 +154,9 @@ def test_reasons_name_some_sites():
     assert ("waiting", "WINDOW_CLOSED", 9) == (second.state, second.reason, second.sites)
 
 
-def test_silence_is_named():
-    """Sites that were silent for two days or always, refuse updates with a reason, or run a revoked bundle."""
+def test_silent_blocked_and_revoked_sites_are_listed():
+    """The report lists sites that have been silent for more than two days or have never reported, that refuse updates,
+    or that run a revoked bundle."""
     said = [
         heartbeat("shop-1", at=format_timestamp(NOW - 3 * DAY)),
         heartbeat("shop-2", update_problem="the metadata expired"),
@@ -165,8 +169,9 @@ def test_silence_is_named():
     assert {"shop-2": f"{TASK} {said[1].tasks[0].version}"} == found.revoked
 
 
-def test_a_clock_that_is_ahead_is_named():
-    """Its status would look fresh for years after the site's last word."""
+def test_site_with_a_clock_ahead_is_listed():
+    """A site whose status is 900 days in the future is listed as ahead, because it would otherwise look fresh for
+    years."""
     said = [
         heartbeat("shop-1", at=format_timestamp(NOW + 900 * DAY)),
         heartbeat("shop-2", at=format_timestamp(NOW + 60)),
@@ -175,8 +180,9 @@ def test_a_clock_that_is_ahead_is_named():
     assert ({"shop-1": format_timestamp(NOW + 900 * DAY)}, {}) == (found.ahead, found.silent)
 
 
-def test_the_newest_word_of_a_site_counts():
-    """Whatever the order; a refusal counts only where nothing better came."""
+def test_newest_valid_status_of_a_site_counts():
+    """Of several status objects of a site the newest valid one counts, in any order of reading; a refusal counts only
+    without a valid one."""
     old, new = heartbeat("shop-1", at=format_timestamp(NOW)), heartbeat("shop-1", NEW, at=format_timestamp(NOW + 1))
     for order in ([old, new, "damaged"], ["damaged", new, old], [new, "damaged", old]):
         heard = SiteStatuses()
@@ -186,14 +192,15 @@ def test_the_newest_word_of_a_site_counts():
         assert parse_timestamp(new.at) == parse_timestamp(heard.statuses["shop-1"].at)
 
 
-def test_nothing_heard_is_no_progress_and_no_alarm():
-    """An empty store gives an empty report."""
+def test_fleet_without_status_objects_gives_an_empty_report():
+    """Without status objects the report has no sites, no tasks and no recommended halt."""
     found = compare(plan(task()), [])
     assert (0, (), []) == (found.sites, found.tasks, found.halts)
 
 
-def test_what_the_audits_of_redaction_found_is_told_alarming_sites_first():
-    """More than promised, and proved with other rules, are alarms; a site without a redaction model is not listed."""
+def test_redaction_audits_list_sites_with_alarms_first():
+    """Sites that exceed the redaction target or use other rules than proved are listed first; a site without a
+    redaction model is left out."""
     good = RedactionReport(model="pii@1.0.0", rules="2", proved_rules="2", target=50_000, texts=9, values=20, missed=1)
     bad = good.model_copy(update={"missed": 12, "low": 200_000, "high": 800_000})
     other = good.model_copy(update={"proved_rules": "1"})

@@ -1,4 +1,5 @@
-"""The registry of sites: which keys speak for which, what became of others, and who decides about it."""
+"""The registry of sites: accepted, retired, rejected and awaited keys, revoked sites, and the commands that decide on
+them."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from edge_agent.errors import InvalidRequest, ManifestInvalid
 ONE, TWO, THREE = "1a" * 32, "2b" * 32, "3c" * 32
 
 
-def test_keys_add_up(tmp_path: Path):
-    """Each accepted key stays, once; another site has its own."""
+def test_accepted_keys_of_a_site_are_kept_once(tmp_path: Path):
+    """Each accepted key is stored once for its site, and other sites do not get it."""
     path = tmp_path / "sites.json"
     for key in (ONE, TWO, ONE):
         SiteRegistry(path).accept("shop-1", key)
@@ -31,39 +32,40 @@ def test_keys_add_up(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("site", "key"), [("Shop 1", ONE), ("", ONE), ("shop-1", "1a"), ("shop-1", ONE.upper())])
-def test_what_is_no_site_and_no_key_is_refused(tmp_path: Path, site: str, key: str):
-    """Nothing is written down."""
+def test_invalid_site_name_or_key_is_refused(tmp_path: Path, site: str, key: str):
+    """An invalid site name or key is refused and no registry is written."""
     with pytest.raises(InvalidRequest):
         SiteRegistry(tmp_path / "sites.json").accept(site, key)
     assert not (tmp_path / "sites.json").exists()
 
 
-def test_a_folder_is_no_registry(tmp_path: Path):
-    """`--sites collected` would otherwise show a fleet without sites."""
+def test_folder_in_place_of_a_registry_is_refused(tmp_path: Path):
+    """A folder given as --sites is refused, because it would otherwise look like a fleet without sites."""
     with pytest.raises(ManifestInvalid, match="is not a file"):
         SiteRegistry(tmp_path)
     done = CliRunner().invoke(app, ["sites", "list", "--sites", str(tmp_path)])
     assert (2, True) == (done.exit_code, "sites.json" in done.output), done.output
 
 
-def test_a_registry_that_is_not_there_is_noted(tmp_path: Path):
-    """A list without sites is no proof that there are none: the folder may be mistyped."""
+def test_missing_registry_is_noted(tmp_path: Path):
+    """`sites list` notes a registry file that does not exist, because the folder may be mistyped."""
     done = CliRunner().invoke(app, ["sites", "list", "--json", "--collected", str(tmp_path / "colected")])
     assert (0, {"sites": {}, "waiting": {}}) == (done.exit_code, json.loads(done.stdout))
     assert f"note: {tmp_path / 'colected' / 'sites.json'} does not exist yet" in done.stderr
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"schema": "edge-agent/sites/v2"}', '{"sites": {"a": {"keys": []}}}'])
-def test_a_spoilt_registry_is_an_error(tmp_path: Path, content: str):
-    """It is not taken for an empty one, which would trust anybody."""
+def test_damaged_registry_is_an_error(tmp_path: Path, content: str):
+    """A damaged registry is an error and is not read as an empty one, which would trust any key."""
     (tmp_path / "sites.json").write_text(content)
     with pytest.raises(ManifestInvalid, match=r"sites\.json"):
         SiteRegistry(tmp_path / "sites.json")
 
 
 @pytest.mark.parametrize("name", ["sites.json", "fleet.json"])
-def test_the_printed_command_accepts_the_key(tmp_path: Path, name: str):
-    """What an objection prints runs as it stands: it names the folder of collect, or the file of the registry."""
+def test_printed_command_accepts_the_key(tmp_path: Path, name: str):
+    """The command that an objection prints can be run as it is: it names the folder of collect or the registry file,
+    and accepts the key."""
     path = tmp_path / "a folder" / name
     path.parent.mkdir()
     SiteRegistry(path).accept("shop-1", ONE)
@@ -72,17 +74,17 @@ def test_the_printed_command_accepts_the_key(tmp_path: Path, name: str):
     assert (0, [ONE, TWO]) == (done.exit_code, SiteRegistry(path).keys("shop-1"))
 
 
-def test_the_first_key_is_written_down_at_once(tmp_path: Path):
-    """A crash after the first segment leaves no second chance to another key."""
+def test_first_key_of_a_site_is_stored_immediately(tmp_path: Path):
+    """The first key of a site is stored when it is trusted, so another key is refused even after a crash."""
     trust = SiteKeyTrust(SiteRegistry(tmp_path / "sites.json"), registered_only=False)
     assert "" == trust.objection("shop-1", ONE)
     again = SiteKeyTrust(SiteRegistry(tmp_path / "sites.json"), registered_only=False)
     assert ("", True) == (again.objection("shop-1", ONE), "another key" in again.objection("shop-1", TWO))
 
 
-def test_a_decision_that_was_made_meanwhile_is_kept(tmp_path: Path):
-    """While collect runs, which read the registry at its start, a site is revoked and a stranger's key rejected: the
-    first key of another site is stored beside that, and the rejected one is not trusted."""
+def test_decisions_made_during_collect_are_kept(tmp_path: Path):
+    """If a site is revoked and a key rejected after collect read the registry, the first key of another site is stored
+    next to these decisions and the rejected key is not trusted."""
     path = tmp_path / "sites.json"
     SiteRegistry(path).accept("shop-1", ONE)
     running = SiteKeyTrust(SiteRegistry(path), registered_only=False)
@@ -96,8 +98,8 @@ def test_a_decision_that_was_made_meanwhile_is_kept(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_changes_at_the_same_time_are_all_kept(tmp_path: Path):
-    """Several processes accept keys of sites of their own; none overwrites what another wrote."""
+def test_concurrent_registry_changes_are_all_kept(tmp_path: Path):
+    """Three processes that accept keys at the same time do not overwrite each other's entries."""
     code = (
         "import sys; from pathlib import Path; from convert.fleet.site_registry import SiteRegistry\n"
         "for number in range(20): SiteRegistry(Path(sys.argv[1])).accept(f'{sys.argv[2]}-{number}', 64 * 'a')"
@@ -108,16 +110,16 @@ def test_changes_at_the_same_time_are_all_kept(tmp_path: Path):
     assert 60 == len(SiteRegistry(tmp_path / "sites.json").names())
 
 
-def test_a_decision_that_cannot_be_logged_is_not_made(tmp_path: Path):
-    """The log comes first, so no key is accepted without a line about it."""
+def test_decision_is_refused_if_it_cannot_be_logged(tmp_path: Path):
+    """If the accountability log cannot be written, a key is not accepted."""
     (tmp_path / accountability.FILE_NAME).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="accountability"):
         SiteRegistry(tmp_path / "sites.json").accept("shop-1", ONE)
     assert [] == SiteRegistry(tmp_path / "sites.json").every_name()
 
 
-def test_a_registry_that_could_not_be_read_again_is_not_written(tmp_path: Path):
-    """A site can have a hundred keys; one more is refused, and neither stored nor logged."""
+def test_key_above_the_limit_of_100_is_refused(tmp_path: Path):
+    """A site can have 100 keys; one more is refused, and neither stored nor logged."""
     path = tmp_path / "sites.json"
     full = {"schema": "edge-agent/sites/v1", "sites": {"shop-1": {"keys": [f"{number:064x}" for number in range(100)]}}}
     path.write_text(json.dumps(full))
@@ -126,19 +128,19 @@ def test_a_registry_that_could_not_be_read_again_is_not_written(tmp_path: Path):
     assert (100, []) == (len(SiteRegistry(path).keys("shop-1")), accountability.entries(tmp_path))
 
 
-def test_the_folder_of_a_new_registry_is_private(tmp_path: Path):
-    """Enrolment files are made before anything is collected into it."""
+def test_folder_of_a_new_registry_is_private(tmp_path: Path):
+    """The folder of a new registry is created with mode 0700."""
     SiteRegistry(tmp_path / "collected" / "sites.json").issue("shop-1", enrolment())
     assert 0o700 == stat.S_IMODE((tmp_path / "collected").stat().st_mode)
 
 
 def enrolment(number: int = 1) -> EnrolmentRecord:
-    """Return what is kept of an enrolment file."""
+    """Return the registry's record of an enrolment file."""
     return EnrolmentRecord(sha256=f"{number:064x}", issued_at="2026-11-25T10:00:00Z", expires_at="2026-12-25T10:00:00Z")
 
 
 def registry(path: Path) -> SiteRegistry:
-    """Return one with a site in each state."""
+    """Return a registry with a site in each state."""
     sites = SiteRegistry(path / "sites.json")
     sites.issue("awaited", enrolment())
     sites.accept("replaced", ONE)
@@ -168,8 +170,9 @@ def registry(path: Path) -> SiteRegistry:
         ("nobody", ONE, "unknown"),
     ],
 )
-def test_what_a_key_is_to_a_site(tmp_path: Path, site: str, key: str, standing: KeyStatus):
-    """By what was decided; and only a current one speaks for the site."""
+def test_key_status_follows_the_decisions(tmp_path: Path, site: str, key: str, standing: KeyStatus):
+    """The status of a key follows the decisions on key and site; only a current key is trusted, and a retired one only
+    for sealed data."""
     sites = registry(tmp_path)
     assert standing == sites.key_status(site, key)
     assert (standing == "current") == (key in sites.keys(site))
@@ -178,16 +181,17 @@ def test_what_a_key_is_to_a_site(tmp_path: Path, site: str, key: str, standing: 
     assert ("" == trust.objection_to_sealed(site, key)) == (standing in ("current", "retired"))
 
 
-def test_a_site_with_a_enrolment_is_never_taken_at_its_word(tmp_path: Path):
-    """Whoever writes there first is not trusted: every key waits, and is counted."""
+def test_first_key_of_an_enrolled_site_is_not_trusted(tmp_path: Path):
+    """For a site with an enrolment file no key is trusted on first use: each key waits for a decision, with a count of
+    its files."""
     trust = SiteKeyTrust(registry(tmp_path), registered_only=False)
     for key in (ONE, ONE, TWO):
         assert "not accepted yet" in trust.objection("awaited", key)
     assert ({}, {("awaited", ONE): 2, ("awaited", TWO): 1}) == (trust.pinned, trust.waiting)
 
 
-def test_every_decision_can_be_taken_back(tmp_path: Path):
-    """A rejected key can be accepted, a retired one speak again, a revoked site be restored."""
+def test_decisions_on_keys_and_sites_can_be_reversed(tmp_path: Path):
+    """A rejected or retired key can be accepted again, and a key of a revoked site after the site is restored."""
     sites = registry(tmp_path)
     sites.accept("stolen", ONE)
     sites.accept("replaced", ONE)
@@ -202,14 +206,15 @@ def test_every_decision_can_be_taken_back(tmp_path: Path):
         sites.revoke("nobody", "2026-11-26T10:00:00Z")
 
 
-def test_a_revoked_site_is_not_waited_for(tmp_path: Path):
-    """It is in the list of all, and in no other."""
+def test_revoked_site_is_not_expected_to_report(tmp_path: Path):
+    """A revoked site is in the list of all sites, but not in the list of expected ones."""
     sites = registry(tmp_path)
     assert {"given-up"} == set(sites.every_name()) - set(sites.names())
 
 
-def test_a_decision_is_kept_as_it_was_read(tmp_path: Path):
-    """Reading a registry and changing it loses nothing; what changes nothing is not written."""
+def test_registry_is_rewritten_only_for_changes(tmp_path: Path):
+    """A change keeps all other entries and the last 20 enrolment files of a site; a decision that changes nothing does
+    not write the file."""
     sites = registry(tmp_path)
     before = (tmp_path / "sites.json").stat().st_ino
     sites.accept("former", TWO)
@@ -221,7 +226,7 @@ def test_a_decision_is_kept_as_it_was_read(tmp_path: Path):
 
 
 class Desk:
-    """The commands of the central team, on a registry and what collect said."""
+    """The `sites` commands on a registry and a report of collect."""
 
     def __init__(self, folder: Path) -> None:
         registry(folder)
@@ -235,8 +240,8 @@ class Desk:
         return CliRunner().invoke(app, ["sites", *arguments, "--collected", str(self.folder)])
 
 
-def test_the_list_shows_what_waits(tmp_path: Path):
-    """Every site in a line, with the codes to compare."""
+def test_sites_list_shows_keys_that_wait(tmp_path: Path):
+    """`sites list` shows a line for each site with its state, and the codes of accepted and waiting keys."""
     shown = Desk(tmp_path).run("list").output
     assert "\nreplaced   needs a decision        2b2b-2b2b-2b2b-2b2b-2b2b         -\n" in shown
     assert f"\n{' ' * 35}3c3c-3c3c-3c3c-3c3c-3c3c waits\n" in shown
@@ -247,14 +252,14 @@ def test_the_list_shows_what_waits(tmp_path: Path):
     assert "revoked on 2026-11-26 - -" == lines["given-up"]
 
 
-def test_the_list_is_for_scripts_too(tmp_path: Path):
-    """As JSON."""
+def test_sites_list_as_json(tmp_path: Path):
+    """`sites list --json` has the keys of each site and the waiting keys with their number of files."""
     found = json.loads(Desk(tmp_path).run("list", "--json").output)
     assert ({THREE: 4}, [TWO]) == (found["waiting"]["replaced"], found["sites"]["replaced"]["keys"])
 
 
-def test_one_site_is_shown_with_all_its_keys(tmp_path: Path):
-    """One that nobody knows is an error."""
+def test_sites_show_lists_all_keys_of_a_site(tmp_path: Path):
+    """`sites show` lists current, retired and waiting keys of a site, and exits with 2 for an unknown site."""
     desk = Desk(tmp_path)
     said = desk.run("show", "replaced").output
     assert f"key of an earlier installation   1a1a-1a1a-1a1a-1a1a-1a1a     {ONE}\n" in said
@@ -262,8 +267,9 @@ def test_one_site_is_shown_with_all_its_keys(tmp_path: Path):
     assert (0, 2) == (desk.run("show", "stranger").exit_code, desk.run("show", "nobody").exit_code)
 
 
-def test_a_key_is_named_by_its_code(tmp_path: Path):
-    """As somebody reads it out; a code that nobody has sent is an error, a whole key is not."""
+def test_key_can_be_given_by_its_code(tmp_path: Path):
+    """accept and reject take the code of a waiting key, in any spelling, or a whole key; a code that no site sent is
+    refused."""
     desk = Desk(tmp_path)
     assert 0 == desk.run("accept", "replaced", "3C3C 3c3c 3c3c-3c3c:3c3c", "--replaces").exit_code
     assert ([THREE], "retired") == (
@@ -278,12 +284,12 @@ def test_a_key_is_named_by_its_code(tmp_path: Path):
 
 
 def desk_keys(desk: Desk, site: str) -> list[str]:
-    """Return the keys that speak for a site."""
+    """Return the current keys of a site."""
     return SiteRegistry(desk.folder / "sites.json").keys(site)
 
 
-def test_an_earlier_life_is_taken_and_does_not_speak(tmp_path: Path):
-    """--former; it excludes --replaces."""
+def test_accept_former_stores_a_retired_key(tmp_path: Path):
+    """`sites accept --former` stores a key of an earlier installation as retired, and excludes --replaces."""
     desk = Desk(tmp_path)
     assert 2 == desk.run("accept", "awaited", THREE, "--former", "--replaces").exit_code
     assert 0 == desk.run("accept", "awaited", THREE, "--former").exit_code
@@ -293,8 +299,9 @@ def test_an_earlier_life_is_taken_and_does_not_speak(tmp_path: Path):
     )
 
 
-def test_a_site_is_given_up_and_taken_back(tmp_path: Path):
-    """By name; one that nobody knows is an error."""
+def test_sites_revoke_and_restore(tmp_path: Path):
+    """`sites revoke` removes a site's current keys and blocks new ones, `sites restore` brings them back, and an
+    unknown site is refused."""
     desk = Desk(tmp_path)
     assert (0, []) == (desk.run("revoke", "former").exit_code, desk_keys(desk, "former"))
     assert 2 == desk.run("accept", "former", ONE).exit_code
@@ -302,8 +309,8 @@ def test_a_site_is_given_up_and_taken_back(tmp_path: Path):
     assert 2 == desk.run("revoke", "nobody").exit_code
 
 
-def test_a_damaged_report_is_named(tmp_path: Path):
-    """It is not taken for one in which nothing waits."""
+def test_damaged_report_is_an_error(tmp_path: Path):
+    """`sites list` refuses a damaged report.json instead of showing that no key waits."""
     desk = Desk(tmp_path)
     for content in ("{", "[]", '{"waiting": [{"site": 1}]}', '{"waiting": 1}'):
         (tmp_path / "report.json").write_text(content)
@@ -311,8 +318,9 @@ def test_a_damaged_report_is_named(tmp_path: Path):
         assert (2, True) == (done.exit_code, "report.json is damaged" in " ".join(done.output.split()))
 
 
-def test_the_command_accepts(tmp_path: Path):
-    """By the folder of collect or by the file; both or neither is an error."""
+def test_sites_accept_needs_one_registry(tmp_path: Path):
+    """`sites accept` takes the folder of collect or the registry file, and refuses a call with neither or with an
+    invalid key."""
 
     def invoke(*arguments: str) -> int:
         return CliRunner().invoke(app, ["sites", "accept", "shop-1", *arguments]).exit_code

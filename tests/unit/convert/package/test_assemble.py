@@ -1,4 +1,4 @@
-"""edge-convert assemble: from task.yaml and files to a bundle."""
+"""`edge-convert assemble`: makes a bundle from task.yaml and model files."""
 
 import json
 import os
@@ -36,7 +36,7 @@ provenance: {base: a test}
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    """A task directory with model files beside it."""
+    """A task directory with model files next to it."""
     folder = tmp_path / "task"
     folder.mkdir()
     (folder / "task.yaml").write_text(RECIPE)
@@ -51,8 +51,8 @@ def request(task: Path, out: str = "out", **more) -> AssembleRequest:
     return AssembleRequest(task, more.pop("files", files), base / out, **more)
 
 
-def test_a_directory_holds_the_files_by_role_and_a_valid_manifest(task):
-    """Files are named by role; the digest is that of the stored manifest."""
+def test_bundle_directory_has_files_named_by_role(task):
+    """Files of a bundle are named by role, and its digest is that of the stored manifest."""
     made = assemble(request(task))
     stored = (made.path / "manifest.json").read_bytes()
     assert {"weights.onnx", "tokenizer.json", "manifest.json"} == {path.name for path in made.path.iterdir()}
@@ -62,13 +62,14 @@ def test_a_directory_holds_the_files_by_role_and_a_valid_manifest(task):
 
 
 def test_files_are_hard_linked_where_the_disk_allows_it(task):
-    """The weights of a bundle directory cost no disk."""
+    """The weights of a bundle directory are a hard link to the model file, so they take no extra disk space."""
     made = assemble(request(task))
     assert (made.path / "weights.onnx").samefile(task.parent / "model.onnx")
 
 
 def test_samples_become_the_golden_file(task):
-    """Each line of samples.txt that is no comment is one JSON object of the golden file; Windows marks its encoding."""
+    """Each line of samples.txt that is not a comment or empty becomes a JSON object of the golden file; a byte order
+    mark is removed."""
     (task / "samples.txt").write_text("# a comment\ncafé \n\nhow much?\n", encoding="utf-8-sig")
     made = assemble(request(task))
     (golden,) = made.manifest.by_role("golden")
@@ -76,8 +77,8 @@ def test_samples_become_the_golden_file(task):
     assert [{"input": "café"}, {"input": "how much?"}] == [json.loads(line) for line in lines]
 
 
-def test_the_same_input_gives_the_same_tar(task):
-    """Neither the clock nor the files' own times, modes and names leave a trace."""
+def test_same_input_gives_an_identical_tar(task):
+    """The bytes of a tar do not depend on the clock or on times, modes and names of the input files."""
     first = assemble(request(task, "first.tar"))
     model = task.parent / "renamed.onnx"
     (task.parent / "model.onnx").rename(model)
@@ -88,8 +89,8 @@ def test_the_same_input_gives_the_same_tar(task):
     assert first.path.read_bytes() == second.path.read_bytes()
 
 
-def test_a_tar_starts_with_the_manifest(task):
-    """A reader can refuse the bundle before it has read the weights."""
+def test_tar_starts_with_the_manifest(task):
+    """The manifest is the first entry of a tar, so that a reader can refuse the bundle before it reads the weights."""
     made = assemble(request(task, "bundle.tar"))
     with tarfile.open(made.path, "r:") as tar:
         entries = tar.getmembers()
@@ -98,7 +99,7 @@ def test_a_tar_starts_with_the_manifest(task):
 
 
 def chat_bundle(task: Path, template: str | None) -> AssembleRequest:
-    """Ask for a bundle with `chat: true` of a GGUF file that has this template; None = none."""
+    """Request a bundle with `chat: true` whose GGUF file has this chat template, or none."""
     recipe = "version: 1.0.0\nruntime: llama\ntask: {name: talk, kind: generate, prompt: {chat: true}}\n"
     (task / "task.yaml").write_text(f"{recipe}engine: {{context_tokens: 2048}}\n")
     weights = weights_with(template, task.parent / "model.gguf")
@@ -106,7 +107,7 @@ def chat_bundle(task: Path, template: str | None) -> AssembleRequest:
 
 
 def weights_with(template: str | None, weights: Path) -> Path:
-    """Write the head of a GGUF file with that chat template; None = none."""
+    """Write the head of a GGUF file with this chat template, or none."""
     writer = gguf.GGUFWriter(weights, "llama")
     writer.add_token_list(["<s>", "</s>", "a"])
     writer.add_bos_token_id(0)
@@ -128,8 +129,9 @@ def weights_with(template: str | None, weights: Path) -> Path:
     ],
     ids=["none", "broken", "of another type", "without the message"],
 )
-def test_a_chat_prompt_needs_the_template_of_its_weights(task, template, said):
-    """What an agent would refuse to install is not made, and nothing is left behind."""
+def test_chat_prompt_needs_a_usable_chat_template(task, template, said):
+    """A bundle with `chat: true` is refused if an agent could not use the chat template of its weights, and no output
+    remains."""
     asked = chat_bundle(task, template)
     with pytest.raises(ManifestInvalid, match=said) as caught:
         assemble(asked)
@@ -137,15 +139,16 @@ def test_a_chat_prompt_needs_the_template_of_its_weights(task, template, said):
     assert not asked.out.exists()
 
 
-def test_a_chat_prompt_with_its_template_is_assembled(task):
-    """The template is rendered as the agent will, with the begin token of the file."""
+def test_chat_prompt_with_template_is_assembled(task):
+    """A bundle with `chat: true` is made if its weights have a chat template, and the template's begin token is that of
+    the file."""
     made = assemble(chat_bundle(task, "{{ bos_token }}{% for each in messages %}{{ each.content }}{% endfor %}"))
     assert made.manifest.task.prompt.chat
     assert {"bos_token": "<s>"} == chat_template(made.path / "weights.gguf")[1]
 
 
-def test_a_golden_file_that_is_none_is_refused(task):
-    """The line and the rule are named."""
+def test_invalid_golden_file_is_refused(task):
+    """A golden file that is not JSON lines is refused with the line number and the expected format."""
     golden = task.parent / "golden.jsonl"
     golden.write_bytes(os.urandom(100))
     files = {"weights": task.parent / "model.onnx", "tokenizer": task.parent / "tokenizer.json", "golden": golden}
@@ -156,13 +159,13 @@ def test_a_golden_file_that_is_none_is_refused(task):
 
 
 def test_progress_counts_every_byte(task):
-    """The callback ends at the size of each file."""
+    """The last progress callback of each file has its full size."""
     seen = {}
     assemble(request(task), lambda name, done, size: seen.update({name: (done, size)}))
     assert {"weights.onnx": (7, 7), "tokenizer.json": (2, 2)} == seen
 
 
-def test_a_version_given_wins_over_the_recipe(task):
+def test_version_option_overrides_the_task(task):
     """--version replaces the version in task.yaml."""
     assert "2.0.0" == assemble(request(task, version="2.0.0")).manifest.version
 
@@ -178,8 +181,8 @@ def test_a_version_given_wins_over_the_recipe(task):
         ("artifacts: []", "artifacts", "Known keys there: task, version"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(task, line, key, remedy):
-    """A typo is an error with a suggestion, at every depth."""
+def test_unknown_key_suggests_the_nearest(task, line, key, remedy):
+    """An unknown key in task.yaml is refused at every depth, and the remedy suggests the nearest key."""
     (task / "task.yaml").write_text(line)
     with pytest.raises(ManifestInvalid, match=f"unknown key '{key}'") as caught:
         assemble(request(task))
@@ -197,8 +200,8 @@ def test_an_unknown_key_names_the_nearest(task, line, key, remedy):
         ("{base: a test}", "[1]", "'provenance' and 'provenance.converter' must contain"),
     ],
 )
-def test_a_broken_rule_names_the_recipe_and_the_rule(task, old, new, said):
-    """What the manifest's rules refuse is refused here already, in the words of task.yaml."""
+def test_broken_manifest_rule_is_reported_for_task_yaml(task, old, new, said):
+    """A task.yaml that breaks a rule of the manifest is refused with the rule and the file, and no output remains."""
     text = RECIPE.replace(old, new).replace("input_tokens_max: 64", "input_tokens_max: 4096")
     (task / "task.yaml").write_text(text)
     with pytest.raises(ManifestInvalid, match=said) as caught:
@@ -208,15 +211,15 @@ def test_a_broken_rule_names_the_recipe_and_the_rule(task, old, new, said):
 
 
 def test_missing_files_are_named(task):
-    """A model file or a recipe that is not there is an error with its path."""
+    """A missing model file or task.yaml is an error with its path."""
     with pytest.raises(FileMissing, match=r"weights file .*nowhere.gguf does not exist"):
         assemble(request(task, files={"weights": task.parent / "nowhere.gguf"}))
     with pytest.raises(FileMissing, match=r"nowhere/task.yaml|nowhere does not exist"):
         assemble(request(task.parent / "nowhere"))
 
 
-def test_an_existing_output_stays_unless_forced(task):
-    """Without --force nothing is touched; with it the bundle is replaced as a whole."""
+def test_existing_output_is_replaced_only_with_force(task):
+    """Without --force an existing bundle stays unchanged; with it the bundle is replaced as a whole."""
     first = assemble(request(task))
     (first.path / "stray").write_text("")
     with pytest.raises(InvalidRequest, match="exists"):
@@ -226,8 +229,8 @@ def test_an_existing_output_stays_unless_forced(task):
     assert ("2.0.0", False) == (second.manifest.version, (second.path / "stray").exists())
 
 
-def test_force_replaces_no_folder_that_is_no_bundle(task):
-    """A slip of the finger does not delete a home directory."""
+def test_force_does_not_replace_a_folder_that_is_not_a_bundle(task):
+    """--force refuses to replace a folder that is not a bundle, and its files stay."""
     (task.parent / "out").mkdir()
     (task.parent / "out" / "letter.txt").write_text("dear")
     with pytest.raises(InvalidRequest, match="is not a bundle"):
@@ -235,8 +238,8 @@ def test_force_replaces_no_folder_that_is_no_bundle(task):
     assert "dear" == (task.parent / "out" / "letter.txt").read_text()
 
 
-def test_a_failure_leaves_nothing_behind(task):
-    """The staging directory beside the output goes away."""
+def test_failure_removes_the_staging_directory(task):
+    """After a failure, the staging directory next to the output is removed."""
     (task / "samples.txt").write_bytes(b"\xff\xfe")
     before = set(task.parent.iterdir())
     with pytest.raises(InvalidRequest, match="is not UTF-8"):
@@ -244,28 +247,29 @@ def test_a_failure_leaves_nothing_behind(task):
     assert before == set(task.parent.iterdir())
 
 
-def test_a_compressed_output_is_refused(task):
-    """Bundles travel as a directory or an uncompressed tar."""
+def test_compressed_output_is_refused(task):
+    """An output named .tar.gz is refused, because a bundle is a directory or an uncompressed tar."""
     with pytest.raises(InvalidRequest, match="never compressed"):
         assemble(request(task, "bundle.tar.gz"))
 
 
-def test_a_word_that_does_not_exist_names_the_nearest(task):
-    """A slip in a value of a fixed set is answered with the value that was meant."""
+def test_unknown_value_suggests_the_nearest(task):
+    """An unknown value of a fixed set, such as `kind: clasify`, is refused, and the remedy suggests the nearest
+    value."""
     (task / "task.yaml").write_text(RECIPE.replace("kind: classify", "kind: clasify"))
     with pytest.raises(ManifestInvalid, match=r"task\.kind") as caught:
         assemble(request(task))
     assert "Did you mean 'classify'?" == caught.value.remedy
 
 
-def test_the_echo_example_needs_no_weights(tmp_path):
-    """A bundle to build against is made from task.yaml alone."""
+def test_echo_example_needs_no_weights(tmp_path):
+    """The echo example is assembled from task.yaml alone."""
     made = assemble(AssembleRequest(ROOT / "examples" / "echo", {}, tmp_path / "echo"))
     assert ("echo", ()) == (made.manifest.runtime, made.manifest.artifacts)
 
 
 def keys(model):
-    """Return the names of every field of a section and of the sections inside."""
+    """Yield the names of each field of a section and of its subsections."""
     for name, field in model.model_fields.items():
         yield field.alias or name
         pending = [field.annotation]
@@ -276,8 +280,8 @@ def keys(model):
             pending += get_args(annotation)
 
 
-def test_the_document_explains_every_key():
-    """docs/task-yaml.md names each field of the manifest, and the limits and defaults that are numbers."""
+def test_task_yaml_page_explains_every_key():
+    """docs/task-yaml.md names each field of the manifest, and the defaults that are numbers."""
     text = (ROOT / "docs" / "task-yaml.md").read_text(encoding="utf-8")
     assert [] == sorted({key for key in keys(Manifest) if f"`{key}`" not in text and f".{key}`" not in text})
     rows = dict(re.findall(r"^\| `([\w.]+)` .*\| ([^|]*) \|$", text, re.MULTILINE))
@@ -286,8 +290,9 @@ def test_the_document_explains_every_key():
 
 
 @pytest.mark.parametrize("name", ["pos-intent", "assistant"])
-def test_the_examples_assemble(tmp_path, name):
-    """Both examples make bundles, over the same weights and for the same engine."""
+def test_llama_examples_share_an_engine(tmp_path, name):
+    """The llama examples are assembled with golden cases, and bundles over the same weights have the same engine
+    key."""
     weights = weights_with("{{ messages[-1].content }}", tmp_path / "model.gguf")
     made = assemble(AssembleRequest(ROOT / "examples" / name, {"weights": weights}, tmp_path / name))
     other = assemble(AssembleRequest(ROOT / "examples" / "assistant", {"weights": weights}, tmp_path / "other"))
@@ -296,14 +301,15 @@ def test_the_examples_assemble(tmp_path, name):
 
 
 def by_hand(task: Path, *more: str) -> list[str]:
-    """Return the command that makes a bundle from the files beside a task."""
+    """Return the command that makes a bundle from a task's files."""
     base = task.parent
     options = ["--weights", base / "model.onnx", "--tokenizer", base / "tokenizer.json", "--out", base / "made"]
     return ["assemble", *map(str, [task, *options, *more])]
 
 
 def golden_file(folder: Path, binding: int, report_only: int = 0) -> Path:
-    """Write a golden file with cases that bind, and cases that another processor may answer otherwise."""
+    """Write a golden file with binding cases, and with report-only cases that another processor may answer
+    differently."""
     lines = [{"input": f"{number}", "answer": "refund", "scores": [0.9, 0.1]} for number in range(binding)]
     near = {"answer": "refund", "scores": [0.51, 0.49], "report_only": True}
     lines += [{"input": f"near {number}", **near} for number in range(report_only)]
@@ -322,8 +328,9 @@ def golden_file(folder: Path, binding: int, report_only: int = 0) -> Path:
         ((7, 5), ["--golden-cases-min", "7"], None),
     ],
 )
-def test_a_bundle_that_no_site_can_check_is_refused_unless_asked_for(task, golden, asked, said):
-    """From files as from a recipe, a bundle needs eight binding golden cases; samples without answers do not count."""
+def test_bundle_needs_enough_binding_golden_cases(task, golden, asked, said):
+    """A bundle from files needs eight binding golden cases unless --golden-cases-min is lower; samples without answers
+    do not count."""
     (task / "samples.txt").write_text("Can I return this?\nHow much is it?\n")
     given = ["--golden", str(golden_file(task.parent, *golden))] if golden else []
     result = CliRunner().invoke(app, by_hand(task, *given, *asked))
@@ -338,8 +345,8 @@ def test_a_bundle_that_no_site_can_check_is_refused_unless_asked_for(task, golde
         assert not (task.parent / "made").exists()
 
 
-def test_the_command_makes_a_bundle(task):
-    """`edge-convert assemble` prints what it made, and what a site cannot check."""
+def test_assemble_prints_the_bundle_and_its_limits(task):
+    """`edge-convert assemble` prints path, task, size and files of the bundle, and warns if it has no golden cases."""
     base = task.parent
     result = CliRunner().invoke(app, by_hand(task, "--golden-cases-min", "0"))
     assert (0, "") == (result.exit_code, result.stderr)
@@ -347,8 +354,8 @@ def test_the_command_makes_a_bundle(task):
     assert "It has no golden cases: a site can load it, but cannot check" in result.stdout
 
 
-def test_the_command_says_what_to_do(task):
-    """Bad input ends with exit code 2, a sentence and a remedy, and no traceback."""
+def test_assemble_reports_bad_input_with_a_remedy(task):
+    """Bad input exits with code 2, one sentence and a remedy."""
     result = CliRunner().invoke(app, ["assemble", str(task), "--out", str(task.parent / "made")])
     assert 2 == result.exit_code
     assert "needs an artifact of role 'weights'" in result.stderr
@@ -359,8 +366,8 @@ def test_the_command_says_what_to_do(task):
 
 
 @pytest.mark.slow
-def test_help_teaches():
-    """`edge-convert --help` names the exit codes, `assemble --help` an example."""
+def test_help_names_exit_codes_and_an_example():
+    """`edge-convert --help` names the exit codes, and `assemble --help` has an example."""
     command = [sys.executable, "-c", "from convert.cli import main; main()", "--help"]
     assert "Exit codes" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Example: edge-convert assemble" in CliRunner().invoke(app, ["assemble", "--help"]).stdout

@@ -1,4 +1,4 @@
-"""What a bundle says of where it comes from, and the bundles on the way to it."""
+"""The assemble stage: provenance of a bundle, and candidate bundles before calibration."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ TASK = {
 
 @pytest.fixture
 def job(tmp_path: Path) -> StageJob:
-    """A job whose export and quantize stages are done, with files of a few bytes."""
+    """A job whose export and quantize stages are done, with tiny files."""
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(TASK))
     for name, label in (("train", "refund"), ("calibration", "price"), ("test", "refund")):
         rows = [{"text": f"{name} one", "label": label}, {"text": f"{name} two", "label": "price"},
@@ -51,8 +51,9 @@ def rewrite(job: StageJob, **sections) -> None:
     (job.recipe.folder / "task.yaml").write_text(yaml.safe_dump(TASK | sections))
 
 
-def test_sources_have_hashes_and_rows(job):
-    """Each split says how many rows it has, how many a model wrote, and its hash; the model says its own."""
+def test_provenance_has_rows_and_hash_of_each_split(job):
+    """The provenance has for each split the numbers of rows and synthetic rows, the origin of labels and the file's
+    hash, and also lists the model."""
     sources = assemble_stage.provenance_section(job)["sources"]
     assert {"source.checkpoint", "data.train", "data.calibration", "data.test"} == set(sources)
     digest = hashlib.sha256((job.recipe.folder / "train.jsonl").read_bytes()).hexdigest()
@@ -61,8 +62,8 @@ def test_sources_have_hashes_and_rows(job):
     assert sources["data.test"].startswith("3 rows, 0 synthetic")
 
 
-def test_rows_that_redaction_leaves_out_are_in_the_provenance(job):
-    """A span that ends inside a replaced value makes its row unusable; the bundle says so."""
+def test_provenance_counts_rows_left_out_by_redaction(job):
+    """A row whose span ends inside a replaced value cannot be used, and the provenance counts it as left out."""
     labels = ["O", "B-item", "I-item"]
     rewrite(job, task={"name": "till", "kind": "extract", "labels": labels})
     rows = [{"text": "pay by card 4111 1111 1111 1111", "spans": [{"start": 7, "end": 21, "label": "item"}]},
@@ -77,15 +78,15 @@ def test_rows_that_redaction_leaves_out_are_in_the_provenance(job):
     assert sources["data.train"].startswith(said)
 
 
-def test_a_changed_source_shows(job):
-    """The hash of a directory covers every file in it."""
+def test_provenance_hash_covers_each_source_file(job):
+    """A change to a file in the source directory changes the source's hash in the provenance."""
     before = assemble_stage.provenance_section(job)["sources"]["source.checkpoint"]
     (job.recipe.folder / "model" / "config.json").write_text('{"layers": 2}')
     assert before != assemble_stage.provenance_section(job)["sources"]["source.checkpoint"]
 
 
-def test_what_the_task_says_stands(job):
-    """Base, licence and sources written in task.yaml are kept; without them the base is the recipe's source."""
+def test_provenance_in_task_yaml_is_kept(job):
+    """Base, licence and sources in task.yaml are kept; without them the base is the recipe's source."""
     assert ("model", "") == (
         assemble_stage.provenance_section(job)["base"],
         assemble_stage.provenance_section(job)["licence"],
@@ -95,8 +96,9 @@ def test_what_the_task_says_stands(job):
     assert ("MiniLM", "Apache-2.0", "arXiv") == (section["base"], section["licence"], section["sources"]["paper"])
 
 
-def test_converters_are_those_of_the_runtime(job):
-    """An ONNX bundle names what exported it, a GGUF bundle the other tool; what is not installed is not named."""
+def test_provenance_names_the_converters_of_the_runtime(job):
+    """The provenance of an ONNX bundle names the ONNX tools, that of a GGUF bundle llama-cpp-python, and that of an
+    echo bundle none."""
     assert {"onnxruntime", "onnx"} <= set(assemble_stage.provenance_section(job)["converter"])
     rewrite(job, runtime="llama")
     names = set(assemble_stage.provenance_section(job)["converter"])
@@ -107,40 +109,40 @@ def test_converters_are_those_of_the_runtime(job):
 
 
 @pytest.mark.parametrize("name", [*assemble_stage.LICENCE_NAMES, None])
-def test_a_licence_beside_the_model_is_found(job, name):
-    """The usual names of a licence file are known; without one there is none."""
+def test_licence_file_next_to_the_model_is_found(job, name):
+    """A licence file with one of the usual names is found next to the model; without one the result is None."""
     if name:
         (job.recipe.folder / "model" / name).write_text("do what you like")
     found = assemble_stage.licence_file(job.recipe)
     assert name == (found.name if found else None)
 
 
-def test_a_bundle_on_the_way_is_not_calibrated(job):
-    """What task.yaml says of confidence does not get into a measurement: temperature 1, no threshold."""
+def test_candidate_bundle_is_not_calibrated(job):
+    """A candidate bundle ignores `confidence` of task.yaml: it is measured at temperature 1 and without a threshold."""
     made = open_bundle(bundle_assembly.candidate_bundle(job, bundle_assembly.chosen_weights(job), job.out / "bundle"))
     assert AlwaysEscalate() == made.manifest.confidence
     assert {"weights", "tokenizer"} == set(made.paths)
     assert b"weights" == made.paths["weights"].read_bytes()
 
 
-def test_the_adapter_comes_along(job):
-    """What the export stage left beside the weights is part of the bundle."""
+def test_adapter_is_part_of_the_candidate(job):
+    """An adapter that the export stage wrote next to the weights is part of the candidate bundle."""
     (job.folders["export"] / "adapter.gguf").write_bytes(b"lora")
     assert {"weights", "adapter", "tokenizer"} == set(
         bundle_assembly.candidate_files(job, bundle_assembly.chosen_weights(job))
     )
 
 
-def test_a_candidate_without_a_model_says_so(job):
-    """A folder that was tampered with is an error that names the stage to run again."""
+def test_candidate_without_a_model_file_is_refused(job):
+    """If the model file of a candidate was deleted, the error names the stage to run again."""
     (job.folders["quantize"] / "candidates" / "q8" / "model.onnx").unlink()
     with pytest.raises(FileMissing, match="has no model file") as caught:
         bundle_assembly.chosen_weights(job)
     assert "edge-convert quantize" in caught.value.remedy
 
 
-def test_another_temperature_is_another_digest(job):
-    """The same files under another temperature are another bundle for the engine, on the same weights."""
+def test_other_temperature_gives_another_digest(job):
+    """The same files with another temperature are a bundle with another digest and the same engine key."""
     made = open_bundle(bundle_assembly.candidate_bundle(job, bundle_assembly.chosen_weights(job), job.out / "bundle"))
     hot = made.at_temperature(2.0)
     assert (2.0, True) == (hot.manifest.confidence.temperature, hot.digest != made.digest)

@@ -1,4 +1,4 @@
-"""Which rows become golden cases: surrogates unless the recipe says otherwise, and a sentence that says so."""
+"""Rows that become golden cases: with surrogates unless the recipe says otherwise, and the sentence on their origin."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def cases_of(texts: list[str]) -> list[GoldenCase]:
     return [GoldenCase(input=text, answer="refund") for text in texts]
 
 
-def test_values_are_replaced_unless_the_recipe_says_otherwise():
-    """The default looks at every row; the origin counts what was replaced and what sites sent."""
+def test_golden_cases_have_surrogates_by_default():
+    """By default each row is a candidate with its personal values replaced by surrogates, and the origin counts
+    replacements, samples and consented records."""
     found = candidates(PrivacySection(), TASK, ROWS)
     texts = [row.text for row in found.rows]
     assert 3 == len(texts)
@@ -41,21 +42,22 @@ def test_values_are_replaced_unless_the_recipe_says_otherwise():
     assert "surrogates: 1 value in 1 case replaced by made-up ones" in origin.sentence()
 
 
-def test_only_composed_rows_become_cases_where_the_recipe_says_so():
-    """A row that only has consent is left out; nothing is replaced."""
+def test_only_composed_rows_with_golden_cases_composed():
+    """With `golden_cases: composed`, only rows marked as composed become golden cases, and nothing is replaced."""
     found = candidates(PrivacySection(golden_cases="composed"), TASK, ROWS)
     assert ["what is it"] == [row.text for row in found.rows]
     assert "marked as composed; nothing was replaced" in origin_of(found, cases_of(["what is it"]), 0).sentence()
 
 
-def test_rows_with_consent_become_cases_as_they_are_where_the_recipe_says_so():
-    """Composed rows may, too; a row without a mark may not."""
+def test_consented_and_composed_rows_with_golden_cases_consented():
+    """With `golden_cases: consented`, rows with consent and composed rows become golden cases unchanged; other rows do
+    not."""
     found = candidates(PrivacySection(golden_cases="consented"), TASK, ROWS)
     assert {"what is it", "give it back"} == {row.text for row in found.rows}
     assert "recorded consent" in origin_of(found, cases_of(["give it back"]), 0).sentence()
 
 
-def test_a_locale_that_is_not_known_is_refused():
-    """The message names it."""
+def test_unknown_locale_is_refused():
+    """An unknown locale for surrogates is refused by name."""
     with pytest.raises(InvalidRequest, match="'xx_YY'"):
         candidates(PrivacySection(locales=("xx_YY",)), TASK, ROWS)

@@ -1,4 +1,4 @@
-"""The pipeline with stages of a few bytes: what runs again, and what a stage that ends badly leaves behind."""
+"""The pipeline with tiny stages: which stages run again after a change, and what a failed stage leaves."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.recipes import TRAIN, recipe_of, text_label
 
 
 def bring(recipe: Recipe, until: str = "", *, again: bool = False) -> tuple[list[StageRecord], list[tuple[str, str]]]:
-    """Run, and return the records and what was said, without the warnings on data."""
+    """Run the pipeline; return the records and the messages without warnings on data."""
     said: list[tuple[str, str]] = []
     screen = RunDisplay(note=lambda stage, line: said.append((stage, line)))
     records = run(recipe, until, again=again, display=screen, stages=STAGES)
@@ -24,7 +24,7 @@ def bring(recipe: Recipe, until: str = "", *, again: bool = False) -> tuple[list
 
 
 def test_stages_run_once_in_order(tmp_path: Path):
-    """Each stage sees the folders of those before it; a second run does nothing."""
+    """Stages run in order, each with the folders of the stages before it, and a second run does nothing."""
     recipe = recipe_of(tmp_path)
     records, said = bring(recipe)
     assert [record.stage for record in records] == ["first", "cross", "last"]
@@ -61,8 +61,9 @@ def test_stages_run_once_in_order(tmp_path: Path):
         ("work moved", {}),
     ],
 )
-def test_a_change_runs_what_depends_on_it_and_says_why(tmp_path: Path, change: str, expected: dict[str, str]):
-    """What does not read the changed thing stays; the place of things does not matter."""
+def test_change_runs_the_dependent_stages_again(tmp_path: Path, change: str, expected: dict[str, str]):
+    """A change to data, a recipe section or the task runs the stages that read it again, with the reason; a moved work
+    folder runs none."""
     bring(recipe_of(tmp_path))
     changed = {
         "train": {"train": TRAIN + text_label(("Hello", "other"))},
@@ -84,8 +85,9 @@ def test_a_change_runs_what_depends_on_it_and_says_why(tmp_path: Path, change: s
     assert ran.keys() <= {"first", "cross", "last"} if change == "train" else ran.keys() == expected.keys()
 
 
-def test_one_stage_can_be_asked_for_and_again(tmp_path: Path):
-    """A stage brings those before it up to date, and runs anew only when asked to."""
+def test_run_until_a_stage(tmp_path: Path):
+    """A stage can be requested by name: stages before it are brought up to date, it runs again only with `again`, and
+    an unknown name is refused."""
     recipe = recipe_of(tmp_path)
     assert [stage for stage, line in bring(recipe, "cross")[1] if line == "runs"] == ["first", "cross"]
     assert bring(recipe, "cross")[1] == [("first", "up to date"), ("cross", "up to date")]
@@ -95,8 +97,8 @@ def test_one_stage_can_be_asked_for_and_again(tmp_path: Path):
     assert raised.value.remedy == "The stages are: first, cross, last."
 
 
-def test_a_stage_that_leaves_something_else_brings_what_reads_it_to_run_again(tmp_path: Path):
-    """What counts is what a stage left, not what it read: after `--again` nothing stands over the weights before."""
+def test_stage_with_another_result_runs_its_readers_again(tmp_path: Path):
+    """If a repeated stage gives another result, the stages that read it run again in the next run."""
     recipe = recipe_of(tmp_path)
     bring(recipe)
     (tmp_path / "wish").write_text("choose anew")
@@ -109,8 +111,9 @@ def test_a_stage_that_leaves_something_else_brings_what_reads_it_to_run_again(tm
     ]
 
 
-def test_records_of_version_0_1_are_read_and_what_follows_runs_again(tmp_path: Path):
-    """They say nothing of what a stage left: the stage stays, and those that read it run once more."""
+def test_records_of_version_0_1_run_the_following_stages_again(tmp_path: Path):
+    """Records of version 0.1 have no hash of the result: the first stage stays valid, and stages that read such results
+    run once more."""
     recipe = recipe_of(tmp_path)
     bring(recipe)
     for stage in ("first", "cross"):
@@ -126,8 +129,9 @@ def test_records_of_version_0_1_are_read_and_what_follows_runs_again(tmp_path: P
     ("wish", "error"),
     [("fail", InvalidRequest), ("interrupt", KeyboardInterrupt), ("no package", ModuleNotFoundError)],
 )
-def test_a_stage_that_ends_badly_leaves_nothing_and_the_next_run_goes_on(tmp_path: Path, wish: str, error: type):
-    """Neither half a result stays, nor is what was done before lost."""
+def test_failed_stage_leaves_nothing_and_the_next_run_continues(tmp_path: Path, wish: str, error: type):
+    """A stage that fails or is interrupted leaves no partial result, and the next run continues after the stages that
+    were done."""
     recipe = recipe_of(tmp_path)
     (tmp_path / "wish").write_text(wish)
     with pytest.raises(error):
@@ -137,8 +141,8 @@ def test_a_stage_that_ends_badly_leaves_nothing_and_the_next_run_goes_on(tmp_pat
     assert bring(recipe)[1][0] == ("first", "up to date")
 
 
-def test_an_older_result_stays_when_a_new_one_fails(tmp_path: Path):
-    """A stage that runs again replaces its result when it is done, not before."""
+def test_previous_result_stays_if_a_rerun_fails(tmp_path: Path):
+    """A stage that runs again replaces its result only when it is done, so a failure keeps the previous one."""
     recipe = recipe_of(tmp_path)
     bring(recipe)
     (tmp_path / "wish").write_text("fail")
@@ -148,8 +152,9 @@ def test_an_older_result_stays_when_a_new_one_fails(tmp_path: Path):
 
 
 @pytest.mark.parametrize("wish", ["fill", "fill and hide"])
-def test_a_full_disk_is_said_whatever_the_library_said(tmp_path: Path, wish: str):
-    """The error names the stage and what to do; with room again, the run goes on where it was."""
+def test_full_disk_is_reported_for_any_library_error(tmp_path: Path, wish: str):
+    """If the disk becomes full, the error names the stage and the remedy, whichever error a library raised, and the
+    next run continues."""
     with tmpfs(tmp_path / "disk", "size=2m") as disk:
         recipe = recipe_of(tmp_path).model_copy(update={"work": str(disk / "work")})
         (tmp_path / "wish").write_text(wish)
@@ -161,8 +166,8 @@ def test_a_full_disk_is_said_whatever_the_library_said(tmp_path: Path, wish: str
         assert bring(recipe)[1][0] == ("first", "up to date")
 
 
-def test_one_process_works_in_a_folder(tmp_path: Path):
-    """A second run is refused with the process that is there."""
+def test_second_process_in_a_work_folder_is_refused(tmp_path: Path):
+    """A second run in the same work folder is refused with the id of the process that uses it."""
     recipe = recipe_of(tmp_path)
     with Workspace(tmp_path / "work").locked(), pytest.raises(StateDirInUse, match=r"process \d+\) is using") as raised:
         bring(recipe)
@@ -170,16 +175,16 @@ def test_one_process_works_in_a_folder(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"stage": "first"}', '{"extra": 1}'])
-def test_a_damaged_record_makes_its_stage_run_again(tmp_path: Path, content: str):
-    """What a stage left is believed only when its record can be read."""
+def test_damaged_record_runs_its_stage_again(tmp_path: Path, content: str):
+    """A stage whose stage.json cannot be read runs again."""
     recipe = recipe_of(tmp_path)
     bring(recipe)
     (tmp_path / "work" / "first" / "stage.json").write_text(content)
     assert bring(recipe)[1][0] == ("first", "runs")
 
 
-def test_a_work_folder_keeps_what_is_not_of_a_run(tmp_path: Path):
-    """`work` can name a folder that has other things: only unfinished work and plots of the report are removed."""
+def test_unrelated_files_in_the_work_folder_are_kept(tmp_path: Path):
+    """A run removes only its unfinished work and plots of the report from the work folder; other files stay."""
     recipe = recipe_of(tmp_path)
     work = tmp_path / "work"
     (work / "tmp").mkdir(parents=True)
@@ -191,8 +196,9 @@ def test_a_work_folder_keeps_what_is_not_of_a_run(tmp_path: Path):
     )
 
 
-def test_a_folder_with_the_name_of_a_stage_is_not_replaced(tmp_path: Path):
-    """It is refused before anything runs, and stays as it is."""
+def test_unrelated_folder_with_a_stage_name_is_refused(tmp_path: Path):
+    """A folder that has the name of a stage but is not its result is refused before any stage runs, and stays
+    unchanged."""
     recipe = recipe_of(tmp_path)
     mine = tmp_path / "work" / "cross" / "mine.txt"
     mine.parent.mkdir(parents=True)
@@ -202,8 +208,8 @@ def test_a_folder_with_the_name_of_a_stage_is_not_replaced(tmp_path: Path):
     assert (True, False) == (mine.exists(), (tmp_path / "work" / "first").exists())
 
 
-def test_data_is_checked_before_anything_runs(tmp_path: Path):
-    """An overlap is found before hours of training."""
+def test_data_is_checked_before_the_first_stage(tmp_path: Path):
+    """Splits that overlap and missing files are refused before the first stage runs."""
     with pytest.raises(InvalidRequest, match="are in both"):
         bring(recipe_of(tmp_path, test=TRAIN))
     assert not (tmp_path / "work").exists()
@@ -213,8 +219,9 @@ def test_data_is_checked_before_anything_runs(tmp_path: Path):
         bring(recipe)
 
 
-def test_a_missing_package_is_named_with_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The factory without its extra says which package it lacks; a module of ours that is missing is a bug."""
+def test_missing_package_is_named_with_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """If a package of the conversion extra is missing, the error names it and the extra; a missing module of the
+    project itself is a ModuleNotFoundError."""
     (tmp_path / "needs_torch.py").write_text("import a_package_that_is_not_there")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RequirementUnmet, match="needs the package a_package_that_is_not_there") as raised:
@@ -224,8 +231,8 @@ def test_a_missing_package_is_named_with_how_to_install_it(tmp_path: Path, monke
         load_module("convert.no_such_stage")
 
 
-def test_a_record_says_what_was_read(tmp_path: Path):
-    """stage.json holds inputs by name, seconds, peak memory and the stage's own report."""
+def test_stage_record_has_inputs_and_measurements(tmp_path: Path):
+    """stage.json has the inputs by name, the hash of the output, seconds, peak memory and the stage's report."""
     bring(recipe_of(tmp_path))
     plain = json.loads((tmp_path / "work" / "last" / "stage.json").read_bytes())
     assert sorted(plain) == ["inputs", "memory_peak_bytes", "output", "report", "seconds", "stage"]
@@ -238,8 +245,9 @@ def test_a_record_says_what_was_read(tmp_path: Path):
     ]
 
 
-def test_a_meter_sees_memory_that_is_gone_again():
-    """The peak counts, in this process and its children; a process that is gone has none."""
+def test_meter_measures_peak_memory():
+    """The meter reports the peak memory of a process after memory was freed; a process that does not exist uses
+    none."""
     with ResourceMeter() as meter:
         held = bytearray(80_000_000)
         for page in range(0, len(held), 4096):

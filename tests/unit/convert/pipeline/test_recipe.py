@@ -1,4 +1,4 @@
-"""recipe.yaml: its valid content, its paths, and the checkpoint of each stage."""
+"""recipe.yaml: validation, paths, and the checkpoint that a stage reads."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_least_recipe_has_defaults_for_the_rest(tmp_path: Path):
-    """A source and two splits are enough; the task lies beside, nothing is trained."""
+def test_minimal_recipe_gets_defaults(tmp_path: Path):
+    """A recipe with a source and two splits is valid: the task is task.yaml next to it and nothing is trained."""
     read = recipe.read(written(tmp_path, LEAST))
     assert read == recipe.read(tmp_path)
     assert (read.task, read.finetune, read.quantize.types) == ("task.yaml", None, ())
@@ -56,16 +56,16 @@ def test_the_least_recipe_has_defaults_for_the_rest(tmp_path: Path):
         ("", "must contain keys and values"),
     ],
 )
-def test_a_broken_rule_is_named_with_its_key(tmp_path: Path, text: str, said: str):
-    """The error names the file, the key and the rule, and where keys are explained."""
+def test_broken_recipe_rule_is_named_with_its_key(tmp_path: Path, text: str, said: str):
+    """A recipe that breaks a rule is refused with the file, the key, the rule and a remedy."""
     with pytest.raises(ManifestInvalid, match=r"recipe\.yaml") as raised:
         recipe.read(written(tmp_path, text))
     assert said in raised.value.message
     assert raised.value.remedy
 
 
-def test_the_nearest_key_is_suggested(tmp_path: Path):
-    """A typo is answered with what was probably meant; a key like none with all there are."""
+def test_unknown_recipe_key_suggests_the_nearest(tmp_path: Path):
+    """An unknown key gets the nearest key as suggestion, or the list of known keys if none is similar."""
     with pytest.raises(ManifestInvalid) as raised:
         recipe.read(written(tmp_path, LEAST + "finetune: {method: full, epoch: 3}\n"))
     assert raised.value.remedy == "Did you mean 'epochs'?"
@@ -74,14 +74,14 @@ def test_the_nearest_key_is_suggested(tmp_path: Path):
     assert raised.value.remedy == "Known keys there: agreement_min, kl_mean_max, accuracy_loss_max, golden_cases_min."
 
 
-def test_a_recipe_cannot_say_where_it_lies(tmp_path: Path):
-    """Its folder is where it was read from."""
+def test_recipe_cannot_set_its_folder(tmp_path: Path):
+    """The key 'folder' is refused in a recipe, because the folder is the one that it was read from."""
     with pytest.raises(ManifestInvalid, match="unknown key 'folder'"):
         recipe.read(written(tmp_path, LEAST + "folder: /\n"))
 
 
-def test_a_missing_recipe_says_how_to_get_one(tmp_path: Path):
-    """A folder without one, and a name that leads nowhere, are errors."""
+def test_missing_recipe_is_reported_with_init(tmp_path: Path):
+    """If the recipe does not exist, the remedy names `edge-convert init`."""
     for path in (tmp_path, tmp_path / "none.yaml"):
         with pytest.raises(FileMissing, match="does not exist") as raised:
             recipe.read(path)
@@ -89,7 +89,8 @@ def test_a_missing_recipe_says_how_to_get_one(tmp_path: Path):
 
 
 def test_paths_are_relative_to_the_recipe_or_inside_a_package(tmp_path: Path):
-    """An absolute path stays; a package is found without importing it; one that is not installed is named."""
+    """A relative path starts at the recipe's folder, an absolute one is kept, and `package:` finds a folder of an
+    installed package or names the missing one."""
     read = recipe.read(written(tmp_path, LEAST))
     assert read.path("data/train.jsonl") == tmp_path / "data" / "train.jsonl"
     assert read.path("/data/train.jsonl") == Path("/data/train.jsonl")
@@ -111,8 +112,11 @@ def test_paths_are_relative_to_the_recipe_or_inside_a_package(tmp_path: Path):
         (["prepare/checkpoint", "prepare/adapter", "finetune/checkpoint"], "finetune", None),
     ],
 )
-def test_a_stage_means_what_was_trained_last(tmp_path: Path, left: list[str], checkpoint: str, adapter: str | None):
-    """A tuned checkpoint has the source's adapter in it; an adapter lies over the prepared checkpoint."""
+def test_stage_reads_the_checkpoint_that_was_trained_last(
+    tmp_path: Path, left: list[str], checkpoint: str, adapter: str | None
+):
+    """A stage reads a finetuned checkpoint without an adapter, or else the prepared checkpoint with the finetuned or
+    source adapter."""
     for folder in left:
         (tmp_path / folder).mkdir(parents=True)
     done = {name: tmp_path / name for name in ("prepare", "finetune") if (tmp_path / name).is_dir()}
@@ -122,16 +126,16 @@ def test_a_stage_means_what_was_trained_last(tmp_path: Path, left: list[str], ch
     assert stage.adapter(job) == (tmp_path / adapter / ADAPTER if adapter else None)
 
 
-def test_what_is_read_does_not_change():
-    """A recipe is frozen: a stage cannot change what the next one sees."""
+def test_recipe_is_immutable():
+    """A recipe is frozen, so a stage cannot change what the next one reads."""
     read = Recipe.model_validate({"source": {"gguf": "m"}, "data": {"calibration": "c", "test": "t"}})
     with pytest.raises(ValueError, match="frozen"):
         read.source.gguf = "other"
 
 
 @pytest.mark.parametrize("name", ["", "..", "nosuch.inside", "nosuch"])
-def test_a_package_that_is_not_there_is_named(tmp_path: Path, name: str):
-    """Also where what stands for its name is no name of a package."""
+def test_missing_package_of_a_path_is_named(tmp_path: Path, name: str):
+    """A `package:` path is refused with the package's name if it is not installed, or if the name is not valid."""
     made = recipe.read(written(tmp_path, LEAST))
     with pytest.raises(FileMissing, match=f"the package {name} is not installed"):
         made.path(f"package:{name}/weights")

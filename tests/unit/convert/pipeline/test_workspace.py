@@ -1,4 +1,4 @@
-"""What a stage reads, as hashes: content counts, place and time do not."""
+"""Fingerprints of the inputs of a stage: content counts, location and time do not."""
 
 import os
 from pathlib import Path
@@ -15,11 +15,11 @@ from tests.support.recipes import ready_classifier, recipe_of
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
-    """Show nothing."""
+    """Ignore progress."""
 
 
 def folder(path: Path, **files: str) -> Path:
-    """Write files into a folder; two underlines stand for a slash, one for a dot."""
+    """Write files into a folder; in names two underscores stand for a slash, one for a dot."""
     for name, content in files.items():
         file = path / name.replace("__", "/").replace("_", ".")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +27,8 @@ def folder(path: Path, **files: str) -> Path:
     return path
 
 
-def test_a_folder_counts_by_names_and_content(tmp_path: Path):
-    """A copy elsewhere is the same; another name, content or place inside is not."""
+def test_fingerprint_covers_names_and_content(tmp_path: Path):
+    """A copy of a folder has the same fingerprint; another file name, content or location inside gives another one."""
     first = workspace.fingerprint_path(folder(tmp_path / "a", config_json="{}", sub__w="1"), quiet)
     assert workspace.fingerprint_path(folder(tmp_path / "b", config_json="{}", sub__w="1"), quiet) == first
     others = [
@@ -40,8 +40,8 @@ def test_a_folder_counts_by_names_and_content(tmp_path: Path):
     assert first not in {workspace.fingerprint_path(other, quiet) for other in others}
 
 
-def test_time_and_what_is_no_content_do_not_count(tmp_path: Path):
-    """Touching a file, a version history and compiled Python change nothing; a link counts as what it leads to."""
+def test_fingerprint_ignores_times_git_and_caches(tmp_path: Path):
+    """File times, .git and __pycache__ do not change a fingerprint, and a symbolic link counts as its target."""
     path = folder(tmp_path / "a", w="1")
     first = workspace.fingerprint_path(path, quiet)
     os.utime(path / "w", (0, 0))
@@ -55,15 +55,15 @@ def test_time_and_what_is_no_content_do_not_count(tmp_path: Path):
     assert workspace.fingerprint_path(tmp_path / "linked", quiet) == first
 
 
-def test_a_place_that_is_not_there_is_named(tmp_path: Path):
-    """The error is about the recipe."""
+def test_fingerprint_of_a_missing_path_is_an_error(tmp_path: Path):
+    """A path of the recipe that does not exist is refused by name."""
     with pytest.raises(FileMissing, match="none does not exist") as raised:
         workspace.fingerprint_path(tmp_path / "none", quiet)
     assert raised.value.remedy == "Correct the path in the recipe."
 
 
-def test_what_is_unfinished_goes_with_the_lock(tmp_path: Path):
-    """Also where Ctrl-C comes while the folder of a stage is made, before anybody knows of it."""
+def test_partial_folders_are_removed_with_the_lock(tmp_path: Path):
+    """If Ctrl-C arrives while a stage's folder is made, the partial folder is removed when the lock is released."""
 
     def interrupted() -> None:
         with workspace.Workspace(tmp_path / "work").locked():
@@ -75,20 +75,21 @@ def test_what_is_unfinished_goes_with_the_lock(tmp_path: Path):
     assert [".lock"] == [path.name for path in (tmp_path / "work").iterdir()]
 
 
-def test_reading_is_shown(tmp_path: Path):
-    """Weights take a while to hash: each file is said before it is read."""
+def test_hashing_shows_each_file(tmp_path: Path):
+    """Progress names each file before it is hashed."""
     seen: list[str] = []
     workspace.fingerprint_path(folder(tmp_path / "a", w="1", v="2"), lambda what, _done, _total: seen.append(what))
     assert seen == ["reading v", "reading w"]
 
 
-def test_changes_are_named():
-    """What is new, gone or other is listed; what stayed is not."""
+def test_changed_inputs_are_listed():
+    """New, removed and changed inputs are listed, unchanged ones are not."""
     assert workspace.changed_inputs({"a": "1", "b": "1", "c": "1"}, {"b": "2", "c": "1", "d": "1"}) == ["a", "b", "d"]
 
 
-def test_what_a_stage_left_is_its_files_and_its_report(tmp_path: Path):
-    """Either changes the hash; the order of a report's keys does not."""
+def test_output_fingerprint_covers_files_and_report(tmp_path: Path):
+    """A stage's output fingerprint changes with its files and its report, but not with the order of the report's
+    keys."""
     left = folder(tmp_path / "a", w="1")
 
     def of(where: Path, report: dict[str, Any]) -> str:
@@ -98,8 +99,9 @@ def test_what_a_stage_left_is_its_files_and_its_report(tmp_path: Path):
     assert 3 == len({of(left, {"a": 1}), of(left, {"a": 2}), of(folder(tmp_path / "c", w="2"), {"a": 1})})
 
 
-def test_versions_are_those_installed():
-    """A library that is not there counts as that, so that installing it runs its stages again."""
+def test_library_versions_include_missing_libraries():
+    """A library that is not installed is recorded as such, so that its installation runs the stages that use it
+    again."""
     found = workspace.library_versions(["numpy", "no-such-library"])
     assert found["version of no-such-library"] == "not installed"
     assert found["version of numpy"][0].isdigit()
@@ -115,8 +117,8 @@ def test_versions_are_those_installed():
         (("task.yaml",), {"task.yaml"}),
     ],
 )
-def test_each_thing_a_stage_names_becomes_an_input(tmp_path: Path, files: tuple[str, ...], names: set[str]):
-    """Beside them stand the version of edge-convert and the sections and stages of its line."""
+def test_stage_inputs_have_the_declared_files(tmp_path: Path, files: tuple[str, ...], names: set[str]):
+    """The inputs of a stage are its declared files, sections and stages, and the version of edge-convert."""
     recipe = recipe_of(tmp_path)
     folder(tmp_path / "m", config_json="{}")
     before = {"first": StageRecord("first", {"a": "1"}, 0.0, 0, {})}
@@ -124,8 +126,8 @@ def test_each_thing_a_stage_names_becomes_an_input(tmp_path: Path, files: tuple[
     assert set(found) == {"version of edge-convert", "recipe: risk", "stage first", *names}
 
 
-def test_the_task_counts_by_what_it_does(tmp_path: Path):
-    """Provenance and version do not run a training again; a label does."""
+def test_task_fingerprint_ignores_version_and_provenance(tmp_path: Path):
+    """Version and provenance in task.yaml do not change the input `task`; a label does."""
     recipe, step = recipe_of(tmp_path), PipelineStage("m", (), (), ("task",))
     first = inputs_of(step, recipe, {}, quiet)
     task = tmp_path / "task.yaml"
@@ -135,8 +137,9 @@ def test_the_task_counts_by_what_it_does(tmp_path: Path):
     assert inputs_of(step, recipe, {}, quiet) != first
 
 
-def test_a_ready_graph_that_is_trained_further_is_prepared_again(tmp_path: Path):
-    """`prepare` takes a graph as it is, or reads its weights back for training, and the source does not tell which."""
+def test_finetune_of_an_onnx_source_runs_prepare_again(tmp_path: Path):
+    """Adding `finetune` to a recipe with an ONNX source changes the inputs of `prepare`, which then reads the weights
+    back."""
     recipe = recipe_of(tmp_path)
     ready = ready_classifier(tmp_path / "ready")
     taken = recipe.model_copy(update={"source": SourceSection(onnx=str(ready))})
@@ -146,8 +149,9 @@ def test_a_ready_graph_that_is_trained_further_is_prepared_again(tmp_path: Path)
     assert inputs[0] == inputs[2]
 
 
-def test_a_changed_checkout_of_llama_cpp_exports_again(tmp_path: Path):
-    """Of a checkout that the recipe names, the converter counts, by content; without one nothing does."""
+def test_changed_llama_cpp_converter_runs_export_again(tmp_path: Path):
+    """A change to the converter in the recipe's llama.cpp checkout changes the inputs of `export`; a change to other
+    sources does not."""
     recipe, step = recipe_of(tmp_path), PipelineStage("m", (), (), ("converter",))
     assert set(inputs_of(step, recipe, {}, quiet)) == {"version of edge-convert"}
     checkout = folder(tmp_path / "llama", convert_py="1", conversion__base_py="1", ggml__ggml_c="1")
@@ -160,9 +164,9 @@ def test_a_changed_checkout_of_llama_cpp_exports_again(tmp_path: Path):
     assert "converter" in STAGES["export"].files
 
 
-def test_the_table_of_stages_is_in_order():
-    """A stage reads only stages above it, sections of a recipe, and files by names that are known; where it reads rows,
-    what redacts them belongs to its libraries."""
+def test_table_of_stages_is_in_order():
+    """Each stage reads only earlier stages and known files, and a stage that reads rows declares the libraries that
+    redact them."""
     names, splits = list(STAGES), {"train", "importance", "calibration", "test"}
     files = {"source", "converter", "task", "cutoff", "task.yaml", "outliers", *splits}
     for name, step in STAGES.items():

@@ -1,7 +1,5 @@
-"""A ready ONNX token classifier as source: what is refused, and what is taken.
-
-A ready ONNX token classifier as the start of a training: its weights come back under their names.
-"""
+"""A ready ONNX token classifier as source: what is copied, what is refused, and how its weights are read back for
+training."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ from tests.support import bert_onnx, bundles
 from tests.support.recipes import ready_classifier, recipe_of
 
 
-def test_its_files_are_taken_with_the_licence(tmp_path: Path):
-    """Graph, tokenizer, names of the outputs and licence lie where the later stages read them."""
+def test_source_files_are_copied_with_the_licence(tmp_path: Path):
+    """Graph, tokenizer, config.json and licence are copied to the folder that later stages read."""
     report = onnx_source.take(ready_classifier(tmp_path / "source"), tmp_path / "out")
     assert ("onnx", "model.onnx", "bert") == (report["kind"], report["graph"], report["architecture"])
     names = ["LICENSE", "config.json", "model.onnx", "tokenizer.json"]
@@ -52,8 +50,8 @@ def test_its_files_are_taken_with_the_licence(tmp_path: Path):
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(tmp_path: Path, change, error, said):
-    """A missing or damaged file, unnamed outputs, two graphs: the message names the file."""
+def test_incomplete_or_damaged_onnx_source_is_refused(tmp_path: Path, change, error, said):
+    """A missing or damaged file, unnamed outputs or two graphs are refused with a message that names the problem."""
     source = ready_classifier(tmp_path / "source")
     change(source)
     with pytest.raises(error, match=said):
@@ -63,14 +61,14 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, change, error, sa
 @pytest.mark.parametrize(
     ("shape", "value", "said"), [((3, 4), 0.0, "the task has 5 tags"), ((3, 5), np.nan, "not finite")]
 )
-def test_outputs_that_are_no_tags_fail_the_verification(shape, value, said):
+def test_outputs_of_wrong_shape_or_value_fail_verification(shape, value, said):
     """Another number of outputs than tags, or values that are not finite, stop the run."""
     with pytest.raises(ModelFailed, match=said):
         onnx_source.check_outputs([np.full(shape, value, np.float32)], [3], 5)
 
 
-def test_a_ready_source_is_not_quantized(tmp_path: Path):
-    """A recipe that asks for it is refused, with what to do instead."""
+def test_recipe_with_onnx_source_and_quantize_is_refused(tmp_path: Path):
+    """A recipe that quantizes a ready ONNX source is refused, with a checkpoint as the remedy."""
     recipe_of(tmp_path)
     file = tmp_path / "recipe.yaml"
     file.write_text(file.read_text().replace("{checkpoint: m}", "{onnx: m}") + "quantize: {types: [fp32]}\n")
@@ -79,7 +77,7 @@ def test_a_ready_source_is_not_quantized(tmp_path: Path):
 
 
 def checkpoint(folder: Path) -> Path:
-    """Write a random token classifier of one layer, with the tokenizer and the tags of the tests."""
+    """Write a random token classifier of one layer, with tokenizer and tags."""
     torch.manual_seed(5)
     folder.mkdir()
     (folder / "tokenizer.json").write_bytes(bert_onnx.tiny_tokenizer())
@@ -97,8 +95,9 @@ def checkpoint(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fp32", "matmul8-gather8"])
-def test_the_weights_of_an_export_come_back(tmp_path: Path, kind: str):
-    """A checkpoint that is exported, quantized or not, and read back has the same weights, up to what a byte rounds."""
+def test_exported_weights_are_read_back(tmp_path: Path, kind: str):
+    """A checkpoint that is exported, with or without quantization, and read back has the same weights, within the
+    rounding of a byte."""
     source, exported, ready = checkpoint(tmp_path / "source"), tmp_path / "exported", tmp_path / "ready"
     exported.mkdir()
     ready.mkdir()
@@ -116,8 +115,8 @@ def test_the_weights_of_an_export_come_back(tmp_path: Path, kind: str):
     assert [] == [name for name, tensor in wanted.items() if float((tensor - found[name]).abs().max()) > rounding]
 
 
-def test_four_bits_are_unpacked_in_their_order():
-    """The lower half of a byte comes first; without zero points the middle is 8, and each block has its scale."""
+def test_four_bit_blocks_are_unpacked():
+    """The lower half of a byte is unpacked first, the zero point defaults to 8, and each block has its own scale."""
     packed = np.array([[[0x80, 0xF7], [0x98, 0x08]]], np.uint8)
     sizes = {"N": 1, "K": 7, "bits": 4, "block_size": 4}
     scales = np.array([[0.5, 2.0]], np.float32)
@@ -127,15 +126,16 @@ def test_four_bits_are_unpacked_in_their_order():
     assert [[0.0, 4.0, 3.5, 7.5, 0.0, 2.0, 0.0]] == onnx_source.unpack_blocks(packed, scales, zero, sizes).tolist()
 
 
-def test_a_graph_without_names_is_not_trained(tmp_path: Path):
-    """Weights that do not carry the architecture's names are refused, with their number and what to do instead."""
+def test_graph_without_weight_names_cannot_be_trained(tmp_path: Path):
+    """A graph whose weights lack the names of the architecture is refused for training, with the number of missing
+    names and a remedy."""
     with pytest.raises(InvalidRequest, match=r"lacks \d+ weights under their names, such as bert") as caught:
         onnx_source.read_back(ready_classifier(tmp_path / "source"), tmp_path / "out")
     assert "leave 'finetune' out" in caught.value.remedy
 
 
-def test_a_ready_source_with_finetune_is_read_back():
-    """The recipe is accepted, and its graph is then not taken as it is."""
+def test_onnx_source_is_not_taken_as_is_with_finetune():
+    """A recipe with an ONNX source takes the graph as it is, unless it has a `finetune` section."""
     data = {"calibration": "c.jsonl", "test": "t.jsonl"}
     plain = Recipe.model_validate({"source": {"onnx": "m"}, "data": data})
     trained = Recipe.model_validate({"source": {"onnx": "m"}, "data": data, "finetune": {"method": "full"}})

@@ -1,4 +1,4 @@
-"""convert/prepare/: what a source may be, and what is refused by name."""
+"""The prepare stage: accepted sources, and the errors for all others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rewritten(checkpoint: Path, change: Callable[[dict[str, Any]], None]) -> Non
 
 
 def adapter(folder: Path, hidden: int = 32, **config: Any) -> Path:
-    """Write a LoRA adapter for the tiny decoder, or for one of another width."""
+    """Write a LoRA adapter for the tiny decoder; `hidden` sets another width."""
     lora = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **config)
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -56,23 +56,23 @@ def adapter(folder: Path, hidden: int = 32, **config: Any) -> Path:
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"])
 @pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\n", "[]", "{", "[" * 100_000])
-def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path: Path, name: str, content: str) -> None:
-    """Such as the pointer of git-lfs in place of the file."""
+def test_damaged_checkpoint_file_is_named(tmp_path: Path, name: str, content: str) -> None:
+    """A checkpoint with a damaged file, such as a git-lfs pointer, is refused with the name of the file."""
     (tiny_decoder.checkpoint(tmp_path / "source") / name).write_text(content)
     with pytest.raises(ModelLoadFailed, match=f"source/{name} ") as raised:
         prepared(tmp_path, checkpoint="source")
     assert "Copy the checkpoint again." == raised.value.remedy
 
 
-def test_an_index_without_files_is_damaged(tmp_path: Path) -> None:
-    """Its key 'weight_map' is missing."""
+def test_shard_index_without_weight_map_is_damaged(tmp_path: Path) -> None:
+    """A model.safetensors.index.json without 'weight_map' is reported as damaged."""
     (tiny_decoder.checkpoint(tmp_path / "source") / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ModelLoadFailed, match="weight_map"):
         prepared(tmp_path, checkpoint="source")
 
 
-def test_checkpoint_is_taken_over(tmp_path: Path) -> None:
-    """The copy opens as the same model and tokenizer; optimizer states and pickles stay behind."""
+def test_checkpoint_is_copied_without_optimizer_states(tmp_path: Path) -> None:
+    """The copied checkpoint opens as the same model and tokenizer, and optimizer.pt is not copied."""
     source = tiny_decoder.checkpoint(tmp_path / "source")
     (source / "optimizer.pt").write_bytes(b"x")
     report, out = prepared(tmp_path, checkpoint="source")
@@ -134,8 +134,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[EdgeAgentError], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_checkpoint_is_refused_by_name(tmp_path: Path, case: str) -> None:
-    """Each source that would go wrong later is refused with what is wrong and what to do."""
+def test_unusable_checkpoint_is_refused_with_a_remedy(tmp_path: Path, case: str) -> None:
+    """A checkpoint that would fail later (incomplete, damaged, quantized, pickled or with remote code) is refused with
+    the cause and a remedy."""
     spoil, error, said = REFUSED[case]
     spoil(tiny_decoder.checkpoint(tmp_path / "source"))
     with pytest.raises(error, match=said) as caught:
@@ -143,8 +144,8 @@ def test_checkpoint_is_refused_by_name(tmp_path: Path, case: str) -> None:
     assert caught.value.remedy
 
 
-def test_adapter_is_taken_over(tmp_path: Path) -> None:
-    """An adapter whose shapes fit its base comes along, and opens merged into it."""
+def test_matching_adapter_is_copied_with_its_base(tmp_path: Path) -> None:
+    """An adapter whose shapes fit the base is copied with it, and the model opens with the adapter merged."""
     tiny_decoder.checkpoint(tmp_path / "base")
     adapter(tmp_path / "lora")
     report, out = prepared(tmp_path, base="base", adapter="lora")
@@ -154,7 +155,7 @@ def test_adapter_is_taken_over(tmp_path: Path) -> None:
 
 
 def test_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
-    """Shapes that the base does not have, or another base's name on a hub, are errors and not a silent change."""
+    """An adapter is refused if its shapes do not fit the base or it names another base on the hub."""
     tiny_decoder.checkpoint(tmp_path / "base")
     adapter(tmp_path / "wide", hidden=64)
     with pytest.raises(ModelLoadFailed, match=r"for another base: it changes .* which is"):
@@ -167,7 +168,7 @@ def test_adapter_for_another_base_is_refused(tmp_path: Path) -> None:
 
 
 def test_adapter_that_is_not_plain_lora_is_refused(tmp_path: Path) -> None:
-    """Other kinds of adapters, whole modules in them and pickled ones are refused."""
+    """An adapter is refused if it is not LoRA, replaces whole modules, or is pickled."""
     tiny_decoder.checkpoint(tmp_path / "base")
     lora = adapter(tmp_path / "lora")
     edited(lora / "adapter_config.json", modules_to_save=["lm_head"])
@@ -185,8 +186,9 @@ def test_adapter_that_is_not_plain_lora_is_refused(tmp_path: Path) -> None:
     assert "pickled" in caught.value.remedy
 
 
-def test_model_is_never_filled_in_at_random(tmp_path: Path) -> None:
-    """A checkpoint without a classifier is no classifier; weights that are no numbers are none at all."""
+def test_missing_or_non_finite_weights_are_refused(tmp_path: Path) -> None:
+    """A checkpoint is refused if it lacks weights that the task needs, instead of random initialization, or if weights
+    are not finite."""
     checkpoint = tiny_decoder.checkpoint(tmp_path / "source")
     with pytest.raises(ModelLoadFailed, match=r"lacks 1 weights that the task needs, such as score\.weight"):
         checkpoint_loading.open_model(checkpoint, None, "sequence")
@@ -196,8 +198,8 @@ def test_model_is_never_filled_in_at_random(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gguf_is_taken_back_exactly(tmp_path: Path) -> None:
-    """Weights, tokenizer, special tokens and chat template of a GGUF come out as they went in."""
+def test_gguf_is_converted_back_exactly(tmp_path: Path) -> None:
+    """A GGUF source is converted to a checkpoint with the same weights, tokenizer, special tokens and chat template."""
     tiny_gguf.write(tmp_path / "tiny.gguf")
     report, out = prepared(tmp_path, gguf="tiny.gguf")
     taken = checkpoint_loading.open_model(out / CHECKPOINT, None, "causal").state_dict()
@@ -213,16 +215,16 @@ def test_gguf_is_taken_back_exactly(tmp_path: Path) -> None:
     assert ("Tiny", "mit") == (report["base"], report["licence"])
 
 
-def test_gguf_that_would_not_come_back_exactly_is_refused(tmp_path: Path) -> None:
-    """A pre-tokenizer that cuts otherwise than the table thinks, and one that is not in the table, are refused."""
+def test_gguf_with_unknown_pre_tokenizer_is_refused(tmp_path: Path) -> None:
+    """A GGUF file whose pre-tokenizer cannot be rebuilt is refused."""
     tiny_gguf.write(tmp_path / "unknown.gguf", pre="viking")
     with pytest.raises(InvalidRequest, match="pre-tokenizer 'viking', which cannot be rebuilt"):
         prepared(tmp_path, gguf="unknown.gguf")
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"", "is not a GGUF file"), (b"GGUF" + bytes(20), "is damaged")])
-def test_gguf_that_is_none_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
-    """An empty or cut file is named."""
+def test_empty_or_damaged_gguf_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    """A file that is not GGUF, or is cut off, is refused with its cause."""
     (tmp_path / "bad.gguf").write_bytes(content)
     with pytest.raises(ModelLoadFailed, match=said):
         prepared(tmp_path, gguf="bad.gguf")

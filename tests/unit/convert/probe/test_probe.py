@@ -1,4 +1,4 @@
-"""What a child process that reads a model could not do."""
+"""Failures of the child process that reads a model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ except OSError as error:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_not_the_fault_of_the_model(tmp_path: Path):
-    """The answer of the child does not fit into the temporary folder; the error names that folder."""
+def test_full_temporary_folder_is_not_blamed_on_the_model(tmp_path: Path):
+    """If the child's result does not fit into the temporary folder, the error names that folder and not the model."""
     model = tmp_path / "model.onnx"
     model.write_bytes(bert_onnx.build(bert_onnx.TINY, bert_onnx.random_weights(bert_onnx.TINY, outputs=2), "hidden"))
     with tmpfs(tmp_path / "disk", "size=256k") as disk:

@@ -1,4 +1,5 @@
-"""The central team's keys: made once, readable by their owner, understood by the age command, renewed without loss."""
+"""The central team's keys for captured data: creation, permissions, passphrases, rotation, and use by the age
+command."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ def nobody() -> str:
     raise AssertionError("asked for a passphrase without need")
 
 
-def test_new_keys_open_and_sign_what_their_public_halves_say(tmp_path: Path):
-    """What is sealed to the recipient opens, and receipts pass under the public key."""
+def test_new_keys_match_their_public_halves(tmp_path: Path):
+    """New keys open what is sealed to their recipient, and their receipts verify with the public key."""
     public = central_keys.create(tmp_path / "keys")
     opened = central_keys.unlock(tmp_path / "keys", nobody)
     assert LINES == segment.unseal(segment.seal(LINES, [public.recipient]), opened.identities)
@@ -38,16 +39,17 @@ def test_new_keys_open_and_sign_what_their_public_halves_say(tmp_path: Path):
 
 
 @pytest.mark.parametrize("passphrase", ["", pytest.param(PASSPHRASE, marks=pytest.mark.slow)])
-def test_only_the_owner_may_read(tmp_path: Path, passphrase: str):
-    """Folder and files are closed to group and others."""
+def test_keys_are_readable_by_the_owner_only(tmp_path: Path, passphrase: str):
+    """The key folder has mode 0700 and its files 0600, with and without a passphrase."""
     central_keys.create(tmp_path / "keys", passphrase)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").iterdir()}
     assert ({0o600}, 0o700) == (modes, stat.S_IMODE((tmp_path / "keys").stat().st_mode))
 
 
 @pytest.mark.slow
-def test_a_passphrase_hides_both_private_keys(tmp_path: Path):
-    """Without it nothing opens; with it everything does; the public halves need none."""
+def test_passphrase_encrypts_both_private_keys(tmp_path: Path):
+    """With a passphrase, both private keys are stored encrypted and open only with it; the public halves are readable
+    without it."""
     public = central_keys.create(tmp_path / "keys", PASSPHRASE)
     content = b"".join(path.read_bytes() for path in (tmp_path / "keys").iterdir())
     assert b"AGE-SECRET-KEY" not in content
@@ -60,7 +62,7 @@ def test_a_passphrase_hides_both_private_keys(tmp_path: Path):
 
 
 def test_keys_are_never_overwritten(tmp_path: Path):
-    """Making keys where there are some changes nothing."""
+    """Creating keys in a folder that has keys is refused and changes nothing."""
     public = central_keys.create(tmp_path / "keys")
     with pytest.raises(InvalidRequest, match="never overwritten"):
         central_keys.create(tmp_path / "keys")
@@ -68,8 +70,8 @@ def test_keys_are_never_overwritten(tmp_path: Path):
     assert ["keys"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_a_new_identity_leaves_the_old_ones_working(tmp_path: Path):
-    """After a rotation, what was sealed to the old recipient and to the new one both open."""
+def test_rotation_keeps_old_identities_usable(tmp_path: Path):
+    """After a rotation, data sealed to the old and to the new recipient can be opened."""
     old = central_keys.create(tmp_path / "keys")
     new = central_keys.rotate(tmp_path / "keys", nobody)
     assert old.recipient != new.recipient
@@ -80,8 +82,8 @@ def test_a_new_identity_leaves_the_old_ones_working(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["identity.txt", "receipts.pem", "recipient.txt"])
-def test_a_missing_file_is_named(tmp_path: Path, name: str):
-    """The error says which file is gone and how to go on."""
+def test_missing_key_file_is_reported(tmp_path: Path, name: str):
+    """A missing key file is an error with `keys create` as the remedy."""
     central_keys.create(tmp_path / "keys")
     (tmp_path / "keys" / name).unlink()
     read = central_keys.read_public if name == "recipient.txt" else lambda folder: central_keys.unlock(folder, nobody)
@@ -91,8 +93,8 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str):
 
 
 @pytest.mark.parametrize("name", ["identity.txt", "receipts.pem"])
-def test_a_file_that_holds_no_key_is_an_error(tmp_path: Path, name: str):
-    """Damage does not pass for a wrong key later on."""
+def test_damaged_key_file_is_an_error(tmp_path: Path, name: str):
+    """A key file without a valid key is an error when the keys are unlocked."""
     central_keys.create(tmp_path / "keys")
     (tmp_path / "keys" / name).write_text("no key\n")
     with pytest.raises(InvalidRequest, match="cannot be opened"):
@@ -100,8 +102,8 @@ def test_a_file_that_holds_no_key_is_an_error(tmp_path: Path, name: str):
 
 
 @needs_age
-def test_the_age_command_opens_a_segment(tmp_path: Path):
-    """age and zstd's format are all that is needed to read a segment by hand."""
+def test_age_command_can_open_a_segment(tmp_path: Path):
+    """The age command decrypts a segment to zstd data, and a segment sealed by it can be unsealed."""
     public = central_keys.create(tmp_path / "keys")
     (tmp_path / "segment.age").write_bytes(segment.seal(LINES, [public.recipient]))
     command = ["age", "-d", "-i", str(tmp_path / "keys" / "identity.txt"), str(tmp_path / "segment.age")]
@@ -119,8 +121,9 @@ def invoke(*arguments: str | Path, given: str = "") -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_the_command_prints_what_sites_need(tmp_path: Path):
-    """create and show print both public halves; rotate prints a new recipient."""
+def test_keys_command_prints_public_halves(tmp_path: Path):
+    """`keys create` and `keys show` print the recipient and the receipts key, and `keys rotate` prints a new
+    recipient."""
     (tmp_path / "phrase").write_text(PASSPHRASE + "\n")
     (tmp_path / "phrase").chmod(0o600)
     code, made = invoke("create", tmp_path / "keys", "--passphrase-file", tmp_path / "phrase")
@@ -133,8 +136,9 @@ def test_the_command_prints_what_sites_need(tmp_path: Path):
     assert (0, central_keys.read_public(tmp_path / "keys").recipient in turned) == (code, turned != made)
 
 
-def test_a_passphrase_file_without_an_end_is_refused(tmp_path: Path):
-    """A device would fill the memory; a pipe, as from a password manager, is read."""
+def test_endless_passphrase_file_is_refused(tmp_path: Path):
+    """A passphrase file of more than 1 MiB, such as /dev/zero, is refused; a pipe, as from a password manager, is
+    read."""
     code, said = invoke("create", tmp_path / "keys", "--passphrase-file", "/dev/zero")
     assert (2, True) == (code, "/dev/zero has more than 1048576 bytes" in " ".join(said.split()))
     read, write = os.pipe()
@@ -144,8 +148,8 @@ def test_a_passphrase_file_without_an_end_is_refused(tmp_path: Path):
     os.close(read)
 
 
-def test_a_passphrase_in_another_encoding_is_refused(tmp_path: Path):
-    """Its letters would be others where it is typed."""
+def test_passphrase_that_is_not_utf8_is_refused(tmp_path: Path):
+    """A passphrase file that is not UTF-8 is refused, because other characters would be typed later."""
     file = tmp_path / "passphrase"
     file.write_bytes("größer als sechzehn".encode("latin-1"))
     file.chmod(0o600)
@@ -157,23 +161,24 @@ def test_a_passphrase_in_another_encoding_is_refused(tmp_path: Path):
     ("content", "mode", "said"),
     [("short\n", 0o600, "5 characters"), ("\n", 0o600, "is empty"), (PASSPHRASE, 0o644, "every user can read")],
 )
-def test_a_poor_passphrase_file_is_refused(tmp_path: Path, content: str, mode: int, said: str):
-    """Too short, empty or open to everyone: the command says so and makes no keys."""
+def test_weak_or_public_passphrase_file_is_refused(tmp_path: Path, content: str, mode: int, said: str):
+    """A passphrase file that is too short, empty or readable by others is refused, and no keys are made."""
     (tmp_path / "phrase").write_text(content)
     (tmp_path / "phrase").chmod(mode)
     code, output = invoke("create", tmp_path / "keys", "--passphrase-file", tmp_path / "phrase")
     assert (2, True, False) == (code, said in output, (tmp_path / "keys").exists())
 
 
-def test_without_a_terminal_nobody_is_asked(tmp_path: Path):
-    """A script that forgets the passphrase file gets an error and no prompt."""
+def test_missing_passphrase_without_terminal_is_an_error(tmp_path: Path):
+    """Without a terminal and without --passphrase-file, `keys rotate` exits with an error that names the option instead
+    of a prompt."""
     central_keys.create(tmp_path / "keys", PASSPHRASE)
     code, output = invoke("rotate", tmp_path / "keys", given="")
     assert (2, True) == (code, "--passphrase-file" in output)
 
 
 @pytest.mark.parametrize(("folder", "said"), [(None, "the keys have a"), (Path("/keys"), "the keys in /keys have a")])
-def test_keys_are_named_where_a_passphrase_is_asked_for(folder: Path | None, said: str):
-    """A command with several folders of keys says which of them it needs a passphrase for."""
+def test_passphrase_prompt_names_the_key_folder(folder: Path | None, said: str):
+    """The request for a passphrase names the key folder, so that a command with several folders is unambiguous."""
     with pytest.raises(InvalidRequest, match=f"^{said} passphrase, and there is no terminal"):
         ask_passphrase(folder)

@@ -1,4 +1,4 @@
-"""The plan as people write it: YAML that reads back the same, and errors that name the place and the nearest word."""
+"""The plan as YAML: reading, writing, differences, halts, and errors with a place and a suggestion."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def plan() -> RolloutPlan:
     return plan_text.read(WRITTEN, BUNDLES)
 
 
-def test_everything_that_a_plan_can_say_is_understood():
-    """Channels, sites, hardware, waves, window, bandwidth, mode, probation; bundles by version or digest."""
+def test_all_plan_keys_are_read():
+    """Channels, sites, hardware, waves, window, bandwidth, mode and probation are read, and bundles are given by
+    version or digest."""
     stable = plan().channels["stable"]
     intent = stable.tasks["pos-intent"]
     assert [(NEW, "1.1.0"), (OLD, "1.0.0")] == [(offer.bundle, offer.version) for offer in intent.offers]
@@ -66,21 +67,21 @@ def test_everything_that_a_plan_can_say_is_understood():
     assert plan().sites["shop-1"].tasks["pos-intent"].halted
 
 
-def test_what_is_written_reads_back():
-    """As YAML, and as the JSON that sites get; with no bundle known, since digests are in it."""
+def test_written_plan_reads_back():
+    """A plan written as YAML or JSON reads back as the same plan, without a list of bundles."""
     for text in (plan_text.write(plan()), encode(plan()).decode()):
         assert same_plan(plan(), plan_text.read(text, {}))
 
 
-def test_an_empty_plan_is_one():
-    """Nothing, or comments only, wants nothing of anybody."""
+def test_empty_text_is_an_empty_plan():
+    """An empty text, or only comments or empty sections, is a plan without bundles."""
     for text in ("", "# nothing\n", "channels:\nsites: {}\n"):
         assert frozenset() == plan_text.read(text, BUNDLES).bundles()
     assert "" == plan_text.write(plan_text.read("", {}))
 
 
-def test_a_key_with_nothing_after_it_is_as_by_default():
-    """As people leave it when they have deleted the value."""
+def test_key_without_value_gets_the_default():
+    """A key without a value, or with null, has its default."""
     text = WRITTEN.replace("mode: hybrid", "mode:").replace("window: {start: 22:00, end: 04:30}", "window: null")
     intent = plan_text.read(text, BUNDLES).channels["stable"].tasks["pos-intent"]
     assert (None, None) == (intent.mode, intent.window)
@@ -109,32 +110,33 @@ def test_a_key_with_nothing_after_it_is_as_by_default():
         ("tasks: {pos-intent", "tasks: {7", "tasks"),
     ],
 )
-def test_a_wrong_plan_is_refused_by_name(old: str, new: str, said: str):
-    """The message names the place; the remedy says what would do."""
+def test_invalid_plan_names_the_key(old: str, new: str, said: str):
+    """An invalid plan is refused with the key, the rule and a remedy."""
     assert old in WRITTEN
     with pytest.raises(PlanInvalid, match=said) as caught:
         plan_text.read(WRITTEN.replace(old, new), BUNDLES)
     assert caught.value.remedy
 
 
-def test_the_nearest_key_is_offered():
-    """A typo is met with the word that was meant."""
+def test_unknown_plan_key_suggests_the_nearest():
+    """An unknown key in a plan gets the nearest key as a suggestion."""
     with pytest.raises(PlanInvalid) as caught:
         plan_text.read(WRITTEN.replace("probation", "probaton"), BUNDLES)
     assert "Did you mean 'probation'?" == caught.value.remedy
 
 
 @given(st.text(alphabet="ab:-{}[]\n #&*!|>'\"%@`0129", max_size=60))
-def test_no_text_breaks_the_reader(text: str):
-    """Whatever is in the file, it is a plan or PlanInvalid."""
+def test_any_text_is_a_plan_or_plan_invalid(text: str):
+    """Any text either reads as a plan or raises PlanInvalid."""
     try:
         assert isinstance(plan_text.read(text, BUNDLES), RolloutPlan)
     except PlanInvalid as error:
         assert error.message
 
 
-def test_a_difference_is_shown_in_lines_and_in_words():
-    """What changes is said for each task: versions, waves, the window, halts, and what is left alone from now on."""
+def test_plan_difference_has_lines_and_consequences():
+    """The difference of two plans is shown as changed lines and, for each task, as a sentence on versions, waves,
+    window and halts."""
     before, after = plan(), plan_text.read(WRITTEN.replace("version: 1.0.0", "version: 1.1.0"), BUNDLES)
     assert {f"-        - bundle: {OLD}", f"+        - bundle: {NEW}"} <= set(plan_text.differences(before, after))
     assert ([], []) == (plan_text.differences(before, before), consequences(before, before))
@@ -155,23 +157,20 @@ def test_a_difference_is_shown_in_lines_and_in_words():
 
 
 @pytest.mark.parametrize(
-    ("order", "halted"),
-    [
-        (HaltOrder("pos-intent"), {"stable": True, "shop-1": True}),
-        (HaltOrder("pos-intent", channel="stable"), {"stable": True, "shop-1": True}),
-        (HaltOrder("pos-intent", site="shop-1", resume=True), {"stable": False, "shop-1": False}),
-        (HaltOrder("pos-intent", resume=True), {"stable": False, "shop-1": False}),
-    ],
+    ("scope", "names"),
+    [({}, {"stable", "shop-1"}), ({"channel": "stable"}, {"stable"}), ({"site": "shop-1"}, {"shop-1"})],
 )
-def test_a_rollout_is_halted_where_it_was_said(order: HaltOrder, halted: dict[str, bool]):
-    """Everywhere, in one channel or on one site; and likewise let go on."""
-    after = halt(plan(), order)
-    fleets = {**after.channels, **after.sites}
-    assert halted == {name: fleet.tasks["pos-intent"].halted for name, fleet in fleets.items()}
+def test_halt_applies_to_all_one_channel_or_one_site(scope: dict[str, str], names: set[str]):
+    """A halt, and its end, applies to the whole plan, to one channel or to one site."""
+    for resume in (False, True):
+        others = halt(plan(), HaltOrder("pos-intent", resume=not resume))
+        after = halt(others, HaltOrder("pos-intent", resume=resume, **scope))
+        fleets = {**after.channels, **after.sites}
+        assert names == {name for name, fleet in fleets.items() if fleet.tasks["pos-intent"].halted is not resume}
 
 
-def test_halting_what_the_plan_does_not_name_is_an_error():
-    """The message says where it was looked for, the remedy what there is."""
+def test_halt_of_an_unplanned_task_is_an_error():
+    """Halting a task, channel or site that the plan does not have is an error that lists the tasks of the plan."""
     for order in (HaltOrder("pos"), HaltOrder("pos-fields", site="shop-1"), HaltOrder("pos-intent", channel="beta")):
         with pytest.raises(InvalidRequest) as caught:
             halt(plan(), order)
@@ -180,8 +179,9 @@ def test_halting_what_the_plan_does_not_name_is_an_error():
         halt(plan(), HaltOrder("pos-intent", channel="beta"))
 
 
-def test_bundles_are_found_by_what_people_call_them():
-    """TASK@VERSION, a digest or its start; what is none or several is an error that lists them."""
+def test_bundle_is_found_by_version_or_digest():
+    """A bundle is found by TASK@VERSION, its digest or a digest prefix of six characters; no match or several matches
+    are an error."""
     assert NEW == find(BUNDLES, "pos-intent@1.1.0").digest
     assert NEW == find(BUNDLES, "bbbbbb").digest == find(BUNDLES, NEW).digest
     for written in ("pos-intent", "bbbbb", "pos-intent@2.0.0", ""):

@@ -1,4 +1,4 @@
-"""A repository as a central team makes it, read by python-tuf's client, which accepts it."""
+"""Publishing to a repository, checked with python-tuf's client as the site."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from tests.support.tuf_client import Client
 
 @pytest.fixture
 def central(tmp_path: Path) -> CentralTeam:
-    """Return a central team with nothing published."""
+    """Return a central team without published bundles."""
     return CentralTeam(tmp_path)
 
 
 @pytest.fixture
 def client(tmp_path: Path, central: CentralTeam) -> Client:
-    """Return a site that knows the root of trust."""
+    """Return a site that has the root of trust."""
     return Client(tmp_path / "site", central.root_bytes)
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return inode and content of every file: a file that was written again has another inode."""
+    """Return inode and content of each file; a file that was written again has another inode."""
     return {
         str(path.relative_to(folder)): (path.stat().st_ino, path.read_bytes())
         for path in sorted(folder.rglob("*"))
@@ -51,17 +51,15 @@ def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_new_repository_has_an_empty_plan(central: CentralTeam, client: Client):
-    """A site accepts it before anything is published."""
+def test_new_repository_has_an_empty_plan(central: CentralTeam, client: Client):
+    """A site accepts a new repository, in which no bundle is assigned."""
     seen = client.refresh(central.folder)
     assert (frozenset(), 1, 1) == (seen.bundles, seen.plan.version, seen.root_version)
 
 
 @pytest.mark.parametrize("form", ["directory", "tar"])
-def test_a_published_bundle_reaches_sites_with_the_plan(
-    central: CentralTeam, client: Client, tmp_path: Path, form: str
-):
-    """Signed, named by the plan, with every file under its hash."""
+def test_published_bundle_reaches_sites_with_the_plan(central: CentralTeam, client: Client, tmp_path: Path, form: str):
+    """A bundle that was published from a folder or a tar reaches a site when the plan names it, not before."""
     bundle = echo_bundle(tmp_path / "bundle", weights=b"weights")
     path = bundle
     if form == "tar":
@@ -76,8 +74,8 @@ def test_a_published_bundle_reaches_sites_with_the_plan(
     assert ({digest}, 2) == (seen.bundles, seen.plan.version)
 
 
-def test_the_same_bytes_again_change_nothing(central: CentralTeam, tmp_path: Path):
-    """Publishing a bundle or a plan twice writes no file."""
+def test_publishing_again_writes_no_file(central: CentralTeam, tmp_path: Path):
+    """Publishing the same bundle or plan again, or creating the repository again, writes no file."""
     bundle = echo_bundle(tmp_path / "bundle", weights=b"weights")
     central.plan(central.offering(central.publish(bundle)))
     before = files_of(central.folder)
@@ -89,8 +87,9 @@ def test_the_same_bytes_again_change_nothing(central: CentralTeam, tmp_path: Pat
     assert before == files_of(central.folder)
 
 
-def test_publishing_again_brings_back_a_lost_blob(central: CentralTeam, tmp_path: Path):
-    """The signature stays as it is; only the missing file is written."""
+def test_publishing_again_restores_a_lost_blob(central: CentralTeam, tmp_path: Path):
+    """Publishing again writes only the blob that is missing in the repository and leaves the signed metadata
+    unchanged."""
     bundle = echo_bundle(tmp_path / "bundle", weights=b"weights")
     central.publish(bundle)
     before = files_of(central.folder)
@@ -104,7 +103,7 @@ def test_publishing_again_brings_back_a_lost_blob(central: CentralTeam, tmp_path
 
 
 def test_shared_files_are_uploaded_once(central: CentralTeam, tmp_path: Path):
-    """A second version with the same weights costs its manifest and no more."""
+    """A second version with the same weights uploads only its manifest."""
     central.publish(echo_bundle(tmp_path / "one", weights=b"w" * 5000))
     second = echo_bundle(tmp_path / "two", weights=b"w" * 5000, version="1.1.0")
     assert (second / "manifest.json").stat().st_size == central.publisher.publish(second).bytes_written
@@ -119,8 +118,8 @@ def test_shared_files_are_uploaded_once(central: CentralTeam, tmp_path: Path):
         (lambda bundle: (bundle / "manifest.json").unlink(), BundleUnreadable),
     ],
 )
-def test_a_spoilt_bundle_is_not_signed(central: CentralTeam, tmp_path: Path, spoil, error):
-    """It is refused by name, and what sites see stays as it was."""
+def test_damaged_bundle_is_not_signed(central: CentralTeam, tmp_path: Path, spoil, error):
+    """A bundle with a changed or missing file is refused with a remedy, and the repository stays unchanged."""
     bundle = echo_bundle(tmp_path / "bundle", weights=b"weights")
     spoil(bundle)
     before = central.held.files
@@ -130,16 +129,16 @@ def test_a_spoilt_bundle_is_not_signed(central: CentralTeam, tmp_path: Path, spo
     assert before == central.held.files
 
 
-def test_a_version_is_taken_once(central: CentralTeam, tmp_path: Path):
-    """Two bundles of one task with the same version would be told apart by nobody."""
+def test_version_of_a_task_can_be_signed_once(central: CentralTeam, tmp_path: Path):
+    """A second bundle with the same task and version is refused."""
     central.publish(echo_bundle(tmp_path / "one", weights=b"one"))
     with pytest.raises(InvalidRequest, match="signed already") as caught:
         central.publish(echo_bundle(tmp_path / "two", weights=b"two"))
     assert "version" in caught.value.remedy
 
 
-def test_a_plan_names_only_what_is_signed(central: CentralTeam, tmp_path: Path):
-    """A bundle that is not signed, or under another version, is refused with what there is instead."""
+def test_plan_with_unsigned_bundle_is_refused(central: CentralTeam, tmp_path: Path):
+    """A plan that names an unsigned bundle or a wrong version is refused with the list of signed bundles."""
     signed = central.publish(echo_bundle(tmp_path / "bundle"))
     text = central.offering(signed).model_dump_json(by_alias=True)
     for wrong in (text.replace(signed, "0" * 64), text.replace("1.0.0", "1.0.1")):
@@ -148,8 +147,8 @@ def test_a_plan_names_only_what_is_signed(central: CentralTeam, tmp_path: Path):
     assert 1 == central.held.plan.version
 
 
-def test_a_revoked_bundle_is_signed_no_more(central: CentralTeam, client: Client, tmp_path: Path):
-    """It goes once the plan does not name it; until then the command says what to do first."""
+def test_bundle_is_revoked_after_the_plan_dropped_it(central: CentralTeam, client: Client, tmp_path: Path):
+    """A bundle can be revoked only when the plan no longer names it; until then the remedy names `plan edit`."""
     old = central.publish(echo_bundle(tmp_path / "old"))
     new = central.publish(echo_bundle(tmp_path / "new", version="1.1.0"))
     central.plan(central.offering(old))
@@ -164,8 +163,9 @@ def test_a_revoked_bundle_is_signed_no_more(central: CentralTeam, client: Client
         central.revoke(old)
 
 
-def test_a_revoked_bundle_is_signed_again_only_on_request(central: CentralTeam, client: Client, tmp_path: Path):
-    """A build that publishes what it finds does not bring it back to the sites, whatever was published meanwhile."""
+def test_revoked_bundle_is_signed_again_only_on_request(central: CentralTeam, client: Client, tmp_path: Path):
+    """A revoked bundle is refused when it is published again, also after other changes, unless signing it again is
+    requested."""
     folder = echo_bundle(tmp_path / "old")
     old = central.publish(folder)
     central.revoke(old)
@@ -182,7 +182,8 @@ def test_a_revoked_bundle_is_signed_again_only_on_request(central: CentralTeam, 
 
 @pytest.mark.parametrize("role", ["root", "targets", "plan", "online"])
 def test_keys_of_a_role_are_replaced(central: CentralTeam, client: Client, tmp_path: Path, role: str):
-    """Sites old and new go on, and the old key counts no more."""
+    """After the rotation of a role, old and new sites accept the repository, and the old key is no longer in the
+    role."""
     digest = central.publish(echo_bundle(tmp_path / "bundle"))
     central.plan(central.offering(digest))
     client.refresh(central.folder)
@@ -197,16 +198,17 @@ def test_keys_of_a_role_are_replaced(central: CentralTeam, client: Client, tmp_p
     assert old[{"plan": "plan-1", "online": "online-1"}.get(role, f"{role}-1")] not in keyids
 
 
-def test_a_site_follows_many_roots(central: CentralTeam, client: Client, tmp_path: Path):
-    """A site that slept through five rotations walks through all roots."""
+def test_site_follows_five_root_rotations(central: CentralTeam, client: Client, tmp_path: Path):
+    """A site that missed five root rotations updates through all of them to root version 6."""
     client.refresh(central.folder)
     for _ in range(5):
         central.rotate_root()
     assert 6 == client.refresh(central.folder).root_version
 
 
-def test_online_versions_start_again_with_a_new_key(central: CentralTeam, client: Client):
-    """After somebody with the online key ran the numbers up, sites take the low ones again."""
+def test_new_online_key_resets_metadata_versions(central: CentralTeam, client: Client):
+    """A site accepts lower version numbers after the online key was replaced, so an attacker who raised them cannot
+    block updates."""
     central.resign("timestamp", lambda signed: setattr(signed, "version", 2**31 - 1))
     assert 2**31 - 1 == client.refresh(central.folder).timestamp_version
     central.rotate("online", restart_versions=True)
@@ -214,7 +216,7 @@ def test_online_versions_start_again_with_a_new_key(central: CentralTeam, client
 
 
 def test_expired_metadata_are_refused_until_renewed(central: CentralTeam, client: Client):
-    """python-tuf's client says so; renewing mends it."""
+    """python-tuf's client refuses expired metadata, and accepts the repository after `renew`."""
     central.expire("timestamp", seconds=-1)
     with pytest.raises(ExpiredMetadataError):
         client.refresh(central.folder)
@@ -223,8 +225,8 @@ def test_expired_metadata_are_refused_until_renewed(central: CentralTeam, client
     assert 1 == client.refresh(central.folder).root_version
 
 
-def test_a_drive_and_the_mirror_do_not_block_each_other(central: CentralTeam, client: Client, tmp_path: Path):
-    """A site takes the drive and then the mirror's newer copy; after that the drive is an old one."""
+def test_drive_and_mirror_do_not_block_each_other(central: CentralTeam, client: Client, tmp_path: Path):
+    """A site accepts a drive and then the mirror's next version; after that it refuses the drive as outdated."""
     digest = central.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
     central.plan(central.offering(digest))
     client.refresh(central.folder)
@@ -236,8 +238,8 @@ def test_a_drive_and_the_mirror_do_not_block_each_other(central: CentralTeam, cl
     assert {digest} == Client(tmp_path / "late", central.root_bytes).refresh(drive).bundles
 
 
-def test_a_planted_file_is_no_ground_to_sign_on(central: CentralTeam, tmp_path: Path):
-    """Who can write to the store, but has no key, cannot have anything signed: the publisher checks what it reads."""
+def test_publisher_refuses_planted_metadata(central: CentralTeam, tmp_path: Path):
+    """If someone without keys replaces the metadata in the store, the publisher refuses to sign."""
     other = CentralTeam(tmp_path / "other", whose="theirs")
     for path in sorted((other.folder / "metadata").iterdir()):
         shutil.copy(path, central.folder / "metadata" / path.name)
@@ -246,8 +248,8 @@ def test_a_planted_file_is_no_ground_to_sign_on(central: CentralTeam, tmp_path: 
 
 
 @pytest.mark.parametrize("role", ["snapshot", "targets", "plan"])
-def test_a_damaged_repository_is_named(central: CentralTeam, tmp_path: Path, role: str):
-    """A changed or missing file is named, and nothing is published on top of it."""
+def test_publisher_names_damaged_metadata(central: CentralTeam, tmp_path: Path, role: str):
+    """A changed or missing metadata file is named, and nothing is published."""
     path = central.metadata(role)
     path.write_bytes(path.read_bytes().replace(b"2", b"3", 1))
     with pytest.raises(UpdateIncomplete, match=path.name):
@@ -257,8 +259,9 @@ def test_a_damaged_repository_is_named(central: CentralTeam, tmp_path: Path, rol
         central.publish(echo_bundle(tmp_path / "bundle"))
 
 
-def test_an_old_copy_is_no_ground_to_sign_on(central: CentralTeam, tmp_path: Path):
-    """Who puts back the store of last week, with a bundle that was revoked since, does not get it signed again."""
+def test_publisher_refuses_an_old_copy_of_the_repository(central: CentralTeam, tmp_path: Path):
+    """If the store was replaced by an older copy with a bundle that was revoked later, the publisher refuses to
+    sign."""
     digest = central.publish(echo_bundle(tmp_path / "bundle"))
     central.copy(tmp_path / "kept")
     central.revoke(digest)
@@ -271,7 +274,7 @@ def test_an_old_copy_is_no_ground_to_sign_on(central: CentralTeam, tmp_path: Pat
 
 @pytest.mark.parametrize("role", ["targets", "online"])
 def test_lost_keys_are_replaced_by_the_root_keys(central: CentralTeam, client: Client, role: str):
-    """Without the old private key it takes a word that this is meant, since sites may refuse for a moment."""
+    """A role whose private key is lost is rotated by the root keys, but only with an explicit `without_old`."""
     client.refresh(central.folder)
     (central.keys / f"{role}-1.pem").unlink()
     with pytest.raises(InvalidRequest, match=f"{role}-1"):
@@ -280,8 +283,9 @@ def test_lost_keys_are_replaced_by_the_root_keys(central: CentralTeam, client: C
     assert 2 == client.refresh(central.folder).root_version
 
 
-def test_two_publishers_do_not_overwrite_each_other(central: CentralTeam, tmp_path: Path):
-    """Who comes second is told, and starts from what is there then."""
+def test_second_of_two_publishers_is_refused(central: CentralTeam, tmp_path: Path):
+    """A change that is based on a state another publisher has changed is refused, and the other publisher's bundle
+    stays."""
     held = central.publisher.read_state()
     targets = central.publisher.next_of(held.targets, "targets")
     digest = central.publish(echo_bundle(tmp_path / "bundle"))
@@ -291,7 +295,7 @@ def test_two_publishers_do_not_overwrite_each_other(central: CentralTeam, tmp_pa
 
 
 class Crossing(FolderStorage):
-    """A place at which somebody else writes the same version, just after each metadata file was written."""
+    """A store in which another publisher writes the same version just after each metadata file was written."""
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
         super().write(path, content)
@@ -299,8 +303,9 @@ class Crossing(FolderStorage):
             super().write(path, b"{}")
 
 
-def test_publishers_that_cross_leave_what_sites_accept(central: CentralTeam, client: Client, tmp_path: Path):
-    """Who finds another's bytes under the own name stops before the timestamp, which names what was there before."""
+def test_crossing_publishers_leave_a_valid_repository(central: CentralTeam, client: Client, tmp_path: Path):
+    """A publisher that finds another publisher's bytes under its file name stops before the timestamp, so sites still
+    accept the repository."""
     central.publisher.storage = Crossing(central.folder)
     with pytest.raises(InvalidRequest, match="is publishing to"):
         central.publish(echo_bundle(tmp_path / "bundle"))
@@ -310,7 +315,7 @@ def test_publishers_that_cross_leave_what_sites_accept(central: CentralTeam, cli
 
 
 class Waiting(FolderStorage):
-    """A place at which somebody else publishes while this publisher writes."""
+    """A store in which another publisher tries to publish while this one writes."""
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
         super().write(path, content)
@@ -319,8 +324,8 @@ class Waiting(FolderStorage):
                 self.found_alone = alone
 
 
-def test_a_publisher_keeps_others_out_of_a_folder(central: CentralTeam, tmp_path: Path):
-    """Two that write at once would both report success, and the second would take the bundle of the first away."""
+def test_publisher_locks_a_folder_repository(central: CentralTeam, tmp_path: Path):
+    """While one publisher writes to a folder, a second one is refused, so neither loses its bundle."""
     central.publisher.storage = waiting = Waiting(central.folder)
     digest = central.publish(echo_bundle(tmp_path / "bundle"))
     assert ([digest], False) == (list(central.held.bundles()), waiting.found_alone)
@@ -332,8 +337,8 @@ def test_a_publisher_keeps_others_out_of_a_folder(central: CentralTeam, tmp_path
     assert [digest] == list(central.held.bundles())
 
 
-def test_a_drive_is_not_written_while_somebody_publishes(central: CentralTeam, tmp_path: Path):
-    """Its timestamp would take the place of the one that names the other publisher's bundle."""
+def test_drive_is_not_written_during_a_publish(central: CentralTeam, tmp_path: Path):
+    """Writing a drive is refused while a publisher holds the repository, because it also renews the timestamp."""
     central.plan(central.offering(central.publish(echo_bundle(tmp_path / "bundle"))))
     before = central.publisher.read_state().files[layout.TIMESTAMP_PATH]
     with (
@@ -344,8 +349,8 @@ def test_a_drive_is_not_written_while_somebody_publishes(central: CentralTeam, t
     assert before == central.publisher.read_state().files[layout.TIMESTAMP_PATH]
 
 
-def test_too_few_keys_publish_nothing(central: CentralTeam, tmp_path: Path):
-    """Without the offline keys the command says whose signatures are missing, and how to go on."""
+def test_publish_without_enough_keys_changes_nothing(central: CentralTeam, tmp_path: Path):
+    """Without the offline keys nothing is published, and the error names the missing signatures and --stage."""
     for path in central.keys.glob("targets-*.pem"):
         path.unlink()
     before = central.held.files

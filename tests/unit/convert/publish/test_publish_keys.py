@@ -1,4 +1,4 @@
-"""Folders of signing keys: made once, closed to others, opened when needed, found by what they are."""
+"""Folders of signing keys: creation, permissions, passphrases, thresholds and signers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def root_of(folder: Path) -> Root:
 
 
 def test_new_keys_make_a_root_with_thresholds(tmp_path: Path):
-    """By default two of three must sign roots and bundles; plan and online have a key each."""
+    """By default root and targets have three keys of which two must sign; plan and online have one key each."""
     made = key_rotation.create(tmp_path / "keys", time.time())
     assert ["online-1", "plan-1", *(f"{role}-{n}" for role in ("root", "targets") for n in (1, 2, 3))] == [
         named.name for named in made
@@ -44,16 +44,16 @@ def test_new_keys_make_a_root_with_thresholds(tmp_path: Path):
     assert root.roles["snapshot"].keyids == root.roles["timestamp"].keyids
 
 
-def test_only_the_owner_may_read_private_keys(tmp_path: Path):
-    """The folder and every private half are closed to group and others."""
+def test_private_keys_are_readable_by_the_owner_only(tmp_path: Path):
+    """The key folder has mode 0700 and each private key 0600."""
     key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").glob("*.pem")}
     assert ({0o600}, 0o700) == (modes, stat.S_IMODE((tmp_path / "keys").stat().st_mode))
 
 
 @pytest.mark.slow
-def test_a_passphrase_hides_every_private_key(tmp_path: Path):
-    """It is asked for once, when something is signed."""
+def test_passphrase_encrypts_all_private_keys(tmp_path: Path):
+    """With a passphrase all private keys are stored encrypted, and it is requested once when something is signed."""
     key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     private = list((tmp_path / "keys").glob("*-1.age"))
     assert (4, []) == (len(private), list((tmp_path / "keys").glob("*.pem")))
@@ -70,8 +70,8 @@ def test_a_passphrase_hides_every_private_key(tmp_path: Path):
 
 
 @pytest.mark.release
-def test_a_wrong_passphrase_opens_nothing(tmp_path: Path):
-    """The message names the key, and the passphrase first among the causes."""
+def test_wrong_passphrase_is_reported(tmp_path: Path):
+    """With a wrong passphrase signing is refused, and the remedy names the passphrase."""
     key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     wrong = Publisher(FolderStorage(tmp_path / "other"), Keyring([tmp_path / "keys"], lambda _: "another passphrase"))
     with pytest.raises(InvalidRequest, match="cannot be opened") as caught:
@@ -80,7 +80,7 @@ def test_a_wrong_passphrase_opens_nothing(tmp_path: Path):
 
 
 def test_keys_are_never_overwritten(tmp_path: Path):
-    """Neither a folder nor a single key."""
+    """Creating keys in a folder with keys, or a key whose name exists, is refused and changes nothing."""
     key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE)
     before = (tmp_path / "keys" / "root-1.pem").read_bytes()
     with pytest.raises(InvalidRequest, match="never overwritten"):
@@ -91,8 +91,8 @@ def test_keys_are_never_overwritten(tmp_path: Path):
 
 
 @pytest.mark.release
-def test_a_key_that_is_made_later_is_under_the_same_passphrase(tmp_path: Path):
-    """Also in a folder that was given unlock.age only, as people who hold one key have it."""
+def test_later_key_uses_the_same_passphrase(tmp_path: Path):
+    """A key that is made later is encrypted with the folder's passphrase, also in a folder that has only unlock.age."""
     key_rotation.create(tmp_path / "keys", time.time(), ONE, ONE, PASSPHRASE)
     (tmp_path / "anna").mkdir()
     shutil.copy(tmp_path / "keys" / "unlock.age", tmp_path / "anna")
@@ -106,21 +106,21 @@ def test_a_key_that_is_made_later_is_under_the_same_passphrase(tmp_path: Path):
 
 
 @pytest.mark.parametrize("quorum", [(0, 0), (1, 2), (2, 0), (21, 1)])
-def test_a_quorum_that_cannot_be_met_is_refused(quorum: tuple[int, int]):
-    """More signatures than keys, none at all, or more keys than anybody has."""
+def test_impossible_threshold_is_refused(quorum: tuple[int, int]):
+    """A threshold above the number of keys, of zero, or with too many keys is refused."""
     with pytest.raises(InvalidRequest, match="is not a valid threshold"):
         RoleQuorum(*quorum)
 
 
-def test_a_short_passphrase_makes_no_keys(tmp_path: Path):
-    """It is refused before anything is there."""
+def test_short_passphrase_makes_no_keys(tmp_path: Path):
+    """A passphrase of five characters is refused and no file is made."""
     with pytest.raises(InvalidRequest, match="5 characters"):
         key_rotation.create(tmp_path / "keys", time.time(), passphrase="short")
     assert [] == list(tmp_path.iterdir())
 
 
-def test_keys_may_lie_in_several_folders_under_any_name(tmp_path: Path):
-    """Offline keys on a USB drive and the rest at home sign together."""
+def test_keys_in_several_folders_sign_together(tmp_path: Path):
+    """Keys in several folders, under any file name, sign together."""
     central = CentralTeam(tmp_path)
     (tmp_path / "drive").mkdir()
     for path in central.keys.glob("targets-*"):
@@ -132,8 +132,8 @@ def test_keys_may_lie_in_several_folders_under_any_name(tmp_path: Path):
     assert "anna" == keys.name_of(central.held.root.signed.roles["targets"].keyids[0])
 
 
-def test_a_signer_behind_a_uri_signs(tmp_path: Path):
-    """Whatever securesystemslib opens by its URI is a signer like the others; here a file elsewhere."""
+def test_signer_with_a_uri_signs(tmp_path: Path):
+    """A key whose .pub file has a URI is opened by securesystemslib and signs like the others."""
     central = CentralTeam(tmp_path)
     shutil.move(central.keys / "plan-1.pem", tmp_path / "elsewhere.pem")
     public = central.keys / "plan-1.pub"
@@ -144,8 +144,8 @@ def test_a_signer_behind_a_uri_signs(tmp_path: Path):
 
 
 @pytest.mark.parametrize("uri", ["file2:/nowhere/key.pem", "awskms:no-such-key", "unknown:x"])
-def test_a_signer_that_does_not_work_is_named(tmp_path: Path, uri: str):
-    """The message has the key and the error of securesystemslib."""
+def test_failing_signer_is_named(tmp_path: Path, uri: str):
+    """A signer whose URI does not work is an error with the name of the key."""
     central = CentralTeam(tmp_path)
     (central.keys / "plan-1.pem").unlink()
     public = central.keys / "plan-1.pub"
@@ -156,15 +156,16 @@ def test_a_signer_that_does_not_work_is_named(tmp_path: Path, uri: str):
 
 
 @pytest.mark.parametrize("content", [b"{", b"{}", b'{"keyid": 1}', b"[]", b'{"role": "x", "keyid": "a", "key": {}}'])
-def test_a_file_that_holds_no_key_is_an_error(tmp_path: Path, content: bytes):
-    """It is named, and no other key is taken for it."""
+def test_invalid_public_key_file_is_named(tmp_path: Path, content: bytes):
+    """A .pub file without a valid key is an error with the name of the file."""
     (tmp_path / "broken.pub").write_bytes(content)
     with pytest.raises(InvalidRequest, match=r"broken\.pub"):
         keyring.read_public(tmp_path / "broken.pub")
 
 
-def test_a_folder_without_keys_says_how_to_make_some(tmp_path: Path):
-    """No folder, or one without a root of trust."""
+def test_folder_without_keys_is_reported(tmp_path: Path):
+    """A missing key folder is an error with `keys signing` as the remedy, and a folder without root.json is an error
+    that names this file."""
     with pytest.raises(FileMissing) as caught:
         Keyring([tmp_path / "nothing"], nobody)
     assert "keys signing" in caught.value.remedy
@@ -172,15 +173,15 @@ def test_a_folder_without_keys_says_how_to_make_some(tmp_path: Path):
         Keyring([tmp_path], nobody).anchor()
 
 
-def test_the_keys_of_reading_examples_may_lie_in_the_same_folder(tmp_path: Path):
-    """receipts.pub of 'keys create' is no signing key, and is passed over."""
+def test_receipts_key_in_the_folder_is_ignored(tmp_path: Path):
+    """receipts.pub of `keys create` may be in the same folder and is not read as a signing key."""
     central = CentralTeam(tmp_path)
     (central.keys / "receipts.pub").write_text("9f" * 32 + "\n")
     assert "receipts" not in {named.name for named in keyring.read_folder(central.keys)}
 
 
-def test_a_new_root_takes_the_old_ones_place_in_the_folder(tmp_path: Path):
-    """After a rotation the folder's root.json is the newest root, from which new sites and the next command start."""
+def test_rotation_updates_root_json_in_the_key_folder(tmp_path: Path):
+    """After a rotation, root.json in the key folder is the newest root, and the next command starts from it."""
     central = CentralTeam(tmp_path)
     central.rotate_root()
     assert layout.encode(central.held.root) == (central.keys / "root.json").read_bytes()

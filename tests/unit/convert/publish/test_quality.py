@@ -1,4 +1,4 @@
-"""The figures of a bundle's own report, signed with it and shown to whoever signs."""
+"""Quality figures of a bundle: signed with it and shown to each signer."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def reported(folder: Path, version: str, **changed: Any) -> Path:
     return echo_bundle(folder, version=version, report=json.dumps({"evaluate": evaluate}).encode())
 
 
-def test_figures_are_signed_with_the_bundle(tmp_path: Path):
-    """They are read back from verified metadata as they were, without what no headline has."""
+def test_quality_figures_are_signed_with_the_bundle(tmp_path: Path):
+    """The headline figures of a bundle's report are in the signed metadata and read back unchanged."""
     central = CentralTeam(tmp_path)
     central.publish(reported(tmp_path / "one", "1.9.0"))
     central.publish(reported(tmp_path / "two", "1.10.0", rows=400))
@@ -43,8 +43,8 @@ def test_figures_are_signed_with_the_bundle(tmp_path: Path):
     assert "1.10.0" == getattr(newest(held, "pos-intent"), "version", "")
 
 
-def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
-    """A line for each sentence of the headline, of the new bundle and of the newest that is signed."""
+def test_signer_sees_figures_of_new_and_previous_version(tmp_path: Path):
+    """The description of a change has the headline figures of the new bundle and of the newest signed version."""
     central = CentralTeam(tmp_path)
     central.publish(reported(tmp_path / "one", "1.0.0"))
     before = central.publisher.read_state().targets.signed
@@ -57,8 +57,8 @@ def test_who_signs_sees_them_beside_those_of_the_version_before(tmp_path: Path):
     assert any("90.0% (95% interval 85.0% to 94.0%) of the answers are confident" in line for line in lines)
 
 
-def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
-    """Nothing is signed of it, and nothing said."""
+def test_bundle_without_report_has_no_figures(tmp_path: Path):
+    """A bundle without a report, or with one that is not JSON, has no quality figures."""
     with publishable_bundle.open_bundle(echo_bundle(tmp_path / "one")) as bundle:
         assert {} == publishable_bundle.quality_figures(bundle)
     with publishable_bundle.open_bundle(echo_bundle(tmp_path / "two", report=b"not JSON")) as bundle:
@@ -73,8 +73,8 @@ def test_a_bundle_without_a_report_has_no_figures(tmp_path: Path):
         {"rows": 3, "accuracy": SHARE | {"high": float("nan")}},
     ],
 )  # fmt: skip
-def test_nothing_but_figures_is_taken_over(spoilt: object):
-    """What is no headline is none; the others keep only their numbers."""
+def test_only_valid_figures_are_copied(spoilt: object):
+    """Invalid headline figures are dropped as a whole, and keys whose value is not a figure are not copied."""
     assert {} == publishable_bundle.headline_figures(spoilt)
     assert {"rows": 3, "accuracy": SHARE} == publishable_bundle.headline_figures(
         {"rows": 3, "accuracy": SHARE, "families": "\x1b[2J", "sure": 4}
@@ -82,8 +82,8 @@ def test_nothing_but_figures_is_taken_over(spoilt: object):
     assert {} == publishable_bundle.decode("{") == publishable_bundle.decode(7)
 
 
-def test_a_bundle_is_fetched_from_a_repository(tmp_path: Path):
-    """Byte for byte; a damaged blob is an error."""
+def test_bundle_is_fetched_from_a_repository(tmp_path: Path):
+    """A bundle is fetched byte for byte from a repository, and a damaged blob is an error."""
     central, made = CentralTeam(tmp_path), reported(tmp_path / "one", "1.0.0")
     central.publish(made)
     digest = next(iter(central.publisher.read_state().bundles()))

@@ -1,4 +1,5 @@
-"""A change that is signed elsewhere: staged, carried, signed by several people, brought back, published once."""
+"""Staged changes: a change is written to a folder, signed by several people elsewhere, brought back and published
+once."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def nobody(folder: Path) -> str:
 
 
 class Team:
-    """A central team whose root and targets keys are with somebody else: `office` has the rest, `vault` those."""
+    """A central team in which `vault` has the root and targets keys and `office` the others."""
 
     def __init__(self, root: Path) -> None:
         self.central = CentralTeam(root)
@@ -46,25 +47,25 @@ class Team:
         return Publisher(self.central.publisher.storage, Keyring(folders, nobody), self.central.now, stage=stage)
 
     def sign(self, *folders: Path) -> int:
-        """Sign what is staged; returns how many signatures are missing still."""
+        """Sign the staged change; return the number of signatures that are still missing."""
         keys = Keyring(folders or [self.vault], nobody)
         return sum(each.count for each in staged_change.add_signatures(staged_change.read(self.folder, keys), keys))
 
 
 @pytest.fixture
 def team(tmp_path: Path) -> Team:
-    """Return a team with nothing published."""
+    """Return a team without published bundles."""
     return Team(tmp_path)
 
 
 def published(publisher: Publisher, folder: Path) -> set[str]:
-    """Publish what is staged; return the roles that were not there yet."""
+    """Publish the staged change; return the roles that were new."""
     change = staged_change.publish(publisher, folder)
     return set(change.draft.metadata()) if change else set()
 
 
-def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
-    """What sites see changes when the signed change is back, not before."""
+def test_staged_bundle_is_published_after_signing(team: Team, tmp_path: Path):
+    """A staged bundle changes the repository only after it was signed with the missing keys and published."""
     before = team.central.held.files
     published = team.publisher.publish(echo_bundle(tmp_path / "bundle", weights=b"weights"))
     assert (True, before) == (team.publisher.staged, team.central.held.files)
@@ -78,8 +79,9 @@ def test_a_bundle_is_signed_elsewhere(team: Team, tmp_path: Path):
     assert {published.signed.digest} == seen.bundles
 
 
-def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
-    """Each signer adds theirs; one who adds nothing is told whose are missing."""
+def test_signers_add_signatures_one_after_another(team: Team, tmp_path: Path):
+    """Each signer adds a signature, and signing with keys that add none is refused with the names of the missing
+    ones."""
     second = make(team.vault, "targets-2", "targets")
     team.central.publisher.keys.add_key(second)
     key_rotation.rotate(team.central.publisher, KeyRotation("targets", (second,), threshold=2))
@@ -97,8 +99,9 @@ def test_signatures_come_one_after_the_other(team: Team, tmp_path: Path):
     assert 1 == len(team.central.held.bundles())
 
 
-def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
-    """The signed metadata are compared with the new ones: bundles and keys that come and go, thresholds, time."""
+def test_signer_sees_the_changes(team: Team, tmp_path: Path):
+    """The description of a staged change has version, expiry, revoked bundles, and the keys that are added or
+    removed."""
     old = team.central.publish(echo_bundle(tmp_path / "old"))
     shutil.copytree(team.central.keys, team.office, dirs_exist_ok=True)
     (team.office / "targets-1.pem").unlink()
@@ -123,8 +126,8 @@ def test_a_signer_sees_what_changes(team: Team, tmp_path: Path):
     assert f"  + key plan-2 of plan ({new.key.keyid[:12]})" in lines
 
 
-def test_a_rotation_is_signed_elsewhere(team: Team, tmp_path: Path):
-    """New root keys, with a threshold, by the signatures of the old ones and the new ones."""
+def test_staged_root_rotation_is_published(team: Team, tmp_path: Path):
+    """A staged rotation of root keys with a new threshold is signed elsewhere, and sites then follow the new root."""
     client = Client(tmp_path / "site", team.central.root_bytes)
     client.refresh(team.central.folder)
     new = make(team.vault, "root-9", "root")
@@ -138,8 +141,8 @@ def test_a_rotation_is_signed_elsewhere(team: Team, tmp_path: Path):
     assert new.key.keyid in key_rotation.keyids(team.central.held, "root")
 
 
-def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
-    """A plan whose key is elsewhere is signed there; whoever signs can read it."""
+def test_staged_plan_is_readable_by_the_signer(team: Team, tmp_path: Path):
+    """A staged plan has the plan itself, so that the signer sees its effect before signing."""
     digest = team.central.publish(echo_bundle(tmp_path / "bundle"))
     shutil.move(team.office / "plan-1.pem", team.vault / "plan-1.pem")
     team.publisher = team.publisher_with(team.office)
@@ -154,8 +157,8 @@ def test_a_staged_plan_takes_its_file_along(team: Team, tmp_path: Path):
     assert {digest} == Client(tmp_path / "site", team.central.root_bytes).refresh(team.central.folder).bundles
 
 
-def test_a_change_that_was_overtaken_is_staged_again(team: Team, tmp_path: Path):
-    """Two changes of one role cannot both follow the same version."""
+def test_outdated_staged_change_is_refused(team: Team, tmp_path: Path):
+    """A staged change of a role that has changed since is refused, with staging again as the remedy."""
     team.publisher.publish(echo_bundle(tmp_path / "bundle"))
     team.sign()
     team.central.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
@@ -164,8 +167,9 @@ def test_a_change_that_was_overtaken_is_staged_again(team: Team, tmp_path: Path)
     assert "again" in caught.value.remedy
 
 
-def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
-    """The same command again changes nothing, and nobody is suspected; a signer who comes late is told."""
+def test_staged_change_is_published_once(team: Team, tmp_path: Path):
+    """Publishing the same staged change again changes nothing, and a late signer is told that it is published
+    already."""
     team.publisher.publish(echo_bundle(tmp_path / "bundle"))
     team.sign()
     assert staged_change.publish(team.publisher, team.folder) is not None
@@ -177,8 +181,8 @@ def test_what_is_published_is_not_published_again(team: Team, tmp_path: Path):
     assert "published already" in caught.value.remedy
 
 
-def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp_path: Path):
-    """All but the new root is there: the same command brings that, and what was signed by others meanwhile stays."""
+def test_interrupted_rotation_is_completed(team: Team, tmp_path: Path):
+    """If a staged rotation was published without its new root, the same command publishes the root."""
     client = Client(tmp_path / "site", team.central.root_bytes)
     there = key_rotation.keyids(team.publisher.read_state(), "targets")
     key_rotation.rotate(
@@ -196,8 +200,8 @@ def test_the_rest_of_a_rotation_is_published_when_it_was_stopped(team: Team, tmp
     assert staged_change.publish(again, team.folder) is None
 
 
-def test_other_roles_may_move_on_meanwhile(team: Team, tmp_path: Path):
-    """A plan and a renewed timestamp do not disturb a bundle that waits for signatures."""
+def test_staged_bundle_survives_changes_of_other_roles(team: Team, tmp_path: Path):
+    """A new plan and a renewed timestamp do not invalidate a staged bundle."""
     first = team.central.publish(echo_bundle(tmp_path / "first"))
     team.publisher.publish(echo_bundle(tmp_path / "bundle", version="1.1.0"))
     team.central.plan(team.central.offering(first))
@@ -207,8 +211,8 @@ def test_other_roles_may_move_on_meanwhile(team: Team, tmp_path: Path):
     assert 2 == len(team.central.held.bundles())
 
 
-def test_a_revocation_does_not_overtake_the_plan(team: Team, tmp_path: Path):
-    """When the plan has come to name the bundle while its revocation waited, nothing is published."""
+def test_staged_revocation_of_a_planned_bundle_is_refused(team: Team, tmp_path: Path):
+    """If the plan names a bundle by the time its staged revocation is published, nothing is published."""
     digest = team.central.publish(echo_bundle(tmp_path / "bundle"))
     team.publisher.revoke(digest)
     team.sign()
@@ -218,8 +222,8 @@ def test_a_revocation_does_not_overtake_the_plan(team: Team, tmp_path: Path):
     assert [digest] == list(team.central.held.bundles())
 
 
-def test_a_signer_is_not_led_onto_an_old_copy(team: Team, tmp_path: Path):
-    """What a signer's keys have seen is not undone by a staged change that follows something older."""
+def test_signer_refuses_a_change_based_on_older_metadata(team: Team, tmp_path: Path):
+    """A signer whose keys have seen newer metadata refuses a staged change that is based on older ones."""
     digest = team.central.publish(echo_bundle(tmp_path / "bundle"))
     team.publisher.publish(echo_bundle(tmp_path / "other", version="1.1.0"))
     shutil.copytree(team.folder, tmp_path / "kept")
@@ -241,8 +245,8 @@ def test_a_signer_is_not_led_onto_an_old_copy(team: Team, tmp_path: Path):
         (lambda folder: (folder / "new" / "targets.json").write_text("{}"), UpdateUntrusted),
     ],
 )
-def test_a_spoilt_folder_is_not_signed(team: Team, tmp_path: Path, spoil, error):
-    """It is named, with what to do."""
+def test_damaged_staged_folder_is_not_signed(team: Team, tmp_path: Path, spoil, error):
+    """A damaged folder of a staged change is refused with a remedy."""
     team.publisher.publish(echo_bundle(tmp_path / "bundle"))
     spoil(team.folder)
     with pytest.raises(error) as caught:
@@ -250,8 +254,8 @@ def test_a_spoilt_folder_is_not_signed(team: Team, tmp_path: Path, spoil, error)
     assert caught.value.remedy
 
 
-def test_a_change_of_another_fleet_is_not_signed(team: Team, tmp_path: Path):
-    """The keys' own root decides what a change may follow."""
+def test_staged_change_of_another_fleet_is_not_signed(team: Team, tmp_path: Path):
+    """A staged change that does not follow from the root of the signer's keys is refused."""
     other = CentralTeam(tmp_path / "other", whose="theirs")
     draft = commit.ChangeDraft(targets=other.publisher.next_of(other.held.targets, "targets"))
     staged_change.write(team.folder, other.held, draft)
@@ -259,8 +263,8 @@ def test_a_change_of_another_fleet_is_not_signed(team: Team, tmp_path: Path):
         team.sign()
 
 
-def test_a_folder_with_something_else_is_left_alone(team: Team, tmp_path: Path):
-    """Staging replaces an earlier change, and nothing else."""
+def test_staging_does_not_replace_other_files(team: Team, tmp_path: Path):
+    """Staging into a folder with other files is refused and leaves them unchanged."""
     team.folder.mkdir()
     (team.folder / "thesis.txt").write_text("x")
     with pytest.raises(InvalidRequest, match="has no staged change"):

@@ -1,8 +1,7 @@
-"""Every change stopped before each of its writes, in whatever place: sites accept what is there, and the same command
-goes on from it.
+"""Publishing that is stopped before each of its writes: sites accept the result, and the same command completes it.
 
-Unlike the sweep over system calls in tests/process/test_publish_crash.py this needs no strace, knows no file system,
-and so speaks for object stores too, which take an object whole or not at all.
+Unlike the sweep over system calls in tests/process/test_publish_crash.py this needs no strace and no file system, so it
+also covers object stores, which store an object as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from tests.support.tuf_client import Client
 
 
 class Stopped(Exception):
-    """The publisher was killed."""
+    """Raised where the publisher is killed."""
 
 
 class Mortal(FolderStorage):
-    """A place whose publisher dies before the write of that number, from 0."""
+    """A store whose publisher is killed before the given write, counted from 0."""
 
     def __init__(self, root: Path, writes: int) -> None:
         super().__init__(root)
@@ -44,7 +43,7 @@ class Mortal(FolderStorage):
 
 
 def rotating(role: str) -> Callable[[Publisher, Path], None]:
-    """Return the change that gives a role another key; its second run finds the key that was made."""
+    """Return a change that rotates a role; its second run finds the key that was made."""
 
     def change(publisher: Publisher, place: Path) -> None:
         there = key_rotation.keyids(publisher.read_state(), role)
@@ -73,7 +72,7 @@ CHANGES: dict[str, Callable[[Publisher, Path], object]] = {
 
 
 class Ready:
-    """A repository with a bundle in force and one that is not, to be copied for each stop."""
+    """A repository with a planned and an unplanned bundle, copied for each stop."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -94,7 +93,7 @@ class Ready:
         return shutil.copytree(self.root / "ready", self.root / "now")
 
     def run(self, name: str, place: Path, writes: int) -> bool:
-        """Make a change as a process of its own would; False = it was stopped."""
+        """Make a change as a separate process would; return False if it was stopped."""
         publisher = Publisher(Mortal(place / "repository", writes), Keyring([place / "signing-keys"], lambda _: ""))
         try:
             CHANGES[name](publisher, place)
@@ -103,21 +102,21 @@ class Ready:
         return True
 
     def accepted(self, place: Path) -> set[frozenset[str]]:
-        """Return what a site that knew the repository and one that did not believe."""
+        """Return the bundles that a site with the old state and a new site accept."""
         caches = (place / "site", place / "newcomer")
         return {Client(cache, self.anchor).refresh(place / "repository").bundles for cache in caches}
 
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
-    """Return a repository to be changed."""
+    """Return a repository to change."""
     return Ready(tmp_path_factory.mktemp("ready"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_may_stop_before_any_write(ready: Ready, name: str):
-    """At each stop sites see the old state or the new one; after the next run all is as it should be."""
+def test_change_stopped_before_any_write_is_completed(ready: Ready, name: str):
+    """After a stop before any write, sites see the old or the new state, and the next run completes the change."""
     after = frozenset() if name == "plan" else frozenset({ready.wanted})
     stops = 0
     while True:
@@ -134,8 +133,8 @@ def test_a_change_may_stop_before_any_write(ready: Ready, name: str):
     assert stops >= (1 if name == "drive" else 3)
 
 
-def test_making_a_repository_may_stop_before_any_write(tmp_path: Path):
-    """Until the last file is there, there is none; then there is a whole one."""
+def test_creation_stopped_before_any_write_is_completed(tmp_path: Path):
+    """After a stop during its creation a repository has no timestamp, and the next run completes it."""
     keys = CentralTeam(tmp_path / "keys")
     for writes in range(20):
         repository = tmp_path / str(writes)

@@ -1,4 +1,4 @@
-"""verify-repo: each kind of damage is found and named, and a whole repository is whole."""
+"""`verify-repo`: finds and names each kind of damage, and reports none for a complete repository."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAY = 86_400
 
 
 class Fleet:
-    """A repository with three roots, two bundles of shared weights, and a plan for one of them."""
+    """A repository with three roots, two bundles with the same weights, and a plan for one of them."""
 
     def __init__(self, root: Path) -> None:
         self.central = CentralTeam(root)
@@ -37,7 +37,7 @@ class Fleet:
         self.central.publisher.renew()
 
     def blob(self, content: bytes) -> Path:
-        """Return the blob that holds something."""
+        """Return the blob with this content."""
         return next(path for path in (self.central.folder / "blobs").iterdir() if path.read_bytes() == content)
 
     def manifest(self) -> Path:
@@ -45,7 +45,7 @@ class Fleet:
         return self.central.folder / layout.blob_path(self.digests[1])
 
     def check(self, days_later: float = 0, **scope) -> RepositoryFindings:
-        """Look at it."""
+        """Check the repository."""
         now = self.central.now() + days_later * DAY
         return check(
             FolderStorage(self.central.folder), self.central.root_bytes, now, CheckScope(**scope), lambda *_: None
@@ -54,12 +54,12 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Fleet:
-    """Return a repository that is whole."""
+    """Return an undamaged repository."""
     return Fleet(tmp_path)
 
 
-def test_a_whole_repository_is_whole(fleet: Fleet):
-    """Every file of every bundle is read once, however many bundles share it."""
+def test_complete_repository_has_no_problems(fleet: Fleet):
+    """A complete repository has no problems and no warnings, and a blob shared by two bundles is read once."""
     found = fleet.check()
     assert ([], [], 3, len(b"weights")) == (found.problems, found.warnings, found.blobs, found.bytes_read)
 
@@ -72,7 +72,7 @@ def flip(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    """Lose the last byte."""
+    """Remove the last byte."""
     path.write_bytes(path.read_bytes()[:-1])
 
 
@@ -94,7 +94,7 @@ FILES: dict[str, Callable[[Fleet], Path]] = {
 @pytest.mark.parametrize("how", [flip, cut, Path.unlink], ids=["flipped", "cut", "missing"])
 @pytest.mark.parametrize("name", [name for name in FILES if name != "timestamp"])
 def test_each_damaged_file_is_named(fleet: Fleet, name: str, how: Callable[[Path], None]):
-    """A bit that has changed, a byte that is lost, a file that is gone: the problem says which file."""
+    """A file with a flipped bit, without its last byte, or missing is named in a problem."""
     path = FILES[name](fleet)
     how(path)
     problems = fleet.check().problems
@@ -104,21 +104,22 @@ def test_each_damaged_file_is_named(fleet: Fleet, name: str, how: Callable[[Path
 
 
 @pytest.mark.parametrize("how", [flip, cut], ids=["flipped", "cut"])
-def test_a_damaged_timestamp_is_named(fleet: Fleet, how: Callable[[Path], None]):
-    """Everything hangs on it."""
+def test_damaged_timestamp_is_named(fleet: Fleet, how: Callable[[Path], None]):
+    """A damaged timestamp.json is named in a problem."""
     how(fleet.central.metadata("timestamp"))
     assert any("timestamp.json" in problem for problem in fleet.check().problems)
 
 
-def test_without_a_timestamp_there_is_no_repository(fleet: Fleet):
-    """The command says that there is none."""
+def test_missing_timestamp_means_no_repository(fleet: Fleet):
+    """Without timestamp.json the check fails with `no repository`."""
     fleet.central.metadata("timestamp").unlink()
     with pytest.raises(InvalidRequest, match="no repository"):
         fleet.check()
 
 
-def test_an_old_root_that_is_gone_is_found_from_the_newest(fleet: Fleet):
-    """Who trusts the newest root sees all the same that sites with an older one cannot go on."""
+def test_missing_old_root_is_found(fleet: Fleet):
+    """A missing older root is reported even if the check starts from the newest root, because older sites could not
+    update."""
     (fleet.central.folder / "metadata" / "2.root.json").unlink()
     anchor = (fleet.central.keys / "root.json").read_bytes()
     found = check(FolderStorage(fleet.central.folder), anchor, fleet.central.now(), CheckScope(), lambda *_: None)
@@ -126,21 +127,21 @@ def test_an_old_root_that_is_gone_is_found_from_the_newest(fleet: Fleet):
 
 
 def test_expiry_is_a_warning_first_and_then_a_problem(fleet: Fleet):
-    """Two weeks before, the command that renews is named."""
+    """A role that expires within two weeks is a warning, and an expired role is a problem."""
     assert ["timestamp"] == [warning.split("'")[1] for warning in fleet.check(20).warnings]
     late = fleet.check(31)
     assert ([], 1, True) == (late.warnings, len(late.problems), "'timestamp' has expired" in late.problems[0])
 
 
-def test_another_fleets_root_fits_nothing(fleet: Fleet, tmp_path: Path):
-    """The repository is held against the root that was named."""
+def test_root_of_another_fleet_is_a_problem(fleet: Fleet, tmp_path: Path):
+    """A repository that does not follow from the given root has one problem, which names the root of trust."""
     other = CentralTeam(tmp_path / "other", whose="theirs")
     found = check(FolderStorage(fleet.central.folder), other.root_bytes, other.now(), CheckScope(), lambda *_: None)
     assert ["not the root of trust" in problem for problem in found.problems] == [True]
 
 
-def test_a_plan_that_names_what_is_not_signed_is_a_problem(fleet: Fleet):
-    """Sites refuse it whole. No command makes one: it takes the keys and other tools."""
+def test_plan_with_unsigned_bundle_is_a_problem(fleet: Fleet):
+    """A plan that names an unsigned bundle is a problem, because sites refuse it; no command can make such a plan."""
     target = layout.target_of("pos-intent", fleet.digests[1])
     held = fleet.central.held
     targets = fleet.central.publisher.next_of(held.targets, "targets")
@@ -151,8 +152,8 @@ def test_a_plan_that_names_what_is_not_signed_is_a_problem(fleet: Fleet):
     assert any("is not signed" in problem for problem in fleet.check().problems)
 
 
-def test_sizes_alone_are_quick(fleet: Fleet):
-    """A flipped bit is not seen, a lost byte is."""
+def test_shallow_check_compares_sizes_only(fleet: Fleet):
+    """A check without reading blobs finds a lost byte but not a flipped bit."""
     flip(fleet.blob(b"weights"))
     assert ([], 0) == (fleet.check(deep=False).problems, fleet.check(deep=False).bytes_read)
     damaged = next(path for path in (fleet.central.folder / "blobs").iterdir() if path.stat().st_size == 7)
@@ -165,8 +166,9 @@ def run(*arguments: str | Path) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_says_what_is_wrong(fleet: Fleet):
-    """Exit code 1 and a line for each problem; 0 and the earliest expiry when nothing is."""
+def test_verify_repo_prints_problems_and_exit_code(fleet: Fleet):
+    """`verify-repo` exits with 1 and a line for each problem, with 0 and the earliest expiry if there is none, and has
+    a JSON form."""
     root = fleet.central.keys / "root.json"
     code, said = run(fleet.central.folder, "--root", root)
     assert (0, True, True) == (code, "nothing is wrong" in said, "earliest expiry: timestamp" in said)
@@ -181,14 +183,15 @@ def test_the_command_says_what_is_wrong(fleet: Fleet):
     assert plain["expires"].keys() == {"root", "targets", "plan", "snapshot", "timestamp"}
 
 
-def test_sites_are_named_for_a_drive_alone(fleet: Fleet):
-    """Without --media everything is checked, so that --site would choose nothing: it is refused."""
+def test_verify_repo_site_needs_media(fleet: Fleet):
+    """`verify-repo --site` without --media is refused, because everything is checked then."""
     code, said = run(fleet.central.folder, "--root", fleet.central.keys / "root.json", "--site", "till-1")
     assert (False, True) == (code == 0, "Add --media" in said), said
 
 
-def test_a_drive_is_whole_with_what_the_plan_wants(fleet: Fleet, tmp_path: Path):
-    """The other signed bundle is not on it, and need not be."""
+def test_drive_is_complete_with_the_planned_bundles(fleet: Fleet, tmp_path: Path):
+    """With --media a drive is complete if it has the bundles of the plan; without --media the other signed bundle is
+    missing."""
     drive = fleet.central.drive(tmp_path / "drive")
     root = fleet.central.keys / "root.json"
     assert 1 == run(drive, "--root", root)[0]

@@ -1,4 +1,4 @@
-"""convert/quantize/gguf_files.py and convert/probe/: what a GGUF file holds, and quantizing it in a child."""
+"""GGUF files: their content, quantization in a child process, and comparison with the PyTorch model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_gguf.write(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
-def test_quantizing_reports_what_the_file_really_holds(tiny: Path, tmp_path: Path) -> None:
-    """Rows of 32 and 64 fit no K type: the file holds another one, and the report says so."""
+def test_quantization_reports_the_tensor_types_of_the_file(tiny: Path, tmp_path: Path) -> None:
+    """If rows of 32 and 64 numbers fit no K type, the file gets another type, and the report lists these fallbacks and
+    the real bits per weight."""
     before = gguf_files.contents(tiny)
     made = gguf_files.quantize(gguf_files.QuantizeRequest(tiny, tmp_path / "q.gguf", "Q4_K_M"))
     assert (32.0, False) == (before.bits_per_weight, before.quantized)
@@ -34,8 +35,8 @@ def test_quantizing_reports_what_the_file_really_holds(tiny: Path, tmp_path: Pat
     assert ["q.gguf"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_importance_changes_the_result(tiny: Path, tmp_path: Path) -> None:
-    """A matrix reaches llama.cpp: columns that are never used are rounded more coarsely."""
+def test_importance_matrix_changes_the_result(tiny: Path, tmp_path: Path) -> None:
+    """A quantization with an importance matrix gives other bytes than one without, so the matrix reaches llama.cpp."""
     name, columns = "blk.0.ffn_down.weight", 64
     heavy = np.ones(columns, dtype=np.float32)
     heavy[:8] = 1e4
@@ -45,8 +46,8 @@ def test_importance_changes_the_result(tiny: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.gguf").read_bytes() != (tmp_path / "b.gguf").read_bytes()
 
 
-def test_quantized_source_is_refused_unless_asked_for(tiny: Path, tmp_path: Path) -> None:
-    """Rounding twice needs a word of consent."""
+def test_quantized_source_needs_requantize(tiny: Path, tmp_path: Path) -> None:
+    """A source that is quantized already is refused unless `requantize` is set."""
     gguf_files.quantize(gguf_files.QuantizeRequest(tiny, tmp_path / "q8.gguf", "Q8_0"))
     again = gguf_files.QuantizeRequest(tmp_path / "q8.gguf", tmp_path / "q4.gguf", "Q4_0")
     with pytest.raises(InvalidRequest, match="quantized already"):
@@ -56,8 +57,8 @@ def test_quantized_source_is_refused_unless_asked_for(tiny: Path, tmp_path: Path
     assert "Q4_0" in made.contents.types
 
 
-def test_failure_in_llama_cpp_leaves_no_file(tiny: Path, tmp_path: Path) -> None:
-    """A file cut off, none at all and an unknown type are errors with a cause, and leave nothing behind."""
+def test_failed_quantization_leaves_no_file(tiny: Path, tmp_path: Path) -> None:
+    """A truncated or missing file and an unknown type are errors with their cause, and no output remains."""
     (tmp_path / "cut.gguf").write_bytes(tiny.read_bytes()[:-1000])
     with pytest.raises(ModelLoadFailed, match=r"damaged|does not quantize"):
         gguf_files.quantize(gguf_files.QuantizeRequest(tmp_path / "cut.gguf", tmp_path / "q.gguf", "Q8_0"))
@@ -68,16 +69,16 @@ def test_failure_in_llama_cpp_leaves_no_file(tiny: Path, tmp_path: Path) -> None
     assert ["cut.gguf"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_child_that_dies_is_an_error_with_its_last_words() -> None:
-    """Whatever ends the child, the caller hears how."""
+def test_failure_of_the_child_process_is_reported() -> None:
+    """If the child process fails, the error has its exit code and last output, or the cause that it reported."""
     with pytest.raises(ModelLoadFailed, match=r"exit code 1: .*No module named"):
         probe.ask("convert.probe.nothing", {})
     with pytest.raises(ModelLoadFailed, match=r"llama\.cpp cannot load the file"):
         probe.ask("convert.probe.llama_probe", {"model": "/nowhere.gguf"})
 
 
-def test_llama_cpp_computes_the_same_model(tiny: Path) -> None:
-    """The float file and the model in PyTorch agree on every probe text, to within the gate's bound."""
+def test_llama_cpp_computes_the_pytorch_model(tiny: Path) -> None:
+    """The unquantized GGUF file and the PyTorch model agree on each probe text within the limit."""
     prompts = divergence.prompts(tiny_decoder.tokenizer())
     answer = probe.ask(
         "convert.probe.llama_probe", {"model": str(tiny), "prompts": prompts, "texts": list(divergence.TEXTS)}
@@ -88,8 +89,8 @@ def test_llama_cpp_computes_the_same_model(tiny: Path) -> None:
 
 
 @pytest.mark.slow
-def test_weights_in_another_order_are_caught(tmp_path: Path) -> None:
-    """A file that loads and computes something else fails the gate."""
+def test_shuffled_weights_fail_the_comparison(tmp_path: Path) -> None:
+    """A GGUF file that loads but computes another model fails the comparison with the PyTorch model."""
     model, prompts = tiny_gguf.sharp(), divergence.prompts(tiny_decoder.tokenizer())
     for shuffled in (True, False):
         path = tiny_gguf.write_model(tmp_path / f"{shuffled}.gguf", model, shuffled=shuffled)
@@ -97,8 +98,8 @@ def test_weights_in_another_order_are_caught(tmp_path: Path) -> None:
         assert shuffled == divergence.compare(divergence.last_logits(model, prompts), answer.arrays["logits"]).passes
 
 
-def test_difference_names_what_differs(tiny: Path) -> None:
-    """Tokens, begin token, end token and chat template are compared; the first difference is told."""
+def test_tokenizer_difference_is_named(tiny: Path) -> None:
+    """Tokens, begin token, end token and chat template are compared, and the first difference is named."""
     facts = probe.ask("convert.probe.llama_probe", {"model": str(tiny), "texts": list(divergence.TEXTS)}).facts
     tokenizer = tiny_decoder.tokenizer()
     for changed, said in (
@@ -111,8 +112,9 @@ def test_difference_names_what_differs(tiny: Path) -> None:
         assert said in divergence.difference(facts | changed, tokenizer)
 
 
-def test_gap_is_zero_between_equals_and_infinite_for_what_is_no_number() -> None:
-    """The gate passes equals, and fails what is shifted, of another shape, or not finite."""
+def test_divergence_of_logits() -> None:
+    """Equal logits, or logits shifted by a constant, pass; scaled logits and another shape fail, and NaN gives an
+    infinite divergence."""
     assert divergence.compare(ROWS, ROWS.copy()).passes
     assert divergence.compare(ROWS, ROWS + 3).passes  # a constant changes no distribution
     assert not divergence.compare(ROWS, ROWS * 1.2).passes

@@ -1,4 +1,4 @@
-"""Nodes that are added to an ONNX graph: what they compute, and that their names are their own."""
+"""Nodes added to an ONNX graph: their results and their unique names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Building = Callable[[GraphNodes], None]
 def computed(
     build: Callable[[GraphNodes], None], x: np.ndarray, *, outputs: int = 1, rank: int = 2
 ) -> list[np.ndarray]:
-    """Compute a graph of the nodes that `build` adds to read `x` and write y0, y1, ..."""
+    """Run a graph of the nodes that `build` adds to read `x` and write y0, y1, ..."""
     names = [f"y{place}" for place in range(outputs)]
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", x.shape[1]])
     graph = helper.make_graph([], "graph", [given], [])
@@ -29,8 +29,8 @@ def computed(
     return list(session.run(names, {"x": x}))
 
 
-def test_a_product_is_of_powers_of_what_is_not_too_small():
-    """Each factor is at least what it says, then raised to its power; the product is one number an input."""
+def test_multiply_raises_factors_after_a_lower_limit():
+    """Each factor is raised to its lower limit, then to its power; the product is one number per input."""
 
     def build(nodes: GraphNodes) -> None:
         one, two, three = nodes.split("x", (1, 1, 1))
@@ -40,8 +40,8 @@ def test_a_product_is_of_powers_of_what_is_not_too_small():
     np.testing.assert_allclose([4 / 2 * 8, 3 / 4 * 27, 0], found)
 
 
-def test_a_matrix_is_divided_into_columns():
-    """The parts have the columns in their order."""
+def test_split_divides_a_matrix_by_columns():
+    """`split` gives parts with the columns in their order."""
 
     def build(nodes: GraphNodes) -> None:
         for place, part in enumerate(nodes.split("x", (2, 1))):
@@ -52,8 +52,9 @@ def test_a_matrix_is_divided_into_columns():
     np.testing.assert_array_equal([[3], [6]], second)
 
 
-def test_the_lowest_of_each_row_is_kept():
-    """One number an input, in a matrix of one column; a matrix in half precision is read in single precision."""
+def test_lowest_gives_the_minimum_of_each_row():
+    """`lowest` gives the minimum of each row as a matrix of one column, and weights in half precision are computed in
+    single precision."""
 
     def build(nodes: GraphNodes) -> None:
         weights = nodes.half(np.array([[1.0, -1.0], [0.5, 2.0]], np.float32))
@@ -63,8 +64,9 @@ def test_the_lowest_of_each_row_is_kept():
     np.testing.assert_array_equal([[2], [-2]], found)
 
 
-def test_names_begin_with_the_prefix():
-    """Nodes and tensors of the graph that were there keep their names to themselves."""
+def test_names_of_added_nodes_start_with_the_prefix():
+    """Added nodes and tensors have distinct names that start with the prefix, so they cannot collide with those of the
+    graph."""
     model = helper.make_model(helper.make_graph([], "graph", [], []))
     nodes = GraphNodes(model.graph, "/added")
     nodes.add("Mul", ["x", nodes.half(np.ones(2, np.float32))])

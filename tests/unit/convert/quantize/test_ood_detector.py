@@ -1,4 +1,4 @@
-"""Which models get a detector of out-of-distribution texts."""
+"""Tasks that get an out-of-distribution detector."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from convert.quantize import ood_detector
 from edge_agent.formats.manifest import TaskSpec
 
 
-def test_a_redaction_model_has_no_detector(tmp_path: Path):
-    """It must read every text, so nothing is fitted, and neither rows nor graph are read."""
+def test_redaction_task_gets_no_ood_detector(tmp_path: Path):
+    """For a redaction task no detector is fitted and neither rows nor graph are read, because the model must process
+    every text."""
     data = {"train": "none.jsonl", "calibration": "c.jsonl", "test": "t.jsonl"}
     recipe = Recipe.model_validate({"source": {"checkpoint": "m"}, "data": data, "folder": tmp_path})
     job = StageJob(recipe, tmp_path, {}, lambda _what, _done, _total: None)

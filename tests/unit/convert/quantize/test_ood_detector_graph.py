@@ -1,4 +1,5 @@
-"""The score of strange inputs in an encoder's graph: where it is put, what it computes, what it leaves as it was."""
+"""The out-of-distribution (OOD) score in an encoder's graph: the tensors that it reads, its value, and the unchanged
+outputs."""
 
 from dataclasses import replace
 
@@ -23,12 +24,12 @@ RNG = np.random.default_rng(5)
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Let each test draw the same numbers, whichever tests run before it."""
+    """Reset the random numbers before each test, so that they do not depend on other tests."""
     RNG.bit_generator.state = np.random.default_rng(5).bit_generator.state
 
 
 def model_of(kind: str) -> onnx.ModelProto:
-    """Return a random encoder that does a kind of task."""
+    """Return a random encoder for a task of this kind."""
     outputs = 0 if kind == "embed" else 3
     written = bert_onnx.build(TINY, bert_onnx.random_weights(TINY, outputs), HEADS[kind])
     return onnx.load_from_string(written)
@@ -56,7 +57,7 @@ def detector_of(
 
 
 def run(model: onnx.ModelProto, rows: list[list[int]]) -> dict[str, np.ndarray]:
-    """Compute rows of tokens together, padded."""
+    """Run rows of tokens as one padded batch."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     longest = max(map(len, rows))
     ids = np.array([row + [0] * (longest - len(row)) for row in rows], np.int64)
@@ -67,13 +68,13 @@ def run(model: onnx.ModelProto, rows: list[list[int]]) -> dict[str, np.ndarray]:
 
 
 def rows_of(*lengths: int) -> list[list[int]]:
-    """Return rows of tokens."""
+    """Return rows with these numbers of random tokens."""
     return [[2, *RNG.integers(4, 40, length).tolist(), 3] for length in lengths]
 
 
 @pytest.mark.parametrize("contrast", [True, False])
-def test_a_saved_detector_adds_the_same_nodes(tmp_path, contrast):
-    """A detector that was written to a file and read again changes a graph as it did before, to the last bit."""
+def test_saved_detector_gives_an_identical_graph(tmp_path, contrast):
+    """A detector that was saved and read again changes a graph to identical bytes and has the same report."""
     model = model_of("classify")
     made = detector_of(contrast=contrast)
     strided = np.stack([made.centre, made.centre], axis=1)[:, 0]
@@ -89,9 +90,9 @@ def test_a_saved_detector_adds_the_same_nodes(tmp_path, contrast):
 
 @pytest.mark.parametrize(("kind", "logits"), [("classify", "logits"), ("classify", ""), ("extract", ""), ("embed", "")])
 @pytest.mark.parametrize("contrast", [True, False])
-def test_the_graph_computes_what_the_detector_computes(kind, logits, contrast):
-    """The output is the product of both distances, and of contrast and doubt, if any, for each kind of encoder; other
-    outputs stay."""
+def test_graph_score_equals_the_detector_score(kind, logits, contrast):
+    """For each kind of encoder the graph's score equals the detector's: the product of both distances, and of contrast
+    and doubt if any; other outputs do not change."""
     model, rows = model_of(kind), rows_of(3, 9, 20)
     before = run(model, rows)
     layers = ood_graph.find(model, kind)
@@ -110,11 +111,10 @@ def test_the_graph_computes_what_the_detector_computes(kind, logits, contrast):
 
 
 @pytest.mark.parametrize(("distance", "tolerance"), [(0.5, 5e-6), (0.1, 1e-5), (0.02, 2e-4)])
-def test_the_score_is_right_near_the_centre_too(distance, tolerance):
-    """The squared distance from the centre is a difference of larger numbers: what rounding does to it is little.
-
-    No text is so near: of two encoders for a till and CLINC150 the nearest ones are 1.0 from it.
-    """
+def test_score_is_accurate_near_the_centre(distance, tolerance):
+    """The graph's score is accurate for vectors near the centre, although the squared distance is a difference of
+    larger numbers. No real text is so near: with two encoders for a till and CLINC150, the nearest texts are at
+    distance 1.0."""
     detector = detector_of()
     middle, last = np.split(RNG.normal(0, 1, 2 * TINY.hidden), 2)
     centre = np.concatenate([middle / np.linalg.norm(middle), last / np.linalg.norm(last)])
@@ -136,16 +136,17 @@ def test_the_score_is_right_near_the_centre_too(distance, tolerance):
     np.testing.assert_allclose(detector.scores(vectors), found, rtol=tolerance)
 
 
-def test_the_score_takes_few_nodes():
-    """Most nodes cost a short text more than their numbers do; five of these are computed once, when a model loads."""
+def test_score_adds_at_most_30_nodes():
+    """The score adds at most 30 nodes, because for a short text most nodes cost more than their arithmetic; five of
+    them are computed once at load."""
     model = model_of("classify")
     before = len(model.graph.node)
     assert ood_graph.append(model, ood_graph.find(model, "classify"), detector_of(), "logits")
     assert 30 >= len(model.graph.node) - before
 
 
-def test_the_vector_joins_the_middle_layer_and_the_last_one():
-    """Of each layer it has the direction of the mean token vector, and the length of both is 1."""
+def test_vector_joins_middle_and_last_layer():
+    """The vector has the mean token vectors of the middle and the last layer, each normalized to length 1."""
     model, rows = model_of("embed"), rows_of(6)
     middle, last = ood_graph.find(model, "embed")
     assert "last_hidden_state" == last
@@ -158,8 +159,8 @@ def test_the_vector_joins_the_middle_layer_and_the_last_one():
     np.testing.assert_allclose(1, np.linalg.norm(vector[: TINY.hidden]), atol=1e-5)
 
 
-def test_a_graph_without_norms_has_one_layer():
-    """Where nothing is found halfway, the vector is made of what the head reads alone."""
+def test_graph_without_layer_norms_uses_the_last_layer():
+    """If no layer normalization is found in the middle of the graph, the vector is made of the last layer alone."""
     model = model_of("embed")
     for node in model.graph.node:
         if node.op_type == "LayerNormalization":
@@ -167,8 +168,8 @@ def test_a_graph_without_norms_has_one_layer():
     assert ("last_hidden_state",) == ood_graph.find(model, "embed")
 
 
-def test_padding_does_not_enter_the_score():
-    """A row has the same score alone and beside longer ones."""
+def test_padding_does_not_change_the_score():
+    """A row has the same score alone and in a batch with longer rows."""
     model = model_of("classify")
     assert ood_graph.append(model, ood_graph.find(model, "classify"), detector_of())
     rows = rows_of(2, 30)
@@ -177,8 +178,9 @@ def test_padding_does_not_enter_the_score():
 
 
 @pytest.mark.parametrize("type_", onnx_quantizer.TYPES)
-def test_every_quantized_form_has_a_place_for_it(tmp_path, type_):
-    """The tensors keep their names through quantization, and the score is near that of the float graph."""
+def test_score_can_be_added_to_each_quantized_graph(tmp_path, type_):
+    """The layers keep their tensor names in each quantized form, and the score is within 20% of that of the float
+    graph."""
     source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
     full = model_of("classify")
     onnx.save(full, source)
@@ -190,8 +192,8 @@ def test_every_quantized_form_has_a_place_for_it(tmp_path, type_):
     np.testing.assert_allclose(run(full, rows)[OUTPUT_NAME], run(small, rows)[OUTPUT_NAME], rtol=0.2)
 
 
-def test_a_graph_without_that_tensor_is_left_alone():
-    """Nothing is added to a graph that lacks one of the tensors."""
+def test_graph_without_the_tensors_is_not_changed():
+    """If a graph lacks one of the tensors, or no layer is given, nothing is added to it."""
     model = model_of("classify")
     before = model.SerializeToString()
     assert not ood_graph.append(model, (*ood_graph.find(model, "classify"), "no such tensor"), detector_of())
@@ -200,15 +202,16 @@ def test_a_graph_without_that_tensor_is_left_alone():
     assert before == model.SerializeToString()
 
 
-def test_an_old_graph_has_no_place():
-    """Before opset 18 reductions are written otherwise: such a graph gets no score."""
+def test_graph_before_opset_18_gets_no_score():
+    """A graph before opset 18 gets no score, because reductions are written differently there."""
     model = model_of("classify")
     model.opset_import[0].version = 17
     assert () == ood_graph.find(model, "classify")
 
 
 def test_differences_from_class_means_are_whitened():
-    """What was whitened has unit covariance, whatever the scales of its directions were."""
+    """Whitened differences have unit covariance whatever the scale of their directions, and shrinkage limits directions
+    with low variance."""
     draw = RNG.normal(0, 1, (4000, 5)) @ np.diag([100.0, 10.0, 1.0, 1.0, 2.0])
     within = draw - draw.mean(axis=0)
     whitening, variances = whiten(within, np.eye(5), 0.0)
@@ -223,14 +226,14 @@ def test_differences_from_class_means_are_whitened():
 def members_of(
     means: np.ndarray, count: int, spread: np.ndarray, rng: np.random.Generator = RNG
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return vectors around the means of classes, and the label of each."""
+    """Return vectors around the class means, and their labels."""
     labels = rng.integers(0, len(means), count)
     drawn = means[labels] + rng.normal(0, 1, (count, means.shape[1])) * spread
     return drawn.astype(np.float32), np.array([str(each) for each in labels])
 
 
-def test_strangers_are_farther_than_new_members_of_a_class():
-    """Vectors of no class score higher than new vectors of the classes, with half precision in the file."""
+def test_ood_vectors_score_higher_than_class_members():
+    """Vectors outside the classes score higher than new vectors of the classes."""
     means, spread = RNG.normal(0, 3, (5, 24)), np.ones(24)
     found = fit_detector(*members_of(means, 600, spread))
     fresh, _ = members_of(means, 600, spread)
@@ -238,11 +241,9 @@ def test_strangers_are_farther_than_new_members_of_a_class():
     assert np.quantile(found.scores(fresh), 0.97) < np.quantile(found.scores(strangers), 0.2)
 
 
-def test_a_stranger_in_a_direction_that_is_not_kept_is_far():
-    """Where the training texts hardly vary, a vector that moves is strange: another language, or noise.
-
-    For the median of five draws: in a third of them some of the moved vectors moved too little.
-    """
+def test_ood_vector_in_a_dropped_direction_scores_high():
+    """A vector that moves in a direction in which training texts hardly vary, like another language or noise, scores
+    higher, in the median of five draws; in a third of them some vectors moved too little."""
     spread = np.r_[np.full(12, 5.0), np.full(12, 0.1)]
     ratios = []
     for rng in map(np.random.default_rng, range(5)):
@@ -255,8 +256,8 @@ def test_a_stranger_in_a_direction_that_is_not_kept_is_far():
     assert np.median(ratios) > 1
 
 
-def test_a_vector_in_the_direction_of_other_texts_is_stranger():
-    """The background raises the score of what lies towards it, and of few ordinary vectors."""
+def test_background_raises_scores_in_its_direction():
+    """The background texts raise the score of vectors in their direction, but not that of most ordinary vectors."""
     vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 2000, np.ones(24))
     plain, aside = fit_detector(vectors, labels), 4 * np.eye(24)[0]
     background = (RNG.normal(0, 3, (100, 24)) + 3 * aside).astype(np.float32)
@@ -268,16 +269,17 @@ def test_a_vector_in_the_direction_of_other_texts_is_stranger():
     assert 1.0 == pytest.approx(np.median(ordinary))
 
 
-def test_only_what_classifies_has_doubt():
-    """A head of tags or of several questions has more than one answer, and an embedding none."""
+def test_doubt_is_only_used_for_classify():
+    """The score uses the logits only for a classify task: tags and several questions have more than one answer, and an
+    embedding has none."""
     assert {"classify": "logits", "extract": "", "embed": ""} == {
         kind: ood_graph.logits_of(model_of(kind), kind) for kind in HEADS
     }
     assert "" == ood_graph.logits_of(model_of("classify"), "decide")
 
 
-def test_doubt_makes_an_input_stranger():
-    """The less probable the surest label is, the higher the score, and the more so the more labels there are."""
+def test_doubt_raises_the_score():
+    """The score rises as the probability of the best label falls, and more so with more labels."""
     vectors = RNG.normal(0, 1, (4, 24)).astype(np.float32)[[0, 0, 0, 0]]
     found = fit_detector(*members_of(RNG.normal(0, 3, (5, 24)), 400, np.ones(24)))
     two, hundred = (
@@ -290,32 +292,34 @@ def test_doubt_makes_an_input_stranger():
     np.testing.assert_allclose([1.04, 0.05], hundred[[0, 3]] ** (1 / (0.03 * np.log(100))), rtol=1e-3)
 
 
-def test_a_background_that_resembles_the_training_texts_is_no_contrast():
-    """A text of the task's own kind is left out; if too few are left, the score stays as it is."""
+def test_background_like_the_training_texts_is_not_used():
+    """Background texts that resemble the training texts are left out, and if too few remain, the detector does not
+    change."""
     vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 2000, np.ones(24))
     plain = fit_detector(vectors, labels)
     assert plain is with_contrast(plain, vectors, vectors[:200])
     assert BACKGROUND_MIN > (plain.scores(vectors[:200]) > np.quantile(plain.scores(vectors), 0.95)).sum()
 
 
-def test_the_background_is_always_the_same():
-    """No text of it is in it twice, and the strings of random characters are drawn with a fixed seed."""
+def test_background_texts_are_fixed():
+    """The background texts are the same in each call, because random strings have a fixed seed, and at most five are
+    duplicates."""
     texts = background_texts()
     assert background_texts() == texts
     assert len(texts) - len(set(texts)) <= 5
     assert len(set(REQUESTS)) == len(REQUESTS)
 
 
-def test_the_same_texts_give_the_same_detector():
-    """Nothing is drawn by chance: two fits on the same rows are the same numbers."""
+def test_detector_fit_is_deterministic():
+    """Two fits on the same rows give the same detector."""
     vectors, labels = members_of(RNG.normal(0, 3, (5, 24)), 400, np.ones(24))
     first, second = (fit_detector(vectors, labels) for _ in range(2))
     np.testing.assert_array_equal(first.centroids, second.centroids)
     np.testing.assert_array_equal(first.scores(vectors), second.scores(vectors))
 
 
-def test_a_stranger_between_the_directions_of_the_training_texts_is_far():
-    """A vector whose direction is that of no centroid scores higher than one that lies near a centroid."""
+def test_vector_between_centroids_scores_high():
+    """A vector whose direction lies between centroids scores higher than one near a centroid."""
     means = np.repeat(np.eye(6), 4, axis=1) * 5
     found = fit_detector(*members_of(means, 1200, np.ones(24)))
     fresh, _ = members_of(means, 300, np.ones(24))
@@ -324,8 +328,9 @@ def test_a_stranger_between_the_directions_of_the_training_texts_is_far():
 
 
 @pytest.mark.slow
-def test_a_wide_encoder_stays_within_a_megabyte():
-    """3,000 classes of 768 numbers fit by leaving out directions; fewer classes leave more of them."""
+def test_detector_size_stays_below_one_megabyte():
+    """A detector for 3,000 classes of 768 numbers fits into 1 MB by dropping directions; with fewer classes more
+    directions remain."""
     vectors = RNG.normal(0, 1, (4000, 768)).astype(np.float32)
     many = fit_detector(vectors, np.array([str(each % 3000) for each in range(4000)]))
     few = fit_detector(vectors, np.array([str(each % 150) for each in range(4000)]))

@@ -1,4 +1,4 @@
-"""convert/prepare/gguf_source.py: tokenizers built from the vocabulary in a GGUF file, held against llama.cpp."""
+"""Tokenizers built from the vocabulary of a GGUF file, compared with llama.cpp."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ TEXTS = (
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Ask llama.cpp."""
+    """Return what llama.cpp reports on this file and the test texts."""
     return probe.ask("convert.probe.llama_probe", {"model": str(path), "texts": list(TEXTS)}).facts
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2"])
-def test_every_rule_in_the_table_cuts_as_llama_cpp_does(tmp_path: Path, pre: str) -> None:
-    """The same vocabulary under each name of a pre-tokenizer gives llama.cpp's tokens for every text."""
+def test_each_pre_tokenizer_splits_like_llama_cpp(tmp_path: Path, pre: str) -> None:
+    """With each supported pre-tokenizer, the built tokenizer gives llama.cpp's tokens for all texts."""
     path = tiny_gguf.write(tmp_path / "tiny.gguf", pre=pre)
     built = tokenizers.build_tokenizer(gguf_files.read_fields(path))
     assert "" == divergence.difference(facts_of(path), built, TEXTS)
 
 
-def test_rules_are_not_all_the_same(tmp_path: Path) -> None:
-    """The texts tell the rules apart, so that the test above can fail."""
+def test_texts_distinguish_the_pre_tokenizers(tmp_path: Path) -> None:
+    """The test texts distinguish the pre-tokenizers, so that the comparison with llama.cpp can fail."""
     path = tiny_gguf.write(tmp_path / "tiny.gguf", pre="smollm")
     facts, fields = facts_of(path), gguf_files.read_fields(path)
     for pre in ("gpt-2", "llama-bpe"):
@@ -48,8 +48,8 @@ def test_rules_are_not_all_the_same(tmp_path: Path) -> None:
         assert "llama.cpp splits" in divergence.difference(facts, other, TEXTS)
 
 
-def test_begin_token_is_built_in_where_the_file_says_so(tmp_path: Path) -> None:
-    """A vocabulary that begins every text does so in transformers too, and after being saved and opened again."""
+def test_begin_token_of_the_file_is_added(tmp_path: Path) -> None:
+    """If the GGUF file sets a begin token, the built tokenizer puts it before each text."""
     path = tiny_gguf.write(tmp_path / "tiny.gguf", begin=True)
     built = tokenizers.build_tokenizer(gguf_files.read_fields(path))
     assert "" == divergence.difference(facts_of(path), built, TEXTS)
@@ -57,8 +57,9 @@ def test_begin_token_is_built_in_where_the_file_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_special_tokens_keep_their_parts() -> None:
-    """Begin, end, padding and unknown are those of the file; without padding the end token pads."""
+def test_special_tokens_are_those_of_the_file() -> None:
+    """Begin, end, padding and unknown tokens are those of the file, and without a padding token the end token is
+    used."""
     fields = gguf_files.read_fields(models.smollm2_path())
     built = tokenizers.build_tokenizer(fields)
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
@@ -69,8 +70,8 @@ def test_special_tokens_keep_their_parts() -> None:
 
 
 @pytest.mark.slow
-def test_real_tokenizer_cuts_as_llama_cpp_does() -> None:
-    """SmolLM2's vocabulary, 49,152 tokens, is rebuilt exactly."""
+def test_smollm2_tokenizer_splits_like_llama_cpp() -> None:
+    """The tokenizer built from SmolLM2's 49,152 tokens gives llama.cpp's tokens for all texts."""
     path = models.smollm2_path()
     assert "" == divergence.difference(facts_of(path), tokenizers.build_tokenizer(gguf_files.read_fields(path)), TEXTS)
 
@@ -84,16 +85,16 @@ def test_real_tokenizer_cuts_as_llama_cpp_does() -> None:
         ({"tokenizer.ggml.pre": None}, "pre-tokenizer None"),
     ],
 )
-def test_other_kinds_of_vocabulary_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    """What cannot be built exactly is not built at all."""
+def test_unsupported_vocabulary_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    """A vocabulary that cannot be rebuilt exactly is refused, and the remedy names the original checkpoint."""
     fields = gguf_files.read_fields(tiny_gguf.write(tmp_path / "tiny.gguf"))
     with pytest.raises(InvalidRequest, match=said) as caught:
         tokenizers.build_tokenizer({**fields, **changes})
     assert "checkpoint that the GGUF was made from" in caught.value.remedy
 
 
-def test_composing_tokenizer_is_compared_on_composed_texts() -> None:
-    """Where the tokenizer composes characters and llama.cpp does not, only texts that need no composing are alike."""
+def test_nfc_tokenizer_is_compared_on_composed_texts() -> None:
+    """A tokenizer that composes characters is compared on composed texts, because llama.cpp does not compose."""
     plain, composing = tiny_decoder.tokenizer(), tiny_decoder.tokenizer()
     composing.backend_tokenizer.normalizer = normalizers.NFC()
     assert (False, True) == (divergence.composes(plain), divergence.composes(composing))
@@ -101,8 +102,8 @@ def test_composing_tokenizer_is_compared_on_composed_texts() -> None:
     assert ["\u00e9"] == divergence.texts_for(composing, ["e\u0301"])
 
 
-def test_words_of_control_tokens_are_text_in_an_input() -> None:
-    """Only the template's own control tokens are tokens: in a text they are characters."""
+def test_control_token_text_is_compared_as_plain_text() -> None:
+    """The comparison reports a difference if llama.cpp reads the text of a control token in an input as that token."""
     tokenizer = tiny_decoder.tokenizer()
     end = tokenizer.eos_token_id
     facts = {"plain": [[end]], "written": [[end]], "add_bos": False, "special_ids": {"bos": 1, "eos": end}}

@@ -1,4 +1,4 @@
-"""The report of a run: sentences, doubts, plots; and that a run which came less far has a shorter one."""
+"""The report of a run: sentences, weaknesses and plots, also for a run with fewer stages."""
 
 import itertools
 import json
@@ -24,8 +24,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.slow
-def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
-    """report.json has every stage's own report; report.md shows the plots that lie beside it."""
+def test_report_is_written_as_json_and_markdown(tmp_path: Path):
+    """report.json has the report of each stage, and report.md shows the plots that are written next to it."""
     assert write_report(tmp_path, made()) == tmp_path / "report.md"
     plain = json.loads((tmp_path / "report.json").read_bytes())
     assert plain["stages"]["calibrate"]["report"] == CALIBRATE
@@ -37,8 +37,8 @@ def test_a_report_is_written_for_programs_and_for_people(tmp_path: Path):
         assert (tmp_path / name).read_bytes().startswith(PNG)
 
 
-def test_the_first_list_says_what_a_team_asks(tmp_path: Path):
-    """How good, what its risk guarantee is, which file and how faithful, how fast."""
+def test_headline_has_quality_guarantee_file_and_speed(tmp_path: Path):
+    """The first list has the quality, the risk guarantee, the model file with its agreement, and the latency."""
     quality, guarantee, file, speed, *_ = markdown(made(), []).split("\n\n")[1].split("\n")
     assert quality.startswith("- **Quality.** It is right on 83.8% (95% interval")
     assert "of 331 test rows." in quality
@@ -49,8 +49,9 @@ def test_the_first_list_says_what_a_team_asks(tmp_path: Path):
     assert speed == "- **Speed.** An answer takes 20.3 ms, 99% of them at most 31.0 ms, on this machine."
 
 
-def test_the_promise_is_checked_on_the_test_rows():
-    """The shares of confident answers and of wrong ones among them are next to the accuracy; without any, a dash."""
+def test_headline_has_confident_answers_of_the_test_rows():
+    """The headline has the share of confident answers in the test rows and of wrong ones among them; without confident
+    answers it has a dash."""
     sure = {"coverage": share(0.6, 0.05), "wrong": share(0.04, 0.02)}
     first = markdown(made(evaluate=EVALUATE | {"sure": sure}), []).split("\n\n")[1]
     said = "60.0% (95% interval 55.0% to 65.0%) of the answers are confident, and 4.0% (95% interval 2.0% to 6.0%)"
@@ -59,8 +60,8 @@ def test_the_promise_is_checked_on_the_test_rows():
     assert "and - (95%" in markdown(made(evaluate=EVALUATE | {"sure": none}), [])
 
 
-def test_a_guarantee_is_not_rounded_to_a_stricter_one():
-    """Target and certainty are those of the recipe: 2.5% is not 2%, and 99.5% is not 100%."""
+def test_risk_guarantee_is_not_rounded():
+    """Target and certainty are those of the recipe: 2.5% is not shown as 2%, and 99.5% is not shown as 100%."""
     report = made(calibrate=CALIBRATE | {"target_risk": 0.025, "delta": 0.005})
     assert any(
         line.startswith("The risk guarantee (at most 2.5% wrong, with 99.5% certainty)") for line in doubts(report)
@@ -69,8 +70,9 @@ def test_a_guarantee_is_not_rounded_to_a_stricter_one():
     assert "has a probability of at most 0.5% when more than 2.5% are wrong" in markdown(report, [])
 
 
-def test_what_each_check_of_a_confident_answer_holds_up_is_shown():
-    """Gate, floor and threshold each have their share of the rows that prove; a bundle without a gate says why."""
+def test_shares_of_gate_floor_and_threshold_are_shown():
+    """The report has the share of rows that gate, floor and threshold hold up, and a bundle without a gate has the
+    reason."""
     text = markdown(made(), [])
     assert "if its p-value is at most 3.0%, by 160 held-out rows." in text
     # The quantile of Beta(4, 157), by another implementation.
@@ -84,8 +86,9 @@ def test_what_each_check_of_a_confident_answer_holds_up_is_shown():
     assert [line for line in doubts(made(calibrate=bare)) if line.startswith("The bundle has no gate")]
 
 
-def test_a_row_at_the_gates_limit_explains_two_shares_of_confident_answers():
-    """The gate lets it pass, and the test of the threshold leaves it out; without such a row there is one share."""
+def test_row_at_the_gate_limit_is_explained():
+    """If a row at the gate's limit gives two shares of confident answers, the report explains the difference; without
+    such a row it does not mention it."""
     held_up = CALIBRATE["held_up"] | {"confident": share(225 / 411, 0.05)}
     said = "counts here as confident; the test of the threshold leaves it out, so 54.5% are confident there."
     assert said in markdown(made(calibrate=CALIBRATE | {"held_up": held_up}), [])
@@ -94,11 +97,9 @@ def test_a_row_at_the_gates_limit_explains_two_shares_of_confident_answers():
     assert "gate's limit" not in markdown(made(calibrate=nothing), [])
 
 
-def test_a_label_that_the_gate_holds_up_more_often_than_it_promises_is_named():
-    """The gate promises a share of all inputs together; labels are named where the interval is above it, five at most.
-
-    The table has a column for it, and the rows as a whole are in a sentence.
-    """
+def test_labels_held_up_too_often_are_named():
+    """If the interval of a label's held-up share is above the gate's limit, the report names the label, five at most,
+    and it also compares all rows with the limit."""
     labels = {f"label-{n}": EVALUATE["per_label"]["other"] | {"held_up": share(0.05 * n, 0.03)} for n in range(8)}
     evaluate = EVALUATE | {"per_label": labels, "gate": {"held_up_max": 0.03, "held_up": share(0.06, 0.02)}}
     text, said = markdown(made(evaluate=evaluate), []), list(doubts(made(evaluate=evaluate)))
@@ -150,13 +151,13 @@ def test_a_label_that_the_gate_holds_up_more_often_than_it_promises_is_named():
         ({"evaluate": EVALUATE | {"accuracy": share(0.8, 0.1)}}, "the accuracy is only known to about ±10.0%."),
     ],
 )
-def test_what_there_is_to_doubt_is_said(changed: dict[str, Any], said: str):
-    """Each weakness of a run is one sentence."""
+def test_each_weakness_of_a_run_is_reported(changed: dict[str, Any], said: str):
+    """Each weakness of a run is reported in one sentence."""
     assert [line for line in doubts(made(**changed)) if said in line]
 
 
-def test_a_run_without_weakness_doubts_only_what_cannot_be_known():
-    """Nothing is said for the sake of saying it."""
+def test_run_without_weakness_has_only_the_general_caveat():
+    """A run without weaknesses has only one caveat."""
     good = made(
         evaluate={"rows": 900, "accuracy": share(0.95, 0.01), "per_label": {}},
         quantize=QUANTIZE | {"chosen": "Q8_0"},
@@ -167,8 +168,8 @@ def test_a_run_without_weakness_doubts_only_what_cannot_be_known():
 
 
 @pytest.mark.parametrize("left", [0, 3, *(pytest.param(left, marks=pytest.mark.slow) for left in (1, 2, 4, 5, 6))])
-def test_a_run_that_came_less_far_has_a_shorter_report(tmp_path: Path, left: int):
-    """Any first stages alone make a report without holes; what was drawn is what was measured."""
+def test_report_of_an_incomplete_run(tmp_path: Path, left: int):
+    """A run with only its first stages has a report without gaps, with plots of the measured stages only."""
     whole = made()
     part = RunSummary(RECIPE, "t", "1.0.0", SUMMARY, whole.records[:left])
     text = write_report(tmp_path, part).read_text()
@@ -179,14 +180,14 @@ def test_a_run_that_came_less_far_has_a_shorter_report(tmp_path: Path, left: int
     assert ("The calibrate stage has not run." in text) == (left < 5)
 
 
-def test_a_table_survives_what_labels_may_hold():
-    """A bar or a line break in a label does not break the table."""
+def test_special_characters_in_labels_are_escaped():
+    """A vertical bar in a label is escaped in the tables of the report."""
     assert "| refund | a\\|b | 1 |" in markdown(made(), [])
 
 
 @pytest.mark.slow
-def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
-    """A plot holds no time and no version."""
+def test_plots_of_the_same_run_are_identical(tmp_path: Path):
+    """Two reports of the same run have identical plots, because plots contain neither time nor version."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write_report(tmp_path / folder, made())
@@ -207,13 +208,14 @@ def test_the_same_run_draws_the_same_bytes(tmp_path: Path):
         {"calibrate": {"verdict": "A task of kind generate has no confidence.", "kind": "generate"}},
     ],
 )
-def test_unusual_results_are_drawn_or_left_out(tmp_path: Path, changed: dict[str, Any]):
-    """No threshold, one candidate, one step or no calibration at all make a report too."""
+def test_report_of_unusual_results_is_written(tmp_path: Path, changed: dict[str, Any]):
+    """A report is written for a run without a threshold, with one candidate, with one tested threshold or without
+    calibration."""
     assert write_report(tmp_path, made(**changed)).read_text()
 
 
-def test_numbers_are_said_as_people_read_them():
-    """Units and digits fit the size of the number."""
+def test_numbers_are_formatted_with_units():
+    """Percentages, durations and numbers have units and digits that fit their size."""
     assert [percent(0.12345), percent(0.05, 0), percent(None)] == ["12.3%", "5%", "-"]
     assert [duration(3.21), duration(605)] == ["3.2 s", "10 min 05 s"]
     assert [duration(59.97), duration(119.7)] == ["1 min 00 s", "2 min 00 s"]
@@ -221,8 +223,8 @@ def test_numbers_are_said_as_people_read_them():
     assert interval(share(0.5, 0.1)) == "50.0% (95% interval 40.0% to 60.0%)"
 
 
-def test_the_report_says_who_labelled():
-    """Labels by their source, and the assumption about those that do not say."""
+def test_report_lists_label_sources():
+    """The report counts labels by their source and states the assumption for splits without one."""
     said = markdown(made(), ())
     assert "| labels that people confirmed | 0 | 500 | 331 |" in said
     assert "| labels of a large model | 200 | 0 | 0 |" in said
@@ -233,12 +235,12 @@ def test_the_report_says_who_labelled():
 
 
 def confidence_part(**changed: Any) -> str:
-    """Return the part of the report about confidence."""
+    """Return the section of the report on confidence."""
     return markdown(made(calibrate=CALIBRATE | changed), []).split("## Confidence")[1].split("##")[0]
 
 
-def test_the_test_is_explained_in_five_sentences():
-    """Which rows and where it starts, what passes, and what the last that passed is worth."""
+def test_threshold_test_is_explained_in_five_sentences():
+    """Five sentences explain the rows of the test, its first threshold, its condition and its guarantee."""
     paragraph = next(part for part in confidence_part().split("\n\n") if part.startswith("The threshold was tested"))
     assert 5 == len(re.findall(r"\.(?: |$)", paragraph))
     assert "tested on 411 rows, one of each family" in paragraph
@@ -257,29 +259,29 @@ def test_the_test_is_explained_in_five_sentences():
         ),
     ],
 )
-def test_what_becomes_of_the_temperature_is_said(fit: dict[str, Any], said: str):
-    """Kept or not, with its gain on rows held out of the fit."""
+def test_report_states_if_the_temperature_is_kept(fit: dict[str, Any], said: str):
+    """The report states whether the fitted temperature is kept, by its gain on held-out rows."""
     assert said in confidence_part(temperature_fit=fit)
 
 
-def test_a_temperature_that_makes_it_worse_is_remarked():
-    """Where the log loss of the other rows rises, the report says so."""
+def test_temperature_that_raises_the_log_loss_is_reported():
+    """If the temperature raises the log loss of the other rows, the report states that it is worse."""
     sides = CALIBRATE["reliability"]
     worse = {"before": sides["before"] | {"log_loss": 0.2}, "after": sides["after"] | {"log_loss": 0.21}}
     assert "changes from 0.2000 to 0.2100, which is worse" in confidence_part(reliability=worse)
     assert "worse" not in confidence_part()
 
 
-def test_a_walk_that_passes_everywhere_says_what_that_means():
-    """The lowest threshold is no mistake: all answers together keep the target."""
+def test_threshold_test_passed_by_all_is_explained():
+    """If each tested threshold passed down to the lowest, the report explains it."""
     walk = [{"threshold": 0.9, "rows": 90, "errors": 1, "verdict": "passed"},
             {"threshold": 0.01, "rows": 411, "errors": 2, "verdict": "passed"}]  # fmt: skip
     assert "Every threshold from the start down to the lowest, 0.01, passed" in confidence_part(walk=walk)
     assert "Every threshold" not in confidence_part()
 
 
-def test_bins_that_show_little_are_said_in_words():
-    """The note of the bins stands in the text and under the plot."""
+def test_note_on_bins_is_in_text_and_plot():
+    """The note on too few bins is in the text and under the plot."""
     few = {"bins": CALIBRATE["reliability"]["after"]["bins"][:1], "note": "3 rows are too few to divide."}
     sides = {when: side | few for when, side in CALIBRATE["reliability"].items()}
     assert 1 == confidence_part(reliability=sides).count("3 rows are too few to divide.")
@@ -289,7 +291,7 @@ def test_bins_that_show_little_are_said_in_words():
 
 
 def overlapping(figure: Any) -> list[tuple[str, str]]:
-    """Return the pairs of words in a figure that lie over each other."""
+    """Return pairs of texts in a figure that overlap."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     texts = [each for each in figure.findobj(Text) if each.get_visible() and each.get_text().strip()]
@@ -305,16 +307,17 @@ NOWHERE = CALIBRATE | {"threshold": None, "coverage": 0.0}
 
 
 @pytest.mark.parametrize("changed", [{}, {"quantize": CROWDED}, {"calibrate": NOWHERE}])
-def test_no_words_of_a_plot_lie_over_others(changed: dict[str, Any]):
-    """Counts, labels, legends, titles and ticks have room, also where candidates are near each other."""
+def test_texts_of_a_plot_do_not_overlap(changed: dict[str, Any]):
+    """Counts, labels, legends, titles and ticks of each plot do not overlap, even if candidates are close together."""
     for draw in report_files.PLOTS.values():
         figure = draw(made(**changed))
         assert figure is not None
         assert [] == overlapping(figure)
 
 
-def test_the_walk_is_plotted_as_it_was_tested():
-    """Only tested thresholds have a limit; start, failure and threshold are named in the legend."""
+def test_plot_shows_only_tested_thresholds():
+    """The risk plot shows limits for tested thresholds only, and its legend names first, failed and chosen
+    threshold."""
     figure = report_files.risk_coverage(made())
     assert figure is not None
     words = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -323,8 +326,8 @@ def test_the_walk_is_plotted_as_it_was_tested():
     assert [102 / 411, 188 / 411, 224 / 411, 261 / 411] == pytest.approx(list(limit.get_xdata()))
 
 
-def test_near_copies_are_counted_in_every_report():
-    """The data part has a sentence for each pair of splits, also where there are none; JSON has them, too."""
+def test_near_duplicates_are_counted_for_each_pair_of_splits():
+    """The report has a sentence on near duplicates for each pair of splits, also if there are none."""
     none = NearDuplicates("train", "test", 0, 331, ())
     some = NearDuplicates("train", "calibration", 2, 571, (("um a b", "a b"),))
     told = RunSummary(RECIPE, "t", "1.0.0", replace(SUMMARY, near_copies=(none, some)), made().records)
@@ -333,8 +336,8 @@ def test_near_copies_are_counted_in_every_report():
     assert "2 of 571 calibration rows (0.4%) are near duplicates of train rows, such as 'um a b' of 'a b'." in said
 
 
-def test_the_headline_without_near_copies_stands_beside_the_other():
-    """Both in the first list, with how many rows are copies."""
+def test_headline_has_accuracy_without_near_duplicates():
+    """The headline has the number of near duplicates and the accuracy without them, next to the overall one."""
     copies = {"near_copies": {"rows": 150}, "without_near_copies": {"rows": 181, "accuracy": share(0.7, 0.07)}}
     first = markdown(made(evaluate=EVALUATE | copies), []).split("\n\n")[1]
     assert "150 test rows (45.3%) are near duplicates of training or calibration rows." in first

@@ -1,4 +1,4 @@
-"""What an encoder's head learns: the loss of several questions, with answers that are missing or distributions."""
+"""Objectives of an encoder's head: several questions, missing answers, distributions, and the cosine margin."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def encoded(*targets: float) -> EncodedRow:
     return EncodedRow({"input_ids": [1]}, targets=targets)
 
 
-def test_the_loss_is_the_mean_over_the_answers_that_rows_give():
-    """Each question has a softmax of its own; a question that a row does not answer adds nothing."""
+def test_loss_is_the_mean_over_given_answers():
+    """Each question has its own softmax, and a question that a row does not answer adds nothing to the loss."""
     rows = [encoded(1, 0, 0, 0, 0), encoded(0, 1, 0, 1, 0)]
     parts = [LOGITS[0, :3].log_softmax(0)[0], LOGITS[1, :3].log_softmax(0)[1], LOGITS[1, 3:].log_softmax(0)[0]]
     assert pytest.approx(-float(sum(parts)) / 3) == float(QuestionObjective(SIZES).loss(LOGITS, rows))
@@ -59,8 +59,8 @@ def test_the_loss_is_the_mean_over_the_answers_that_rows_give():
     assert (pytest.approx(-float(sum(parts))), 3, 3, 3) == (losses, count, right, answered)
 
 
-def test_a_classify_task_is_one_question():
-    """Its loss is the cross-entropy of its labels."""
+def test_classify_loss_is_cross_entropy():
+    """The loss of a classify task is the cross-entropy of its labels, and an extract task has a tag objective."""
     task = TaskSpec(name="t", kind="classify", labels=("refund", "price", "other"))
     rows = [
         EncodedRow({"input_ids": [1]}, targets=targets_of(DataRow("x", label=each), task)) for each in task.labels[:2]
@@ -70,8 +70,9 @@ def test_a_classify_task_is_one_question():
     assert isinstance(objective_of(TaskSpec(name="t", kind="extract", labels=("O", "B-x"))), TagObjective)
 
 
-def test_a_distribution_is_learnt_as_it_is():
-    """The loss is least where the model's distribution is the row's."""
+def test_loss_of_a_distribution_is_least_at_that_distribution():
+    """The loss of a row with a distribution is least, and equal to its entropy, if the model gives that
+    distribution."""
     row = encoded(0.7, 0.2, 0.1, 0, 0)
     fitting = torch.tensor([[math.log(0.7), math.log(0.2), math.log(0.1), 0.0, 0.0]])
     entropy = -sum(p * math.log(p) for p in (0.7, 0.2, 0.1))
@@ -80,15 +81,16 @@ def test_a_distribution_is_learnt_as_it_is():
     assert float(objective.loss(LOGITS[:1], [row])) > entropy
 
 
-def test_rows_become_targets():
-    """A label is a distribution with one answer; outputs stand in the order of the questions."""
+def test_rows_are_converted_to_target_distributions():
+    """A label becomes a distribution with one answer, and outputs are in the order of the questions."""
     soft = RowAnswer("urgent", "yes", (("no", 0.4), ("yes", 0.6)))
     assert (0.0, 1.0, 0.0, 0.4, 0.6) == targets_of(DataRow("x", answers=(soft, RowAnswer("intent", "price"))), TASK)
     assert (0.0,) * 5 == targets_of(DataRow("x"), TASK)
 
 
-def test_a_batch_without_a_word_has_no_loss():
-    """A text of invisible characters alone has no word: its loss is 0, and nothing is learned from it."""
+def test_batch_without_words_has_zero_loss():
+    """A batch whose texts have only invisible characters has loss and gradient 0, and other batches are averaged over
+    their words."""
     logits = torch.zeros(1, 2, 3, requires_grad=True)
     loss = TagObjective().loss(logits, [EncodedRow({"input_ids": [1, 2]}, (UNREAD, UNREAD))])
     loss.backward()
@@ -97,16 +99,17 @@ def test_a_batch_without_a_word_has_no_loss():
     assert pytest.approx(math.log(3)) == float(TagObjective().loss(torch.zeros(2, 2, 3), tags))
 
 
-def test_a_batch_without_an_answer_has_no_loss():
-    """Nothing is divided by zero."""
+def test_batch_without_answers_has_zero_loss():
+    """A batch without any answer has loss and gradient 0 instead of a division by zero."""
     logits = LOGITS.clone().requires_grad_()
     loss = QuestionObjective(SIZES).loss(logits, [encoded(0, 0, 0, 0, 0)] * 2)
     loss.backward()
     assert (0.0, 0.0) == (float(loss.detach()), float(logits.grad.abs().sum()))
 
 
-def test_balanced_weights_let_each_answer_count_alike():
-    """With them nine rows of one answer weigh as much as one row of the other; the mean weight of a row is 1."""
+def test_balanced_weights_equalize_answers():
+    """With balanced weights, nine rows of one answer count as much as one row of the other, and the mean weight of a
+    row is 1."""
     rows = [encoded(0, 0, 0, 1, 0)] * 9 + [encoded(0, 0, 0, 0, 1)]
     weights = balanced_weights(rows, SIZES)
     assert [0.0, 0.0, 0.0] == weights[:3]
@@ -115,9 +118,9 @@ def test_balanced_weights_let_each_answer_count_alike():
     assert pytest.approx(math.log(2)) == float(objective_of(TASK, weights).loss(even, rows))
 
 
-def test_log_priors_leave_even_outputs_to_rows_that_nothing_tells_apart():
-    """Nine rows of one answer and one of the other: with the priors, equal logits have the least loss, and without them
-    logits that are the priors."""
+def test_log_priors_make_equal_logits_optimal():
+    """For nine rows of one answer and one of the other, equal logits have the least loss with log priors; without them
+    the priors themselves have it."""
     rows = [encoded(0, 0, 0, 1, 0)] * 9 + [encoded(0, 0, 0, 0, 1)]
     priors = log_priors(rows, SIZES)
     assert [0.0, 0.0, 0.0, pytest.approx(math.log(0.9)), pytest.approx(math.log(0.1))] == priors
@@ -128,20 +131,21 @@ def test_log_priors_leave_even_outputs_to_rows_that_nothing_tells_apart():
     assert float(objective_of(TASK, (), priors).loss(own, rows)) > entropy + 0.1
 
 
-def test_outliers_should_answer_every_question_evenly():
-    """The loss of an outlier is the mean over questions."""
+def test_outlier_loss_is_the_mean_over_questions():
+    """The loss of an outlier is the mean of its uniformity losses over the questions."""
     expected = (float(uniformity(LOGITS[:, :3])) + float(uniformity(LOGITS[:, 3:]))) / 2
     assert pytest.approx(expected) == float(QuestionObjective(SIZES).uniformity(LOGITS))
 
 
-def test_a_linear_classifier_learns_distributions():
-    """On vectors that cannot tell rows apart it gives the mean distribution."""
+def test_logistic_regression_learns_distributions():
+    """On vectors that do not distinguish rows, logistic regression gives the mean distribution of the rows."""
     fitted = logistic_regression.fit_shares(np.zeros((2, 3)), np.array([[0.9, 0.1], [0.5, 0.5]]))
     assert pytest.approx(np.log([[0.7, 0.3]]), abs=1e-3) == fitted.log_probabilities(np.zeros((1, 3)))
 
 
-def test_a_linear_classifier_can_count_labels_alike():
-    """On vectors that cannot tell rows apart, nine rows of one label and one of another are even with their weights."""
+def test_logistic_regression_accepts_row_weights():
+    """On vectors that do not distinguish rows, nine rows of one label and one of another give equal probabilities with
+    balancing weights."""
     wanted = np.eye(2)[[0] * 9 + [1]]
     plain, even = (
         logistic_regression.fit_shares(np.zeros((10, 3)), wanted, weights=weights).log_probabilities(np.zeros((1, 3)))
@@ -161,15 +165,16 @@ ROWS = [
 
 
 def square(size: int = 3, weight: float = 1.0) -> CosineMargin:
-    """Return a margin whose directions are the axes."""
+    """Return a margin whose label directions are the axes."""
     head = torch.nn.Linear(size, size)
     with torch.no_grad():
         head.weight.copy_(torch.eye(size))
     return CosineMargin(head, weight)
 
 
-def test_the_loss_is_that_of_the_cosines_less_the_margin():
-    """A vector between two axes has the cosine 0.707 with both; its length does not matter, and the weight scales."""
+def test_margin_loss_uses_cosines_minus_the_margin():
+    """The margin loss depends on the cosines minus the margin and not on the vector's length, and is scaled by the
+    weight."""
     cosine = math.sqrt(0.5)
     expected = math.log(1 + math.exp(SCALE * MARGIN) + math.exp(-SCALE * (cosine - MARGIN)))
     for length in (0.1, 1.0, 50.0):
@@ -179,15 +184,15 @@ def test_the_loss_is_that_of_the_cosines_less_the_margin():
         assert pytest.approx(0.5 * expected, rel=1e-5) == float(halved.detach())
 
 
-def test_a_row_on_the_right_side_still_has_a_loss_within_the_margin():
-    """Nearer to its own axis by less than the margin, it counts as nearer to the other one."""
+def test_margin_loss_applies_to_correct_rows_within_the_margin():
+    """A row that is nearer to its own label by less than the margin has the loss of a wrong row."""
     near = normalize(torch.tensor([[1.0, 0.95, 0.0]]), dim=-1)
     least = torch.log(1 + torch.exp(torch.tensor(-SCALE * (1 - MARGIN))))
     assert float(square().loss(near, torch.tensor([0])).detach()) > math.log(2) > float(least)
 
 
 def trainer(folder: Path, weight: float) -> tuple[EncoderTrainer, Any, CosineMargin]:
-    """Return a trainer of a tiny pooled encoder that has seen nothing yet, the encoder, and its margin."""
+    """Return an untrained trainer of a tiny pooled encoder, the encoder, and its margin."""
     tiny_encoder.checkpoint(folder)
     config = transformers.AutoConfig.from_pretrained(folder)
     config.classifier_pooling = "mean"
@@ -207,8 +212,8 @@ def encoder_of(folder: Path) -> RowEncoder:
     return RowEncoder(transformers.AutoTokenizer.from_pretrained(folder), MARGIN_TASK, 32)
 
 
-def test_training_brings_each_text_nearer_to_its_label(tmp_path: Path):
-    """The loss of the margin over all rows falls, beside the one of the answers."""
+def test_training_reduces_the_margin_loss(tmp_path: Path):
+    """Training with the margin lowers the margin loss of all rows by 30% and also the loss of the answers."""
     learner, model, margin = trainer(tmp_path, 0.5)
     rows = encoder_of(tmp_path).encode(ROWS).items
     labels = torch.tensor([row.targets for row in rows]).argmax(-1)
@@ -225,8 +230,9 @@ def test_training_brings_each_text_nearer_to_its_label(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("method", "kind"), [("head", "classify"), ("full", "extract")])
-def test_a_margin_that_nothing_can_have_is_refused(method: Literal["head", "full"], kind: Kind, tmp_path: Path):
-    """A recipe that asks for one is not trained without it."""
+def test_margin_weight_is_refused_if_unsupported(method: Literal["head", "full"], kind: Kind, tmp_path: Path):
+    """A recipe with `margin_weight` is refused for a method or task that has no margin, instead of training without
+    it."""
     _, model, _ = trainer(tmp_path, 0.0)
     task = MARGIN_TASK if kind == "classify" else TaskSpec(name="t", kind=kind, labels=("O", "B-item"))
     asked = FinetuneSection(method=method, margin_weight=0.5)
@@ -235,8 +241,9 @@ def test_a_margin_that_nothing_can_have_is_refused(method: Literal["head", "full
     assert finetune_stage.margin_of(model, task, FinetuneSection(method=method)) is None
 
 
-def test_the_directions_learn_faster_and_are_no_part_of_the_model(tmp_path: Path):
-    """They have a group of parameters of their own, without decay; what is saved has no such tensor."""
+def test_margin_directions_are_trained_but_not_saved(tmp_path: Path):
+    """The margin's directions have a parameter group with a higher learning rate and no decay, and are not parameters
+    of the model."""
     learner, model, margin = trainer(tmp_path, 1.0)
     (group,) = (group for group in learner.groups() if any(each is margin.directions for each in group["params"]))
     assert (RATE_FACTOR * 0.002, 0.0, 1) == (group["lr"], group["weight_decay"], len(group["params"]))

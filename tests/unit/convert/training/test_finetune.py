@@ -1,4 +1,4 @@
-"""convert/training/: the stage, on tiny random models with real tokenizers."""
+"""The finetune stage on tiny random models with real tokenizers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EXAMPLES = [example for example in pos_intents.train() if example[1] in INTENTS]
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder as `prepare` leaves it, with a decoder."""
+    """Return a folder as the prepare stage leaves it, with a decoder."""
     folder = tmp_path_factory.mktemp("decoder")
     tiny_decoder.checkpoint(folder / "checkpoint")
     return folder
@@ -49,7 +49,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder as `prepare` leaves it, with an encoder."""
+    """Return a folder as the prepare stage leaves it, with an encoder."""
     folder = tmp_path_factory.mktemp("encoder")
     tiny_encoder.checkpoint(folder / "checkpoint")
     return folder
@@ -82,8 +82,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return peft.utils.load_peft_weights(str(folder / "adapter"), device="cpu")
 
 
-def test_an_adapter_learns(tuned: tuple[Path, Report]) -> None:
-    """The loss falls, validation beats guessing, and the report says from what and how."""
+def test_adapter_training_lowers_the_loss(tuned: tuple[Path, Report]) -> None:
+    """Adapter training lowers the loss by 30% and validates better than guessing, and the report has rows, settings and
+    versions."""
     _, report = tuned
     losses = [epoch["train_loss"] for epoch in report["epochs"]]
     assert losses[-1] < 0.7 * losses[0]
@@ -95,8 +96,9 @@ def test_an_adapter_learns(tuned: tuple[Path, Report]) -> None:
     json.dumps(report)
 
 
-def test_an_adapter_is_a_peft_directory_of_the_layers_asked_for(tuned: tuple[Path, Report], decoder: Path) -> None:
-    """PEFT loads it over the base; merged into the base it computes the same; no path of this machine is in it."""
+def test_adapter_is_a_peft_directory(tuned: tuple[Path, Report], decoder: Path) -> None:
+    """The adapter covers the requested layers, PEFT loads it over the base, merging gives the same logits, and its
+    configuration has no path of this machine."""
     out, report = tuned
     assert {"adapter_config.json", "adapter_model.safetensors"} == {file.name for file in (out / "adapter").iterdir()}
     assert str(decoder) not in (out / "adapter" / "adapter_config.json").read_text()
@@ -113,8 +115,9 @@ def test_an_adapter_is_a_peft_directory_of_the_layers_asked_for(tuned: tuple[Pat
     torch.testing.assert_close(adapted, merged, atol=1e-4, rtol=1e-4)
 
 
-def test_the_same_seed_gives_the_same_weights(tuned: tuple[Path, Report], decoder: Path, tmp_path: Path) -> None:
-    """Bit for bit on one machine; another seed gives others; the caller's own chance is left alone."""
+def test_same_seed_gives_the_same_weights(tuned: tuple[Path, Report], decoder: Path, tmp_path: Path) -> None:
+    """On one machine the same seed gives identical weights and another seed gives others; the caller's random state is
+    not changed."""
     torch.manual_seed(99)
     expected = torch.rand(1)
     torch.manual_seed(99)
@@ -128,11 +131,9 @@ def test_the_same_seed_gives_the_same_weights(tuned: tuple[Path, Report], decode
 
 
 @pytest.mark.parametrize(("bytes_max", "tolerance"), [(lora.HIDDEN_BYTES_MAX, 2e-2), (400, 1e-4)])
-def test_frozen_layers_run_once_with_the_same_result(tmp_path: Path, bytes_max: int, tolerance: float) -> None:
-    """Losses and gradients are those of the whole model run each time, to the precision of bfloat16.
-
-    Where the file has no room for the rows of a batch, they are those to the last digits.
-    """
+def test_cached_frozen_layers_give_the_same_gradients(tmp_path: Path, bytes_max: int, tolerance: float) -> None:
+    """Losses and gradients with cached frozen layers equal those of the whole model within the precision of bfloat16,
+    or to the last digits if the cache has no room for the rows of a batch."""
     found = []
     for cut in (0, 2):
         torch.manual_seed(5)
@@ -155,14 +156,15 @@ def test_frozen_layers_run_once_with_the_same_result(tmp_path: Path, bytes_max: 
 
 
 def tensor_bytes() -> int:
-    """Return the bytes of all tensors that this process holds."""
+    """Return the number of bytes of all tensors in this process."""
     gc.collect()
     storages = [each.untyped_storage() for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
     return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
 
 
-def test_hidden_states_lie_on_the_disk_and_leave_nothing_there(tmp_path: Path) -> None:
-    """Two bytes a number, in a file without a name; no tensor of them stays in memory, whatever the number of rows."""
+def test_hidden_states_are_cached_in_an_unnamed_file(tmp_path: Path) -> None:
+    """Hidden states are cached with two bytes per number in an unnamed file, and none of them stays in memory, whatever
+    the number of rows."""
     model = tiny_decoder.model()
     rows = [tuple(range(3, 3 + length)) for length in range(40, 90)]
     halves = lora.FrozenPrefixCache(model, 1, tmp_path)
@@ -173,8 +175,8 @@ def test_hidden_states_lie_on_the_disk_and_leave_nothing_there(tmp_path: Path) -
     assert [] == list(tmp_path.iterdir())
 
 
-def test_hidden_states_stop_at_their_limit(tmp_path: Path) -> None:
-    """The file takes whole rows up to its limit in bytes; the others are computed when they are asked for."""
+def test_hidden_state_cache_stops_at_its_limit(tmp_path: Path) -> None:
+    """The cache stores whole rows up to its limit in bytes, and the other rows are computed when they are requested."""
     model = tiny_decoder.model()
     rows = [tuple(range(3, 13)), tuple(range(3, 23)), tuple(range(3, 33))]
     limit = 30 * model.config.hidden_size * 2 + 1
@@ -185,8 +187,8 @@ def test_hidden_states_stop_at_their_limit(tmp_path: Path) -> None:
         torch.testing.assert_close(whole.logits(rows, 2), halves.logits(rows, 2))
 
 
-def test_a_disk_without_room_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
-    """All of the file is set aside before anything is mapped: what does not fit is an OSError."""
+def test_cache_that_does_not_fit_is_an_os_error(tmp_path: Path) -> None:
+    """The cache file is allocated before it is mapped, so missing space is an OSError and not a signal."""
     limited = (
         "import resource, pathlib, sys; from convert.training import lora; from tests.support import tiny_decoder;"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -199,8 +201,9 @@ def test_a_disk_without_room_is_an_error_and_not_a_signal(tmp_path: Path) -> Non
     assert 1 == ended.returncode
 
 
-def test_answers_are_learnt_from_prompts_and_conversations(decoder: Path, tmp_path: Path) -> None:
-    """A generate task learns its completions; the same rows as conversations with one question train alike."""
+def test_generate_trains_alike_on_prompts_and_conversations(decoder: Path, tmp_path: Path) -> None:
+    """A generate task learns its completions, with the same losses from prompts and from conversations of one
+    question."""
     generate = {
         "name": "t",
         "kind": "generate",
@@ -225,8 +228,9 @@ def test_answers_are_learnt_from_prompts_and_conversations(decoder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("method", ["full", "head"])
-def test_an_encoder_learns_to_classify(encoder: Path, tmp_path: Path, method: str) -> None:
-    """All of it or its head: the checkpoint has the task's labels and a tokenizer; a head leaves the body alone."""
+def test_encoder_learns_to_classify(encoder: Path, tmp_path: Path, method: str) -> None:
+    """Training lowers the loss, and the checkpoint has the task's labels and the tokenizer; with method `head` the body
+    does not change."""
     settings = {
         "method": method,
         "epochs": 8,
@@ -249,8 +253,8 @@ def test_an_encoder_learns_to_classify(encoder: Path, tmp_path: Path, method: st
 CALM = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def test_a_sentence_encoder_starts_from_a_linear_classifier(encoder: Path, tmp_path: Path) -> None:
-    """Its head is fitted to the mean token vectors first, so it separates the training rows before the first step."""
+def test_sentence_encoder_starts_from_a_fitted_head(encoder: Path, tmp_path: Path) -> None:
+    """The head of a sentence encoder is fitted to its mean token vectors first, so its first epoch has a lower loss."""
     shutil.copytree(encoder, tmp_path / "prepared")
     config = tmp_path / "prepared" / "checkpoint" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"classifier_pooling": "mean", **CALM}))
@@ -265,7 +269,8 @@ def test_a_sentence_encoder_starts_from_a_linear_classifier(encoder: Path, tmp_p
 
 @pytest.mark.slow
 def test_rows_longer_than_the_positions_of_roberta_are_left_out(tmp_path: Path) -> None:
-    """Its table of 514 positions holds 511 tokens where padding is token 2; a row of 512 and more is counted."""
+    """With 514 rows of positions and padding token 2, RoBERTa trains on rows of up to 511 tokens; rows of 512 and more
+    are counted as too long."""
     tiny_models.encoder(tmp_path / "prepared" / "checkpoint", "roberta")
     long = [("a" + " a" * (tokens - 1), "refund") for tokens in (511, 512, 513, 514)]
     settings = {"method": "head", "epochs": 1, "tokens_max": 514}
@@ -273,8 +278,8 @@ def test_rows_longer_than_the_positions_of_roberta_are_left_out(tmp_path: Path) 
     assert 3 == finetune_stage.run(made)["rows"]["too_long"]
 
 
-def test_an_encoder_learns_to_tag_words(encoder: Path, tmp_path: Path) -> None:
-    """A record counts as right when every word is."""
+def test_encoder_learns_to_tag_words(encoder: Path, tmp_path: Path) -> None:
+    """Training an extract task halves the loss and counts no span inside a word."""
     names = ("milk", "bread", "cheese", "apples", "coffee")
     rows = [
         {"text": text, "spans": [{"start": text.index(name), "end": text.index(name) + len(name), "label": "item"}]}
@@ -293,8 +298,9 @@ def test_an_encoder_learns_to_tag_words(encoder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_encoder_learns_from_corrections_of_sites(encoder: Path, tmp_path: Path) -> None:
-    """Rows that `dataset` makes of corrected records are trained on as they are: each span is one of whole words."""
+def test_encoder_trains_on_corrected_records(encoder: Path, tmp_path: Path) -> None:
+    """Rows that `dataset` makes from corrected records are all used for training, without rows that are too long or
+    spans inside words."""
     write(
         DatasetSelection(corrected_records.collected(tmp_path), "pos-intent", "reviewed"),
         "text-spans",
@@ -307,8 +313,8 @@ def test_an_encoder_learns_from_corrections_of_sites(encoder: Path, tmp_path: Pa
     assert (6, 0, 0) == (rows["train"] + rows["validation"], rows["too_long"], report["spans_inside_words"])
 
 
-def test_a_head_with_the_same_labels_is_kept(encoder: Path, tmp_path: Path) -> None:
-    """Training goes on from it; with other labels there is a new head."""
+def test_head_with_the_same_labels_is_kept(encoder: Path, tmp_path: Path) -> None:
+    """Training a checkpoint with the same labels starts from its head, and other labels give a new head."""
     first = job(tmp_path / "a", encoder, {"method": "full", "epochs": 1})
     finetune_stage.run(first)
     head = AutoModelForSequenceClassification.from_pretrained(first.out / "checkpoint").classifier.weight
@@ -320,8 +326,8 @@ def test_a_head_with_the_same_labels_is_kept(encoder: Path, tmp_path: Path) -> N
     assert (3, 16) == tuple(fewer.classifier.weight.shape)
 
 
-def test_without_settings_nothing_is_trained(decoder: Path, tmp_path: Path) -> None:
-    """The stage leaves nothing, and says why."""
+def test_recipe_without_finetune_skips_training(decoder: Path, tmp_path: Path) -> None:
+    """Without `finetune` in the recipe the stage leaves no files and reports why it was skipped."""
     made = job(tmp_path, decoder, {})
     assert {"skipped": "the recipe has no 'finetune'"} == finetune_stage.run(made)
     assert [] == list(made.out.iterdir())
@@ -343,19 +349,17 @@ def test_without_settings_nothing_is_trained(decoder: Path, tmp_path: Path) -> N
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused(
+def test_invalid_training_settings_are_refused(
     decoder: Path, tmp_path: Path, settings: dict[str, object], changed: dict[str, Any], said: str
 ) -> None:
-    """The error names the key and what there is."""
+    """Settings or rows that cannot be trained are refused with the key and a remedy."""
     with pytest.raises(InvalidRequest, match=said) as caught:
         finetune_stage.run(job(tmp_path, decoder, settings, **changed))
     assert caught.value.remedy
 
 
-def test_an_adapter_of_the_source_is_not_trained_over(
-    tuned: tuple[Path, Report], decoder: Path, tmp_path: Path
-) -> None:
-    """Two adapters cannot be served together."""
+def test_source_with_an_adapter_is_not_trained(tuned: tuple[Path, Report], decoder: Path, tmp_path: Path) -> None:
+    """Training an adapter is refused if the source has one already, because two cannot be served together."""
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared" / "checkpoint").symlink_to(decoder / "checkpoint")
     (tmp_path / "prepared" / "adapter").symlink_to(tuned[0] / "adapter")
@@ -363,8 +367,8 @@ def test_an_adapter_of_the_source_is_not_trained_over(
         finetune_stage.run(job(tmp_path / "job", tmp_path / "prepared", LORA))
 
 
-def test_a_body_that_is_not_there_is_not_made_up(encoder: Path, tmp_path: Path) -> None:
-    """transformers would fill it in at random, and training would go on from nothing."""
+def test_encoder_without_all_body_weights_is_refused(encoder: Path, tmp_path: Path) -> None:
+    """An encoder that lacks weights below the head is refused, because transformers would initialize them at random."""
     shutil.copytree(encoder / "checkpoint", tmp_path / "prepared" / "checkpoint")
     file = tmp_path / "prepared" / "checkpoint" / "model.safetensors"
     kept = {name: value for name, value in load_file(file).items() if "layer.1." not in name}
@@ -373,15 +377,15 @@ def test_a_body_that_is_not_there_is_not_made_up(encoder: Path, tmp_path: Path) 
         finetune_stage.run(job(tmp_path / "job", tmp_path / "prepared", {"method": "full"}))
 
 
-def test_a_method_must_suit_the_runtime(decoder: Path, tmp_path: Path) -> None:
-    """An adapter is for llama; a whole encoder is for onnx."""
+def test_method_must_suit_the_runtime(decoder: Path, tmp_path: Path) -> None:
+    """Method `full` is refused for runtime `llama`."""
     made = job(tmp_path, decoder, {"method": "full"})
     (tmp_path / "task.yaml").write_text((tmp_path / "task.yaml").read_text().replace("onnx", "llama"))
     with pytest.raises(InvalidRequest, match="'full' does not make a model for runtime 'llama'"):
         finetune_stage.run(made)
 
 
-def test_a_decoder_is_no_encoder(decoder: Path, tmp_path: Path) -> None:
-    """What a classification head of transformers would silently make of a decoder is refused."""
+def test_decoder_is_refused_for_full_training(decoder: Path, tmp_path: Path) -> None:
+    """Method `full` refuses a decoder checkpoint, from which transformers would silently make a classifier."""
     with pytest.raises(InvalidRequest, match="is a decoder"):
         finetune_stage.run(job(tmp_path, decoder, {"method": "full"}))

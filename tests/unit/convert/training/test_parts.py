@@ -1,4 +1,4 @@
-"""convert/training/: the parts that only compute."""
+"""Targets, losses, splits, row encoding and the training loop."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def minilm_tokenizer() -> Any:
 # --- objective --------------------------------------------------------------------------------------------------------
 
 
-def test_a_label_chooses_at_each_of_its_tokens() -> None:
-    """The choices are the tokens with which some label goes on there, the right one first."""
+def test_label_tokens_list_their_alternatives() -> None:
+    """For each token of a label the choices are the tokens with which some label continues there, the right one
+    first."""
     answers = label_answers([(1, 2), (1, 3, 4), (5,)])
     assert (
         AnswerTarget((1, 2), ((1, 5), (2, 3))),
@@ -43,8 +44,9 @@ def test_a_label_chooses_at_each_of_its_tokens() -> None:
     ) == answers
 
 
-def test_label_loss_is_the_softmax_over_the_labels_and_a_share_over_the_vocabulary() -> None:
-    """For labels of one token that is the cross-entropy over the labels at the answer's position."""
+def test_label_loss_combines_labels_and_vocabulary() -> None:
+    """For labels of one token, the loss is the cross-entropy over the labels plus the given share of that over the
+    vocabulary."""
     logits = torch.tensor([[[2.0, 1.0, 0.0, -1.0]]])
     answers = label_answers([(0,), (1,)])
     among = math.log(1 + math.exp(-1.0))
@@ -53,8 +55,9 @@ def test_label_loss_is_the_softmax_over_the_labels_and_a_share_over_the_vocabula
     assert pytest.approx(among + 0.25 * whole, abs=1e-6) == float(loss)
 
 
-def test_labels_of_several_tokens_add_up() -> None:
-    """Tokens without an alternative cost nothing among the labels; a shorter label's row is padded in front."""
+def test_loss_adds_up_over_the_label_tokens() -> None:
+    """The loss adds up over the tokens of a label that have an alternative, and the row of a shorter label is padded in
+    front."""
     answers = label_answers([(1, 2), (1, 3), (0,)])
     wanted = targets([answers[0], answers[2]], CPU)
     assert [[1, 2], [-100, 0]] == wanted.tokens.tolist()
@@ -62,8 +65,9 @@ def test_labels_of_several_tokens_add_up() -> None:
     assert pytest.approx((2 * math.log(2) + math.log(2)) / 2) == float(loss)
 
 
-def test_other_answers_are_learnt_token_by_token() -> None:
-    """Without choices the loss is the mean over the answer's tokens, and an answer is right to the last one or not."""
+def test_free_answers_are_learned_token_by_token() -> None:
+    """Without choices the loss is the mean over the answer's tokens, and an answer counts as exact only if all tokens
+    are right."""
     wanted = targets([AnswerTarget((1, 2)), AnswerTarget((3,))], CPU)
     logits = torch.zeros(2, 2, 4)
     assert pytest.approx(math.log(4)) == float(decoder_trainer.loss(logits, wanted))
@@ -74,15 +78,15 @@ def test_other_answers_are_learnt_token_by_token() -> None:
 # --- outliers ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_stranger_should_get_every_label_alike() -> None:
-    """The loss of an outlier is 0 for equal logits, whatever the number of labels, and grows with how sure they are."""
+def test_uniformity_loss_grows_with_confidence() -> None:
+    """The loss of an outlier is 0 for equal logits, whatever the number of labels, and grows with the confidence."""
     assert pytest.approx(0.0, abs=1e-6) == float(uniformity(torch.ones(3, 7)))
     calm, sure = (float(uniformity(torch.tensor([[each, 0.0, 0.0]]))) for each in (1.0, 5.0))
     assert 0.0 < calm < sure
 
 
-def test_outliers_come_again_without_end_in_another_order() -> None:
-    """Each turn has all of them once; of none there is nothing."""
+def test_outliers_are_shuffled_endlessly() -> None:
+    """Each round has all outliers once, in another order; without outliers the iterator is empty."""
     items = [EncodedRow({"input_ids": [n]}, (UNREAD,)) for n in range(5)]
     drawn = list(itertools.islice(shuffle_endlessly(items), 15))
     turns = [drawn[at : at + 5] for at in (0, 5, 10)]
@@ -94,8 +98,9 @@ def test_outliers_come_again_without_end_in_another_order() -> None:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_rows_are_kept_back_by_label_and_family() -> None:
-    """Every label gives its share; families and equal texts stay together, synthetic rows train."""
+def test_validation_split_is_by_label_and_family() -> None:
+    """Each label gives its share to validation, families and equal texts stay together, and synthetic rows are only
+    used for training."""
     rows = [DataRow(f"{label} {n}", label=label, family=f"{label}/{n // 2}") for label in ("a", "b") for n in range(20)]
     rows += [
         DataRow("a 0!", label="a", family="a/0"),
@@ -111,7 +116,7 @@ def test_rows_are_kept_back_by_label_and_family() -> None:
 
 
 class CountedRow(DataRow):
-    """A row that counts how often it is compared with another."""
+    """A row that counts its comparisons with other rows."""
 
     compared = 0
     __hash__ = DataRow.__hash__
@@ -121,23 +126,25 @@ class CountedRow(DataRow):
         return super().__eq__(other)
 
 
-def test_keeping_back_compares_no_row_with_another() -> None:
-    """Its work grows with the rows, not with their square."""
+def test_validation_split_takes_linear_time() -> None:
+    """The split compares no row with another, so its work grows with the number of rows and not with its square."""
     rows = [CountedRow(f"text {n}", label=str(n % 3)) for n in range(300)]
     train_validation_split(rows, 0.3, seed=1)
     assert 0 == CountedRow.compared
 
 
-def test_at_least_one_row_is_kept_back() -> None:
-    """A split too small for the share gives one row of its largest label; one that cannot is refused."""
+def test_validation_split_has_at_least_one_row() -> None:
+    """A split that is too small for its share holds out one row of its largest label, and synthetic rows alone are
+    refused."""
     rows = [DataRow("x", label="a"), DataRow("y", label="b"), DataRow("z", label="b")]
     assert ("b",) == tuple(row.label for row in train_validation_split(rows, 0.1, seed=1).validation)
     with pytest.raises(InvalidRequest, match="too few rows to hold one out"):
         train_validation_split([DataRow("x", synthetic=True), DataRow("y", synthetic=True)], 0.1, seed=1)
 
 
-def test_lessons_of_an_answer_end_with_the_end_token() -> None:
-    """A request is rendered as the agent renders it; a longer conversation by the tokenizer's chat template."""
+def test_training_example_ends_with_the_end_token() -> None:
+    """A request is rendered as the agent renders it and its answer ends with the end token; a longer conversation
+    follows the tokenizer's chat template."""
     tokenizer = tiny_decoder.tokenizer()
     task = TaskSpec(name="t", kind="generate", prompt=PromptTemplate(chat=True, system="Be brief."))
     tokens = task_tokens(task, tokenizer)
@@ -159,7 +166,7 @@ def test_lessons_of_an_answer_end_with_the_end_token() -> None:
 
 
 def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
-    """Left out are those over tokens_max; if none is left, that is an error."""
+    """Rows with more than `tokens_max` tokens are left out and counted, and training is refused if no row remains."""
     task = TaskSpec(name="t", kind="classify", labels=("refund", "price"))
     lessons = DecoderExampleEncoder(task, task_tokens(task, tiny_decoder.tokenizer()))
     rows = [DataRow("hi", label="price"), DataRow("I want my money back " * 20, label="refund")]
@@ -172,8 +179,8 @@ def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
 # --- tags -------------------------------------------------------------------------------------------------------------
 
 
-def test_spans_become_tags_of_words() -> None:
-    """A word's first token has its tag, the others are not read; a span that splits a word is counted."""
+def test_spans_are_converted_to_word_tags() -> None:
+    """The first token of a word has its tag, other tokens are ignored, and a span that splits a word is counted."""
     labels, text = ("O", "B-item", "I-item", "B-size", "I-size"), "Two flat whites, 5kg"
     spans = (TextSpan(4, 15, "item"), TextSpan(17, 18, "size"))
     encoding = minilm_tokenizer()(text, return_offsets_mapping=True)
@@ -188,7 +195,7 @@ def test_spans_become_tags_of_words() -> None:
 
 
 class Line:
-    """Learns one number; validation follows a script."""
+    """A trainer of one number with scripted validation results."""
 
     def __init__(self, script: Sequence[float], start: float = 0.0, rate: float = 0.1) -> None:
         self.weight = torch.nn.Parameter(torch.tensor([start]))
@@ -217,7 +224,7 @@ def settings(**changed: int) -> training_loop.TrainingSettings:
 
 
 def test_training_stops_early_and_keeps_the_best_weights() -> None:
-    """Two epochs without a better validation end it; the weights are those of the best epoch."""
+    """Training ends after two epochs without a better validation and keeps the weights of the best epoch."""
     learner = Line([0.5, 0.7, 0.7, 0.6, 0.9, 0.9])
     said: list[tuple[str, int, int]] = []
     trained = training_loop.train(learner, settings(), lambda *line: said.append(line))
@@ -231,16 +238,16 @@ def test_training_stops_early_and_keeps_the_best_weights() -> None:
 
 
 @pytest.mark.parametrize(("script", "best"), [([0.8, 0.5, 0.6], 0), ([0.8, 0.5, 0.9, 0.5, 0.5], 2)])
-def test_a_start_that_no_epoch_betters_is_kept(script: list[float], best: int) -> None:
-    """Where the head was fitted first, the start is measured like an epoch, and counts as number 0."""
+def test_fitted_head_is_kept_if_no_epoch_is_better(script: list[float], best: int) -> None:
+    """If the head was fitted first, the start is validated as epoch 0 and kept if no epoch is better."""
     learner = Line(script, start=1.0)
     trained = training_loop.train(learner, settings(), lambda *_: None, head_fitted=True)
     assert (best, max(script)) == (trained.best_epoch, trained.report()["validation_accuracy"])
     assert learner.weights[best] == float(learner.weight.detach())
 
 
-def test_every_row_is_seen_once_an_epoch_beside_rows_of_like_length() -> None:
-    """The order depends on the seed only."""
+def test_epoch_uses_each_row_once_in_batches_of_similar_length() -> None:
+    """An epoch uses each row once, batched with rows of similar length, in an order that depends only on the seed."""
     first, second, other = (Line([0.5] * 6) for _ in range(3))
     for learner, seed in ((first, 1), (second, 1), (other, 2)):
         training_loop.train(learner, settings(epochs=1, seed=seed), lambda *_: None)
@@ -249,15 +256,15 @@ def test_every_row_is_seen_once_an_epoch_beside_rows_of_like_length() -> None:
     assert {(1, 3), (4, 2), (0,)} == set(first.seen)
 
 
-def test_a_loss_that_is_not_finite_is_refused() -> None:
-    """The error says to lower the learning rate."""
+def test_non_finite_loss_stops_the_training() -> None:
+    """A loss that is not finite stops the training, and the remedy is a lower learning_rate."""
     with pytest.raises(InvalidRequest, match="no longer finite in epoch 1") as caught:
         training_loop.train(Line([0.5] * 6, start=math.inf), settings(), lambda *_: None)
     assert "learning_rate" in caught.value.remedy
 
 
-def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
-    """It is highest after a tenth of the steps and next to nothing in the end."""
+def test_learning_rate_has_linear_warmup_and_cosine_decay() -> None:
+    """The learning rate is highest after a tenth of the steps and almost 0 at the end."""
     rates = [training_loop.rate(step, 100) for step in range(100)]
     assert max(rates) == rates[9] == rates[10] == 1.0
     assert sorted(rates[:10]) == rates[:10]
@@ -265,6 +272,6 @@ def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
     assert rates[-1] < 0.001
 
 
-def test_the_time_left_of_a_training_is_written_as_elsewhere() -> None:
-    """In hours where it takes hours."""
+def test_remaining_training_time_is_in_hours() -> None:
+    """A remaining time of 10,468 seconds is shown as `2 h left`."""
     assert training_loop.progress_sentence(1, 0.5, None, 10_468.0).endswith("2 h left")

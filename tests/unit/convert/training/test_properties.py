@@ -1,4 +1,4 @@
-"""convert/training/: what holds for any labels, rows and settings."""
+"""Properties of training that hold for any labels, rows and settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ tokens = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=3).map(tu
 
 
 def prefix_free(paths: list[tuple[int, ...]]) -> bool:
-    """Tell whether no label begins with another one, as labels of a task should not."""
+    """Return whether no label begins with another one."""
     return not any(first == second[: len(first)] for first, second in itertools.permutations(paths, 2))
 
 
@@ -35,8 +35,8 @@ labels = st.lists(tokens, min_size=2, max_size=5, unique=True).filter(prefix_fre
 
 @settings(deadline=None, max_examples=40)
 @given(labels, st.integers(0, 999))
-def test_the_labels_share_all_probability_among_them(paths: list[tuple[int, ...]], seed: int) -> None:
-    """Without the vocabulary's share, exp(-loss) of the labels adds up to 1: nothing is lost, nothing counted twice."""
+def test_label_probabilities_sum_to_one(paths: list[tuple[int, ...]], seed: int) -> None:
+    """Without the vocabulary's share, exp(-loss) of all labels sums to 1."""
     table = torch.randn(VOCABULARY**3, VOCABULARY, generator=torch.Generator().manual_seed(seed))
 
     def behind(path: tuple[int, ...], at: int) -> torch.Tensor:
@@ -52,8 +52,8 @@ def test_the_labels_share_all_probability_among_them(paths: list[tuple[int, ...]
 
 @settings(deadline=None, max_examples=40)
 @given(labels)
-def test_a_certain_model_has_no_loss(paths: list[tuple[int, ...]]) -> None:
-    """Both parts of the loss are smallest where the right tokens have all the probability."""
+def test_certain_model_has_zero_loss(paths: list[tuple[int, ...]]) -> None:
+    """If the right tokens have all the probability, the loss is 0 and the answer is counted as exact."""
     for answer in label_answers(paths):
         wanted = targets([answer], CPU)
         logits = torch.nn.functional.one_hot(wanted.tokens, VOCABULARY) * 50.0
@@ -63,7 +63,7 @@ def test_a_certain_model_has_no_loss(paths: list[tuple[int, ...]]) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4))
 def test_answers_are_aligned_at_their_ends(rows: list[tuple[int, ...]]) -> None:
-    """Nothing is learnt where an answer is shorter than the longest one."""
+    """Answers of a batch are aligned at their ends, and padding in front of shorter ones is ignored."""
     wanted = targets([AnswerTarget(row) for row in rows], CPU)
     assert max(map(len, rows)) == wanted.length
     assert rows == [tuple(token for token in line if token != -100) for line in wanted.tokens.tolist()]
@@ -75,10 +75,11 @@ def test_answers_are_aligned_at_their_ends(rows: list[tuple[int, ...]]) -> None:
     st.floats(0.05, 0.9),
     st.integers(0, 9),
 )
-def test_keeping_rows_back_loses_none_and_leaves_every_label_some(
+def test_validation_split_keeps_rows_families_and_labels(
     drawn: list[tuple[str, int, bool]], share: float, seed: int
 ) -> None:
-    """Whatever the rows: no row is lost or doubled, no family parted, no label of several families without training."""
+    """For any rows, the split loses and duplicates none, separates no family, and leaves training rows for each label
+    with several families."""
     rows = [
         DataRow(f"{n}", label=label, family=f"{label}{family}", synthetic=synthetic)
         for n, (label, family, synthetic) in enumerate(drawn)
@@ -99,8 +100,9 @@ def families(rows: Iterable[DataRow]) -> set[str]:
     return {row.family for row in rows}
 
 
-def test_accuracy_decides_and_loss_breaks_ties() -> None:
-    """The first epoch is always better than nothing."""
+def test_validation_prefers_accuracy_then_loss() -> None:
+    """A validation result is better with a higher accuracy, or the same accuracy and a lower loss; the first result is
+    always better than none."""
     now = ValidationResult(loss=1.0, accuracy=0.5)
     better = [ValidationResult(2.0, 0.6), ValidationResult(0.9, 0.5)]
     worse = [ValidationResult(1.0, 0.5), ValidationResult(0.1, 0.4), ValidationResult(float("nan"), 0.5)]
@@ -111,8 +113,9 @@ def test_accuracy_decides_and_loss_breaks_ties() -> None:
 @pytest.mark.parametrize(
     ("rank", "targets_", "count"), [(1, ("q_proj",), 2), (3, ("q_proj", "up_proj"), 4), (2, (), 14)]
 )
-def test_rank_and_targets_decide_what_is_trained(rank: int, targets_: tuple[str, ...], count: int) -> None:
-    """Two matrices for each linear layer named, of the rank asked for; an adapter does nothing before training."""
+def test_rank_and_targets_select_the_trained_matrices(rank: int, targets_: tuple[str, ...], count: int) -> None:
+    """An adapter has two matrices of the requested rank for each named linear layer, and changes nothing before
+    training."""
     bare = tiny_decoder.model()
     ids = torch.arange(10)[None]
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The first two stages as the pipeline runs them: what is trained again, what is not, and what a stop leaves."""
+"""The prepare and finetune stages in the pipeline: repeated training, interruption and progress."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def written(folder: Path, runtime: str, settings: dict[str, object]) -> Recipe:
 
 
 def bring(recipe: Recipe, screen: RunDisplay | None = None) -> list[str]:
-    """Run up to finetune; return the files that it left."""
+    """Run up to finetune; return the files of its result."""
     execution.run(recipe, "finetune", display=screen)
     folder = execution.work_folder(recipe) / "finetune"
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 def report(recipe: Recipe) -> dict[str, object]:
-    """Return what finetune reported."""
+    """Return the report of the finetune stage."""
     found = json.loads((execution.work_folder(recipe) / "finetune" / "stage.json").read_text())
     return dict(found["report"])
 
 
-def test_a_decoder_is_prepared_and_gets_an_adapter(tmp_path: Path) -> None:
-    """A second run trains nothing; another seed trains again, the same seed gives the same bytes again."""
+def test_adapter_is_trained_again_only_for_changes(tmp_path: Path) -> None:
+    """A second run does not train again, another seed does, and the first seed gives the same bytes again."""
     recipe = written(tmp_path, "llama", SETTINGS)
     tiny_decoder.checkpoint(tmp_path / "m")
     left = bring(recipe)
@@ -62,8 +62,8 @@ def test_a_decoder_is_prepared_and_gets_an_adapter(tmp_path: Path) -> None:
     assert ("lora", 18) == (report(recipe)["method"], sum(report(recipe)["rows"].values()))
 
 
-def test_an_encoder_is_prepared_and_trained(tmp_path: Path) -> None:
-    """What is left is a checkpoint that stands alone: weights, configuration, tokenizer."""
+def test_trained_encoder_is_a_complete_checkpoint(tmp_path: Path) -> None:
+    """A trained encoder is left as a complete checkpoint with weights, configuration and tokenizer."""
     recipe = written(tmp_path, "onnx", {"method": "full", "epochs": 1})
     tiny_encoder.checkpoint(tmp_path / "m")
     left = bring(recipe)
@@ -71,8 +71,9 @@ def test_an_encoder_is_prepared_and_trained(tmp_path: Path) -> None:
     assert 1 == len(report(recipe)["epochs"])
 
 
-def test_a_stop_in_the_middle_leaves_nothing_and_the_next_run_trains_from_the_start(tmp_path: Path) -> None:
-    """The weights are those of a training that was never stopped."""
+def test_interrupted_training_leaves_nothing_and_starts_again(tmp_path: Path) -> None:
+    """An interrupted training leaves no result, and the next run gives the weights of a training without
+    interruption."""
     recipe = written(tmp_path / "stopped", "llama", SETTINGS)
     tiny_decoder.checkpoint(tmp_path / "stopped" / "m")
 
@@ -92,8 +93,8 @@ def test_a_stop_in_the_middle_leaves_nothing_and_the_next_run_trains_from_the_st
     assert (folder / name).read_bytes() == (execution.work_folder(other) / name).read_bytes()
 
 
-def test_progress_says_how_far_it_is(tmp_path: Path) -> None:
-    """Epoch, loss, accuracy so far and seconds left; the frozen layers come first."""
+def test_training_progress_is_reported(tmp_path: Path) -> None:
+    """Progress shows the frozen layers first and then each training step; the last line has the validation accuracy."""
     recipe = written(tmp_path, "llama", SETTINGS)
     tiny_decoder.checkpoint(tmp_path / "m")
     said: list[tuple[str, int, int]] = []
@@ -106,8 +107,8 @@ def test_progress_says_how_far_it_is(tmp_path: Path) -> None:
     assert "validation accuracy" in trained[-1][0]
 
 
-def test_a_recipe_on_disk_is_read_with_its_training(tmp_path: Path) -> None:
-    """The keys under finetune reach the stage."""
+def test_finetune_settings_are_read_from_the_recipe(tmp_path: Path) -> None:
+    """The keys under `finetune` in recipe.yaml are read as settings of the training."""
     written(tmp_path, "llama", SETTINGS)
     assert ("lora", 2, 1) == (
         (settings := recipes.read(tmp_path).finetune).method,

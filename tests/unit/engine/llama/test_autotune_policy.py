@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/autotune.py: which setting is kept, and for what it is remembered."""
+"""Autotuning of llama.cpp: which setting is adopted, and to which machine and model a stored setting applies."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ KEY = autotune.tuning_key(SPEC, SHAPE, "zen4, Ryzen")
         (TuningTrial(0.5, is_independent=False), "-50% time, refused: scores would depend on what else is computed"),
     ],
 )
-def test_a_setting_is_kept_if_it_is_faster_and_as_good(trial: TuningTrial, why: str) -> None:
-    """By a tenth at least; then only what moves no logit far, keeps the likeliest token and no neighbour can touch."""
+def test_setting_is_adopted_if_faster_and_equally_good(trial: TuningTrial, why: str) -> None:
+    """A tested setting is adopted if it saves at least a tenth of the time, no logit moves far, the likeliest token
+    stays and scores stay independent of other rows; otherwise the verdict has the reason."""
     assert why == autotune.trial_verdict(1.0, trial)
 
 
-def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
-    """As the details of a load say it, through what the daemon keeps of them."""
+def test_measured_settings_are_applied_at_the_next_load() -> None:
+    """The settings in the details of a load, as the daemon stores them, are restored at the next load."""
     measured = TunedSettings(
         replace(SHAPE, threads=2, rows=128, flash=False, groups=16), KEY, "measured", "64 rows: +2% time", SAME, SAME
     )
@@ -55,8 +56,9 @@ def test_what_was_measured_is_taken_up_at_the_next_load() -> None:
         ([(1.5, 1.6), (3.0, 3.2)], 0),
     ],
 )
-def test_rows_are_in_groups_where_more_of_them_take_less_time(seconds: list[tuple[float, float]], groups: int) -> None:
-    """By a twentieth; the second pair says something only where the first does."""
+def test_rows_are_padded_where_more_rows_are_faster(seconds: list[tuple[float, float]], groups: int) -> None:
+    """Rows are padded to groups where a filled-up step is at least a twentieth faster; the second measurement counts
+    only if the first shows a gain."""
     assert groups == autotune.row_groups(seconds)
 
 
@@ -69,8 +71,9 @@ def test_rows_are_in_groups_where_more_of_them_take_less_time(seconds: list[tupl
         autotune.tuning_key(SPEC, replace(SHAPE, rows=64), "zen4, Ryzen"),
     ],
 )
-def test_what_was_measured_for_something_else_is_not(changed: str) -> None:
-    """Another processor or its code, other threads, another cache, another size of batches."""
+def test_settings_of_another_configuration_are_ignored(changed: str) -> None:
+    """Settings that were measured for another processor variant, thread count, cache type or batch size are not
+    applied."""
     assert changed != KEY
     assert autotune.remembered_shape(TunedSettings(SHAPE, KEY, "measured").details(), changed, SHAPE) is None
 
@@ -86,6 +89,7 @@ def test_what_was_measured_for_something_else_is_not(changed: str) -> None:
         {"tuned_for": ""},
     ],
 )
-def test_settings_that_cannot_be_are_not_taken(spoiled: dict[str, str]) -> None:
-    """More than is given, nothing, or no number: a file that somebody has edited."""
+def test_invalid_stored_settings_are_ignored(spoiled: dict[str, str]) -> None:
+    """Stored settings above the engine's limits, of zero, or without a number, as in an edited file, are not
+    applied."""
     assert autotune.remembered_shape(TunedSettings(SHAPE, KEY, "measured").details() | spoiled, KEY, SHAPE) is None

@@ -1,4 +1,5 @@
-"""edge_agent/engine/runtimes/llama/step_scheduler.py"""
+"""Admission of jobs to the key-value cache: in order, with smaller jobs passing a large one a bounded number of
+times."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ CELLS = 100
 
 @dataclass
 class Buffer:
-    """A cache with so many cells, and the jobs in it."""
+    """A cache with a number of cells, and the jobs in it."""
 
     admission: CacheAdmission = field(default_factory=CacheAdmission)
     inside: dict[str, int] = field(default_factory=dict)
 
     def admit(self, waiting: dict[str, int]) -> list[str]:
-        """Let in who fits; return them in order."""
+        """Admit the jobs that fit; return them in order."""
         before = list(self.inside)
 
         def enter(key: str) -> bool:
@@ -36,18 +37,19 @@ class Buffer:
         return entered
 
 
-def test_jobs_come_in_by_their_turn_while_there_is_room() -> None:
-    """Nobody passes where all fit."""
+def test_jobs_are_admitted_in_order_while_they_fit() -> None:
+    """Where all jobs fit, they are admitted in their order."""
     assert ["a", "b", "c"] == Buffer().admit({"a": 50, "b": 20, "c": 30})
 
 
-def test_small_jobs_pass_one_that_needs_more_than_is_free() -> None:
-    """Cells do not lie idle because the first job is large."""
+def test_small_jobs_pass_a_job_that_does_not_fit() -> None:
+    """Small jobs are admitted before a large one that does not fit, so free cells are used."""
     assert ["a", "small", "tiny"] == Buffer().admit({"a": 60, "large": 60, "small": 30, "tiny": 10})
 
 
-def test_a_large_job_is_not_passed_for_ever() -> None:
-    """After eight others nobody comes in before it, and it does when there is room."""
+def test_large_job_is_passed_a_limited_number_of_times() -> None:
+    """After `PASSED_MAX` jobs have passed a large job, no other is admitted before it, and it is admitted when it
+    fits."""
     buffer = Buffer()
     waiting = {"holder": 50, "large": 90}
     passed = []
@@ -66,8 +68,9 @@ def test_a_large_job_is_not_passed_for_ever() -> None:
 @given(
     st.lists(st.integers(1, CELLS), min_size=1, max_size=12), st.lists(st.integers(1, CELLS), max_size=200), st.data()
 )
-def test_whoever_waits_is_passed_by_a_bounded_number(first: list[int], later: list[int], data: st.DataObject) -> None:
-    """Against any later jobs, one with k before it is passed by (k + 1) * PASSED_MAX at most, and all come in."""
+def test_waiting_job_is_passed_by_a_bounded_number(first: list[int], later: list[int], data: st.DataObject) -> None:
+    """Whatever jobs arrive later, a job with k jobs before it is passed by at most (k + 1) * PASSED_MAX, and all jobs
+    are admitted."""
     buffer = Buffer()
     waiting = {f"first-{i}": cells for i, cells in enumerate(first)}
     arrivals = [(f"later-{i}", cells) for i, cells in enumerate(later)]

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/memory_estimate.py"""
+"""How many requests, and cells of the key-value cache, an engine gets for the available memory."""
 
 from __future__ import annotations
 
@@ -35,31 +35,33 @@ def capacity(available: int, *, asked: int = 0, device: str = "cpu", header: Ggu
 
 
 def full_requests(found: ContextCapacity) -> int:
-    """Return how many requests of full length a capacity has cells for, beside those for prefixes."""
+    """Return how many full-length requests the cells of a capacity hold in addition to the prefixes."""
     return found.shape.cells // CONTEXT_TOKENS - 2
 
 
-def test_what_is_asked_for_is_what_there_is() -> None:
-    """A number in the configuration holds, whatever the memory is: what does not fit is refused."""
+def test_configured_number_of_requests_applies() -> None:
+    """A configured number of requests is used whatever the available memory is; a later check refuses what does not
+    fit."""
     found = capacity(1, asked=5)
     assert (5, 5) == (found.places, full_requests(found))
 
 
-def test_much_memory_holds_all_places() -> None:
-    """32 requests, and cells for 16 of full length."""
+def test_much_memory_allows_the_maximum() -> None:
+    """With enough memory there are 32 requests, and cells for 16 of full length."""
     found = capacity(10**12)
     assert (PLACES_MAX, FULL_MAX) == (found.places, full_requests(found))
 
 
-def test_memory_that_nobody_has_measured_is_no_reason_to_take_more() -> None:
-    """Then, and on a device, whose memory the layers need, there are cells for eight."""
+def test_unmeasured_memory_gives_the_usual_cells() -> None:
+    """If memory was not measured, and on a device, whose memory the layers need, there are cells for eight full
+    requests."""
     assert (PLACES_MAX, FULL_USUAL) == (capacity(0).places, full_requests(capacity(0)))
     assert FULL_USUAL == full_requests(capacity(10**12, device="cuda"))
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.95])
-def test_more_cells_than_usual_take_a_share_of_the_memory(share: float) -> None:
-    """Between eight and sixteen full requests it is as many as take a quarter of what there is."""
+def test_additional_cells_take_a_share_of_the_memory(share: float) -> None:
+    """Between eight and sixteen full requests, the cache takes at most a quarter of the available memory."""
     header = dataclasses.replace(HEADER, cell_elements=10 * HEADER.cell_elements)
     eight, sixteen = (capacity(0, asked=each, header=header).need.cache for each in (FULL_USUAL, FULL_MAX))
     available = int((eight + share * (sixteen - eight)) / CACHE_SHARE)
@@ -68,8 +70,9 @@ def test_more_cells_than_usual_take_a_share_of_the_memory(share: float) -> None:
     assert found.need.cache <= CACHE_SHARE * available
 
 
-def test_little_memory_holds_fewer_requests() -> None:
-    """Cells become fewer before the model is refused; what does not even hold one is refused with the need of one."""
+def test_little_memory_reduces_cells_first() -> None:
+    """With little memory there are fewer cells; if not even one request fits, the capacity has the need of one, so the
+    model is refused with that number."""
     need_of_two = capacity(0, asked=2).need.total
     found = capacity(need_of_two + 20 * 2**20)
     assert 2 <= full_requests(found) < FULL_USUAL
@@ -77,8 +80,9 @@ def test_little_memory_holds_fewer_requests() -> None:
     assert 1 == full_requests(capacity(1))
 
 
-def test_places_leave_room_for_the_records_in_them() -> None:
-    """Where all places could not write a record at once, there are fewer, but as many as there are full requests."""
+def test_places_leave_memory_for_writing_records() -> None:
+    """Where memory does not suffice for writing a record in each place at once, there are fewer places, but at least
+    one for each full request."""
     header = dataclasses.replace(HEADER, cell_elements=100 * HEADER.cell_elements)
     total = capacity(0, header=header).need.total
     found = capacity(total + record_bytes(header.vocabulary, 12), header=header)

@@ -1,6 +1,6 @@
-"""Callers with a deadline while another program has the processor for a while, on a clock of the test's own.
+"""Calls with a deadline while another program uses the processor, on a simulated clock.
 
-What takes time is counted on that clock: the scheduler plans, the machine of the test says what each step took.
+The scheduler plans; the simulated machine reports how long each step took.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRIES = 2
 
 @dataclass
 class Machine:
-    """An engine with one scheduler; `slower` is what another program does to it."""
+    """An engine with one scheduler; `slower` is the slowdown that another program causes."""
 
     scheduler: StepScheduler = field(default_factory=lambda: StepScheduler(EXACT_ROWS_MAX))
     now: float = 100.0
@@ -42,14 +42,14 @@ class Machine:
         return [WorkItem(f"s{n}", "", 1, decoding=True, exact=False, depth=300) for n in range(self.streams)]
 
     def idle(self, seconds: float) -> None:
-        """Let time pass, in which streams write."""
+        """Advance the clock without calls, while streams write."""
         until = self.now + seconds
         while self.streams and self.now < until:
             self._step(self._streams(), until)
         self.now = max(self.now, until)
 
     def call(self, seconds: float, rows: int = ROWS) -> bool:
-        """Ask for one input with a deadline; tell whether it was answered in time."""
+        """Call with one input and a deadline; tell whether it was answered in time."""
         deadline, left, depth = self.now + seconds, rows, DEPTH
         while left:
             items = [*self._streams(), WorkItem("call", "", left, depth=depth, arrived_at=self.now, deadline=deadline)]
@@ -63,7 +63,7 @@ class Machine:
         return self.now <= deadline
 
     def _step(self, items: list[WorkItem], deadline: float) -> int:
-        """Compute a step, which is cut off when the deadline passes; return how many tokens of the call it read."""
+        """Compute a step, which is aborted when the deadline passes; return how many tokens of the call it read."""
         plan = self.scheduler.plan(items, self.now)
         rows = sum(count for _, count in plan)
         took = (
@@ -79,7 +79,7 @@ class Machine:
         return sum(count for item, count in plan if not item.decoding)
 
     def seconds_until_answered(self, seconds: float, pause: float) -> float:
-        """Call again and again; return how long it took until a call was answered."""
+        """Call repeatedly; return the seconds until a call was answered."""
         began = self.now
         while not self.call(seconds):
             assert self.now - began < 60, "for ever"
@@ -97,7 +97,7 @@ def warm(streams: int = 0, speed: float = 1.0, rows: int = ROWS) -> Machine:
 
 
 def loaded(machine: Machine, slower: float) -> None:
-    """Let another program come, beside which calls with much time are answered, and others are not."""
+    """Start another program, next to which calls without a tight deadline are answered and others are not."""
     machine.slower = slower
     for _ in range(30):
         assert machine.call(1e6)
@@ -112,13 +112,12 @@ def loaded(machine: Machine, slower: float) -> None:
     stays=st.integers(0, 30),
     speed=st.sampled_from([0.05, 0.2, 1.0, 5.0]),
 )
-def test_calls_are_answered_again_soon_after_a_load_has_gone(
+def test_calls_are_answered_soon_after_a_load_ends(
     slower: float, tightness: float, pause: float, streams: int, stays: int, speed: float
 ) -> None:
-    """Whatever the load was, however tight the deadline is that a quiet machine keeps, and whoever writes meanwhile:
-    within AGAIN_SECONDS of its end, and TRIES calls, a call is answered, and from then on all are. As soon on a machine
-    so slow that a step reads a few rows.
-    """
+    """Within AGAIN_SECONDS and TRIES calls after another program's load ends, a call is answered, and all later calls
+    are, too. This holds for any load, any deadline that a quiet machine keeps, with streams running, and on a machine
+    so slow that a step reads only a few rows."""
     machine = warm(streams, speed)
     machine.scheduler.costs.learn(StepWork(1, 300.0), QUIET.cost(1, 300.0) / speed)
     quiet = machine.now
@@ -135,8 +134,8 @@ def test_calls_are_answered_again_soon_after_a_load_has_gone(
         assert machine.call(deadline)
 
 
-def test_a_machine_that_never_was_quiet_locks_nobody_out() -> None:
-    """A daemon that starts beside a load knows nothing better, and answers when the load has gone."""
+def test_daemon_started_under_load_recovers() -> None:
+    """A daemon that starts while another program loads the machine answers calls once that load has ended."""
     machine = Machine()
     loaded(machine, 30.0)
     assert not machine.call(3 * ALONE)
@@ -144,8 +143,8 @@ def test_a_machine_that_never_was_quiet_locks_nobody_out() -> None:
     assert machine.seconds_until_answered(3 * ALONE, 0.1) <= AGAIN_SECONDS
 
 
-def test_a_load_that_comes_and_goes_stops_nobody_between() -> None:
-    """Ten times in a row, with steps that vary by a third."""
+def test_repeated_load_does_not_block_calls_in_between() -> None:
+    """After each of ten loads, with step times that vary, calls with a deadline are answered again."""
     machine, dice = warm(), random.Random(7)
     for _ in range(10):
         loaded(machine, dice.uniform(5, 50))
@@ -155,8 +154,9 @@ def test_a_load_that_comes_and_goes_stops_nobody_between() -> None:
 
 
 @pytest.mark.parametrize("slower", [8.0, 20.0, 100.0])
-def test_what_cannot_be_in_time_is_still_refused_beside_a_load(slower: float) -> None:
-    """While calls come ten times a second that are all too late, the engine computes for a small part of the time."""
+def test_unattainable_deadlines_are_refused_under_load(slower: float) -> None:
+    """While ten calls per second with an unattainable deadline arrive under load, the engine refuses at least half and
+    computes for less than a quarter of the time."""
     machine = warm()
     loaded(machine, slower)
     began, idle = machine.now, 0.0
@@ -170,8 +170,9 @@ def test_what_cannot_be_in_time_is_still_refused_beside_a_load(slower: float) ->
 
 @pytest.mark.parametrize("streams", [0, 4])
 @pytest.mark.parametrize("speed", [0.01, 0.05, 0.2, 1.0, 5.0])
-def test_what_cannot_be_in_time_is_refused_on_any_machine(speed: float, streams: int) -> None:
-    """However few rows a step reads there: a text that takes four times as long as its caller waits is not begun."""
+def test_unattainable_deadline_is_refused_on_any_machine(speed: float, streams: int) -> None:
+    """A text that takes four times as long as its caller waits is refused without computing, however few rows a step
+    reads on that machine."""
     machine = warm(streams, speed, LONG_ROWS)
     assert machine.call(1e6, LONG_ROWS)
     began = machine.now

@@ -1,4 +1,4 @@
-"""Short jobs beside long ones in step_scheduler.py, on machines whose steps are counted."""
+"""Short jobs next to long ones in step_scheduler.py, on machines whose steps are counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOGITS_ROWS = {"costly logits": 2.0}
 
 @dataclass
 class Call:
-    """A call: its parts are computed one after the other."""
+    """A call, whose parts are computed one after the other."""
 
     key: str
     parts: tuple[int, ...]
@@ -42,13 +42,13 @@ class Call:
     done: int = 0
 
     def item(self) -> WorkItem:
-        """Return what could be computed now."""
+        """Return the work item that can be computed now."""
         rows = self.parts[self.part] - self.done
         ahead = sum(self.parts[self.part + 1 :])
         return WorkItem(self.key, "", rows, depth=DEPTH, arrived_at=self.arrived_at, rows_ahead=ahead, logits=not ahead)
 
     def advance(self, rows: int) -> bool:
-        """Take computed rows; tell whether the call is over."""
+        """Take computed rows; tell whether the call has ended."""
         self.done += rows
         if self.done == self.parts[self.part]:
             self.part, self.done = self.part + 1, 0
@@ -57,7 +57,7 @@ class Call:
 
 @dataclass
 class Machine:
-    """Clients that each call again as soon as they have an answer, and a clock that counts steps."""
+    """Clients that each call again after every answer, and a clock that advances with the steps."""
 
     name: str
     now: float = 1000.0
@@ -65,7 +65,7 @@ class Machine:
     latencies: dict[str, list[float]] = field(default_factory=dict)
 
     def serve(self, clients: dict[str, tuple[int, ...]], calls: int, counted: str) -> None:
-        """Run until one of the clients has had so many answers."""
+        """Run until one of the clients has this many answers."""
         scheduler = taught(MACHINES[self.name], LOGITS_ROWS.get(self.name, 0.0))
         self.latencies = {client: [] for client in clients}
         running = {client: Call(f"{client} 0", parts, self.now) for client, parts in clients.items()}
@@ -87,7 +87,7 @@ class Machine:
                     away = client if len(clients) > 1 else ""
 
     def compute(self, scheduler: StepScheduler, plan: StepPlan) -> float:
-        """Let the time of a step pass, and return it."""
+        """Advance the clock by the time of a step, and return that time."""
         pairs = sum(attention_pairs(rows, item.depth) for item, rows in plan)
         labels = sum(rows for item, rows in plan if not item.rows_ahead)
         seconds = MACHINES[self.name].cost(sum(rows for _, rows in plan), pairs)
@@ -99,7 +99,7 @@ class Machine:
 
 
 def taught(cost: StepCostModel, logits_rows: float = 0.0, depth: int = DEPTH) -> StepScheduler:
-    """Return a scheduler that knows what steps cost on a machine."""
+    """Return a scheduler that has learned the cost of steps on a machine."""
     scheduler = StepScheduler(logits_rows=logits_rows)
     for rows in (1, 16, 63, 64, 200) * 12:
         work = StepWork(rows, attention_pairs(rows, depth))
@@ -108,14 +108,14 @@ def taught(cost: StepCostModel, logits_rows: float = 0.0, depth: int = DEPTH) ->
 
 
 def p50_of_short(name: str, others: int, long: tuple[int, ...] = LONG) -> float:
-    """Return the median that a client of short calls waits beside so many clients of long ones."""
+    """Return the median latency of a client with short calls next to a number of clients with long ones."""
     machine = Machine(name)
     machine.serve({"short": SHORT, **{f"long {each}": long for each in range(others)}}, CALLS, "short")
     return median(machine.latencies["short"])
 
 
 def rows_per_second(name: str, clients: dict[str, tuple[int, ...]]) -> float:
-    """Return the throughput with such clients."""
+    """Return the throughput with these clients."""
     machine = Machine(name)
     machine.serve(clients, 12, next(reversed(clients)))
     return machine.rows / (machine.now - 1000.0)
@@ -123,23 +123,26 @@ def rows_per_second(name: str, clients: dict[str, tuple[int, ...]]) -> float:
 
 @pytest.mark.parametrize("others", [1, 4, 8, 24])
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_short_call_waits_at_most_three_times_as_long_beside_long_ones(name: str, others: int) -> None:
-    """However many jobs with 200 labels run: the median of calls with 8 labels is within 3 of that alone."""
+def test_short_call_takes_at_most_three_times_as_long_beside_long_calls(name: str, others: int) -> None:
+    """However many jobs with 200 labels run, the median latency of calls with 8 labels is at most three times that
+    without them."""
     assert p50_of_short(name, others) <= 3 * p50_of_short(name, 0)
     if others <= 8:
         assert p50_of_short(name, others, LABELS_ALIKE) <= 3 * p50_of_short(name, 0)
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_fairness_costs_no_tenth_of_the_throughput(name: str) -> None:
-    """Rows a second beside a client of short calls are at least 0.9 of those without it, and the long calls end."""
+def test_fairness_costs_less_than_a_tenth_of_throughput(name: str) -> None:
+    """With a client of short calls, throughput in rows per second is at least 0.9 of that without it, and the long
+    calls end."""
     long = {f"long {each}": LONG for each in range(8)}
     assert rows_per_second(name, {"short": SHORT, **long}) >= 0.9 * rows_per_second(name, long)
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_short_calls_do_not_keep_long_ones_from_ending(name: str) -> None:
-    """Two clients with 200 labels wait four rounds of all for each full step: three, and steps that are filled up."""
+def test_short_calls_do_not_starve_long_calls(name: str) -> None:
+    """The median latency of a call with 200 labels next to eight clients with short calls stays within a fixed number
+    of rounds of all clients."""
     machine = Machine(name)
     clients = {**{f"short {each}": SHORT for each in range(8)}, "long 0": LONG, "long 1": LONG}
     machine.serve(clients, 3, "long 1")
@@ -148,9 +151,9 @@ def test_short_calls_do_not_keep_long_ones_from_ending(name: str) -> None:
     assert median(machine.latencies["long 1"]) <= (2 + LARGE_ROUNDS) * len(clients) * median(alone.latencies["long 1"])
 
 
-def test_a_part_fills_a_step_up_by_a_share() -> None:
-    """Beside a text that is read to its end a longer one adds half of its time, to a multiple of four rows in all, and
-    none where that is a crumb."""
+def test_longer_text_fills_up_the_step_of_a_short_one() -> None:
+    """Next to a text that is read to its end, a longer text adds half of that time to the step, rounded to a multiple
+    of four rows, and nothing if only a few rows fit."""
     scheduler = taught(StepCostModel(0.001, 0.001, 0.0), depth=0)
     short, long = WorkItem("short", "", 39), WorkItem("long", "", 400)
     plan = scheduler.plan([short, long], 1.0)
@@ -160,7 +163,8 @@ def test_a_part_fills_a_step_up_by_a_share() -> None:
 
 
 def test_rows_with_logits_fill_less_of_a_step() -> None:
-    """Where logits cost as much as 0.4 rows, fewer rows take the time that the others may add; too few are a crumb."""
+    """Where logits cost as much as 0.4 rows, fewer rows fit into the time that others may add; where they cost two
+    rows, none are added."""
     short, long = WorkItem("short", "", 45), WorkItem("long", "", 400, logits=True)
     filled = {}
     for logits_rows in (0.4, 2.0):

@@ -1,4 +1,4 @@
-"""The head of a GGUF file, read as what an attacker wrote."""
+"""The header of a GGUF file, parsed as untrusted input."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def refusal(tmp_path: Path, data: bytes) -> str:
     return reason
 
 
-def test_a_sound_head(tmp_path: Path) -> None:
-    """Sizes follow from the keys; the keys and values of a token are counted over all layers, and for each of them.
-    What is only looked up belongs to no layer and is not multiplied with."""
+def test_valid_header_gives_sizes(tmp_path: Path) -> None:
+    """Sizes follow from the header's keys; the keys and values of a token are counted over all layers and for each
+    layer. A table that is only looked up belongs to no layer and to no product."""
     assert GgufHeader(
         version=3,
         architecture="llama",
@@ -53,8 +53,9 @@ def test_a_sound_head(tmp_path: Path) -> None:
     ) == read(tmp_path, gguf())
 
 
-def test_the_real_model() -> None:
-    """SmolLM2-135M is read as its card says: 30 layers, 3 of 9 heads of 64 for keys and values, 49,152 tokens."""
+def test_header_of_smollm2_is_read() -> None:
+    """The header of SmolLM2-135M gives the numbers of its model card: 30 layers, 3 of 9 heads of 64 for keys and
+    values, 49,152 tokens."""
     found = gguf_header.read_header(str(models.smollm2_path()))
     assert ("llama", 30, 576, 49_152) == (found.architecture, found.layers, found.width, found.vocabulary)
     assert 30 * 3 * (64 + 64) == found.cell_elements == sum(found.layer_cell_elements)
@@ -63,39 +64,41 @@ def test_the_real_model() -> None:
     assert sum(found.product_bytes.values()) == pytest.approx(models.smollm2_path().stat().st_size, rel=0.03)
 
 
-def test_what_logits_cost_follows_from_bytes(tmp_path: Path) -> None:
-    """What stands outside the layers is read for rows with logits alone: 128 bytes here beside 2,304; without layers
-    nothing is known that it could be compared with."""
+def test_logits_cost_follows_from_tensor_bytes(tmp_path: Path) -> None:
+    """Tensors outside the layers are read only for rows with logits, so their bytes relative to the layers give the
+    cost of logits: 128 to 2,304 here. Without layers the bytes themselves are returned."""
     assert 128 / 2304 == read(tmp_path, gguf()).logits_rows
     assert 128 == read(tmp_path, gguf(tensors=TENSORS[2:])).logits_rows
 
 
-def test_what_is_given_counts_before_what_follows(tmp_path: Path) -> None:
-    """Key and value lengths of the file replace width by heads; numbers may come as any whole type."""
+def test_explicit_key_and_value_lengths_take_precedence(tmp_path: Path) -> None:
+    """Key and value lengths in the file replace the width divided by heads; numbers may have any integer type."""
     more = {"llama.attention.key_length": number(100), "llama.attention.value_length": number(28, U64)}
     assert 2 * 2 * 128 == read(tmp_path, gguf({**LLAMA, **more})).cell_elements
 
 
-def test_layers_of_different_size(tmp_path: Path) -> None:
-    """A list has one number for each layer: heads are added up, of the inner width the largest counts."""
+def test_per_layer_lists_are_combined(tmp_path: Path) -> None:
+    """A list has one number for each layer: the heads are added up, and of the feed-forward widths the largest
+    counts."""
     more = {"llama.attention.head_count_kv": numbers([1, 3]), "llama.feed_forward_length": numbers([10, 70])}
     found = read(tmp_path, gguf({**LLAMA, **more}))
     assert ((1 + 3) * 32, 70) == (found.cell_elements, found.feed_forward)
 
 
-def test_a_model_without_attention(tmp_path: Path) -> None:
-    """Where no heads are named, there is no key-value cache."""
+def test_model_without_attention_has_no_kv_cache(tmp_path: Path) -> None:
+    """A header without head counts has no key-value cache."""
     keys = {key: value for key, value in LLAMA.items() if "head_count" not in key}
     assert 0 == read(tmp_path, gguf(keys)).cell_elements
 
 
-def test_a_table_that_is_also_the_output_is_multiplied_with(tmp_path: Path) -> None:
-    """Without an output of its own the table of tokens counts."""
+def test_token_table_counts_as_output_if_shared(tmp_path: Path) -> None:
+    """In a file without an output tensor the token table counts as the output matrix."""
     assert {TYPE_F32: 512, Q4_0: 2304} == read(tmp_path, gguf(tensors=TENSORS[:2])).product_bytes
 
 
-def test_what_llama_cpp_finds_is_left_to_it(tmp_path: Path) -> None:
-    """A file that is cut off within its last tensor has a sound head."""
+def test_file_cut_off_in_tensor_data_has_a_valid_header(tmp_path: Path) -> None:
+    """A file that is cut off within its last tensor still has a valid header; llama.cpp reports the damage when it
+    loads the file."""
     assert {Q4_0: 2304 + 64} == read(tmp_path, gguf()[:-64]).product_bytes
 
 
@@ -128,26 +131,27 @@ def test_what_llama_cpp_finds_is_left_to_it(tmp_path: Path) -> None:
         (gguf({"x": struct.pack("<IQ", STRING, 2**64 - 1)}), "a text has 18446744073709551615 bytes"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path: Path, data: bytes, reason: str) -> None:
-    """A head that breaks the format or a limit is refused with the reason."""
+def test_invalid_header_is_refused_with_a_reason(tmp_path: Path, data: bytes, reason: str) -> None:
+    """A header that breaks the format or a limit is refused with the reason."""
     assert reason in refusal(tmp_path, data)
 
 
-def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
-    """No length of a head leads to anything but a refusal."""
+def test_header_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    """A header that is cut off at any byte is refused."""
     whole = gguf()
     for length in range(len(whole) - 2944 - 32):
         refusal(tmp_path, whole[:length])
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The reason is the system's."""
+def test_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
+    """The error for a missing file has its name and the system's reason."""
     with pytest.raises(ModelLoadFailed, match=r"gone\.gguf does not load: No such file or directory"):
         gguf_header.read_header(str(tmp_path / "gone.gguf"))
 
 
-def test_spoiled_bytes_end_in_a_head_or_a_refusal(tmp_path: Path) -> None:
-    """500 heads with up to 4 changed bytes: nothing else is raised, and what is allocated stays small."""
+def test_damaged_header_is_parsed_or_refused(tmp_path: Path) -> None:
+    """500 headers with up to 4 changed bytes are each parsed or refused with `ModelLoadFailed`, and the allocated
+    memory stays small."""
     draw, whole = random.Random(7), gguf()
     tracemalloc.start()
     try:
@@ -164,8 +168,9 @@ def test_spoiled_bytes_end_in_a_head_or_a_refusal(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_a_list_costs_so_many_calls_for_each_item(tmp_path: Path) -> None:
-    """A file that is all list costs what its items are, however many: with ITEMS_MAX that is bounded work."""
+def test_list_parsing_cost_is_linear(tmp_path: Path) -> None:
+    """Parsing a list costs a bounded number of function calls for each item, so with ITEMS_MAX the work for a hostile
+    file is bounded."""
     calls = []
     for count in (10_000, 20_000, 30_000):
         texts = struct.pack("<IIQ", ARRAY, STRING, count) + bytes(8 * count)

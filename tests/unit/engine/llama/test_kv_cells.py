@@ -1,7 +1,4 @@
-"""edge_agent/engine/runtimes/llama/kv_cells.py
-
-edge_agent/engine/runtimes/llama/kv_cells.py
-"""
+"""Allocation of key-value cache cells, and the tree that finds stored prefixes."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ COUNT = 40
 
 
 def test_tokens_get_the_lowest_free_cells() -> None:
-    """In ascending order, into holes first."""
+    """Tokens get the lowest free cells in ascending order, so freed gaps are filled first."""
     cells = KvCells(10)
     assert [0, 1, 2, 3] == cells.take(4)
     cells.give([1, 2])
@@ -22,15 +19,15 @@ def test_tokens_get_the_lowest_free_cells() -> None:
     assert [1, 2, 4] == cells.take(3)
 
 
-def test_a_full_buffer_says_so() -> None:
-    """The lowest free cell is then the one behind the last."""
+def test_full_cache_has_no_free_cells() -> None:
+    """A full cache reports no free cells, and the cell behind the last one as the lowest free cell."""
     cells = KvCells(3)
     cells.take(3)
     assert (3, 0) == (cells.lowest, cells.free)
 
 
-def test_held_cells_are_not_given_out() -> None:
-    """They stay taken until they are given back together."""
+def test_held_cells_are_not_allocated() -> None:
+    """Held cells stay taken until all of them are returned together."""
     cells = KvCells(10)
     cells.take(6)
     cells.hold([1, 2])
@@ -42,8 +39,8 @@ def test_held_cells_are_not_given_out() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=60))
-def test_cells_are_those_of_a_search_from_the_bottom(moves: list[tuple[bool, int]]) -> None:
-    """Whatever is taken and given back: what a search through all cells finds is what is taken."""
+def test_allocation_equals_a_linear_search(moves: list[tuple[bool, int]]) -> None:
+    """For any sequence of allocations and releases the cells are those that a search from the lowest cell finds."""
     cells, taken = KvCells(COUNT), list[list[int]]()
     free = set(range(COUNT))
     for take, size in moves:
@@ -69,8 +66,8 @@ def found(kept: PrefixTree, root: str, *tokens: int) -> tuple[bytes, int]:
     return (entry.state if entry else b""), shared
 
 
-def test_the_longest_shared_beginning_is_found() -> None:
-    """An entry serves prompts that go on behind it, that end within it, and that leave it on the way."""
+def test_longest_shared_prefix_is_found() -> None:
+    """A stored entry serves prompts that continue after it, that end within it and that branch off within it."""
     kept = PrefixTree(ROOM)
     kept.put("r", (1, 2, 3, 4), b"long")
     kept.put("r", (1, 2), b"short")
@@ -81,8 +78,9 @@ def test_the_longest_shared_beginning_is_found() -> None:
     assert (b"", 0) == found(kept, "r", 2)
 
 
-def test_roots_do_not_mix() -> None:
-    """What another adapter computed is never found, and dropping one root leaves the other."""
+def test_adapters_do_not_share_prefixes() -> None:
+    """A prefix that another adapter computed is never returned, and dropping one adapter's prefixes leaves the
+    others."""
     kept = PrefixTree(ROOM)
     kept.put("a", (1, 2), b"a")
     kept.put("b", (1, 2), b"b")
@@ -92,8 +90,9 @@ def test_roots_do_not_mix() -> None:
     assert (1, 1) == (len(kept), kept.bytes)
 
 
-def test_the_least_recently_used_leaves_first() -> None:
-    """Being found counts as use; what is larger than all the room is not kept and drives nothing out."""
+def test_least_recently_used_prefix_is_evicted() -> None:
+    """The least recently used entry is evicted, and a lookup counts as use; an entry larger than the whole capacity is
+    not stored and evicts nothing."""
     kept = PrefixTree(20)
     kept.put("r", (1,), bytes(10))
     kept.put("r", (2,), bytes(10))
@@ -104,8 +103,8 @@ def test_the_least_recently_used_leaves_first() -> None:
     assert 20 == kept.bytes
 
 
-def test_the_same_prompt_is_kept_once() -> None:
-    """The newer state takes the place of the older."""
+def test_same_prompt_is_stored_once() -> None:
+    """A newer state of the same prompt replaces the older one."""
     kept = PrefixTree(ROOM)
     kept.put("r", (1, 2), b"old")
     kept.put("r", (1, 2), b"newer")
@@ -113,8 +112,8 @@ def test_the_same_prompt_is_kept_once() -> None:
     assert (1, 5) == (len(kept), kept.bytes)
 
 
-def test_nothing_is_left_when_all_is_cleared() -> None:
-    """Neither entries nor bytes nor trees."""
+def test_clear_removes_all_prefixes() -> None:
+    """`clear` removes all entries and their bytes."""
     kept = PrefixTree(ROOM)
     kept.put("r", (1, 2), b"x")
     kept.clear()
@@ -122,8 +121,9 @@ def test_nothing_is_left_when_all_is_cleared() -> None:
 
 
 @given(st.lists(st.tuples(prompts, st.integers(1, 9), st.booleans()), max_size=40), st.integers(9, 60))
-def test_the_tree_finds_what_a_search_of_all_finds(moves: list[tuple[list[int], int, bool]], room: int) -> None:
-    """Whatever was put and forgotten: as many shared tokens as any entry has, from an entry that has them."""
+def test_prefix_tree_equals_a_full_search(moves: list[tuple[list[int], int, bool]], room: int) -> None:
+    """After any sequence of insertions and evictions the tree returns an entry with the longest shared prefix, and the
+    stored bytes stay within the capacity."""
     kept = PrefixTree(room)
     for tokens, size, asks in moves:
         if asks:

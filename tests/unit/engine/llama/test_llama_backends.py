@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/llama_backends.py: which processor's code computes."""
+"""The processor variant whose llama.cpp code computes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ SITE = "7f00-7f01 r-xp 00000000 fe:00 42   /opt/edge-agent/venvs/a/lib/python3.1
         ("none", f"{SITE}/llama_cpp/lib/libggml-base.so.0"),
     ],
 )
-def test_the_variant_is_the_library_that_is_mapped(variant: str, maps: str):
-    """A portable build is named by the kind of processor, a build for one machine is native, and no code is none."""
+def test_variant_is_that_of_the_mapped_library(variant: str, maps: str):
+    """A portable build is named after its processor variant, a build for one machine is "native", and without a mapped
+    backend the variant is "none"."""
     assert variant == llama_backends.variant_in(maps)
 
 
-def test_the_module_says_which_code_computes_here():
-    """Started as a program it loads llama.cpp's backends and prints the variant, never none."""
+def test_module_prints_the_variant_of_this_machine():
+    """Run as a program, the module loads llama.cpp's backends and prints the variant, which is never empty or
+    "none"."""
     command = [sys.executable, "-m", "edge_agent.engine.runtimes.llama.llama_backends"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said.strip() not in ("", "none")

@@ -1,4 +1,4 @@
-"""How many layers a device holds: the rule alone, and on the head of a real model."""
+"""How many layers of a model are offloaded to a device: the policy alone, and with the header of a real model."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ CACHE = 1024 * 32 * 2
 WORK = plan_offload(HEADER, SHAPE, "vulkan", GIB).compute_bytes
 
 
-def test_all_layers_go_where_there_is_room():
-    """The output counts as one of them; weights, cache and work are told apart."""
+def test_all_layers_are_offloaded_if_they_fit():
+    """All layers are offloaded if they fit, with the output counted as one layer; weights, cache and work memory are
+    reported separately."""
     whole = plan_offload(HEADER, SHAPE, "vulkan", GIB)
     assert (4, 4, 1_000_000, 3 * CACHE) == (whole.layers, whole.layers_all, whole.weights_bytes, whole.cache_bytes)
     assert whole.whole
@@ -61,20 +62,20 @@ def test_all_layers_go_where_there_is_room():
         (1_000_000 + 3 * CACHE, 4, 1_000_000, 3),
     ],
 )
-def test_as_many_as_fit_go_there(beside_work: int, layers: int, weights: int, caches: int):
-    """First the output, then the layers from the last on, each whole: as llama.cpp does it."""
+def test_as_many_layers_as_fit_are_offloaded(beside_work: int, layers: int, weights: int, caches: int):
+    """The output is offloaded first, then whole layers from the last one on, as in llama.cpp."""
     found = plan_offload(HEADER, SHAPE, "vulkan", WORK + beside_work)
     assert (layers, weights, caches * CACHE) == (found.layers, found.weights_bytes, found.cache_bytes)
     assert found.needed_bytes <= WORK + beside_work
 
 
-def test_a_limit_holds_where_more_would_fit():
-    """The number that the site sets is the most; a larger one is all."""
+def test_configured_layer_limit_applies():
+    """The site's limit is the maximum number of layers; a limit above the model's layers offloads all."""
     assert [2, 4] == [plan_offload(HEADER, SHAPE, "vulkan", GIB, limit).layers for limit in (2, 99)]
 
 
-def test_where_nothing_fits_the_numbers_are_told():
-    """What one layer and the work need, and what is free; and it may pass."""
+def test_device_that_fits_no_layer_is_unusable():
+    """If not even one layer fits, the error has the needed and the free memory, and the failure is not lasting."""
     with pytest.raises(DeviceUnusable, match=r"need 7\d\.\d MB; 1\.0 MB is free") as caught:
         plan_offload(HEADER, SHAPE, "vulkan", 10**6)
     assert (str(WORK + 400_000), str(10**6)) == tuple(
@@ -93,8 +94,9 @@ def test_where_nothing_fits_the_numbers_are_told():
         (GIB, 99, ""),
     ],
 )
-def test_fewer_layers_than_were_asked_for_are_told(free: int, limit: int, said: str):
-    """With the numbers; what the site itself has limited is as it should be."""
+def test_shortfall_of_layers_is_reported(free: int, limit: int, said: str):
+    """If fewer layers fit than were requested, the message has the numbers; a limit that the site set itself causes no
+    message."""
     found = shortfall(plan_offload(HEADER, SHAPE, "vulkan", free, limit), limit)
     assert found.startswith(said)
     assert bool(said) == bool(found)
@@ -109,13 +111,13 @@ def test_fewer_layers_than_were_asked_for_are_told(free: int, limit: int, said: 
         (100 * 2**20, 8 * GIB, GIB, 0),
     ],
 )
-def test_some_of_the_memory_stays_for_others(free: int, total: int, most: int, usable: int):
-    """A reserve, and the site's own limit where that is lower."""
+def test_usable_device_memory_excludes_a_reserve(free: int, total: int, most: int, usable: int):
+    """The usable memory of a device is the free memory without a reserve, or the site's limit if that is lower."""
     assert usable == usable_bytes(free, total, most)
 
 
-def test_the_real_model_has_31_layers_to_give():
-    """SmolLM2-135M: 30 and the output; without the matrix that is only looked up when it is used as output as well."""
+def test_smollm2_has_31_layers_to_offload():
+    """SmolLM2-135M has 30 layers and the output; the token table, which is also the output, is counted once."""
     head = gguf_header.read_header(str(models.smollm2_path()))
     found = plan_offload(head, SHAPE, "vulkan", 4 * GIB)
     assert (31, 31) == (found.layers, found.layers_all)
@@ -126,26 +128,28 @@ NEED = MemoryNeed(weights=1000, copies=700, cache=300, compute=50, process=10)
 SOME = GpuOffload(2, 4, weights_bytes=800, cache_bytes=100, compute_bytes=5, wanted_bytes=0, free_bytes=0)
 
 
-def test_what_the_device_holds_is_not_needed_beside_it():
-    """Weights and cache that are there, and copies of weights that are not here; the driver is added."""
+def test_offloaded_memory_is_subtracted_from_the_need():
+    """Offloaded weights and cache, and copies of offloaded weights, are subtracted from the need of main memory; the
+    driver's memory is added."""
     assert dataclasses.replace(NEED, weights=200, copies=200, cache=200, process=70) == need_beside_device(
         NEED, 800, 100, 60
     )
     assert ModelPlacement("vulkan:0", 1, SOME, driver_bytes=60).beside(NEED).total == 200 + 200 + 200 + 50 + 70
 
 
-def test_a_device_without_memory_of_its_own_spares_nothing():
-    """Graphics in the processor and drivers in software: what they hold lies in the machine's memory."""
+def test_device_with_shared_memory_saves_nothing():
+    """A device that uses the machine's memory, such as integrated graphics or a software driver, does not reduce the
+    need and adds the driver's memory."""
     shared = ModelPlacement("vulkan:0", 1, SOME, driver_bytes=60, shares_memory=True)
     assert NEED.total + 5 + 60 == shared.beside(NEED).total
 
 
-def test_the_processor_alone_changes_nothing():
-    """The reckoning is the one without devices."""
+def test_placement_on_the_cpu_changes_nothing():
+    """Without a device the memory need stays as it is and no layer is offloaded."""
     assert (NEED, 0, None) == (ON_CPU.beside(NEED), ON_CPU.layers, ON_CPU.pointer)
 
 
-def test_every_driver_has_its_share():
-    """What a backend takes for itself is counted for each kind of device."""
+def test_driver_memory_depends_on_the_device():
+    """The memory that a backend takes for itself is counted for each kind of device."""
     cuda, vulkan = (plan_offload(HEADER, SHAPE, device, GIB).compute_bytes for device in ("cuda", "vulkan"))
     assert memory_estimate.DRIVER_BYTES["cuda"] - memory_estimate.DRIVER_BYTES["vulkan"] == cuda - vulkan

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/question_prompts.py"""
+"""Questions to a llama model: their text, tokens and limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANGER = AskedQuestion("anger", "score", "How angry?", ("calm", "angry"), ("no si
 
 
 def characters(text: str, special: bool) -> list[int]:
-    """Return a token for each character; control tokens are those of upper-case letters."""
+    """Return a token for each character; upper-case letters become control tokens."""
     return [ord(each) + 1000 * (special and each.isupper()) for each in text]
 
 
@@ -42,21 +42,23 @@ def tokenizer(tokens_max: int = 200) -> QuestionTokenizer:
         (AskedQuestion("a", "predicate", "Is it?", NO_YES, ("not", "so")), "Is it?\nAnswers:\n- no: not\n- yes: so"),
     ],
 )
-def test_a_question_has_one_text(question: AskedQuestion, text: str) -> None:
-    """Calibrated scores depend on the text of a question, so it is this one to the last character."""
+def test_question_text_is_exact(question: AskedQuestion, text: str) -> None:
+    """The text of a question is fixed to the last character, because calibrated scores depend on it."""
     assert text == question_text(question)
 
 
 def test_a_question_is_tokenized_in_parts() -> None:
-    """The question is read with the spaces before it and without control tokens; the template's own part with them."""
+    """The question is tokenized with the leading space and without control tokens, and the template's own part with
+    them."""
     (asked,) = tokenizer().read([URGENT])
     assert [*characters(" " + question_text(URGENT), False), *characters("\nAnswer:", True)] == list(asked.tokens)
     assert (2, len(" yes") - 1) == (asked.tree.size, asked.depth)
     assert len(asked.tokens) + asked.tree.rows(0) == asked.rows
 
 
-def test_a_template_has_its_question_once_behind_the_input() -> None:
-    """What stands between input and question is the input's; without the question, or with two, the bundle fails."""
+def test_template_has_its_question_once_after_the_input() -> None:
+    """The text between input and question is left out of the question's template; a template with no question, with
+    two, or with one before the input fails the load."""
     parts = PromptParts("Text: ", "", "\n\nQuestion: {question}\nAnswer:")
     assert TEMPLATE == question_template(parts, "till")
     for before, after in (("Text: ", "\nAnswer:"), ("{question} ", "\nAnswer: {question}"), ("", "{question}" * 2)):
@@ -64,8 +66,8 @@ def test_a_template_has_its_question_once_behind_the_input() -> None:
             question_template(PromptParts(before, "", after), "till")
 
 
-def test_a_question_that_is_too_long_is_refused_with_its_tokens() -> None:
-    """The limit is of the question with its longest option; the error has the name, the count and the limit."""
+def test_too_long_question_is_refused_with_its_token_count() -> None:
+    """The limit covers the question with its longest option; the error has the name, the count and the limit."""
     (asked,) = tokenizer().read([INTENT])
     needed = len(asked.tokens) + asked.depth
     assert needed == len(tokenizer(needed).read([INTENT])[0].tokens) + asked.depth
@@ -73,28 +75,30 @@ def test_a_question_that_is_too_long_is_refused_with_its_tokens() -> None:
         tokenizer(needed - 1).read([INTENT])
 
 
-def test_a_question_with_far_too_many_characters_is_not_tokenized() -> None:
-    """A text that cannot fit is refused by its characters."""
+def test_question_with_far_too_many_characters_is_refused_early() -> None:
+    """A question with more than 64 characters for each allowed token is refused by its length, without being
+    tokenized."""
     long = AskedQuestion("long", "predicate", "x" * 700, NO_YES)
     with pytest.raises(InvalidRequest, match="'long' has 718 characters, more than 64 for each of 10 tokens"):
         tokenizer(10).read([long])
 
 
 def test_too_many_questions_are_refused() -> None:
-    """The error has the count and the limit."""
+    """The error for a call with more than 400 questions has the count and the limit."""
     with pytest.raises(InvalidRequest, match="the call has 401 questions; 1 to 400 are allowed"):
         tokenizer().read([URGENT] * 401)
 
 
 def test_too_many_outputs_are_refused() -> None:
-    """Options and levels are counted over all questions of a call."""
+    """Options and levels are counted over all questions of a call, and more than 8192 are refused."""
     many = AskedQuestion("many", "choice", "Which?", tuple(str(number) for number in range(100)))
     with pytest.raises(InvalidRequest, match="have 8200 options and levels in all; the limit is 8192"):
         tokenizer().read([many] * 82)
 
 
 def test_too_many_tokens_in_all_are_refused() -> None:
-    """No question is too long by itself, but all of them are; those behind the limit are not tokenized."""
+    """The tokens of all questions of a call are limited together; questions after the limit is exceeded are not
+    tokenized."""
     long = [AskedQuestion(f"long {number:3}", "predicate", "x" * 160, NO_YES) for number in range(400)]
     (one,) = tokenizer().read(long[:1])
     count, tokenized = question_prompts.TOKENS_MAX // one.rows + 1, list[str]()
@@ -111,15 +115,15 @@ def test_too_many_tokens_in_all_are_refused() -> None:
     assert count == sum("xxx" in text for text in tokenized)
 
 
-def test_options_that_are_the_same_tokens_are_refused() -> None:
-    """A question whose options the model cannot tell apart is the caller's error, with the question's name."""
+def test_options_with_the_same_tokens_are_refused() -> None:
+    """A question with two options that are the same tokens is the caller's error, which has the question's name."""
     same = QuestionTokenizer(TEMPLATE, " ", lambda text, _special: [len(text)], 200)
     with pytest.raises(InvalidRequest, match="question 'intent': labels 'aa' and 'bb' are the same tokens"):
         same.read([AskedQuestion("intent", "choice", "What?", ("aa", "bb"))])
 
 
-def test_the_questions_asked_last_are_kept() -> None:
-    """The same question is the same object again, until so many others have come that it is dropped."""
+def test_recent_questions_are_cached() -> None:
+    """A repeated question returns the same object until CACHED_MAX other questions have replaced it."""
     read = tokenizer()
     (first,) = read.read([URGENT])
     others = [
@@ -135,8 +139,9 @@ def test_the_questions_asked_last_are_kept() -> None:
     assert first is not read.read([URGENT])[0]
 
 
-def test_what_is_kept_of_large_questions_is_bounded_too() -> None:
-    """A caller that brings other long questions with each call makes the engine no larger than a few such calls do."""
+def test_question_cache_is_bounded_by_rows() -> None:
+    """Long questions are evicted by their total rows, so a caller with new long questions in each call cannot grow the
+    engine's memory."""
     read = tokenizer(4_000)
     (first,) = read.read([URGENT])
     rows = number = 0
@@ -148,8 +153,9 @@ def test_what_is_kept_of_large_questions_is_bounded_too() -> None:
     assert asked is read.read([AskedQuestion(f"q{number - 1}", "predicate", f"{number - 1} {'x' * 3_000}?", NO_YES)])[0]
 
 
-def test_without_questions_a_call_asks_those_of_the_bundle() -> None:
-    """Each question brings its temperature; a bundle without any has nothing to ask."""
+def test_call_without_questions_uses_those_of_the_bundle() -> None:
+    """A call without questions is answered for the bundle's questions, each with its temperature; a bundle without
+    questions refuses such a call."""
     warm = AskedQuestion("warm", "predicate", "Is it warm?", NO_YES, temperature=2.0)
     bundle = BundleQuestions(tokenizer(), [URGENT, warm])
     assert [("urgent", 1.0), ("warm", 2.0)] == [

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/question_prompts.py"""
+"""Chat templates: how a prompt is split into the parts before and after the input."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def split(source: str, system: str = "", template: str = "{input}") -> PromptPar
 
 
 def test_plain_prompt_is_split_at_the_input() -> None:
-    """The blanks before the input go to the input, line ends do not."""
+    """Blanks before the input belong to the input part; line ends belong to the prefix."""
     expected = PromptParts("Text:\n\nCustomer:", "  ", "\nIntent:")
     assert expected == split_prompt(PromptTemplate(template="Text:\n\nCustomer:  {input}\nIntent:"), chat(""))
     assert PromptParts("Q:\n", "", "") == split_prompt(PromptTemplate(template="Q:\n{input}"), chat(""))
 
 
 def test_chat_template_wraps_system_and_user() -> None:
-    """What the template writes around the user's message becomes prefix and rest."""
+    """The text that the template writes around the user's message becomes the prefix and the rest."""
     expected = PromptParts(
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nSay:", " ", "!<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -40,18 +40,18 @@ def test_chat_template_wraps_system_and_user() -> None:
 
 
 def test_template_that_trims_messages_keeps_the_input() -> None:
-    """A template with `| trim` is split all the same."""
+    """A template with `| trim` is split at the input as well."""
     assert PromptParts("<u>", "", "</u>") == split("<u>{{ messages[0].content | trim }}</u>")
 
 
 def test_special_texts_reach_the_template() -> None:
-    """A template may write the begin token itself."""
+    """A template can write the begin-of-text token itself."""
     template = chat("{{ bos_token }}{{ messages[0].content }}", bos_token="<s>")
     assert "<s>" == split_prompt(PromptTemplate(chat=True), template).before
 
 
 def test_braces_in_the_system_message_are_text() -> None:
-    """Only the template's own {input} is the place of the input."""
+    """Braces in the system message are text; only the template's own {input} marks the input."""
     assert "{input} {{ 7 }}" in split(CHATML, "{input} {{ 7 }}").before
 
 
@@ -69,7 +69,7 @@ def test_braces_in_the_system_message_are_text() -> None:
         ("{{ messages[0].content }}{{ messages[0].content }}", "writes the user's message 2 times"),
     ],
 )
-def test_template_that_cannot_serve_is_refused(source: str, message: str) -> None:
-    """A missing, broken or hostile chat template is an error that says why."""
+def test_unusable_chat_template_is_refused(source: str, message: str) -> None:
+    """A missing, broken or hostile chat template fails the load with a reason."""
     with pytest.raises(ModelLoadFailed, match=message):
         split(source)

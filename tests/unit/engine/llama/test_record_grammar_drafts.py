@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/record_grammar.py."""
+"""Drafted tokens of records: which tokens are predicted from earlier records."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ RECORD = list(range(100, 100 + 2 * DRAFT_MAX))
 SEEN_OFTEN = 12
 
 
-def test_what_came_again_and_again_is_drafted() -> None:
-    """From the first time on a little, with every time further, and never more than is asked for."""
+def test_draft_grows_with_repetitions() -> None:
+    """Tokens seen once give a draft of one token; each repetition makes the draft longer, up to DRAFT_MAX and to the
+    requested number."""
     drafts, lengths = RecordDrafts(), list[int]()
     for _ in range(SEEN_OFTEN):
         drafts.learn(RECORD, 0)
@@ -25,8 +26,8 @@ def test_what_came_again_and_again_is_drafted() -> None:
     assert drafts.draft_after(RECORD[:ORDER], 0) == []
 
 
-def test_what_was_never_seen_is_not_drafted() -> None:
-    """Nor what a record stands behind, as far as it is no record; nor anything behind too few tokens."""
+def test_unseen_tokens_are_not_drafted() -> None:
+    """Nothing is drafted after unseen tokens, after too few tokens, or for tokens before the record itself starts."""
     drafts = RecordDrafts()
     drafts.learn(RECORD, 5)
     assert drafts.draft_after(RECORD[:ORDER]) == []
@@ -34,8 +35,8 @@ def test_what_was_never_seen_is_not_drafted() -> None:
     assert drafts.draft_after(RECORD[2:5]) == [RECORD[5]]
 
 
-def test_a_habit_that_changes_is_unlearnt() -> None:
-    """What has become rare is not tried any more; what has come in its place is."""
+def test_changed_continuation_replaces_the_old_one() -> None:
+    """When another token follows a context often enough, it is drafted instead of the earlier one."""
     drafts = RecordDrafts()
     for _ in range(SEEN_OFTEN):
         drafts.learn([1, 2, 3, 4], 3)
@@ -45,16 +46,17 @@ def test_a_habit_that_changes_is_unlearnt() -> None:
     assert drafts.draft_after([1, 2, 3]) == [5]
 
 
-def test_what_goes_either_way_is_hardly_drafted() -> None:
-    """A row that is right one time in ten is not worth its time."""
+def test_unpredictable_token_is_not_drafted() -> None:
+    """A token that would be right one time in ten is not drafted."""
     drafts = RecordDrafts()
     for turn in range(100):
         drafts.learn([1, 2, 3, 10 + turn % 10, 4], 3)
     assert drafts.draft_after([1, 2, 3]) == []
 
 
-def test_a_lone_row_gets_company_when_it_is_mostly_right() -> None:
-    """What was seen once is worth a row beside others, and not twice the time of one; what comes again is."""
+def test_lone_row_gets_a_draft_only_if_it_is_likely_right() -> None:
+    """A continuation that was seen once is drafted next to other rows but not for a row that is computed alone; after
+    repetitions it is drafted there, too."""
     drafts = RecordDrafts()
     drafts.learn([1, 2, 3, 4], 3)
     assert ([4], []) == (drafts.draft_after([1, 2, 3]), drafts.draft_after([1, 2, 3], alone=True))
@@ -63,8 +65,8 @@ def test_a_lone_row_gets_company_when_it_is_mostly_right() -> None:
     assert [4] == drafts.draft_after([1, 2, 3], alone=True)
 
 
-def test_what_takes_a_place_has_to_earn_its_chance() -> None:
-    """A place where something else stands each time is not drafted, whatever stood there last."""
+def test_varying_token_is_not_drafted_until_it_repeats() -> None:
+    """Where a different token follows each time, the last one is drafted only after it was repeated."""
     drafts = RecordDrafts()
     for token in range(10, 16):
         drafts.learn([1, 2, 3, token], 3)
@@ -74,8 +76,8 @@ def test_what_takes_a_place_has_to_earn_its_chance() -> None:
     assert drafts.draft_after([1, 2, 3]) == [15]
 
 
-def test_memory_is_bounded_and_the_oldest_leaves() -> None:
-    """However many different records there are."""
+def test_draft_memory_is_bounded() -> None:
+    """Beyond CONTEXTS_MAX contexts, the oldest are dropped, however many different records are learned."""
     drafts = RecordDrafts()
     drafts.learn([1, 2, 3, 4], 3)
     drafts.learn(range(10, 10 + CONTEXTS_MAX + ORDER), 0)
@@ -85,8 +87,9 @@ def test_memory_is_bounded_and_the_oldest_leaves() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), max_size=20), st.lists(st.integers(0, 3)))
-def test_a_draft_is_made_of_what_was_seen(records: list[list[int]], tokens: list[int]) -> None:
-    """Every window of ORDER + 1 tokens in it stood in a record; chances stay chances."""
+def test_draft_consists_of_seen_windows(records: list[list[int]], tokens: list[int]) -> None:
+    """Every window of ORDER + 1 tokens in a draft occurred in a learned record, and all stored probabilities stay
+    between 0 and 1."""
     drafts = RecordDrafts()
     for record in records:
         drafts.learn(record, 0)

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/sequence_jobs.py, and what record_grammar.py fills in."""
+"""The confidence of record fields, the choice among allowed tokens, and the bounds that are added to a schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VALUES = st.recursive(
 
 
 def written(*tokens: tuple[str, float]) -> RecordTranscript:
-    """Return a transcript of texts and probabilities."""
+    """Return a transcript of texts and their probabilities."""
     made = RecordTranscript()
     for text, probability in tokens:
         made.add(text.encode(), math.log(probability))
@@ -33,8 +33,8 @@ def written(*tokens: tuple[str, float]) -> RecordTranscript:
 
 
 @given(st.dictionaries(st.text(), VALUES, max_size=5), st.booleans())
-def test_spans_are_those_of_the_values(record: dict[str, object], ascii_only: bool):
-    """Whatever is in names and values, each span holds its value's JSON and nothing else."""
+def test_value_spans_hold_the_json_of_each_field(record: dict[str, object], ascii_only: bool):
+    """For any names and values each span holds exactly the JSON of its field's value."""
     text = json.dumps(record, ensure_ascii=ascii_only)
     data = text.encode("utf-8", "surrogatepass")
     if data.decode("utf-8", "replace") != text:
@@ -43,8 +43,9 @@ def test_spans_are_those_of_the_values(record: dict[str, object], ascii_only: bo
     assert record == found
 
 
-def test_a_fields_confidence_is_the_product_over_its_tokens():
-    """Tokens of names count for the record only; one that reaches into a value counts for the field."""
+def test_field_confidence_is_the_product_of_its_tokens():
+    """Tokens of field names count only for the record's confidence; a token that extends into a value counts for that
+    field."""
     made = written(
         ('{"a": "', 1.0), ("x", 0.5), ("y", 0.8), ('", "', 0.9), ("b", 0.7), ('": ', 1.0), ("1", 0.6), ("}", 0.9)
     )
@@ -53,14 +54,15 @@ def test_a_fields_confidence_is_the_product_over_its_tokens():
     assert pytest.approx(0.5 * 0.8 * 0.9 * 0.7 * 0.6 * 0.9) == made.confidence()
 
 
-def test_the_end_of_a_number_is_its_own():
-    """Whether 1 was to become 12 is decided by the token behind it, also where that is all a token holds."""
+def test_token_after_a_number_counts_for_the_number():
+    """The token after a number decides that 1 does not become 12, so its probability counts for the number's field,
+    even if the token has no part of the value."""
     made = written(('{"n": ', 1.0), ("1", 0.9), (",", 0.5), (' "m": ', 1.0), ("null", 0.25), ("}", 1.0))
     assert {"n": pytest.approx(0.45), "m": pytest.approx(0.25)} == made.fields()
 
 
-def test_half_characters_are_counted_in_bytes():
-    """A character of several tokens belongs to its field with all of them, and moves nothing behind it."""
+def test_split_characters_are_counted_in_bytes():
+    """A character of several tokens counts for its field with all of them, and does not shift the fields behind it."""
     made = RecordTranscript()
     for piece, probability in (
         (b'{"\xc3\xb6": "', 1.0),
@@ -74,8 +76,9 @@ def test_half_characters_are_counted_in_bytes():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 5))
-def test_the_choice_is_the_likeliest_that_is_allowed(seed: int, temperature: float):
-    """Its probability is the softmax over the allowed tokens alone, at the temperature."""
+def test_likeliest_allowed_token_is_chosen(seed: int, temperature: float):
+    """The chosen token has the highest logit of the allowed tokens; its probability is the softmax over these alone, at
+    the temperature."""
     dice = np.random.default_rng(seed)
     logits = dice.normal(0, 5, 50).astype(np.float32)
     allowed = np.sort(dice.choice(50, dice.integers(1, 50), replace=False))
@@ -86,8 +89,9 @@ def test_the_choice_is_the_likeliest_that_is_allowed(seed: int, temperature: flo
     assert pytest.approx(float(weights.max() / weights.sum()), rel=1e-4) == math.exp(log_prob)
 
 
-def test_what_is_open_gets_a_limit():
-    """Strings, arrays and numbers without bounds get some; 'required' sets the order; notes are left out."""
+def test_unbounded_schema_gets_limits():
+    """Strings, arrays and numbers without bounds get limits; `required` sets the order of the fields, and annotations
+    are removed."""
     count = {"minimum": 0, "maximum": 999, "type": ["integer", "null"]}
     whole = bounded_schema(RECORD_SCHEMA)
     assert ["product", "count", "wish", "day"] == list(whole["properties"])
@@ -104,16 +108,16 @@ def test_what_is_open_gets_a_limit():
     }
 
 
-def test_a_bounded_schema_bounds_nothing_twice():
-    """Filling in changes only what is open: doing it again changes nothing."""
+def test_bounding_a_schema_is_idempotent():
+    """Bounding a schema that is already bounded changes nothing."""
     for seed in range(100):
         once = bounded_schema(record_schemas.sensible(random.Random(seed)))
         assert once == bounded_schema(once)
 
 
 @pytest.mark.parametrize("bad", [0, 2])
-def test_a_choice_among_what_are_no_numbers_says_so(bad: int):
-    """Whichever of the allowed logits it is; what is not allowed does not matter."""
+def test_choice_with_nan_logits_is_reported(bad: int):
+    """If any allowed logit is NaN, the log-probability is NaN; NaN in a token that is not allowed has no effect."""
     logits = np.zeros(4, np.float32)
     logits[bad] = np.nan
     assert math.isnan(choose(logits, np.array([0, 1, 2]), 1.0)[1])

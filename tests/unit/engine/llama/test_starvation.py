@@ -1,4 +1,4 @@
-"""step_scheduler.py starves no job, in any order of arrival, and keeps every step within its bounds."""
+"""The step scheduler starves no work item, in any order of arrival, and keeps every step within its limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS = 400
 
 
 def _consistent(item: WorkItem) -> WorkItem:
-    """Return a work item as jobs make them: who writes has one row, and who crowds reads and is not exact."""
+    """Return a work item as jobs make them: one that writes has one row, and a bulk-safe one reads and is not exact."""
     if item.decoding:
         return item._replace(rows=1, rows_min=1, bulk_safe=False)
     return item._replace(rows_min=min(item.rows_min, item.rows), exact=item.exact and not item.bulk_safe)
@@ -54,7 +54,7 @@ _machines = st.builds(StepCostModel, st.floats(1e-4, 0.1), st.floats(1e-6, 0.02)
 
 @dataclass
 class Site:
-    """Lanes that always have more to compute, and what each of them has waited for."""
+    """Work items that always have more to compute, and how long each of them has waited."""
 
     machine: StepCostModel
     bulk_rows: int
@@ -73,14 +73,14 @@ class Site:
         self.scheduler = StepScheduler(self.bulk_rows)
 
     def arrive(self, item: WorkItem) -> None:
-        """Let a job come that says it has waited for a minute; the oldest that has moved makes room for it."""
+        """Add a job that claims to have waited for a minute; the oldest one that has moved makes room for it."""
         key = f"job-{self.came}"
         self.came += 1
         self.waiting[key] = item._replace(key=key, arrived_at=self.now - 60)
         self._note(key)
 
     def leave(self, key: str) -> None:
-        """Let a job end."""
+        """End a job."""
         for known in (self.waiting, self.due_at, self.due_steps):
             known.pop(key, None)
 
@@ -107,7 +107,7 @@ class Site:
 
 
 def check_bounds(plan: StepPlan, site: Site) -> None:
-    """Fail unless a step is what a step may be."""
+    """Fail if a step breaks a limit of the scheduler."""
     total = sum(rows for _, rows in plan)
     assert plan, "there are work items, so there is work"
     assert 1 == len({item.group for item, _ in plan})
@@ -118,7 +118,7 @@ def check_bounds(plan: StepPlan, site: Site) -> None:
 
 
 def check_streams(plan: StepPlan, site: Site) -> None:
-    """Fail unless every work item of the group that writes has its row, but for exact ones in a bulk step."""
+    """Fail unless every writing work item of the step's group has its row, except for exact ones in a bulk step."""
     bulk = sum(rows for _, rows in plan) >= BULK_ROWS_MIN
     writing = [item for item in site.waiting.values() if item.decoding and item.group == plan[0][0].group]
     assert {item.key for item in writing if not (item.exact and bulk)} <= {item.key for item, _ in plan}
@@ -128,13 +128,12 @@ def check_streams(plan: StepPlan, site: Site) -> None:
 @given(
     _machines, st.sampled_from([EXACT_ROWS_MAX, BULK_ROWS]), st.lists(_lanes, min_size=1, max_size=FEW_LANES), st.data()
 )
-def test_every_lane_moves_within_the_bound(
+def test_every_work_item_moves_within_a_bound_of_steps(
     machine: StepCostModel, bulk_rows: int, first: list[WorkItem], data: st.DataObject
 ) -> None:
-    """Against any flood of newcomers, of higher priority and said to be older, a work item moves within the formula.
-
-    In each step work items that have moved make room for others, which all come before it if anything lets them.
-    """
+    """Against any flood of newcomers, with higher priority and claiming to be older, a work item moves within a fixed
+    number of steps. In each step work items that have moved are replaced by others, which all go first if the scheduler
+    lets them."""
     site = Site(machine, bulk_rows)
     for item in first:
         site.arrive(item)
@@ -155,10 +154,10 @@ def test_every_lane_moves_within_the_bound(
 
 @settings(deadline=None, max_examples=15)
 @given(_machines, st.lists(_lanes, min_size=1, max_size=LANES_MAX), _lanes)
-def test_every_lane_moves_within_the_bound_in_seconds(
+def test_every_work_item_moves_within_a_bound_of_seconds(
     machine: StepCostModel, first: list[WorkItem], newcomer: WorkItem
 ) -> None:
-    """A work item is due within (n + 1) quanta, each of them a step longer than its limit."""
+    """A work item is served within (n + 1) quanta, each at most two steps longer than its limit."""
     site = Site(machine, BULK_ROWS)
     for item in first:
         site.arrive(item)
@@ -178,10 +177,10 @@ def test_every_lane_moves_within_the_bound_in_seconds(
     [WorkItem("", "", 1, decoding=True), *[WorkItem("", "", 400, exact=False)] * 9],
     WorkItem("", "", 400),
 )
-def test_within_one_group_every_lane_moves_within_two_rounds(
+def test_work_items_of_one_adapter_move_within_two_rounds(
     machine: StepCostModel, first: list[WorkItem], newcomer: WorkItem
 ) -> None:
-    """Without other adapters a work item that is due waits for 2 n steps at most."""
+    """Without other adapters a work item that is due waits for at most 2 n steps."""
     site = Site(machine, BULK_ROWS)
     for item in first:
         site.arrive(item)
@@ -194,15 +193,15 @@ def test_within_one_group_every_lane_moves_within_two_rounds(
         site.arrive(newcomer._replace(group=""))
 
 
-def test_a_clock_that_stands_still_stops_nobody() -> None:
-    """Four work items of four adapters all move although no time passes."""
+def test_stopped_clock_does_not_block_adapters() -> None:
+    """Four work items of four adapters all move although the clock does not advance."""
     scheduler = StepScheduler()
     items = [WorkItem(key, key, 1, decoding=True) for key in "abcd"]
     moved = {item.key for _ in range(5 * QUANTUM_STEPS) for item, _ in scheduler.plan(items, 7.0)}
     assert set("abcd") == moved
 
 
-def test_prompts_take_turns_although_the_clock_stands_still() -> None:
-    """Who has moved stands behind who has not, however little time has passed."""
+def test_prompts_take_turns_with_a_stopped_clock() -> None:
+    """A prompt that has moved is ordered behind one that has not, although the clock does not advance."""
     scheduler, items = StepScheduler(), [WorkItem(key, "", 900) for key in "abc"]
     assert list("abcabc") == [scheduler.plan(items, 7.0)[0][0].key for _ in range(6)]

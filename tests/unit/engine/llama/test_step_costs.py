@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/step_costs.py"""
+"""The learned cost of steps: predictions, refused deadlines and padding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MACHINES = {"server": (0.004, 0.0016, 9e-7), "board": (0.09, 0.02, 4e-6), "card"
 
 
 def served(machine: str, steps: int, noise: random.Random) -> StepCosts:
-    """Return what is learnt from streams and prompts on a machine whose steps vary by a tenth."""
+    """Return the costs learned from streams and prompts on a machine whose step times vary by a tenth."""
     costs, truth = StepCosts(), StepCostModel(*MACHINES[machine])
     for step in range(steps):
         rows = 1 + noise.randrange(8) if step % 3 else 16 + noise.randrange(48)
@@ -42,16 +42,17 @@ def served(machine: str, steps: int, noise: random.Random) -> StepCosts:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_the_cost_of_steps_is_learnt_on_any_machine(machine: str) -> None:
-    """After 150 steps the cost of a prompt's step is known to a quarter, on machines that differ a thousandfold."""
+def test_step_cost_is_learned_on_any_machine(machine: str) -> None:
+    """After 150 steps the predicted cost of a prompt's step is within a quarter, on machines that differ a
+    thousandfold."""
     costs, truth = served(machine, 150, random.Random(7)), StepCostModel(*MACHINES[machine])
     for rows, depth in ((16, 100), (40, 500), (63, 1500)):
         pairs = attention_pairs(rows, depth)
         assert costs.cost(StepWork(rows, pairs)) == pytest.approx(truth.cost(rows, pairs), rel=0.25)
 
 
-def test_the_first_step_tells_how_fast_the_machine_is() -> None:
-    """One measured step sets the scale of all that is guessed, of bulk steps as well."""
+def test_first_step_sets_the_scale_of_predictions() -> None:
+    """One measured step scales all predictions, including those of bulk steps."""
     costs = StepCosts()
     guessed, bulk = costs.cost(StepWork(16, 128)), costs.cost(StepWork(200, 0))
     costs.learn(StepWork(16, 128), 10 * guessed)
@@ -59,8 +60,9 @@ def test_the_first_step_tells_how_fast_the_machine_is() -> None:
     assert costs.cost(StepWork(200, 0)) == pytest.approx(10 * bulk)
 
 
-def test_logits_cost_what_the_models_matrices_say() -> None:
-    """Streams that write have logits in each row, prompts in one: what one kind of step takes tells of the other."""
+def test_logits_cost_follows_from_the_model() -> None:
+    """Streams compute logits in each row and prompts in one; the times of steps that write predict those of steps that
+    read."""
     truth, costs = StepCostModel(0.002, 0.003, 5e-7), StepCosts(logits_rows=2.0)
     writing, reading = StepWork(8, 8 * 300.0, 8), StepWork(48, attention_pairs(48, 0), 1)
     for _ in range(200):
@@ -69,8 +71,8 @@ def test_logits_cost_what_the_models_matrices_say() -> None:
     assert costs.cost(reading) < costs.cost(reading._replace(logits=48))
 
 
-def test_a_step_during_which_the_machine_slept_changes_little() -> None:
-    """An hour in one step makes the next prediction at most a quarter dearer, and ten more steps mend it."""
+def test_step_with_a_suspended_machine_changes_little() -> None:
+    """A step of an hour raises the next prediction by at most a quarter (26%), and ten further steps restore it."""
     costs = served("server", 100, random.Random(1))
     before = costs.cost(StepWork(60, 20_000))
     costs.learn(StepWork(60, 20_000), 3600.0)
@@ -80,8 +82,8 @@ def test_a_step_during_which_the_machine_slept_changes_little() -> None:
     assert costs.cost(StepWork(60, 20_000)) == pytest.approx(before, rel=0.05)
 
 
-def test_a_machine_that_became_ten_times_slower_is_followed() -> None:
-    """A throttled processor is known after twenty steps."""
+def test_tenfold_slowdown_is_learned() -> None:
+    """After the processor became ten times slower, twenty steps bring the prediction within a fifth."""
     costs = served("server", 100, random.Random(2))
     slow = 10 * costs.cost(StepWork(60, 20_000))
     for _ in range(20):
@@ -89,8 +91,9 @@ def test_a_machine_that_became_ten_times_slower_is_followed() -> None:
     assert costs.cost(StepWork(60, 20_000)) == pytest.approx(slow, rel=0.2)
 
 
-def test_what_bulk_steps_are_held_to_cost_is_mended_by_small_ones() -> None:
-    """A row of a bulk step that was measured at a bad moment costs no more than a row of a small step soon."""
+def test_small_steps_correct_the_cost_of_bulk_steps() -> None:
+    """After bulk steps were measured at a bad moment, one small step limits the cost of a bulk row to that of a small
+    step's row."""
     costs = served("server", 100, random.Random(3))
     for _ in range(8):
         costs.learn(StepWork(200, 20_000), 60.0)
@@ -100,7 +103,7 @@ def test_what_bulk_steps_are_held_to_cost_is_mended_by_small_ones() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 512), st.integers(0, 100_000), st.floats(0, 1e6)), max_size=40))
 def test_costs_are_never_negative_and_grow_with_rows(steps: list[tuple[int, int, float]]) -> None:
-    """Whatever is measured, a step costs more than nothing, and more rows never cost less."""
+    """After any measurements a step costs more than zero, and more rows never cost less."""
     costs = StepCosts()
     for rows, depth, seconds in steps:
         costs.learn(StepWork(rows, attention_pairs(rows, depth)), seconds)
@@ -115,7 +118,7 @@ def test_costs_are_never_negative_and_grow_with_rows(steps: list[tuple[int, int,
 
 @given(st.sampled_from(sorted(MACHINES)), st.floats(1e-4, 2.0), st.integers(0, 100_000))
 def test_affordable_rows_fit_and_one_more_does_not(machine: str, seconds: float, depth: int) -> None:
-    """As many rows as these seconds allow are given, to the row."""
+    """The affordable rows are the largest number that fits into the given seconds."""
     fit = StepCostModel(*MACHINES[machine])
 
     def added(rows: int) -> float:
@@ -126,13 +129,13 @@ def test_affordable_rows_fit_and_one_more_does_not(machine: str, seconds: float,
     assert seconds <= added(rows + 1) * 1.000001
 
 
-def test_no_time_affords_no_rows() -> None:
-    """Time that is used up buys nothing."""
+def test_no_rows_are_affordable_without_time() -> None:
+    """Zero or negative seconds afford no rows."""
     assert [0, 0] == [StepCosts().small.affordable(seconds, 10) for seconds in (0.0, -1.0)]
 
 
-def test_a_job_alone_takes_longer_than_its_rows_at_the_surface() -> None:
-    """What a job takes is the sum of its steps, each of which stands deeper than the one before."""
+def test_lone_job_takes_the_sum_of_its_steps() -> None:
+    """The time of a job alone is the sum of its steps, each of which starts at a greater depth than the one before."""
     costs, rows, depth, seconds = StepCosts(), 1000, 0, 0.0
     while rows:
         step = min(rows, EXACT_ROWS_MAX)
@@ -142,14 +145,14 @@ def test_a_job_alone_takes_longer_than_its_rows_at_the_surface() -> None:
 
 
 def measured(costs: StepCosts, rows: int, seconds: float, at: float, times: int = 1) -> None:
-    """Take steps that read so many tokens of a prompt, the last of them at that time."""
+    """Record a number of steps that each read this many prompt tokens, the last of them at the given time."""
     for _ in range(times):
         costs.learn(StepWork(rows, attention_pairs(rows, 0)), seconds)
     costs.confirm(StepWork(rows, attention_pairs(rows, 0)), seconds, at)
 
 
-def test_a_job_is_given_up_only_for_sure() -> None:
-    """What takes less than half of what is predicted is tried, and nothing is predicted before much was measured."""
+def test_job_is_refused_only_after_enough_measurements() -> None:
+    """The certain duration of a job is half of the predicted one, and zero until TRUSTED_STEPS steps were measured."""
     costs = StepCosts()
     assert 0.0 == costs.certain_seconds(630, 0, 63, 63, 1.0), "nothing has been measured"
     measured(costs, 63, 0.1, 1.0, TRUSTED_STEPS - 1)
@@ -158,8 +161,9 @@ def test_a_job_is_given_up_only_for_sure() -> None:
     assert costs.certain_seconds(630, 0, 63, 63, 1.0) == pytest.approx(costs.lone_seconds(630, 0, 63) / 2)
 
 
-def test_what_nothing_confirms_counts_less_and_less() -> None:
-    """Half as much after each HALF_SECONDS without a step that reads as much; a step that was measured restores it."""
+def test_unconfirmed_prediction_halves_over_time() -> None:
+    """The certain duration halves after each HALF_SECONDS without a step that reads as much; a measured step restores
+    it."""
     costs = StepCosts()
     measured(costs, 63, 0.1, 10.0, 50)
     whole = costs.certain_seconds(63, 0, 63, 63, 10.0)
@@ -170,16 +174,17 @@ def test_what_nothing_confirms_counts_less_and_less() -> None:
 
 
 @pytest.mark.parametrize(("rows", "confirms"), [(1, False), (8, False), (15, False), (32, True), (63, True)])
-def test_small_steps_confirm_nothing_about_large_ones(rows: int, confirms: bool) -> None:
-    """A step of eight rows says what a step costs, and little of what a row costs: a long text must be tried again."""
+def test_small_steps_do_not_confirm_large_ones(rows: int, confirms: bool) -> None:
+    """A step of eight rows does not confirm the prediction for 60 rows, so a long text is tried again."""
     costs = StepCosts()
     measured(costs, 60, 0.1, 10.0, 50)
     measured(costs, rows, costs.cost(StepWork(rows, attention_pairs(rows, 0))), 20.0)
     assert confirms == (costs.certain_seconds(60, 0, 63, 60, 20.0) > 0.01)
 
 
-def test_a_fast_step_says_how_much_of_an_estimate_is_left() -> None:
-    """Where the last step took a tenth of what was expected, a job is judged by that tenth at once."""
+def test_fast_step_lowers_the_certain_duration_at_once() -> None:
+    """If the last step took a tenth of the prediction, the certain duration falls to that tenth at once, although the
+    prediction itself changes more slowly."""
     costs = StepCosts()
     measured(costs, 63, 1.0, 10.0, 50)
     measured(costs, 63, 0.1, 10.0)
@@ -187,8 +192,9 @@ def test_a_fast_step_says_how_much_of_an_estimate_is_left() -> None:
     assert costs.certain_seconds(63, 0, 63, 63, 10.0) == pytest.approx(0.05)
 
 
-def test_a_step_that_was_cut_off_late_confirms_the_estimate() -> None:
-    """It was tried because the estimate had lost weight; cut off sooner than that it says nothing."""
+def test_late_abort_confirms_the_prediction() -> None:
+    """An aborted step that ran longer than the reduced prediction restores it; one that was aborted earlier changes
+    nothing."""
     costs, pairs = StepCosts(), attention_pairs(63, 0)
     measured(costs, 63, 1.0, 10.0, 50)
     now = 10.0 + 3 * HALF_SECONDS
@@ -206,10 +212,11 @@ def test_a_step_that_was_cut_off_late_confirms_the_estimate() -> None:
     st.sampled_from([EXACT_ROWS_MAX, 256]),
     st.floats(0.01, 100.0),
 )
-def test_every_deadline_is_tried_again_after_a_pause(
+def test_refused_deadline_is_attainable_after_a_few_retries(
     steps: list[tuple[int, int, float]], rows: int, depth: int, chunk: int, seconds: float
 ) -> None:
-    """Whatever was measured: after as long as the refusal tells to wait, or some such pauses, the job is tried."""
+    """After any measurements, a job that was refused for its deadline is tried after the announced pause or at most
+    four such pauses."""
     costs = StepCosts()
     for step, at, took in steps:
         costs.learn(StepWork(step, attention_pairs(step, at)), took)
@@ -232,14 +239,16 @@ def test_every_deadline_is_tried_again_after_a_pause(
         (ROWS_GROUP, {61: 61, 62: 62, 63: 63, 64: 64, 99: 100, 125: 128, 254: 256}),
     ],
 )
-def test_steps_are_filled_up_where_more_rows_take_less_time(groups: int, filled: dict[int, int]) -> None:
-    """To fours and sixteens, by three rows at most; a step that scores may be in stays one."""
+def test_steps_are_padded_to_groups(groups: int, filled: dict[int, int]) -> None:
+    """Steps are padded to multiples of four or sixteen rows, by at most three rows; a step that an exact work item can
+    be in stays one."""
     assert filled == {rows: padded_rows(rows, groups) for rows in filled}
 
 
 @given(st.integers(1, 256), st.sampled_from([0, ROWS_GROUP, ROWS_BLOCK]))
-def test_what_is_filled_up_stays_what_it_is(rows: int, groups: int) -> None:
-    """Never fewer, never more than room is kept for, and full once it is filled."""
+def test_padding_is_bounded_and_idempotent(rows: int, groups: int) -> None:
+    """Padding never removes rows, adds at most PADDING_ROWS_MAX, keeps small steps small, and changes nothing when
+    applied again."""
     more = padded_rows(rows, groups)
     assert rows <= more <= rows + PADDING_ROWS_MAX
     assert (rows <= EXACT_ROWS_MAX) == (more <= EXACT_ROWS_MAX)

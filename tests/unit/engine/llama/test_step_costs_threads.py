@@ -25,23 +25,23 @@ WASTE_MAX = 0.1
 
 
 def quiet(threads: int) -> float:
-    """Two cores that nobody else uses."""
+    """Return the seconds of a step on two cores that no other program uses."""
     return WORK / (1, 1.8, 1.8, 1.8)[threads - 1]
 
 
 def busy(threads: int) -> float:
-    """Another program has one of the two: what was measured on such a machine."""
+    """Return the seconds of a step if another program uses one of the two cores, as measured on such a machine."""
     return WORK * (1.0, 2.9, 2.9, 2.9)[threads - 1]
 
 
 def one_of_four(threads: int) -> float:
-    """Four cores, of which another program has one."""
+    """Return the seconds of a step on four cores of which another program uses one."""
     return WORK * (1.0, 0.55, 0.4, 1.2)[threads - 1]
 
 
 @dataclass
 class Engine:
-    """Steps on a clock of their own; what they are expected to take follows what they took, as in `StepCosts`."""
+    """Steps on a simulated clock; the expected time of a step follows the measured ones, as in `StepCosts`."""
 
     tuner: ThreadTuner
     machine: Callable[[int], float]
@@ -66,7 +66,7 @@ class Engine:
         self.counts.append(threads)
 
     def steps(self, seconds: float) -> list[int]:
-        """Compute for so long; return the counts."""
+        """Compute for this many seconds; return the thread counts."""
         until, first = self.now + seconds, len(self.counts)
         while self.now < until:
             self.step()
@@ -74,7 +74,7 @@ class Engine:
 
 
 def engine(machine: Callable[[int], float], given: int = 2, **more: object) -> Engine:
-    """Return an engine that begins with all threads."""
+    """Return an engine that starts with all threads."""
     return Engine(ThreadTuner(thread_counts(given), given, 50.0), machine, expected=machine(given), **more)  # type: ignore[arg-type]
 
 
@@ -82,13 +82,15 @@ def engine(machine: Callable[[int], float], given: int = 2, **more: object) -> E
     ("given", "counts"),
     [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 3, 4]), (6, [1, 3, 5, 6]), (8, [1, 2, 4, 7, 8])],
 )
-def test_all_threads_one_less_and_halves_are_tried(given: int, counts: list[int]) -> None:
-    """Never more than are given; one less leaves a core to another program."""
+def test_candidate_counts_are_all_one_less_and_halves(given: int, counts: list[int]) -> None:
+    """The tuner tries all threads, one less and successive halves, never more than the given number; one less leaves a
+    core to another program."""
     assert counts == thread_counts(given)
 
 
-def test_a_core_that_another_program_takes_is_left_to_it() -> None:
-    """After a dozen steps one thread computes, and it stays so but for a step now and then."""
+def test_core_used_by_another_program_is_left_to_it() -> None:
+    """When another program takes one of two cores, the engine computes with one thread after about a dozen steps, and
+    tries two in less than 1% of the steps."""
     runs = engine(quiet)
     assert {2} == set(runs.steps(0.9))
     runs.machine = busy
@@ -98,8 +100,9 @@ def test_a_core_that_another_program_takes_is_left_to_it() -> None:
     assert counts.count(2) < 0.01 * len(counts)
 
 
-def test_a_core_that_is_free_again_is_used() -> None:
-    """No step with one thread tells of it: it is found out at the next round."""
+def test_core_that_becomes_free_is_used_again() -> None:
+    """When the other program ends, the next round of trials finds that two threads are faster again; steps with one
+    thread cannot show it."""
     runs = engine(busy)
     runs.steps(30)
     assert 1 == runs.tuner.threads
@@ -111,10 +114,9 @@ def test_a_core_that_is_free_again_is_used() -> None:
 @pytest.mark.parametrize("machine", [quiet, busy])
 @pytest.mark.parametrize("sizes", [(1.0,), (1.0, 0.1), (1.0, 0.1, 0.1)])
 @pytest.mark.parametrize("pause", [0.0, 0.5])
-def test_trying_takes_a_small_part_of_the_time(
-    machine: Callable[[int], float], sizes: tuple[float, ...], pause: float
-) -> None:
-    """Whatever the steps of a job are like, and however seldom jobs come."""
+def test_trials_waste_little_time(machine: Callable[[int], float], sizes: tuple[float, ...], pause: float) -> None:
+    """Trials of other thread counts waste at most WASTE_MAX of the time, whatever the sizes of steps and the pauses
+    between jobs."""
     runs = engine(machine, sizes=sizes, pause=pause)
     runs.steps(20)
     counts = runs.steps(300)
@@ -123,24 +125,24 @@ def test_trying_takes_a_small_part_of_the_time(
     assert taken <= (1 + WASTE_MAX) * sum(done) * min(machine(1), machine(2))
 
 
-def test_one_busy_core_of_four_leaves_three() -> None:
-    """One thread less is tried before half of them."""
+def test_three_threads_compute_if_one_of_four_cores_is_busy() -> None:
+    """If another program uses one of four cores, the engine computes with three threads rather than two."""
     runs = engine(one_of_four, given=4)
     runs.steps(20)
     counts = runs.steps(100)
     assert counts.count(3) > 0.95 * len(counts)
 
 
-def test_noise_changes_nothing() -> None:
-    """Steps that vary by a third, and some that take fifty times as long: all threads go on computing."""
+def test_noisy_steps_do_not_change_the_thread_count() -> None:
+    """With steps that vary by a third, and some that take fifty times as long, all threads stay in use."""
     dice = random.Random(3)
     runs = engine(quiet, noise=lambda: 50.0 if dice.random() < 0.003 else dice.uniform(0.75, 1.35))
     counts = runs.steps(300)
     assert counts.count(2) > 0.97 * len(counts)
 
 
-def test_one_slow_step_starts_nothing() -> None:
-    """One that took fifty times as long is no load; two more are."""
+def test_single_slow_step_starts_no_trial() -> None:
+    """A single step that takes fifty times as long starts no trial; two more slow steps do."""
     runs = engine(quiet)
     runs.steps(0.2)
     runs.noise = lambda: 50.0
@@ -151,8 +153,9 @@ def test_one_slow_step_starts_nothing() -> None:
     assert [2, 2, 1] == [(runs.step(), runs.counts[-1])[1] for _ in range(3)]
 
 
-def test_with_one_count_nothing_is_tried() -> None:
-    """One thread given, or bits that would depend on it."""
+def test_single_candidate_count_is_never_changed() -> None:
+    """Without other candidate counts, because one thread is given or results would depend on the count, the count
+    stays."""
     runs = Engine(ThreadTuner((), 2, 50.0), busy)
     assert {2} == set(runs.steps(100))
 
@@ -165,8 +168,8 @@ def test_with_one_count_nothing_is_tried() -> None:
         )
     )
 )
-def test_no_neighbour_of_the_count_that_stays_is_much_faster(case: tuple[int, list[float], int]) -> None:
-    """Whatever each count takes: where it ends no count beside it would gain more than GAIN, and the noise."""
+def test_final_count_is_nearly_as_fast_as_its_neighbours(case: tuple[int, list[float], int]) -> None:
+    """For any step times, no neighbour of the final thread count would save more than GAIN allows, apart from noise."""
     given_threads, costs, seed = case
     dice = random.Random(seed)
     runs = engine(

@@ -1,4 +1,4 @@
-"""edge_agent/engine/runtimes/llama/step_scheduler.py: its rules. That nobody starves is in test_llama_waiting.py."""
+"""The rules of the step scheduler. test_starvation.py covers that no work item starves."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows_of(plan: StepPlan) -> dict[str, int]:
 
 
 def taught(machine: StepCostModel, bulk_rows: int = 256) -> StepScheduler:
-    """Return a scheduler that knows what steps cost on a machine."""
+    """Return a scheduler that has learned the cost of steps on a machine."""
     scheduler = StepScheduler(bulk_rows)
     for rows in (1, 16, 63, 64, 200) * 12:
         scheduler.costs.learn(
@@ -51,7 +51,7 @@ def taught(machine: StepCostModel, bulk_rows: int = 256) -> StepScheduler:
 
 
 def prompt(key: str, rows: int = 3000, *, exact: bool = False, depth: int = 0) -> WorkItem:
-    """Return a work item with something to read."""
+    """Return a work item that reads."""
     return WorkItem(key, "", rows, exact=exact, depth=depth)
 
 
@@ -60,18 +60,18 @@ def stream(key: str, *, exact: bool = False) -> WorkItem:
     return WorkItem(key, "", 1, decoding=True, exact=exact, depth=300)
 
 
-def test_nothing_to_do_is_an_empty_plan() -> None:
-    """Without work items there are no rows."""
+def test_no_work_items_give_an_empty_plan() -> None:
+    """The plan for no work items is empty."""
     assert StepScheduler().plan([], 1.0) == []
 
 
-def test_a_step_before_any_measurement_is_small() -> None:
-    """On a machine that nobody knows the first prompt moves by a few rows only."""
+def test_first_step_without_measurements_is_small() -> None:
+    """Before any step was measured, a prompt advances by ROWS_MIN rows only."""
     assert {"a": ROWS_MIN} == rows_of(StepScheduler().plan([prompt("a")], 1.0))
 
 
 def test_streams_come_before_prompts() -> None:
-    """Every stream gets its row beside a long prompt, which gets the rows that fit into the time of a step."""
+    """Every stream gets its row next to a long prompt, which gets the rows that still fit into the time of a step."""
     scheduler = taught(SERVER, EXACT_ROWS_MAX)
     plan = scheduler.plan([prompt("prompt", depth=4000), *map(stream, "abc")], 1.0)
     rows = rows_of(plan)
@@ -81,7 +81,7 @@ def test_streams_come_before_prompts() -> None:
 
 
 def test_steps_get_smaller_as_the_prompt_gets_longer() -> None:
-    """Behind more tokens fewer rows fit into the same time."""
+    """At greater depth fewer rows fit into the same time, but never fewer than ROWS_MIN."""
     sizes = [
         rows_of(taught(SERVER, bulk_rows=0).plan([stream("a"), prompt("p", depth=depth)], 1.0))["p"]
         for depth in (0, 4000, 8000, 100_000)
@@ -90,8 +90,8 @@ def test_steps_get_smaller_as_the_prompt_gets_longer() -> None:
     assert ROWS_MIN == sizes[-1], "but never so small that it does not get anywhere"
 
 
-def test_a_lone_prompt_has_more_time() -> None:
-    """Where nobody else waits, a step may be longer, and is still bounded for the sake of who comes next."""
+def test_lone_prompt_gets_longer_steps() -> None:
+    """If no other job waits, a step of a prompt may be longer, and is still limited for jobs that arrive next."""
     scheduler = taught(BOARD)
     shared = rows_of(scheduler.plan([stream("a"), prompt("p")], 1.0))["p"]
     ((item, alone),) = scheduler.plan([prompt("p")], 2.0)
@@ -100,20 +100,21 @@ def test_a_lone_prompt_has_more_time() -> None:
 
 
 def test_short_prompts_share_a_step() -> None:
-    """Prompts that fit together are computed together."""
+    """Prompts that fit into one step are computed together."""
     items = [prompt(str(i), 20, exact=True) for i in range(3)]
     assert {"0": 20, "1": 20, "2": 20} == rows_of(taught(FAST).plan(items, 1.0))
 
 
-def test_where_a_step_takes_long_anyway_prompts_get_as_much_of_it() -> None:
-    """On a machine whose every step takes a second, rows are not held back for the sake of a tenth more."""
+def test_prompt_gets_more_rows_where_steps_are_slow_anyway() -> None:
+    """On a machine where every step takes at least a second, a prompt gets at least three times ROWS_MIN, because more
+    rows add little time."""
     busy = StepCostModel(1.0, 0.005, 0.0)
     rows = rows_of(taught(busy, EXACT_ROWS_MAX).plan([stream("a"), prompt("p")], 1.0))
     assert 1 == rows["a"]
     assert 3 * ROWS_MIN <= rows["p"]
 
 
-def test_no_prompt_is_cut_into_crumbs() -> None:
+def test_prompt_is_not_split_for_a_few_rows() -> None:
     """A prompt for which only a few rows are left waits for the next step, and is first in it."""
     scheduler, items = taught(FAST), [prompt(key, 30, exact=True) for key in "abc"]
     assert {"a": 30, "b": 30} == rows_of(scheduler.plan(items, 1.0))
@@ -127,7 +128,7 @@ def test_long_prompts_take_turns() -> None:
 
 
 def test_more_streams_than_rows_take_turns() -> None:
-    """Of 70 streams 63 get a row, and the others are among those of the next step."""
+    """Of 70 streams 63 get a row, and the others get theirs in the next step."""
     scheduler, items = taught(FAST), [stream(str(i)) for i in range(70)]
     first, second = (set(rows_of(scheduler.plan(items, at))) for at in (1.0, 2.0))
     assert EXACT_ROWS_MAX == len(first) == len(second)
@@ -135,25 +136,26 @@ def test_more_streams_than_rows_take_turns() -> None:
 
 
 def test_many_streams_leave_half_a_step_to_prompts() -> None:
-    """Beside a prompt at most half of the rows are written."""
+    """Next to a prompt, at most half of a step's rows are given to streams."""
     rows = rows_of(taught(FAST).plan([*(stream(str(i), exact=True) for i in range(60)), prompt("p")], 1.0))
     assert WRITING_ROWS_MAX == len([key for key in rows if key != "p"])
 
 
-def test_a_branch_of_labels_is_computed_whole() -> None:
-    """A work item that needs 31 rows at once gets them beside as many streams as there may be."""
+def test_label_branch_is_computed_in_one_step() -> None:
+    """A work item that needs 31 rows at once gets them next to 60 streams."""
     branch = WorkItem("labels", "", 40, rows_min=31)
     rows = rows_of(taught(FAST).plan([*(stream(str(i)) for i in range(60)), branch], 1.0))
     assert 31 == rows["labels"]
 
 
-def test_prompts_whose_result_may_vary_are_read_in_bulk() -> None:
+def test_prompts_without_exact_results_are_read_in_bulk() -> None:
     """Without an exact work item a step has up to 256 rows."""
     assert 256 == sum(rows_of(taught(FAST).plan([stream("a"), prompt("p")], 1.0)).values())
 
 
-def test_a_bulk_step_is_as_long_as_it_has_to_be() -> None:
-    """Where few rows fit into the time of a step there are 128, which cost half of what they would in small steps."""
+def test_bulk_step_has_a_minimum_of_rows() -> None:
+    """Where few rows fit into the time of a step, a bulk step has 128 rows, which cost half as much as in small
+    steps."""
     costs, scheduler = taught(SLOW).costs, taught(SLOW)
     plan = scheduler.plan([stream("a"), prompt("p", depth=2000)], 1.0)
     assert {"a": 1, "p": BULK_ROWS_LEAST - 1} == rows_of(plan)
@@ -162,23 +164,24 @@ def test_a_bulk_step_is_as_long_as_it_has_to_be() -> None:
     )
 
 
-def test_no_bulk_step_takes_longer_than_a_reader_bears() -> None:
-    """Where 64 rows would take more than BULK_SECONDS_MAX, prompts are read in small steps."""
+def test_bulk_step_stays_within_its_maximum_time() -> None:
+    """Where a bulk step would take more than BULK_SECONDS_MAX, prompts are read in small steps."""
     assert ROWS_MIN == rows_of(taught(BOARD).plan([stream("a"), prompt("p", depth=9000)], 1.0))["p"]
 
 
-def test_there_are_no_bulk_steps_where_they_are_not_wanted() -> None:
-    """With `bulk_rows` of 63 every step is one that exact work items could be in."""
+def test_bulk_steps_can_be_disabled() -> None:
+    """With `bulk_rows` of 63 every step is small enough for exact work items."""
     assert {"p": EXACT_ROWS} == rows_of(taught(FAST, EXACT_ROWS_MAX).plan([prompt("p")], 1.0))
 
 
 def crowd(rows: int, each: int = 30) -> list[WorkItem]:
-    """Return short prompts that may depend on their neighbours."""
+    """Return short prompts whose results may depend on the other rows of a step."""
     return [prompt(f"crowd{start}", min(each, rows - start))._replace(bulk_safe=True) for start in range(0, rows, each)]
 
 
-def test_a_crowd_is_read_in_bulk_steps() -> None:
-    """Prompts that may depend on their neighbours share one, however short each is, as soon as it is worth it."""
+def test_many_bulk_safe_prompts_share_a_bulk_step() -> None:
+    """Bulk-safe prompts share a bulk step, however short each is, as soon as they have enough rows; other prompts stay
+    in small steps."""
     for rows, expected in ((BULK_ROWS_LEAST - 1, EXACT_ROWS), (BULK_ROWS_LEAST, BULK_ROWS_LEAST), (250, 250)):
         assert expected == sum(rows_of(taught(FAST).plan(crowd(rows), 1.0)).values())
     alike = [item._replace(bulk_safe=False) for item in crowd(250)]
@@ -186,13 +189,14 @@ def test_a_crowd_is_read_in_bulk_steps() -> None:
 
 
 @pytest.mark.parametrize(("machine", "bulk_rows"), [(FAST, EXACT_ROWS_MAX), (FAST, BULK_ROWS_MIN), (BOARD, 256)])
-def test_a_crowd_keeps_to_what_the_machine_can(machine: StepCostModel, bulk_rows: int) -> None:
-    """Where bulk steps are no use, or too long, a crowd is read in small ones."""
+def test_bulk_safe_prompts_stay_in_small_steps_on_slow_machines(machine: StepCostModel, bulk_rows: int) -> None:
+    """Where bulk steps bring no gain or take too long, bulk-safe prompts are read in small steps."""
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(machine, bulk_rows).plan(crowd(250), 1.0)).values())
 
 
-def test_one_alone_is_no_crowd() -> None:
-    """However long it is: it is read as if it were exact. Two are one."""
+def test_single_bulk_safe_prompt_is_read_as_exact() -> None:
+    """A single bulk-safe prompt is read in small steps like an exact one, whatever its length; two share a bulk
+    step."""
     alone = prompt("p", 2000)._replace(bulk_safe=True)
     assert EXACT_ROWS_MAX >= sum(rows_of(taught(FAST).plan([alone, stream("s")], 1.0)).values())
     scheduler, items = taught(FAST), [alone, prompt("long")]
@@ -200,28 +204,28 @@ def test_one_alone_is_no_crowd() -> None:
     assert EXACT_ROWS_MAX < sum(rows_of(taught(FAST).plan([alone, alone._replace(key="q")], 1.0)).values())
 
 
-def test_a_crowd_and_exact_prompts_alternate() -> None:
-    """Who has waited longest decides, and what is exact is in no bulk step."""
+def test_bulk_safe_and_exact_prompts_alternate() -> None:
+    """The work item that has waited longest decides the kind of step, and a bulk step has no exact rows."""
     scheduler, items = taught(FAST), [prompt("exact", 30, exact=True), *crowd(150)]
     plans = [set(rows_of(scheduler.plan(items, at))) for at in (1.0, 2.0, 3.0)]
     assert [{"exact"}, {item.key for item in crowd(150)}, {"exact"}] == plans
 
 
 def test_exact_and_long_prompts_alternate() -> None:
-    """Beside an exact prompt a long one is read in bulk steps of its own, in which no exact row is."""
+    """Next to an exact prompt, a long prompt is read in bulk steps of its own without exact rows."""
     scheduler, items = taught(FAST), [prompt("exact", exact=True), prompt("long")]
     plans = [rows_of(scheduler.plan(items, at)) for at in range(1, 5)]
     assert [{"exact": EXACT_ROWS}, {"long": 256}] * 2 == plans
 
 
-def test_a_short_prompt_rides_in_an_exact_step() -> None:
-    """Reading it in a step of its own would cost more than the rows."""
+def test_short_prompt_joins_an_exact_step() -> None:
+    """A short prompt is read in the step of an exact one, because a separate step would cost more than its rows."""
     assert {"exact": 20, "short": 40} == rows_of(
         taught(FAST).plan([prompt("exact", 20, exact=True), prompt("short", 40)], 1.0)
     )
 
 
-def test_exact_streams_miss_no_two_steps() -> None:
+def test_exact_streams_never_miss_two_steps_in_a_row() -> None:
     """Between two bulk steps exact streams get a row; other streams get one in each step."""
     scheduler, items = taught(FAST), [stream("record", exact=True), stream("text"), *map(prompt, "abc")]
     plans = [rows_of(scheduler.plan(items, at)) for at in range(1, 13)]
@@ -230,8 +234,8 @@ def test_exact_streams_miss_no_two_steps() -> None:
     assert 6 == len([plan for plan in plans if sum(plan.values()) >= BULK_ROWS_MIN])
 
 
-def test_on_a_slow_machine_long_prompts_ride_in_exact_steps() -> None:
-    """Where no bulk step fits into the time, prompts do not wait for one."""
+def test_long_prompts_join_exact_steps_on_a_slow_machine() -> None:
+    """On a machine where no bulk step fits into the time, long prompts are read in small steps next to exact ones."""
     rows = rows_of(taught(BOARD).plan([prompt("exact", 10, exact=True), prompt("long"), stream("a")], 1.0))
     assert {"exact": 10, "a": 1} == rows
     scheduler = taught(BOARD)
@@ -241,8 +245,8 @@ def test_on_a_slow_machine_long_prompts_ride_in_exact_steps() -> None:
 
 
 @pytest.mark.parametrize(("arrived_at", "first"), [(9.8, "operator"), (10.2, "device")])
-def test_priority_is_worth_a_second_of_waiting(arrived_at: float, first: str) -> None:
-    """A prompt of higher priority overtakes one that came within the second before it, and no others."""
+def test_one_priority_step_equals_one_second_of_waiting(arrived_at: float, first: str) -> None:
+    """A prompt of higher priority overtakes only prompts that arrived within the second before it."""
     scheduler = taught(FAST)
     device = prompt("device", exact=True)._replace(priority=1, arrived_at=9.0)
     operator = prompt("operator", exact=True)._replace(arrived_at=arrived_at)
@@ -250,8 +254,9 @@ def test_priority_is_worth_a_second_of_waiting(arrived_at: float, first: str) ->
     assert first == scheduler.plan([device, operator], arrived_at)[0][0].key
 
 
-def test_groups_are_never_mixed_and_stay_for_a_while() -> None:
-    """Lanes of two adapters are never in one step; the adapter changes after a tenth of a second, not in each step."""
+def test_adapters_are_never_mixed_and_change_slowly() -> None:
+    """Work items of two adapters are never in one step; the adapter changes about every tenth of a second, not in each
+    step."""
     scheduler = taught(SERVER)
     items = [stream(key)._replace(group=group) for key, group in (("a", "x"), ("b", "y"), ("c", "x"))]
     plans = [set(rows_of(scheduler.plan(items, 1 + step * 0.01))) for step in range(40)]
@@ -262,8 +267,8 @@ def test_groups_are_never_mixed_and_stay_for_a_while() -> None:
 @pytest.mark.parametrize(
     ("seconds", "expected"), [(0.002, QUANTUM_SECONDS[0]), (0.015, 0.3), (0.2, QUANTUM_SECONDS[1])]
 )
-def test_dear_changes_are_made_less_often(seconds: float, expected: float) -> None:
-    """A group stays so long that changing takes a twentieth of the time, within bounds."""
+def test_slow_adapter_changes_are_made_less_often(seconds: float, expected: float) -> None:
+    """An adapter stays in use so long that changing it takes a twentieth of the time, within limits."""
     scheduler, now, stays = taught(SERVER), 1.0, []
     items = [stream(key)._replace(group=key) for key in "xy"]
     current, since = "", now
@@ -278,15 +283,15 @@ def test_dear_changes_are_made_less_often(seconds: float, expected: float) -> No
     assert stays[-1] == pytest.approx(expected, rel=0.2, abs=0.02)
 
 
-def test_a_group_that_has_nothing_to_do_gives_way() -> None:
-    """When the jobs of an adapter end, the next one computes in the next step."""
+def test_adapter_without_jobs_is_replaced_at_once() -> None:
+    """When the jobs of an adapter end, the next adapter computes in the next step."""
     scheduler = taught(SERVER)
     scheduler.plan([stream("a")._replace(group="x")], 1.0)
     assert {"b": 1} == rows_of(scheduler.plan([stream("b")._replace(group="y")], 1.001))
 
 
-def test_what_cannot_be_in_time_is_known() -> None:
-    """A prompt that takes twice as long alone as its caller waits is refused; one without a deadline never is."""
+def test_unattainable_deadline_is_refused() -> None:
+    """A prompt that would take twice as long alone as its caller waits is refused; one without a deadline never is."""
     scheduler = taught(SERVER)
     for rows in (63, 256):
         pairs = attention_pairs(rows, 0)
@@ -298,6 +303,6 @@ def test_what_cannot_be_in_time_is_known() -> None:
     assert ["p"] == [refused.key for refused, _ in scheduler.unattainable([*items, stream("s")], 10.0)]
 
 
-def test_time_that_is_over_is_over() -> None:
-    """Nothing can be computed in no time, measured or not."""
+def test_passed_deadline_is_unattainable() -> None:
+    """A prompt whose deadline has passed is refused, even before any step was measured."""
     assert ["p"] == [item.key for item, _ in StepScheduler().unattainable([prompt("p")._replace(deadline=10.0)], 10.0)]

@@ -1,7 +1,4 @@
-"""edge_agent/engine/runtimes/llama/token_probabilities.py
-
-edge_agent/engine/runtimes/llama/token_probabilities.py against the plain definitions, in double precision.
-"""
+"""Token probabilities: label scores and sampling, compared with plain definitions in double precision."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ VOCABULARY = 12
 
 
 def row_for(history: tuple[int, ...]) -> np.ndarray:
-    """Return the logits of a make-believe model behind these tokens."""
+    """Return the logits that a simulated model gives after these tokens."""
     return np.random.default_rng([7, *history]).normal(0, 3, VOCABULARY).astype(np.float32)
 
 
@@ -43,7 +40,7 @@ def naive(path: tuple[int, ...]) -> float:
 
 
 def tallied(paths: list[tuple[int, ...]], rows_max: int) -> list[float]:
-    """Return the joint log-probabilities by a tree that is computed in steps."""
+    """Return the joint log-probabilities from a tree that is computed in steps."""
     tree = LabelTree([str(path) for path in paths], paths)
     tally = LabelScorer(tree)
     tally.add_prompt(row_for(()))
@@ -54,7 +51,7 @@ def tallied(paths: list[tuple[int, ...]], rows_max: int) -> list[float]:
 
 
 def chunk_histories(chunk: TreeChunk) -> list[tuple[int, ...]]:
-    """Return the tokens that each row of a chunk has behind it, its own included."""
+    """Return, for each row of a chunk, the tokens up to and including its own."""
     sequences: list[tuple[int, ...]] = [()] * chunk.branches
     rows = []
     for token, first, last in zip(chunk.tokens, chunk.first, chunk.last, strict=True):
@@ -64,19 +61,19 @@ def chunk_histories(chunk: TreeChunk) -> list[tuple[int, ...]]:
 
 
 def test_log_probs_are_a_softmax() -> None:
-    """Over the whole vocabulary the probabilities add up to 1, also for huge logits."""
+    """Over the whole vocabulary the probabilities add up to 1, also for very large logits."""
     logits = row_for(()) + np.float32(10_000)
     assert math.isclose(1.0, float(np.exp(log_probs(logits, range(VOCABULARY))).sum()), rel_tol=1e-5)
 
 
 def test_log_probs_agree_with_double_precision() -> None:
-    """Over a vocabulary as large as a model's the softmax is within 1e-6 of one that is computed in float64."""
+    """Over a vocabulary of 152,000 tokens the log-probabilities are within 1e-6 of those computed in float64."""
     logits = np.random.default_rng(3).normal(0, 4, 152_000).astype(np.float32)
     exact = logits[:50].astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum())
     assert pytest.approx(exact, abs=1e-6) == log_probs(logits, range(50))
 
 
-def test_log_probs_leave_the_logits_alone() -> None:
+def test_log_probs_do_not_modify_the_logits() -> None:
     """The logits, which are the model's own memory, are not written to."""
     logits = row_for(())
     log_probs(logits, [0])
@@ -90,13 +87,13 @@ PATHS = st.lists(
 
 @given(PATHS, st.integers(4, 63))
 def test_joint_log_probabilities_equal_naive_ones(paths: list[tuple[int, ...]], rows_max: int) -> None:
-    """Any set of labels, in steps of any size, gets to the last bit the sums that one walk per label gives."""
+    """For any set of labels, in steps of any size, the sums equal to the last bit those of one pass for each label."""
     assert [naive(path) for path in paths] == tallied(paths, rows_max)
 
 
 @given(PATHS)
-def test_branches_can_be_computed_on_their_own(paths: list[tuple[int, ...]]) -> None:
-    """One sequence per branch, in any order, gives the same sums as shared rows do."""
+def test_branches_can_be_computed_separately(paths: list[tuple[int, ...]]) -> None:
+    """One sequence for each branch, in any order, gives the same sums as shared rows."""
     tree = LabelTree([str(path) for path in paths], paths)
     tally = LabelScorer(tree)
     tally.add_prompt(row_for(()))
@@ -106,14 +103,14 @@ def test_branches_can_be_computed_on_their_own(paths: list[tuple[int, ...]]) -> 
 
 
 def test_label_mass_is_the_probability_before_renormalising() -> None:
-    """Two labels with 0.2 and 0.1 have a mass of 0.3 and scores of 2/3 and 1/3."""
+    """Two labels with probabilities 0.2 and 0.1 have a mass of 0.3 and scores of 2/3 and 1/3."""
     scores, mass = label_scores(np.log([0.2, 0.1]), temperature=1.0)
     assert pytest.approx((2 / 3, 1 / 3)) == scores
     assert pytest.approx(0.3) == mass
 
 
-def test_temperature_flattens_the_scores_and_not_the_mass() -> None:
-    """A high temperature moves the scores towards each other; the mass is of the model itself."""
+def test_temperature_flattens_the_scores_but_not_the_mass() -> None:
+    """A high temperature moves the scores towards each other; the mass is the model's own and stays."""
     joint = np.log([0.6, 0.1])
     cold, warm = label_scores(joint, temperature=1.0), label_scores(joint, temperature=4.0)
     assert cold[0][0] > warm[0][0] > 0.5
@@ -139,7 +136,7 @@ EDGE = 1e-5
 
 @st.composite
 def rows(draw: st.DrawFn) -> np.ndarray:
-    """Return a row of logits, with ties and tokens that are ruled out."""
+    """Return a row of logits with ties and excluded tokens."""
     size, spread, kinds = draw(SIZES), draw(st.sampled_from([0.0, 0.5, 4.0, 30.0])), draw(st.integers(1, 9))
     logits = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).normal(0, spread, size).astype(np.float32)
     logits[:: kinds + 1] = logits[0]
@@ -155,8 +152,8 @@ def reached(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 @given(rows(), st.sampled_from([0.05, 0.7, 1.0, 2.0]), st.integers(0, 2**64 - 1))
-def test_a_token_is_drawn_by_its_probability(logits: np.ndarray, temperature: float, seed: int) -> None:
-    """It is the first one whose cumulative probability exceeds a uniform number: that of the seed."""
+def test_token_is_sampled_by_its_probability(logits: np.ndarray, temperature: float, seed: int) -> None:
+    """The sampled token is the first one whose cumulative probability exceeds the uniform number of the seed."""
     token = TokenSampler(temperature, seed).draw(logits, int(logits.argmax()))
     until, place = reached(logits, temperature), random.Random(seed).random()
     assert (until[token - 1] if token else 0.0) <= place + EDGE
@@ -165,8 +162,9 @@ def test_a_token_is_drawn_by_its_probability(logits: np.ndarray, temperature: fl
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4 * BLOCK).filter(any), st.data())
-def test_every_share_is_drawn_from_its_begin_to_its_end(shares: list[int], data: st.DataObject) -> None:
-    """Shares that single precision holds exactly: each place belongs to the token that the definition gives it to."""
+def test_token_at_covers_each_share_exactly(shares: list[int], data: st.DataObject) -> None:
+    """For shares that single precision represents exactly, each position belongs to the token of the plain
+    definition."""
     total = sum(shares)
     place = data.draw(st.integers(0, total - 1))
     expected = int(np.cumsum(shares).searchsorted(place, "right"))
@@ -174,8 +172,9 @@ def test_every_share_is_drawn_from_its_begin_to_its_end(shares: list[int], data:
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, math.nextafter(1.0, 0.0)])
-def test_what_has_no_share_is_never_drawn(place: float) -> None:
-    """Neither at the ends nor between: with one token that can be, it is that one."""
+def test_token_without_probability_is_never_sampled(place: float) -> None:
+    """If one token has all the probability, that token is sampled at every position, in arrays of one and more
+    blocks."""
     for size in (1, BLOCK, 2 * BLOCK + 3):
         for token in {0, size // 2, size - 1}:
             shares = np.zeros(size, np.float32)
@@ -183,8 +182,8 @@ def test_what_has_no_share_is_never_drawn(place: float) -> None:
             assert token == token_at(shares, place)
 
 
-def test_tokens_come_as_often_as_they_are_likely() -> None:
-    """Of 4,000 draws with one sampler each token has its part (within four standard deviations)."""
+def test_sampled_frequencies_match_the_probabilities() -> None:
+    """In 4,000 draws with one sampler each token has its expected share within four standard deviations."""
     logits = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
     sampler, draws = TokenSampler(1.0, 7), 4000
     counts = np.bincount([sampler.draw(logits, 0) for _ in range(draws)], minlength=4)
@@ -192,8 +191,8 @@ def test_tokens_come_as_often_as_they_are_likely() -> None:
     assert (np.abs(counts - draws * expected) < 4 * np.sqrt(draws * expected * (1 - expected))).all()
 
 
-def test_a_seed_draws_the_same_again() -> None:
-    """Two samplers of one seed draw alike; one of another seed does not."""
+def test_same_seed_samples_the_same_tokens() -> None:
+    """Two samplers with the same seed sample the same tokens; one with another seed does not."""
     logits = np.random.default_rng(1).normal(0, 1, 1000).astype(np.float32)
     one, again, other = (
         [s.draw(logits, int(logits.argmax())) for _ in range(50)]
@@ -203,22 +202,23 @@ def test_a_seed_draws_the_same_again() -> None:
     assert one != other
 
 
-def test_a_temperature_next_to_nothing_draws_the_likeliest() -> None:
-    """However small it is, also where single precision holds it for 0; equal logits share the draw."""
+def test_tiny_temperature_samples_the_likeliest_token() -> None:
+    """With a tiny temperature, even one that single precision rounds to 0, the likeliest token is sampled; tokens with
+    equal logits share the draws."""
     logits = np.array([1.0, 3.0, 2.9, 3.0], np.float32)
     for temperature in (TEMPERATURE_MIN, 1e-60, 5e-324):
         drawn = {TokenSampler(temperature, seed).draw(logits, 1) for seed in range(30)}
         assert {1, 3} == drawn
 
 
-def test_what_is_no_number_is_told() -> None:
-    """NaN anywhere, or an infinite logit, draws nothing."""
+def test_nan_and_infinite_logits_are_reported() -> None:
+    """If a logit is NaN or infinite, the sampler returns -1."""
     for logits in ([1.0, np.nan, 0.0], [np.inf, 1.0]):
         assert -1 == TokenSampler(1.0, 1).draw(np.array(logits, np.float32), 0)
 
 
-def test_the_logits_are_left_alone() -> None:
-    """They are the model's own memory: nothing is written to them."""
+def test_sampling_does_not_modify_the_logits() -> None:
+    """Sampling and `likeliest_tokens` do not write to the logits, which are the model's own memory."""
     logits = np.random.default_rng(2).normal(0, 1, 700).astype(np.float32)
     before = logits.tobytes()
     TokenSampler(0.5, 1).draw(logits, int(logits.argmax()))
@@ -227,12 +227,13 @@ def test_the_logits_are_left_alone() -> None:
 
 
 @given(rows(), st.integers(0, 20))
-def test_the_likeliest_are_those_of_a_stable_sort(logits: np.ndarray, count: int) -> None:
-    """The highest first, and of equal ones the lower number, as if all of them were sorted."""
+def test_likeliest_tokens_equal_a_stable_sort(logits: np.ndarray, count: int) -> None:
+    """The likeliest tokens are ordered by logit, and equal logits by token number, as in a stable sort of all
+    tokens."""
     assert np.argsort(-logits, kind="stable")[:count].tolist() == likeliest_tokens(logits, count)
 
 
 @pytest.mark.parametrize(("count", "best"), [(0, []), (1, [3]), (3, [3, 0, 4])])
-def test_the_likeliest_come_in_their_order(count: int, best: list[int]) -> None:
-    """As many as were asked for, the highest logit first."""
+def test_likeliest_tokens_are_ordered_by_logit(count: int, best: list[int]) -> None:
+    """As many tokens as requested are returned, the highest logit first."""
     assert best == likeliest_tokens(np.array([2.0, -1.0, 0.0, 5.0, 1.0], np.float32), count)

@@ -1,4 +1,4 @@
-"""The echo runtime: answers that a device developer and a test can predict."""
+"""The echo runtime, whose answers a device developer and a test can predict."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def answers(tmp_path):
     return run
 
 
-def test_a_label_in_the_text_wins(answers):
-    """A label that occurs in the text is the likeliest by far, in any case of letters."""
+def test_label_in_the_text_wins(answers):
+    """A label that occurs in the text, in upper or lower case, has a score above 0.99."""
     (done,) = answers("classify", "a REFUND please", labels=("price", "refund"))
     assert done.scores[1] > 0.99
     assert math.isclose(1.0, sum(done.scores))
@@ -64,7 +64,7 @@ def test_each_question_is_answered(answers):
 
 
 def test_questions_of_the_call_replace_those_of_the_bundle(answers):
-    """A job that brings questions is answered these, in their order, at the temperature that comes with each."""
+    """A job with its own questions is answered for these, in their order, at the temperature of each."""
     sharp = AskedQuestion("colour", "choice", "Which colour?", ("red", "blue"))
     flat = AskedQuestion("colour", "choice", "Which colour?", ("red", "blue"), temperature=8.0)
     (done,) = answers("decide", "the red one", questions=(sharp, flat))
@@ -73,16 +73,17 @@ def test_questions_of_the_call_replace_those_of_the_bundle(answers):
     assert 0.5 < second[0] < 0.8
 
 
-def test_answers_repeat(answers):
-    """The same text always gets the same answer, and another text another one."""
+def test_same_text_gets_the_same_answer(answers):
+    """The same text always gets the same answer, and a different text a different one."""
     first, again, other = (answers("classify", text)[0].scores for text in ("one", "one", "two"))
     assert first == again
     assert first != other
 
 
 @pytest.mark.parametrize(("kind", "varies"), [("classify", True), ("extract", True), ("generate", False)])
-def test_a_bundle_may_be_told_to_let_its_scores_vary(tmp_path, kind, varies):
-    """With `!vary` the runtime reports that scores depend on the batch, where answers have a score."""
+def test_vary_command_reports_score_variance(tmp_path, kind, varies):
+    """With `!vary` in the template the runtime reports that scores depend on the batch, for kinds whose answers have a
+    score."""
     runtime = EchoRuntime()
     for name, template in (("d", "!vary {input}"), ("e", "{input}")):
         folder = bundles.echo_bundle(tmp_path / name, kind=kind, task={"prompt": {"template": template}})
@@ -90,14 +91,14 @@ def test_a_bundle_may_be_told_to_let_its_scores_vary(tmp_path, kind, varies):
     assert [varies, False] == [bool(runtime.score_variance(name)) for name in "de"]
 
 
-def test_scores_that_vary_depend_on_the_batch(answers):
-    """The same text has another score beside one more; without `!vary` it has the same."""
+def test_varying_scores_depend_on_the_batch(answers):
+    """With `!vary` the same text has another score in a batch of two than alone; without it the score is the same."""
     for template, expected in (("!vary {input}", 2), ("{input}", 1)):
         alone, beside = (answers("classify", "one", jobs=jobs, template=template)[0].scores for jobs in (1, 2))
         assert expected == len({alone, beside})
 
 
-def test_generation_says_the_text_again(answers):
+def test_generation_repeats_the_text(answers):
     """A generation streams the input word by word and stops at its end."""
     *chunks, done = answers("generate", "Good  morning\nall", output_tokens_max=9)
     assert ["Good", " morning", " all"] == [chunk.text for chunk in chunks if isinstance(chunk, TextChunk)]
@@ -105,66 +106,67 @@ def test_generation_says_the_text_again(answers):
 
 
 def test_generation_ends_at_the_limit(answers):
-    """A generation over the token limit is cut there and says so."""
+    """A generation is cut off at the token limit with finish reason `length`."""
     *chunks, done = answers("generate", "one two three", output_tokens_max=2)
     assert (2, "length", 2) == (len(chunks), done.finish, done.output_tokens)
 
 
 def test_digits_are_entities(answers):
-    """Every run of digits is an entity of the first label."""
+    """Every run of digits is an entity with the first label."""
     (done,) = answers("extract", "2 lamps for 30", labels=("number",))
     assert (EntitySpan("number", 0, 1, 1.0), EntitySpan("number", 12, 14, 1.0)) == done.entities
 
 
 def test_vectors_have_length_one(answers):
-    """A text becomes a vector of length 1."""
+    """The embedding of a text has length 1."""
     (done,) = answers("embed", "hello")
     assert math.isclose(1.0, sum(x * x for x in struct.unpack(f"<{VECTOR_LENGTH}f", done.vector)), abs_tol=1e-6)
 
 
-def test_told_to_fail(answers):
-    """!fail fails that job."""
+def test_fail_command_fails_the_job(answers):
+    """`!fail` in a text fails that job with MODEL_FAILED."""
     (failure,) = answers("classify", "!fail now")
     assert (FailureReport, "MODEL_FAILED") == (type(failure), failure.reason)
 
 
-def test_a_bundle_told_to_fail(answers):
-    """Its template orders the same of every text, at once or after some."""
+def test_fail_command_in_the_template_fails_all_jobs(answers):
+    """`!fail` in the template fails every job of the bundle, at once or after a number of jobs."""
     assert ["MODEL_FAILED"] == [event.reason for event in answers("classify", "x", template="!fail {input}")]
     events = answers("classify", "x", template="!fail after 2 {input}", jobs=4)
     assert [JobResult, JobResult, FailureReport, FailureReport] == [type(event) for event in events]
 
 
-def test_a_bundle_with_a_prompt_is_told_nothing(answers):
-    """Only the known words are orders."""
+def test_ordinary_template_has_no_commands(answers):
+    """A template without a known command word does not change the answers."""
     (done,) = answers("classify", "x", template="Sort this after lunch: 5 {input}")
     assert isinstance(done, JobResult)
 
 
-def test_told_to_leak(answers):
-    """!leak N keeps N megabytes with each step."""
+def test_leak_command_keeps_memory(answers):
+    """`!leak N` keeps N megabytes with each step."""
     before = len(echo._leaked)
     answers("classify", "!leak 1")
     assert [1 << 20] == [len(kept) for kept in echo._leaked[before:]]
 
 
-def test_told_to_be_slow(answers):
-    """!slow N makes a step take N milliseconds."""
+def test_slow_command_delays_the_step(answers):
+    """`!slow N` makes a step take at least N milliseconds."""
     started = time.perf_counter()
     (done,) = answers("classify", "!slow 20")
     assert isinstance(done, JobResult)
     assert time.perf_counter() - started >= 0.02
 
 
-def test_weights_are_optional_but_not_missing():
-    """A bundle without weights loads; a path that does not exist does not."""
+def test_weights_are_optional_but_must_exist_if_named():
+    """A bundle without weights loads; one that names a file that does not exist fails to load."""
     EchoRuntime().load(LoadRequest(runtime="echo"))
     with pytest.raises(ModelLoadFailed, match=r"weights file /nowhere/echo\.bin does not exist"):
         EchoRuntime().load(LoadRequest(runtime="echo", weights="/nowhere/echo.bin"))
 
 
-def test_an_adapter_is_optional_but_not_missing(tmp_path: Path):
-    """It is looked for where a bundle is attached: other bundles of the engine answer without it."""
+def test_adapter_is_optional_but_must_exist_if_named(tmp_path: Path):
+    """A named adapter file must exist when the bundle is attached; other bundles of the engine are attached without an
+    adapter."""
     described = bundles.manifest_of(bundles.echo_bundle(tmp_path / "bundle"))
     EchoRuntime().attach("a" * 64, described, {})
     with pytest.raises(ModelLoadFailed, match=r"adapter file /nowhere/adapter\.bin does not exist"):

@@ -1,4 +1,4 @@
-"""An ONNX graph is measured before it is opened: by the sizes that stand in the file."""
+"""The size check of an ONNX graph before it is opened, from the sizes in the file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def node(kind: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
 
 
 def filling(shape: Sequence[int]) -> dict[str, bytes]:
-    """Return a graph of each operator whose output is as large as a shape of two dimensions."""
+    """Return, for each operator, a graph whose output has the given two-dimensional shape."""
     size, total = np.array(shape, np.int64), int(np.prod(shape))
     of = [helper.make_node("Constant", [], ["size"], value=numpy_helper.from_array(size))]
     ints = [helper.make_node("Constant", [], ["size"], value_ints=[int(each) for each in shape])]
@@ -69,14 +69,15 @@ def filling(shape: Sequence[int]) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("how", filling(OVER))
-def test_a_constant_that_fills_memory_is_refused(tmp_path: Path, how: str) -> None:
-    """By each operator that makes much of little, wherever its size stands; what is at the limit passes."""
+def test_graph_with_a_huge_output_is_refused(tmp_path: Path, how: str) -> None:
+    """A graph is refused for each operator that makes a large output of a small input, wherever the size is stored; an
+    output at the limit passes."""
     assert f"elements; the limit is {LIMIT}" in refusal(tmp_path, filling(OVER)[how])
     check(tmp_path, filling([2**10, 2**10])[how])
 
 
-def test_what_was_tiled_before_counts(tmp_path: Path) -> None:
-    """A tile of a tile is as large as both factors say."""
+def test_nested_tiles_multiply(tmp_path: Path) -> None:
+    """The output of a tile of a tile counts with the product of both factors."""
     factors = {"a": np.array([2**14], np.int64), "x": np.ones(1, np.float32)}
     nodes = [helper.make_node("Tile", ["x", "a"], ["y"]), helper.make_node("Tile", ["y", "a"], ["z"])]
     assert "a node Tile that makes 268435456 elements" in refusal(tmp_path, model(nodes, **factors))
@@ -89,8 +90,8 @@ def nested(depth: int, inner: onnx.NodeProto) -> onnx.NodeProto:
     return inner
 
 
-def test_graphs_within_graphs_are_checked(tmp_path: Path) -> None:
-    """A shape that stands outside is seen from within; too deep a nest is refused."""
+def test_nested_graphs_are_checked(tmp_path: Path) -> None:
+    """A nested graph is checked with constants of the outer graph, and nesting above the limit is refused."""
     shape = np.array(OVER, np.int64)
     assert "ConstantOfShape" in refusal(tmp_path, model([nested(3, node("ConstantOfShape", "size"))], size=shape))
     plain = helper.make_node("Identity", ["x"], ["y"])
@@ -105,8 +106,9 @@ def _chain(depth: int, inner: onnx.NodeProto) -> onnx.NodeProto:
     return inner
 
 
-def test_functions_that_multiply_are_counted_as_written_out(tmp_path: Path) -> None:
-    """Twelve functions that each call the next one ten times are 10^12 nodes; one that calls itself ends."""
+def test_function_calls_count_as_expanded(tmp_path: Path) -> None:
+    """Twelve functions that each call the next one ten times count as 10^12 nodes and are refused, and so is a function
+    that calls itself."""
     opset = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
 
     def function(number: int, calls: int, called: int) -> onnx.FunctionProto:
@@ -119,8 +121,9 @@ def test_functions_that_multiply_are_counted_as_written_out(tmp_path: Path) -> N
     assert "nested" in refusal(tmp_path, model([start], [function(0, 1, 0)]))
 
 
-def test_dimensions_beyond_any_number_are_refused(tmp_path: Path) -> None:
-    """A product that is infinite in floating point is over the limit, and with a dimension of zero it is nothing."""
+def test_overflowing_dimensions_are_refused(tmp_path: Path) -> None:
+    """Dimensions whose product overflows are refused; with a dimension of zero the size is zero and the graph
+    passes."""
     tiles = numpy_helper.from_array(np.array([1] * 21, np.int64), "tiles")
 
     def tiled(dims: Sequence[int]) -> bytes:
@@ -135,20 +138,24 @@ def test_dimensions_beyond_any_number_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["classify", "extract", "embed"])
 def test_real_encoders_pass(tmp_path: Path, kind: str) -> None:
-    """The encoders of the tests."""
+    """The size check passes the encoders that other tests use."""
     check(tmp_path, bundles.tiny_onnx(kind))
 
 
 @pytest.mark.parametrize("made", [hostile_models.endless_graph, hostile_models.computed_filling_graph])
-def test_what_only_computing_tells_passes(tmp_path: Path, made: Callable[[], bytes]) -> None:
-    """Time and memory are limited where it is computed."""
+def test_graph_whose_cost_is_only_known_at_run_time_passes(tmp_path: Path, made: Callable[[], bytes]) -> None:
+    """An endless graph, and one whose large size is only computed at run time, pass the check; time and memory are
+    limited while computing."""
     check(tmp_path, made())
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_damaged_files_are_left_to_onnxruntime(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Whatever becomes of the bytes: it is refused by a limit or passes, and nothing else is raised."""
+def test_damaged_graph_passes_or_is_refused_by_a_limit(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """A graph with random changes passes the check or is refused by a limit, and no other error is raised; onnxruntime
+    reports the damage."""
     content = bytearray(hostile_models.filling_graph([2, 2]))
     start = data.draw(st.integers(0, len(content) - 1))
     content[start : start + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=8))

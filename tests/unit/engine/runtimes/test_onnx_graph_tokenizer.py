@@ -1,4 +1,5 @@
-"""A tokenizer.json is counted before it is parsed: what is over a limit is refused with the count and the limit."""
+"""The size check of a tokenizer.json before it is parsed: a file over a limit is refused with the count and the
+limit."""
 
 from __future__ import annotations
 
@@ -26,13 +27,13 @@ def refusal(folder: Path, content: bytes) -> str:
 
 
 def test_real_tokenizers_pass(tmp_path: Path) -> None:
-    """That of MiniLM, and the one of the tests, are counted by the size of their file."""
+    """The tokenizers of MiniLM and of the tests pass, and their memory is estimated from the size of the file."""
     for path in (str(models.minilm_dir() / "tokenizer.json"), written(tmp_path, bert_onnx.tiny_tokenizer())):
         assert tokenizer_bytes(path) == onnx_graph.check_tokenizer_file(path)
 
 
-def test_a_trie_is_counted_by_the_bytes_of_its_tokens(tmp_path: Path) -> None:
-    """Of type Unigram each byte of a token takes a node with a hash map, escaped quotes included."""
+def test_unigram_memory_is_estimated_from_token_bytes(tmp_path: Path) -> None:
+    """In a Unigram tokenizer each byte of a token takes a trie node with a hash map; escaped quotes count, too."""
     tokens = ["x" * 1000, 'say "hello"']
     data = {"model": {"type": "Unigram", "vocab": [[each, -1.0] for each in tokens]}}
     path = written(tmp_path, json.dumps(data).encode())
@@ -41,21 +42,22 @@ def test_a_trie_is_counted_by_the_bytes_of_its_tokens(tmp_path: Path) -> None:
 
 
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:
-    """One level over the limit, of whichever kind; brackets within texts are none."""
+    """Nesting one level over the limit is refused, for arrays and objects; brackets within strings do not count."""
     limit = onnx_graph.TOKENIZER_NESTING_MAX
     assert f"{limit + 1} levels of nesting; the limit is {limit}" in refusal(tmp_path, b'[{"a":' * limit)
     onnx_graph.check_tokenizer_file(written(tmp_path, b'["' + b"[" * 1000 + b'"]'))
 
 
-def test_too_long_a_text_is_refused(tmp_path: Path) -> None:
-    """Also one that does not end, and holds nothing but escaped quotes: it is read once."""
+def test_too_long_string_is_refused(tmp_path: Path) -> None:
+    """A string over the limit is refused, also one that does not end and consists of escaped quotes."""
     limit = onnx_graph.TEXT_BYTES_MAX
     assert "bytes in one text" in refusal(tmp_path, b'["' + b"x" * limit + b'"]')
     assert "bytes in one text" in refusal(tmp_path, b'["' + b'\\"' * limit)
 
 
 def test_too_large_a_file_is_refused_unread(tmp_path: Path) -> None:
-    """By its size: a hole in a file takes no disk and would be read as zeros."""
+    """A file over the size limit is refused by its size; a sparse file, which takes no disk space, would otherwise be
+    read as zeros."""
     path = Path(written(tmp_path, b"{}"))
     with path.open("r+b") as file:
         file.truncate(onnx_graph.FILE_BYTES_MAX + 1)
@@ -63,8 +65,8 @@ def test_too_large_a_file_is_refused_unread(tmp_path: Path) -> None:
         onnx_graph.check_tokenizer_file(str(path))
 
 
-def test_what_is_damaged_is_left_to_the_library(tmp_path: Path) -> None:
-    """No JSON, a cut one and an empty file pass; one that is not there is refused with the reason."""
+def test_damaged_tokenizer_is_left_to_the_library(tmp_path: Path) -> None:
+    """Invalid, truncated and empty JSON pass the check; a missing file is refused with the reason."""
     for content in (b"", b"\xff\x00", b'{"a": [', b"]]]]", b'"\\'):
         assert TOKENIZER_BYTES <= onnx_graph.check_tokenizer_file(written(tmp_path, content))
     with pytest.raises(ModelLoadFailed, match="tokenizer gone cannot be read: No such file"):

@@ -1,4 +1,4 @@
-"""From a token classifier's numbers to the personal values of a text."""
+"""How a token classifier's output becomes the personal values of a text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TAGS = ("O", "B-NAME", "I-NAME", "B-CITY", "I-CITY")
 
 
 def found(text: str, *shares: dict[str, float], cutoff: float = 0.5, labels: tuple[str, ...] = ()) -> PersonalSpans:
-    """Decode the words of a text, one share of probabilities for each; what a share leaves open is O."""
+    """Decode the words of a text with one set of tag probabilities for each; the remaining probability is O."""
     words, place = [], 0
     for token, word in enumerate(text.split(" ")):
         words.append(WordSpan(token, place, place + len(word)))
@@ -39,44 +39,45 @@ def found(text: str, *shares: dict[str, float], cutoff: float = 0.5, labels: tup
 
 
 def values(text: str, *shares: dict[str, float], **more: object) -> list[tuple[str, str]]:
-    """Return label and text of what is found."""
+    """Return label and text of each found value."""
     return [(each.label, text[each.start : each.end]) for each in found(text, *shares, **more).spans]  # type: ignore[arg-type]
 
 
-def test_a_word_is_personal_from_the_cutoff_on() -> None:
-    """The probabilities of all types together are compared with the cut-off."""
+def test_word_is_personal_from_the_cutoff_on() -> None:
+    """A word is personal if the probabilities of all types together reach the cut-off."""
     torn = {"B-NAME": 0.2, "B-CITY": 0.15}
     assert [] == values("Jordan waits", torn, {}, cutoff=0.36)
     assert [("NAME", "Jordan")] == values("Jordan waits", torn, {}, cutoff=0.35)
 
 
-def test_a_word_beside_a_personal_one_needs_a_quarter_of_the_cutoff() -> None:
-    """So do those behind it; a word that stands alone, or behind one that is not personal, needs all of it."""
+def test_word_after_a_personal_one_needs_a_quarter_of_the_cutoff() -> None:
+    """Words that follow a personal word need a quarter of the cut-off; a word on its own, or after one that is not
+    personal, needs all of it."""
     sure, near = {"B-NAME": 0.5}, {"I-NAME": 0.125}
     assert [("NAME", "Jo van Dam")] == values("Jo van Dam", sure, near, near)
     assert [("NAME", "Dam")] == values("an old Dam", near, {"I-NAME": 0.12}, sure)
     assert [] == values("van Dam", near, near)
 
 
-def test_only_the_labels_of_the_section_count() -> None:
-    """A type that the section leaves out is not replaced, however sure the model is."""
+def test_only_configured_labels_are_redacted() -> None:
+    """A type that the redaction section leaves out is not replaced, even if its probability is 1."""
     assert [("NAME", "Jo")] == values("Jo Rome", {"B-NAME": 1.0}, {"B-CITY": 1.0}, labels=("NAME",))
 
 
-def test_a_value_is_decoded_with_the_constraint_of_bio() -> None:
-    """I-x continues x alone: behind a city an I-NAME that is a little likelier continues the city all the same."""
+def test_bio_constraint_applies_to_values() -> None:
+    """I-x continues only a value of type x: after a city, a slightly likelier I-NAME still continues the city."""
     shares = ({"B-CITY": 0.9}, {"I-NAME": 0.5, "I-CITY": 0.45})
     assert [("CITY", "New York")] == values("New York", *shares)
     assert [("NAME", "Jo"), ("NAME", "Al")] == values("Jo Al", {"B-NAME": 0.9}, {"B-NAME": 0.9})
 
 
-def test_a_value_that_begins_inside_is_found() -> None:
-    """A run that begins with I-x is a value of x: nothing is dropped because a B is missing."""
+def test_value_that_starts_with_an_inside_tag_is_found() -> None:
+    """A run that starts with I-x is a value of type x, so a missing B tag loses nothing."""
     assert [("NAME", "Jo")] == values("ask Jo", {}, {"I-NAME": 0.9})
 
 
-def test_the_margin_is_that_of_the_least_sure_word() -> None:
-    """A word near the cut-off, or between two types, makes a case that nobody is held to."""
+def test_margin_is_that_of_the_least_certain_word() -> None:
+    """The margin is small if any word is near the cut-off or between two types, and 1 for an empty text."""
     assert 0.52 == pytest.approx(found("a b", {"B-NAME": 0.52}, {}).margin)
     assert 0.55 == pytest.approx(found("a", {"B-NAME": 0.55, "B-CITY": 0.45}).margin)
     assert 1.0 == found("", *()).margin
@@ -94,14 +95,15 @@ def test_the_margin_is_that_of_the_least_sure_word() -> None:
         ("שלום דוד כהן", (5, 7), "דוד"),
     ],
 )
-def test_a_value_grows_to_the_ends_of_its_words(text: str, span: tuple[int, int], expected: str) -> None:
-    """No letter, digit, mark or part of an emoji is left; where words are written without spaces nothing grows."""
+def test_value_is_extended_to_whole_words(text: str, span: tuple[int, int], expected: str) -> None:
+    """A value is extended so that no letter, digit, mark or part of an emoji of its words is left; in scripts without
+    spaces it is not extended."""
     grown = grow(text, EntitySpan("NAME", *span, 1.0))
     assert expected == text[grown.start : grown.end]
 
 
 def test_pieces_of_one_value_are_joined() -> None:
-    """A hyphen or an apostrophe between two pieces of one type belongs to the value; a space does not."""
+    """Two pieces of the same type with a hyphen or an apostrophe in between are joined; a space separates them."""
     text = "O'Neil Anna"
     pieces = [EntitySpan("NAME", 0, 1, 0.9), EntitySpan("NAME", 2, 6, 0.8), EntitySpan("NAME", 7, 11, 0.7)]
     assert [("O'Neil", 0.9), ("Anna", 0.7)] == [(text[e.start : e.end], e.score) for e in join_pieces(text, pieces)]
@@ -109,7 +111,8 @@ def test_pieces_of_one_value_are_joined() -> None:
 
 @given(st.text("aé\u0301 -👩🏽\u200d1田\n", max_size=30), st.data())
 def test_spans_are_disjoint_in_order_and_never_shrink(text: str, data: st.DataObject) -> None:
-    """Whatever the model says, what it called personal is covered, once, by spans inside the text."""
+    """For any output of the model, every word that it marked as personal is covered by ordered spans inside the text
+    that do not overlap."""
     words = [WordSpan(place, place, place + 1) for place, each in enumerate(text) if not each.isspace()]
     firsts = [WordSpan(number, word.start, word.end) for number, word in enumerate(words)]
     flags = data.draw(st.lists(st.booleans(), min_size=len(firsts), max_size=len(firsts)))

@@ -1,7 +1,5 @@
-"""edge_agent/engine/runtimes/onnx_session.py: batches at the same time, and an owner that stays reachable.
-
-Which provider onnxruntime is asked for, what is said of one that is not there, and which graphs are refused.
-"""
+"""ONNX sessions: batches that run at the same time under one responsive owner, providers, refused graphs, and
+batching."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ SECONDS_MAX = 20.0
 
 @contextmanager
 def workers(count: int, **options: float) -> Iterator[BatchWorkers[str]]:
-    """Hand out workers and end them."""
+    """Yield workers and close them afterwards."""
     subject: BatchWorkers[str] = BatchWorkers(count, **options)
     yield subject
     subject.close()
@@ -43,7 +41,7 @@ def workers(count: int, **options: float) -> Iterator[BatchWorkers[str]]:
 
 @contextmanager
 def readable_mailbox() -> Iterator[int]:
-    """Hand out a descriptor with something to read."""
+    """Yield a readable file descriptor."""
     descriptor = os.eventfd(1)
     yield descriptor
     os.close(descriptor)
@@ -60,7 +58,7 @@ def after(event: threading.Event, outcome: str) -> Callable[[], str]:
 
 
 def collected(subject: BatchWorkers[str], count: int) -> list[str]:
-    """Wait for so many outcomes."""
+    """Wait for this many outcomes."""
     found: list[str] = []
     while len(found) < count:
         found += subject.wait()
@@ -68,8 +66,8 @@ def collected(subject: BatchWorkers[str], count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_outcome_comes_once(count):
-    """As many works as there are workers begin; each outcome is returned once, and then they are idle."""
+def test_every_outcome_is_returned_once(count):
+    """As many works as there are workers start; each outcome is returned once, and then all workers are idle."""
     with workers(count) as subject:
         for turn in range(5):
             names = [f"{turn}-{i}" for i in range(subject.idle)]
@@ -80,7 +78,7 @@ def test_every_outcome_comes_once(count):
         assert (False, count) == (subject.busy, subject.idle)
 
 
-def test_works_run_at_the_same_time():
+def test_works_run_concurrently():
     """Two works that wait for each other both end."""
     both = threading.Barrier(2, timeout=SECONDS_MAX)
     with workers(2) as subject:
@@ -90,8 +88,8 @@ def test_works_run_at_the_same_time():
         assert ["True", "True"] == collected(subject, 2)
 
 
-def test_who_is_done_first_is_returned_first():
-    """A long work does not hold up a short one that began after it."""
+def test_first_finished_work_is_returned_first():
+    """A long work does not delay the outcome of a short one that started after it."""
     go = threading.Event()
     with workers(2) as subject:
         subject.start(after(go, "long"))
@@ -101,8 +99,8 @@ def test_who_is_done_first_is_returned_first():
         assert ["long"] == collected(subject, 1)
 
 
-def test_one_worker_is_the_caller():
-    """With one worker the caller's own thread computes, and no other is started."""
+def test_single_worker_runs_in_the_callers_thread():
+    """With one worker the caller's own thread computes, and no other thread is started."""
     before = threading.active_count()
     with workers(1) as subject:
         subject.start(lambda: threading.current_thread().name)
@@ -110,8 +108,9 @@ def test_one_worker_is_the_caller():
         assert [threading.current_thread().name] == subject.wait()
 
 
-def test_lone_work_stays_with_the_caller():
-    """Work that comes one by one is not handed over; after company it is, until a work was alone again."""
+def test_lone_work_runs_in_the_callers_thread():
+    """Work that arrives one at a time runs in the caller's thread; after further work arrived meanwhile, the next work
+    runs in a worker thread, until a work was alone again."""
     here = threading.current_thread().name
 
     def who(subject: BatchWorkers[str]) -> str:
@@ -128,8 +127,8 @@ def test_lone_work_stays_with_the_caller():
         assert ["onnx", here] == [who(subject), who(subject)]
 
 
-def test_mail_ends_a_wait():
-    """`wait` returns empty-handed when the mailbox is readable, and the work goes on."""
+def test_readable_mailbox_ends_a_wait():
+    """`wait` returns without an outcome when the mailbox is readable, and the work continues."""
     go = threading.Event()
     with workers(2) as subject, readable_mailbox() as mailbox:
         subject.start(after(go, "done"))
@@ -138,8 +137,9 @@ def test_mail_ends_a_wait():
         assert ["done"] == collected(subject, 1)
 
 
-def test_an_overdue_work_keeps_its_owner():
-    """While a work is overdue nothing begins and mail does not end a wait: a stuck worker is a stuck process."""
+def test_overdue_work_blocks_its_owner():
+    """While a work is overdue no other starts and the mailbox does not end a wait, so the daemon sees a stuck worker as
+    a stuck process."""
     go = threading.Event()
     with workers(2, overdue_seconds=0.0) as subject, readable_mailbox() as mailbox:
         subject.start(after(go, "late"))
@@ -150,7 +150,7 @@ def test_an_overdue_work_keeps_its_owner():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_out_of_memory_reaches_the_owner(count):
-    """MemoryError in a work is raised where the outcome would have been returned; the worker is idle again."""
+    """A MemoryError in a work is raised where its outcome would have been returned, and the worker is idle again."""
 
     def greedy() -> str:
         raise MemoryError
@@ -164,8 +164,8 @@ def test_out_of_memory_reaches_the_owner(count):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_any_other_error_is_the_owners_end():
-    """A work that raises what nobody expects makes `wait` raise, so that the process ends and is started again."""
+def test_unexpected_error_in_a_work_ends_the_owner():
+    """An unexpected error in a work makes `wait` raise, so that the process ends and is restarted."""
 
     def broken() -> str:
         raise KeyError("a bug")
@@ -176,8 +176,8 @@ def test_any_other_error_is_the_owners_end():
             subject.wait()
 
 
-def test_close_waits_for_what_is_running():
-    """After `close` what was running has ended, and no worker is left."""
+def test_close_waits_for_running_work():
+    """`close` returns after the running work has ended, and no worker thread is left."""
     go, ended = threading.Event(), threading.Event()
 
     def work() -> str:
@@ -195,28 +195,29 @@ def test_close_waits_for_what_is_running():
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-def test_the_cpu_is_asked_for_alone():
-    """Nothing else may compute, whatever onnxruntime has."""
+def test_cpu_session_requests_only_the_cpu_provider():
+    """For the CPU only its provider is requested, whatever providers onnxruntime has."""
     assert [CPU] == providers("cpu", -1, [CUDA, CPU])
 
 
 @pytest.mark.parametrize(("index", "device_id"), [(-1, "0"), (0, "0"), (3, "3")])
-def test_a_device_is_asked_for_by_its_number(index: int, device_id: str):
-    """With full float32, and the CPU for operators that it lacks."""
+def test_device_is_requested_by_its_number(index: int, device_id: str):
+    """The CUDA provider is requested with the device number and full float32, with the CPU for operators that it
+    lacks."""
     assert [(CUDA, {"device_id": device_id, "use_tf32": "0"}), CPU] == providers("cuda", index, [CUDA, CPU])
 
 
 @pytest.mark.parametrize("device", ["cuda", "vulkan"])
-def test_a_provider_that_is_not_installed_is_named(device: str):
-    """With what this onnxruntime has; trying again is in vain."""
+def test_missing_provider_is_a_lasting_failure(device: str):
+    """If a provider is not installed, the error lists those that onnxruntime has, and the failure is lasting."""
     with pytest.raises(DeviceUnusable, match="this onnxruntime has CPUExecutionProvider, and no ") as caught:
         providers(device, -1, [CPU])
     assert caught.value.lasting
 
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
-def test_a_session_asks_what_is_installed(tmp_path):
-    """The real library, without CUDA: refused before the model is opened; on the CPU it opens."""
+def test_session_checks_the_installed_providers(tmp_path):
+    """With the installed onnxruntime, which has no CUDA, a CUDA session is refused; a CPU session opens."""
     weights = bundles.paths_of(bundles.tiny_onnx_bundle(tmp_path / "tiny"))["weights"]
     with pytest.raises(DeviceUnusable):
         OnnxSession(weights, "cuda")
@@ -224,7 +225,7 @@ def test_a_session_asks_what_is_installed(tmp_path):
 
 
 def spoiled(how: str) -> bytes:
-    """Return a sound graph without outputs, or with a name that is no text."""
+    """Return a valid graph with its outputs removed, or with a name that is not UTF-8."""
     model = onnx.ModelProto.FromString(corpus.sound("onnx-graph"))
     name = model.graph.output[0].name.encode()
     if how == "no output":
@@ -240,48 +241,50 @@ def spoiled(how: str) -> bytes:
         ("no text", "m.onnx does not load: a name in its graph is not UTF-8"),
     ],
 )
-def test_a_graph_that_nobody_can_read_from_is_refused(how: str, said: str, tmp_path: Path):
-    """Without outputs, or with names that are no text: with the file's name and a reason. Fuzzing found both."""
+def test_graph_without_usable_outputs_is_refused(how: str, said: str, tmp_path: Path):
+    """A graph without outputs, or with names that are not UTF-8, is refused with the file's name and a reason. Fuzzing
+    found both cases."""
     (tmp_path / "m.onnx").write_bytes(spoiled(how))
     with pytest.raises(ModelLoadFailed, match=said):
         OnnxSession(str(tmp_path / "m.onnx"))
 
 
-def test_oldest_alone():
-    """One waiting input is computed at once."""
+def test_single_input_is_computed_at_once():
+    """A single waiting input forms a batch of its own."""
     assert [0] == choose_batch([5], BATCH_ROWS_MAX)
 
 
 def test_nearest_in_length_first():
-    """Of many waiting inputs those whose length is nearest to the oldest's go with it, older ones first."""
+    """Inputs whose length is nearest to that of the oldest join its batch, older ones first."""
     assert [0, 3, 1, 5] == choose_batch([10, 12, 40, 10, 60, 8], 4)
 
 
 def test_padding_bounds_the_batch():
-    """An input that would stretch the batch over the token limit waits; shorter ones still go."""
+    """An input that would pad the batch over the token limit waits; shorter ones still join."""
     assert [0, 2] == choose_batch([200, BATCH_TOKENS_MAX // 2 + 1, 190, 180], BATCH_ROWS_MAX)
 
 
-def test_long_input_goes_alone():
-    """An input longer than the token limit is computed, and nothing with it."""
+def test_long_input_is_computed_alone():
+    """An input longer than the token limit is computed in a batch of its own."""
     assert [0] == choose_batch([BATCH_TOKENS_MAX + 1, 1, 1], BATCH_ROWS_MAX)
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=40), st.integers(1, BATCH_ROWS_MAX))
-def test_batches_keep_their_limits_and_starve_nobody(lengths, rows_max):
-    """Whatever waits: the oldest is in, no input twice, and rows and padded tokens stay within their limits."""
+def test_batches_keep_their_limits_and_include_the_oldest(lengths, rows_max):
+    """For any waiting inputs the batch includes the oldest, no input twice, and stays within the limits of rows and
+    padded tokens."""
     batch = choose_batch(lengths, rows_max)
     assert batch[0] == 0
     assert len(set(batch)) == len(batch) <= rows_max
     assert len(batch) == 1 or max(lengths[place] for place in batch) * len(batch) <= BATCH_TOKENS_MAX
 
 
-def test_padding_is_zeros_behind():
-    """Ids, mask and type ids keep their beginning and are filled up with zeros; the mask says what is filling."""
+def test_padding_appends_zeros():
+    """Ids, mask and type ids are padded with zeros at the end; the mask marks the padding."""
     ids, mask, types = pad_rows([([7, 8, 9], [0, 0, 1]), ([5], [2])]).tolist()
     assert ([[7, 8, 9], [5, 0, 0]], [[1, 1, 1], [1, 0, 0]], [[0, 0, 1], [2, 0, 0]]) == (ids, mask, types)
 
 
-def test_one_row_needs_no_padding():
-    """One input is computed as it is, and all of it counts."""
+def test_single_row_is_not_padded():
+    """A single input is passed on without padding, with a mask of ones."""
     assert [[[7, 8]], [[1, 1]], [[0, 1]]] == pad_rows([([7, 8], [0, 1])]).tolist()
