@@ -1,4 +1,4 @@
-"""docs/api.md, made from the comments of proto/edge_agent/v1 and the table of roles: `scripts/docs` writes it anew.
+"""docs/api.md, made from the comments of proto/edge_agent/v1 and the table of roles; `scripts/docs` regenerates it.
 
 A comment of a call ends in a paragraph "Errors: A, B." with the reasons that this call can end with, beside those of
 every call; the name of a family of errors stands for all of its reasons. The page links each to docs/errors.md.

@@ -52,7 +52,7 @@ QUICK = "engine: {heartbeat_seconds_max: 2, restart_seconds_first: 0.2}\n"
 
 
 def installer(version: str = __version__) -> Path:
-    """Return the installer file of this checkout, under another version if so asked; made anew when the code is."""
+    """Return the installer file of this checkout, under another version if given; rebuilt when the code changes."""
     name = f"edge-agent-{version}-linux-x86_64.run"
     made = CACHE / "installers" / _content() / name
     if not made.exists():

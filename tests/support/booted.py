@@ -210,6 +210,6 @@ class Machine:
 
 
 def shortened(said: str) -> str:
-    """Return what a command printed, without the lines beyond LINES_MAX."""
+    """Return the output of a command, limited to LINES_MAX lines."""
     lines = said.rstrip().splitlines()
     return "\n".join(lines[:LINES_MAX] + [f"… {len(lines) - LINES_MAX} more lines"] * (len(lines) > LINES_MAX))

@@ -165,7 +165,7 @@ class Tap:
                 self._take(self._socket.recv(FRAME_BYTES_MAX)[14:])
 
     def _take(self, packet: bytes) -> None:
-        """Keep what a packet of IPv4 with TCP carries."""
+        """Store the content of an IPv4 TCP packet."""
         if packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_TCP:
             return
         segment = packet[4 * (packet[0] & 15) : int.from_bytes(packet[2:4], "big") or len(packet)]

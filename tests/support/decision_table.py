@@ -1,4 +1,4 @@
-"""docs/routing.md's table, made from the policy: `python -m tests.support.decision_table` writes it anew.
+"""docs/routing.md's table, made from the policy; `python -m tests.support.decision_table` regenerates it.
 
 The whole table has a row for each mode, wish, doubt and obstacle; rows that lead to the same are shown as one.
 """

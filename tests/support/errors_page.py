@@ -1,4 +1,4 @@
-"""docs/errors.md's tables, made from the tree of errors: `scripts/docs` writes them anew."""
+"""docs/errors.md's tables, made from the tree of errors; `scripts/docs` regenerates them."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class CentralTeam:
         self.publisher.revoke(digest)
 
     def expire(self, *roles: str, seconds: float = 1.0) -> None:
-        """Sign again so that these roles' metadata expire in so many seconds; negative = they have expired."""
+        """Sign these roles' metadata again with an expiry in that many seconds; negative = already expired."""
         short = dict.fromkeys(roles or ("timestamp",), seconds / 86_400)
         publisher = Publisher(self.publisher.storage, self.publisher.keys, self.now, {**layout.DAYS, **short})
         publisher.renew(*roles)
@@ -129,11 +129,11 @@ class CentralTeam:
         return self.folder / layout.path_of(role, held.roles()[role].signed.version)
 
     def copy(self, to: Path) -> Path:
-        """Copy the repository as it is now: what a mirror has brought, or what an attacker keeps."""
+        """Copy the repository as it is now, as a mirror downloads it or an attacker stores it."""
         return Path(shutil.copytree(self.folder, to))
 
     def resign(self, role: str, change: Callable[[Any], None]) -> Path:
-        """Change a role's metadata in place and sign it again, as somebody with the keys could; returns its file."""
+        """Change a role's metadata in place and sign it again, as a holder of the keys could; return its file."""
         path = self.metadata(role)
         metadata: Metadata[Any] = Metadata.from_bytes(path.read_bytes())
         change(metadata.signed)

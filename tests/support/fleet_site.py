@@ -103,7 +103,7 @@ class FleetSite:
         self.daemon.start()
 
     def ended(self) -> bool:
-        """Tell whether the daemon has ended."""
+        """Return whether the daemon has ended."""
         assert self.daemon.process is not None
         return self.daemon.process.poll() is not None
 

@@ -14,7 +14,7 @@ AT_ONCE = 500
 
 
 def each_of(cases: st.SearchStrategy[Case], count: int, begin: int, do: Callable[[Case], None]) -> int:
-    """Do something with so many cases, the same ones for the same `begin`; returns how many there were.
+    """Run a check on that many cases, the same ones for the same `begin`; return their number.
 
     A strategy may have fewer than that: then some come again.
     """

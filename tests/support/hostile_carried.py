@@ -1,4 +1,4 @@
-"""Enrolment files and certificates, spoilt. Like hostile_files.py, for files that hold secrets."""
+"""Damaged enrolment files and certificates: hostile_files.py for files that contain secrets."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def _anew(site: TrustingSite, central: CentralTeam) -> TrustingSite:
 
 
 def _laid(case: Spoilt, central: CentralTeam, folder: Path) -> Path:
-    """Lay a repository with one file spoilt."""
+    """Write a repository with one damaged file."""
     shutil.rmtree(folder, ignore_errors=True)
     hostile = Hostile(central, central.copy(folder), central.folder)
     if case.role == FILE_NAME and case.stolen:

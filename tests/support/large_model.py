@@ -143,7 +143,7 @@ class LargeModel:
 
 
 def _is_strict(body: dict[str, Any]) -> bool:
-    """Tell whether an answer has to keep to a schema."""
+    """Return whether an answer has to keep to a schema."""
     return bool(body.get("response_format", {}).get("json_schema", {}).get("strict"))
 
 

@@ -77,7 +77,7 @@ class Build:
 
     @property
     def runs_here(self) -> bool:
-        """Tell whether this processor can execute it."""
+        """Return whether this processor can execute it."""
         return set(self.needs) <= processor_flags()
 
     @property
@@ -269,7 +269,7 @@ def _source() -> Iterator[Path]:
 
 
 def _make(build: Build, source: Path) -> None:
-    """Compile the code that computes, and put it beside the wheel's other libraries."""
+    """Compile the CPU backend, and put it next to the wheel's other libraries."""
     tree = source.with_name(build.name)
     include = " ".join(f'-include "{header}"' for header in HEADERS)
     options = [f"-DGGML_{name}={'ON' if name in build.options else 'OFF'}" for name in ("NATIVE", *_OPTIONS)]

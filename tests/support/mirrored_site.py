@@ -50,7 +50,7 @@ class MirroredSite(UpdatingSite):
         return BundleIngest(config, self.store, RepositoryTrust(config, self.store.trusted))
 
     async def carry_on(self, back: bool, arrived: Callable[[], object]) -> None:
-        """Do what a daemon does from its start: load what answers, look until all is done, stop.
+        """Run as a daemon does from its start: load the active bundles, check for updates until all are done, stop.
 
         Args:
             back: the operator goes back to the bundle before, unless it answers already.

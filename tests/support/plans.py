@@ -17,7 +17,7 @@ OLD, NEW = "0d" * 32, "1e" * 32
 
 
 def task(bundle: str = NEW, *, version: str = "2.0.0", waves: Sequence[tuple[str, int]] = (), **more: Any) -> TaskPlan:
-    """Return what is wanted of a task: one bundle for any machine."""
+    """Return the plan of a task: one bundle for any machine."""
     offers = more.pop("offers", (BundleOffer(bundle=bundle, version=version),))
     return TaskPlan(
         offers=offers, waves=tuple(RolloutWave(start=start, percent=share) for start, share in waves), **more

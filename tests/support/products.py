@@ -221,7 +221,7 @@ def _repacked(tensor: ctypes.c_void_p, packed: bytes) -> ctypes.c_void_p:
 
 
 def is_repacked(kind: str) -> bool:
-    """Tell whether llama.cpp lays weights of this type out anew, in this build for x86-64."""
+    """Return whether llama.cpp lays weights of this type out anew, in this build for x86-64."""
     if kind == "Q2_K":
         return _extra() is not None and bool(_cpu().ggml_cpu_has_avx512())
     return _extra() is not None and bool(_cpu().ggml_cpu_has_avx2()) and kind in ("Q4_0", "Q4_K", "IQ4_NL")

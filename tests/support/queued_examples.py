@@ -41,7 +41,7 @@ class Filled:
 
     @property
     def growth_mib(self) -> float:
-        """Return what all the others cost."""
+        """Return the memory growth after the early examples."""
         return self.peak_mib - self.early_mib
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def false_proofs(looks: int, rows: int, target: float, proves: Callable[[int, int], bool]) -> float:
-    """Return the probability that one of the looks, each after so many more rows, proves a risk that is the target.
+    """Return the probability that one of repeated tests wrongly proves the target, if the risk equals the target.
 
     `proves` gets the errors and the rows so far.
     """

@@ -81,7 +81,7 @@ class Hostile:
         self.link(role, self.sign(role, metadata))
 
     def link(self, role: str, written: Path) -> None:
-        """Let the online key sign that a new file of a role belongs to the others."""
+        """Sign snapshot and timestamp with the online key so that they name a new file of a role."""
         if role == TIMESTAMP:
             return
         if role != SNAPSHOT:
@@ -95,7 +95,7 @@ class Hostile:
         self.sign(TIMESTAMP, stamp)
 
     def plan(self, raw: bytes) -> None:
-        """Let the plan's key sign any bytes as the plan."""
+        """Sign any bytes as the plan with the plan's key."""
         target = TargetFile.from_data(plans.FILE_NAME, raw, ["sha256"])
         (self.folder / "blobs" / target.hashes["sha256"]).write_bytes(raw)
         self.forge(PLAN, lambda signed: signed.targets.update({plans.FILE_NAME: target}))
@@ -189,7 +189,7 @@ def mixed(role: str) -> Spoil:
 
 
 def another_fleet(hostile: Hostile) -> None:
-    """Show a repository that is perfect, and somebody else's."""
+    """Present a valid repository of another fleet."""
     hostile.replace(CentralTeam(hostile.folder.parent / f"{hostile.folder.name}-theirs", whose="theirs").folder)
 
 
@@ -292,7 +292,7 @@ class Attack:
     """It takes the online key: what that signs counts as newer than the central team's, until it is replaced."""
 
     def mend(self, central: CentralTeam) -> None:
-        """Replace a stolen key, which starts the versions anew."""
+        """Replace a stolen key, which resets the metadata versions."""
         if self.stolen:
             central.rotate("online", restart_versions=True)
 

@@ -1,4 +1,4 @@
-"""A site's examples for tests: answers, a worker on a clock of its own, and what a central team would read of it.
+"""A site's examples for tests: answers, a worker on a simulated clock, and the records that a central team reads.
 
 site = TestSite(tmp_path)
 site.keep(answered(1)); site.worker.seal_all()

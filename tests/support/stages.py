@@ -70,7 +70,7 @@ def after(job: StageJob, stage: str) -> StageJob:
 
 
 def quantized(job: StageJob) -> StageJob:
-    """Leave what a quantize stage leaves that kept the weights as they are; return a job for after it."""
+    """Write the output of a quantize stage that kept the weights unchanged; return a job for the next stage."""
     target = job.out / "candidates" / "fp32"
     target.mkdir(parents=True)
     (target / "model.onnx").write_bytes((job.folders["export"] / "model.onnx").read_bytes())

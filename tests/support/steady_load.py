@@ -104,7 +104,7 @@ class Switched:
 
 
 def to_and_fro(field: Field, site: FleetSite, switches: int) -> Switched:
-    """Let a site switch between versions 2 and 1 that many times; the last plan names version 2."""
+    """Switch a site between versions 2 and 1 that many times; the last plan names version 2."""
     memory, load = Memory(site), Load(site)
     site.start_uplink()
     with load.running(), memory.watched():

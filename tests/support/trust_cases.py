@@ -42,7 +42,7 @@ class TrustingSite:
         self.again()
 
     def again(self, limits: StoreLimits = LIMITS) -> TrustingSite:
-        """Open the same directory anew."""
+        """Open the same directory again."""
         if hasattr(self, "store"):
             self.store.close()
         self.store: Store = Store.open(self.config.state_dir, limits)
@@ -52,7 +52,7 @@ class TrustingSite:
         return self
 
     def bring(self, repository: Path) -> None:
-        """Let `incoming/` hold what a repository holds, and nothing else."""
+        """Replace the contents of `incoming/` with those of a repository."""
         shutil.rmtree(self.incoming, ignore_errors=True)
         shutil.copytree(repository, self.incoming)
 

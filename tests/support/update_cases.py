@@ -151,7 +151,7 @@ class UpdateCase(UplinkCase):
         )
 
     def arrived(self) -> dict[str, bytes]:
-        """Return everything in incoming/ by key, what is on its way under its hidden name."""
+        """Return all files in incoming/ by key; partial downloads have their hidden names."""
         files = [path for path in self.incoming.rglob("*") if path.is_file()]
         return {path.relative_to(self.incoming).as_posix(): path.read_bytes() for path in files}
 
@@ -183,7 +183,7 @@ def site_of(server: AnsweringServer, repository: Repository, folder: Path, **set
 
 
 def failure(case: UpdateCase) -> EdgeAgentError | None:
-    """Run the uplink once; return what it failed with."""
+    """Run the uplink once; return its error."""
     try:
         case.once()
     except EdgeAgentError as error:
@@ -198,6 +198,6 @@ def everything(repository: Repository) -> dict[str, bytes]:
 
 
 async def idle(mirror: TransferLoop) -> None:
-    """Let it work until it waits."""
+    """Run the uplink until it waits."""
     while (await mirror.step()).kind != "wait":
         pass

@@ -23,7 +23,7 @@ def through(proxy: ToxicProxy, served: Served, folder: Path, seconds: float = 20
 
 
 def failure(case: UplinkCase) -> EdgeAgentError | None:
-    """Run the uplink once; return what it failed with."""
+    """Run the uplink once; return its error."""
     try:
         case.once()
     except EdgeAgentError as error:
@@ -37,7 +37,7 @@ def whole(case: UplinkCase) -> set[str]:
 
 
 def cut_uploads(count: int, proxy: ToxicProxy, served: Served, folder: Path) -> dict[str, int]:
-    """Cut uploads after random bytes, half of them with a reset; return counts of what came of it."""
+    """Cut uploads after random bytes, half of them with a reset; return the counts of the outcomes."""
     rng, counts = random.Random(SEED), {"injected": 0, "failed": 0, "lost": 0, "believed_wrongly": 0}
     for number in range(count):
         # Its name is that of its place in the bucket, which other tests share.

@@ -174,7 +174,7 @@ def queue_of(console: RunningConsole, task: str = "") -> list[str]:
 
 
 def is_kept(console: RunningConsole, prediction_id: str) -> bool:
-    """Tell whether an answer has come into the spool."""
+    """Return whether an answer is in the spool."""
     try:
         return bool(said_of(console, prediction_id) is not None)
     except CallFailed:

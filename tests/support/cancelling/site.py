@@ -228,7 +228,7 @@ class Site:
         answers_max: int = 1000,
         aimed: bool = False,
     ) -> Outcome:
-        """Make a call; leave it at a point, or when so many answers were read. `aimed`: count what it passes."""
+        """Make a call; cancel it at a point, or after that many answers. `aimed`: count the points that it passes."""
         method = METHOD[method] if isinstance(method, str) else method
         if not (aimed or at):
             return await self._read(self._begun(method, messages), answers_max)

@@ -73,7 +73,7 @@ def people_contradict(site: FaultySite) -> None:
 
 
 def _with_large_model(folder: Path) -> Mapping[str, Any]:
-    """Let the plan choose the mode of the task: shadow needs a large model."""
+    """Publish a plan that sets the mode of the task; shadow mode needs a large model."""
     return {**watched(folder), **escalating(folder, modes={})}
 
 

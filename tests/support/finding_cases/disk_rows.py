@@ -16,7 +16,7 @@ LITTLE_FREE_BYTES, NOTHING_FREE_BYTES = 1_500_000_000, 20_000_000
 
 
 def own_disk(folder: Path) -> Mapping[str, Any]:
-    """Put the state folder on a disk of its own: a sparse file, of which only what is written takes room."""
+    """Put the state folder on a separate disk: a sparse file, in which only written data takes space."""
     image, mounted = folder / "disk.img", folder / "site" / "state"
     mounted.mkdir(parents=True)
     with image.open("wb") as file:
@@ -34,7 +34,7 @@ def _disk(site: FaultySite) -> Path:
 
 
 def fill(site: FaultySite, left: int) -> None:
-    """Let another program write a file that leaves so many bytes."""
+    """Write a file of another program that leaves this number of bytes free."""
     free = int(subprocess.check_output(["stat", "-f", "-c", "%a", _disk(site)])) * 4096
     subprocess.run(["fallocate", "-l", str(free - left), str(site.daemon.state_dir / "large.log")], check=True)
 

@@ -45,14 +45,14 @@ def from_network(folder: Path) -> Mapping[str, Any]:
 
 
 def _offer(site: FaultySite) -> None:
-    """Let the server have what the central team has published."""
+    """Copy the central team's publications to the server."""
     central = CENTRAL_TEAMS[site.folder].folder
     files = (path for path in central.rglob("*") if path.is_file())
     SERVERS[site.folder].objects.update({f"/fleet/{path.relative_to(central)}": path.read_bytes() for path in files})
 
 
 def _download(site: FaultySite) -> None:
-    """Let the uplink bring the first version."""
+    """Run the uplink until it has downloaded the first version."""
     site.ends.enter_context(SERVERS[site.folder])
     publish(site, "1.0.0")
     _offer(site)

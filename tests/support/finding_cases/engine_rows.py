@@ -1,4 +1,4 @@
-"""Rows of engines and of what answers a task: started, killed, without weights, without a gate."""
+"""Rows of engines and of the active bundle: started, killed, without weights, without a gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of what an enrolment file brings: the root of trust, credentials, complete settings.
+"""Rows of the contents of an enrolment file: the root of trust, credentials, complete settings.
 
 The central team makes the file; the technician enrols with it, as every remedy here says.
 """

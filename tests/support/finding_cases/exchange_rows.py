@@ -77,7 +77,7 @@ def _start_with_store(site: FaultySite) -> None:
 
 
 def _answering(site: FaultySite, way: str, check: str, *, is_found: bool = True) -> None:
-    """Let the store answer so, and wait until the uplink, which has something to upload, has met it."""
+    """Make the store answer in this way, and wait until the uplink, which has data to upload, receives the answer."""
     SERVERS[site.folder].answer(way)
     with site.daemon.client() as client, site.daemon.admin() as admin:
         client.classify(TASK, ["refund"])

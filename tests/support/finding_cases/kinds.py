@@ -32,7 +32,7 @@ class FindingKind:
         return f"{self.check}/{self.verdict}/{self.seen}{f'-{self.number}' if self.number > 1 else ''}"
 
     def matches(self, finding: Mapping[str, str]) -> bool:
-        """Tell whether doctor's finding can come from this line."""
+        """Return whether doctor's finding can come from this line."""
         sentence = re.compile(".*".join(map(re.escape, self.fragments)), re.DOTALL)
         is_same = (finding["check"], finding["verdict"]) == (self.check, self.verdict)
         return is_same and sentence.search(finding["seen"]) is not None

@@ -45,7 +45,7 @@ def _raise(key: str, check: str) -> Callable[[FaultySite], None]:
 
 
 def _collect(site: FaultySite, check: str, measure: Callable[[ExamplesStatus], int], *, seals: bool) -> None:
-    """Let examples come that cannot be compressed, until the limit is nearly reached."""
+    """Capture incompressible examples until the limit is nearly reached."""
     with site.daemon.client() as client, site.daemon.admin() as admin:
 
         def is_nearly_full() -> bool:

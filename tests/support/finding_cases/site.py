@@ -126,7 +126,7 @@ class FaultySite:
         process.wait()
 
     def restart_uplink(self) -> None:
-        """Let the uplink do what it does after a start."""
+        """Run the uplink once, in place of a restart of its service."""
         self._agent(["serve", "uplink", "--once"])
 
     def edit(self, **sections: Mapping[str, Any]) -> None:
@@ -140,11 +140,11 @@ class FaultySite:
         os.utime(self.agent_yaml, (kept.st_atime, kept.st_mtime))
 
     def findings(self, user: Sequence[str] = ()) -> list[dict[str, str]]:
-        """Return what doctor finds as a user, but for what is ok or a note."""
+        """Return doctor's findings as a user, without ok findings and notes."""
         return [each for each in self.everything(user) if each["verdict"] != "note"]
 
     def everything(self, user: Sequence[str] = ()) -> list[dict[str, str]]:
-        """Return what doctor finds as a user, but for what is ok."""
+        """Return doctor's findings as a user, without ok findings."""
         # As an installed machine has it: an option would name a folder that this user may not enter.
         program = [self.daemon.python, "-m", "edge_agent.cli", "--config", str(self.config)]
         command = [*self.daemon.inside, *user, *program] if user else self.daemon.command()
@@ -168,11 +168,11 @@ class FaultySite:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether the daemon's process lives."""
+        """Return whether the daemon's process lives."""
         return self.daemon.process is not None and self.daemon.process.poll() is None
 
     def _is_running_on(self) -> bool:
-        """Tell whether it lives a moment later, too: what was killed may not have ended yet."""
+        """Return whether the daemon still runs a moment later, as a killed process may not have ended yet."""
         assert self.daemon.process is not None
         with suppress(subprocess.TimeoutExpired):
             self.daemon.process.wait(1)

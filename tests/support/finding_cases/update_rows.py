@@ -1,4 +1,4 @@
-"""Rows of updates: what a drive of the central team brings, and what stops it."""
+"""Rows of updates: the contents of a drive of the central team, and the faults that stop an update."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def drive_damaged(site: FaultySite) -> None:
 
 
 def _other_disk(folder: Path) -> Mapping[str, Any]:
-    """Let updates come in on another disk than that of the store."""
+    """Put the incoming updates on another disk than the store."""
     found = {**_own_disk(folder)}
     incoming = folder / "incoming"
     incoming.mkdir()
@@ -175,7 +175,7 @@ def _first_by_uplink(site: FaultySite) -> None:
 
 
 def _fetched(site: FaultySite, version: str) -> bool:
-    """Let the uplink look once, and tell whether a version answers."""
+    """Run the uplink once, and return whether a version answers."""
     site.restart_uplink()
     with site.daemon.admin() as admin:
         return any(each.bundle.version == version and each.ready for each in admin.status().tasks)

@@ -96,7 +96,7 @@ def fuzz_together(targets: Sequence[Target], folder: Path, seed: str) -> list[Re
 
 
 def settled(target: Target, folder: Path, report: Report) -> Report:
-    """Take out what an engine's child is there for: a file of which a library dies, and the daemon refuses it."""
+    """Drop defects that an engine's child process contains: files that crash a library, which the daemon refuses."""
     if target.settle is not None:
         report.defects = [each for each in report.defects if not _settled(target, folder / "settled", each, report)]
     return report
@@ -168,7 +168,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _settled(target: Target, folder: Path, defect: Defect, report: Report) -> bool:
-    """Tell whether an engine reads the file, or refuses it with a reason: what is left to the daemon's children."""
+    """Return whether an engine's child process reads the file, or refuses it with a reason."""
     if defect.kind not in ("crash", "hang", "memory"):
         return False
     assert target.settle is not None

@@ -129,7 +129,7 @@ def _gguf_value(raw: bytes, at: int, kind: int) -> Iterator[tuple[int, int]]:
 
 
 def _ends_in_text(raw: bytes, at: int, kind: int, found: list[tuple[int, int]]) -> bool:
-    """Tell whether the last number of a value is the length of a text that follows it."""
+    """Return whether the last number of a value is the length of a text that follows it."""
     if kind == _GGUF_ARRAY:
         return len(found) > 2 and struct.unpack_from("<I", raw, at + 4)[0] == _GGUF_STRING
     return kind == _GGUF_STRING
@@ -172,7 +172,7 @@ def onnx_graph(rng: Random, raw: bytes) -> bytes:
 
 
 def _inflate(rng: Random, graph: onnx.GraphProto) -> None:
-    """Let the mask, which everything reads, pass through a node whose result is as large as a constant says."""
+    """Pass the mask, which all nodes read, through a node whose result is as large as a constant specifies."""
     shape = [rng.choice(_LARGE) for _ in range(rng.randint(1, 4))]
     graph.initializer.append(onnx.helper.make_tensor("large", onnx.TensorProto.INT64, [len(shape)], shape))
     operator = rng.choice(_OPERATORS)

@@ -109,7 +109,7 @@ class Worker:
         self._answer.flush()
 
     def plain(self) -> None:
-        """Read the corpus, then spoil its files one after the other; the same ones for the same seed."""
+        """Read the corpus, then mutated copies of its files, the same ones for the same seed."""
         for case in self.cases:
             self.one(case)
         number = 0

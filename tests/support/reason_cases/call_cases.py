@@ -1,4 +1,4 @@
-"""Rows of calls: what a device developer or a reviewer meets. Most remedies are to call otherwise, which is done."""
+"""Rows of calls: errors for a device developer or a reviewer. Most remedies are a different call, which is made."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def serving(
 
 
 def answers(daemon: RunningDaemon, text: str = TEXT) -> bool:
-    """Tell whether a device gets an answer."""
+    """Return whether a device gets an answer."""
     with daemon.client() as client:
         return isinstance(client.classify(TASK, [text])[0], Classification)
 
@@ -195,7 +195,7 @@ def cancelled(folder: Path) -> Played:
 
 
 def _refused_when_busy(daemon: RunningDaemon, calls: int, work: Callable[[Client], object]) -> CallFailed:
-    """Make calls at a time until one is refused; return its error after the delay that it names, once none runs."""
+    """Make concurrent calls until one is refused; return its error after its retry delay, once no call runs."""
 
     def attempt(_: int) -> CallFailed | None:
         with daemon.client() as client:
@@ -314,7 +314,7 @@ def spool_stalled(folder: Path) -> Played:
 
 
 def _has_feedback(daemon: RunningDaemon) -> bool:
-    """Tell whether health says that feedback can be acknowledged."""
+    """Return whether health says that feedback can be acknowledged."""
     with ReviewClient(f"unix:{daemon.run_dir}/review.sock") as reviewer:
         return reviewer.serving("edge_agent.v1.FeedbackService")
 

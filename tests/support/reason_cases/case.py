@@ -116,7 +116,7 @@ def follow(daemon: RunningDaemon, folder: Path, remedy: str, **placeholders: str
 
 
 def worked(outcomes: list[Outcome]) -> bool:
-    """Tell whether every command ended well; raises with what the first other one said."""
+    """Return whether every command succeeded; raises with the output of the first that failed."""
     failed = [each.said for each in outcomes if each.code]
     assert not failed, failed[0]
     return True

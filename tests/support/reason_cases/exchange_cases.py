@@ -56,7 +56,7 @@ class DriveSite:
         return edge_agent(self.daemon, "media", "import", drive)
 
     def hostile(self, spoil: Callable[[Hostile], None]) -> Path:
-        """Return a copy of what is published, spoilt."""
+        """Return a damaged copy of the publications."""
         older = self.central.copy(self.folder / "older")
         made = Hostile(self.central, self.central.copy(self.folder / "hostile"), older)
         spoil(made)

@@ -29,7 +29,7 @@ def config(folder: Path, **sections: Any) -> Path:
 
 
 def starts(daemon: RunningDaemon) -> bool:
-    """Tell whether a daemon starts, and end it."""
+    """Return whether a daemon starts, and end it."""
     with daemon:
         return True
 

@@ -1,4 +1,4 @@
-"""Rows of the uplink: what a technician reads of an object store that does not answer as it should."""
+"""Rows of the uplink: errors for a technician if an object store does not answer correctly."""
 
 from __future__ import annotations
 
