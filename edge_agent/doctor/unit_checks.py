@@ -44,6 +44,7 @@ _INFINITE = ("infinity", str(2**64 - 1), "")
 _NEARLY_FULL = 0.9
 _BOOT_STATES = ("enabled", "static", "alias", "linked", "generated", "enabled-runtime")
 _CREDENTIALS_STATUS = "243"  # EXIT_CREDENTIALS of systemd.exec(5)
+_NOT_RUN = "0"  # ExecMainCode of a program that did not run
 
 # By systemd's word for why a unit failed: what it means, what to do, with which command.
 _FAILURES = {
@@ -82,6 +83,12 @@ _CREDENTIALS_FAILURE = (
     "systemd could not read a credential of the unit",
     "Enrol the site again, or write the credential again: systemd opens it only on the machine that sealed it.",
     "ls -l /etc/credstore.encrypted /etc/credstore; sudo systemctl cat {unit}; sudo systemctl restart {unit}",
+)
+# There is no exit code then: what failed is a command before the program, or the preparation of its process.
+_NOT_RUN_FAILURE = (
+    "systemd could not start its program",
+    "The last lines of its log show the step that failed, such as a command of a drop-in.",
+    _FAILURES["exit-code"][2],
 )
 # While systemd starts a unit again, it no longer reports why the unit failed.
 _RETRY_FAILURE = (
@@ -184,6 +191,8 @@ class UnitFacts:
             parts = _RETRY_FAILURE
         else:
             parts = _FAILURES.get(self.value("Result"), _FAILURES["exit-code"])
+            if "{status}" in parts[0] and self.value("ExecMainCode") == _NOT_RUN:
+                parts = _NOT_RUN_FAILURE
         values = {"unit": self.name, "status": self.value("ExecMainStatus"), "times": self.restarts_text}
         return tuple(part.format_map(values) for part in parts)
 

@@ -217,6 +217,13 @@ def test_unit_failure_is_explained_in_words(result, said):
     assert said in only(unit(**FAILED, Result=result, ExecMainStatus="7"), "unit").seen
 
 
+@pytest.mark.parametrize("result", ["exit-code", "signal", "resources"])
+def test_a_program_that_systemd_could_not_start_has_no_exit_code(result):
+    """When a command before the program fails, systemd reports 0 as the exit code of a program that did not run."""
+    found = only(unit(**FAILED, Result=result, ExecMainCode="0", ExecMainStatus="0"), "unit")
+    assert found.seen == f"{SERVE} failed: systemd could not start its program"
+
+
 @pytest.mark.parametrize(("restarts", "said"), [("1", "1 time"), ("3", "3 times")])
 def test_restart_count_agrees_with_its_noun(restarts, said):
     """The finding of restarts has "1 time" or "3 times"."""
