@@ -64,9 +64,9 @@ MUTANTS = (
         "the hash of a stored blob", 'return hashlib.file_digest(file, "sha256").hexdigest() == sha256', "return True"
     ),
     Mutant("the hash of a stored manifest", "if digest_of(manifest_bytes) != digest:", "if not digest:"),
-    Mutant("the self-test's share of wrong answers", "> DIFFERENT_PERCENT_MAX * gated", "> 100 * gated"),
+    Mutant("the self-test's share of wrong answers", "> DIFFERENT_PERCENT_MAX * compared", "> 100 * compared"),
     Mutant("the daily cap", "self.on(day) + micros <= caps.day_micros", "self.on(day) <= caps.day_micros"),
-    Mutant("the alarm of the risk test", "self.peak >= promise.limit", "self.peak >= 1e9 * promise.limit"),
+    Mutant("the alarm of the risk test", "self.peak >= guarantee.limit", "self.peak >= 1e9 * guarantee.limit"),
     Mutant("the number of files in an archive", "if len(members) > limits.files_max:", "if not members:"),
     Mutant("the hash of a sealed segment", "if (signed.body.size_bytes, signed.body.sha256) != (", "if () == ("),
     Mutant("the size of a message to an engine", "if size > protocol.FRAME_BYTES_MAX:", "if size < 0:"),
