@@ -218,7 +218,7 @@ def test_unit_failure_is_explained_in_words(result, said):
 
 
 @pytest.mark.parametrize("result", ["exit-code", "signal", "resources"])
-def test_a_program_that_systemd_could_not_start_has_no_exit_code(result):
+def test_program_that_systemd_could_not_start_has_no_exit_code(result):
     """When a command before the program fails, systemd reports 0 as the exit code of a program that did not run."""
     found = only(unit(**FAILED, Result=result, ExecMainCode="0", ExecMainStatus="0"), "unit")
     assert found.seen == f"{SERVE} failed: systemd could not start its program"
