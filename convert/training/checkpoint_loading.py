@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from convert.encoder import pooling
 from edge_agent.errors import InvalidRequest, ModelLoadFailed
 from edge_agent.formats.manifest import Kind, TaskSpec
+from edge_agent.formatting import counted
 
 Head = Literal["causal", "sequence", "token", "none"]
 _CLASSES = {
@@ -87,7 +88,7 @@ def _class_of(checkpoint: Path, head: Head) -> Any:
 
 def _refuse_missing(checkpoint: Path, missing: list[str]) -> None:
     if missing:
-        message = f"{checkpoint} lacks {len(missing)} weights that the task needs, such as {missing[0]}"
+        message = f"{checkpoint} lacks {counted(len(missing), 'weight')} that the task needs, such as {missing[0]}"
         remedy = "Name a checkpoint that was fine-tuned for this kind of task, or add 'finetune:' to the recipe."
         raise ModelLoadFailed(message, remedy=remedy)
 

@@ -190,7 +190,7 @@ def test_missing_or_non_finite_weights_are_refused(tmp_path: Path) -> None:
     """A checkpoint is refused if it lacks weights that the task needs, instead of random initialization, or if weights
     are not finite."""
     checkpoint = tiny_decoder.checkpoint(tmp_path / "source")
-    with pytest.raises(ModelLoadFailed, match=r"lacks 1 weights that the task needs, such as score\.weight"):
+    with pytest.raises(ModelLoadFailed, match=r"lacks 1 weight that the task needs, such as score\.weight"):
         checkpoint_loading.open_model(checkpoint, None, "sequence")
     rewritten(checkpoint, lambda tensors: tensors["model.norm.weight"].__setitem__(0, np.nan))
     with pytest.raises(ModelLoadFailed, match=r"not finite, such as model\.norm\.weight"):
