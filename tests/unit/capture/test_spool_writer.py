@@ -45,7 +45,7 @@ class FailingSpoolWorker(SpoolWorker):
         super().store_predictions(kept)
 
 
-def house_class() -> type[FailingSpoolWorker]:
+def failing_worker_class() -> type[FailingSpoolWorker]:
     """Return a class for each test, since the class holds what fails."""
     return type("SpoolWorker", (FailingSpoolWorker,), {})
 
@@ -96,7 +96,7 @@ def test_job_sees_every_earlier_answer(writer):
 
 def test_answers_are_committed_in_groups(tmp_path):
     """Waiting answers are committed together, whatever their number."""
-    cls = house_class()
+    cls = failing_worker_class()
     running = SpoolWriter(opener(tmp_path, cls), CaptureLimits(1000, 10**6, 1000, 0.2, 1000))
     running.start()
     for number in range(500):
@@ -180,7 +180,7 @@ def judged(worker: SpoolWorker, number: int) -> None:
 
 def test_full_disk_drops_answers_before_feedback(tmp_path):
     """On a full disk the group is retried without its answers, so the correction is stored and acknowledged."""
-    cls = house_class()
+    cls = failing_worker_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
     running.queue_answer(answered(1))
@@ -197,7 +197,7 @@ def test_full_disk_drops_answers_before_feedback(tmp_path):
 @pytest.mark.parametrize("error", [DiskFull("full"), StoreDamaged("input/output error")])
 def test_feedback_that_is_not_on_the_disk_is_not_acknowledged(tmp_path, error):
     """The reviewer gets the disk's error and can submit again once the disk works."""
-    cls = house_class()
+    cls = failing_worker_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
     for number in range(20):
@@ -272,7 +272,7 @@ def test_answer_with_an_invalid_confidence_is_dropped_alone(tmp_path):
 
 def test_unexpected_error_drops_only_its_answer(tmp_path):
     """The answer is counted as dropped, jobs beside it are done, and the next group is stored."""
-    cls = house_class()
+    cls = failing_worker_class()
     running = SpoolWriter(opener(tmp_path, cls), LIMITS)
     running.start()
     result(running.submit(count))
@@ -421,7 +421,7 @@ async def test_no_call_waits_for_a_stalled_disk(tmp_path):
 
 async def test_housekeeping_can_be_restarted_after_an_error(tmp_path):
     """`run` ends with an unexpected exception for its owner; started again, it keeps its worker."""
-    cls, turns = house_class(), asyncio.Semaphore(0)
+    cls, turns = failing_worker_class(), asyncio.Semaphore(0)
     cls.mistaken = True
     collection = ExampleCapture(config_of(tmp_path), SpoolWorkerDependencies(lambda: (), "0.1.0"), worker=cls)
     collection.start()
