@@ -19,6 +19,7 @@ from edge_agent.client.daemon_connection import (
     AsyncConnection,
     Connection,
     DaemonConnection,
+    Retry,
     blocking,
     require_count,
     require_several,
@@ -36,7 +37,6 @@ from edge_agent.client.results import (
     GenerateOptions,
     OnLowConfidence,
 )
-from edge_agent.client.retry import Retry
 from edge_agent.client.task_description import Task, TaskQuestion
 from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub

@@ -12,12 +12,12 @@ from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import (
     AsyncConnection,
     Connection,
+    Retry,
     blocking,
     blocking_iterator,
     require_text,
 )
 from edge_agent.client.results import Prediction
-from edge_agent.client.retry import Retry
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
 
