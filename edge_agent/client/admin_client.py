@@ -61,10 +61,8 @@ class _SharedCalls:
         """Show what was captured, replaced, kept, sent and erased, in numbers."""
         from edge_agent.client.operator_reports import SitePrivacy  # noqa: PLC0415
 
-        request = admin_pb2.GetPrivacyReportRequest()
-        return translation.value_of(
-            SitePrivacy, await self.unary(self._stub.GetPrivacyReport, request, timeout_seconds)
-        )
+        answer = await self.unary(self._stub.GetPrivacyReport, admin_pb2.GetPrivacyReportRequest(), timeout_seconds)
+        return translation.value_of(SitePrivacy, answer)
 
     async def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
         """Show how the bundles of a task, or of all, do in production."""

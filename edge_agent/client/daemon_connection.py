@@ -130,7 +130,9 @@ class CallAttempts:
             return None
         delay_min = _delay_min(failed, self._retry.from_the_start)
         if delay_min is None:
-            self._mention_previous(failed)
+            # If this try ran into the caller's deadline, the previous one shows more.
+            if self._previous is not None and failed.reason == DEADLINE_EXPIRED:
+                failed.give_up(f"the previous try failed with {self._previous.reason}, {self._previous.message}")
             return None
         seconds_left = self._time_left(now)
         backoff = backoff_seconds(self.tries, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX)
@@ -158,11 +160,6 @@ class CallAttempts:
         if failed.code == _BUSY and not self._budget.spend():
             return f"the client's budget of {self._retry.budget_max:g} tries against a busy daemon is spent"
         return ""
-
-    def _mention_previous(self, failed: CallFailed) -> None:
-        """Add the previous try's error if the last one ran into the caller's deadline."""
-        if self._previous is not None and failed.reason == DEADLINE_EXPIRED:
-            failed.give_up(f"the previous try failed with {self._previous.reason}, {self._previous.message}")
 
 
 def _delay_min(failed: CallFailed, from_the_start: bool) -> float | None:

@@ -244,7 +244,4 @@ def parse(raw: bytes) -> DownloadRequests:
     """
     if len(raw) > DOWNLOAD_REQUESTS_BYTES_MAX:
         raise DocumentInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {DOWNLOAD_REQUESTS_BYTES_MAX}")
-    try:
-        return strict_json.validate(DownloadRequests, strict_json.decode(raw))
-    except ValueError as error:
-        raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None
+    return _read(DownloadRequests, raw, FILE_NAME)
