@@ -12,14 +12,7 @@ import grpc
 from edge_agent.client import translation
 from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
-from edge_agent.client.site_state import (
-    Bundle,
-    ImportProgress,
-    SealedExamples,
-    Status,
-    TaskUpdate,
-    UpdatesStatus,
-)
+from edge_agent.client.site_state import Bundle, ImportProgress, SealedExamples, Status, TaskUpdate, UpdatesStatus
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 

@@ -315,12 +315,7 @@ class Client(Connection):
     task = blocking(_InferenceCalls.task)
 
     def generate(
-        self,
-        task: str,
-        text: str,
-        *,
-        timeout_seconds: float = 60,
-        **options: Unpack[GenerateOptions],
+        self, task: str, text: str, *, timeout_seconds: float = 60, **options: Unpack[GenerateOptions]
     ) -> GenerateStream:
         """Start a generation; errors come out of the iteration.
 
@@ -370,12 +365,7 @@ class AsyncClient(_InferenceCalls, AsyncConnection):
         return InferenceServiceStub(self.channel)
 
     def generate(
-        self,
-        task: str,
-        text: str,
-        *,
-        timeout_seconds: float = 60,
-        **options: Unpack[GenerateOptions],
+        self, task: str, text: str, *, timeout_seconds: float = 60, **options: Unpack[GenerateOptions]
     ) -> AsyncGenerateStream:
         """Start a generation; errors come out of the iteration.
 
