@@ -3,8 +3,8 @@
     python -m benchmarks.ood --data FOLDER [--json] [--only SECTION] [--work FOLDER] [--epochs N] [--margin W]
         [--head | --small]
 
-    clinc       CLINC150: out-of-scope requests, with and without texts to learn from; what ordinary ones lose, also with
-                calibration rows from the file that is asked
+    clinc       CLINC150: out-of-scope requests, with and without texts to learn from; what ordinary ones lose,
+                also with calibration rows from the file that is asked
     left-out    ten of its 150 labels are left out, five times
     banking     BANKING77 against CLINC150 and back
     till        the till's task, trained as its example is, in other languages, noise, letters, other shops
