@@ -312,8 +312,8 @@ def _streets(text: IndexedText) -> Iterator[re.Match[str]]:
     for words, pattern in _HOUSE_FIRST:
         if text.starts(words):
             yield from matches_at(pattern, text, text.numbers)
-    for pattern in (_AT_PLACE, _BOX, _LOWER_PREFIX):
-        yield from pattern.finditer(text)
+    for announced_pattern in (_AT_PLACE, _BOX, _LOWER_PREFIX):
+        yield from announced_pattern.finditer(text)
     if prefixes := _PREFIX_WORDS.starts(text):
         yield from matches_at(_PREFIX_FIRST, text, sorted({*prefixes, *text.numbers}))
     if text.has_capitals:
