@@ -34,14 +34,6 @@ class ChildWatch:
         self.killed = False
         """Whether it was killed for its silence."""
 
-    async def wait_until_done(
-        self, child: ChildProcess, exit_future: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
-    ) -> None:
-        """Wait until a future is done, the child is gone, or it has loaded for that many seconds."""
-        deadline = loop_time() + seconds
-        while not (future.done() or exit_future.done() or loop_time() > deadline):
-            await self.check_silence(child, exit_future, [future, exit_future], loads=True)
-
     async def check_silence(
         self, child: ChildProcess, exit_future: asyncio.Future[int], awaited: list[asyncio.Future[Any]], *, loads: bool
     ) -> None:
@@ -120,8 +112,9 @@ class ChildRun:
     async def await_step(self, future: asyncio.Future[None], step: str) -> None:
         """Wait for the end of a step. Raises the step's error, or ModelLoadFailed if the child dies or is too slow."""
         assert self.process is not None, "the process must run"
-        limit = time_limit_seconds(self._config, step) + ALARM_SECONDS
-        await self.watch.wait_until_done(self.process, self.exit, future, limit)
+        deadline = loop_time() + time_limit_seconds(self._config, step) + ALARM_SECONDS
+        while not (future.done() or self.exit.done() or loop_time() > deadline):
+            await self.watch.check_silence(self.process, self.exit, [future, self.exit], loads=True)
         if not future.done():
             exit_code = self.exit.result() if self.exit.done() else None
             raise load_exit_error(step, exit_code, self._config, self.cap)
