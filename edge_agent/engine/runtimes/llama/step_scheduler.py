@@ -150,7 +150,16 @@ class TurnOrder:
             arrived_at = min(max(item.arrived_at or self.now, now - PRIORITY_SECONDS), now)
             since[key] = turn_time(now if key in self._moved else arrived_at, item.priority)
         self._since, self.now = since, now
-        self._line_up([item for item in items if not item.decoding], LARGE_ROUNDS * self.round_seconds(len(items)))
+        # Large work items are placed behind smaller ones, by at most LARGE_ROUNDS rounds.
+        reading = [item for item in items if not item.decoding]
+        self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
+        sizes = self._sizes = {
+            item.key: self._served[item.key] + item.rows * self.weight(item) + item.rows_ahead for item in reading
+        }
+        smallest, seconds = max(min(sizes.values(), default=0), ROWS_MIN), LARGE_ROUNDS * self.round_seconds(len(items))
+        self._delays = {
+            key: seconds * min(max(size / smallest - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
+        }
 
     def move(self, plan: StepPlan) -> None:
         """Note the step that is computed next."""
@@ -164,17 +173,6 @@ class TurnOrder:
         """Rows of the smallest job that ended with the last step, if only large ones are left; otherwise 0."""
         smallest = min(self._sizes.values(), default=0)
         return self._ended_rows if smallest > LARGE * max(self._ended_rows, ROWS_MIN) else 0.0
-
-    def _line_up(self, reading: WorkItems, seconds: float) -> None:
-        """Place large work items behind smaller ones, by at most `seconds`."""
-        self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
-        sizes = self._sizes = {
-            item.key: self._served[item.key] + item.rows * self.weight(item) + item.rows_ahead for item in reading
-        }
-        smallest = max(min(sizes.values(), default=0), ROWS_MIN)
-        self._delays = {
-            key: seconds * min(max(size / smallest - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
-        }
 
     def round_seconds(self, items: int) -> float:
         """Return the seconds in which each of that many work items gets one exact step of the greatest length."""
@@ -349,11 +347,18 @@ class StepScheduler:
         return plan
 
     def _worth_bulk(self, prompts: WorkItems) -> WorkItems:
-        """Return the prompts that are worth a bulk step: long ones, and those that make a bulk batch."""
+        """Return the prompts that are worth a bulk step: long ones, and those that make a bulk batch.
+
+        A bulk step with rows of them must be short enough.
+        """
+        bulk = self.costs.bulk
+        seconds = bulk.seconds_left(BULK_SECONDS_MAX, 0, 0)
         return [
             item
             for item in prompts
-            if not item.exact and (item.bulk_safe or self._is_long(item)) and self._affords_bulk(item)
+            if not item.exact
+            and (item.bulk_safe or self._is_long(item))
+            and bulk.affordable(seconds, item.depth) >= BULK_ROWS_MIN
         ]
 
     def _with_bulk_batch(self, prompts: WorkItems) -> WorkItems:
@@ -366,11 +371,6 @@ class StepScheduler:
 
     def _is_long(self, item: WorkItem) -> bool:
         return min(item.rows, self._bulk_rows) >= BULK_ROWS_MIN and item.rows + item.depth >= LONG_TOKENS
-
-    def _affords_bulk(self, item: WorkItem) -> bool:
-        """Tell whether a bulk step with rows of this work item is short enough."""
-        bulk = self.costs.bulk
-        return bulk.affordable(bulk.seconds_left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
 
     def _bulk_is_due(self, items: WorkItems, long: WorkItems) -> bool:
         """Tell whether the next step may be too large for exact work items."""
