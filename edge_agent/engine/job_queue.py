@@ -220,10 +220,7 @@ class JobQueue:
             return None
         if self._retried:
             return None if self._retried[0].alone and running else self._retried.pop(0)
-        full_clients: set[str] = set()
-        if client_max and len(running) >= client_max:
-            counts = Counter(each.client for each in running)
-            full_clients = {client for client, jobs in counts.items() if client and jobs >= client_max}
+        full_clients = _clients_at_limit(client_max, running)
         ticket = next((each for each in self._tickets if each.client not in full_clients), None)
         if ticket is None:
             return None
@@ -267,3 +264,11 @@ def turns_for_rows(rows: int) -> float:
 def places_of_one_client(places: int) -> int:
     """Return how many of the places where jobs run one client may have."""
     return max(places - places // RESERVED_ONE_IN, 1)
+
+
+def _clients_at_limit(client_max: int, running: list[Ticket]) -> set[str]:
+    """Return the clients that have `client_max` jobs running; 0 = no limit."""
+    if not client_max or len(running) < client_max:
+        return set()
+    counts = Counter(each.client for each in running)
+    return {client for client, jobs in counts.items() if client and jobs >= client_max}

@@ -90,17 +90,22 @@ def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> WantedOutputs:
         raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {calibration.OUTPUT_NAME}")
     if not names:
         raise ModelLoadFailed(f"the model has no output but {calibration.OUTPUT_NAME}")
-    if manifest.task.kind == "decide":
-        answering = tuple(QUESTION_OUTPUT.format(question.name) for question in manifest.task.questions)
-        if missing := [name for name in answering if name not in names]:
-            raise ModelLoadFailed(f"the model has no output {missing[0]}; it has {', '.join(names)[:300]}")
-    else:
-        answering = (output_for(manifest.task.kind, names),)
+    answering = _answering_outputs(manifest.task, names)
     if gate_type is None:
         return WantedOutputs(answering, ())
     if gate_type != "tensor(float)":
         raise ModelLoadFailed(f"the output {calibration.OUTPUT_NAME} is {gate_type}; it must be tensor(float)")
     return WantedOutputs(answering, (calibration.OUTPUT_NAME,))
+
+
+def _answering_outputs(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the output of each question, or the only one that answers."""
+    if task.kind != "decide":
+        return (output_for(task.kind, names),)
+    expected = tuple(QUESTION_OUTPUT.format(question.name) for question in task.questions)
+    if missing := [name for name in expected if name not in names]:
+        raise ModelLoadFailed(f"the model has no output {missing[0]}; it has {', '.join(names)[:300]}")
+    return expected
 
 
 def check_ood_score(row: Floats) -> None:

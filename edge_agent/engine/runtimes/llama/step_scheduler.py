@@ -150,16 +150,7 @@ class TurnOrder:
             arrived_at = min(max(item.arrived_at or self.now, now - PRIORITY_SECONDS), now)
             since[key] = turn_time(now if key in self._moved else arrived_at, item.priority)
         self._since, self.now = since, now
-        # Large work items are placed behind smaller ones, by at most LARGE_ROUNDS rounds.
-        reading = [item for item in items if not item.decoding]
-        self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
-        sizes = self._sizes = {
-            item.key: self._served[item.key] + item.rows * self.weight(item) + item.rows_ahead for item in reading
-        }
-        smallest, seconds = max(min(sizes.values(), default=0), ROWS_MIN), LARGE_ROUNDS * self.round_seconds(len(items))
-        self._delays = {
-            key: seconds * min(max(size / smallest - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
-        }
+        self._line_up([item for item in items if not item.decoding], LARGE_ROUNDS * self.round_seconds(len(items)))
 
     def move(self, plan: StepPlan) -> None:
         """Note the step that is computed next."""
@@ -173,6 +164,17 @@ class TurnOrder:
         """Rows of the smallest job that ended with the last step, if only large ones are left; otherwise 0."""
         smallest = min(self._sizes.values(), default=0)
         return self._ended_rows if smallest > LARGE * max(self._ended_rows, ROWS_MIN) else 0.0
+
+    def _line_up(self, reading: WorkItems, seconds: float) -> None:
+        """Place large work items behind smaller ones, by at most `seconds`."""
+        self._served = {item.key: self._served.get(item.key, 0.0) for item in reading}
+        sizes = self._sizes = {
+            item.key: self._served[item.key] + item.rows * self.weight(item) + item.rows_ahead for item in reading
+        }
+        smallest = max(min(sizes.values(), default=0), ROWS_MIN)
+        self._delays = {
+            key: seconds * min(max(size / smallest - 1, 0.0) / (LARGE - 1), 1.0) for key, size in sizes.items()
+        }
 
     def round_seconds(self, items: int) -> float:
         """Return the seconds in which each of that many work items gets one exact step of the greatest length."""
