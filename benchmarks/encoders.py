@@ -5,10 +5,10 @@ by one and then together, by turns, so that what else the machine does hits both
 of the pairs, alone to together, and above 1 batches would be faster. Once the texts have one length, as nothing is
 padded then, and once those of a till.
 
-Also what the gate of a bundle costs (formats/calibration.py): one text of a till is classified over gRPC without and
-with the detector that `edge-convert quantize` puts into the graph, of the size that it has for 150 classes, and a
-p-value among as many held-out scores as there may be. Where a process has its memory moves all of its calls by up to
-0.1 ms, more than the gate: the daemon is started many times, and the figure is the mean over the starts.
+Also what the gate of a bundle costs (formats/calibration_and_gate.py): one text of a till is classified over gRPC
+without and with the detector that `edge-convert quantize` puts into the graph, of the size that it has for 150 classes,
+and a p-value among as many held-out scores as there may be. Where a process has its memory moves all of its calls by up
+to 0.1 ms, more than the gate: the daemon is started many times, and the figure is the mean over the starts.
 
     --gate    measure the cost of the gate alone
 """

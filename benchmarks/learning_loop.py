@@ -47,7 +47,7 @@ from convert.data.row_files import equally_likely, read_for
 from convert.evaluate.serving import open_bundle, predict
 from convert.package.bundle_assembly import AssembleRequest, assemble
 from edge_agent.client import CallFailed, Classification, ReviewAudit, ReviewClient
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration_and_gate import Threshold
 from edge_agent.formats.manifest import Role
 from edge_agent.formats.signed_document import public_key_hex
 from tests.support.escalating_site import TASK, EscalatingSite

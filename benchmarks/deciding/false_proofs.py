@@ -29,7 +29,7 @@ from benchmarks.shapes import SHAPES, Floats
 from convert.calibrate.calibrate_stage import choose_each
 from convert.calibrate.calibration_answers import Answers, label_answers
 from convert.calibrate.calibration_split import divide_rows
-from convert.calibrate.gate import Conditions
+from convert.calibrate.gate_rows import Conditions
 from convert.calibrate.threshold import Risk
 from convert.data.data_row import DataRow, RowAnswer
 from convert.evaluate.predictions import ServedPrediction

@@ -5,6 +5,6 @@ calibration_split.py     divides the calibration rows
 calibration_answers.py   the answers of a bundle to the calibration rows
 temperature.py           turns scores into probabilities
 threshold.py             chooses the threshold by exact tests
-gate.py                  makes the gate from held-out rows
+gate_rows.py             makes the gate from held-out rows
 redaction_cutoff.py      chooses the cut-off of a redaction model
 """

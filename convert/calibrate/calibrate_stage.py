@@ -33,10 +33,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from convert.calibrate import gate, temperature, threshold
+from convert.calibrate import gate_rows, temperature, threshold
 from convert.calibrate.calibration_answers import Answers, Subject, answer_rows, label_answers, record_answers
 from convert.calibrate.calibration_split import GATE_ROWS_MAX, divide_rows, one_of_each
-from convert.calibrate.gate import Conditions
+from convert.calibrate.gate_rows import Conditions
 from convert.calibrate.redaction_cutoff import MissedTarget, calibrate_cutoff
 from convert.calibrate.threshold import Choice, Floats, Risk
 from convert.clustered_statistics import clustered_share
@@ -49,7 +49,7 @@ from convert.package.bundle_assembly import CONFIDENCE_NAME, QUESTIONS_NAME, RED
 from convert.pipeline import task_file as tasks
 from convert.pipeline.stage import Progress, Report, StageJob
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.calibration import AlwaysEscalate, Confidence, OodGate, Threshold, TypicalInputs
+from edge_agent.formats.calibration_and_gate import AlwaysEscalate, Confidence, OodGate, Threshold, TypicalInputs
 from edge_agent.formats.manifest import SCORED_KINDS
 from edge_agent.statistics import divided_delta
 
@@ -213,7 +213,7 @@ def _verdict_of_all(sections: Mapping[str, Confidence], risk: Risk, provable: in
 
 
 def _typical_inputs(predictions: Sequence[ServedPrediction]) -> TypicalInputs | None:
-    return gate.measure([each.label_mass for each in predictions], [each.input_tokens for each in predictions])
+    return gate_rows.measure([each.label_mass for each in predictions], [each.input_tokens for each in predictions])
 
 
 def _choose(subject: Subject, conditions: Conditions, risk: Risk) -> Choice:
@@ -237,7 +237,7 @@ def _subject_report(subject: Subject, choice: Choice, conditions: Conditions, ri
             "threshold": len(sample.rows),
             "failed": failed,
         },
-        "held_up": gate.held_up_shares(conditions, choice.threshold, sample.predictions, sample.confidences()),
+        "held_up": gate_rows.held_up_shares(conditions, choice.threshold, sample.predictions, sample.confidences()),
         "accuracy": clustered_share(proof.right, proof.families()).plain(),
         "reliability": {
             "before": _reliability(subject.raw_confidences, proof),
@@ -251,14 +251,14 @@ def _conditions(
     held_out: tuple[Sequence[ServedPrediction], Sequence[ServedPrediction]],
     settings: CalibrationSettings,
 ) -> tuple[Conditions, Report]:
-    """Return gate and floor, and the gate's part of the report; `held_out` are the `rows` of `gate.conditions_of`."""
+    """Return gate, floor and the gate's part of the report; `held_out` are the `rows` of `gate_rows.conditions_of`."""
     if (existing := settings.gate) is not None:
         report: Report = {"score": existing.score, "held_up_max": existing.held_up_max, "rows": len(existing.scores)}
         return Conditions(existing, settings.floor, separate_rows=True), report
-    score = gate.score_of(bundle.manifest, held_out[0])
-    conditions, rows = gate.conditions_of(score, held_out, settings.held_up_max, settings.floor)
+    score = gate_rows.score_of(bundle.manifest, held_out[0])
+    conditions, rows = gate_rows.conditions_of(score, held_out, settings.held_up_max, settings.floor)
     if conditions.gate is None:
-        return conditions, {"score": "none", "why": gate.reason_without_gate(score, rows, settings.held_up_max)}
+        return conditions, {"score": "none", "why": gate_rows.reason_without_gate(score, rows, settings.held_up_max)}
     return conditions, {"score": score, "held_up_max": settings.held_up_max, "rows": rows}
 
 

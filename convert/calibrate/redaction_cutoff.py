@@ -33,7 +33,7 @@ from convert.evaluate.serving import BundleFolder, ServedBundles, serve_bundles
 from convert.evaluate.site_redaction import CPU_THREADS, SITE_RULES, redact_as_site, redaction_figures, remaining
 from convert.pipeline.stage import Progress, Report
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.calibration import MissedBound
+from edge_agent.formats.calibration_and_gate import MissedBound
 from edge_agent.formatting import counted
 from edge_agent.statistics import MissedValues, missed_log_capital, proof_rates
 

@@ -20,7 +20,7 @@ from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate import quality_metrics, site_redaction
 from convert.evaluate.predictions import FoundEntity, QuestionView, ServedPrediction, views
 from convert.evaluate.quality_metrics import AnswerOutcomes
-from edge_agent.formats.calibration import Confidence, Threshold
+from edge_agent.formats.calibration_and_gate import Confidence, Threshold
 from edge_agent.formats.manifest import Kind, Manifest, TaskSpec
 from edge_agent.formats.questions import expected_level
 

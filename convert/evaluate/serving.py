@@ -35,7 +35,7 @@ from edge_agent.errors import (
     InputQuarantined,
     ModelFailed,
 )
-from edge_agent.formats.calibration import UNCALIBRATED
+from edge_agent.formats.calibration_and_gate import UNCALIBRATED
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, encode, parse
 from edge_agent.formats.questions import QuestionSpec
 

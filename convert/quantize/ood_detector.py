@@ -52,7 +52,7 @@ from convert.encoder import served_tokenizer
 from convert.pipeline.stage import Progress, Report, StageJob
 from convert.quantize.background_texts import background_texts
 from convert.quantize.graph_nodes import Factor, GraphNodes
-from edge_agent.formats.calibration import OUTPUT_NAME
+from edge_agent.formats.calibration_and_gate import OUTPUT_NAME
 from edge_agent.formats.manifest import Kind, TaskSpec
 
 Floats = npt.NDArray[np.float32]

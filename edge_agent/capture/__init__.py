@@ -6,9 +6,9 @@ spool_writer.py             owns the thread: gathers answers into groups, commit
 spool_worker.py             owns the database and the outbox, on that thread: stores, expires, seals, reports alarms
 spool.py                    the database, spool.db: predictions, feedback, tombstones; the eviction order
 segment_ledger.py           which records are in which segment, in the same database
-outbox.py                   the files for upload, and the receipts that come back
+outbox_and_receipts.py      the files for upload, and the receipts that come back
 record_builder.py           turns an answer into a redacted record
-review_queue.py             the answers that people are asked to review; the random audit
+review_and_audit.py         the answers that people are asked to review; the random audit
 teacher_questions.py        deferred questions to the large model, and its labels
 personal_data_retention.py  when examples and digests are due for deletion; erasures, and counts, in the same database
 person_erasure.py           finds the records of a person by keyed digests of values; the key never leaves the site

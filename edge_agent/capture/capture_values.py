@@ -15,7 +15,7 @@ from edge_agent.formats.example_records import parse_stored
 
 if TYPE_CHECKING:
     from edge_agent.capture.redact.model_findings import ModelFindings
-    from edge_agent.formats.calibration import MissedBound
+    from edge_agent.formats.calibration_and_gate import MissedBound
     from edge_agent.formats.example_records import ReviewStream, Verdict
     from edge_agent.formats.manifest import Manifest
     from edge_agent.formats.status_object import SiteUpdates, TaskStatus

@@ -22,7 +22,7 @@ from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.capture.redact.redactor import ReplacedValue
 from edge_agent.durable.sqlite_database import Database
 from edge_agent.errors import InvalidRequest, PredictionUnknown
-from edge_agent.formats.calibration import MissedBound
+from edge_agent.formats.calibration_and_gate import MissedBound
 from edge_agent.formats.status_object import RedactionReport
 from edge_agent.statistics import Interval, MissedValues, missed_interval
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edge_agent.capture.personal_data_retention import SENT
-from edge_agent.capture.review_queue import NAMES
+from edge_agent.capture.review_and_audit import NAMES
 from edge_agent.capture.spool import (
     CLASS_NAMES,
     PASSED_OVER,

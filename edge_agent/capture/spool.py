@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.capture import review_queue
+from edge_agent.capture import review_and_audit
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, SpooledPrediction
 from edge_agent.capture.personal_data_retention import ERASED, RETIRED, PersonalDataTables, PersonalLimits
-from edge_agent.capture.review_queue import NAMES, AuditShares, ReviewStreams
+from edge_agent.capture.review_and_audit import NAMES, AuditShares, ReviewStreams
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.errors import InvalidRequest, PredictionUnknown
 from edge_agent.formats.example_records import question_of_key, task_of_key
@@ -197,7 +197,7 @@ class Spool:
         with self.transaction():
             for statement in _TEACHER_LABEL_STATEMENTS:
                 self.db.execute(statement)
-            review_queue.prepare(self.db)
+            review_and_audit.prepare(self.db)
             self.personal = PersonalDataTables(self.db, personal, now, self._clock)
             self.incarnation = str(self._read_meta("epoch", "") or self.set_meta("epoch", secrets.token_hex(8)))
             # Stored on disk, so that an hour also ends on a machine that runs for half an hour at a time.
@@ -301,7 +301,7 @@ class Spool:
     def review_page(
         self, review_filter: ReviewFilter, after: ReviewCursor, count: int, shifted: Sequence[ShiftedInputs] = ()
     ) -> list[tuple[ReviewCursor, SpooledPrediction]]:
-        """Return predictions after a cursor of the review queue, each with its own cursor (review_queue.py)."""
+        """Return predictions after a cursor of the review queue, each with its own cursor (review_and_audit.py)."""
         rows: Iterable[tuple[ReviewCursor, tuple[Any, ...]]] = self.streams.page(review_filter, after, count, shifted)
         return [
             (cursor, SpooledPrediction(record, task, bool(reviewed), (), NAMES[stream], probability))

@@ -28,7 +28,7 @@ from edge_agent.capture.personal_data_retention import Erasure, PersonalLimits, 
 from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.capture.redaction_audit import AuditLimits, RedactionAudit
-from edge_agent.capture.review_queue import AuditShares, ReviewStreams
+from edge_agent.capture.review_and_audit import AuditShares, ReviewStreams
 from edge_agent.capture.spool import PredictionRecord, Spool
 from edge_agent.capture.teacher_questions import TeacherQuestion, TeacherQuestionQueue
 from edge_agent.durable.atomic_files import Ballast
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         SpooledPrediction,
         SpoolWorkerDependencies,
     )
-    from edge_agent.capture.outbox import Outbox
+    from edge_agent.capture.outbox_and_receipts import Outbox
     from edge_agent.capture.redact.model_findings import ModelFindings
     from edge_agent.config import Config
     from edge_agent.formats.manifest import Manifest
@@ -183,7 +183,7 @@ class SpoolWorker:
         """Number of groups of answers that this process has committed."""
         if config.site.id and config.site.recipients:
             # Loaded only at a site whose examples leave, to seal and sign.
-            from edge_agent.capture.outbox import ExchangeFolders, Outbox, load_site_key  # noqa: PLC0415
+            from edge_agent.capture.outbox_and_receipts import ExchangeFolders, Outbox, load_site_key  # noqa: PLC0415
 
             try:
                 folders = ExchangeFolders(config.outbox, config.receipts)

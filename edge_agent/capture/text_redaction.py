@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edge_agent.capture.redact.model_findings import ModelFindings
     from edge_agent.capture.redact.redactor import RedactionSession, Redactor, ReplacedValue
     from edge_agent.config import ExamplesConfig, RedactionConfig
-    from edge_agent.formats.calibration import MissedBound
+    from edge_agent.formats.calibration_and_gate import MissedBound
 
 
 @dataclass(frozen=True)

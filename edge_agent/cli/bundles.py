@@ -27,7 +27,7 @@ from edge_agent.cli.terminal import advice, table
 from edge_agent.client import AdminClient, Bundle, BundleRef, Status
 from edge_agent.errors import FileMissing, HashMismatch, UnknownBundle, UnknownTask
 from edge_agent.errors.base import first_task_remedy
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration_and_gate import Threshold
 from edge_agent.formats.manifest import Manifest, digest_of, parse
 from edge_agent.formatting import DIGEST_SHOWN, counted, format_bytes, percent
 from edge_agent.store import bundle_archive

@@ -25,7 +25,7 @@ from edge_agent.durable.atomic_files import is_file
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import JobRequest, JobResult, TextChunk
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch
-from edge_agent.formats.calibration import Confidence, Threshold
+from edge_agent.formats.calibration_and_gate import Confidence, Threshold
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, parse
 from edge_agent.formats.questions import expected_level
 

@@ -1,7 +1,8 @@
 """The child's side of the pipe: one thread repeatedly reads messages, computes one step, and sends the results.
 
-Started as `python -P -m edge_agent.engine.child FD PARENT` by `child_process.py`; ends when the parent's end of the
-socketpair closes, on StopRequest, or with its parent. Only code below this module imports `llama_cpp` or `onnxruntime`.
+Started as `python -P -m edge_agent.engine.child FD PARENT` by `child_process_watch.py`; ends when the parent's end of
+the socketpair closes, on StopRequest, or with its parent. Only code below this module imports `llama_cpp` or
+`onnxruntime`.
 
 When a bundle is attached on a device, its golden cases are run: a device rounds differently, and a broken driver
 computes nonsense without an error. As in the self-test, answers that a rounding error may change do not count, scores
@@ -30,7 +31,7 @@ import msgspec
 
 from edge_agent.engine import protocol, runtimes
 from edge_agent.engine.confinement import confine
-from edge_agent.engine.memory_cap import MemoryNeed
+from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.protocol import Event, FailureReport, JobRequest, JobResult, TextChunk, golden_answer, golden_job
 from edge_agent.engine.runtimes import DeviceLost, Runtime, failure_report
 from edge_agent.errors import (

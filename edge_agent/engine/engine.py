@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
 from edge_agent.engine.attached_bundles import AttachedBundles
-from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.child_process_watch import loop_time
 from edge_agent.engine.child_supervisor import STATE_WORDS, ChildSupervisor, EngineDependencies, EngineState
 from edge_agent.engine.job_dispatch import BundleStats, JobDispatcher
 from edge_agent.engine.machine_limits import AcceleratorPolicy

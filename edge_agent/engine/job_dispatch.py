@@ -16,7 +16,7 @@ from statistics import median
 from typing import NamedTuple
 
 from edge_agent.engine import job_queue, protocol
-from edge_agent.engine.child_process import ChildProcess, loop_time
+from edge_agent.engine.child_process_watch import ChildProcess, loop_time
 from edge_agent.engine.job_queue import JobQueue, Reservation, Ticket
 from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import (

@@ -20,7 +20,7 @@ import msgspec
 
 from edge_agent.backoff import backoff_seconds
 from edge_agent.config import EngineConfig
-from edge_agent.engine.memory_cap import MemoryCap
+from edge_agent.engine.memory_need import MemoryCap
 from edge_agent.engine.protocol import EXIT_DEVICE_LOST, EXIT_OUT_OF_MEMORY, JobRequest
 from edge_agent.errors import EngineNotReady, InputQuarantined, ModelLoadFailed
 

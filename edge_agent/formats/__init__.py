@@ -1,8 +1,8 @@
 """Pure data formats that the toolkit and the appliance both read and write.
 
 manifest.py             manifest.json of a bundle; its sections questions.py, record_schema.py
-calibration.py          temperature, threshold with its proof, the gate, and the cut-off of redaction: sections of the
-                        manifest, and their rule
+calibration_and_gate.py temperature, threshold with its proof, the gate, and the cut-off of redaction: sections of
+                        the manifest, and their rule
 golden_cases.py         inputs of a bundle, with its answers on the machine that made it
 plan.py                 which bundle each site should run, from when, and under which conditions
 repository_metadata.py  the metadata of a repository that a mirror reads, and the daemon's download requests

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ManifestInvalid, SchemaUnknown
 from edge_agent.formats import record_schema, strict_json
-from edge_agent.formats.calibration import (
+from edge_agent.formats.calibration_and_gate import (
     UNCALIBRATED,
     AlwaysEscalate,
     Confidence,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edge_agent.engine.pool import EnginePool
     from edge_agent.metrics.metric_catalogue import AnswerCounts, TaskCounters
     from edge_agent.monitoring.answer_observations import AlarmState, BundleSummary
-    from edge_agent.server.admission_control import AdmissionControl
+    from edge_agent.server.client_call_limits import AdmissionControl
     from edge_agent.server.grpc_servers import GrpcServers
     from edge_agent.server.task_modes import MonitoringAlarms
     from edge_agent.server.uplink_client import UplinkClient

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from edge_agent.formats.calibration import OUT_OF_DISTRIBUTION, Confidence, Threshold
+from edge_agent.formats.calibration_and_gate import OUT_OF_DISTRIBUTION, Confidence, Threshold
 from edge_agent.formats.example_records import local_answer
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.formats.status_object import Alarm
@@ -175,7 +175,7 @@ def initial_stream(confidence: Confidence, alarm: Alarm) -> DriftStream:
             EventSample(confidence.n, {"sure": round(confidence.coverage * confidence.n)}), calibrated=True
         )
     if alarm == "novelty":
-        # Three limits, each with 1 + n // 200 of the calibration inputs at or beyond it (convert/calibrate/gate.py).
+        # Three limits, each with 1 + n // 200 calibration inputs at or beyond it (convert/calibrate/gate_rows.py).
         beyond = min(confidence.n, 3 * (1 + confidence.n // 200))
         return DriftStream(EventSample(confidence.n, {"unusual": beyond}), calibrated=True)
     return DriftStream()

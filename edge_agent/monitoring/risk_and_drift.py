@@ -9,12 +9,12 @@ for long (Waudby-Smith and Ramdas 2024, arXiv 2010.09686; for deployed models Po
 2110.06177). It depends on the two counts alone: only these are stored, and the highest capital so far.
 
 **Input shift** (`InputShiftTest`): are more inputs outside the gate than the bundle's held-out rows explain? A gate
-gives each input a conformal p-value (`formats/calibration.py`). While inputs resemble the held-out rows, a p-value of
-k / (rows + 1) or less has an unknown, fixed probability, which follows a Beta(k, rows + 1 - k) distribution (Vovk 2012,
-arXiv 1209.2673). The hypothesis is that it is at most the upper quantile of this distribution; half of the chance of a
-false alarm is spent on these quantiles, half on the bets. After a late change, the bets would first have to recover
-earlier losses, so part of the capital starts at each input: the sum over all starting points, with weights that add up
-to 1, is again a test supermartingale (Shin et al. 2022, arXiv 2203.03532).
+gives each input a conformal p-value (`formats/calibration_and_gate.py`). While inputs resemble the held-out rows, a
+p-value of k / (rows + 1) or less has an unknown, fixed probability, which follows a Beta(k, rows + 1 - k) distribution
+(Vovk 2012, arXiv 1209.2673). The hypothesis is that it is at most the upper quantile of this distribution; half of the
+chance of a false alarm is spent on these quantiles, half on the bets. After a late change, the bets would first have to
+recover earlier losses, so part of the capital starts at each input: the sum over all starting points, with weights that
+add up to 1, is again a test supermartingale (Shin et al. 2022, arXiv 2203.03532).
 
 **Drift** (`DriftStream`): do answers and inputs look as they did? Each window is compared with the first rows, by the
 shares of predefined events. If both come from one distribution, the count in the window is hypergeometric given the

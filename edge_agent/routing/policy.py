@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from edge_agent.formats.calibration import Confidence, Threshold
+from edge_agent.formats.calibration_and_gate import Confidence, Threshold
 from edge_agent.formats.plan import Mode
 
 LowConfidencePolicy = Literal["as_mode", "answer", "abstain", "escalate"]

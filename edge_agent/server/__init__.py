@@ -3,7 +3,7 @@
 grpc_servers.py           the listeners: one server for each socket, one for TCP
 interceptor.py            wraps every call: role, admission, audit, errors
 roles.py                  the roles that may call each method, and the identity of callers; tls.py reads certificates
-admission_control.py      calls in progress and calls per second of a client (engine/job_queue.py limits waiting inputs)
+client_call_limits.py     calls in progress and calls per second of a client; engine/job_queue.py limits waiting inputs
 inference.py              a Classify or Decide call, with decide_questions.py, model_router.py and finished_answers.py
 feedback.py               reviewers' feedback
 admin_service.py          the calls of operators, with the warnings of status

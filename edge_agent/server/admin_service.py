@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edge_agent.engine.pool import EnginePool
     from edge_agent.metrics.metric_catalogue import AnswerCounts
     from edge_agent.monitoring.answer_observations import BundleSeries
-    from edge_agent.server.admission_control import AdmissionControl
+    from edge_agent.server.client_call_limits import AdmissionControl
     from edge_agent.server.grpc_servers import GrpcServers
     from edge_agent.server.interceptor import CallContext
     from edge_agent.server.model_router import ModelRouter

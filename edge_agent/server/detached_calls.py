@@ -16,8 +16,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import structlog
 
 from edge_agent.errors import EdgeAgentError, RequestCancelled
-from edge_agent.server.admission_control import AdmissionControl, CallSlot
 from edge_agent.server.audit_log import AuditLog
+from edge_agent.server.client_call_limits import AdmissionControl, CallSlot
 from edge_agent.server.error_status import UNEXPECTED_ERROR_REASON
 from edge_agent.server.roles import Caller
 

@@ -20,7 +20,7 @@ import structlog
 
 from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, narrower_windows, windows
 from edge_agent.capture.text_redaction import RedactionDependencies
-from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.child_process_watch import loop_time
 from edge_agent.engine.pool import EnginePool, TuningCache, TuningSettings
 from edge_agent.engine.protocol import JobRequest, TextChunk, golden_answer, golden_job
 from edge_agent.errors import EdgeAgentError, EmptyInput, InputQuarantined, InputTooLong, ModelFailed, RedactionHeld
@@ -35,7 +35,7 @@ from edge_agent.update.updater import UpdaterDependencies
 if TYPE_CHECKING:
     from edge_agent.config import RedactionConfig
     from edge_agent.durable.disk_thread import DiskThread
-    from edge_agent.formats.calibration import MissedBound
+    from edge_agent.formats.calibration_and_gate import MissedBound
     from edge_agent.formats.plan import TaskPlan
     from edge_agent.store.bundle_store import TuningFile
     from edge_agent.store.state_database import InstalledBundle

@@ -34,7 +34,7 @@ from edge_agent.v1 import inference_pb2 as pb
 from edge_agent.v1 import task_pb2
 
 if TYPE_CHECKING:
-    from edge_agent.formats.calibration import Confidence
+    from edge_agent.formats.calibration_and_gate import Confidence
     from edge_agent.metrics.metric_catalogue import AnswerCounts, TaskCounters
     from edge_agent.store.state_database import InstalledBundle
 

@@ -39,8 +39,8 @@ from edge_agent.config.sections import join_host_port, split_host_port
 from edge_agent.errors import ConfigInvalid, Draining, SiteError, SocketInUse
 from edge_agent.refusal_log import RefusalLog
 from edge_agent.server import roles
-from edge_agent.server.admission_control import AdmissionControl, RateLimiter
 from edge_agent.server.audit_log import AuditLog
+from edge_agent.server.client_call_limits import AdmissionControl, RateLimiter
 from edge_agent.server.detached_calls import ChangeRunner
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.interceptor import REFUSAL_SECONDS, CallContext, ServerInterceptor

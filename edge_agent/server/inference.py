@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from edge_agent.engine.pool import EnginePool
     from edge_agent.formats.manifest import TaskSpec
     from edge_agent.routing.policy import LowConfidencePolicy
-    from edge_agent.server.admission_control import AdmissionControl
+    from edge_agent.server.client_call_limits import AdmissionControl
     from edge_agent.server.interceptor import CallContext
     from edge_agent.server.request_deduplication import RequestDeduplicator
     from edge_agent.store.state_database import InstalledBundle

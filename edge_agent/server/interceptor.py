@@ -26,8 +26,8 @@ import structlog
 from edge_agent.config import Role
 from edge_agent.errors import AccessError, Draining, EdgeAgentError, InvalidRequest, RateExceeded
 from edge_agent.refusal_log import RefusalLog
-from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit_log import AuditLog
+from edge_agent.server.client_call_limits import RateLimiter
 from edge_agent.server.detached_calls import ChangeRunner, OperatorChange
 from edge_agent.server.error_status import to_call_status
 from edge_agent.server.roles import (

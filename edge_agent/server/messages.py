@@ -10,7 +10,7 @@ from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.machine_limits import DEVICE_FALLBACK, DEVICE_PARTIAL
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.calibration import Confidence, Threshold
+from edge_agent.formats.calibration_and_gate import Confidence, Threshold
 from edge_agent.v1 import admin_pb2 as pb
 from edge_agent.v1 import inference_pb2, task_pb2
 

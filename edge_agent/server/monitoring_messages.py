@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edge_agent import statistics
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration_and_gate import Threshold
 from edge_agent.formats.example_records import question_of_key, task_of_key
 from edge_agent.formats.status_object import REMEDIES
 from edge_agent.v1 import field_pb2 as pb

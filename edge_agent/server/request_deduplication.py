@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.child_process_watch import loop_time
 from edge_agent.errors import (
     BY_REASON,
     CallerError,

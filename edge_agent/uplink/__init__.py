@@ -3,7 +3,7 @@
 uplink_daemon.py      starts and stops the daemon
 transfer_loop.py      performs the next transfer
 transfer_schedule.py  chooses the next transfer within the bandwidth cap; the state in uplink.json
-connectivity.py       when a store that did not answer is tried again
+connection_retries.py when a store that did not answer is tried again
 upload.py             uploads sealed segments: each at most once, never over another object
 update_download.py    downloads metadata and blobs
 exchange_dirs.py      reads outbox/, writes receipts/ and incoming/, each blob checked by its hash

@@ -25,8 +25,8 @@ from edge_agent.errors import (
     UpstreamUnreachable,
 )
 from edge_agent.formats import repository_metadata, uplink_state
-from edge_agent.uplink import connectivity, transfer_schedule
-from edge_agent.uplink.connectivity import Backoff, Connectivity
+from edge_agent.uplink import connection_retries, transfer_schedule
+from edge_agent.uplink.connection_retries import Backoff, Connectivity
 from edge_agent.uplink.exchange_dirs import ExchangeDirs, write_exchanged
 from edge_agent.uplink.object_store import ObjectStore
 from edge_agent.uplink.store_backends import store_identities
@@ -103,7 +103,9 @@ class TransferLoop:
         self._examples_id, self._updates_id = store_identities(config)
         now = self._clocks.running()
         links = {
-            store: connectivity.initial_connectivity(now) for store in (self._examples_id, self._updates_id) if store
+            store: connection_retries.initial_connectivity(now)
+            for store in (self._examples_id, self._updates_id)
+            if store
         }
         self._state = TransferState(links, Bandwidth.full(config.bytes_per_second_max, now), Bandwidth.full(0, now))
         self._uploader = (
@@ -159,7 +161,7 @@ class TransferLoop:
         """Perform the next action and return it; waiting is left to the caller."""
         state, now = self._state, self._clocks.running()
         for store in state.links.keys() - self._given_up:
-            state.links[store] = connectivity.after_time_passed(state.links[store], now)
+            state.links[store] = connection_retries.after_time_passed(state.links[store], now)
         if now >= state.scan_at:
             # A pause also ends when this user has the rights whose lack caused it.
             if now >= state.paused_until or (self._denied_path is not None and _has_rights(self._denied_path)):
@@ -336,7 +338,7 @@ class TransferLoop:
                 "online",
                 upstream=self._updates.name if self._updates and store != self._examples_id else self._targets.name,
             )
-        state.links[store] = connectivity.after_success(state.links[store], self._clocks.running())
+        state.links[store] = connection_retries.after_success(state.links[store], self._clocks.running())
 
     def _record_success(self, action: transfer_schedule.TransferAction) -> None:
         state = self._state
@@ -361,7 +363,7 @@ class TransferLoop:
             self._denied_path = None if isinstance(error, DiskFull) or _has_rights(path) else path
         else:
             now, links = self._clocks.running(), self._state.links
-            links[store] = connectivity.after_failure(links[store], now, self._backoff, self._clocks.chance())
+            links[store] = connection_retries.after_failure(links[store], now, self._backoff, self._clocks.chance())
             retry_seconds = round(links[store].retry_at - now, 1)
             log.warning(links[store].state, again_in_seconds=retry_seconds, **error_fields(error))
             self._state.problems[store] = error

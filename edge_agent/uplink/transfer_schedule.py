@@ -21,8 +21,8 @@ from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
 from edge_agent.formats import segment, uplink_state
 from edge_agent.formats.signed_document import format_timestamp
-from edge_agent.uplink import connectivity
-from edge_agent.uplink.connectivity import Connectivity
+from edge_agent.uplink import connection_retries
+from edge_agent.uplink.connection_retries import Connectivity
 from edge_agent.uplink.update_download import DownloadState
 
 UNCAPPED_BYTES_PER_SECOND = 10_000_000
@@ -262,7 +262,7 @@ class DeferredItem:
 class TransferState:
     """The state of the outbox, of `incoming/` and of the stores. Times by the monotonic clock."""
 
-    links: dict[str, connectivity.Connectivity]
+    links: dict[str, connection_retries.Connectivity]
     """By store; examples and updates in the same store share one state."""
     bandwidth: Bandwidth
     downloads_bandwidth: Bandwidth
@@ -301,14 +301,14 @@ class DownloadView:
     """Inputs of `build_uplink_state` about downloads, in addition to `TransferState`."""
 
     repository: str
-    link: connectivity.Connectivity
+    link: connection_retries.Connectivity
     progress: DownloadState
     waiting_bytes: int
 
 
 def build_uplink_state(
     state: TransferState,
-    link: connectivity.Connectivity,
+    link: connection_retries.Connectivity,
     upstream: str,
     downloads: DownloadView | None,
     clocks: tuple[float, float],

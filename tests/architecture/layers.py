@@ -38,19 +38,19 @@ LAYERS: dict[str, set[str]] = {
     | {f"edge_agent.{name}" for name in ("metrics", "server", "supervision", "v1")},
     # Questions of a bundle as a job asks them, too.
     "edge_agent.engine.protocol": {"edge_agent.formats"},
-    "edge_agent.engine.memory_cap": {"edge_agent.errors", "edge_agent.engine.protocol"},
+    "edge_agent.engine.memory_need": {"edge_agent.errors", "edge_agent.engine.protocol"},
     "edge_agent.engine.runtimes": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
-        "edge_agent.engine.memory_cap",
+        "edge_agent.engine.memory_need",
     },
     # The child's entry point: the only way to a runtime, so that no daemon ever loads a model library.
     "edge_agent.engine.child": {
         "edge_agent.errors",
         "edge_agent.formats",
         "edge_agent.engine.protocol",
-        "edge_agent.engine.memory_cap",
+        "edge_agent.engine.memory_need",
         "edge_agent.engine.runtimes",
         "edge_agent.engine.confinement",
     },
@@ -58,7 +58,7 @@ LAYERS: dict[str, set[str]] = {
     "edge_agent.engine": BASE
     | {
         "edge_agent.engine.protocol",
-        "edge_agent.engine.memory_cap",
+        "edge_agent.engine.memory_need",
         "edge_agent.supervision",
     },
     "edge_agent.routing": BASE,

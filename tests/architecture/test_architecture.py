@@ -212,7 +212,7 @@ BACKGROUND = {
     "edge_agent.server.detached_calls": "a call that outlives its callers; `ended` tells its owner",
     "edge_agent.server.request_deduplication": "at the end of the daemon, awaits the calls that it cancels",
     "edge_agent.engine.job_dispatch": "a probe of a second; what it raises is logged",
-    "edge_agent.engine.child_process": "waits for the end of a child; `wait_until_gone` awaits it",
+    "edge_agent.engine.child_process_watch": "waits for the end of a child; `wait_until_gone` awaits it",
     "edge_agent.engine.runtimes": "in the child, which ends with its threads",
     "edge_agent.uplink.transfer_loop": "a step and the wish to stop, both awaited where they begin",
     "edge_agent.uplink.escalation.question_broker": "owns the spend ledger's thread; each piece of work is awaited",

@@ -18,7 +18,7 @@ from convert.pipeline.recipe import BudgetSection
 from convert.pipeline.stage import StageJob
 from convert.quantize.candidate_selection import Candidate, choose
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration_and_gate import Threshold
 from edge_agent.formats.golden_cases import is_binding, parse
 from tests.support.bundles import INTENTS, digest_of, manifest_of
 from tests.support.stages import after, stage_job

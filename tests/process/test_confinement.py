@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.child_process import CHILD_ENVIRONMENT
+from edge_agent.engine.child_process_watch import CHILD_ENVIRONMENT
 from tests.support import bundles
 
 MIB = 1 << 20

@@ -26,7 +26,7 @@ from convert.quantize.candidate_selection import Candidate
 from convert.training import finetune_stage
 from convert.verify import verify_stage
 from edge_agent.errors import ModelFailed
-from edge_agent.formats.calibration import AlwaysEscalate, Threshold
+from edge_agent.formats.calibration_and_gate import AlwaysEscalate, Threshold
 from edge_agent.formats.golden_cases import parse
 from edge_agent.formats.manifest import encode
 from tests.support import tiny_encoder

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.child_process_watch import loop_time
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineState
 from edge_agent.engine.engine import SupervisedEngine
 from edge_agent.engine.protocol import AttachRequest, LoadRequest

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_process import ChildProcess, loop_time
+from edge_agent.engine.child_process_watch import ChildProcess, loop_time
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.engine import SupervisedEngine
 from edge_agent.engine.pool import EnginePool

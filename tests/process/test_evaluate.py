@@ -20,7 +20,7 @@ from convert.evaluate.predictions import ServedPrediction
 from convert.evaluate.scoring import is_right
 from convert.evaluate.serving import open_bundle, predict, serve_bundles
 from edge_agent.errors import BundleUnreadable, FileMissing, HashMismatch, InvalidRequest, ModelLoadFailed
-from edge_agent.formats.calibration import AlwaysEscalate, Threshold
+from edge_agent.formats.calibration_and_gate import AlwaysEscalate, Threshold
 from tests.support.bundles import INTENTS, echo_bundle, smollm2_bundle, tiny_onnx_bundle
 
 RISK = Risk(0.05, 0.1)

@@ -17,7 +17,7 @@ from convert.pipeline.stage import Report, StageJob
 from convert.quantize import onnx_quantizer, ood_detector
 from convert.quantize.candidate_selection import Candidate, choose, judge
 from edge_agent.formats import golden_cases
-from edge_agent.formats.calibration import OodGate
+from edge_agent.formats.calibration_and_gate import OodGate
 from tests.support.stages import TEXTS, after, stage_job
 
 STRANGE = ["7 8 9 0 1 2", "q", "xx yy zz", "zq qz 99 qq zz", "!!!! ????", "k" * 40]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine import memory_cap
+from edge_agent.engine import memory_need
 from edge_agent.engine.pool import EnginePool
 from edge_agent.errors import ModelLoadFailed
 from tests.support import bundles, hostile_models
@@ -37,7 +37,7 @@ def check_numbers(refused: ModelLoadFailed) -> None:
     """Check that the refusal has the estimate and the limit, in the message and as numbers."""
     estimated, limit = (int(refused.metadata[f"memory_{name}_bytes"]) for name in ("estimated", "limit"))
     assert f"estimated to need {estimated / MB:.1f} MB of memory and limited to {limit / MB:.1f} MB" in refused.message
-    assert estimated < limit <= 2 * estimated + memory_cap.RUNTIME_BYTES + memory_cap.THREAD_BYTES
+    assert estimated < limit <= 2 * estimated + memory_need.RUNTIME_BYTES + memory_need.THREAD_BYTES
     assert limit < 1000 * MB
     assert int(refused.metadata["memory_peak_bytes"]) <= limit + 100 * MB  # mapped files are in the one alone
 

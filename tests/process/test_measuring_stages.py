@@ -13,7 +13,7 @@ from convert.data import splits
 from convert.evaluate import evaluate_stage
 from convert.pipeline.stage import StageJob
 from convert.report.markdown import headline
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration_and_gate import Threshold
 from tests.support.stages import after, quantized, stage_job
 
 

@@ -18,7 +18,7 @@ import llama_cpp as llama
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_process import CHILD_ENVIRONMENT, ChildProcess
+from edge_agent.engine.child_process_watch import CHILD_ENVIRONMENT, ChildProcess
 from edge_agent.engine.pool import EnginePool
 from edge_agent.engine.protocol import (
     AttachRequest,

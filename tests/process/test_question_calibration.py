@@ -18,7 +18,7 @@ from convert.evaluate.serving import BundleFolder, open_bundle
 from convert.package.question_calibration import QuestionCalibration, calibrated_bundle, read_questions
 from convert.pipeline.recipe import PrivacySection
 from edge_agent.errors import EdgeAgentError, FileMissing, InvalidRequest
-from edge_agent.formats.calibration import AlwaysEscalate, Threshold
+from edge_agent.formats.calibration_and_gate import AlwaysEscalate, Threshold
 from tests.support import bundles, gated_onnx
 
 PARKING = "- name: parking\n  type: predicate\n  instructions: The customer asks about parking.\n"

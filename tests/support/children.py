@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge_agent.engine.child_process import ChildProcess
-from edge_agent.engine.memory_cap import MemoryCap
+from edge_agent.engine.child_process_watch import ChildProcess
+from edge_agent.engine.memory_need import MemoryCap
 from edge_agent.engine.protocol import FromChild, MemoryEstimate
 
 

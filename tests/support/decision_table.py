@@ -9,7 +9,7 @@ import itertools
 from pathlib import Path
 from typing import get_args
 
-from edge_agent.formats.calibration import OodGate, Threshold, TypicalInputs
+from edge_agent.formats.calibration_and_gate import OodGate, Threshold, TypicalInputs
 from edge_agent.formats.plan import Mode
 from edge_agent.routing import policy
 from edge_agent.routing.policy import (

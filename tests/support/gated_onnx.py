@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.onnx_runtime import OnnxRuntime
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats.calibration import OUTPUT_NAME, ROWS_MAX, OodGate
+from edge_agent.formats.calibration_and_gate import OUTPUT_NAME, ROWS_MAX, OodGate
 from tests.support import bert_onnx, bundles
 
 CALIBRATED = {

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import strategies as st
 
 from edge_agent import config
-from edge_agent.capture.outbox import load_site_key
+from edge_agent.capture.outbox_and_receipts import load_site_key
 from edge_agent.config import Config
 from edge_agent.engine.runtimes.llama import gguf_header
 from edge_agent.errors import EdgeAgentError

@@ -18,7 +18,7 @@ from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.config import Config
 from edge_agent.formats import segment
-from edge_agent.formats.calibration import MissedBound
+from edge_agent.formats.calibration_and_gate import MissedBound
 from edge_agent.formats.example_records import AnyRecord
 from edge_agent.formats.manifest import Manifest
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign

@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge_agent.engine.memory_cap import MemoryNeed
+from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.protocol import (
     AskedQuestion,
     EntitySpan,
@@ -39,7 +39,7 @@ from edge_agent.engine.protocol import (
 )
 from edge_agent.engine.runtimes import Runtime, cancellation_report, check_input_length, failure_report
 from edge_agent.errors import ModelFailed, ModelLoadFailed
-from edge_agent.formats.calibration import tag_types
+from edge_agent.formats.calibration_and_gate import tag_types
 from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
 
 VECTOR_LENGTH = 8

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import tokenizers
 
-from edge_agent.engine.memory_cap import MemoryNeed
+from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.errors import ModelLoadFailed
 
 PROCESS_BYTES = 80 * 2**20  # Python with numpy, onnxruntime, tokenizers and one tokenizer: 80 MiB resident

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from edge_agent.engine.protocol import EntitySpan
 from edge_agent.errors import ModelLoadFailed
-from edge_agent.formats import calibration
-from edge_agent.formats.calibration import RedactionSection
+from edge_agent.formats import calibration_and_gate
+from edge_agent.formats.calibration_and_gate import RedactionSection
 from edge_agent.formats.manifest import Manifest, TaskSpec
 from edge_agent.formats.questions import QUESTION_OUTPUT
 
@@ -84,18 +84,20 @@ def outputs_for(manifest: Manifest, types: Mapping[str, str]) -> WantedOutputs:
         ModelLoadFailed: manifest and model do not agree on whether there is a gate, or on the questions; or the gate's
             output has another type.
     """
-    names = [name for name in types if name != calibration.OUTPUT_NAME]
-    gate_type = types.get(calibration.OUTPUT_NAME)
+    names = [name for name in types if name != calibration_and_gate.OUTPUT_NAME]
+    gate_type = types.get(calibration_and_gate.OUTPUT_NAME)
     if manifest.confidence.gate and gate_type is None:
-        raise ModelLoadFailed(f"the manifest has a gate, and the model has no output {calibration.OUTPUT_NAME}")
+        raise ModelLoadFailed(
+            f"the manifest has a gate, and the model has no output {calibration_and_gate.OUTPUT_NAME}"
+        )
     if not names:
-        raise ModelLoadFailed(f"the model has no output but {calibration.OUTPUT_NAME}")
+        raise ModelLoadFailed(f"the model has no output but {calibration_and_gate.OUTPUT_NAME}")
     answering = _answering_outputs(manifest.task, names)
     if gate_type is None:
         return WantedOutputs(answering, ())
     if gate_type != "tensor(float)":
-        raise ModelLoadFailed(f"the output {calibration.OUTPUT_NAME} is {gate_type}; it must be tensor(float)")
-    return WantedOutputs(answering, (calibration.OUTPUT_NAME,))
+        raise ModelLoadFailed(f"the output {calibration_and_gate.OUTPUT_NAME} is {gate_type}; it must be tensor(float)")
+    return WantedOutputs(answering, (calibration_and_gate.OUTPUT_NAME,))
 
 
 def _answering_outputs(task: TaskSpec, names: Sequence[str]) -> tuple[str, ...]:
@@ -112,10 +114,11 @@ def check_ood_score(row: Floats) -> None:
     """Raise ModelLoadFailed unless the gate's output for the fixed text is one finite number."""
     if row.ndim:
         raise ModelLoadFailed(
-            f"the output {calibration.OUTPUT_NAME} has {row.ndim + 1} dimensions; it must have one number per input"
+            f"the output {calibration_and_gate.OUTPUT_NAME} has {row.ndim + 1} dimensions; "
+            "it must have one number per input"
         )
     if not np.isfinite(row):
-        raise ModelLoadFailed(f"the model computes an {calibration.OUTPUT_NAME} that is not finite")
+        raise ModelLoadFailed(f"the model computes an {calibration_and_gate.OUTPUT_NAME} that is not finite")
 
 
 def check_rows(task: TaskSpec, rows: Sequence[Floats]) -> None:

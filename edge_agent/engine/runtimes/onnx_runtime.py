@@ -23,7 +23,7 @@ from functools import partial
 import numpy as np
 import tokenizers
 
-from edge_agent.engine.memory_cap import MemoryNeed
+from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.protocol import (
     SEQUENCES,
     SEQUENCES_DEFAULT,

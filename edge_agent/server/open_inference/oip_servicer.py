@@ -24,7 +24,7 @@ from edge_agent.errors import (
 )
 from edge_agent.metrics.metric_catalogue import UNKNOWN_TASK
 from edge_agent.server import finished_answers, roles
-from edge_agent.server.admission_control import AdmissionControl, CallSlot
+from edge_agent.server.client_call_limits import AdmissionControl, CallSlot
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.open_inference import oip_requests, oip_tensors
 from edge_agent.server.open_inference.oip_tensors import pb

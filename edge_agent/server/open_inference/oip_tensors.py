@@ -25,7 +25,7 @@ from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from edge_agent.formats.calibration import Threshold
+from edge_agent.formats.calibration_and_gate import Threshold
 from edge_agent.server import messages
 from edge_agent.server.open_inference import oip_requests
 

@@ -27,8 +27,8 @@ import structlog
 
 from edge_agent.config import EscalationConfig
 from edge_agent.errors import EdgeAgentError, UpstreamBusy, UpstreamFailed, UpstreamUnreachable
-from edge_agent.uplink import connectivity
-from edge_agent.uplink.connectivity import Backoff, RetryThrottle
+from edge_agent.uplink import connection_retries
+from edge_agent.uplink.connection_retries import Backoff, RetryThrottle
 from edge_agent.uplink.escalation.decision_protocols import TypedAnswer
 from edge_agent.uplink.escalation.large_model_client import (
     AnswerEnd,
@@ -110,7 +110,7 @@ class EscalationBroker:
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="spend-ledger")
         self._hard_backoff = Backoff(config.retry_seconds_first, config.retry_seconds_max, failures_max=1)
         self._soft_backoff = Backoff(config.retry_seconds_first, config.retry_seconds_max, SOFT_FAILURES_MAX)
-        self._link = connectivity.initial_connectivity(time.monotonic())
+        self._link = connection_retries.initial_connectivity(time.monotonic())
         self._problem: EdgeAgentError | None = None
         self._under_way = 0
         self._throttle = RetryThrottle()
@@ -144,7 +144,7 @@ class EscalationBroker:
     async def run(self) -> None:
         """Probe the large model whenever its pause is over, until cancelled."""
         while True:
-            self._link = connectivity.after_time_passed(self._link, time.monotonic())
+            self._link = connection_retries.after_time_passed(self._link, time.monotonic())
             if self._link.state == "probing":
                 try:
                     await self._model.check_reachable()
@@ -233,7 +233,9 @@ class EscalationBroker:
             raise UpstreamUnreachable(_ANSWER_LATE) from None
         except LargeModelBusy as error:
             pending.cost, cut_off = 0, False
-            self._record_failure(error, self._hard_backoff, connectivity.retry_pause_seconds(error.retry_after, 0.0))
+            self._record_failure(
+                error, self._hard_backoff, connection_retries.retry_pause_seconds(error.retry_after, 0.0)
+            )
             raise
         except QuestionRefused as error:
             pending.cost, cut_off = 0, False
@@ -278,7 +280,7 @@ class EscalationBroker:
                     yield event
                 return
         except LargeModelBusy as error:
-            pause = connectivity.retry_pause_seconds(error.retry_after, random.random())  # noqa: S311 - no secret
+            pause = connection_retries.retry_pause_seconds(error.retry_after, random.random())  # noqa: S311 - no secret
             if not self._throttle.can_retry() or pause + self.status().usual_ms / 1000 >= pending.seconds_left():
                 raise
             self._throttle = self._throttle.after_retry()
@@ -305,12 +307,12 @@ class EscalationBroker:
     def _record_contact(self) -> None:
         if self._link.state != "online":
             log.info("large_model_online", url=self._config.url, model=self._config.model)
-        self._link, self._problem = connectivity.after_success(self._link, time.monotonic()), None
+        self._link, self._problem = connection_retries.after_success(self._link, time.monotonic()), None
         self._notify_watchers()
 
     def _record_failure(self, error: EdgeAgentError, backoff: Backoff, pause: float = 0.0) -> None:
         now = time.monotonic()
-        link = connectivity.after_failure(self._link, now, backoff, random.random())  # noqa: S311 - no secret
+        link = connection_retries.after_failure(self._link, now, backoff, random.random())  # noqa: S311 - no secret
         self._link = replace(link, retry_at=max(link.retry_at, now + pause))
         self._problem = error
         log.warning("large_model_failed", reason=error.reason, message=error.message, state=link.state)

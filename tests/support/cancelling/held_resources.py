@@ -22,7 +22,7 @@ from edge_agent.engine.job_dispatch import BundleStats, JobDispatcher
 from edge_agent.engine.job_queue import FairRounds
 from edge_agent.metrics.metric_catalogue import AnswerCounts
 from edge_agent.refusal_log import LogDeduplicator
-from edge_agent.server.admission_control import AdmissionControl, RateLimiter
+from edge_agent.server.client_call_limits import AdmissionControl, RateLimiter
 from edge_agent.server.request_deduplication import RequestDeduplicator
 from edge_agent.update.blocked_update_messages import VerifiedRepository
 

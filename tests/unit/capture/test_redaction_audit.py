@@ -11,7 +11,7 @@ from edge_agent.capture.redaction_audit import VALUES_MAX, MarkedSpan
 from edge_agent.config import RedactionConfig
 from edge_agent.errors import InvalidRequest, PredictionUnknown
 from edge_agent.formats import status_object
-from edge_agent.formats.calibration import MissedBound
+from edge_agent.formats.calibration_and_gate import MissedBound
 from tests.support.site_cases import SiteCase, answered
 
 TEXT = "a refund for Anna and Grün"

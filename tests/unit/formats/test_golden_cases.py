@@ -10,7 +10,7 @@ from convert.data.data_row import DataRow, TextSpan
 from convert.evaluate.predictions import FoundEntity, ServedPrediction
 from convert.package import golden_cases as chosen
 from edge_agent.errors import BundleUnreadable
-from edge_agent.formats.calibration import AlwaysEscalate, Threshold
+from edge_agent.formats.calibration_and_gate import AlwaysEscalate, Threshold
 from edge_agent.formats.golden_cases import TOLERANCE, GoldenAnswer, GoldenCase, differences, encode, is_binding, parse
 from edge_agent.formats.manifest import Manifest, TaskSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edge_agent.errors import ManifestInvalid
-from edge_agent.formats.calibration import AlwaysEscalate, Threshold
+from edge_agent.formats.calibration_and_gate import AlwaysEscalate, Threshold
 from edge_agent.formats.manifest import Manifest, encode, parse
 from edge_agent.formats.questions import expected_level
 from tests.support.bundles import QUESTIONS, merged

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge_agent.formats.calibration import AlwaysEscalate, OodGate, Threshold, TypicalInputs
+from edge_agent.formats.calibration_and_gate import AlwaysEscalate, OodGate, Threshold, TypicalInputs
 from edge_agent.routing.policy import (
     BLOCKERS,
     PERMANENT_BLOCKERS,

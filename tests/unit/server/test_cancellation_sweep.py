@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.client_call_limits import AdmissionControl
 from tests.support.cancelling.cancellation_points import CancellationPoint, CancellationPoints, How
 from tests.support.cancelling.held_resources import HeldResources, held
 from tests.support.eventually import turns

@@ -16,7 +16,7 @@ from edge_agent.engine.job_queue import JobQueue, Reservation
 from edge_agent.engine.protocol import JobResult, TextChunk
 from edge_agent.metrics.metric_catalogue import AnswerCounts
 from edge_agent.routing.policy import LargeModelAvailability
-from edge_agent.server.admission_control import AdmissionControl
+from edge_agent.server.client_call_limits import AdmissionControl
 from edge_agent.server.inference import InferenceDependencies, InferenceServicer
 from edge_agent.server.model_router import ModelRouter
 from edge_agent.server.request_deduplication import DeduplicationLimits, RequestDeduplicator

@@ -14,8 +14,8 @@ from grpc_status import rpc_status
 
 from edge_agent.errors import EdgeAgentError, ModelFailed, QueueFull, UnknownTask
 from edge_agent.refusal_log import RefusalLog
-from edge_agent.server.admission_control import RateLimiter
 from edge_agent.server.audit_log import AuditLog
+from edge_agent.server.client_call_limits import RateLimiter
 from edge_agent.server.detached_calls import ChangeRunner
 from edge_agent.server.interceptor import CallContext, ServerInterceptor
 from edge_agent.server.roles import INFER, Caller

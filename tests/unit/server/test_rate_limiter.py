@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.server.admission_control import CLIENTS_MAX, RateLimiter
+from edge_agent.server.client_call_limits import CLIENTS_MAX, RateLimiter
 
 GAPS = st.lists(st.floats(0, 10), min_size=1, max_size=200)
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.store.state_database import RecordedModes, StateDatabase
-from edge_agent.uplink import connectivity
-from edge_agent.uplink.connectivity import RetryThrottle
+from edge_agent.uplink import connection_retries
+from edge_agent.uplink.connection_retries import RetryThrottle
 from edge_agent.uplink.escalation import spend_ledger
 from edge_agent.uplink.escalation.spend_ledger import SpendByDay, SpendCaps, TokenPrices
 
@@ -95,8 +95,8 @@ def test_retries_are_limited_under_failures():
 )
 def test_retry_after_is_limited(header, seconds):
     """Retry-After is honoured within limits, with jitter."""
-    assert seconds == connectivity.retry_pause_seconds(header, 0.0)
-    assert seconds * 1.1 == pytest.approx(connectivity.retry_pause_seconds(header, 1.0))
+    assert seconds == connection_retries.retry_pause_seconds(header, 0.0)
+    assert seconds * 1.1 == pytest.approx(connection_retries.retry_pause_seconds(header, 1.0))
 
 
 def test_mode_of_the_operator_holds_until_the_plan_changes(tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.uplink import connectivity, transfer_schedule
-from edge_agent.uplink.connectivity import Connectivity
+from edge_agent.uplink import connection_retries, transfer_schedule
+from edge_agent.uplink.connection_retries import Connectivity
 from edge_agent.uplink.transfer_schedule import (
     BURST_SECONDS,
     Bandwidth,
@@ -33,7 +33,7 @@ VIEW = ScheduleInput(
     scan_at=NOW + 5,
 )
 DEBT = Bandwidth(1000, -2000.0, NOW)
-PROBING, OFFLINE = connectivity.initial_connectivity(NOW), Connectivity("offline", 0, NOW + 60, 3)
+PROBING, OFFLINE = connection_retries.initial_connectivity(NOW), Connectivity("offline", 0, NOW + 60, 3)
 DOWN = DownloadInput(ONLINE, Bandwidth.full(0, NOW), "b-1", refresh_at=NOW + 300)
 
 
@@ -48,7 +48,7 @@ DOWN = DownloadInput(ONLINE, Bandwidth.full(0, NOW), "b-1", refresh_at=NOW + 300
         ({"receipts_at": NOW}, "fetch"),
         ({"connectivity": PROBING}, "heartbeat"),
         ({"connectivity": PROBING, "has_status": False}, "fetch"),
-        ({"connectivity": connectivity.initial_connectivity(NOW + 1)}, "wait"),
+        ({"connectivity": connection_retries.initial_connectivity(NOW + 1)}, "wait"),
         ({"connectivity": OFFLINE}, "wait"),
         ({"bandwidth": DEBT}, "wait"),
         ({"bandwidth": DEBT, "heartbeat_at": NOW}, "heartbeat"),
@@ -123,7 +123,7 @@ def test_only_a_wait_with_nothing_to_do_is_idle():
     for changes in (
         {"bandwidth": DEBT},
         {"paused_until": NOW + 1},
-        {"connectivity": connectivity.initial_connectivity(NOW + 1)},
+        {"connectivity": connection_retries.initial_connectivity(NOW + 1)},
     ):
         assert not next_action(replace(VIEW, **changes)).idle
 

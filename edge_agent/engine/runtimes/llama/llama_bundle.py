@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge_agent.engine.memory_cap import MemoryNeed
+from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.protocol import own_questions
 from edge_agent.engine.runtimes import check_input_length
 from edge_agent.engine.runtimes.llama.kv_cells import PromptPrefix

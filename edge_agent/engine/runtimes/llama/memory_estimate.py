@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NamedTuple
 
-from edge_agent.engine.memory_cap import MemoryNeed, format_megabytes
+from edge_agent.engine.memory_need import MemoryNeed, format_megabytes
 from edge_agent.engine.protocol import LoadRequest
 from edge_agent.engine.runtimes.llama import llama_backends
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.calibrate import gate, temperature
-from edge_agent.formats.calibration import TypicalInputs
+from convert.calibrate import gate_rows, temperature
+from edge_agent.formats.calibration_and_gate import TypicalInputs
 
 RNG = np.random.default_rng(2)
 
@@ -104,11 +104,11 @@ def test_cross_validation_folds_keep_families_whole():
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 500)), min_size=30, max_size=1000))
 def test_limits_of_usual_inputs_exclude_few_calibration_rows(rows):
-    """At most one calibration row in gate.ONE_IN is beyond each limit of label mass and length."""
+    """At most one calibration row in gate_rows.ONE_IN is beyond each limit of label mass and length."""
     masses, tokens = [mass for mass, _ in rows], [count for _, count in rows]
-    usual = gate.measure(masses, tokens)
+    usual = gate_rows.measure(masses, tokens)
     assert isinstance(usual, TypicalInputs)
-    most = len(rows) // gate.ONE_IN
+    most = len(rows) // gate_rows.ONE_IN
     assert sum(mass < usual.label_mass_min for mass in masses) <= most
     assert sum(count < usual.input_tokens_min for count in tokens) <= most
     assert sum(count > usual.input_tokens_max for count in tokens) <= most
@@ -116,4 +116,4 @@ def test_limits_of_usual_inputs_exclude_few_calibration_rows(rows):
 
 def test_limits_of_usual_inputs_require_30_rows():
     """With 29 rows there are no limits."""
-    assert gate.measure([1.0] * 29, [5] * 29) is None
+    assert gate_rows.measure([1.0] * 29, [5] * 29) is None

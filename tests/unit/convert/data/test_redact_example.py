@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.redacting.labelled_texts import clean_texts
 from convert.pipeline import task_file
-from edge_agent.formats.calibration import tag_types
+from edge_agent.formats.calibration_and_gate import tag_types
 
 EXAMPLE = Path(__file__).parents[4] / "examples" / "redact"
 LANGUAGES = ("da", "de", "en", "es", "fi", "fr", "it", "nl", "no", "pl", "pt", "sv")

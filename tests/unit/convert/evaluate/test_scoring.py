@@ -14,7 +14,7 @@ from convert.evaluate import scoring
 from convert.evaluate.predictions import FoundEntity, ServedPrediction, unscaled_log_probabilities
 from convert.evaluate.scoring import FAILED, expected_answer, is_right, latency, measure
 from convert.report import comparison
-from edge_agent.formats.calibration import OodGate, Threshold
+from edge_agent.formats.calibration_and_gate import OodGate, Threshold
 from edge_agent.formats.manifest import Manifest, TaskSpec
 
 CLASSIFY = TaskSpec(name="intent", kind="classify", labels=("refund", "price", "hours"))

@@ -13,7 +13,7 @@ from convert.package import assemble_stage, bundle_assembly
 from convert.pipeline import recipe
 from convert.pipeline.stage import StageJob
 from edge_agent.errors import FileMissing
-from edge_agent.formats.calibration import AlwaysEscalate
+from edge_agent.formats.calibration_and_gate import AlwaysEscalate
 
 TASK = {
     "version": "1.0.0",

@@ -14,7 +14,7 @@ from convert.quantize import ood_detector as ood_graph
 from convert.quantize.background_texts import REQUESTS, background_texts
 from convert.quantize.graph_nodes import GraphNodes
 from convert.quantize.ood_detector import BACKGROUND_MIN, Detector, FittedDetector, fit_detector, whiten, with_contrast
-from edge_agent.formats.calibration import OUTPUT_NAME
+from edge_agent.formats.calibration_and_gate import OUTPUT_NAME
 from tests.support import bert_onnx
 from tests.support.bert_onnx import TINY
 

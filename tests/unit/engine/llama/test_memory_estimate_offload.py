@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from edge_agent.engine.memory_cap import MemoryNeed
+from edge_agent.engine.memory_need import MemoryNeed
 from edge_agent.engine.runtimes.llama import gguf_header, memory_estimate
 from edge_agent.engine.runtimes.llama.gguf_header import GgufHeader
 from edge_agent.engine.runtimes.llama.llama_context import ContextShape

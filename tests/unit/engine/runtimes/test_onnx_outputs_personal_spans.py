@@ -18,7 +18,7 @@ from edge_agent.engine.runtimes.onnx_outputs import (
     grow,
     join_pieces,
 )
-from edge_agent.formats.calibration import RedactionSection
+from edge_agent.formats.calibration_and_gate import RedactionSection
 
 TAGS = ("O", "B-NAME", "I-NAME", "B-CITY", "I-CITY")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.memory_cap import (
+from edge_agent.engine.memory_need import (
     DEVICE_BYTES,
     RUNTIME_BYTES,
     THREAD_BYTES,

@@ -7,8 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.uplink import connectivity
-from edge_agent.uplink.connectivity import Backoff, Connectivity
+from edge_agent.uplink import connection_retries
+from edge_agent.uplink.connection_retries import Backoff, Connectivity
 
 BACKOFF = Backoff(first_seconds=2, seconds_max=900, failures_max=3)
 JITTERS = st.floats(0, 1)
@@ -18,15 +18,15 @@ EVENTS = st.lists(st.tuples(st.booleans(), JITTERS, st.floats(0, 5000)), max_siz
 
 def follow(events: list[tuple[bool, float, float]]) -> list[tuple[float, Connectivity, Connectivity]]:
     """Retry whenever allowed; return (time, state before, state after) of each attempt."""
-    now, known, seen = 0.0, connectivity.initial_connectivity(0.0), []
+    now, known, seen = 0.0, connection_retries.initial_connectivity(0.0), []
     for success, jitter, later in events:
         now += later
-        known = connectivity.after_time_passed(known, now)
+        known = connection_retries.after_time_passed(known, now)
         if known.may_try(now):
             after = (
-                connectivity.after_success(known, now)
+                connection_retries.after_success(known, now)
                 if success
-                else connectivity.after_failure(known, now, BACKOFF, jitter)
+                else connection_retries.after_failure(known, now, BACKOFF, jitter)
             )
             seen.append((now, known, after))
             known = after
@@ -50,7 +50,7 @@ def test_success_means_online_and_failure_means_a_pause(events):
 def test_pause_ends_with_one_attempt(events):
     """When the pause ends, one attempt is allowed, whatever happened before."""
     for _, _, after in follow(events):
-        later = connectivity.after_time_passed(after, after.retry_at)
+        later = connection_retries.after_time_passed(after, after.retry_at)
         assert later.may_try(after.retry_at)
         assert ("probing" if after.state == "offline" else "online") == later.state
 
@@ -85,9 +85,9 @@ def test_pauses_grow_to_a_limit(failures, jitter):
 
 def test_day_offline_takes_few_attempts():
     """An unreachable upstream is tried about once in a quarter of an hour."""
-    now, known, tries = 0.0, connectivity.initial_connectivity(0.0), 0
+    now, known, tries = 0.0, connection_retries.initial_connectivity(0.0), 0
     while now < 86_400:
-        known = connectivity.after_time_passed(known, now)
-        known, tries = connectivity.after_failure(known, now, BACKOFF, 0.5), tries + 1
+        known = connection_retries.after_time_passed(known, now)
+        known, tries = connection_retries.after_failure(known, now, BACKOFF, 0.5), tries + 1
         now = known.retry_at
     assert 100 <= tries <= 150

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter
-from edge_agent.capture.review_queue import NAMES, TURNS
+from edge_agent.capture.review_and_audit import NAMES, TURNS
 from edge_agent.capture.spool import _INSERT
 from edge_agent.formats.manifest import Manifest
 from tests.support.site_cases import SiteCase, answered, judgement, manifest

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from edge_agent.capture.capture_values import ReviewCursor
-from edge_agent.formats.calibration import OUT_OF_DISTRIBUTION
+from edge_agent.formats.calibration_and_gate import OUT_OF_DISTRIBUTION
 from edge_agent.formats.example_records import ReviewStream, task_of_key
 from edge_agent.monitoring.monitoring_store import AuditOutcome
 

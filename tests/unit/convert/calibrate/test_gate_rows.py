@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from convert.calibrate.calibration_answers import Answers, CalibrationAnswers
 from convert.calibrate.calibration_split import text_hash
-from convert.calibrate.gate import (
+from convert.calibrate.gate_rows import (
     OUTSIDE,
     Conditions,
     calibrate_gate,
@@ -21,7 +21,7 @@ from convert.calibrate.gate import (
 from convert.calibrate.threshold import Risk, choose
 from convert.data.data_row import DataRow
 from convert.evaluate.predictions import ServedPrediction
-from edge_agent.formats.calibration import OodGate, Threshold, mass_score, rows_needed
+from edge_agent.formats.calibration_and_gate import OodGate, Threshold, mass_score, rows_needed
 
 RNG = np.random.default_rng(11)
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from edge_agent.errors import Draining, QueueFull, ShareExceeded
-from edge_agent.server.admission_control import QUIET_SECONDS, QUIET_SECONDS_MAX, RETRY_SECONDS, AdmissionControl
+from edge_agent.server.client_call_limits import QUIET_SECONDS, QUIET_SECONDS_MAX, RETRY_SECONDS, AdmissionControl
 
 
 def test_calls_over_the_limit_are_refused_with_a_delay() -> None:

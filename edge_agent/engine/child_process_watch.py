@@ -29,7 +29,7 @@ import msgspec
 import structlog
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.memory_cap import MemoryCap
+from edge_agent.engine.memory_need import MemoryCap
 from edge_agent.engine.protocol import (
     IGNORED_SIGNALS,
     ChildMessage,

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_process import ChildProcess, ChildWatch, CpuActivity
+from edge_agent.engine.child_process_watch import ChildProcess, ChildWatch, CpuActivity
 from edge_agent.engine.engine import LivenessProbe
 from edge_agent.engine.protocol import ChildMessage, Ping
 from tests.support.eventually import turns

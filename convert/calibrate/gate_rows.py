@@ -4,8 +4,8 @@ The manifest contains the limits, and the agent marks answers to inputs outside 
 or largest value, k = 1 + rows / 200 rounded down: another text of the same kind is beyond it with probability k / (rows
 + 1), about 0.5% with many rows.
 
-A manifest contains the scores of the held-out rows; edge_agent/formats/calibration.py computes p-values from them. One
-row of each family takes part, because the scores of its rows depend on each other.
+A manifest contains the scores of the held-out rows; edge_agent/formats/calibration_and_gate.py computes p-values from
+them. One row of each family takes part, because the scores of its rows depend on each other.
 
 The floor is the least calibrated probability of a single confident answer. It is fixed before the threshold is tested.
 The gate is made of the same rows that test the threshold, and the test stays exact: the gate's limit is one of the
@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from convert.clustered_statistics import share
 from convert.evaluate.predictions import ServedPrediction
-from edge_agent.formats.calibration import GateScore, OodGate, TypicalInputs, rows_needed
+from edge_agent.formats.calibration_and_gate import GateScore, OodGate, TypicalInputs, rows_needed
 from edge_agent.formats.manifest import Manifest
 
 ONE_IN = 200

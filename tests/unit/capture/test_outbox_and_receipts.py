@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_agent.capture.outbox import load_site_key
+from edge_agent.capture.outbox_and_receipts import load_site_key
 from edge_agent.capture.spool_worker import SpoolWorker
 from edge_agent.capture.text_redaction import build_redactor
 from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, StateDirUnwritable, StoreDamaged
