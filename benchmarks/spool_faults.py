@@ -22,10 +22,10 @@ import structlog
 from benchmarks.bars import Bar, main, option
 from benchmarks.carrying import lives, sealing, uploading
 from benchmarks.carrying.tally import Tally
+from tests.support.delivery_path import Outcome
 from tests.support.queued_examples import GROWTH_MIB_MAX, fill
 from tests.support.uplink_cases import UplinkCase
 from tests.support.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, UplinkProcess
-from tests.support.whole_way import Outcome
 
 POINTS = 24
 EXAMPLES = 1_000_000

@@ -17,7 +17,7 @@ from benchmarks.bars import Bar, main, option
 from benchmarks.updating import bad_offers, crashes, memory
 from benchmarks.updating.tally import Tally
 from tests.support.steady_load import to_and_fro
-from tests.support.update_field import UpdateSites
+from tests.support.update_sites import UpdateSites
 
 POINTS = 5
 """Faults of each kind: the tests sweep all of them."""

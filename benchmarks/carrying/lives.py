@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.carrying.tally import Tally
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.formats.segment import name_of
+from tests.support.delivery_path import DeliveryPath, Outcome
 from tests.support.hostile_uplink import HostileWorld
-from tests.support.whole_way import DeliveryPath, Outcome
 
 WORLDS, ROUNDS = 10, 10
 ACCEPT = re.compile("sites accept site-1 ([0-9a-f]{64})")

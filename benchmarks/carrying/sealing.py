@@ -14,11 +14,11 @@ from pathlib import Path
 from benchmarks.carrying.tally import Tally
 from convert.collect.receipts import NOT_ARRIVED
 from edge_agent.cli.media import copy_out
+from tests.support.delivery_path import Outcome
+from tests.support.segment_sites import SegmentSites, acknowledged
 from tests.support.segments import CentralTeam
 from tests.support.site_cases import SiteCase, answered, judgement
-from tests.support.spool_field import SegmentSites, acknowledged
 from tests.support.strace import WRITING, Point, failed_at, killed_at
-from tests.support.whole_way import Outcome
 
 SEED = 4
 FLIPS = 8

@@ -17,13 +17,13 @@ from pathlib import Path
 from benchmarks.carrying.tally import Tally
 from convert.collect.sources import FolderSource, SegmentSource
 from tests.support.answering_server import WAYS, AnsweringServer
-from tests.support.forking import ForkingScript
+from tests.support.delivery_path import DeliveryPath
+from tests.support.forking_script import ForkingScript
 from tests.support.object_stores import EmptyBucket, s3
 from tests.support.strace import WRITING, Point, failed_at, killed_at, points
 from tests.support.toxic_proxy import ConnectionCut, SilentServer, SlowLink, ToxicProxy
 from tests.support.uplink_cases import UplinkCase
 from tests.support.uplink_faults import failure
-from tests.support.whole_way import DeliveryPath
 
 SEED = 5
 CUTS, PAIRS = 200, 10

@@ -14,7 +14,7 @@ from tests.support.callers import Callers
 from tests.support.fleet_site import TASK, FleetSite, comes_true
 from tests.support.hostile_incoming import attacked, lay
 from tests.support.repository_attacks import ATTACKS
-from tests.support.update_field import NEW, UpdateSites, bundle, wanted
+from tests.support.update_sites import NEW, UpdateSites, bundle, wanted
 
 
 def measure_attacks(field: UpdateSites, tally: Tally) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.updating.tally import Fault, Tally, suffer
 from tests.support.fleet_site import FleetSite, comes_true
 from tests.support.strace import CALLS, WRITING, Point, failed_at, killed_at, points, strace
-from tests.support.update_field import NEW, UpdateSites
+from tests.support.update_sites import NEW, UpdateSites
 
 SEED = 6
 ERRORS = ("EIO", "ENOSPC")

@@ -9,7 +9,7 @@ from benchmarks.updating.tally import Tally
 from tests.support.fleet_site import TASK, comes_true
 from tests.support.hostile_incoming import arrived, believes, lay, refuses
 from tests.support.repository_attacks import AttackedRepository
-from tests.support.update_field import NEW, OLD, UpdateSites, wanted
+from tests.support.update_sites import NEW, OLD, UpdateSites, wanted
 from tests.support.wall_clock import WallClock
 
 YEAR = 365 * 86_400

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.support.callers import Callers
 from tests.support.fleet_site import TASK, FleetSite, comes_true
-from tests.support.update_field import NEW, OLD, UpdateSites
+from tests.support.update_sites import NEW, OLD, UpdateSites
 
 SETTLED_SECONDS_MAX = 30.0
 Fault = Callable[[FleetSite], None]

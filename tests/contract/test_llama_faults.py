@@ -21,7 +21,7 @@ from edge_agent.engine.runtimes.llama.memory_estimate import PLACES_MAX
 from edge_agent.engine.runtimes.llama.sequence_jobs import ScoringJob
 from edge_agent.errors import InputTooLong, ModelFailed
 from edge_agent.process_resources import resident_bytes
-from tests.support.llama_turmoil import (
+from tests.support.llama_mixed_jobs import (
     JOBS,
     TEXTS,
     MixedJobs,

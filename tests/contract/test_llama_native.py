@@ -18,8 +18,8 @@ import pytest
 
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from tests.support.attention import BY_ROW
+from tests.support.llama_context import LlamaContext, Logits, Row
 from tests.support.models import smollm2_path
-from tests.support.native import LlamaContext, Logits, Row
 
 PARIS = "The capital of France is"
 # Logits of the likeliest next tokens. Between kernels (x64, haswell, zen4, with and without flash attention) they moved

@@ -18,8 +18,8 @@ import pytest
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.record_grammar import guide_tokens
 from tests.support.gguf_adapter import write_adapter
+from tests.support.llama_context import LlamaContext, Row
 from tests.support.models import smollm2_path
-from tests.support.native import LlamaContext, Row
 
 ABORTED = 2
 PROMPT = 24

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats.enrolment_file import parse_record
-from tests.support.enrolled import SITE, CentralFolder, EnrolledMachine
+from tests.support.enrolled_machine import SITE, CentralFolder, EnrolledMachine
 from tests.support.object_stores import s3
 
 

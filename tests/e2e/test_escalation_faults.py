@@ -13,9 +13,9 @@ from tests.support.baseline import nobody_waits
 from tests.support.bundles import echo_bundle
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
+from tests.support.host_names import REFUSING, SILENT, HostNames
+from tests.support.host_names import why_not as names_why_not
 from tests.support.large_model import LargeModel
-from tests.support.names import REFUSING, SILENT, HostNames
-from tests.support.names import why_not as names_why_not
 
 SURE, UNSURE = "refund please", "hmm"
 CALIBRATED = {

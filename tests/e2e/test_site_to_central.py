@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.errors import EdgeAgentError, ExchangeError, SignatureInvalid
-from tests.support.whole_way import DeliveryPath
+from tests.support.delivery_path import DeliveryPath
 
 SEED = 7
 ROUNDS = 12

@@ -12,7 +12,7 @@ from tests.support.fleet_site import TASK, FleetSite
 from tests.support.hostile_incoming import attacked, lay
 from tests.support.repository_attacks import ATTACKS
 from tests.support.steady_load import to_and_fro
-from tests.support.update_field import NEW, UpdateSites, wanted
+from tests.support.update_sites import NEW, UpdateSites, wanted
 
 SWITCHES = 20
 

@@ -26,8 +26,14 @@ from edge_agent.uplink.escalation.question_broker import SAMPLES_MAX, Escalation
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from edge_agent.v1.escalation_pb2_grpc import EscalationServiceStub, add_EscalationServiceServicer_to_server
-from tests.support.cancelling.held import HeldResources, held
-from tests.support.cancelling.points import HANDLES_A_CALL, CancellationPoint, CancellationPoints, How, Whose
+from tests.support.cancelling.cancellation_points import (
+    HANDLES_A_CALL,
+    CancellationPoint,
+    CancellationPoints,
+    How,
+    Whose,
+)
+from tests.support.cancelling.held_resources import HeldResources, held
 from tests.support.eventually import eventually
 from tests.support.large_model import KEY, LargeModel
 

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from edge_agent.formats import example_records, segment
+from tests.support.segment_sites import SegmentSites, acknowledged, asked, visible
 from tests.support.site_cases import SiteCase, answered, judgement, read_outbox
-from tests.support.spool_field import SegmentSites, acknowledged, asked, visible
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, sample
 
 

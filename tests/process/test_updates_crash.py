@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fleet_cases import CentralTeam
-from tests.support.forking import ForkingScript
+from tests.support.forking_script import ForkingScript
 from tests.support.mirrored_site import MirroredSite, carry_on
 from tests.support.power_cut import TRACER, TRACES_MAX, PowerCut, is_ordered
 from tests.support.store_cases import bundle, require_whole

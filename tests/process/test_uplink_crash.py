@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats import uplink_state
-from tests.support.forking import ForkingScript
+from tests.support.forking_script import ForkingScript
 from tests.support.object_stores import s3
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample, strace
 from tests.support.uplink_cases import UplinkCase, signed_receipts

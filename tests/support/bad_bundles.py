@@ -16,7 +16,7 @@ from edge_agent.formats.golden_cases import GoldenCase
 from edge_agent.formats.plan import ProbationRules
 from tests.support.callers import Callers
 from tests.support.fleet_site import TASK, FleetSite, comes_true
-from tests.support.update_field import LABELS, UpdateSites, bundle, wanted
+from tests.support.update_sites import LABELS, UpdateSites, bundle, wanted
 
 SETTINGS = {
     "engine": {"restart_seconds_first": 0.05, "heartbeat_seconds_max": 60.0},

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_site import FleetSite, comes_true
 from tests.support.repository_attacks import ATTACKS, AttackedRepository
-from tests.support.update_field import NEW, OLD, UpdateSites, wanted
+from tests.support.update_sites import NEW, OLD, UpdateSites, wanted
 
 REFUSED_SECONDS_MAX = 20.0
 

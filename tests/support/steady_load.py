@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge_agent.client import CallFailed
 from tests.support.fleet_site import TASK, FleetSite
-from tests.support.update_field import NEW, OLD, UpdateSites, wanted
+from tests.support.update_sites import NEW, OLD, UpdateSites, wanted
 
 CALLERS = 2
 DEADLINE_SECONDS = 1.0

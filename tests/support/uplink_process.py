@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.measured import measured
+from tests.support.command_result import measured
 from tests.support.uplink_cases import SITE, UplinkCase
 
 # What a month without a way leaves behind: 1 GiB.

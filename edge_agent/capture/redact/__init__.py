@@ -63,11 +63,12 @@ class RuleGate:
 
     def _hits_in_clusters(self, text: IndexedText) -> list[Span]:
         clusters = [(begin, end) for begin, end, digits in text.clusters if digits >= self.digits]
-        pattern, margin = self.pattern, self.margin
-        if pattern is None:
+        if self.pattern is None:
             return clusters
-        search_ranges = [(max(0, begin - margin), end + margin) for begin, end in clusters]
-        return [match.span() for begin, end in search_ranges for match in pattern.finditer(text, begin, end)]
+        finditer, margin = self.pattern.finditer, self.margin
+        return [
+            match.span() for begin, end in clusters for match in finditer(text, max(0, begin - margin), end + margin)
+        ]
 
 
 @dataclass(frozen=True)

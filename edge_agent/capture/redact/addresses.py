@@ -16,6 +16,7 @@ from edge_agent.capture.redact.indexed_text import (
     AnnouncedPattern,
     AnnouncingWords,
     IndexedText,
+    alternatives,
     beginnings,
     index_text,
     matches_at,
@@ -49,8 +50,8 @@ _SPOKEN = (
 def find_emails(text: str) -> Iterator[Span]:
     """Find addresses around each @ (RFC 5321: 64 characters before it at most)."""
     for at in AT_SIGN.finditer(text):
-        domain = _DOMAIN.match(text, at.end())
-        local = _LOCAL.search(text, max(0, at.start() - 64), at.start())
+        domain, begin = _DOMAIN.match(text, at.end()), max(0, at.start() - 64)
+        local = _LOCAL.search(text, max(begin, text.rfind(" ", begin, at.start()) + 1), at.start())
         if domain and local:
             yield local.start(), domain.end()
 
@@ -150,7 +151,7 @@ _PLAIN = (
     "|terrace|trail"
 )
 """Suffixes that are also found in lower case."""
-_PLAIN_SUFFIXES = beginnings(_PLAIN)
+_SUFFIX_WORDS, _PLAIN_SUFFIXES = beginnings(_SUFFIXES), beginnings(_PLAIN)
 _UNIT = (
     r"(?:,? {0,2}\n?(?:apt|apartment|suite|ste|unit|flat|fl|floor|room|rm|bldg|building|box|top|stiege|tür|app"
     r"|appt|piso|int|lok|m|bte|bus|et|[a-z]?#)"
@@ -225,9 +226,12 @@ _STOP = (
 _NUMBER_FIRST_PLAIN = re.compile(
     rf"(?i)(?<![\w.,/$€£#-])\d{{1,6}}[a-z]?,? (?:{_STOP}[a-z0-9À-ž'\u2019.\-]{{1,30}} ){{1,3}}(?:{_PLAIN})\b\.?{_UNIT}"
 )
+_FRENCH_PREFIXES = (
+    r"rue|avenue|av\.?|boulevard|bd\.?|place|chemin|allées?|impasse|quai|route|cours|square|passage|sentier|ruelle"
+)
+_FRENCH_WORDS = beginnings(_FRENCH_PREFIXES)
 _FRENCH = re.compile(
-    rf"(?i:(?<![\w.,/-])\d{{1,4}}(?: ?(?:bis|ter|quater|[a-d]))?,? (?:rue|avenue|av\.?|boulevard|bd\.?|place|chemin"
-    rf"|allées?|impasse|quai|route|cours|square|passage|sentier|ruelle) "
+    rf"(?i:(?<![\w.,/-])\d{{1,4}}(?: ?(?:bis|ter|quater|[a-d]))?,? (?:{_FRENCH_PREFIXES}) "
     rf"(?:{_PARTICLE}){{0,2}})(?:[\w'\u2019.\-]{{2,30}})(?: (?:{_PARTICLE}){{0,2}}{_WORD}){{0,4}}{_TAIL}"
 )
 _STREET_FIRST = re.compile(
@@ -241,6 +245,21 @@ _UNIT_LAST = re.compile(
     rf"|suite"
     rf"|ste|unit|flat)\.? ?#?\d{{1,6}}[a-z]?(?!\w)(?-i:{_TAIL})"
 )
+_STREET_ENDINGS = tuple(
+    re.sub(r"\[(.)\1\]", r"\1", word).replace("(?:ß|ss)", sharp_s).replace("\\", "")
+    for word in alternatives(f"{_COMPOUNDS}|{_STREET_WORDS}".lower())
+    for sharp_s in ("ß", "ss")
+)
+"""How the street in a match of `_STREET_FIRST` ends, in lower case."""
+_ENDING_REACH = 24
+"""More than such an ending with the words between it and the house number."""
+_HOUSE_FIRST = (
+    (_SUFFIX_WORDS, _NUMBER_FIRST),
+    (_FRENCH_WORDS, _FRENCH),
+    (_PLAIN_SUFFIXES, _NUMBER_FIRST_PLAIN),
+    (_UNIT_BEGINNINGS, _UNIT_LAST),
+)
+"""Patterns that begin with the house number, each with words of which one must follow."""
 _LOWER_ENDINGS = (
     *("straße", "strasse", "str.", "gasse", "allee", "platz", "straat", "gracht", "gatan", "vägen", "gade", "vej"),
     *("gata", "gaten", "veien", "katu"),
@@ -276,7 +295,9 @@ _BOX = AnnouncedPattern(
 _MILITARY = re.compile(
     r"(?:(?:USNS|USNV|USS|USCGC) \w{2,20}[, \n]{1,3})?(?i:apo|fpo|dpo),? (?:AA|AE|AP) \d{5}(?:-\d{4})?"
 )
+# In all of these a capital letter follows a digit, or there are _ZIP_DIGITS.
 _CODES = re.compile(rf"(?<!\w)(?:{_UK_CODE}|{_CANADA_CODE})(?!\w)|(?<=, )(?P<s>{_STATE},? \d{{5}}(?:-\d{{4}})?)(?!\w)")
+_ZIP_DIGITS = 5
 _CODE_WORDS = (
     r"zip(?: ?code)?|postal ?code|post ?code|plz|postleitzahl|code postal|c[óo]digo postal|c\.?p\.?|cap|kod pocztowy"
     r"|postnummer|postcode|cep|psč"
@@ -294,24 +315,35 @@ def find_postal_addresses(text: str) -> Iterator[Span]:
     indexed_text = index_text(text)
     yield from (match.span() for match in _streets(indexed_text))
     yield from (match.span("v") for match in _ANNOUNCED_CODE.finditer(indexed_text))
-    if indexed_text.has_capitals:
+    if indexed_text.has_capitals and any(
+        "A" <= indexed_text[end : end + 1] <= "Z" or end - start == _ZIP_DIGITS for start, end in indexed_text.runs
+    ):
         yield from (match.span("s" if match["s"] else 0) for match in _CODES.finditer(indexed_text))
 
 
 def _streets(text: IndexedText) -> Iterator[re.Match[str]]:
-    yield from matches_at(_NUMBER_FIRST, text, text.numbers)
-    yield from matches_at(_FRENCH, text, text.numbers)
-    if text.starts(_PLAIN_SUFFIXES):
-        yield from matches_at(_NUMBER_FIRST_PLAIN, text, text.numbers)
-    if text.starts(_UNIT_BEGINNINGS):
-        yield from matches_at(_UNIT_LAST, text, text.numbers)
-    for pattern in (_AT_PLACE, _BOX, _LOWER_PREFIX):
-        yield from pattern.finditer(text)
+    for words, pattern in _HOUSE_FIRST:
+        if text.starts(words):
+            yield from matches_at(pattern, text, text.numbers)
+    for announced_pattern in (_AT_PLACE, _BOX, _LOWER_PREFIX):
+        yield from announced_pattern.finditer(text)
     if prefixes := _PREFIX_WORDS.starts(text):
         yield from matches_at(_PREFIX_FIRST, text, sorted({*prefixes, *text.numbers}))
     if text.has_capitals:
-        yield from _STREET_FIRST.finditer(text)
+        if _has_house_number(text):
+            yield from _STREET_FIRST.finditer(text)
         if any(office in text.lowered for office in ("apo", "fpo", "dpo")):
             yield from _MILITARY.finditer(text)
     if any(text.lowered.endswith(_LOWER_ENDINGS, 0, start - 1) for start in text.numbers if start):
         yield from _LOWER_STREET.finditer(text)
+
+
+def _has_house_number(text: IndexedText) -> bool:
+    """Return whether a number follows the end of a street as in a match of `_STREET_FIRST`."""
+    for start, _ in text.runs:
+        before = text.lowered[max(0, start - _ENDING_REACH) : start].rstrip(" ,")
+        word = before.removesuffix(".")
+        street = word[:-2].rstrip(" ,") if word.endswith(("nr", "no")) else before
+        if before.endswith(_STREET_ENDINGS) or street.endswith(_STREET_ENDINGS):
+            return True
+    return False

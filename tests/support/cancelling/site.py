@@ -33,14 +33,14 @@ from edge_agent.store.bundle_store import Store
 from edge_agent.v1 import admin_pb2, escalation_pb2, escalation_pb2_grpc, inference_pb2
 from tests.support import bert_onnx
 from tests.support.bundles import digest_of, echo_bundle, write
-from tests.support.cancelling.held import HeldResources, held
-from tests.support.cancelling.points import CancellationPoint, CancellationPoints
+from tests.support.cancelling.cancellation_points import CancellationPoint, CancellationPoints
+from tests.support.cancelling.held_resources import HeldResources, held
 from tests.support.eventually import eventually, eventually_answered
 from tests.support.examples import RECIPIENT
 from tests.support.fleet_cases import CentralTeam
 from tests.support.hostile_calls import ended
 from tests.support.rpcs import METHODS, path_of
-from tests.support.update_field import wanted
+from tests.support.update_sites import wanted
 
 CALL_SECONDS_MAX = 60.0
 """A call of these takes milliseconds, and once 30 s beside three compilers: what takes this long hangs."""

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.support.cancelling.calls import DRAINED, Call, probes, shown
-from tests.support.cancelling.held import HeldResources
-from tests.support.cancelling.points import CancellationPoint, How, Whose
+from tests.support.cancelling.cancellation_points import CancellationPoint, How, Whose
+from tests.support.cancelling.held_resources import HeldResources
 from tests.support.cancelling.site import Outcome, Site
 from tests.support.eventually import eventually, eventually_answered
 

@@ -14,7 +14,7 @@ from edge_agent.errors import EdgeAgentError, RecordInvalid
 from edge_agent.formats import enrolment_file, example_records, segment
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.daemon import RunningDaemon
-from tests.support.enrolled import CentralFolder, EnrolledMachine
+from tests.support.enrolled_machine import CentralFolder, EnrolledMachine
 from tests.support.examples import CENTRAL_KEY, IDENTITY, NOW, RECIPIENT, prediction, records_of
 from tests.support.fleet_cases import CentralTeam
 from tests.support.reason_cases.bundle_cases import CENTRAL, person_of

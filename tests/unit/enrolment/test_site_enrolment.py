@@ -27,7 +27,7 @@ from edge_agent.formats import enrolment_file
 from edge_agent.formats.enrolment_file import parse_record
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink.escalation.escalation_server import read_key
-from tests.support.enrolled import hand_over
+from tests.support.enrolled_machine import hand_over
 from tests.support.enrolment_files import DAY, LARGE_MODEL, a_enrolment
 from tests.support.modes import umask
 from tests.support.mounts import tmpfs

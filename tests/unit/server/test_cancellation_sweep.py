@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from edge_agent.server.admission_control import AdmissionControl
-from tests.support.cancelling.held import HeldResources, held
-from tests.support.cancelling.points import CancellationPoint, CancellationPoints, How
+from tests.support.cancelling.cancellation_points import CancellationPoint, CancellationPoints, How
+from tests.support.cancelling.held_resources import HeldResources, held
 from tests.support.eventually import turns
 
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.examples import IDENTITY
-from tests.support.forking import ForkingScript
+from tests.support.forking_script import ForkingScript
 from tests.support.site_cases import SiteCase, answered, judgement
 from tests.support.strace import Point, points
 
