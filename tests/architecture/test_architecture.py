@@ -91,7 +91,7 @@ PURE = (
     *(f"edge_agent.engine.{name}" for name in ("job_queue", "protocol", "restart_policy")),
     *(f"edge_agent.{name}" for name in ("formats.certificates", "routing.policy", "statistics")),
     *(f"edge_agent.{name}" for name in ("formats.status_object",)),
-    *(f"edge_agent.{name}" for name in ("uplink.connectivity",)),
+    *(f"edge_agent.{name}" for name in ("uplink.connection_retries",)),
     *(f"edge_agent.{name}" for name in ("uplink.object_store",)),
     *(
         f"edge_agent.{name}"
