@@ -157,13 +157,9 @@ def risk_guarantee(confidence: Confidence) -> RiskGuarantee | None:
 def kinds(answer: AnswerObservation) -> Mapping[Alarm, DriftKind]:
     """Return the properties of answers like this one that may drift."""
     confidences = 1 if isinstance(answer.calibration, Threshold) else len(CONFIDENCES)
-    drift_kinds = (
-        DriftKind("labels", len(answer.outputs or answer.manifest.task.labels), FLOORS["labels"]),
-        DriftKind("confidence", confidences, FLOORS["confidence"]),
-        DriftKind("novelty", 1, FLOORS["novelty"]),
-        DriftKind("length", len(LENGTHS), FLOORS["length"]),
-    )
-    return {kind.alarm: kind for kind in drift_kinds}
+    labels = len(answer.outputs or answer.manifest.task.labels)
+    events: dict[Alarm, int] = {"labels": labels, "confidence": confidences, "novelty": 1, "length": len(LENGTHS)}
+    return {alarm: DriftKind(alarm, number, FLOORS[alarm]) for alarm, number in events.items()}
 
 
 def initial_stream(confidence: Confidence, alarm: Alarm) -> DriftStream:

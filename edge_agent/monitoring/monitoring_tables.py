@@ -124,12 +124,11 @@ class MonitoringTables:
 
     def begin(self, row: SeriesRow) -> SeriesRow:
         """Create a series; delete others beyond the limits, of its task or of the task that has most."""
-        values = (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last)
-        insert = (
+        self._db.execute(
             "INSERT INTO field_series (task, digest, version, target, delta, first_at, last_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last),
         )
-        self._db.execute(insert, values)
         created = self.find(row.task, row.digest)
         assert created is not None, "just inserted"
         # Sorted by last use: after a rollback, the bundle that answers has an old series.
