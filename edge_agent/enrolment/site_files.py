@@ -190,7 +190,9 @@ def stage(files: Sequence[SiteFile]) -> None:
     """
     try:
         for file in files:
-            _write_partial(file)
+            # A folder of secrets that systemd has not created yet is private.
+            make_folders(file.path.parent, 0o700 if file.mode == 0o600 else 0o755)
+            write_synced(file.partial, file.content, file.mode, file.group)
     except OSError as error:
         unstage(files)
         raise _write_error(error, file.path) from None
@@ -235,13 +237,6 @@ def _credential_files(paths: SystemPaths, credentials: Mapping[str, StoredCreden
         for name, each in credentials.items()
     ]
     return [*files, SiteFile(paths.drop_in, drop_in(paths, credentials))] if files else []
-
-
-def _write_partial(file: SiteFile) -> None:
-    # A folder of secrets that systemd has not created yet is private.
-    is_secret = file.mode == 0o600
-    make_folders(file.path.parent, 0o700 if is_secret else 0o755)
-    write_synced(file.partial, file.content, file.mode, file.group)
 
 
 def require_rights(paths: SystemPaths) -> None:

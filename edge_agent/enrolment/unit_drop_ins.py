@@ -92,19 +92,17 @@ def store_folder_problems(config: Config, *, managed: bool) -> Iterator[FolderPr
     """
     for folder, written in ((config.uplink.url, True), (config.uplink.updates_url, False)):
         path = store_folder(folder)
-        problem = judge_folder(_folder_facts(path, written=written, managed=managed)) if path else None
-        if problem:
+        if path is None:
+            continue
+        try:
+            status = stat_or_none(path)
+            kind = "" if status is None else "folder" if stat.S_ISDIR(status.st_mode) else "other"
+            ownership = f"{path.owner()}:{path.group()} {status.st_mode & 0o7777:04o}" if status else ""
+        except (OSError, KeyError):  # KeyError: the owner has no name
+            kind, ownership = "folder", ""
+        may_use = _may_use(path, written=written)
+        if problem := judge_folder(FolderFacts(path, kind, written, managed, may_use, ownership)):
             yield problem
-
-
-def _folder_facts(path: Path, *, written: bool, managed: bool) -> FolderFacts:
-    try:
-        status = stat_or_none(path)
-        kind = "" if status is None else "folder" if stat.S_ISDIR(status.st_mode) else "other"
-        ownership = f"{path.owner()}:{path.group()} {status.st_mode & 0o7777:04o}" if status else ""
-    except (OSError, KeyError):  # KeyError: the owner has no name
-        kind, ownership = "folder", ""
-    return FolderFacts(path, kind, written, managed, _may_use(path, written=written), ownership)
 
 
 def _may_use(path: Path, *, written: bool) -> bool | None:
@@ -209,19 +207,16 @@ def allowed_networks(
     """
     if not listens_on_network(config):
         return []
-    networks = list(dict.fromkeys([*_networks_in(units / _LISTENER), *map(_parse_network, added)]))
+    lines = _read_text(units / _LISTENER).splitlines()
+    allowed = [line.removeprefix(_ALLOW).strip() for line in lines if line.startswith(_ALLOW)]
+    networks = list(dict.fromkeys([*allowed, *map(_parse_network, added)]))
     networks = networks or list(dict.fromkeys(_reachable_networks(_host(config.service.tcp_address), attached)))
-    return _remove_networks(networks, [_parse_network(network) for network in removed])
-
-
-def _remove_networks(networks: Sequence[str], removed: Sequence[str]) -> list[str]:
-    """Remove networks. Raises ConfigInvalid: one is not in the list, or none would be left."""
-    names = ", ".join(networks)
-    for network in removed:
+    names, removed_networks = ", ".join(networks), [_parse_network(network) for network in removed]
+    for network in removed_networks:
         if network not in networks:
             raise ConfigInvalid(f"{network} is not among the allowed networks", remedy=f"Those are {names or 'none'}.")
-    remaining = [network for network in networks if network not in removed]
-    if removed and not remaining:
+    remaining = [network for network in networks if network not in removed_networks]
+    if removed_networks and not remaining:
         message = f"without {names} no other machine could reach the TCP listener"
         remedy = "Name the network that may: '--allow NETWORK'. To close the listener, remove 'tcp_address' from"
         raise ConfigInvalid(message, remedy=f"{remedy} agent.yaml.")
@@ -280,19 +275,12 @@ def _parse_network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
-        message = f"{text!r} is not a network"
-        raise ConfigInvalid(
-            message, remedy="Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
-        ) from None
+        remedy = "Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
+        raise ConfigInvalid(f"{text!r} is not a network", remedy=remedy) from None
 
 
 def _settings(content: str) -> list[str]:
     return [line for line in content.splitlines() if "=" in line and not line.startswith("#")]
-
-
-def _networks_in(path: Path) -> list[str]:
-    lines = _read_text(path).splitlines()
-    return [line.removeprefix(_ALLOW).strip() for line in lines if line.startswith(_ALLOW)]
 
 
 def _quote(folder: Path) -> str:
