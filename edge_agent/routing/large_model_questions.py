@@ -65,7 +65,13 @@ def read_distribution(
         raise ValueError(f"it gave {len(matches)} answers to {subject} instead of 1")
     if not matches[0].probabilities:
         raise ValueError(f"it declined {subject}")
-    probabilities = _ordered_probabilities(question, matches[0])
+    probability_by_option = dict(matches[0].probabilities)
+    missing = sum(option not in probability_by_option for option in question.options)
+    if missing:
+        raise ValueError(f"its answer to {subject} lacks {missing} of {len(question.options)} options")
+    if len(matches[0].probabilities) != len(question.options):
+        raise ValueError(f"its answer to {subject} has an option that is not one, or one twice")
+    probabilities = [probability_by_option[option] for option in question.options]
     if not all(math.isfinite(probability) and probability >= 0 for probability in probabilities):
         raise ValueError(f"a probability in its answer to {subject} is not a finite number of at least 0")
     total = math.fsum(probabilities)
@@ -74,17 +80,6 @@ def read_distribution(
     return tuple(
         (option, probability / total) for option, probability in zip(question.options, probabilities, strict=True)
     )
-
-
-def _ordered_probabilities(question: LargeModelTypedQuestion, answer: ModelAnswer) -> list[float]:
-    """Return the numbers in the order of the options. Raises ValueError if the options differ."""
-    probability_by_option = dict(answer.probabilities)
-    missing = sum(option not in probability_by_option for option in question.options)
-    if missing:
-        raise ValueError(f"its answer to question {question.name!r} lacks {missing} of {len(question.options)} options")
-    if len(answer.probabilities) != len(question.options):
-        raise ValueError(f"its answer to question {question.name!r} has an option that is not one, or one twice")
-    return [probability_by_option[option] for option in question.options]
 
 
 ANSWER_CHARACTERS_MAX = 64 * 1024
@@ -183,8 +178,12 @@ def parse_reply(task: TaskSpec, reply: str, questions: Sequence[LargeModelTypedQ
     """Check an answer against the task's labels or schema, or, for a decide task, the options of `questions`."""
     if task.kind == "generate":
         return LargeModelReply(reply) if reply.strip() else LargeModelReply(problem="it is empty")
+    text = reply.strip()[:ANSWER_CHARACTERS_MAX]
+    if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
+        # Many models put JSON into a Markdown fence.
+        text = text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
     try:
-        decoded = strict_json.decode(_without_fence(reply))
+        decoded = strict_json.decode(text)
         encoded = strict_json.encode(decoded)
     except ValueError:
         return LargeModelReply(problem="it is not JSON")
@@ -274,14 +273,6 @@ def _object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
-
-
-def _without_fence(reply: str) -> str:
-    """Remove the Markdown fence that many models put around JSON."""
-    text = reply.strip()[:ANSWER_CHARACTERS_MAX]
-    if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
-        return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
-    return text
 
 
 def broken_rule(schema: Mapping[str, Any], answer: object) -> str:
