@@ -105,7 +105,12 @@ class PersonalDataTables:
         self._db, self._limits, self._now = database, limits, now
         for statement in _STATEMENTS:
             database.execute(statement)
-        self._calendar, self._start = self._advanced_calendar(), start
+        # The calendar continues from the saved one, with the time since it was saved, within a limit.
+        query = "SELECT name, value FROM meta WHERE name IN ('retention_calendar', 'retention_clock')"
+        saved = dict(database.rows(query))
+        elapsed = now() - float(saved.get("retention_clock", now()))
+        self._calendar = float(saved.get("retention_calendar", 0.0)) + min(max(elapsed, 0.0), CLOCK_STEP_SECONDS_MAX)
+        self._start = start
         # Predictions from before the task had a retention, or from an agent without these tables, count from now on.
         for task in limits.retention_days:
             database.execute(
@@ -214,12 +219,3 @@ class PersonalDataTables:
 
     def _bounds(self, clock: float) -> tuple[float, int]:
         return clock - self._limits.digest_seconds_max, self._limits.digests_max
-
-    def _advanced_calendar(self) -> float:
-        """Return the saved calendar plus the time since it was saved, within a limit."""
-        saved = dict(
-            self._db.rows("SELECT name, value FROM meta WHERE name IN ('retention_calendar', 'retention_clock')")
-        )
-        saved_calendar = float(saved.get("retention_calendar", 0.0))
-        elapsed = self._now() - float(saved.get("retention_clock", self._now()))
-        return saved_calendar + min(max(elapsed, 0.0), CLOCK_STEP_SECONDS_MAX)

@@ -57,13 +57,10 @@ class RuleGate:
     def _hits(self, text: IndexedText) -> list[Span]:
         if self.after_letter:
             return text.runs_after_letters
-        if self.digits:
-            return self._hits_in_clusters(text)
-        return [match.span() for match in self.pattern.finditer(text)] if self.pattern else []
-
-    def _hits_in_clusters(self, text: IndexedText) -> list[Span]:
-        clusters = [(begin, end) for begin, end, digits in text.clusters if digits >= self.digits]
         pattern, margin = self.pattern, self.margin
+        if not self.digits:
+            return [match.span() for match in pattern.finditer(text)] if pattern else []
+        clusters = [(begin, end) for begin, end, digits in text.clusters if digits >= self.digits]
         if pattern is None:
             return clusters
         search_ranges = [(max(0, begin - margin), end + margin) for begin, end in clusters]

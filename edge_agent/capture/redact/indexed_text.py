@@ -70,7 +70,9 @@ class IndexedText(str):
     def _words(self) -> dict[str, list[int]]:
         """The positions of words, by their beginning, for the beginnings of all patterns."""
         # Words are between blanks here, so a word begins after each blank.
-        spaced = f" {_blank_non_words(self.lowered)} "
+        lowered = self.lowered
+        words = lowered.translate(_NON_WORDS_AS_BLANKS) if lowered.isascii() else _NON_WORD.sub(" ", lowered)
+        spaced = f" {words} "
         prefixes = {word[:_LETTERS] for word in spaced.split()} & _BEGINNINGS.keys()
         candidates = (beginning for letters in prefixes for beginning in _BEGINNINGS[letters])
         positions = {each: starts for each in candidates if (starts := list(_positions(spaced, f" {each}")))}
@@ -101,11 +103,6 @@ def index_text(text: str) -> IndexedText:
 
 def _lowered(text: str) -> str:
     return text.lower() if text.isascii() else text.translate(_CASES).lower()
-
-
-def _blank_non_words(text: str) -> str:
-    """Return the text with a blank for each non-word character."""
-    return text.translate(_NON_WORDS_AS_BLANKS) if text.isascii() else _NON_WORD.sub(" ", text)
 
 
 def _positions(text: str, part: str) -> Iterator[int]:
