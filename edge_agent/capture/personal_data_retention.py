@@ -133,9 +133,8 @@ class PersonalDataTables:
     def add_digests(self, digest_sets: Iterable[tuple[str, Iterable[bytes]]], clock: float) -> None:
         """Store the digests of replaced values, by the id of their prediction."""
         rows = [(digest, prediction_id, clock) for prediction_id, digests in digest_sets for digest in sorted(digests)]
-        self._db.executemany(
-            "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
-        )
+        query = "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        self._db.executemany(query, rows)
 
     def begin_retention(self, prediction_id: str, key: str, clock: float) -> None:
         """Store when the retention of a prediction begins, if its task has one; `key` is the task, or TASK/QUESTION."""

@@ -272,9 +272,8 @@ class Spool:
         """
         if self._is_repeat(feedback):
             return 0
-        rows = self.db.rows(
-            "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?", (feedback.prediction_id,)
-        )
+        query = "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?"
+        rows = self.db.rows(query, (feedback.prediction_id,))
         if not rows:
             message = f"no answer {feedback.prediction_id!r} is kept here"
             raise PredictionUnknown(message, prediction_id=feedback.prediction_id)

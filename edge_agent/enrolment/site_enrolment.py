@@ -175,16 +175,18 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
     except ValueError as error:
         raise EnrolmentFileInvalid(f"the enrolment file's root of trust is not valid: {error}") from None
     files = config_files.read(paths.agent_yaml, optional=True)
-    future = _future_config(request, files)
+    site_sections = site_files.sections(enrolment, paths)
+    future = _future_config(request, files, site_sections)
     networks = unit_drop_ins.allowed_networks(future, paths.units, (), request.networks)
     # They are not recorded, because people change them, too.
     drop_ins = [each for each in unit_drop_ins.unit_drop_ins(future, paths.units, networks) if not each.is_in_place()]
     is_same = previous is not None and previous.kit_sha256 == request.sha256 and is_intact(previous)
+    overruled = ConfigFiles(files.agent, ((paths.site_yaml, site_sections),)).overruled_keys()
     if previous and is_same and not drop_ins and not site_files.could_be_encrypted(previous):
-        return PreparedEnrolment(request, "same", previous, future, trust_root, [], _overruled_keys(files, request), [])
+        return PreparedEnrolment(request, "same", previous, future, trust_root, [], overruled, [])
     same_fleet = _is_same_fleet(enrolment, paths.root)
     kind = classify_enrolment(enrolment, previous, request.now, same_fleet=same_fleet, replace=request.replace)
-    changes, overruled = _changed_keys(files, request), _overruled_keys(files, request)
+    changes = _changed_keys(dict(files.lower_files).get(paths.site_yaml, {}), site_sections)
     return PreparedEnrolment(request, kind, previous, future, trust_root, changes, overruled, drop_ins)
 
 
@@ -245,11 +247,10 @@ def _is_same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
         raise ConfigInvalid(message, remedy="Check the disk; then move the file away, and enrol again.") from None
 
 
-def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
+def _future_config(request: EnrolmentRequest, files: ConfigFiles, site_sections: dict[str, Any]) -> Config:
     """Return the future configuration. Raises EnrolmentFileInvalid, ConfigInvalid."""
     site_yaml = request.paths.site_yaml
     lower_files = [entry for entry in files.lower_files if entry[0] != site_yaml]
-    site_sections = site_files.sections(request.enrolment, request.paths)
     future_files = ConfigFiles(files.agent, ((site_yaml, site_sections), *lower_files))
     try:
         future = config.validate_files(future_files, request.overrides)
@@ -267,20 +268,14 @@ def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
     return future
 
 
-def _changed_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    before = _flatten(dict(files.lower_files).get(request.paths.site_yaml, {}))
-    after = _flatten(site_files.sections(request.enrolment, request.paths))
+def _changed_keys(old_sections: Mapping[str, Any], new_sections: Mapping[str, Any]) -> list[str]:
+    before, after = _flatten(old_sections), _flatten(new_sections)
     return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
 
 
 def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values by key with its section, as in "site.id"."""
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-
-
-def _overruled_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    after = site_files.sections(request.enrolment, request.paths)
-    return ConfigFiles(files.agent, ((request.paths.site_yaml, after),)).overruled_keys()
 
 
 def load_record(path: Path) -> SiteEnrolment | None:
@@ -381,9 +376,8 @@ def _check_dates(enrolment: EnrolmentFile, now: float) -> None:
         )
     if now < parse_timestamp(enrolment.issued_at) - CLOCK_SECONDS_SLACK:
         message = f"the enrolment file was made on {enrolment.issued_at[:10]}, and this machine's clock is before that"
-        raise EnrolmentFileRefused(
-            message, remedy="Set the clock: 'date' shows it, 'sudo timedatectl set-time' sets it."
-        )
+        remedy = "Set the clock: 'date' shows it, 'sudo timedatectl set-time' sets it."
+        raise EnrolmentFileRefused(message, remedy=remedy)
 
 
 def _other_site_reason(enrolment: EnrolmentFile, previous: SiteEnrolment, *, same_fleet: bool) -> str:

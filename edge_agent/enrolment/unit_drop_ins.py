@@ -180,10 +180,9 @@ def unit_drop_ins(config: Config, units: Path, networks: Sequence[str]) -> list[
     """
     # The uplink writes examples to this folder; it only reads the one of updates.
     folder = store_folder(config.uplink.url)
+    allowed = [f"{_ALLOW}{network}" for network in networks] if listens_on_network(config) else []
     return [
-        _drop_in(
-            units / _LISTENER, [f"{_ALLOW}{network}" for network in networks] if listens_on_network(config) else []
-        ),
+        _drop_in(units / _LISTENER, allowed),
         # '-': the uplink also starts while the folder does not exist.
         _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quote(folder)}"] if folder else []),
     ]
@@ -235,9 +234,8 @@ def attached_networks(route: str, if_inet6: str) -> list[str]:
             networks.append(ipaddress.ip_network(f"{_little_endian(fields[1])}/{mask}", strict=False))
     for fields in map(str.split, if_inet6.splitlines()):
         if fields[5] != _LOOPBACK_NAME:
-            networks.append(
-                ipaddress.ip_network((int(fields[0], 16).to_bytes(16, "big"), int(fields[2], 16)), strict=False)
-            )
+            address = int(fields[0], 16).to_bytes(16, "big")
+            networks.append(ipaddress.ip_network((address, int(fields[2], 16)), strict=False))
     return list(dict.fromkeys(str(network) for network in networks if not network.is_link_local))
 
 

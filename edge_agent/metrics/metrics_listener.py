@@ -172,7 +172,5 @@ async def _yield_to_loop() -> None:
 
 
 def _response(status: str, body: bytes, extra: str = "", kind: str = "text/plain; charset=utf-8") -> bytes:
-    head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}Connection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}Connection: close"
+    return f"{head}\r\n\r\n".encode() + body

@@ -243,9 +243,8 @@ class MonitoringStore:
         for _, _, pair in pairs:
             counts[pair.source, pair.ours][0] += 1
             counts[pair.source, pair.ours][1] += pair.agreed
-        self._tables.add_agreement(
-            row.series, [AgreementCount(_day(at), *key, *numbers) for key, numbers in counts.items()]
-        )
+        agreement = [AgreementCount(_day(at), *key, *numbers) for key, numbers in counts.items()]
+        self._tables.add_agreement(row.series, agreement)
         disagreements = [
             ModelDisagreement(name, at, pair.source, pair.ours, pair.theirs, -1.0 if confidence is None else confidence)
             for name, confidence, pair in pairs
@@ -296,7 +295,7 @@ class MonitoringStore:
     def _watch_drift(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Add the answers to the drift streams; judge each window that is complete."""
         first, states = group[0], self._alarms.states(row.series)
-        kinds = observing.kinds(first)
+        possible_events = observing.possible_events(first)
         rows_by_alarm: dict[Alarm, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
         for answer in group:
             for alarm, events in answer.events().items():
@@ -304,28 +303,32 @@ class MonitoringStore:
         streams = {}
         for alarm, rows in rows_by_alarm.items():
             stream = _stream(states[alarm]) if alarm in states else observing.initial_stream(first.calibration, alarm)
-            streams[alarm] = self._advance(row, kinds[alarm], stream, rows)
+            streams[alarm] = self._advance(row, alarm, possible_events[alarm], stream, rows)
         self._alarms.save(row.series, {alarm: asdict(stream) for alarm, stream in streams.items()})
 
     def _advance(
         self,
         row: SeriesRow,
-        kind: observing.DriftKind,
+        alarm: Alarm,
+        event_count: int,
         stream: DriftStream,
         rows: Sequence[tuple[tuple[str, ...], float]],
     ) -> DriftStream:
-        """Return a stream with more answers (events, time) added; judge each complete window."""
-        begin = 0
+        """Return a stream with more answers (events, time) added; judge each complete window.
+
+        `event_count`: number of possible events.
+        """
+        begin, floor = 0, observing.FLOORS[alarm]
         while begin < len(rows):
             chunk = rows[begin : begin + stream.room]
             begin += len(chunk)
             stream = stream.after([events for events, _ in chunk])
             if stream.is_full:
-                at, finding = chunk[-1][1], stream.find_drift(kind.floor, kind.events)
+                at, finding = chunk[-1][1], stream.find_drift(floor, event_count)
                 if finding is not None:
-                    self._raise_alarm(row, kind.alarm, at, _drift_message(kind.alarm, finding, stream))
-                elif not stream.differences(kind.floor):
-                    self._alarms.end_alarm(row.series, kind.alarm, at)
+                    self._raise_alarm(row, alarm, at, _drift_message(alarm, finding, stream))
+                elif not stream.differences(floor):
+                    self._alarms.end_alarm(row.series, alarm, at)
                 stream = stream.next_window()
         return stream
 

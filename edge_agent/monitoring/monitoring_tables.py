@@ -323,9 +323,8 @@ class AlarmTables:
 
     def end_alarm(self, series: int, alarm: Alarm, at: float) -> None:
         """End an alarm."""
-        self._db.execute(
-            "UPDATE field_alarms SET ended = ? WHERE series = ? AND alarm = ? AND ended = 0", (at, series, alarm)
-        )
+        update = "UPDATE field_alarms SET ended = ? WHERE series = ? AND alarm = ? AND ended = 0"
+        self._db.execute(update, (at, series, alarm))
 
     def alarms(self, *, active_only: bool) -> tuple[tuple[int, AlarmState], ...]:
         """Return alarms with their series, by task: the active ones, or all."""

@@ -77,9 +77,8 @@ def read_distribution(
     total = math.fsum(probabilities)
     if abs(total - 1) > SUM_ERROR_MAX:
         raise ValueError(f"the probabilities in its answer to {subject} add up to {total:.4g} instead of 1")
-    return tuple(
-        (option, probability / total) for option, probability in zip(question.options, probabilities, strict=True)
-    )
+    pairs = zip(question.options, probabilities, strict=True)
+    return tuple((option, probability / total) for option, probability in pairs)
 
 
 ANSWER_CHARACTERS_MAX = 64 * 1024

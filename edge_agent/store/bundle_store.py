@@ -347,9 +347,8 @@ class Store:
                 f"the bundle needs {format_bytes(needed)}; the disk has {format_bytes(free)} free,"
                 f" of which {format_bytes(reserve)} stay reserved"
             )
-            remedy = (
-                f"Free {megabytes_to_free(short)} on the disk of {self._state.path.parent}. {DiskFull.remedy_default}"
-            )
+            folder = self._state.path.parent
+            remedy = f"Free {megabytes_to_free(short)} on the disk of {folder}. {DiskFull.remedy_default}"
             raise DiskFull(message, remedy=remedy, needed=needed, free=free, reserve=reserve)
         for artifact in manifest.artifacts:
             if artifact.path in members:
