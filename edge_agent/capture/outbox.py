@@ -192,23 +192,20 @@ class Outbox:
 
     def _adopt(self, sequence: int) -> bool:
         """Mark a segment as sealed if its files in the outbox are complete: it can have been uploaded."""
-        files = self._complete_files(sequence)
-        if files:
-            with self._spool.transaction():
-                self.ledger.mark_sealed(sequence, files)
-        return files is not None
-
-    def _complete_files(self, sequence: int) -> SealedFiles | None:
         stem = segment.name_of(self._spool.incarnation, sequence)
         raw = self._read(self._file(stem, segment.MANIFEST_SUFFIX))
         try:
             signed = segment.verify(raw, stem, {public_key_hex(self._key)})
         except ExchangeError:
-            return None
+            return False
         sealed = self._read(self._file(stem, segment.SEALED_SUFFIX))
-        if hashlib.sha256(sealed).hexdigest() != signed.body.sha256:
-            return None
-        return SealedFiles(len(sealed), signed.body.sha256, signed.sha256, signed.body.reseals, signed.body.records)
+        manifest = signed.body
+        if hashlib.sha256(sealed).hexdigest() != manifest.sha256:
+            return False
+        files = SealedFiles(len(sealed), manifest.sha256, signed.sha256, manifest.reseals, manifest.records)
+        with self._spool.transaction():
+            self.ledger.mark_sealed(sequence, files)
+        return True
 
     def _write(self, sequence: int, at: float) -> bool:
         """Write a segment's files; return False if it has no records any more."""
