@@ -65,13 +65,7 @@ def read_distribution(
         raise ValueError(f"it gave {len(matches)} answers to {subject} instead of 1")
     if not matches[0].probabilities:
         raise ValueError(f"it declined {subject}")
-    probability_by_option = dict(matches[0].probabilities)
-    missing = sum(option not in probability_by_option for option in question.options)
-    if missing:
-        raise ValueError(f"its answer to {subject} lacks {missing} of {len(question.options)} options")
-    if len(matches[0].probabilities) != len(question.options):
-        raise ValueError(f"its answer to {subject} has an option that is not one, or one twice")
-    probabilities = [probability_by_option[option] for option in question.options]
+    probabilities = _ordered_probabilities(question, matches[0])
     if not all(math.isfinite(probability) and probability >= 0 for probability in probabilities):
         raise ValueError(f"a probability in its answer to {subject} is not a finite number of at least 0")
     total = math.fsum(probabilities)
@@ -79,6 +73,17 @@ def read_distribution(
         raise ValueError(f"the probabilities in its answer to {subject} add up to {total:.4g} instead of 1")
     pairs = zip(question.options, probabilities, strict=True)
     return tuple((option, probability / total) for option, probability in pairs)
+
+
+def _ordered_probabilities(question: LargeModelTypedQuestion, answer: ModelAnswer) -> list[float]:
+    """Return the numbers in the order of the options. Raises ValueError if the options differ."""
+    probability_by_option = dict(answer.probabilities)
+    missing = sum(option not in probability_by_option for option in question.options)
+    if missing:
+        raise ValueError(f"its answer to question {question.name!r} lacks {missing} of {len(question.options)} options")
+    if len(answer.probabilities) != len(question.options):
+        raise ValueError(f"its answer to question {question.name!r} has an option that is not one, or one twice")
+    return [probability_by_option[option] for option in question.options]
 
 
 ANSWER_CHARACTERS_MAX = 64 * 1024
