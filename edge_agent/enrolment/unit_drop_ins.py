@@ -206,9 +206,7 @@ def allowed_networks(
     """
     if not listens_on_network(config):
         return []
-    lines = _read_text(units / _LISTENER).splitlines()
-    allowed = [line.removeprefix(_ALLOW).strip() for line in lines if line.startswith(_ALLOW)]
-    networks = list(dict.fromkeys([*allowed, *map(_parse_network, added)]))
+    networks = list(dict.fromkeys([*_networks_in(units / _LISTENER), *map(_parse_network, added)]))
     networks = networks or list(dict.fromkeys(_reachable_networks(_host(config.service.tcp_address), attached)))
     names, removed_networks = ", ".join(networks), [_parse_network(network) for network in removed]
     for network in removed_networks:
@@ -279,6 +277,11 @@ def _parse_network(text: str) -> str:
 
 def _settings(content: str) -> list[str]:
     return [line for line in content.splitlines() if "=" in line and not line.startswith("#")]
+
+
+def _networks_in(path: Path) -> list[str]:
+    lines = _read_text(path).splitlines()
+    return [line.removeprefix(_ALLOW).strip() for line in lines if line.startswith(_ALLOW)]
 
 
 def _quote(folder: Path) -> str:

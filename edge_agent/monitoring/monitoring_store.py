@@ -221,9 +221,7 @@ class MonitoringStore:
         newest = tables.newest_day(row.series)
         tables.add_days(row.series, Counter((_day(answer.at), name) for answer in group for name in answer.names()))
         tables.add_confidences(row.series, _confidences(group))
-        answers = Counter(answer.label for answer in group if answer.label and not answer.is_of_call)
-        examples = Counter(answer.label for answer in group if answer.route == "upstream")
-        tables.add_labels(row.series, [LabelCount(label, number, examples[label]) for label, number in answers.items()])
+        tables.add_labels(row.series, _labels(group))
         pairs = [(answer.prediction_id, answer.confidence, answer.pair) for answer in group if answer.pair]
         self._count_pairs(row, pairs, at)
         fair = [
@@ -407,6 +405,12 @@ def _confidences(group: Sequence[AnswerObservation]) -> list[ConfidenceCount]:
                 numbers[1] += 1
                 numbers[2] += answer.pair.agreed
     return [ConfidenceCount(hundredths, *numbers) for hundredths, numbers in counts.items()]
+
+
+def _labels(group: Sequence[AnswerObservation]) -> list[LabelCount]:
+    answers = Counter(answer.label for answer in group if answer.label and not answer.is_of_call)
+    examples = Counter(answer.label for answer in group if answer.route == "upstream")
+    return [LabelCount(label, number, examples[label]) for label, number in answers.items()]
 
 
 def _review_counts(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *, drawn: bool) -> list[str]:
