@@ -169,17 +169,24 @@ def _beginnings_of_units(alternative: str, *, whole: bool) -> set[str]:
         if not characters:  # any of many characters, or the end of a word
             whole &= unit == r"\b"
             break
-        letters = {each.lower() if _is_word_character(each) else " " for each in characters}
-        extended = {beginning + letter for beginning in unfinished for letter in letters}
-        if next_unit == "?":
-            extended |= unfinished
-        unfinished = {beginning for beginning in extended if len(beginning) < _LETTERS}
+        extended = _extend(unfinished, characters) | (unfinished if next_unit == "?" else set())
+        unfinished = {letters for letters in extended if len(letters) < _LETTERS}
         finished |= extended - unfinished
-    # A whole word has a blank after it.
-    finished |= {each if each.endswith(" ") else f"{each} " for each in unfinished} if whole else unfinished
-    if any(not beginning or beginning.startswith(" ") for beginning in finished):
+    finished |= set(map(_as_whole_word, unfinished)) if whole else unfinished
+    if any(not letters or letters.startswith(" ") for letters in finished):
         raise ValueError(f"the pattern {alternative!r} does not begin with a letter")
     return finished
+
+
+def _as_whole_word(letters: str) -> str:
+    """Return a beginning as a whole word, with a blank after it."""
+    return letters if letters.endswith(" ") else letters + " "
+
+
+def _extend(beginnings: Iterable[str], characters: Iterable[str]) -> set[str]:
+    """Return the beginnings with one more character, a blank for a non-word one."""
+    letters = [each.lower() if _is_word_character(each) else " " for each in characters]
+    return {beginning + letter for beginning in beginnings for letter in letters}
 
 
 def _characters(unit: str) -> list[str]:
