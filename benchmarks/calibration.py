@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from benchmarks.bars import Bar, main
 from benchmarks.resampling import RESAMPLES, Floats, Integers, Population, broken_max, resample
-from benchmarks.shapes import SHAPES, Draws, from_the_strictest, with_start
+from benchmarks.shapes import SHAPES, CalibrationDraws, from_the_strictest, with_start
 from benchmarks.shapes import measure as measure_shape
 from convert.calibrate.threshold import Risk
 from convert.encoder import logistic_regression
@@ -75,8 +75,8 @@ def measure() -> list[Bar]:
 def _promises() -> list[Bar]:
     """Return how often a threshold is proved although none is valid: the risk of each is slightly above the target."""
     worst = SHAPES["flat, just over the target"]
-    draws = [Draws(CALIBRATION_ROWS, RESAMPLES)]
-    draws += [Draws(CALIBRATION_ROWS, RESAMPLES, rows, alike) for rows in (4, 8) for alike in (0.3, 0.6)]
+    draws = [CalibrationDraws(CALIBRATION_ROWS, RESAMPLES)]
+    draws += [CalibrationDraws(CALIBRATION_ROWS, RESAMPLES, rows, alike) for rows in (4, 8) for alike in (0.3, 0.6)]
     bars = []
     for each in draws:
         kind = f"families of {each.family_rows} at {each.correlation:g}" if each.correlation else "independent rows"
@@ -88,10 +88,10 @@ def _promises() -> list[Bar]:
 def _coverages() -> list[Bar]:
     bars = []
     for name, rows, least in COVERAGES:
-        found = measure_shape(SHAPES[name], Draws(rows, RESAMPLES), SHAPE_RISK)
+        found = measure_shape(SHAPES[name], CalibrationDraws(rows, RESAMPLES), SHAPE_RISK)
         bars.append(Bar(f"coverage, {name}, {rows} rows", round(found.covered, 4), least, "higher"))
     for name, rows in itertools.product(("graded", "graded, hard"), (288, 1000)):
-        draws = Draws(rows, RESAMPLES)
+        draws = CalibrationDraws(rows, RESAMPLES)
         found, before = (
             measure_shape(SHAPES[name], draws, SHAPE_RISK, rule) for rule in (with_start, from_the_strictest)
         )

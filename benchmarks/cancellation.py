@@ -22,7 +22,7 @@ import uvloop
 from benchmarks.bars import Bar, main, option
 from tests.support.cancelling.calls import CALLS, Call
 from tests.support.cancelling.site import Site
-from tests.support.cancelling.sweep import TITLES, Swept, sweep
+from tests.support.cancelling.sweep import TITLES, SweepResults, sweep
 from tests.support.rpcs import METHODS
 
 POINTS_MIN = 850
@@ -48,7 +48,7 @@ def measure() -> list[Bar]:
     ]
 
 
-async def _swept(calls: Sequence[Call]) -> tuple[list[Swept], list[str]]:
+async def _swept(calls: Sequence[Call]) -> tuple[list[SweepResults], list[str]]:
     """Sweep; return the result of each call, and the data lost after a restart of the daemon."""
     found = []
     with tempfile.TemporaryDirectory() as folder:

@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks.bars import Bar, main, option
 from edge_agent.formats import example_records
+from tests.support.command_result import measured
 from tests.support.examples import feedback, prediction
-from tests.support.measured import measured
 from tests.support.segments import SealingSite
 
 EXAMPLES = 100_000

@@ -150,7 +150,7 @@ class Attack:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldResources:
     """What is held now."""
 
     descriptors: int
@@ -203,13 +203,13 @@ def _attack(attack: Attack) -> list[Bar]:
     ]
 
 
-def _settled(attack: Attack) -> Held:
+def _settled(attack: Attack) -> HeldResources:
     """Measure while the callers go on and no fault is on its way."""
     time.sleep(1)
     assert attack.daemon.process is not None
     status = attack.admin.status()
     resident = status.resident_bytes + sum(engine.resident_bytes for engine in status.engines)
-    return Held(len(list(Path(f"/proc/{attack.daemon.process.pid}/fd").iterdir())), resident)
+    return HeldResources(len(list(Path(f"/proc/{attack.daemon.process.pid}/fd").iterdir())), resident)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ TASKS = {"onnx": "pos-intent", "llama": "assistant"}
 
 
 @dataclass
-class Load:
+class CallLoad:
     """Callers of one engine that never stop, and what became of their calls."""
 
     call: Callable[[], Awaitable[None]]
@@ -66,7 +66,7 @@ async def measure_killing(daemon: RunningDaemon, texts: Sequence[str]) -> list[B
                 async for _ in stream:
                     pass
 
-        loads = {"onnx": Load(classify), "llama": Load(generate)}
+        loads = {"onnx": CallLoad(classify), "llama": CallLoad(generate)}
         callers = [asyncio.create_task(load.caller()) for load in loads.values() for _ in range(CALLERS)]
         for load in loads.values():
             await load.answered(0.0)
@@ -87,7 +87,7 @@ async def measure_killing(daemon: RunningDaemon, texts: Sequence[str]) -> list[B
     ]
 
 
-async def _kill(daemon: RunningDaemon, runtime: str, loads: dict[str, Load]) -> tuple[float, int]:
+async def _kill(daemon: RunningDaemon, runtime: str, loads: dict[str, CallLoad]) -> tuple[float, int]:
     """Return the seconds to the first good answer beyond the load time, and the failures of the other engine."""
     with daemon.admin() as admin:
         engine = next(each for each in admin.status().engines if each.runtime == runtime)

@@ -72,7 +72,7 @@ SURPRISE = 0.001
 
 
 @dataclass(frozen=True)
-class Gathered:
+class TrainingData:
     """The training data that a site's answers have become."""
 
     rows: dict[str, list[dict[str, Any]]]
@@ -84,10 +84,10 @@ class Gathered:
 
 
 @dataclass(frozen=True)
-class Walked:
+class BundleResults:
     """What came of the bundle that was made of it."""
 
-    gathered: Gathered
+    gathered: TrainingData
     sampling: dict[str, Any]
     """How the calibration rows were drawn."""
     threshold: float | None
@@ -99,17 +99,17 @@ class Walked:
     promise_holds: bool = True
 
 
-class Broken(Exception):
+class CheckFailed(Exception):
     """Something is not as it must be."""
 
 
-def walk(folder: Path, calls: int = CALLS) -> Walked:
-    """Walk it, in an empty folder. Raises Broken."""
+def walk(folder: Path, calls: int = CALLS) -> BundleResults:
+    """Run the loop in an empty folder. Raises CheckFailed."""
     return prove(folder, gather(folder, calls))
 
 
-def gather(folder: Path, calls: int) -> Gathered:
-    """Walk from the calls of devices to the training data, in an empty folder. Raises Broken."""
+def gather(folder: Path, calls: int) -> TrainingData:
+    """Walk from the calls of devices to the training data, in an empty folder. Raises CheckFailed."""
     messages = _messages("train")[:calls]
     with LargeModel(_oracle(messages)) as large, _site(folder, large) as site:
         ids = _ask(site, messages)
@@ -117,7 +117,7 @@ def gather(folder: Path, calls: int) -> Gathered:
         _review_the_audit(site, messages)
         store = _carry(site, folder)
     rows, sheet = _training_data(folder, store)
-    return Gathered(rows, sheet, _checked(rows))
+    return TrainingData(rows, sheet, _checked(rows))
 
 
 # --- at the site ------------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def _checked(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return found[0]
 
 
-def prove(folder: Path, gathered: Gathered) -> Walked:
+def prove(folder: Path, gathered: TrainingData) -> BundleResults:
     """Fit a head, prove its threshold, and check the guarantee on messages that were not sent."""
     trainer = _trainer()
     bundle = _bundle(folder, trainer, gathered.rows["train"])
@@ -233,7 +233,7 @@ def prove(folder: Path, gathered: Gathered) -> Walked:
     confidence, report = found.confidence, found.report
     _say(report["verdict"])
     if not isinstance(confidence, Threshold):
-        return Walked(gathered, sample.plain(), None)
+        return BundleResults(gathered, sample.plain(), None)
     final = _assembled(folder, trainer, {"confidence": confidence.model_dump(mode="json")}, "final")
     unseen = [*_messages("calibration"), *_messages("test"), *_messages("afterwards")]
     said = predict(final, [row.text for row in unseen])
@@ -243,7 +243,7 @@ def prove(folder: Path, gathered: Gathered) -> Walked:
     holds = bool(stats.binom.sf(wrong - 1, len(sure), RISK.target) > SURPRISE)
     share = f"{100 * wrong / max(1, len(sure)):.1f}%; promised are {100 * RISK.target:g}% at most"
     _say(f"of {len(unseen)} new messages {len(sure)} were answered confidently, {wrong} of them wrongly ({share})")
-    return Walked(gathered, sample.plain(), confidence.threshold, len(sure), wrong, holds)
+    return BundleResults(gathered, sample.plain(), confidence.threshold, len(sure), wrong, holds)
 
 
 def _bundle(folder: Path, trainer: ModuleType, rows: Sequence[dict[str, Any]]) -> Path:
@@ -339,7 +339,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _must(holds: bool, said: str) -> None:
     if not holds:
-        raise Broken(f"it is not so that {said}")
+        raise CheckFailed(f"it is not so that {said}")
 
 
 def _say(said: str) -> None:
@@ -364,7 +364,7 @@ def main() -> None:
         ):
             walked = walk(given.work or Path(work), given.calls)
             _tell(walked)
-    except Broken as broken:
+    except CheckFailed as broken:
         sys.exit(f"stopped: {broken}")
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -376,7 +376,7 @@ def main() -> None:
     sys.exit(not all(bar.ok for bar in found))
 
 
-def bars(walked: Walked) -> list[Bar]:
+def bars(walked: BundleResults) -> list[Bar]:
     """Return the figures: whether a threshold was proved and keeps its guarantee, and its coverage."""
     return [
         Bar("a threshold is proved", float(walked.threshold is not None), 1, "higher"),
@@ -387,7 +387,7 @@ def bars(walked: Walked) -> list[Bar]:
     ]
 
 
-def _tell(walked: Walked) -> None:
+def _tell(walked: BundleResults) -> None:
     _say(f"the row of the correction: {json.dumps(walked.gathered.corrected)}")
     if walked.threshold is None:
         _say("NO THRESHOLD WAS PROVED: every answer escalates, and nothing is promised")

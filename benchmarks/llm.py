@@ -42,7 +42,7 @@ def measure() -> Iterator[Bar]:
     asked = _arguments().parse_args()
     gemma = asked.model == [Path(GEMMA)]
     usual = tuple(playing.COMPARED) if asked.same_kernels else GEMMA_PARTS if gemma else playing.PARTS
-    wanted = playing.Wanted(asked.part or usual, asked.rounds)
+    wanted = playing.MeasurementPlan(asked.part or usual, asked.rounds)
     programs = building.programs(kernels=asked.same_kernels) if playing.needs_programs(wanted) else None
     yield figures.machine()
     for file in _files(asked):

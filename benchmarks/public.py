@@ -56,7 +56,7 @@ SURE_SHARE_MIN = 0.01
 
 
 @dataclass(frozen=True)
-class Measured:
+class DataSetResults:
     """What came of one data set."""
 
     data: PublicData
@@ -98,7 +98,7 @@ def main() -> int:
         sets = public_data.read(asked.data)
     except (LookupError, OSError, ValueError) as error:
         parser.error(f"--data: {error}")
-    shown: list[Measured] = []
+    shown: list[DataSetResults] = []
 
     def every() -> Iterator[Bar]:
         for data in sets:
@@ -115,7 +115,7 @@ def main() -> int:
     return code
 
 
-def measure(data: PublicData, work: Path, epochs: int | None = None) -> Measured:
+def measure(data: PublicData, work: Path, epochs: int | None = None) -> DataSetResults:
     """Make the bundle by the product, and count its answers to the test."""
     began = time.monotonic()
     recipe = _write(data, work, epochs)
@@ -129,7 +129,7 @@ def measure(data: PublicData, work: Path, epochs: int | None = None) -> Measured
     threshold = report["calibrate"]["report"]["threshold"]
     quantized = report["quantize"]["report"]
     chosen = next(each for each in quantized["candidates"] if each["name"] == quantized["chosen"])
-    return Measured(data, right, sure, _linear(data), chosen["kl_mean"], threshold, minutes, read(recipe))
+    return DataSetResults(data, right, sure, _linear(data), chosen["kl_mean"], threshold, minutes, read(recipe))
 
 
 @cache
@@ -147,7 +147,7 @@ def is_sure(bundle: Path, row: Mapping[str, Any]) -> bool:
     return confidence.is_confident(row["confidence"], score)
 
 
-def bars(found: Measured, *, judged: bool = True) -> Iterator[Bar]:
+def bars(found: DataSetResults, *, judged: bool = True) -> Iterator[Bar]:
     """Yield the figures of one data set; of a training that was cut short, neither accuracy nor coverage is judged."""
     name, right, sure, recipe = found.data.name, found.right, found.sure, found.recipe
     low, high = found.resampled(lambda rows: float(right[rows].mean()))
@@ -165,7 +165,7 @@ def bars(found: Measured, *, judged: bool = True) -> Iterator[Bar]:
     yield Bar(f"{name}: minutes", round(found.minutes, 1), None, "lower")
 
 
-def _table(every: list[Measured]) -> EscapedTable:
+def _table(every: list[DataSetResults]) -> EscapedTable:
     title = f"MiniLM by edge-convert; in brackets {100 * LEVEL:.0f}% by resampling"
     table = EscapedTable("", *(found.data.name for found in every), title=title)
     cells = [_cells(found) for found in every]
@@ -174,7 +174,7 @@ def _table(every: list[Measured]) -> EscapedTable:
     return table
 
 
-def _cells(found: Measured) -> dict[str, str]:
+def _cells(found: DataSetResults) -> dict[str, str]:
     right, sure = found.right, found.sure
 
     def ranged(value: float, figure: Callable[[npt.NDArray[np.int64]], float]) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 from benchmarks.bars import Bar, main, option
 from edge_agent.errors import BY_REASON
 from tests.support import finding_cases, reason_cases
-from tests.support.reason_cases import Played, RemedyCase
+from tests.support.reason_cases import CaseOutcome, RemedyCase
 
 TABLES: Mapping[str, tuple[Mapping[str, RemedyCase], frozenset[str]]] = {
     "reasons": (reason_cases.CASES, frozenset(BY_REASON) | reason_cases.CLIENT_REASONS),
@@ -64,7 +64,7 @@ def _named() -> list[str]:
     return only
 
 
-def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[Played]) -> list[Bar]:
+def judged(kind: str, rows: Sequence[RemedyCase], outcomes: Sequence[CaseOutcome]) -> list[Bar]:
     """Return the bars of a table from the result of each row; a reason without a row counts as missing."""
     counts = Counter(map(_state, rows))
     excused, booted, missing = counts["excused"], counts["booted"], counts["not made"]
@@ -89,19 +89,19 @@ def _state(row: RemedyCase) -> str:
     return "not made" if row.play is None else "played here"
 
 
-def play(row: RemedyCase, number: str) -> Played:
+def play(row: RemedyCase, number: str) -> CaseOutcome:
     """Play one row in a folder of its own; what fails is reported, and the sweep continues."""
     if row.play is None:
         why = f"excused: {row.excused}" if row.excused else f"played by {row.played_by}" if row.played_by else ""
         report(f"[{number}] {row.name}: {why or 'not made yet'}")
-        return Played((), cured=False)
+        return CaseOutcome((), cured=False)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="remedies-") as folder:
         try:
             played = row.play(Path(folder))
         except Exception as error:  # noqa: BLE001 - whatever a row ends with is its result
             report(f"[{number}] {row.name}: {type(error).__name__}: {error}")
-            return Played((), cured=False)
+            return CaseOutcome((), cured=False)
     verdict = "cured" if played.cured else f"named: {played.person}" if played.person else "NOT CURED"
     shown = "shown" if played.shown == (row.name,) else f"SHOWN {' '.join(played.shown) or 'nothing'}"
     report(f"[{number}] {row.name}: {shown}, {verdict} ({time.monotonic() - began:.1f} s)")

@@ -37,7 +37,7 @@ class Population:
         return np.asarray(self.log_probabilities.argmax(axis=1) == self.truth)
 
 
-class Resampled(NamedTuple):
+class ResampleMeans(NamedTuple):
     """Means over the resamples."""
 
     broken: float
@@ -50,13 +50,13 @@ class Resampled(NamedTuple):
     """The same of the best threshold there is for the population."""
 
 
-def resample(population: Population, risk: Risk, calibration_rows: int) -> Resampled:
+def resample(population: Population, risk: Risk, calibration_rows: int) -> ResampleMeans:
     """Draw, calibrate and count, RESAMPLES times."""
     rng = np.random.default_rng(SEED)
     drawn = [
         _once(population, risk, rng.integers(0, len(population.truth), calibration_rows)) for _ in range(RESAMPLES)
     ]
-    return Resampled(*np.array(drawn).mean(axis=0).tolist())
+    return ResampleMeans(*np.array(drawn).mean(axis=0).tolist())
 
 
 def broken_max(risk: Risk) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.bars import Bar, main, option
-from benchmarks.fleet.picture import Shown, draw
+from benchmarks.fleet.picture import RolloutPictureData, draw
 from benchmarks.fleet.simulation import AT_ONCE, ONE_DAY, SIX_DAYS, Harm, Outcome, Scenario, Simulation
 from benchmarks.fleet.sites import Site, population
 from edge_agent.formats import plan as plans
@@ -44,7 +44,7 @@ BAD = (
 HARMS = {ERRORS: "errors, which probation sees and undoes", WRONG: "wrong answers, which only people notice"}
 
 
-class Runs:
+class ScenarioRuns:
     """All scenarios, run once each."""
 
     def __init__(self, root: Path) -> None:
@@ -69,12 +69,12 @@ class Runs:
             for waves in (SIX_DAYS, ONE_DAY)
         }
 
-    def shown(self) -> Shown:
+    def shown(self) -> RolloutPictureData:
         """Return what the picture needs."""
         days = GOOD.days
         full = self.run(replace(GOOD, bundle_bytes=MODEL_BYTES))
         by_day = self.traffic.bytes_by_day
-        return Shown(
+        return RolloutPictureData(
             {
                 each.name: (each.waves, outcome)
                 for each, outcome in ((GOOD, self.good), (GOOD_BY_NIGHT, self.by_night), (GOOD_FAST, self.fast))
@@ -89,7 +89,7 @@ class Runs:
         )
 
 
-def bars(runs: Runs) -> list[Bar]:
+def bars(runs: ScenarioRuns) -> list[Bar]:
     """Return the figures and their limits."""
     halted, taken_back = runs.bad[2], runs.bad[5]
     looks = sum(site.contacts_per_day() for site in runs.sites) / SITES
@@ -110,14 +110,14 @@ def bars(runs: Runs) -> list[Bar]:
     ]
 
 
-def _mean(moved: Traffic, outcome: Outcome, sites: list[Site], days: int) -> float:
+def _mean(moved: SiteTraffic, outcome: Outcome, sites: list[Site], days: int) -> float:
     return sum(moved.bytes_by_day(outcome, sites, days)) / days
 
 
 def measure() -> list[Bar]:
     """Run all simulations, draw the picture if requested, and yield the bars."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = Runs(Path(folder))
+        runs = ScenarioRuns(Path(folder))
     if picture := option("--draw"):
         draw(Path(picture), runs.shown())
     return bars(runs)
@@ -130,7 +130,7 @@ LOOK_REQUESTS, CHANGE_REQUESTS = 2, 3
 
 
 @dataclass(frozen=True)
-class Traffic:
+class SiteTraffic:
     """Bytes for one site."""
 
     look_bytes: int
@@ -147,7 +147,7 @@ class Traffic:
         ]
 
 
-def measure_traffic(root: Path) -> Traffic:
+def measure_traffic(root: Path) -> SiteTraffic:
     """Return what an uplink moves for updates: publish, and take the sizes of the files that a site reads.
 
     The fleet has ten tasks, and its plan six waves. A look with nothing new asks for the next root, which is not there,
@@ -160,7 +160,7 @@ def measure_traffic(root: Path) -> Traffic:
     plain = central.offering(*digests, waves=wanted.waves, probation=wanted.probation)
     plan = central.plan(RolloutPlan.model_validate(plain.model_copy(update={"sites": {"shop-1": FleetPlan()}})))
     sizes = {role: central.metadata(role).stat().st_size for role in ("timestamp", "snapshot", "plan")}
-    return Traffic(
+    return SiteTraffic(
         look_bytes=sizes["timestamp"] + LOOK_REQUESTS * HEADER_BYTES,
         change_bytes=sizes["snapshot"] + sizes["plan"] + len(plans.encode(plan)) + CHANGE_REQUESTS * HEADER_BYTES,
     )

@@ -55,7 +55,7 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
-class Draws:
+class CalibrationDraws:
     """How calibration rows are drawn."""
 
     rows: int
@@ -64,7 +64,7 @@ class Draws:
     correlation: float = 0.0
 
 
-class Found(NamedTuple):
+class ShapeMeans(NamedTuple):
     """Means over the resamples."""
 
     broken: float
@@ -91,7 +91,9 @@ def from_the_strictest(_tuning: Answers, proving: Answers, risk: Risk) -> float 
     return choose(*proving, risk).threshold
 
 
-def measure(shape: Shape, draws: Draws, risk: Risk, rule: Rule = with_start, *, one_each: bool = True) -> Found:
+def measure(
+    shape: Shape, draws: CalibrationDraws, risk: Risk, rule: Rule = with_start, *, one_each: bool = True
+) -> ShapeMeans:
     """Draw, calibrate and look up, `resamples` times; `one_each`: of each family one row is tested."""
     rng, truth = np.random.default_rng(1), shape.truth()
     broken, covered = 0, 0.0
@@ -106,10 +108,10 @@ def measure(shape: Shape, draws: Draws, risk: Risk, rule: Rule = with_start, *, 
             broken += truth[chosen][0] > risk.target
             covered += truth[chosen][1]
     oracle = max(itertools.chain([0.0], (share for over, share in truth.values() if over <= risk.target)))
-    return Found(broken / draws.resamples, covered / draws.resamples, oracle)
+    return ShapeMeans(broken / draws.resamples, covered / draws.resamples, oracle)
 
 
-def _drawn(shape: Shape, draws: Draws, rng: np.random.Generator) -> Answers:
+def _drawn(shape: Shape, draws: CalibrationDraws, rng: np.random.Generator) -> Answers:
     """Return confidences and whether the answers are right, [families, rows of each]."""
     families = draws.rows // draws.family_rows
     confidences = np.repeat(rng.beta(*shape.confidences, families)[:, None], draws.family_rows, axis=1)

@@ -22,10 +22,10 @@ import structlog
 from benchmarks.bars import Bar, main, option
 from benchmarks.carrying import lives, sealing, uploading
 from benchmarks.carrying.tally import Tally
+from tests.support.delivery_path import Outcome
 from tests.support.queued_examples import GROWTH_MIB_MAX, fill
 from tests.support.uplink_cases import UplinkCase
-from tests.support.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, Process
-from tests.support.whole_way import Outcome
+from tests.support.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, UplinkProcess
 
 POINTS = 24
 EXAMPLES = 1_000_000
@@ -51,7 +51,7 @@ def measure_volume(root: Path, examples: int, tally: Tally) -> None:
     (root / "backlog" / "upstream").mkdir(parents=True)
     case = UplinkCase(root / "backlog", str(root / "backlog" / "upstream"))
     case.seal(BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH)
-    code, resident_bytes = Process(case, case.config.url).once_measured()
+    code, resident_bytes = UplinkProcess(case, case.config.url).once_measured()
     assert code == 0, code
     here, there = case.outbox / "segments", Path(case.config.url, "site=site-1", "segments")
     names = [path.name for path in here.iterdir()]

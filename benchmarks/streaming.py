@@ -42,7 +42,7 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class Together:
+class ConcurrentStreams:
     """Streams that ran at the same time, seen while all of them wrote."""
 
     streams: Sequence[Stream]
@@ -114,9 +114,9 @@ async def measure_streaming(target: str, weights: Path, threads: int) -> list[Ba
     ]
 
 
-async def write_together(client: AsyncClient, texts: Sequence[str]) -> Together:
+async def write_together(client: AsyncClient, texts: Sequence[str]) -> ConcurrentStreams:
     """Have all texts written at the same time."""
-    return Together(await asyncio.gather(*(_stream(client, text) for text in texts)))
+    return ConcurrentStreams(await asyncio.gather(*(_stream(client, text) for text in texts)))
 
 
 async def _stream(client: AsyncClient, text: str) -> Stream:

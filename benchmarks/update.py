@@ -46,7 +46,7 @@ def measure() -> list[Bar]:
         return [*_transfers(Path(path)), *_resumed(Path(path) / "resumed")]
 
 
-class Wire:
+class CountedRepository:
     """A repository behind a socket whose bytes are counted, and a site that mirrors it."""
 
     def __init__(self, server: AnsweringServer, proxy: ToxicProxy, folder: Path) -> None:
@@ -116,7 +116,7 @@ class Wire:
 
 def _transfers(folder: Path) -> list[Bar]:
     with AnsweringServer() as server, ToxicProxy(port_of(server)) as proxy:
-        wire = Wire(server, proxy, folder)
+        wire = CountedRepository(server, proxy, folder)
         wire.others()
         first = rubbish(ADAPTER_BYTES, 1)
         asyncio.run(wire.install(wire.bundle("1.0.0", first, 0.5), set()))

@@ -17,7 +17,7 @@ from benchmarks.bars import Bar, main, option
 from benchmarks.updating import bad_offers, crashes, memory
 from benchmarks.updating.tally import Tally
 from tests.support.steady_load import to_and_fro
-from tests.support.update_field import Field
+from tests.support.update_sites import UpdateSites
 
 POINTS = 5
 """Faults of each kind: the tests sweep all of them."""
@@ -26,7 +26,7 @@ POINTS = 5
 def measure(points: int = POINTS) -> list[Bar]:
     """Inject everything; what went wrong is named on standard error."""
     with tempfile.TemporaryDirectory() as folder:
-        field, faults, hostile = Field(Path(folder)), Tally(), Tally()
+        field, faults, hostile = UpdateSites(Path(folder)), Tally(), Tally()
         crashes.measure(field, points, faults)
         bad_offers.measure_downloads(field, faults)
         bad_offers.measure_bad_bundles(field, faults)
@@ -49,7 +49,7 @@ def measure(points: int = POINTS) -> list[Bar]:
 SWITCHES = 20
 
 
-def measure_switches(field: Field) -> list[Bar]:
+def measure_switches(field: UpdateSites) -> list[Bar]:
     """Update to and fro under a steady load: failed calls, missed deadlines, and the most memory at once."""
     with field.site() as site:
         seen = to_and_fro(field, site, SWITCHES)

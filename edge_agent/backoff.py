@@ -1,6 +1,7 @@
 """Exponential back-off. Pure.
 
-The callers choose the pauses: `client/retry.py` for a client of the daemon, `uplink/connectivity.py` for the uplink.
+The callers choose the pauses: `client/daemon_connection.py` for a client of the daemon, `uplink/connectivity.py` for
+the uplink.
 """
 
 from __future__ import annotations

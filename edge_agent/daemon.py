@@ -23,7 +23,7 @@ import uvloop
 from edge_agent import __version__, logs, process_resources, supervision
 from edge_agent.capture.capture_values import SpoolWorkerDependencies
 from edge_agent.capture.example_capture import ExampleCapture
-from edge_agent.config import Config, StoreConfig, sections
+from edge_agent.config import Config, sections
 from edge_agent.engine.pool import EnginePool
 from edge_agent.metrics.metric_catalogue import AnswerCounts
 from edge_agent.metrics.metrics_listener import MetricsListener
@@ -165,9 +165,8 @@ class Daemon:
             why = "answers that wait for the redaction model keep waiting in memory"
             yield Component("redaction", self._capture.redaction.run, restart, why)
         if self._config.metrics.address:
-            listener = MetricsListener(
-                *sections.split_host_port(self._config.metrics.address), SiteMetrics(self._metrics_dependencies()).page
-            )
+            host, port = sections.split_host_port(self._config.metrics.address)
+            listener = MetricsListener(host, port, SiteMetrics(self._metrics_dependencies()).page)
             yield Component("metrics", listener.run, restart, "no answer depends on the metrics page")
         why = "calls are answered without it; health keeps the last state of each task"
         yield Component("health", self._report_changes, restart, why)
@@ -303,7 +302,13 @@ def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[S
     faulthandler.enable()  # the watchdog's SIGABRT then logs where every thread was
     process_resources.limit_malloc_arenas()
     process_resources.raise_descriptor_limit(config.access.connections_max)
-    store = Store.open(config.state_dir, _store_limits(config.store))
+    limits = StoreLimits(
+        bundle_bytes_max=config.store.bundle_bytes_max,
+        file_bytes_max=config.store.bundle_bytes_max,
+        bundles_per_task_max=config.store.bundles_per_task_max,
+        disk_reserve_bytes=config.store.disk_reserve_bytes,
+    )
+    store = Store.open(config.state_dir, limits)
     try:
         failed_component, closed = uvloop.run(_serve(config, store, wrap, spool_worker, core_log))
         if not closed:
@@ -313,15 +318,6 @@ def serve(config: Config, wrap: RunWrapper = run_unwrapped, spool_worker: type[S
         if core_log:
             core_log.close()
     return EXIT_FAILED if failed_component else 0
-
-
-def _store_limits(config: StoreConfig) -> StoreLimits:
-    return StoreLimits(
-        bundle_bytes_max=config.bundle_bytes_max,
-        file_bytes_max=config.bundle_bytes_max,
-        bundles_per_task_max=config.bundles_per_task_max,
-        disk_reserve_bytes=config.disk_reserve_bytes,
-    )
 
 
 async def _serve(

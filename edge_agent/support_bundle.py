@@ -118,10 +118,6 @@ def _plain_value(value: object) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _doctor(sources: SupportSources, rules: RedactionRules) -> bytes:
-    return _encode_json(sources.doctor, rules)
-
-
 def _versions(sources: SupportSources, rules: RedactionRules) -> bytes:
     text = read_text(sources.case.installation.at("etc/os-release"))
     release = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
@@ -245,7 +241,7 @@ def _folders(sources: SupportSources, rules: RedactionRules) -> bytes:
 
 
 _PART_SOURCES = (
-    _PartSource("doctor.json", "what doctor finds", _doctor),
+    _PartSource("doctor.json", "what doctor finds", lambda sources, rules: _encode_json(sources.doctor, rules)),
     _PartSource("versions.json", "versions of program and system", _versions),
     _PartSource("status.json", "the daemon's status", _status),
     _PartSource("config.json", "settings, without secrets", _config),
@@ -277,12 +273,11 @@ LOCATION_KEYS = re.compile(r"_(file|dir|url)$|^(url|root_file)$")
 REPLACED = "[secret]"
 VALUE_CHARACTERS_MAX = 600
 EVENT_KEYS = re.compile(
-    "again_in_seconds|address|answers|at|audit|bundle|bytes|call|cause|certificate|client|code|component|count|deaths|detail|device|digest"
-    "|engine|error|event|gate"
-    "|expires_at|failed|file|how|in_flight|level|limit|listener|message|method|model|name|needed|new|peer|pid|policy|port|reason"
-    "|remedy|repository"
-    "|role|run_dir|running|seconds|segment|segments|sequences|state|state_dir|status|store|surface|task|times_more|timestamp|to_blame"
-    "|unit|upstream|url|version|what|why|within_seconds|about|problem"
+    "again_in_seconds|address|answers|at|audit|bundle|bytes|call|cause|certificate|client|code|component|count|deaths"
+    "|detail|device|digest|engine|error|event|gate|expires_at|failed|file|how|in_flight|level|limit|listener|message"
+    "|method|model|name|needed|new|peer|pid|policy|port|reason|remedy|repository|role|run_dir|running|seconds|segment"
+    "|segments|sequences|state|state_dir|status|store|surface|task|times_more|timestamp|to_blame|unit|upstream|url"
+    "|version|what|why|within_seconds|about|problem"
 )
 """Keys of log events whose values are kept."""
 UNTOUCHED_KEYS = re.compile("at|digest|level|pid|sha256|since|timestamp|version")
@@ -353,8 +348,7 @@ def bare_address(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return REPLACED
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def redact_line(line: str, rules: RedactionRules, *, foreign: bool = False) -> str:

@@ -22,7 +22,7 @@ from edge_agent.client import CallFailed, Classification
 from tests.support.bundles import echo_bundle
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.large_model import LargeModel
-from tests.support.toxic_proxy import Cut, CutAnswer, Hole, ToxicProxy
+from tests.support.toxic_proxy import ConnectionCut, CutAnswer, SilentServer, ToxicProxy
 
 CALLS, CALLERS = 1000, 4
 DEADLINE_SECONDS = 1.0
@@ -41,7 +41,7 @@ def measure(calls: int = CALLS) -> list[Bar]:
     ):
         site.admin.install(echo_bundle(Path(path) / "pos", TASK))
         site.start_uplink()
-        with _Flapping(proxy) as link, ThreadPoolExecutor(CALLERS) as callers:
+        with _FlappingLink(proxy) as link, ThreadPoolExecutor(CALLERS) as callers:
             told = [each for part in callers.map(_call, [site] * CALLERS, _shares(calls)) for each in part]
         asked = _asked(oracle)
     routes = Counter(told)
@@ -61,7 +61,7 @@ def measure(calls: int = CALLS) -> list[Bar]:
 _KNOWN = ("UPSTREAM", "LOCAL", "LATE")
 
 
-class _Flapping:
+class _FlappingLink:
     """Turns the link down and up, until the block is left."""
 
     def __init__(self, proxy: ToxicProxy) -> None:
@@ -69,7 +69,7 @@ class _Flapping:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> _Flapping:
+    def __enter__(self) -> _FlappingLink:
         self._thread.start()
         return self
 
@@ -78,7 +78,7 @@ class _Flapping:
         self._thread.join()
 
     def _run(self) -> None:
-        ways = (Cut(0, reset=True), CutAnswer(0, reset=True), Hole())
+        ways = (ConnectionCut(0, reset=True), CutAnswer(0, reset=True), SilentServer())
         while not self._over.wait(PERIOD_SECONDS):
             down = self.turns % 2 == 0
             self._proxy.toxic = ways[self.turns // 2 % len(ways)] if down else None

@@ -24,7 +24,7 @@ SLOW = "!slow 5 " + "word " * 200
 
 
 @dataclass
-class Noted:
+class CallLog:
     """What all callers saw."""
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -88,7 +88,7 @@ def oracle(client: Client) -> Oracle:
     return {f"{kind} {text}": ask(client, text) for kind, ask in KINDS.items() for text in TEXTS}
 
 
-def patient(noted: Noted, what: str, call: Callable[[], object], again: tuple[str, ...] = ()) -> object | None:
+def patient(noted: CallLog, what: str, call: Callable[[], object], again: tuple[str, ...] = ()) -> object | None:
     """Call until it is answered, again also after failures that read so; None = it was not, which is noted."""
     give_up = time.monotonic() + GIVE_UP_SECONDS
     while True:
@@ -116,7 +116,7 @@ class Callers:
     client: Client
     reviewer: ReviewClient
     oracle: Oracle
-    noted: Noted
+    noted: CallLog
     rng: random.Random
 
     def ask(self, kind: str) -> None:

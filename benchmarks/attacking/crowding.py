@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.attacking.assault import KINDS
-from benchmarks.attacking.held import Held, held
+from benchmarks.attacking.held import HeldResources, held
 from benchmarks.bars import Bar, median
 from edge_agent.client import CallFailed, Classification, Client
 from tests.support.bundles import echo_bundle
@@ -43,7 +43,7 @@ LABELS = ("refund", "price")
 
 
 @dataclass
-class Served:
+class ClientResults:
     """What a good client got."""
 
     seconds: list[float] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Way:
+class EntryPoint:
     """A way in."""
 
     name: str
@@ -67,7 +67,7 @@ class Way:
 
 
 @dataclass
-class Crowded:
+class AssaultResults:
     """What came of all assaults."""
 
     ratios: list[float] = field(default_factory=list)
@@ -86,9 +86,9 @@ def measure(seconds: float = SECONDS) -> list[Bar]:
                 return _measured(daemon, ways, seconds)
 
 
-def _measured(daemon: RunningDaemon, ways: list[Way], seconds: float) -> list[Bar]:
+def _measured(daemon: RunningDaemon, ways: list[EntryPoint], seconds: float) -> list[Bar]:
     assert daemon.process is not None
-    crowded = Crowded()
+    crowded = AssaultResults()
     for way in ways:  # everything is used once before it counts what is held
         assaulted(way, "idle", seconds / 2, crowded)
     before = settled(daemon)
@@ -114,7 +114,7 @@ def _measured(daemon: RunningDaemon, ways: list[Way], seconds: float) -> list[Ba
     ]
 
 
-def assaulted(way: Way, kind: str, seconds: float, crowded: Crowded) -> None:
+def assaulted(way: EntryPoint, kind: str, seconds: float, crowded: AssaultResults) -> None:
     """Measure the good client in quiet and under one kind of assault."""
     quiet = _served(way.client, seconds)
     with assault(way, kind) as done:
@@ -130,9 +130,9 @@ def assaulted(way: Way, kind: str, seconds: float, crowded: Crowded) -> None:
     _tell(f"{way.name:<16} {kind:<14} {medians}, {p99s}, {len(under.seconds)} calls; {done}")
 
 
-def _served(client: Client, seconds: float) -> Served:
+def _served(client: Client, seconds: float) -> ClientResults:
     """Call for so long, one call after the other with a pause."""
-    served, until = Served(), time.monotonic() + seconds
+    served, until = ClientResults(), time.monotonic() + seconds
     while time.monotonic() < until:
         started = time.monotonic()
         try:
@@ -147,7 +147,7 @@ def _served(client: Client, seconds: float) -> Served:
 
 
 @contextlib.contextmanager
-def assault(way: Way, kind: str) -> Iterator[dict[str, int]]:
+def assault(way: EntryPoint, kind: str) -> Iterator[dict[str, int]]:
     """Attack while the block runs; then fill the dictionary with the counts. Raises AssertionError if they are zero."""
     command = [sys.executable, "-m", "benchmarks.attacking.assault", kind, way.address, *way.files]
     done: dict[str, int] = {}
@@ -160,14 +160,17 @@ def assault(way: Way, kind: str) -> Iterator[dict[str, int]]:
 
 
 @contextlib.contextmanager
-def _ways(daemon: RunningDaemon, site: TlsSite) -> Iterator[list[Way]]:
+def _ways(daemon: RunningDaemon, site: TlsSite) -> Iterator[list[EntryPoint]]:
     tls, attacker = site.client("till", "infer"), site.client("stranger", "infer")
     files = (str(attacker.ca), str(attacker.certificate), str(attacker.key))
     with daemon.client() as client, Client(site.address, tls) as remote:
-        yield [Way("inference.sock", daemon.inference, (), client), Way("TCP with mTLS", site.address, files, remote)]
+        yield [
+            EntryPoint("inference.sock", daemon.inference, (), client),
+            EntryPoint("TCP with mTLS", site.address, files, remote),
+        ]
 
 
-def settled(daemon: RunningDaemon, before: Held | None = None) -> Held:
+def settled(daemon: RunningDaemon, before: HeldResources | None = None) -> HeldResources:
     """Return the daemon's resources once they are back at the earlier level, or after the time limit."""
     assert daemon.process is not None
     pid = daemon.process.pid
@@ -178,7 +181,7 @@ def settled(daemon: RunningDaemon, before: Held | None = None) -> Held:
     return held(pid)
 
 
-def _given_back(now: Held, before: Held) -> bool:
+def _given_back(now: HeldResources, before: HeldResources) -> bool:
     grown_mb = (now.resident_bytes - before.resident_bytes) / 2**20
     return now.descriptors <= before.descriptors and grown_mb <= GROWTH_MB_MAX
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.attacking.held import held
 from benchmarks.bars import Bar
 from tests.support import hostile_carried, hostile_files, hostile_state
-from tests.support.fuzzed_daemon import Found, Fuzzed, fuzz, fuzzed, methods
+from tests.support.fuzzed_daemon import FuzzedDaemon, FuzzResults, fuzz, fuzzed, methods
 from tests.support.fuzzing import AT_ONCE
 from tests.support.hostile_files import Format, fuzz_file
 
@@ -28,7 +28,7 @@ GROWTH_BYTES_MAX = 32 * 2**20
 
 def measure(cases: int = CASES) -> list[Bar]:
     """Fuzz; print the findings on standard error."""
-    calls, files = Found(), Found()
+    calls, files = FuzzResults(), FuzzResults()
     with tempfile.TemporaryDirectory() as path, fuzzed(Path(path)) as at:
         daemon_growth, well = _calls(at, cases // 2, calls)
     with tempfile.TemporaryDirectory() as path:
@@ -45,7 +45,7 @@ def measure(cases: int = CASES) -> list[Bar]:
     ]
 
 
-def _calls(at: Fuzzed, cases: int, found: Found) -> tuple[int, list[str]]:
+def _calls(at: FuzzedDaemon, cases: int, found: FuzzResults) -> tuple[int, list[str]]:
     """Return the growth of the daemon's resources from a tenth of the run to its end, and the failures."""
     *first, last = methods()
     each = -(-cases // (len(first) + 1))
@@ -60,7 +60,7 @@ def _calls(at: Fuzzed, cases: int, found: Found) -> tuple[int, list[str]]:
     return after - before, [each for each in well if each]
 
 
-def _files(folder: Path, cases: int, found: Found) -> int:
+def _files(folder: Path, cases: int, found: FuzzResults) -> int:
     kinds = [each for kind in (hostile_files, hostile_state, hostile_carried) for each in kind.formats(folder)]
     shares = sum(kind.share for kind in kinds)
     _each(kinds, cases / shares / 10, 0, found)
@@ -76,12 +76,12 @@ def _in_use() -> int:
     return held(os.getpid()).resident_bytes
 
 
-def _each(kinds: Sequence[Format], cases_a_share: float, begin: int, found: Found) -> None:
+def _each(kinds: Sequence[Format], cases_a_share: float, begin: int, found: FuzzResults) -> None:
     for kind in kinds:
         fuzz_file(kind, round(cases_a_share * kind.share + 0.5), begin, found)
 
 
-def _names(found: Found) -> set[str]:
+def _names(found: FuzzResults) -> set[str]:
     return {ended.split()[0] for ended in found.ended}
 
 

@@ -9,21 +9,21 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldResources:
     """What it holds now."""
 
     descriptors: int
     resident_bytes: int
 
 
-def held(pid: int) -> Held:
+def held(pid: int) -> HeldResources:
     """Look at a process; nothing is held by one that is gone."""
     folder = Path(f"/proc/{pid}")
     try:
         pages = int((folder / "statm").read_text().split()[1])
-        return Held(_descriptors(folder), pages * os.sysconf("SC_PAGE_SIZE"))
+        return HeldResources(_descriptors(folder), pages * os.sysconf("SC_PAGE_SIZE"))
     except (FileNotFoundError, ProcessLookupError, IndexError):
-        return Held(0, 0)
+        return HeldResources(0, 0)
 
 
 def _descriptors(folder: Path) -> int:

@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchmarks.attacking.callers import KINDS, RETRYABLE, Callers, Noted, oracle, patient
-from benchmarks.attacking.held import Held, held
+from benchmarks.attacking.callers import KINDS, RETRYABLE, Callers, CallLog, oracle, patient
+from benchmarks.attacking.held import HeldResources, held
 from benchmarks.bars import Bar
 from edge_agent.client import AdminClient, CallFailed, ReviewClient
 from edge_agent.client.site_state import Engine
@@ -57,31 +57,31 @@ SETTINGS = {
 
 
 @dataclass
-class Growth:
+class ResourceHistory:
     """What was held, again and again."""
 
-    daemon: list[tuple[float, Held]] = field(default_factory=list)
-    engines: list[tuple[float, Held]] = field(default_factory=list)
+    daemon: list[tuple[float, HeldResources]] = field(default_factory=list)
+    engines: list[tuple[float, HeldResources]] = field(default_factory=list)
     """All of them together."""
 
-    def megabytes(self, whose: list[tuple[float, Held]]) -> Slope:
+    def megabytes(self, whose: list[tuple[float, HeldResources]]) -> HourlyGrowth:
         """Return the growth of memory after the warm-up."""
         return slope([(at, each.resident_bytes / 2**20) for at, each in _warm(whose)])
 
-    def descriptors(self, whose: list[tuple[float, Held]]) -> Slope:
+    def descriptors(self, whose: list[tuple[float, HeldResources]]) -> HourlyGrowth:
         """Return the growth of descriptors after the warm-up."""
         return slope([(at, float(each.descriptors)) for at, each in _warm(whose)])
 
 
 @dataclass
-class Field:
+class LoadedDaemon:
     """A daemon under load, and its callers."""
 
     daemon: RunningDaemon
     admin: AdminClient
     bundles: dict[str, Path]
-    noted: Noted
-    growth: Growth = field(default_factory=Growth)
+    noted: CallLog
+    growth: ResourceHistory = field(default_factory=ResourceHistory)
     rng: random.Random = field(default_factory=lambda: random.Random(SEED))  # noqa: S311 - no secret
     stop: threading.Event = field(default_factory=threading.Event)
     kills: int = 0
@@ -103,7 +103,9 @@ class Field:
         at = time.monotonic()
         self.growth.daemon.append((at, held(self.daemon.process.pid)))
         engines = [held(engine.pid) for engine in self._engines() if engine.pid]
-        together = Held(sum(each.descriptors for each in engines), sum(each.resident_bytes for each in engines))
+        together = HeldResources(
+            sum(each.descriptors for each in engines), sum(each.resident_bytes for each in engines)
+        )
         if len(engines) == len(self.bundles) - 2:  # none is away just now
             self.growth.engines.append((at, together))
 
@@ -162,12 +164,12 @@ class Field:
 
 def measure(minutes: float = MINUTES) -> list[Bar]:
     """Load a daemon for so long; what went wrong is named on standard error."""
-    noted = Noted()
+    noted = CallLog()
     with tempfile.TemporaryDirectory() as path, RunningDaemon(Path(path), **SETTINGS) as daemon:
         bundles = _bundles(Path(path) / "bundles")
         daemon.install(*bundles.values())
         with daemon.admin() as admin:
-            field = Field(daemon, admin, bundles, noted)
+            field = LoadedDaemon(daemon, admin, bundles, noted)
             pending = _loaded(field, minutes * 60)
         lost = _lost(daemon, noted)
     _tell(field, lost)
@@ -189,7 +191,7 @@ def _bundles(folder: Path) -> dict[str, Path]:
     return {**kinds, "generate": generate, "slow": slow, **versions, "spare": spare}
 
 
-def _loaded(field: Field, seconds: float) -> int:
+def _loaded(field: LoadedDaemon, seconds: float) -> int:
     """Load it; return the calls that are pending when all callers have gone."""
     with contextlib.ExitStack() as stack:
         works = _works(field, stack)
@@ -205,7 +207,7 @@ def _loaded(field: Field, seconds: float) -> int:
         return _pending(field)
 
 
-def note_ends(running: Sequence[tuple[str, Future[None]]], noted: Noted) -> None:
+def note_ends(running: Sequence[tuple[str, Future[None]]], noted: CallLog) -> None:
     """Record callers that do not end, or ended by an error and so made no further calls."""
     for name, each in running:
         if not each.done():
@@ -214,7 +216,7 @@ def note_ends(running: Sequence[tuple[str, Future[None]]], noted: Noted) -> None
             noted.failed.append(f"{name} ended by {error!r}")
 
 
-def _works(field: Field, stack: contextlib.ExitStack) -> list[tuple[str, Callable[[], None]]]:
+def _works(field: LoadedDaemon, stack: contextlib.ExitStack) -> list[tuple[str, Callable[[], None]]]:
     with field.daemon.client() as client:
         known = oracle(client)
     works: list[tuple[str, Callable[[], None]]] = []
@@ -235,7 +237,7 @@ def _works(field: Field, stack: contextlib.ExitStack) -> list[tuple[str, Callabl
     return works
 
 
-def _operations(field: Field) -> list[Callable[[], object]]:
+def _operations(field: LoadedDaemon) -> list[Callable[[], object]]:
     admin, bundles = field.admin, field.bundles
     other = digest_of(bundles["classify 2.0.0"])
     return [
@@ -248,7 +250,7 @@ def _operations(field: Field) -> list[Callable[[], object]]:
     ]
 
 
-def _pending(field: Field) -> int:
+def _pending(field: LoadedDaemon) -> int:
     """Return the remaining length of the queues after a time to finish."""
     with contextlib.suppress(AssertionError):
         eventually_sync(lambda: not _waiting(field.admin), RECOVERY_SECONDS_MAX)
@@ -259,7 +261,7 @@ def _waiting(admin: AdminClient) -> int:
     return sum(engine.pending for engine in admin.status().engines)
 
 
-def _lost(daemon: RunningDaemon, noted: Noted) -> list[str]:
+def _lost(daemon: RunningDaemon, noted: CallLog) -> list[str]:
     """Kill the daemon; return the acknowledged corrections that it does not have when it is back."""
     daemon.kill()
     daemon.start()
@@ -275,7 +277,7 @@ def _lost(daemon: RunningDaemon, noted: Noted) -> list[str]:
     return lost
 
 
-def _bars(field: Field, minutes: float, pending: int, lost: list[str]) -> list[Bar]:
+def _bars(field: LoadedDaemon, minutes: float, pending: int, lost: list[str]) -> list[Bar]:
     noted, growth = field.noted, field.growth
     memory, descriptors = growth.megabytes(growth.daemon), growth.descriptors(growth.daemon)
     engines = growth.megabytes(growth.engines)
@@ -297,11 +299,11 @@ def _bars(field: Field, minutes: float, pending: int, lost: list[str]) -> list[B
     ]
 
 
-def _warm(samples: list[tuple[float, Held]]) -> list[tuple[float, Held]]:
+def _warm(samples: list[tuple[float, HeldResources]]) -> list[tuple[float, HeldResources]]:
     return samples[int(len(samples) * WARM_UP_SHARE) :]
 
 
-def _tell(field: Field, lost: list[str]) -> None:
+def _tell(field: LoadedDaemon, lost: list[str]) -> None:
     noted = field.noted
     said = [f"{dict(noted.answers)}, {noted.retries} retries, {field.kills} kills, {field.changes} changes"]
     for name, found in (("wrong", noted.wrong), ("stuck", noted.stuck), ("failed", noted.failed), ("lost", lost)):
@@ -316,7 +318,7 @@ SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
-class Slope:
+class HourlyGrowth:
     """A growth for each hour."""
 
     an_hour: float
@@ -324,18 +326,18 @@ class Slope:
     """Of the 95% interval around it."""
 
 
-def slope(samples: Sequence[tuple[float, float]]) -> Slope:
+def slope(samples: Sequence[tuple[float, float]]) -> HourlyGrowth:
     """Return the growth of samples of (seconds, value), the oldest first."""
     points = blocks(samples)
     count = len(points)
     if count < 4:
-        return Slope(0.0, math.inf)
+        return HourlyGrowth(0.0, math.inf)
     mean_at, mean = (sum(each[axis] for each in points) / count for axis in (0, 1))
     spread = sum((at - mean_at) ** 2 for at, _ in points)
     growth = sum((at - mean_at) * (value - mean) for at, value in points) / spread
     errors = [value - mean - growth * (at - mean_at) for at, value in points]
     deviation = math.sqrt(sum(error**2 for error in errors) / (count - 2) / spread)
-    return Slope(growth * SECONDS_PER_HOUR, _t(count - 2) * deviation * SECONDS_PER_HOUR)
+    return HourlyGrowth(growth * SECONDS_PER_HOUR, _t(count - 2) * deviation * SECONDS_PER_HOUR)
 
 
 def blocks(samples: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

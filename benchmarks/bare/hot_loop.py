@@ -72,7 +72,7 @@ def reference(streams: list[Stream]) -> int:
     return sum(len(str(each["text"])) for each in written)
 
 
-class Native:
+class NativeTime:
     """Processor time that this thread has spent in machine code, in seconds."""
 
     _inside = False
@@ -86,22 +86,22 @@ class Native:
         """Return the function, counted, unless one that is counted calls it."""
 
         def counted(*arguments: Any) -> Any:
-            if Native._inside:
+            if NativeTime._inside:
                 return function(*arguments)
-            Native._inside, started = True, time.thread_time()
+            NativeTime._inside, started = True, time.thread_time()
             try:
                 return function(*arguments)
             finally:
                 self.seconds += time.thread_time() - started
                 self.calls += 1
-                Native._inside = False
+                NativeTime._inside = False
 
         return counted
 
 
 def looking() -> float:
     """Return the seconds that counting one call adds to its caller."""
-    nothing = Native()
+    nothing = NativeTime()
     counted = nothing.counting(int)
     started = time.thread_time()
     for _ in range(LOOKS):
@@ -113,7 +113,7 @@ def microseconds(weights: Path, threads: int, streams: int) -> tuple[float, floa
     """Return the medians of a step without what the model takes, with the search for the largest logit, and of
     `reference`.
     """
-    native, chosen, look = Native(), Native(), looking()
+    native, chosen, look = NativeTime(), NativeTime(), looking()
     _look_into(native, chosen)
     with tempfile.TemporaryDirectory() as path:
         folder = tasks.bundle(tasks.WRITE, weights, Path(path) / "bundle")
@@ -144,9 +144,9 @@ def microseconds(weights: Path, threads: int, streams: int) -> tuple[float, floa
     return _median(without), _median(all_of_it), _median(fixed)
 
 
-def _look_into(native: Native, chosen: Native) -> None:
+def _look_into(native: NativeTime, chosen: NativeTime) -> None:
     """Count calls from now on."""
-    looked_into: tuple[tuple[Any, str, Native], ...] = (
+    looked_into: tuple[tuple[Any, str, NativeTime], ...] = (
         (llama_cpp, "llama_decode", native),
         (llama_cpp, "llama_get_logits_ith", native),
         (LlamaContext, "choose", chosen),

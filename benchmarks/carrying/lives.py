@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.carrying.tally import Tally
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.formats.segment import name_of
-from tests.support.hostile_uplink import World
-from tests.support.whole_way import Outcome, Way
+from tests.support.delivery_path import DeliveryPath, Outcome
+from tests.support.hostile_uplink import HostileWorld
 
 WORLDS, ROUNDS = 10, 10
 ACCEPT = re.compile("sites accept site-1 ([0-9a-f]{64})")
@@ -19,13 +19,13 @@ ACCEPT = re.compile("sites accept site-1 ([0-9a-f]{64})")
 def measure(root: Path, tally: Tally) -> None:
     """Inject both."""
     kind = "reinstalled with the same site id"
-    tally.add(kind, 1, _reinstalled(Way(root / "collected"), Way.settle), wanted=1)
-    tally.add(kind, 1, _reinstalled(Way(root / "carried"), Way.once), wanted=1)
-    found = _reinstalled(Way(root / "cut"), _once_without_the_last)
+    tally.add(kind, 1, _reinstalled(DeliveryPath(root / "collected"), DeliveryPath.settle), wanted=1)
+    tally.add(kind, 1, _reinstalled(DeliveryPath(root / "carried"), DeliveryPath.once), wanted=1)
+    found = _reinstalled(DeliveryPath(root / "cut"), _once_without_the_last)
     # What the lost machine alone had is gone with it; the central team names that segment.
     tally.add(kind, 1, Outcome() if found == Outcome(1, 0, 1) else found)
     for seed in range(WORLDS):
-        world = World(root / f"world-{seed}", seed)
+        world = HostileWorld(root / f"world-{seed}", seed)
         for _ in range(ROUNDS):
             world.round()
         report = world.end()
@@ -34,7 +34,7 @@ def measure(root: Path, tally: Tally) -> None:
         tally.add("hostile uplink", injected, Outcome(len(world.lost()), world.doubled(), missing), wanted=ROUNDS // 2)
 
 
-def _reinstalled(way: Way, carry: Callable[[Way], object]) -> Outcome:
+def _reinstalled(way: DeliveryPath, carry: Callable[[DeliveryPath], object]) -> Outcome:
     """Install a machine again after it carried; the key that the central team saw second has to be accepted."""
     way.answer(2)
     carry(way)
@@ -46,7 +46,7 @@ def _reinstalled(way: Way, carry: Callable[[Way], object]) -> Outcome:
     return way.settle()
 
 
-def _once_without_the_last(way: Way) -> None:
+def _once_without_the_last(way: DeliveryPath) -> None:
     """Carry, and lose the last segment on its way; the status object that names it arrives."""
     way.once()
     way.answer(1)

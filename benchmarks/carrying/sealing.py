@@ -14,11 +14,11 @@ from pathlib import Path
 from benchmarks.carrying.tally import Tally
 from convert.collect.receipts import NOT_ARRIVED
 from edge_agent.cli.media import copy_out
+from tests.support.delivery_path import Outcome
+from tests.support.segment_sites import SegmentSites, acknowledged
 from tests.support.segments import CentralTeam
-from tests.support.site_cases import ASite, answered, judgement
-from tests.support.spool_field import Field, acknowledged
+from tests.support.site_cases import SiteCase, answered, judgement
 from tests.support.strace import WRITING, Point, failed_at, killed_at
-from tests.support.whole_way import Outcome
 
 SEED = 4
 FLIPS = 8
@@ -28,7 +28,7 @@ Fault = Callable[[Path], str]
 
 def measure(root: Path, points: int, tally: Tally) -> None:
     """Inject a seeded choice of each kind of fault, each into a fresh site."""
-    with Field(root) as field:
+    with SegmentSites(root) as field:
         base = CentralTeam(root / "base")
         copy_out(root / "ready" / "state" / "outbox", root / "base" / "store" / "site=site-1")
         base.collect(root / "base" / "store")
@@ -36,10 +36,10 @@ def measure(root: Path, points: int, tally: Tally) -> None:
             tally.add(kind, 1, _injected(field, fault))
 
 
-def _injected(field: Field, fault: Fault) -> Outcome:
+def _injected(field: SegmentSites, fault: Fault) -> Outcome:
     folder = field.fresh()
     said = acknowledged(fault(folder))
-    site = ASite(folder)  # reads every byte of its outbox
+    site = SiteCase(folder)  # reads every byte of its outbox
     site.keep(answered(99))
     site.judge(judgement(99))
     site.worker.seal_all()
@@ -48,7 +48,7 @@ def _injected(field: Field, fault: Fault) -> Outcome:
     return outcome
 
 
-def _collected(root: Path, site: ASite, said: set[str]) -> Outcome:
+def _collected(root: Path, site: SiteCase, said: set[str]) -> Outcome:
     """Carry everything to the central team and back, and count."""
     shutil.rmtree(root / "central", ignore_errors=True)
     shutil.copytree(root / "base", root / "central")
@@ -67,7 +67,7 @@ def _collected(root: Path, site: ASite, said: set[str]) -> Outcome:
     return Outcome(lost, len(joined) - len(set(joined)), unnamed)
 
 
-def _faults(field: Field, points: int) -> Iterator[tuple[str, Fault]]:
+def _faults(field: SegmentSites, points: int) -> Iterator[tuple[str, Fault]]:
     rng, every = random.Random(SEED), field.points()  # noqa: S311 - which fault comes next is no secret
     writes = [point for point in every if point[0] in WRITING]
     for point in rng.sample(every, min(points, len(every))):
@@ -81,17 +81,17 @@ def _faults(field: Field, points: int) -> Iterator[tuple[str, Fault]]:
     yield from ((f"clock {years:+} years", _jumped(years)) for years in (-1, 10))
 
 
-def _killed(field: Field, point: Point) -> Fault:
+def _killed(field: SegmentSites, point: Point) -> Fault:
     return lambda folder: field.work(folder, *killed_at(*point)).stdout
 
 
-def _failed(field: Field, point: Point, error: str) -> Fault:
+def _failed(field: SegmentSites, point: Point, error: str) -> Fault:
     return lambda folder: field.work(folder, *failed_at(*point, error)).stdout
 
 
 def _sealed(folder: Path) -> list[Path]:
     """Let a site judge and seal, and close; return the new segment's files, the sealed one first."""
-    site = ASite(folder)
+    site = SiteCase(folder)
     before = set(site.files())
     site.judge(judgement(2))
     site.worker.seal_all()
@@ -111,7 +111,7 @@ def _flipped(number: int) -> Fault:
     return fault
 
 
-def _torn(field: Field, cut: int) -> Fault:
+def _torn(field: SegmentSites, cut: int) -> Fault:
     """Truncate the database's log after a kill; only records that are not yet in the outbox can be lost."""
 
     def fault(folder: Path) -> str:
@@ -136,7 +136,7 @@ def _deleted(suffix: str) -> Fault:
 
 def _jumped(years: int) -> Fault:
     def fault(folder: Path) -> str:
-        site = ASite(folder)
+        site = SiteCase(folder)
         site.clock.wall += years * 365 * 86_400
         site.judge(judgement(2))
         site.clock.running += 100_000

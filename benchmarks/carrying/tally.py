@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 
 from benchmarks.bars import Bar
-from tests.support.whole_way import Outcome
+from tests.support.delivery_path import Outcome
 
 
 class Tally:

@@ -17,13 +17,13 @@ from pathlib import Path
 from benchmarks.carrying.tally import Tally
 from convert.collect.sources import FolderSource, SegmentSource
 from tests.support.answering_server import WAYS, AnsweringServer
-from tests.support.forking import Forking
-from tests.support.object_stores import Served, s3
+from tests.support.delivery_path import DeliveryPath
+from tests.support.forking_script import ForkingScript
+from tests.support.object_stores import EmptyBucket, s3
 from tests.support.strace import WRITING, Point, failed_at, killed_at, points
-from tests.support.toxic_proxy import Cut, Hole, Slow, ToxicProxy
+from tests.support.toxic_proxy import ConnectionCut, SilentServer, SlowLink, ToxicProxy
 from tests.support.uplink_cases import UplinkCase
 from tests.support.uplink_faults import failure
-from tests.support.whole_way import Way
 
 SEED = 5
 CUTS, PAIRS = 200, 10
@@ -60,8 +60,8 @@ def measure(root: Path, count: int, tally: Tally) -> None:
 
 def kills(root: Path, count: int, tally: Tally) -> None:
     """Kill the uplink, or fail its disks, at a seeded choice of system calls; those count that it ended by."""
-    way, rng = Way(root), random.Random(SEED)  # noqa: S311 - which fault comes next is no secret
-    with Forking(IMPORTS, ONCE, root) as working:
+    way, rng = DeliveryPath(root), random.Random(SEED)  # noqa: S311 - which fault comes next is no secret
+    with ForkingScript(IMPORTS, ONCE, root) as working:
 
         def once(*tracer: str) -> int:
             way.answer(1)
@@ -87,23 +87,23 @@ def kills(root: Path, count: int, tally: Tally) -> None:
     tally.found("uploads killed", way.settle())
 
 
-def cuts(root: Path, served: Served, proxy: ToxicProxy, tally: Tally) -> None:
+def cuts(root: Path, served: EmptyBucket, proxy: ToxicProxy, tally: Tally) -> None:
     """Cut uploads after random bytes, half of them with a reset."""
     way, rng, injected = _through(proxy, served, root), random.Random(SEED), 0  # noqa: S311
     for _ in range(CUTS):
         way.answer(1, CHARACTERS)
-        proxy.passed, proxy.toxic = 0, Cut(rng.randrange(CHARACTERS), reset=rng.random() < 1 / 2)
+        proxy.passed, proxy.toxic = 0, ConnectionCut(rng.randrange(CHARACTERS), reset=rng.random() < 1 / 2)
         injected += failure(way) is not None
         proxy.toxic = None
         assert failure(way) is None
     tally.add("upload cut after a random byte", injected, way.settle(), wanted=CUTS)
 
 
-def slow(root: Path, served: Served, proxy: ToxicProxy, tally: Tally) -> None:
+def slow(root: Path, served: EmptyBucket, proxy: ToxicProxy, tally: Tally) -> None:
     """Let the way become too slow, and swallow everything."""
     way, injected = _through(proxy, served, root), 0
     way.config = way.config.model_copy(update={"request_seconds_max": 0.5, "bytes_per_second_min": 10_000_000})
-    for toxic in (Slow(100), Hole()):
+    for toxic in (SlowLink(100), SilentServer()):
         way.answer(1, CHARACTERS)
         proxy.toxic = toxic
         injected += failure(way) is not None
@@ -115,9 +115,9 @@ def slow(root: Path, served: Served, proxy: ToxicProxy, tally: Tally) -> None:
     tally.add("way too slow, or without answers", injected, way.settle(), wanted=2)
 
 
-def pairs(root: Path, served: Served, tally: Tally) -> None:
+def pairs(root: Path, served: EmptyBucket, tally: Tally) -> None:
     """Let two uplinks with notes of their own bring up one outbox at once."""
-    way = Way(root, _place(served, root), served.options)
+    way = DeliveryPath(root, _place(served, root), served.options)
     other = UplinkCase(root, way.config.url, served.options)
     other.notes = root / "notes-of-the-other"
     for _ in range(PAIRS):
@@ -128,9 +128,9 @@ def pairs(root: Path, served: Served, tally: Tally) -> None:
     tally.add("two uplinks at once", PAIRS, way.settle(), wanted=PAIRS)
 
 
-def no_bucket(root: Path, served: Served, tally: Tally) -> None:
+def no_bucket(root: Path, served: EmptyBucket, tally: Tally) -> None:
     """Send to a bucket that somebody makes later."""
-    way = Way(root, "s3://later/examples", served.options)
+    way = DeliveryPath(root, "s3://later/examples", served.options)
     way.answer(2)
     failed = failure(way) is not None
     urllib.request.urlopen(urllib.request.Request(f"{served.options['endpoint']}/later", method="PUT")).close()  # noqa: S310
@@ -139,7 +139,7 @@ def no_bucket(root: Path, served: Served, tally: Tally) -> None:
 
 def no_folder(root: Path, tally: Tally) -> None:
     """Send to the mount point of a share that is mounted later."""
-    way = Way(root)
+    way = DeliveryPath(root)
     shutil.rmtree(way.upstream)
     way.answer(2)
     failed = failure(way) is not None
@@ -150,7 +150,7 @@ def no_folder(root: Path, tally: Tally) -> None:
 def answers(root: Path, kind: str, tally: Tally) -> None:
     """Make a store behind S3 or HTTP give every bad answer, and store half of the uploads."""
     with AnsweringServer() as server:
-        way = _Answered(root, server, kind)
+        way = _ScriptedTransfer(root, server, kind)
         failed = 0
         for bad in WAYS:
             way.answer(1, CHARACTERS)
@@ -163,7 +163,7 @@ def answers(root: Path, kind: str, tally: Tally) -> None:
         tally.add(f"endpoint that answers badly ({kind})", failed, way.settle(), wanted=2 * len(WAYS))
 
 
-class _Answered(Way):
+class _ScriptedTransfer(DeliveryPath):
     """A transfer through a server with scripted answers; the central team reads the server's files as a folder."""
 
     def __init__(self, root: Path, server: AnsweringServer, kind: str) -> None:
@@ -179,10 +179,10 @@ class _Answered(Way):
             target = self.upstream / urllib.parse.unquote(path).removeprefix("/fleet/")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        return _Returning(self.upstream, self._server, self._kind)
+        return _ReceiptFolder(self.upstream, self._server, self._kind)
 
 
-class _Returning(FolderSource):
+class _ReceiptFolder(FolderSource):
     """A folder whose receipts go to a server, too."""
 
     def __init__(self, root: Path, server: AnsweringServer, kind: str) -> None:
@@ -194,10 +194,10 @@ class _Returning(FolderSource):
         self._server.objects[f"/fleet/{urllib.parse.quote(path) if self._kind == 's3' else path}"] = content
 
 
-def _through(proxy: ToxicProxy, served: Served, root: Path) -> Way:
+def _through(proxy: ToxicProxy, served: EmptyBucket, root: Path) -> DeliveryPath:
     options = {**served.options, "endpoint": f"http://127.0.0.1:{proxy.port}"}
-    return Way(root, _place(served, root), options, request_seconds_max=20)
+    return DeliveryPath(root, _place(served, root), options, request_seconds_max=20)
 
 
-def _place(served: Served, root: Path) -> str:
+def _place(served: EmptyBucket, root: Path) -> str:
     return f"{served.url}/{root.name}"

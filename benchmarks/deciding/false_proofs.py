@@ -50,7 +50,7 @@ LABELS = ("no", "yes")
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Resample:
     """One resample."""
 
     rows: Sequence[DataRow]
@@ -98,7 +98,7 @@ def _broken_of(risk: Risk, family_rows: int, seed: int) -> int:
     return broken
 
 
-def _drawn(rng: np.random.Generator, family_rows: int) -> Drawn:
+def _drawn(rng: np.random.Generator, family_rows: int) -> Resample:
     """Draw rows: of a family all have the same confidences, and their errors the correlation."""
     shape, size = SHAPES["flat, just over the target"], (ROWS // family_rows, len(ANSWERED))
     sure = np.repeat(0.5 + 0.5 * rng.beta(*shape.confidences, size), family_rows, axis=0)  # of two answers the likelier
@@ -113,7 +113,7 @@ def _drawn(rng: np.random.Generator, family_rows: int) -> Drawn:
         DataRow(str(place), family=str(place // family_rows), answers=_labels(right, asked))
         for place, (right, asked) in enumerate(zip(says_yes ^ wrong, there, strict=True))
     ]
-    return Drawn(rows, np.where(says_yes, sure, 1 - sure))
+    return Resample(rows, np.where(says_yes, sure, 1 - sure))
 
 
 def _labels(right: npt.NDArray[np.bool_], asked: npt.NDArray[np.bool_]) -> tuple[RowAnswer, ...]:

@@ -24,8 +24,8 @@ from typing import Any
 
 from benchmarks.bars import Bar, median
 from benchmarks.llama import building
-from benchmarks.llama.comparing import Figure, Goal, Pair, compared
-from benchmarks.llama.http import Pool
+from benchmarks.llama.comparing import ComparisonGoal, Figure, MeasuredPair, compared
+from benchmarks.llama.http import ConnectionPool
 from benchmarks.llama.running import LlamaServer, Settings
 from benchmarks.llama.tasks import Texts
 from benchmarks.llama.turns import take_turns
@@ -73,9 +73,13 @@ _QUESTIONS: tuple[dict[str, Any], ...] = (
 QUESTIONS = tuple(QuestionSpec.model_validate(each) for each in _QUESTIONS)
 """Seven, as many as the limits are set for."""
 SECONDS_MAX = 600.0
-SEPARATE = Goal("decoder, 7 questions in one call / 7 classify calls", "lower", "ms", 0.5, than="7 classify calls")
-SERVER = Goal("decoder, 7 questions in one call / llama-server asked 7 times", "lower", "ms", 0.6)
-BEHIND = Goal("the same / 7 classify calls with the question behind the text", "lower", "ms", than="7 classify calls")
+SEPARATE = ComparisonGoal(
+    "decoder, 7 questions in one call / 7 classify calls", "lower", "ms", 0.5, than="7 classify calls"
+)
+SERVER = ComparisonGoal("decoder, 7 questions in one call / llama-server asked 7 times", "lower", "ms", 0.6)
+BEHIND = ComparisonGoal(
+    "the same / 7 classify calls with the question behind the text", "lower", "ms", than="7 classify calls"
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ async def _played(program: Path, folder: Path, rounds: int) -> list[Bar]:
         cells, flash = int(status.details["context_cells"]), status.details.get("flash_attention", "on")
         settings = Settings(models.smollm2_path(), int(status.details["threads"]), cells, 4, flash)
         with LlamaServer(program, settings, folder / "llama-server.log") as server:
-            async with Pool(server.port) as pool:
+            async with ConnectionPool(server.port) as pool:
                 texts = Texts([text for text, _ in pos_intents.train() + pos_intents.held_out()], server.count)
                 rival = partial(_rival, pool)
                 systems = [partial(_decide, engine), partial(_classify, engine, "before"), rival]
@@ -128,7 +132,7 @@ async def _played(program: Path, folder: Path, rounds: int) -> list[Bar]:
                 found = await take_turns(rounds, [partial(turn, system=system) for system in systems])
     model = models.smollm2_path().stem
     bars: list[Bar] = [
-        compared(goal, [Pair(round_[0], round_[place]) for round_ in found], model)
+        compared(goal, [MeasuredPair(round_[0], round_[place]) for round_ in found], model)
         for goal, place in ((SEPARATE, 1), (SERVER, 2), (BEHIND, 3))
     ]
     about = {"threads": str(settings.threads), "text_tokens": str(TEXT_TOKENS), "questions": str(len(QUESTIONS))}
@@ -150,7 +154,7 @@ async def _classify(engine: _Engine, where: str, text: str) -> None:
         await engine.answer(f"{where}-{question.name}", text)
 
 
-async def _rival(pool: Pool, text: str) -> None:
+async def _rival(pool: ConnectionPool, text: str) -> None:
     """Ask one question after the other, as a program would that has no other call.
 
     The grammar ends an answer. Its likeliest tokens can be more than the tokenizer makes of a label: a blank alone.

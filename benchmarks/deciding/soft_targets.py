@@ -49,16 +49,16 @@ STUDENTS = ("distributions", "teacher's labels", "people's labels")
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabeledVectors:
     """Texts as vectors, with the number of the label."""
 
     vectors: Floats
     truth: Integers
     labels: int
 
-    def of(self, rows: Integers) -> Labelled:
+    def of(self, rows: Integers) -> LabeledVectors:
         """Return some rows."""
-        return Labelled(self.vectors[rows], self.truth[rows], self.labels)
+        return LabeledVectors(self.vectors[rows], self.truth[rows], self.labels)
 
 
 class Student(NamedTuple):
@@ -105,7 +105,7 @@ def _lost(runs: list[dict[str, Student]]) -> float:
     return float(np.mean([each.mean() for each in lost]) / error)
 
 
-def _labelled(data: PublicData | None) -> Labelled:
+def _labelled(data: PublicData | None) -> LabeledVectors:
     if data is None:
         pairs = calibration.descriptions()
     else:
@@ -115,10 +115,10 @@ def _labelled(data: PublicData | None) -> Labelled:
     labels = sorted({label for _, label in pairs})
     place = {label: number for number, label in enumerate(labels)}
     vectors = sentence_vectors(models.minilm_dir(), [text for text, _ in pairs], quiet)
-    return Labelled(vectors.astype(np.float64), np.array([place[label] for _, label in pairs]), len(labels))
+    return LabeledVectors(vectors.astype(np.float64), np.array([place[label] for _, label in pairs]), len(labels))
 
 
-def _taught(rows: Labelled, rng: np.random.Generator) -> dict[str, Student]:
+def _taught(rows: LabeledVectors, rng: np.random.Generator) -> dict[str, Student]:
     """Teach each student; the same rows for all."""
     order = rng.permutation(len(rows.truth))
     student, tuning, others = np.split(order, np.cumsum([STUDENT_ROWS, CALIBRATION_ROWS]))
@@ -134,7 +134,7 @@ def _taught(rows: Labelled, rng: np.random.Generator) -> dict[str, Student]:
 
 
 def _student(
-    seen: Labelled, wanted: Floats, tuned: Labelled, test: Labelled
+    seen: LabeledVectors, wanted: Floats, tuned: LabeledVectors, test: LabeledVectors
 ) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """Fit a student with the best decay, and its temperature; return its predictions for the test rows."""
     fitted = [logistic_regression.fit_shares(seen.vectors, wanted, decay) for decay in DECAYS]

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from benchmarks.fleet.simulation import Outcome, Waves
+from benchmarks.fleet.simulation import Outcome, RolloutWaves
 from benchmarks.fleet.sites import DAY
 
 _INK, _GREY, _BLUE, _ORANGE, _GREEN, _RED = "#222222", "#9a9a9a", "#2b6cb0", "#dd6b20", "#2f855a", "#c53030"
@@ -19,10 +19,10 @@ _DPI = 150
 
 
 @dataclass(frozen=True)
-class Shown:
+class RolloutPictureData:
     """What is drawn."""
 
-    spread: Mapping[str, tuple[Waves, Outcome]]
+    spread: Mapping[str, tuple[RolloutWaves, Outcome]]
     """By name: rollouts of a good bundle."""
     bad: Sequence[tuple[str, str, Outcome]]
     """Kind of harm, what was done about it, what came of it."""
@@ -32,7 +32,7 @@ class Shown:
     """By name: bytes per site on each day."""
 
 
-def draw(path: Path, shown: Shown) -> None:
+def draw(path: Path, shown: RolloutPictureData) -> None:
     """Write the picture."""
     figure = Figure(figsize=(13, 9.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -48,7 +48,7 @@ def draw(path: Path, shown: Shown) -> None:
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 
 
-def _spread(axes: Axes, shown: Shown) -> None:
+def _spread(axes: Axes, shown: RolloutPictureData) -> None:
     for (name, (waves, outcome)), colour in zip(shown.spread.items(), (_BLUE, _GREEN, _ORANGE), strict=True):
         days = [at / DAY for at in outcome.switched]
         shares = [(number + 1) / outcome.sites for number in range(len(days))]
@@ -68,7 +68,7 @@ def _spread(axes: Axes, shown: Shown) -> None:
     axes.legend(loc="lower right", fontsize=9, frameon=False)
 
 
-def _bad(axes: Axes, shown: Shown) -> None:
+def _bad(axes: Axes, shown: RolloutPictureData) -> None:
     ticks, y, seen = {}, 0.0, ""
     for harm, done, outcome in shown.bad:
         if harm != seen:
@@ -88,7 +88,7 @@ def _bad(axes: Axes, shown: Shown) -> None:
     axes.set_title("A bad bundle: sites that answer with it, for how many hours in all", fontsize=11, loc="left")
 
 
-def _reactions(axes: Axes, shown: Shown) -> None:
+def _reactions(axes: Axes, shown: RolloutPictureData) -> None:
     for (name, points), colour in zip(shown.reactions.items(), (_BLUE, _ORANGE), strict=True):
         hours, sites = zip(*points, strict=True)
         axes.plot(hours, sites, color=colour, marker="o", markersize=4, linewidth=1.8, label=f"waves over {name}")
@@ -102,7 +102,7 @@ def _reactions(axes: Axes, shown: Shown) -> None:
     axes.legend(loc="lower right", fontsize=9, frameon=False)
 
 
-def _traffic(axes: Axes, shown: Shown) -> None:
+def _traffic(axes: Axes, shown: RolloutPictureData) -> None:
     for (name, values), colour in zip(shown.traffic.items(), (_ORANGE, _BLUE, _GREY), strict=True):
         axes.step([*range(len(values)), len(values)], [*values, values[-1]], where="post", color=colour, label=name)
     axes.set(

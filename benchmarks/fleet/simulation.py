@@ -38,16 +38,16 @@ Harm = Literal["none", "errors in probation", "seen by people only"]
 
 
 @dataclass(frozen=True)
-class Waves:
+class RolloutWaves:
     """A rollout: days from its start and percent of the fleet."""
 
     name: str
     steps: tuple[tuple[float, int], ...]
 
 
-SIX_DAYS = Waves("six days", ((0, 1), (1, 5), (2, 15), (3, 40), (4, 60), (5, 100)))
-ONE_DAY = Waves("one day", ((0, 1), (0.15, 5), (0.3, 15), (0.5, 40), (0.7, 60), (0.9, 100)))
-AT_ONCE = Waves("all at once", ())
+SIX_DAYS = RolloutWaves("six days", ((0, 1), (1, 5), (2, 15), (3, 40), (4, 60), (5, 100)))
+ONE_DAY = RolloutWaves("one day", ((0, 1), (0.15, 5), (0.3, 15), (0.5, 40), (0.7, 60), (0.9, 100)))
+AT_ONCE = RolloutWaves("all at once", ())
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Scenario:
     """One run."""
 
     name: str
-    waves: Waves
+    waves: RolloutWaves
     harm: Harm = "none"
     window: SwitchWindow | None = None
     days: int = 14

@@ -19,13 +19,13 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks.flywheel.commands import Screen, StepFailed
+from benchmarks.flywheel.commands import ProgressLog, StepFailed
 from benchmarks.flywheel.figures import Figures, parse
-from benchmarks.flywheel.loop import FIGURES_NAME, WORK, Loop, Size, fresh
+from benchmarks.flywheel.loop import FIGURES_NAME, WORK, FlywheelRun, LoopSize, fresh
 from benchmarks.flywheel.picture import draw
 from edge_agent.client import CallFailed
 
-SMALL = Size(round_calls=1150, shadow_calls=100, hybrid_calls=200)
+SMALL = LoopSize(round_calls=1150, shadow_calls=100, hybrid_calls=200)
 
 
 def main() -> int:
@@ -43,10 +43,12 @@ def main() -> int:
     given = parser.parse_args()
     # So that a walk that is stopped takes its processes with it.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    screen = Screen()
+    screen = ProgressLog()
     work: Path = given.work.absolute()
     try:
-        figures = _last(work) if given.last else Loop(fresh(work), SMALL if given.small else Size(), screen).walk()
+        figures = (
+            _last(work) if given.last else FlywheelRun(fresh(work), SMALL if given.small else LoopSize(), screen).walk()
+        )
     except KeyboardInterrupt:
         screen.line("stopped; nothing is left running", "red")
         return 128 + signal.SIGINT

@@ -17,7 +17,7 @@ from rich.text import Text
 _COMMAND_CHARACTERS_MAX = 110
 
 
-class Screen:
+class ProgressLog:
     """Writes to standard error, so that --json has standard output for itself."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Commands:
     """Runs them in one folder, and writes commands.log there."""
 
     folder: Path
-    screen: Screen
+    screen: ProgressLog
 
     def convert(self, *arguments: object, codes: Sequence[int] = (0,)) -> str:
         """Run edge-convert; return its standard output."""

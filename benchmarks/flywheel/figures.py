@@ -40,7 +40,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Sum:
+class ModeTotals:
     """All the calls of a mode."""
 
     calls: int
@@ -53,10 +53,10 @@ class Sum:
     """The small model says what the large one says, where it says something."""
     cost: float
 
-    def plus(self, other: Sum) -> Sum:
+    def plus(self, other: ModeTotals) -> ModeTotals:
         """Return the sum of both."""
         mine, theirs = asdict(self), asdict(other)
-        return Sum(**{name: mine[name] + theirs[name] for name in mine})
+        return ModeTotals(**{name: mine[name] + theirs[name] for name in mine})
 
     @property
     def accuracy(self) -> float:
@@ -84,9 +84,9 @@ class Sum:
         return {**asdict(self), **{name: round(getattr(self, name), 4) for name in shares}}
 
 
-def sum_up(calls: Sequence[Call], cost: float) -> Sum:
+def sum_up(calls: Sequence[Call], cost: float) -> ModeTotals:
     """Sum calls up."""
-    return Sum(
+    return ModeTotals(
         calls=len(calls),
         right=sum(call.right for call in calls),
         large_right=sum(call.large_right for call in calls),
@@ -111,7 +111,7 @@ class Figures:
     task: str
     large_model: str
     blocks: list[Block] = field(default_factory=list)
-    modes: dict[str, Sum] = field(default_factory=dict)
+    modes: dict[str, ModeTotals] = field(default_factory=dict)
     rounds: list[dict[str, Any]] = field(default_factory=list)
     """Of collecting: what was reviewed, and what 'assess' says then."""
     model: dict[str, Any] = field(default_factory=dict)
@@ -146,6 +146,6 @@ def advised(document: dict[str, Any]) -> dict[str, Any]:
 def parse(plain: dict[str, Any]) -> Figures:
     """Read what `Figures.plain` has written."""
     own = {each.name: plain[each.name] for each in fields(Figures)}
-    sums = [each.name for each in fields(Sum)]
-    modes = {mode: Sum(**{name: found[name] for name in sums}) for mode, found in plain["modes"].items()}
+    sums = [each.name for each in fields(ModeTotals)]
+    modes = {mode: ModeTotals(**{name: found[name] for name in sums}) for mode, found in plain["modes"].items()}
     return Figures(**{**own, "blocks": [Block(**each) for each in plain["blocks"]], "modes": modes})

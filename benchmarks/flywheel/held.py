@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.bars import Bar, option
 from benchmarks.flywheel.central import BUNDLE, RISK_DELTA, RISK_TARGET
-from benchmarks.flywheel.commands import Screen
-from benchmarks.flywheel.loop import FIGURES_NAME, UNSEEN_NAME, WORK, Loop, Size, fresh
+from benchmarks.flywheel.commands import ProgressLog
+from benchmarks.flywheel.loop import FIGURES_NAME, UNSEEN_NAME, WORK, FlywheelRun, LoopSize, fresh
 from benchmarks.resampling import Population, broken_max, resample
 from convert.calibrate.threshold import Risk
 from convert.evaluate.predictions import matrix
@@ -29,7 +29,7 @@ def quality() -> list[Bar]:
     hybrid = _figures()["modes"]["hybrid"]
     gained = 100 * (hybrid["accuracy"] - hybrid["large_accuracy"])
     return [
-        Bar("flywheel: calls in hybrid mode", hybrid["calls"], Size().hybrid_calls, "higher"),
+        Bar("flywheel: calls in hybrid mode", hybrid["calls"], LoopSize().hybrid_calls, "higher"),
         Bar("flywheel: hybrid over the large model, points", gained, -LOST_POINTS_MAX, "higher"),
         Bar("flywheel: share answered here", hybrid["local_share"], LOCAL_SHARE_MIN, "higher"),
     ]
@@ -65,5 +65,5 @@ def _folder() -> Path:
         if not (Path(named) / FIGURES_NAME).is_file():
             sys.exit(f"{named} holds no walk that went all the way.")
         return Path(named)
-    Loop(fresh(WORK), Size(), Screen()).walk()
+    FlywheelRun(fresh(WORK), LoopSize(), ProgressLog()).walk()
     return WORK

@@ -13,11 +13,11 @@ from typing import Any
 
 from benchmarks.flywheel import goods, oracle
 from benchmarks.flywheel.central import CentralTeam
-from benchmarks.flywheel.commands import Commands, Screen, StepFailed
-from benchmarks.flywheel.figures import BLOCK_CALLS, Call, Figures, Sum, advised, block, sum_up, told
+from benchmarks.flywheel.commands import Commands, ProgressLog, StepFailed
+from benchmarks.flywheel.figures import BLOCK_CALLS, Call, Figures, ModeTotals, advised, block, sum_up, told
 from benchmarks.flywheel.goods import Row
 from benchmarks.flywheel.oracle import Oracle
-from benchmarks.flywheel.site import Answered, Site
+from benchmarks.flywheel.site import AnsweredCall, Site
 
 WRONG_SHARE = 0.06
 ROUNDS_MAX = 3
@@ -28,7 +28,7 @@ _MARK = ".flywheel"
 
 
 @dataclass(frozen=True)
-class Size:
+class LoopSize:
     """How much of everything."""
 
     round_calls: int = 800
@@ -38,12 +38,12 @@ class Size:
 
 
 @dataclass
-class Loop:
+class FlywheelRun:
     """Runs the loop in an empty folder; `walk` runs all stages."""
 
     folder: Path
-    size: Size
-    screen: Screen
+    size: LoopSize
+    screen: ProgressLog
     figures: Figures = field(init=False)
 
     def walk(self) -> Figures:
@@ -152,10 +152,10 @@ class Loop:
         for alarm in found["alarms"]:
             self.screen.line(f"alarm: {alarm}")
 
-    def _call(self, mode: str, count: int) -> list[Answered]:
+    def _call(self, mode: str, count: int) -> list[AnsweredCall]:
         """Call for the next rows; note what came of it, block by block."""
         began, spent = self._site.cost_micros(), 0.0
-        answered: list[Answered] = []
+        answered: list[AnsweredCall] = []
         for some in _blocks(list(itertools.islice(self._rows, count))):
             answered += self._site.ask(some)
             cost = (self._site.cost_micros() - began) / 1e6
@@ -168,7 +168,7 @@ class Loop:
         self.screen.line(_said(mode, found))
         return answered
 
-    def _calls(self, answered: Sequence[Answered]) -> list[Call]:
+    def _calls(self, answered: Sequence[AnsweredCall]) -> list[Call]:
         return [
             Call(
                 right=each.right,
@@ -208,7 +208,7 @@ def _blocks(rows: Sequence[Row]) -> list[Sequence[Row]]:
     return [rows[at : at + BLOCK_CALLS] for at in range(0, len(rows), BLOCK_CALLS)]
 
 
-def _said(mode: str, found: Sum) -> str:
+def _said(mode: str, found: ModeTotals) -> str:
     said = f"{found.calls} calls: {found.accuracy:.1%} right, the large model alone {found.large_accuracy:.1%}"
     if mode == "shadow":
         said += f"; the small one says the same in {found.agreed / found.calls:.1%}"

@@ -29,7 +29,7 @@ _SETTLED_SECONDS_MAX = 300.0
 _EXPERT = "expert"
 
 
-class Answered(NamedTuple):
+class AnsweredCall(NamedTuple):
     """A call and what came of it."""
 
     row: Row
@@ -124,7 +124,7 @@ class Site:
         """Wait until that version answers in that mode, and the large model is available."""
         _settled(f"version {version} in mode {mode}", lambda: self._stands(version, mode))
 
-    def ask(self, rows: Sequence[Row]) -> Iterator[Answered]:
+    def ask(self, rows: Sequence[Row]) -> Iterator[AnsweredCall]:
         """Call for each row, as devices do."""
         for at in range(0, len(rows), AT_ONCE):
             some = rows[at : at + AT_ONCE]
@@ -134,7 +134,7 @@ class Site:
             ):
                 if not isinstance(answer, Classification):
                     raise StepFailed(f"a call got no answer: {answer}")
-                yield Answered(row, answer)
+                yield AnsweredCall(row, answer)
 
     def review(self, truth: Mapping[str, str]) -> tuple[int, int]:
         """Let the expert go through the queue; return how many answers were accepted, and how many corrected.

@@ -13,9 +13,9 @@ from gguf import GGUFReader
 
 from benchmarks.bars import Bar
 from benchmarks.llama import goals, tasks
-from benchmarks.llama.comparing import Figure, Goal, Pair, compared
-from benchmarks.llama.sides import Ours
-from benchmarks.llama.streams import Written, rate, short
+from benchmarks.llama.comparing import ComparisonGoal, Figure, MeasuredPair, compared
+from benchmarks.llama.sides import AgentSide
+from benchmarks.llama.streams import Generation, rate, short
 from benchmarks.llama.tasks import Task
 from benchmarks.llama.turns import calls_per_second, take_turns
 from edge_agent.client.inference_client import AsyncClient
@@ -38,7 +38,9 @@ def measure(weights: Path, folder: Path, rounds_max: int) -> list[Bar]:
     with RunningDaemon(folder / "site", engine=ENGINE) as daemon:
         daemon.install(*(tasks.bundle(task, weights, folder / task.name) for task in (*scoring, *writing)))
         found, streams = asyncio.run(_measured(daemon, scoring, writing, min(ROUNDS, rounds_max)))
-    bars: list[Bar] = [compared(goal, [Pair(*each) for each in rounds], weights.stem) for goal, rounds in found.items()]
+    bars: list[Bar] = [
+        compared(goal, [MeasuredPair(*each) for each in rounds], weights.stem) for goal, rounds in found.items()
+    ]
     about = {"why": "fewer of them write at the end then, with several adapters or with one"}
     share = Figure(
         "streams with adapters that ended by themselves, share",
@@ -61,12 +63,12 @@ def fits(weights: Path) -> bool:
 
 async def _measured(
     daemon: RunningDaemon, scoring: list[Task], writing: list[Task], rounds: int
-) -> tuple[dict[Goal, list[list[float]]], list[Written]]:
+) -> tuple[dict[ComparisonGoal, list[list[float]]], list[Generation]]:
     """Return the pairs of each goal, and every stream that was written."""
-    streams: list[Written] = []
+    streams: list[Generation] = []
     async with AsyncClient(daemon.inference) as client:
         with daemon.admin() as admin:
-            ours = Ours(client, admin)
+            ours = AgentSide(client, admin)
             classified = [partial(_classified, ours, scoring), partial(_classified, ours, scoring[:1])]
             written = [partial(_written, ours, writing, streams), partial(_written, ours, writing[:1], streams)]
             for system in (*classified, *written):
@@ -78,12 +80,12 @@ async def _measured(
             return found, streams
 
 
-async def _classified(ours: Ours, of: Sequence[Task], number: int) -> float:
+async def _classified(ours: AgentSide, of: Sequence[Task], number: int) -> float:
     calls = [partial(ours.classify, of[client % len(of)]) for client in range(goals.CLIENTS)]
     return await calls_per_second(calls, _texts(len(of), number, CALLS))
 
 
-async def _written(ours: Ours, of: Sequence[Task], streams: list[Written], number: int) -> float:
+async def _written(ours: AgentSide, of: Sequence[Task], streams: list[Generation], number: int) -> float:
     each = enumerate(_texts(len(of), number, goals.CLIENTS))
     written = await asyncio.gather(*(ours.write(of[n % len(of)], text, TOKENS) for n, text in each))
     streams += written

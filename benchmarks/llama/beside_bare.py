@@ -16,9 +16,9 @@ from typing import Any, Self
 from benchmarks.bars import Bar
 from benchmarks.llama import goals, tasks
 from benchmarks.llama.bare import ENVIRONMENT
-from benchmarks.llama.comparing import Figure, Pair, compared
-from benchmarks.llama.sides import Ours
-from benchmarks.llama.streams import Written, rate, short
+from benchmarks.llama.comparing import Figure, MeasuredPair, compared
+from benchmarks.llama.sides import AgentSide
+from benchmarks.llama.streams import Generation, rate, short
 from benchmarks.llama.turns import take_turns
 from edge_agent.client.inference_client import AsyncClient
 from tests.support import pos_intents
@@ -70,10 +70,10 @@ class BareStreams:
 
 async def _measured(daemon: RunningDaemon, bare: BareStreams, model: str, rounds: int) -> list[Bar]:
     bars: list[Bar] = []
-    written: list[Written] = []
+    written: list[Generation] = []
     async with AsyncClient(daemon.inference) as client:
         with daemon.admin() as admin:
-            ours = Ours(client, admin)
+            ours = AgentSide(client, admin)
 
             async def daemons(streams: int, number: int) -> float:
                 asked = (ours.write(tasks.WRITE, text, goals.TOKENS) for text in _stories(streams, number))
@@ -88,7 +88,7 @@ async def _measured(daemon: RunningDaemon, bare: BareStreams, model: str, rounds
                 sides: list[Callable[[int], Awaitable[float]]] = [partial(each, streams) for each in (daemons, bares)]
                 for side in sides:
                     await side(rounds)  # warm
-                bars.append(compared(goal, [Pair(*each) for each in await take_turns(rounds, sides)], model))
+                bars.append(compared(goal, [MeasuredPair(*each) for each in await take_turns(rounds, sides)], model))
     step, drawing = await bare.ask(steps=STEPS)
     about = {"a step of one row, ms": f"{1000 * step:.2f}", "drawing a token, ms": f"{1000 * drawing:.3f}"}
     name = "drawing a token, share of the step that computes it"

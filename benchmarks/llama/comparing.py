@@ -16,7 +16,7 @@ ALIKE = ": the same kernels"
 """Ends the name of a comparison with a llama-server that has the agent's."""
 
 
-class Pair(NamedTuple):
+class MeasuredPair(NamedTuple):
     """One figure of each side, measured right after each other, whichever came first."""
 
     ours: float
@@ -32,7 +32,7 @@ class Ratio(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Goal:
+class ComparisonGoal:
     """What is compared, and what the ratio has to be."""
 
     bar: str
@@ -93,7 +93,7 @@ def reported(comparison: Comparison) -> Comparison:
     return replace(comparison, bar=bar, limit=None, stretch=None, by_interval=False, than="llama-server with it")
 
 
-def ratio(pairs: Sequence[Pair]) -> Ratio:
+def ratio(pairs: Sequence[MeasuredPair]) -> Ratio:
     """Return the median of the pairs' ratios and its interval, by a percentile bootstrap over the pairs."""
     ratios = np.array([pair.ours / pair.theirs for pair in pairs])
     drawn = np.random.default_rng(SEED).integers(len(ratios), size=(RESAMPLES, len(ratios)))
@@ -101,7 +101,7 @@ def ratio(pairs: Sequence[Pair]) -> Ratio:
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
-def compared(goal: Goal, pairs: Sequence[Pair], model: str) -> Comparison:
+def compared(goal: ComparisonGoal, pairs: Sequence[MeasuredPair], model: str) -> Comparison:
     """Hold pairs against a goal."""
     found = ratio(pairs)
     ours, theirs = (float(np.median(side)) for side in zip(*pairs, strict=True))

@@ -39,7 +39,7 @@ MANY = Task("many-labels", "classify", SHORT, labels=MANY_LABELS)
 
 
 @dataclass
-class Spent:
+class ClientWork:
     """What clients got done in some time."""
 
     few: float
@@ -87,7 +87,7 @@ async def _measured(daemon: RunningDaemon, model: str, calls: int) -> list[Bar]:
     ]
 
 
-async def _crowded(client: AsyncClient, rounds: int, numbers: count[int], *, calls: int) -> Spent:
+async def _crowded(client: AsyncClient, rounds: int, numbers: count[int], *, calls: int) -> ClientWork:
     """Let the others call until each has had `rounds` answers; meanwhile call with few labels, at least `calls` times.
 
     How fast a client is served is taken from its first answer to its last, since a call that is cut off at the end was
@@ -123,7 +123,7 @@ async def _crowded(client: AsyncClient, rounds: int, numbers: count[int], *, cal
         await finished.wait()
         seconds = time.perf_counter() - started
     many = sum((len(times) - 1) / (times[-1] - times[0]) for times in answers)
-    return Spent(len(waits) / seconds, many, sum(map(len, answers)), waits)
+    return ClientWork(len(waits) / seconds, many, sum(map(len, answers)), waits)
 
 
 async def _times(client: AsyncClient, task: Task, calls: int, numbers: count[int]) -> list[float]:

@@ -17,10 +17,10 @@ from benchmarks.bars import Bar
 from benchmarks.llama import goals, tasks
 from benchmarks.llama.bandwidth import bytes_per_second
 from benchmarks.llama.bare import ENVIRONMENT
-from benchmarks.llama.comparing import Figure, Pair, compared
-from benchmarks.llama.parts import TRIES_MAX, Match
+from benchmarks.llama.comparing import Figure, MeasuredPair, compared
+from benchmarks.llama.parts import TRIES_MAX, LoadedSides
 from benchmarks.llama.running import LlamaServer, Settings
-from benchmarks.llama.streams import Written, pace, short
+from benchmarks.llama.streams import Generation, pace, short
 from convert.export.gguf_export import VERSION
 
 ROUNDS = 5
@@ -66,7 +66,7 @@ def weights_read(weights: Path) -> int:
     return sum(tensors.values()) - looked_up
 
 
-async def idle(match: Match, server: LlamaServer) -> list[Bar]:
+async def idle(match: LoadedSides, server: LlamaServer) -> list[Bar]:
     """Whether llama-server takes time of the processor while ours is measured."""
     await match.theirs.write(tasks.WRITE, tasks.story(match.texts), goals.TOKENS)
     await match.theirs.rest()
@@ -76,20 +76,20 @@ async def idle(match: Match, server: LlamaServer) -> list[Bar]:
     return [Figure("llama-server at rest, cores busy", taken, None, "lower", {}, match.model)]
 
 
-async def bandwidth(match: Match, settings: Settings) -> list[Bar]:
+async def bandwidth(match: LoadedSides, settings: Settings) -> list[Bar]:
     """One stream's tokens per second, compared with how often the weights can be read per second."""
     read = weights_read(settings.weights)
     pairs, speeds = [], []
     for _ in range(ROUNDS):
         speeds.append(bytes_per_second(read, settings.threads))
         if (written := await _lasting(match)) is not None:
-            pairs.append(Pair(pace(written), speeds[-1] / read))
+            pairs.append(MeasuredPair(pace(written), speeds[-1] / read))
     about = {"bytes of weights that a token reads": str(read), "threads": str(settings.threads)}
     speed = Figure("memory read, GB/s", max(speeds) / 1e9, None, "higher", about, match.model)
     return [speed, *([compared(goals.BANDWIDTH, pairs, match.model)] if pairs else [])]
 
 
-async def _lasting(match: Match) -> Written | None:
+async def _lasting(match: LoadedSides) -> Generation | None:
     """Return a stream of the requested length; None if the model ended all of them earlier."""
     for _ in range(TRIES_MAX):
         written = await match.ours.write(tasks.WRITE, tasks.story(match.texts), goals.TOKENS)
@@ -98,13 +98,13 @@ async def _lasting(match: Match) -> Written | None:
     return None
 
 
-async def prefill(match: Match, settings: Settings, program: Path) -> list[Bar]:
+async def prefill(match: LoadedSides, settings: Settings, program: Path) -> list[Bar]:
     """A whole call with a new prompt, compared with the decode alone that llama-bench measures."""
     pairs = []
     for _ in range(ROUNDS):
         text = match.texts.short(PROMPT_TOKENS)
         written = await match.ours.write(tasks.WRITE, text, 1)
-        pairs.append(Pair(PROMPT_TOKENS / written.first, _llama_bench(settings, program)))
+        pairs.append(MeasuredPair(PROMPT_TOKENS / written.first, _llama_bench(settings, program)))
     return [compared(goals.PREFILL, pairs, match.model)]
 
 
@@ -119,7 +119,7 @@ def _llama_bench(settings: Settings, program: Path) -> float:
     return float(row["avg_ts"])
 
 
-async def hot_loop(match: Match, settings: Settings) -> list[Bar]:
+async def hot_loop(match: LoadedSides, settings: Settings) -> list[Bar]:
     """What Python costs in a step of the engine's own loop, in a process of its own."""
     options = (str(settings.weights), str(settings.threads), str(HOT_LOOP_STREAMS))
     command = [sys.executable, "-m", "benchmarks.bare.hot_loop", *options]

@@ -53,7 +53,7 @@ class _Connection:
         self._writer.close()
 
 
-class Pool:
+class ConnectionPool:
     """Connections to one port of this machine. A request takes one that is free, or opens another."""
 
     def __init__(self, port: int) -> None:

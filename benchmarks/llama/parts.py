@@ -13,9 +13,9 @@ from functools import partial
 from benchmarks.bars import Bar, median
 from benchmarks.llama import goals, tasks
 from benchmarks.llama.bare import BareScorer
-from benchmarks.llama.comparing import Comparison, Figure, Goal, Pair, compared
-from benchmarks.llama.sides import Side, Watch
-from benchmarks.llama.streams import EndedSooner, Written, rate, short, stall
+from benchmarks.llama.comparing import Comparison, ComparisonGoal, Figure, MeasuredPair, compared
+from benchmarks.llama.sides import ServerSide, StreamWatch
+from benchmarks.llama.streams import Generation, GenerationTooShort, rate, short, stall
 from benchmarks.llama.tasks import Task, Texts
 from benchmarks.llama.turns import calls_per_second, p50_ms, take_turns
 
@@ -29,12 +29,12 @@ TRIES_MAX = 3
 
 
 @dataclass(frozen=True)
-class Match:
+class LoadedSides:
     """Both sides with one model loaded, and what to ask them."""
 
     model: str
-    ours: Side
-    theirs: Side
+    ours: ServerSide
+    theirs: ServerSide
     bare: BareScorer
     texts: Texts
     prefix_tokens: int
@@ -42,13 +42,13 @@ class Match:
     """Fewer than ROUNDS for a look that need not be sure."""
 
     @property
-    def sides(self) -> tuple[Side, Side]:
+    def sides(self) -> tuple[ServerSide, ServerSide]:
         """Ours first, as everywhere."""
         return self.ours, self.theirs
 
-    def judge(self, goal: Goal, found: Sequence[Sequence[float]]) -> Comparison:
+    def judge(self, goal: ComparisonGoal, found: Sequence[Sequence[float]]) -> Comparison:
         """Hold what two systems measured against a goal."""
-        return compared(goal, [Pair(*round_) for round_ in found], self.model)
+        return compared(goal, [MeasuredPair(*round_) for round_ in found], self.model)
 
     def rounds(self, wanted: int = ROUNDS) -> int:
         """Return how many pairs to measure."""
@@ -60,15 +60,15 @@ class Match:
         return [[self.texts.short(wanted, tasks.CLASSIFY.prompt) for _ in range(size)] for _ in range(rounds)]
 
 
-Part = Callable[[Match], Awaitable[list[Bar]]]
+Part = Callable[[LoadedSides], Awaitable[list[Bar]]]
 
 
-async def generate(match: Match) -> list[Bar]:
+async def generate(match: LoadedSides) -> list[Bar]:
     """Streams that begin together, from the request to the last token of the last one."""
     bars: list[Bar] = []
-    ours: list[Written] = []
+    ours: list[Generation] = []
 
-    async def together(side: Side, prompts: list[list[str]], number: int) -> float:
+    async def together(side: ServerSide, prompts: list[list[str]], number: int) -> float:
         asked = (side.write(tasks.WRITE, text, goals.TOKENS) for text in prompts[number])
         written = await asyncio.gather(*asked)
         if side is match.ours:
@@ -88,10 +88,10 @@ async def generate(match: Match) -> list[Bar]:
     return [*bars, Figure("streams that ended by themselves, share", share, None, "lower", about, match.model)]
 
 
-async def first_token(match: Match) -> list[Bar]:
+async def first_token(match: LoadedSides) -> list[Bar]:
     """The first piece of a stream: the prompt's prefix is known, the text is not."""
 
-    async def block(side: Side, blocks: list[list[str]], number: int) -> float:
+    async def block(side: ServerSide, blocks: list[list[str]], number: int) -> float:
         return median([1000 * (await side.write(tasks.CONTINUE, text, 1)).first for text in blocks[number]])
 
     blocks = match.blocks(match.rounds(), BLOCK)
@@ -102,7 +102,7 @@ async def first_token(match: Match) -> list[Bar]:
     return [prefix, match.judge(goals.FIRST_TOKEN, found)]
 
 
-async def classify(match: Match) -> list[Bar]:
+async def classify(match: LoadedSides) -> list[Bar]:
     """One client, also compared with the bare decode; then with a prompt without examples."""
     blocks = match.blocks(match.rounds(), BLOCK)
     asks = [partial(_classify_block, side, tasks.CLASSIFY) for side in match.sides]
@@ -121,7 +121,7 @@ async def classify(match: Match) -> list[Bar]:
     ]
 
 
-async def short_prompt(match: Match) -> list[Bar]:
+async def short_prompt(match: LoadedSides) -> list[Bar]:
     """Ours against ours: what a model gains that was fine-tuned and needs no examples in its prompt."""
     fresh = [match.blocks(match.rounds(), BLOCK) for _ in range(2)]
     of = (tasks.CLASSIFY_SHORT, tasks.CLASSIFY)
@@ -129,11 +129,11 @@ async def short_prompt(match: Match) -> list[Bar]:
     return [match.judge(goals.SHORT_PROMPT, await take_turns(match.rounds(), systems))]
 
 
-async def classify_many(match: Match) -> list[Bar]:
+async def classify_many(match: LoadedSides) -> list[Bar]:
     """Clients that each ask about one text after the other."""
     blocks = match.blocks(match.rounds(), MANY_CALLS)
 
-    async def clients(side: Side, number: int) -> float:
+    async def clients(side: ServerSide, number: int) -> float:
         return await calls_per_second([partial(side.classify, tasks.CLASSIFY)] * goals.CLIENTS, blocks[number])
 
     return [
@@ -143,16 +143,16 @@ async def classify_many(match: Match) -> list[Bar]:
     ]
 
 
-async def extract(match: Match) -> list[Bar]:
+async def extract(match: LoadedSides) -> list[Bar]:
     """The fifty texts, a few at a time."""
     every = tasks.records()["texts"]
     blocks = [every[start : start + RECORD_BLOCK] for start in range(0, len(every), RECORD_BLOCK)]
     records: list[str] = []
 
-    async def ask(side: Side, text: str) -> None:
+    async def ask(side: ServerSide, text: str) -> None:
         records.append(await side.extract(tasks.EXTRACT, text))
 
-    async def block(side: Side, number: int) -> float:
+    async def block(side: ServerSide, number: int) -> float:
         return await p50_ms(partial(ask, side), blocks[number])
 
     for side in match.sides:
@@ -166,7 +166,7 @@ async def extract(match: Match) -> list[Bar]:
     ]
 
 
-async def stalls(match: Match) -> list[Bar]:
+async def stalls(match: LoadedSides) -> list[Bar]:
     """A long prompt arrives while a stream runs: the pause of the stream, and the wait of the prompt.
 
     A pair in which the model ended its text too soon is measured again with other texts. That says nothing of how fast
@@ -174,8 +174,8 @@ async def stalls(match: Match) -> list[Bar]:
     """
     prompts: list[tuple[str, str]] = []
 
-    async def disturbed(side: Side, number: int) -> tuple[float, float] | None:
-        with suppress(EndedSooner):
+    async def disturbed(side: ServerSide, number: int) -> tuple[float, float] | None:
+        with suppress(GenerationTooShort):
             return await _disturbed(side, *prompts[number])
         return None
 
@@ -195,9 +195,13 @@ async def stalls(match: Match) -> list[Bar]:
     return bars
 
 
-async def _disturbed(side: Side, story: str, long: str) -> tuple[float, float]:
-    """Return the stream's longest stall and the long prompt's first token, in milliseconds. Raises EndedSooner."""
-    watch = Watch()
+async def _disturbed(side: ServerSide, story: str, long: str) -> tuple[float, float]:
+    """Return the stream's longest stall and the long prompt's first token, in milliseconds.
+
+    Raises:
+        GenerationTooShort: the stream did not run before, through and after the long prompt.
+    """
+    watch = StreamWatch()
     stream = asyncio.create_task(side.write(tasks.WRITE, story, tasks.OUTPUT_TOKENS_MAX, watch))
     stream.add_done_callback(lambda _: watch.end())  # also where it fails: nobody is to wait for more
     try:
@@ -220,5 +224,5 @@ def _whole(record: str) -> bool:
     return False
 
 
-async def _classify_block(side: Side, task: Task, blocks: list[list[str]], number: int) -> float:
+async def _classify_block(side: ServerSide, task: Task, blocks: list[list[str]], number: int) -> float:
     return await p50_ms(partial(side.classify, task), blocks[number])

@@ -14,10 +14,10 @@ from benchmarks.bars import Bar
 from benchmarks.llama import adapters, beside_bare, fairness, figures, goals, parts, tasks
 from benchmarks.llama.bare import BareScorer
 from benchmarks.llama.building import Programs
-from benchmarks.llama.http import Pool
-from benchmarks.llama.parts import Match, Part
+from benchmarks.llama.http import ConnectionPool
+from benchmarks.llama.parts import LoadedSides, Part
 from benchmarks.llama.running import LlamaServer, Settings
-from benchmarks.llama.sides import Ours, Theirs
+from benchmarks.llama.sides import AgentSide, LlamaServerSide
 from benchmarks.llama.tasks import Texts
 from edge_agent.client.inference_client import AsyncClient
 from tests.support import pos_intents
@@ -32,7 +32,7 @@ COMPARED: dict[str, Part] = {
     "stall": parts.stalls,
     "short-prompt": parts.short_prompt,
 }
-REPORTED: dict[str, Callable[[Match, Table], Awaitable[list[Bar]]]] = {
+REPORTED: dict[str, Callable[[LoadedSides, BothServers], Awaitable[list[Bar]]]] = {
     "idle": lambda match, table: figures.idle(match, table.server),
     "bandwidth": lambda match, table: figures.bandwidth(match, table.settings),
     "hot-loop": lambda match, table: figures.hot_loop(match, table.settings),
@@ -54,7 +54,7 @@ PARTS = (*COMPARED, *REPORTED, *APART)
 
 
 @dataclass(frozen=True)
-class Table:
+class BothServers:
     """Where both sides are, with one model."""
 
     daemon: RunningDaemon
@@ -69,19 +69,19 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MeasurementPlan:
     """What to measure."""
 
     parts: Sequence[str]
     rounds_max: int
 
 
-def needs_programs(wanted: Wanted) -> bool:
+def needs_programs(wanted: MeasurementPlan) -> bool:
     """Tell whether llama-server is one of the sides."""
     return any(part not in APART for part in wanted.parts)
 
 
-def play(weights: Path, programs: Programs | None, wanted: Wanted) -> Iterator[Bar]:
+def play(weights: Path, programs: Programs | None, wanted: MeasurementPlan) -> Iterator[Bar]:
     """Run the wanted parts with a model; each part's bars as soon as they are known."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -97,7 +97,7 @@ def play(weights: Path, programs: Programs | None, wanted: Wanted) -> Iterator[B
 
 
 @contextmanager
-def _laid(weights: Path, programs: Programs, folder: Path, rounds_max: int) -> Iterator[Table]:
+def _laid(weights: Path, programs: Programs, folder: Path, rounds_max: int) -> Iterator[BothServers]:
     """Start both sides, ours first: llama-server gets the settings that the engine reports."""
     with ExitStack() as stack:
         daemon = stack.enter_context(RunningDaemon(folder / "site", engine=ENGINE))
@@ -114,19 +114,19 @@ def _laid(weights: Path, programs: Programs, folder: Path, rounds_max: int) -> I
         server = stack.enter_context(LlamaServer(programs.server, settings, folder / "llama-server.log"))
         bare = stack.enter_context(BareScorer(settings))
         texts = Texts([text for text, _ in pos_intents.train() + pos_intents.held_out()], server.count)
-        yield Table(daemon, engine.details, server, bare, settings, programs, texts, rounds_max)
+        yield BothServers(daemon, engine.details, server, bare, settings, programs, texts, rounds_max)
 
 
-async def _played(table: Table, part: str) -> list[Bar]:
+async def _played(table: BothServers, part: str) -> list[Bar]:
     count = table.server.count
     prefix = tasks.CLASSIFY.template.partition(" {input}")[0]
     label_tokens = max(count(f" {label}") for label in goals.LABELS)
-    async with AsyncClient(table.daemon.inference) as client, Pool(table.server.port) as pool:
+    async with AsyncClient(table.daemon.inference) as client, ConnectionPool(table.server.port) as pool:
         with table.daemon.admin() as admin:
-            match = Match(
+            match = LoadedSides(
                 model=table.settings.weights.stem,
-                ours=Ours(client, admin),
-                theirs=Theirs(pool, label_tokens),
+                ours=AgentSide(client, admin),
+                theirs=LlamaServerSide(pool, label_tokens),
                 bare=table.bare,
                 texts=table.texts,
                 prefix_tokens=count(prefix),

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from benchmarks.llama.http import Pool
-from benchmarks.llama.streams import Written
+from benchmarks.llama.http import ConnectionPool
+from benchmarks.llama.streams import Generation
 from benchmarks.llama.tasks import RECORD_TOKENS_MAX, Task
 from edge_agent.client import AdminClient, Classification, Extraction, Failure
 from edge_agent.client.inference_client import AsyncClient
@@ -20,7 +20,7 @@ CUT_OFF = f"not complete after {RECORD_TOKENS_MAX} tokens"
 """What our engine says of a record that the model does not end."""
 
 
-class Watch:
+class StreamWatch:
     """A stream that is looked at while it is written."""
 
     def __init__(self) -> None:
@@ -46,10 +46,10 @@ class Watch:
             await self._more.wait()
 
 
-class Side(Protocol):
+class ServerSide(Protocol):
     """One server with the model loaded."""
 
-    async def write(self, task: Task, text: str, tokens: int, watch: Watch | None = None) -> Written:
+    async def write(self, task: Task, text: str, tokens: int, watch: StreamWatch | None = None) -> Generation:
         """Write that many tokens, always the likeliest; `watch` sees each piece as it comes."""
 
     async def classify(self, task: Task, text: str) -> str:
@@ -62,16 +62,16 @@ class Side(Protocol):
         """Wait until nothing computes."""
 
 
-class Ours:
+class AgentSide:
     """The daemon, over its Unix socket, by the client."""
 
     def __init__(self, client: AsyncClient, admin: AdminClient) -> None:
         """Take open clients."""
         self._client, self._admin = client, admin
 
-    async def write(self, task: Task, text: str, tokens: int, watch: Watch | None = None) -> Written:
+    async def write(self, task: Task, text: str, tokens: int, watch: StreamWatch | None = None) -> Generation:
         """Stream."""
-        watch = watch or Watch()
+        watch = watch or StreamWatch()
         asked = time.perf_counter()
         options: dict[str, Any] = {"output_tokens_max": tokens, "temperature": 0, "timeout_seconds": SECONDS_MAX}
         async with self._client.generate(task.name, text, **options) as stream:
@@ -79,7 +79,7 @@ class Ours:
                 watch.piece()
         watch.end()
         assert stream.finish is not None
-        return Written(asked, tuple(watch.times), watch.ended, stream.finish.output_tokens)
+        return Generation(asked, tuple(watch.times), watch.ended, stream.finish.output_tokens)
 
     async def classify(self, task: Task, text: str) -> str:
         """Ask about one text."""
@@ -101,17 +101,17 @@ class Ours:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-class Theirs:
+class LlamaServerSide:
     """llama-server, over HTTP on loopback. It takes the prompt as a text, as the daemon does."""
 
-    def __init__(self, pool: Pool, label_tokens: int) -> None:
+    def __init__(self, pool: ConnectionPool, label_tokens: int) -> None:
         """Take connections, and how many tokens the longest label has."""
         self._pool, self._label_tokens = pool, label_tokens
 
-    async def write(self, task: Task, text: str, tokens: int, watch: Watch | None = None) -> Written:
+    async def write(self, task: Task, text: str, tokens: int, watch: StreamWatch | None = None) -> Generation:
         """Stream; what would end the text does not end it."""
         wanted = {"prompt": task.prompt(text), "n_predict": tokens, "temperature": 0, "ignore_eos": True}
-        watch, written = watch or Watch(), 0
+        watch, written = watch or StreamWatch(), 0
         asked = time.perf_counter()
         async with aclosing(self._pool.stream("/completion", {**wanted, "stream": True})) as events:
             async for event in events:
@@ -119,7 +119,7 @@ class Theirs:
                     watch.piece()
                 written = event.get("tokens_predicted", written)
         watch.end()
-        return Written(asked, tuple(watch.times), watch.ended, written)
+        return Generation(asked, tuple(watch.times), watch.ended, written)
 
     async def classify(self, task: Task, text: str) -> str:
         """Write one of the labels under a grammar, with the probabilities of as many tokens."""

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.bars import Bar
-from tests.support.fuzzed_daemon import Found, fuzz, fuzzed
+from tests.support.fuzzed_daemon import FuzzResults, fuzz, fuzzed
 from tests.support.rpcs import METHODS
 
 CALLS = [method for method in METHODS if method.containing_service.name == "GRPCInferenceService"]
@@ -22,7 +22,7 @@ GROWTH_MB_MAX = 32.0
 
 def measure(cases: int = CASES) -> list[Bar]:
     """Fuzz; print the findings on standard error."""
-    found = Found()
+    found = FuzzResults()
     shares = {method.name: SHARES.get(method.name, 1) for method in CALLS}
     with tempfile.TemporaryDirectory() as path, fuzzed(Path(path)) as at:
         for method in CALLS:

@@ -14,10 +14,10 @@ from tests.support.callers import Callers
 from tests.support.fleet_site import TASK, FleetSite, comes_true
 from tests.support.hostile_incoming import attacked, lay
 from tests.support.repository_attacks import ATTACKS
-from tests.support.update_field import NEW, Field, bundle, wanted
+from tests.support.update_sites import NEW, UpdateSites, bundle, wanted
 
 
-def measure_attacks(field: Field, tally: Tally) -> None:
+def measure_attacks(field: UpdateSites, tally: Tally) -> None:
     """Let a hostile uplink lay whatever it can into `incoming/` of one site."""
     with field.site() as site, Callers(site.daemon, TASK, 1) as callers:
         lay(site, field.central.copy(field.root / "honest"))
@@ -31,7 +31,7 @@ def measure_attacks(field: Field, tally: Tally) -> None:
         tally.served -= 1
 
 
-def measure_bad_bundles(field: Field, tally: Tally) -> None:
+def measure_bad_bundles(field: UpdateSites, tally: Tally) -> None:
     """Offer signed bundles that a site must not keep, one after the other to one site, and a good one in the end."""
     with field.site(**SETTINGS) as site:
         site.start_uplink()
@@ -48,7 +48,7 @@ ASKED = 2
 IMPATIENT = {"request_seconds_max": 1.0, "bytes_per_second_min": 10**6, "updates_options": {"allow_http": "true"}}
 
 
-def measure_downloads(field: Field, tally: Tally) -> None:
+def measure_downloads(field: UpdateSites, tally: Tally) -> None:
     """Let one site fetch blobs, and then metadata, from a server that answers in every bad way, and then well."""
     with AnsweringServer() as server:
         _serve(server, field.central.folder)
@@ -64,7 +64,7 @@ def measure_downloads(field: Field, tally: Tally) -> None:
     wanted(field.central, field.new)
 
 
-def _fetch(field: Field, site: FleetSite, server: AnsweringServer, what: tuple[str, str], tally: Tally) -> None:
+def _fetch(field: UpdateSites, site: FleetSite, server: AnsweringServer, what: tuple[str, str], tally: Tally) -> None:
     """Give bad answers to the uplink's first requests, for metadata and then for blobs."""
     version, way = what
     before = site.version()

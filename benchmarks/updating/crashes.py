@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.updating.tally import Fault, Tally, suffer
 from tests.support.fleet_site import FleetSite, comes_true
 from tests.support.strace import CALLS, WRITING, Point, failed_at, killed_at, points, strace
-from tests.support.update_field import NEW, Field
+from tests.support.update_sites import NEW, UpdateSites
 
 SEED = 6
 ERRORS = ("EIO", "ENOSPC")
@@ -25,7 +25,7 @@ FAULT_SECONDS_MAX = 15.0
 """How long a fault gets to have its effect; then it has had none that stops an update for good, or it has."""
 
 
-def measure(field: Field, each: int, tally: Tally) -> None:
+def measure(field: UpdateSites, each: int, tally: Tally) -> None:
     """Inject that many faults of each kind."""
     rng = random.Random(SEED)  # noqa: S311 - which fault comes next is no secret
     for what, fault in [*_of_the_uplink(field, each, rng), *_of_the_daemon(field, each, rng)]:
@@ -35,7 +35,7 @@ def measure(field: Field, each: int, tally: Tally) -> None:
 # --- the uplink -------------------------------------------------------------------------------------------------------
 
 
-def _of_the_uplink(field: Field, each: int, rng: random.Random) -> Iterator[tuple[str, Fault]]:
+def _of_the_uplink(field: UpdateSites, each: int, rng: random.Random) -> Iterator[tuple[str, Fault]]:
     every = points(lambda *tracer: _undisturbed(field, *tracer), field.root / "uplink.trace")
     writes = [point for point in every if point[0] in WRITING]
     for call, number in _some(every, each, rng):
@@ -45,7 +45,7 @@ def _of_the_uplink(field: Field, each: int, rng: random.Random) -> Iterator[tupl
             yield f"uplink: {call} {number} fails with {error}", _fetch_under(*failed_at(call, number, error))
 
 
-def _undisturbed(field: Field, *tracer: str) -> subprocess.CompletedProcess[str]:
+def _undisturbed(field: UpdateSites, *tracer: str) -> subprocess.CompletedProcess[str]:
     with field.site() as site:
         site.start_uplink(*tracer)
         site.until(NEW)
@@ -65,7 +65,7 @@ def _fetch_under(*tracer: str) -> Fault:
 # --- the daemon -------------------------------------------------------------------------------------------------------
 
 
-def _of_the_daemon(field: Field, each: int, rng: random.Random) -> Iterator[tuple[str, Fault]]:
+def _of_the_daemon(field: UpdateSites, each: int, rng: random.Random) -> Iterator[tuple[str, Fault]]:
     every = _daemon_points(field)
     # A daemon's plain writes go to sockets and eventfds too, and no disk fails those. strace counts both
     # alike; tests/process/test_updates_crash.py lets each write of the store fail.
@@ -78,7 +78,7 @@ def _of_the_daemon(field: Field, each: int, rng: random.Random) -> Iterator[tupl
             yield f"daemon: {call} {number} fails with {error}", _update_under(call, injection)
 
 
-def _daemon_points(field: Field) -> list[Point]:
+def _daemon_points(field: UpdateSites) -> list[Point]:
     """Count the calls of each thread in an undisturbed update: strace counts by thread too."""
     log = field.root / "daemon.trace"
     with field.site() as site:

@@ -8,14 +8,14 @@ from pathlib import Path
 from benchmarks.updating.tally import Tally
 from tests.support.fleet_site import TASK, comes_true
 from tests.support.hostile_incoming import arrived, believes, lay, refuses
-from tests.support.repository_attacks import Hostile
-from tests.support.update_field import NEW, OLD, Field, wanted
+from tests.support.repository_attacks import AttackedRepository
+from tests.support.update_sites import NEW, OLD, UpdateSites, wanted
 from tests.support.wall_clock import WallClock
 
 YEAR = 365 * 86_400
 
 
-def measure(field: Field, tally: Tally) -> None:
+def measure(field: UpdateSites, tally: Tally) -> None:
     """Spoil what a site remembers, and the time that it slept."""
     for name, spoil in {"deleted": _deleted, "zeroed": _zeroed}.items():
         with field.site() as site:
@@ -32,7 +32,7 @@ def measure(field: Field, tally: Tally) -> None:
         fault(field, tally)
 
 
-def measure_clock(field: Field, tally: Tally) -> None:
+def measure_clock(field: UpdateSites, tally: Tally) -> None:
     """Let the clock be 12 years ahead, and at the beginning of time; then right again."""
     clock = WallClock(field.root)
     for name, years in {"2038": 12, "1970": -56}.items():
@@ -48,7 +48,7 @@ def measure_clock(field: Field, tally: Tally) -> None:
             tally.add(f"clock in {name}", served=served, converged=comes_true(lambda: arrived(site, NEW)))
 
 
-def _another_site(field: Field, tally: Tally) -> None:
+def _another_site(field: UpdateSites, tally: Tally) -> None:
     offered = field.central.offering(field.new)
     with field.site() as site:
         plan = field.central.plan(
@@ -60,10 +60,10 @@ def _another_site(field: Field, tally: Tally) -> None:
         tally.add("a plan for another site", served=left_alone, converged=comes_true(lambda: arrived(site, NEW)))
 
 
-def _ran_up(field: Field, tally: Tally) -> None:
+def _ran_up(field: UpdateSites, tally: Tally) -> None:
     """With a stolen online key: versions so high that the central team's own look old. A new key starts them again."""
     with field.site() as site:
-        hostile = Hostile(field.central, field.central.copy(field.root / "hostile"), field.before)
+        hostile = AttackedRepository(field.central, field.central.copy(field.root / "hostile"), field.before)
         stamp = hostile.read("timestamp")
         stamp.signed.version = 10**6
         hostile.sign("timestamp", stamp)
@@ -78,7 +78,7 @@ def _ran_up(field: Field, tally: Tally) -> None:
     wanted(field.central, field.new)
 
 
-def _slept(field: Field, tally: Tally) -> None:
+def _slept(field: UpdateSites, tally: Tally) -> None:
     with field.site() as site:
         site.daemon.stop()
         for _ in range(5):

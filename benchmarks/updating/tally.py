@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.support.callers import Callers
 from tests.support.fleet_site import TASK, FleetSite, comes_true
-from tests.support.update_field import NEW, OLD, Field
+from tests.support.update_sites import NEW, OLD, UpdateSites
 
 SETTLED_SECONDS_MAX = 30.0
 Fault = Callable[[FleetSite], None]
@@ -34,7 +34,7 @@ class Tally:
             self.troubles.append(f"{what}: served {served}, converged {converged}")
 
 
-def suffer(among: Field, what: str, fault: Fault, tally: Tally) -> None:
+def suffer(among: UpdateSites, what: str, fault: Fault, tally: Tally) -> None:
     """Let a fresh site suffer a fault while it is called; then let it come to version 2, and count."""
     with among.site() as site, Callers(site.daemon, TASK, 1) as callers:
         callers.wait_for_answers(1)

@@ -28,7 +28,7 @@ from convert.collect import derived_examples, receipts, record_files
 from convert.collect.example_files import TaskExampleCounts
 from convert.collect.receipts import ChainBreak, SequenceGap
 from convert.collect.record_files import REVIEWED_CENTRALLY, SegmentOrigin
-from convert.collect.segment_intake import AcceptedSegment, RefusedDocument, SegmentIntake, SiteKeyTrust
+from convert.collect.segment_intake import RefusedDocument, SegmentIntake, SiteKeyTrust
 from convert.collect.sources import SegmentSource, SiteListing, SourceFailed, listings
 from convert.collect.status_folder import FOLDER as STATUS_FOLDER
 from convert.collect.status_folder import StatusFolder
@@ -187,7 +187,12 @@ class _CollectRun:
 
     def run(self) -> CollectReport:
         request, report = self._request, self._report
-        site_listings = [(source, listing) for source in request.sources for listing in self._list_sites(source)]
+        site_listings: list[tuple[SegmentSource, SiteListing]] = []
+        for source in request.sources:
+            self._show_step(f"list {source.name}")
+            source_listings, problem = listings(source)
+            report.troubles += [problem] if problem else []
+            site_listings += [(source, listing) for listing in source_listings]
         open_listings = [(source, listing) for source, listing in site_listings if not self._is_revoked(listing.site)]
         for source, listing in open_listings:
             self._read_site(source, listing)
@@ -216,12 +221,6 @@ class _CollectRun:
 
     def _show_step(self, what: str) -> None:
         self._request.progress(what, 0, 0)
-
-    def _list_sites(self, source: SegmentSource) -> list[SiteListing]:
-        self._show_step(f"list {source.name}")
-        site_listings, problem = listings(source)
-        self._report.troubles += [problem] if problem else []
-        return site_listings
 
     def _is_revoked(self, site: str) -> bool:
         """Return whether a site is revoked, and report it: its files are ignored and are not errors."""
@@ -276,13 +275,10 @@ class _CollectRun:
         if isinstance(result, RefusedDocument):
             self._state.refuse(site_epoch, number, result)
         elif result.entry not in self._state.stored.get(site_epoch, {}).get(number, []):
-            self._store(result)
-
-    def _store(self, accepted: AcceptedSegment) -> None:
-        self._writer.add(accepted.entry, accepted.batches)
-        self._state.add(accepted.entry)
-        self._report.segments_taken += 1
-        self._report.records_taken += accepted.entry.records
+            self._writer.add(result.entry, result.batches)
+            self._state.add(result.entry)
+            self._report.segments_taken += 1
+            self._report.records_taken += result.entry.records
 
     @contextmanager
     def _record_failures(self, source: SegmentSource) -> Iterator[None]:
@@ -424,12 +420,6 @@ def parse_retention_rule(text: str) -> RetentionRule:
     return RetentionRule(match["site"], match["task"], float(match["days"]))
 
 
-def _rule_row(rule: RetentionRule, now: float) -> tuple[str, str, datetime]:
-    """Return a rule with the moment before which it deletes."""
-    days = timedelta(days=min(rule.days, RETENTION_DAYS_MAX))
-    return rule.site, rule.task, datetime.fromtimestamp(now, UTC).replace(tzinfo=None) - days
-
-
 def purge(out: Path, rules: Sequence[RetentionRule], now: float, *, dry_run: bool) -> PurgeReport:
     """Delete examples that are older than their rule allows, and join the examples again; with `dry_run` only count.
 
@@ -448,7 +438,10 @@ def purge(out: Path, rules: Sequence[RetentionRule], now: float, *, dry_run: boo
         due: dict[tuple[str, str], str] = {}
         with derived_examples.open_database(folder, out / ".purge", memory) as connection:
             connection.execute("CREATE TEMP TABLE rules (site VARCHAR, task VARCHAR, before TIMESTAMP)")
-            connection.executemany("INSERT INTO rules VALUES (?, ?, ?)", [_rule_row(rule, now) for rule in rules])
+            at = datetime.fromtimestamp(now, UTC).replace(tzinfo=None)
+            # Each rule with the moment before which it deletes.
+            rows = [(rule.site, rule.task, at - timedelta(days=min(rule.days, RETENTION_DAYS_MAX))) for rule in rules]
+            connection.executemany("INSERT INTO rules VALUES (?, ?, ?)", rows)
             for filename, site, prediction_id, task in connection.execute(_DUE).fetchall():
                 by_file.setdefault(filename, set()).add((site, prediction_id))
                 due[site, prediction_id] = f"{site}/{task}"

@@ -155,7 +155,8 @@ def derive(
 def _join(
     connection: duckdb.DuckDBPyConnection, out: Path, progress: Callable[[str], None]
 ) -> list[example_files.TaskExampleCounts]:
-    examples, state = out / example_files.FOLDER, _read_state(out)
+    examples, stored = out / example_files.FOLDER, out / _STATE
+    state: dict[str, Any] = json.loads(stored.read_bytes()) if stored.is_file() else {}
     examples.mkdir(exist_ok=True)
     fingerprints = {task: f"{_FORM} {value}" for task, value in connection.execute(_FINGERPRINTS).fetchall()}
     for task, fingerprint in fingerprints.items():
@@ -174,12 +175,6 @@ def _join(
 
 def _file_sizes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _read_state(out: Path) -> dict[str, Any]:
-    path = out / _STATE
-    plain: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-    return plain
 
 
 def _write_state(out: Path, state: dict[str, Any]) -> None:

@@ -265,8 +265,9 @@ def join(
         OSError: a file cannot be written; earlier files are new, later ones unchanged.
     """
     progress(f"{task}: join")
+    parameters = {"task": task, "centre": REVIEWED_CENTRALLY}
     for step in (_KEPT, _FEEDBACK, _LAST_REVIEWS, _OPINIONS):
-        connection.execute(step, _parameters(step, {"task": task, "centre": REVIEWED_CENTRALLY}))
+        connection.execute(step, {name: value for name, value in parameters.items() if f"${name}" in step})
     progress(f"{task}: find duplicates")
     group_near_duplicates(connection)
     connection.execute(_MARKED)
@@ -315,7 +316,3 @@ def _remove_stale(folder: Path, months: set[Path]) -> None:
             shutil.rmtree(month)
     if folder.is_dir() and not months:
         folder.rmdir()
-
-
-def _parameters(statement: str, values: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in values.items() if f"${name}" in statement}

@@ -76,17 +76,12 @@ def gaps(
     holes = [*_holes(sorted(arrived), last), *zip(above, above, strict=True)]
     ranges: list[SequenceGap] = []
     for first, end, reason in itertools.chain.from_iterable(_split_by_reason(*hole, why) for hole in holes):
-        _append(ranges, SequenceGap(site, epoch, first, end, reason))
+        previous = ranges[-1] if ranges else None
+        if previous and (previous.last, previous.why) == (first - 1, reason):
+            ranges[-1] = replace(previous, last=end)
+        else:
+            ranges.append(SequenceGap(site, epoch, first, end, reason))
     return ranges
-
-
-def _append(ranges: list[SequenceGap], gap: SequenceGap) -> None:
-    """Append a gap, or extend the one before it if that has the same reason."""
-    previous = ranges[-1] if ranges else None
-    if previous and (previous.last, previous.why) == (gap.first - 1, gap.why):
-        ranges[-1] = replace(previous, last=gap.last)
-    else:
-        ranges.append(gap)
 
 
 def breaks(entries: Collection[SegmentEntry]) -> Iterator[ChainBreak]:

@@ -132,7 +132,7 @@ def _row(record: AnyRecord) -> dict[str, Any]:
         "type": record.type,
         "site": record.site,
         "record_id": record.record_id,
-        "recorded_at": _utc_datetime(record.at),
+        "recorded_at": datetime.fromisoformat(record.at).astimezone(UTC).replace(tzinfo=None),
         "prediction_id": record.prediction_id,
         **details,
     }
@@ -174,10 +174,6 @@ def _prediction(record: ExamplePrediction) -> dict[str, Any]:
 
 def _pairs(scores: Sequence[tuple[str, float]]) -> list[dict[str, Any]] | None:
     return [{"label": label, "score": score} for label, score in scores] or None
-
-
-def _utc_datetime(at: str) -> datetime:
-    return datetime.fromisoformat(at).astimezone(UTC).replace(tzinfo=None)
 
 
 FOLDER = "raw"
@@ -262,7 +258,10 @@ class RecordWriter:
         if self._batches:
             table = pa.Table.from_batches(self._batches, SCHEMA)
             segments = [asdict(entry) for entry in self._entries]
-            write(self._folder / _file_name(self._entries, table), table, segments)
+            parts = [f"{entry.name} {entry.manifest_sha256}" for entry in self._entries]
+            content = "\n".join(parts or table["record_id"].to_pylist())
+            name = hashlib.sha256(content.encode()).hexdigest()[:32]
+            write(self._folder / f"{name}.parquet", table, segments)
         self._entries, self._batches = [], []
         self._rows = self._bytes = 0
 
@@ -285,8 +284,3 @@ def forget(path: Path, erased: Collection[tuple[str, str]]) -> int:
     keep: list[bool] = [kind == "tombstone" or (site, prediction) not in erased for kind, site, prediction in names]
     write(path, table.filter(pa.array(keep, pa.bool_())), segments)
     return len(keep) - sum(keep)
-
-
-def _file_name(entries: Sequence[SegmentEntry], table: pa.Table) -> str:
-    parts = [f"{entry.name} {entry.manifest_sha256}" for entry in entries] or table["record_id"].to_pylist()
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + ".parquet"

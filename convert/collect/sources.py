@@ -56,21 +56,19 @@ class SiteListing:
         self.status |= parts == (status_object.FILE_NAME,)
         self.receipts |= parts == (segment.RECEIPTS_FILE_NAME,)
         if parts[:-1] == (SEGMENTS,):
-            self._add_segment(*parts[-1].partition("."), size_bytes)
+            stem, dot, suffix = parts[-1].partition(".")
+            if segment.parse_name(stem) is None:
+                return
+            if dot + suffix == segment.SEALED_SUFFIX:
+                self.sealed[stem] = size_bytes
+            elif dot + suffix == segment.MANIFEST_SUFFIX:
+                self.manifests.add(stem)
 
     def missing_half(self, stem: str) -> str:
         """Return the name of the missing file of a segment; empty = none is missing."""
         if stem not in self.manifests:
             return "manifest"
         return "" if stem in self.sealed else "sealed file"
-
-    def _add_segment(self, stem: str, dot: str, suffix: str, size_bytes: int) -> None:
-        if segment.parse_name(stem) is None:
-            return
-        if dot + suffix == segment.SEALED_SUFFIX:
-            self.sealed[stem] = size_bytes
-        elif dot + suffix == segment.MANIFEST_SUFFIX:
-            self.manifests.add(stem)
 
 
 class SegmentSource(Protocol):
@@ -185,7 +183,10 @@ class FolderSource:
         with _translated_errors(f"{self.name}/{path}"):
             fd = os.open(self._root / path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
-                return _require_size(file.read(bytes_max + 1), bytes_max, path)
+                content = file.read(bytes_max + 1)
+        if len(content) > bytes_max:
+            raise SourceFailed(f"{path} has more than {bytes_max} bytes")
+        return content
 
     def write(self, path: str, content: bytes) -> None:
         """Write and sync a file that the site's uplink, another user, can read."""
@@ -219,12 +220,6 @@ class BucketSource:
         """Put an object in one request."""
         with _translated_errors(f"{self.name}/{path}"):
             obstore.put(self._store, path, content, use_multipart=False)
-
-
-def _require_size(content: bytes, bytes_max: int, path: str) -> bytes:
-    if len(content) > bytes_max:
-        raise SourceFailed(f"{path} has more than {bytes_max} bytes")
-    return content
 
 
 @contextmanager

@@ -99,13 +99,10 @@ class StatusFolder:
 
     def _store(self, body: status_object.SiteStatus, raw: bytes) -> None:
         for epoch, sequence in body.highest.items():
-            self._raise_highest(body.site, epoch, sequence)
+            highest = self._highest[body.site]
+            highest[epoch] = max(highest.get(epoch, 0), sequence)
         for epoch, numbers in body.missing.items():
             self._missing[body.site][epoch].update(numbers)
         path = self._folder / f"site={body.site}.json"
         if not path.is_file() or status_object.verify(path.read_bytes(), None).body.at < body.at:
             atomic_files.write_atomically(path, raw)
-
-    def _raise_highest(self, site: str, epoch: str, sequence: int) -> None:
-        highest = self._highest[site]
-        highest[epoch] = max(highest.get(epoch, 0), sequence)

@@ -61,8 +61,10 @@ def append_line(path: Path, fields: Mapping[str, Any]) -> str:
     try:
         os.fchmod(fd, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        os.ftruncate(fd, _complete_bytes(fd))
-        last = _last_line(fd)
+        size = _complete_bytes(fd)
+        os.ftruncate(fd, size)
+        block = os.pread(fd, LINE_BYTES_MAX + 1, max(0, size - LINE_BYTES_MAX - 1))
+        last = block.rstrip(b"\n").rpartition(b"\n")[2]
         number, previous = _number_of(last) + 1, _sha256(last) if last else START
         line = json.dumps({"number": number, "previous": previous, **fields}, ensure_ascii=False).encode()
         if len(line) >= LINE_BYTES_MAX:
@@ -129,12 +131,6 @@ def _complete_bytes(fd: int) -> int:
             return begin + newline + 1
         end = begin
     return 0
-
-
-def _last_line(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    block = os.pread(fd, LINE_BYTES_MAX + 1, max(0, size - LINE_BYTES_MAX - 1))
-    return block.rstrip(b"\n").rpartition(b"\n")[2]
 
 
 def _number_of(line: bytes) -> int:

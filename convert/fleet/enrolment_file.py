@@ -170,12 +170,15 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile
     check_site(site)
     files = _SiteFiles(folder, site)
     public_keys = [central_keys.read_public(folder / key_folder) for key_folder in fleet.keys]
+    root = files.text(fleet.root)
+    if root:
+        check_root(root.encode(), "what 'root' names in fleet.yaml")
     plain = {
         "site": site,
         "issued_at": format_timestamp(now),
         "expires_at": format_timestamp(now + fleet.days * _DAY_SECONDS),
         "channel": fleet.channel,
-        "root": _checked_root(files.text(fleet.root)),
+        "root": root,
         "recipients": _unique(keys.recipient for keys in public_keys),
         "receipt_keys": _unique(keys.receipts for keys in public_keys),
         "examples": files.store(fleet.examples),
@@ -189,12 +192,6 @@ def make(fleet: FleetFile, folder: Path, site: str, now: float) -> EnrolmentFile
     except ValidationError as error:
         message = f"the enrolment file of '{site}': {first_problem(error)}"
         raise InvalidRequest(message, remedy="Correct it in fleet.yaml, or the site's id.") from None
-
-
-def _checked_root(text: str) -> str:
-    if text:
-        check_root(text.encode(), "what 'root' names in fleet.yaml")
-    return text
 
 
 def _unique(values: Iterable[str]) -> list[str]:
@@ -234,18 +231,15 @@ class _SiteFiles:
         """Return a large model in the form of an enrolment file."""
         if model == FleetLargeModel():
             return None
+        key = self.text(model.key).strip()
+        if model.key and not key:
+            message = f"{model.key.replace('{site}', self._site)} contains no key"
+            raise InvalidRequest(message, remedy="Write only the key of the large model into it.")
         # Not str(): Python writes 0.0000001 as 1E-7. The format refuses amounts with too many digits.
         amounts = {name: f"{value:f}" for name, value in model if isinstance(value, Decimal)}
-        names = {"url": model.url, "model": model.model, "tasks": model.tasks, "key": self._key(model.key)}
+        names = {"url": model.url, "model": model.model, "tasks": model.tasks, "key": key}
         thinking = {"thinking_tokens_max": model.thinking_tokens_max or None, "parameters": model.parameters or None}
         return {**names, **amounts, **thinking}
-
-    def _key(self, name: str) -> str:
-        key = self.text(name).strip()
-        if name and not key:
-            message = f"{name.replace('{site}', self._site)} contains no key"
-            raise InvalidRequest(message, remedy="Write only the key of the large model into it.")
-        return key
 
     def _credential(self, path: str) -> dict[str, str]:
         if not path:

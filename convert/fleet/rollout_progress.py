@@ -7,7 +7,7 @@ status counts only if one of the site's keys signed it. Without a registry no si
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -249,25 +249,21 @@ def report(
         silent_seconds: a site whose last status is older counts as silent.
         known: sites of the registry, in addition to those that the plan names.
     """
-    statuses = read.statuses
+    statuses = sorted(read.statuses.items())
     groups: dict[tuple[str, str, TaskPlan], list[RolloutStatus]] = {}
-    for status in statuses.values():
+    for status in read.statuses.values():
         for rollout in rollout_statuses(plan, status, now):
             groups.setdefault((rollout.channel, rollout.task, rollout.plan), []).append(rollout)
     return FleetReport(
         plan_version=plan.version,
         sites=len(statuses),
-        with_newest_plan=sum(status.plan_version >= plan.version for status in statuses.values()),
-        silent={
-            site: status.at
-            for site, status in sorted(statuses.items())
-            if parse_timestamp(status.at) + silent_seconds < now
-        },
+        with_newest_plan=sum(status.plan_version >= plan.version for _, status in statuses),
+        silent={site: status.at for site, status in statuses if parse_timestamp(status.at) + silent_seconds < now},
         ahead=_sites_ahead(statuses, now),
-        unheard=tuple(sorted({*known, *plan.sites} - set(statuses) - set(read.refused))),
+        unheard=tuple(sorted({*known, *plan.sites} - set(read.statuses) - set(read.refused))),
         refused=dict(sorted(read.refused.items())),
-        problems={site: status.update_problem for site, status in sorted(statuses.items()) if status.update_problem},
-        revoked={site: tasks for site, status in sorted(statuses.items()) if (tasks := _revoked_tasks(status))},
+        problems={site: status.update_problem for site, status in statuses if status.update_problem},
+        revoked={site: tasks for site, status in statuses if (tasks := _revoked_tasks(status))},
         alarms=tuple(_site_alarms(statuses)),
         redaction=tuple(_redaction_audits(statuses)),
         tasks=tuple(_task_progress(*key, groups[key], now) for key in sorted(groups, key=lambda key: key[:2])),
@@ -275,22 +271,20 @@ def report(
     )
 
 
-def _sites_ahead(statuses: Mapping[str, SiteStatus], now: float) -> dict[str, str]:
-    return {
-        site: status.at for site, status in sorted(statuses.items()) if parse_timestamp(status.at) > now + AHEAD_SECONDS
-    }
+def _sites_ahead(statuses: Sequence[tuple[str, SiteStatus]], now: float) -> dict[str, str]:
+    return {site: status.at for site, status in statuses if parse_timestamp(status.at) > now + AHEAD_SECONDS}
 
 
-def _site_alarms(statuses: Mapping[str, SiteStatus]) -> Iterable[SiteAlarm]:
-    for site, status in sorted(statuses.items()):
+def _site_alarms(statuses: Sequence[tuple[str, SiteStatus]]) -> Iterable[SiteAlarm]:
+    for site, status in statuses:
         for task in status.tasks:
             for alarm in task.alarms:
                 details = (alarm.alarm, alarm.since, alarm.message, alarm.demoted, REMEDIES[alarm.alarm])
                 yield SiteAlarm(site, task.task, task.version, *details)
 
 
-def _redaction_audits(statuses: Mapping[str, SiteStatus]) -> list[SiteRedaction]:
-    audits = (SiteRedaction(site, status.redaction) for site, status in sorted(statuses.items()) if status.redaction)
+def _redaction_audits(statuses: Sequence[tuple[str, SiteStatus]]) -> list[SiteRedaction]:
+    audits = (SiteRedaction(site, status.redaction) for site, status in statuses if status.redaction)
     return sorted(audits, key=lambda each: not each.is_alarming)
 
 

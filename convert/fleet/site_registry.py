@@ -249,7 +249,10 @@ class SiteRegistry:
             yield entry
             if entry.known:
                 self._document.sites[site] = entry
-                self._write()
+                plain = self._document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+                content = (json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n").encode()
+                if not self._path.is_file() or self._path.read_bytes() != content:
+                    atomic_files.write_atomically(self._path, content)
         finally:
             os.close(lock)
 
@@ -262,12 +265,6 @@ class SiteRegistry:
                 message = f"{site} would have {len(keys)} keys of the kind '{status}'; the limit is {_KEYS_MAX}"
                 raise InvalidRequest(message, remedy=f"Remove old keys of the site from {self._path}.")
         accountability.record(self._path.parent, action, [site], actor=actor, **details)
-
-    def _write(self) -> None:
-        plain = self._document.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        content = (json.dumps({"schema": SCHEMA, **plain}, indent=2, sort_keys=True) + "\n").encode()
-        if not self._path.is_file() or self._path.read_bytes() != content:
-            atomic_files.write_atomically(self._path, content)
 
 
 def _read(path: Path) -> _RegistryDocument:

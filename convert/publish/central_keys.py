@@ -66,7 +66,11 @@ def create(folder: Path, passphrase: str = "") -> CentralPublicKeys:
     with new_key_folder(folder, passphrase, "'edge-convert keys rotate' renews the keys in this one") as staging:
         identity, receipts = pyrage.x25519.Identity.generate(), Ed25519PrivateKey.generate()
         _write_identities(staging, [str(identity)], passphrase)
-        _write(staging / RECEIPTS_PRIVATE, _pem(receipts, passphrase))
+        encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+        if passphrase:
+            encryption = serialization.BestAvailableEncryption(passphrase.encode())
+        pem = receipts.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+        _write(staging / RECEIPTS_PRIVATE, pem)
         _write(staging / RECEIPTS_PUBLIC, receipts.public_key().public_bytes_raw().hex().encode() + b"\n")
     return read_public(folder)
 
@@ -168,13 +172,6 @@ def _write_identities(folder: Path, identities: list[str], passphrase: str) -> N
     else:
         _write(folder / IDENTITY_PLAIN, text)
     _write(folder / RECIPIENT, f"{recipients[0]}\n".encode())
-
-
-def _pem(key: Ed25519PrivateKey, passphrase: str) -> bytes:
-    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase:
-        encryption = serialization.BestAvailableEncryption(passphrase.encode())
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
 
 def _write(path: Path, content: bytes) -> None:

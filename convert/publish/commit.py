@@ -134,7 +134,10 @@ def commit(
         root = files.pop(layout.path_of(ROOT, state.root.signed.version + 1), None)
         for path, content in files.items():
             storage.write(path, content)
-        _require_own_files(storage, files)
+        # Two concurrent publishers write the same names: check again before the timestamp names the files.
+        for path, content in files.items():
+            if storage.read(path, len(content)) != content:
+                raise _concurrent_publisher(storage)
         storage.write(layout.TIMESTAMP_PATH, timestamp)
         if root is not None:
             storage.write(layout.path_of(ROOT, state.root.signed.version + 1), root)
@@ -173,13 +176,6 @@ def sign_online(keys: Keyring, metadata: Metadata[Any], role: str, delegators: l
         message = f"the online key is not available: {missing[0].sentence(keys.name_of)}"
         raise InvalidRequest(message, remedy="Name its folder with --keys, in addition to those of other keys.")
     return layout.encode(metadata)
-
-
-def _require_own_files(storage: RepositoryStorage, files: Mapping[str, bytes]) -> None:
-    """Check again before the timestamp names the files: two concurrent publishers write the same names."""
-    for path, content in files.items():
-        if storage.read(path, len(content)) != content:
-            raise _concurrent_publisher(storage)
 
 
 def _concurrent_publisher(storage: RepositoryStorage) -> InvalidRequest:

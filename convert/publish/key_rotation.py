@@ -136,23 +136,20 @@ def rotate(publisher: Publisher, rotation: KeyRotation) -> None:
 
 
 def _rotated(delegator: Metadata[Kind], rotation: KeyRotation) -> Metadata[Kind]:
+    signed: Any = delegator.signed
     for role in _METADATA_ROLES.get(rotation.role, (PLAN,)):
-        _rotate_role(delegator.signed, role, rotation)
+        delegation = signed.get_delegated_role(role)
+        _check_keys(frozenset(delegation.keyids), rotation)
+        for key_file in rotation.add:
+            signed.add_key(key_file.key, role)
+        for keyid in rotation.remove:
+            signed.revoke_key(keyid, role)
+        delegation.threshold = rotation.threshold or delegation.threshold
+        if not 1 <= delegation.threshold <= len(delegation.keyids):
+            keys = len(delegation.keyids)
+            message = f"'{rotation.role}' would have {keys} keys but need {delegation.threshold} signatures"
+            raise InvalidRequest(message, remedy="Add keys, or name a lower --threshold.")
     return delegator
-
-
-def _rotate_role(delegator: Any, role: str, rotation: KeyRotation) -> None:
-    delegation = delegator.get_delegated_role(role)
-    _check_keys(frozenset(delegation.keyids), rotation)
-    for key_file in rotation.add:
-        delegator.add_key(key_file.key, role)
-    for keyid in rotation.remove:
-        delegator.revoke_key(keyid, role)
-    delegation.threshold = rotation.threshold or delegation.threshold
-    if not 1 <= delegation.threshold <= len(delegation.keyids):
-        keys = len(delegation.keyids)
-        message = f"'{rotation.role}' would have {keys} keys but need {delegation.threshold} signatures"
-        raise InvalidRequest(message, remedy="Add keys, or name a lower --threshold.")
 
 
 def _check_keys(current_keyids: frozenset[str], rotation: KeyRotation) -> None:

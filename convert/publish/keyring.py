@@ -178,19 +178,20 @@ class Keyring:
         return self._signers[keyid]
 
     def _open_signer(self, key_file: PublicKeyFile) -> Signer:
-        if key_file.private is None:
+        file, key = key_file.private, key_file.key
+        if file is None:
             return _external_signer(key_file)
         try:
-            return CryptoSigner(self._private(key_file.private), _file_key(key_file.key))
+            content = file.read_bytes()
+            if file.suffix == SEALED:
+                content = pyrage.decrypt(content, [self._identity(file.parent)])
+            private: Any = serialization.load_pem_private_key(content, None)
+            if not isinstance(key, SSlibKey):
+                raise ValueError(f"a private key in a file must be Ed25519, but the public key has type {key.keytype}")
+            return CryptoSigner(private, key)
         except (ValueError, TypeError, KeyMismatchError, UnsupportedAlgorithm, pyrage.DecryptError) as error:
             message = f"the key {key_file.name} in {key_file.folder} cannot be opened: {error}"
             raise InvalidRequest(message, remedy="Check the passphrase, or restore the file from its backup.") from None
-
-    def _private(self, file: Path) -> Any:
-        content = file.read_bytes()
-        if file.suffix == SEALED:
-            content = pyrage.decrypt(content, [self._identity(file.parent)])
-        return serialization.load_pem_private_key(content, None)
 
     def _identity(self, folder: Path) -> pyrage.x25519.Identity:
         if folder not in self._identities:
@@ -244,12 +245,6 @@ def register_external(folder: Path, name: str, role: str, uri: str, pem: bytes) 
     key_file = PublicKeyFile(name, role, key, uri, folder)
     write_public(key_file)
     return key_file
-
-
-def _file_key(key: Key) -> SSlibKey:
-    if not isinstance(key, SSlibKey):
-        raise ValueError(f"a private key in a file must be Ed25519, but the public key has type {key.keytype}")
-    return key
 
 
 def root_of(folder: Path) -> Metadata[Root]:

@@ -102,7 +102,10 @@ def prepare(publisher: Publisher, order: MediaOrder) -> PreparedMedia:
     blobs = _blob_sizes(publisher.storage, [state.bundles()[digest] for digest in digests])
     drive = FolderStorage(order.folder)
     missing = {digest: size for digest, size in blobs.items() if drive.size(layout.blob_path(digest)) != size}
-    _check_free_space(order.folder, sum(missing.values()))
+    needed, free = sum(missing.values()) + _SPARE_BYTES, shutil.disk_usage(order.folder).free
+    if free < needed:
+        message = f"{order.folder} has {free // 1024**2} MiB free; {needed // 1024**2 + 1} are needed"
+        raise DiskFull(message, remedy="Use a larger drive, or name fewer sites with --site.")
     timestamp = _issue_timestamps(publisher, state, order.days)
     return PreparedMedia(publisher.storage, replace(state, timestamp=timestamp), order, blobs, missing)
 
@@ -121,7 +124,11 @@ def fill(prepared: PreparedMedia, advance: Advance = no_progress) -> WrittenMedi
         drive.write(path, content)
     drive.write(layout.TIMESTAMP_PATH, layout.encode(state.timestamp))
     plan = state.plan_role.signed.targets[FILE_NAME].hashes["sha256"]
-    _prune(prepared.order.folder / layout.BLOBS, {*prepared.blobs, plan})
+    blobs = prepared.order.folder / layout.BLOBS
+    stored = {path.name for path in blobs.iterdir()}
+    for name in filter(_SHA256.fullmatch, stored - {*prepared.blobs, plan}):
+        (blobs / name).unlink()  # of an earlier repository
+    atomic_files.sync_directory(blobs)
     bundles = tuple(state.bundles()[digest] for digest in sorted(state.bundles().keys() & prepared.blobs.keys()))
     return WrittenMedia(bundles, sum(prepared.missing.values()), *state.expiries()[0])
 
@@ -140,20 +147,17 @@ def _issue_timestamps(publisher: Publisher, state: RepositoryState, days: float)
 
 
 def _check_order(storage: RepositoryStorage, state: RepositoryState, order: MediaOrder) -> None:
-    _check_folder(storage, order.folder)
+    if not atomic_files.is_dir(order.folder):
+        message = f"there is no folder {order.folder}"
+        raise InvalidRequest(message, remedy="Mount the USB drive, and name its mount point.")
+    if storage.is_at(order.folder):
+        raise InvalidRequest(f"{order.folder} is the repository itself", remedy="Name another folder.")
     if order.channel and order.channel not in state.plan.channels:
         known = ", ".join(state.plan.channels) or "none"
         raise InvalidRequest(f"the plan has no channel '{order.channel}'", remedy=f"Its channels: {known}.")
     if not required_bundles(state.plan, order.sites, order.channel):
         message = "the plan assigns no bundle there, so the drive would be empty"
         raise InvalidRequest(message, remedy="See the plan: edge-convert plan show")
-
-
-def _check_folder(storage: RepositoryStorage, folder: Path) -> None:
-    if not atomic_files.is_dir(folder):
-        raise InvalidRequest(f"there is no folder {folder}", remedy="Mount the USB drive, and name its mount point.")
-    if storage.is_at(folder):
-        raise InvalidRequest(f"{folder} is the repository itself", remedy="Name another folder.")
 
 
 def _blob_sizes(storage: RepositoryStorage, bundles: Iterable[repository_reader.BundleTarget]) -> dict[str, int]:
@@ -190,18 +194,3 @@ def _metadata_files(storage: RepositoryStorage, state: RepositoryState) -> dict[
     files = {path: content for path, content in older.items() if content is not None} | dict(state.files)
     del files[layout.TIMESTAMP_PATH]
     return files
-
-
-def _check_free_space(folder: Path, needed_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes + _SPARE_BYTES:
-        message = f"{folder} has {free // 1024**2} MiB free; {(needed_bytes + _SPARE_BYTES) // 1024**2 + 1} are needed"
-        raise DiskFull(message, remedy="Use a larger drive, or name fewer sites with --site.")
-
-
-def _prune(blobs: Path, needed: set[str]) -> None:
-    """Remove blobs of an earlier repository."""
-    stored = {path.name for path in blobs.iterdir()}
-    for name in filter(_SHA256.fullmatch, stored - needed):
-        (blobs / name).unlink()
-    atomic_files.sync_directory(blobs)

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ValidationError
 from convert.publish.repository_reader import BundleTarget, count_of, of_task
 from edge_agent.errors import InvalidRequest, PlanInvalid
 from edge_agent.formats import plan as plans
-from edge_agent.formats.plan import BundleOffer, RolloutPlan, TaskPlan
+from edge_agent.formats.plan import RolloutPlan, TaskPlan
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.formats.strict_json import first_problem
 from edge_agent.formats.strict_yaml import load_yaml
@@ -49,17 +49,13 @@ def require_signed(plan: RolloutPlan, bundles: Mapping[str, BundleTarget]) -> No
     """
     for entry, task, task_plan in every_task(plan):
         for offer in task_plan.offers:
-            _require_signed(entry, task, offer, bundles)
-
-
-def _require_signed(entry: str, task: str, offer: BundleOffer, bundles: Mapping[str, BundleTarget]) -> None:
-    target = bundles.get(offer.bundle)
-    if target is None:
-        message = f"{entry} names {offer.bundle[:12]}, which is not signed; signed for {task}: {names(bundles, task)}"
-        raise PlanInvalid(message, remedy="Publish the bundle first: edge-convert publish BUNDLE --to …")
-    if (target.task, target.version) != (task, offer.version):
-        message = f"{entry} offers {offer.bundle[:12]} as {task} {offer.version}; it is {target.name}"
-        raise PlanInvalid(message, remedy="Correct 'bundle' or 'version' in that entry.")
+            digest, target = offer.bundle[:12], bundles.get(offer.bundle)
+            if target is None:
+                message = f"{entry} names {digest}, which is not signed; signed for {task}: {names(bundles, task)}"
+                raise PlanInvalid(message, remedy="Publish the bundle first: edge-convert publish BUNDLE --to …")
+            if (target.task, target.version) != (task, offer.version):
+                message = f"{entry} offers {digest} as {task} {offer.version}; it is {target.name}"
+                raise PlanInvalid(message, remedy="Correct 'bundle' or 'version' in that entry.")
 
 
 def names(bundles: Mapping[str, BundleTarget], task: str) -> str:
@@ -96,20 +92,16 @@ def halt(plan: RolloutPlan, order: HaltOrder) -> RolloutPlan:
         InvalidRequest: the plan has no such entry.
     """
     plain = plan.model_dump(mode="json", by_alias=True)
-    task_plans = [fleet["tasks"][order.task] for fleet in _fleets(plain, order) if order.task in fleet["tasks"]]
+    fleets = [*plain["channels"].values(), *plain["sites"].values()]
+    if order.channel or order.site:
+        fleets = list(filter(None, (plain["channels"].get(order.channel), plain["sites"].get(order.site))))
+    task_plans = [fleet["tasks"][order.task] for fleet in fleets if order.task in fleet["tasks"]]
     if not task_plans:
         known = ", ".join(sorted({task for _, task, _ in every_task(plan)})) or "none"
         raise InvalidRequest(f"{order} has no entry for the task '{order.task}'", remedy=f"The plan's tasks: {known}.")
     for task_plan in task_plans:
         task_plan["halted"] = not order.resume
     return RolloutPlan.model_validate(plain)
-
-
-def _fleets(plain: Mapping[str, Any], order: HaltOrder) -> list[dict[str, Any]]:
-    if order.channel or order.site:
-        fleets = (plain["channels"].get(order.channel), plain["sites"].get(order.site))
-        return [fleet for fleet in fleets if fleet]
-    return [*plain["channels"].values(), *plain["sites"].values()]
 
 
 def consequences(old: RolloutPlan, new: RolloutPlan) -> list[str]:
@@ -262,21 +254,17 @@ def _check_keys(plain: Any, model: type[BaseModel], prefix: str) -> None:
     for each in _list(plain):
         _check_keys(each, model, prefix)
     for key, value in _items(plain):
-        _check_known(str(key), model, prefix)
+        if str(key) not in model.model_fields:
+            close_matches = difflib.get_close_matches(str(key), model.model_fields, n=1, cutoff=0.5)
+            known = ", ".join(name for name in model.model_fields if name not in (*_HEADER_KEYS, "schema_"))
+            remedy = f"Did you mean '{close_matches[0]}'?" if close_matches else f"Known keys there: {known}."
+            raise PlanInvalid(f"the plan: unknown key '{prefix}{key}'", remedy=remedy)
         for inner in _models(model.model_fields[key].annotation):
             if key in _KEYS_BY_NAME:
                 for name, each in _items(value):
                     _check_keys(each, inner, f"{prefix}{key}.{name}.")
             else:
                 _check_keys(value, inner, f"{prefix}{key}.")
-
-
-def _check_known(key: str, model: type[BaseModel], prefix: str) -> None:
-    if key not in model.model_fields:
-        close_matches = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.5)
-        known = ", ".join(name for name in model.model_fields if name not in (*_HEADER_KEYS, "schema_"))
-        remedy = f"Did you mean '{close_matches[0]}'?" if close_matches else f"Known keys there: {known}."
-        raise PlanInvalid(f"the plan: unknown key '{prefix}{key}'", remedy=remedy)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -28,7 +28,6 @@ from convert.publish.repository_reader import BundleTarget, RepositoryState
 from convert.publish.repository_storage import Advance, RepositoryStorage, file_chunks, no_progress, with_progress
 from edge_agent.errors import InvalidRequest, UpdateUntrusted
 from edge_agent.formats import plan as plans
-from edge_agent.formats.manifest import Artifact
 from edge_agent.formats.plan import RolloutPlan
 from edge_agent.formats.signed_document import format_timestamp
 
@@ -235,13 +234,10 @@ class Publisher:
             raise InsufficientSignatures(missing, self.keys)
         else:
             commit(self.storage, self.keys, state, draft, self.now(), self.days)
-            self._remember(state, draft)
-
-    def _remember(self, state: RepositoryState, draft: ChangeDraft) -> None:
-        changed = {role: metadata.signed.version for role, metadata in draft.metadata().items()}
-        self.keys.remember_versions({**state.versions(), **changed})
-        if draft.root is not None:
-            self.keys.store_root(layout.encode(draft.root))
+            changed = {role: metadata.signed.version for role, metadata in draft.metadata().items()}
+            self.keys.remember_versions({**state.versions(), **changed})
+            if draft.root is not None:
+                self.keys.store_root(layout.encode(draft.root))
 
     def next_of(self, metadata: Metadata[Kind], role: str) -> Metadata[Kind]:
         """Return a copy as the next version, without signatures."""
@@ -260,21 +256,19 @@ class Publisher:
         return role, {layout.blob_path(repository_reader.sha256(raw)): raw}
 
     def _upload(self, bundle: PublishableBundle, advance: Advance) -> int:
-        written = sum(self._upload_file(bundle, artifact, advance) for artifact in bundle.manifest.artifacts)
+        written = 0
+        for artifact in bundle.manifest.artifacts:
+            path = layout.blob_path(artifact.sha256)
+            with bundle.open_artifact(artifact) as file:
+                if self.storage.size(path) != artifact.size_bytes:
+                    progress = partial(advance, f"uploading {artifact.path}")
+                    self.storage.write(path, with_progress(file_chunks(file), artifact.size_bytes, progress))
+                    written += artifact.size_bytes
         path = layout.blob_path(bundle.digest)
         if self.storage.size(path) != len(bundle.raw):
             self.storage.write(path, bundle.raw)
             written += len(bundle.raw)
         return written
-
-    def _upload_file(self, bundle: PublishableBundle, artifact: Artifact, advance: Advance) -> int:
-        path = layout.blob_path(artifact.sha256)
-        with bundle.open_artifact(artifact) as file:
-            if self.storage.size(path) == artifact.size_bytes:
-                return 0
-            progress = partial(advance, f"uploading {artifact.path}")
-            self.storage.write(path, with_progress(file_chunks(file), artifact.size_bytes, progress))
-        return artifact.size_bytes
 
 
 def _bundle_target(bundle: PublishableBundle) -> BundleTarget:

@@ -70,7 +70,10 @@ def check(
             plan_text.require_signed(state.plan, state.bundles())
         except PlanInvalid as error:
             findings.problems.append(error.message)
-        _check_bundles(_BlobChecker(storage, scope, advance, findings), state)
+        blobs, bundles = _BlobChecker(storage, scope, advance, findings), state.bundles()
+        required = scope.only(state) if scope.only else bundles
+        for digest in filter(required.__contains__, bundles):
+            _check_bundle(blobs, bundles[digest])
     findings.problems = list(dict.fromkeys(findings.problems))
     return findings
 
@@ -149,12 +152,6 @@ class _BlobChecker:
         self.findings.bytes_read += bytes_read
         if hasher.hexdigest() != sha256:
             self.findings.problems.append(f"{path} of {owner} is damaged: its content does not match its name")
-
-
-def _check_bundles(blobs: _BlobChecker, state: RepositoryState) -> None:
-    digests = blobs.scope.only(state) if blobs.scope.only else state.bundles()
-    for digest in filter(digests.__contains__, state.bundles()):
-        _check_bundle(blobs, state.bundles()[digest])
 
 
 def _check_bundle(blobs: _BlobChecker, target: BundleTarget) -> None:

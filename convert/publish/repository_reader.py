@@ -196,14 +196,12 @@ class RepositoryReader:
     ) -> Metadata[Kind]:
         path = layout.path_of(role, meta.version if meta else 0)
         raw = self._read_required(path, layout.METADATA_BYTES_MAX[role])
-        metadata = layout.decode(kind, raw, path) if meta is None else self._decode_listed(kind, meta, raw, path)
-        verify(delegator, role, metadata, path)
-        return metadata
-
-    def _decode_listed(self, kind: type[Kind], meta: MetaFile, raw: bytes, path: str) -> Metadata[Kind]:
-        self._require_same(meta, raw, path)
+        if meta is not None:
+            self._require_same(meta, raw, path)
         metadata = layout.decode(kind, raw, path)
-        require_version(metadata, meta.version, path)
+        if meta is not None:
+            require_version(metadata, meta.version, path)
+        verify(delegator, role, metadata, path)
         return metadata
 
     def _meta(self, snapshot: Metadata[Snapshot], role: str) -> MetaFile:

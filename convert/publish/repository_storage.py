@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, 
 
 from convert.collect.sources import open_store
 from edge_agent.durable import atomic_files
-from edge_agent.errors import EdgeAgentError, UpstreamFailed, UpstreamRefused
+from edge_agent.errors import UpstreamFailed, UpstreamRefused
 
 CHUNK_BYTES = 1024 * 1024
 Advance = Callable[[str, int, int], None]
@@ -87,7 +87,11 @@ class FolderStorage:
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
         """Write to a temporary file, sync, rename, sync."""
         target = self._root / path
-        self._make_folder(target.parent)
+        folder = target.parent
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            for parent in (folder.parent, folder.parent.parent):
+                atomic_files.sync_directory(parent)
         with atomic_files.replacing(target) as partial, partial.open("wb") as file:
             for chunk in [content] if isinstance(content, bytes) else content:
                 file.write(chunk)
@@ -109,12 +113,6 @@ class FolderStorage:
             yield alone
         finally:
             os.close(fd)
-
-    def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            for parent in (folder.parent, folder.parent.parent):
-                atomic_files.sync_directory(parent)
 
     @contextmanager
     def _open_file(self, path: str) -> Iterator[IO[bytes] | None]:
@@ -182,15 +180,13 @@ class BucketStorage:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise self._store_error(path, error) from None
-
-    def _store_error(self, path: str, error: Exception) -> EdgeAgentError:
-        # obstore's message continues with a dump of its internals.
-        message = f"{self.name}/{path}: {str(error).partition('Debug source')[0].strip()[:500]}"
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-            return UpstreamRefused(message, remedy="Check the store's credentials: the environment, or --store-option.")
-        remedy = "Check the address and the network, and run the command again: it continues where it stopped."
-        return UpstreamFailed(message, remedy=remedy)
+            # obstore's message continues with a dump of its internals.
+            message = f"{self.name}/{path}: {str(error).partition('Debug source')[0].strip()[:500]}"
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+                remedy = "Check the store's credentials: the environment, or --store-option."
+                raise UpstreamRefused(message, remedy=remedy) from None
+            remedy = "Check the address and the network, and run the command again: it continues where it stopped."
+            raise UpstreamFailed(message, remedy=remedy) from None
 
 
 def no_progress(what: str, done: int, total: int) -> None:

@@ -203,17 +203,12 @@ def _read_plan(folder: Path, draft: ChangeDraft) -> None:
     for target in draft.plan_role.signed.targets.values() if draft.plan_role else ():
         path = folder / target.hashes.get("sha256", "-")
         if path.is_file():
-            raw = _read_plan_blob(path)
+            with path.open("rb") as file:
+                raw = file.read(PLAN_BYTES_MAX + 1)
+            if repository_reader.sha256(raw) != path.name:
+                raise InvalidRequest(f"{path} is damaged", remedy="Stage the change again.")
             draft.blobs[layout.blob_path(path.name)] = raw
             draft.plan = plans.parse(raw)
-
-
-def _read_plan_blob(path: Path) -> bytes:
-    with path.open("rb") as file:
-        raw = file.read(PLAN_BYTES_MAX + 1)
-    if repository_reader.sha256(raw) != path.name:
-        raise InvalidRequest(f"{path} is damaged", remedy="Stage the change again.")
-    return raw
 
 
 def _signatures(draft: ChangeDraft) -> Mapping[str, set[str]]:

@@ -133,12 +133,7 @@ COMMANDS = {
         "Erase one answer, or all that concerns a person (--value), here and on the central side.",
     ),
     "privacy": _entry(_OPERATE, "privacy", "app", "Show figures about personal data, without any text."),
-    "redact": _entry(
-        _OPERATE,
-        "privacy",
-        "redact",
-        "Try what redaction finds in a text, or audit what it has missed.",
-    ),
+    "redact": _entry(_OPERATE, "privacy", "redact", "Try what redaction finds in a text, or audit what it has missed."),
     "media": _entry(_OPERATE, "media", "app", "Exchange data with the central team on removable media."),
     "logs": _entry(_OPERATE, "services", "logs", "Show the log of the daemon, from the journal of systemd."),
     "support-bundle": _entry(

@@ -3,8 +3,7 @@
 # No `from __future__ import annotations`: typer looks for the names of annotations in the module of the subclass.
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import exp
 from typing import Annotated, Generic, TypeVar
@@ -38,8 +37,6 @@ TIMEOUT_SECONDS = 60
 _INPUT_SHOWN_MAX = 500  # characters in a table; --json has all of it
 _VALUES_SHOWN = 4
 _A = TypeVar("_A", bound=Answer)
-GradedAnswer = Classification | DecisionAnswer | Extraction
-"""An answer that has a confidence."""
 
 LowConfidence = Annotated[
     OnLowConfidence,
@@ -119,11 +116,7 @@ class ClassifyCommand(BatchCommand):
 
     def _call(self, client: Client, task: str, batch: list[str]) -> list[Classification | Failure]:
         return client.classify(
-            task,
-            batch,
-            on_low_confidence=self.on_low_confidence,
-            top_k=self.top_k,
-            timeout_seconds=TIMEOUT_SECONDS,
+            task, batch, on_low_confidence=self.on_low_confidence, top_k=self.top_k, timeout_seconds=TIMEOUT_SECONDS
         )
 
 
@@ -176,10 +169,12 @@ def print_results(results: Iterable[tuple[str, _A | Failure]], layout: ResultCol
             if isinstance(result, Failure):
                 code = code or exit_code(result.reason)
             if as_json:
-                key = "error" if isinstance(result, Failure) else layout.key
-                print_json({"input": text, key: plain(result)})
+                print_json({"input": text, "error" if isinstance(result, Failure) else layout.key: plain(result)})
+            elif isinstance(result, Failure):
+                listing.add_row(Text(shorten(text)), *("-" for _ in layout.columns), "", _failure_cell(result))
             else:
-                listing.add_row(Text(shorten(text)), *_result_cells(result, layout))
+                cells = layout.cells(result)
+                listing.add_row(Text(shorten(text)), *cells, f"{result.timings.total_ms:.0f}", layout.note(result))
     finally:  # Results of the batches before a failed one are printed, too.
         if listing.row_count:
             print_trimmed(out(), listing)
@@ -193,33 +188,21 @@ def shorten(text: str) -> str:
     return f"{text[:_INPUT_SHOWN_MAX]}… ({len(text):,} characters)"
 
 
-def _result_cells(result: _A | Failure, layout: ResultColumns[_A]) -> list[RenderableType]:
-    if isinstance(result, Failure):
-        return [*("-" for _ in layout.columns), "", _failure_cell(result)]
-    return [*layout.cells(result), f"{result.timings.total_ms:.0f}", layout.note(result)]
-
-
 def _failure_cell(failure: Failure) -> RenderableType:
     message = Text(f"{failure.reason}: {failure.message}", style="red")
     return Group(message, Text(f"what to do: {failure.remedy}", style="red")) if failure.remedy else message
 
 
-def _degradation_text(reason: str, result: GradedAnswer) -> str:
-    """Return why an answer is degraded; with the p-value where that is the reason."""
-    text = reason.lower().replace("_", " ")
-    return (
-        f"{text} (p = {result.p_value:.3f})" if reason == "OUT_OF_DISTRIBUTION" and result.p_value is not None else text
-    )
-
-
-def confidence_note(result: GradedAnswer) -> Text:
+def confidence_note(result: Classification | DecisionAnswer | Extraction) -> Text:
     """Return the limitations of an answer that has a confidence."""
     notes = [f"by {result.model}"] if result.model else []
     is_below = result.threshold and not result.confidence >= result.threshold
     notes += [f"below the threshold {result.threshold:.2f}"] if is_below else []
     if result.threshold is None and "SCORES_VARY" not in result.degraded:
         notes.append(no_threshold(result.no_threshold_reason))
-    notes += [_degradation_text(reason, result) for reason in result.degraded]
+    p_value = "" if result.p_value is None else f" (p = {result.p_value:.3f})"
+    for reason in result.degraded:
+        notes.append(f"{reason.lower().replace('_', ' ')}{p_value if reason == 'OUT_OF_DISTRIBUTION' else ''}")
     return Text(", ".join(notes), style="yellow" if result.below_threshold else "")
 
 
@@ -330,15 +313,11 @@ def decision_table(decision: Decision) -> Table:
     """Return the answers to one input: question, answer, the likeliest answers with bars, and what limits each."""
     listing = table("question", "answer", "probability", "note", wrap=("question", "answer", "note"))
     for answer in decision.answers:
+        value = "" if answer.score is None else f" ({answer.score:.2f})"
+        label = Text.assemble((answer.label or answer.route.lower(), "bold" if answer.label else "yellow"), value)
         note = Text("confident", "green") if answer.confident else confidence_note(answer)
-        listing.add_row(answer.question, _answer_cell(answer), _bars(answer.probabilities), note)
+        listing.add_row(answer.question, label, _bars(answer.probabilities), note)
     return listing
-
-
-def _answer_cell(answer: DecisionAnswer) -> Text:
-    label = answer.label or answer.route.lower()
-    value = "" if answer.score is None else f" ({answer.score:.2f})"
-    return Text.assemble((label, "bold" if answer.label else "yellow"), value)
 
 
 def _bars(probabilities: Iterable[tuple[str, float]]) -> Group:
@@ -359,17 +338,6 @@ def _shorten_label(label: str) -> Text:
 
 
 _GENERATE_TIMEOUT_SECONDS = 300
-
-
-@contextmanager
-def _translated_remedies() -> Iterator[None]:
-    """Translate a remedy of the daemon that names a request field into the option of this command."""
-    try:
-        yield
-    except CallFailed as error:
-        if error.reason == "REQUEST_INVALID" and error.message.startswith("output_tokens_max"):
-            error.remedy = "Give a smaller --output-tokens-max, or leave it out for the task's limit."
-        raise
 
 
 @dataclass(kw_only=True)
@@ -418,11 +386,16 @@ class GenerateCommand:
         with (
             target_of(self.ctx).client(self.target) as client,
             client.generate(self.task, prompt, timeout_seconds=_GENERATE_TIMEOUT_SECONDS, **options) as stream,
-            _translated_remedies(),
         ):
-            for piece in stream:
-                write_answer(piece)
-            write_answer("\n")
+            try:
+                for piece in stream:
+                    write_answer(piece)
+                write_answer("\n")
+            except CallFailed as error:
+                # The remedy of the daemon names a field of the request, which is an option of this command.
+                if error.reason == "REQUEST_INVALID" and error.message.startswith("output_tokens_max"):
+                    error.remedy = "Give a smaller --output-tokens-max, or leave it out for the task's limit."
+                raise
         if stream.finish is None:
             return
         if stream.finish.reason == "LENGTH":

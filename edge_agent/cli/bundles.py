@@ -85,7 +85,13 @@ def show_bundle(ctx: typer.Context, task: TaskArgument, bundle: BundleArgument =
     Example: [bold]edge-agent bundles show pos-intent 1.2.0[/bold]
     """
     with target_of(ctx).admin() as admin:
-        installed = _find(_installed_bundles(admin, task), task, bundle)
+        bundles = _installed_bundles(admin, task)
+        matches = [each for each in bundles if (_matches(each, bundle) if bundle else each.active)]
+        if len(matches) != 1:
+            number = "more than one" if matches else "no"
+            message = f"the task '{task}' has {number} bundle {bundle or 'that is active'}"
+            raise UnknownBundle(message, remedy=f"'edge-agent bundles list {task}' lists them with their digests.")
+    (installed,) = matches
     if as_json:
         print_json(installed, indent=2)
         return
@@ -308,15 +314,6 @@ def _installed_bundles(admin: AdminClient, task: str) -> list[Bundle]:
     return bundles
 
 
-def _find(bundles: list[Bundle], task: str, name: str) -> Bundle:
-    """Return the bundle of that version or digest; without a name the active one. Raises UnknownBundle."""
-    matches = [bundle for bundle in bundles if (_matches(bundle, name) if name else bundle.active)]
-    if len(matches) == 1:
-        return matches[0]
-    message = f"the task '{task}' has {'no' if not matches else 'more than one'} bundle {name or 'that is active'}"
-    raise UnknownBundle(message, remedy=f"'edge-agent bundles list {task}' lists them with their digests.")
-
-
 def _matches(bundle: Bundle, name: str) -> bool:
     """Return whether a version, or a digest or its abbreviation, names a bundle."""
     return name == bundle.ref.version or (len(name) >= DIGEST_LISTED and bundle.ref.digest.startswith(name))
@@ -363,6 +360,10 @@ def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
     task = manifest.task
     hidden = len(task.labels) - LABELS_SHOWN
     labels = ", ".join(task.labels[:LABELS_SHOWN]) + (f", and {hidden} more" if hidden > 0 else "")
+    if task.kind == "decide":
+        threshold = "\n".join(f"{each.name}: {_threshold_text(manifest, each.name)}" for each in task.questions)
+    else:
+        threshold = _threshold_text(manifest, task.name)
     return {
         "task": task.name,
         "version": manifest.version,
@@ -372,7 +373,7 @@ def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
         "labels": labels,
         "record fields": ", ".join(task.record_fields) if task.kind == "extract" else "",
         "input limit": f"{task.limits.input_tokens_max} tokens",
-        "threshold": _threshold_lines(manifest),
+        "threshold": threshold,
         "gate": manifest.gate_name,
         "base model": manifest.provenance.base,
         "licence": manifest.provenance.licence,
@@ -380,13 +381,6 @@ def _manifest_facts(manifest: Manifest, digest: str) -> dict[str, str | Text]:
         "size": format_bytes(manifest.size_bytes),
         "files": Text("all as the manifest names them", "green"),
     }
-
-
-def _threshold_lines(manifest: Manifest) -> str:
-    if manifest.task.kind == "decide":
-        lines = [f"{question.name}: {_threshold_text(manifest, question.name)}" for question in manifest.task.questions]
-        return "\n".join(lines)
-    return _threshold_text(manifest, manifest.task.name)
 
 
 def _threshold_text(manifest: Manifest, question: str) -> str:

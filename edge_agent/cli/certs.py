@@ -99,7 +99,7 @@ def place_new_authority(config_path: Path | None, environ: Mapping[str, str] = o
 
 
 def _default_folder(config_path: Path | None) -> Path:
-    return _agent_yaml(config_path).absolute().parent / FOLDER
+    return config_paths(config_path)[0].absolute().parent / FOLDER
 
 
 def _data_folder(environ: Mapping[str, str]) -> Path:
@@ -108,14 +108,10 @@ def _data_folder(environ: Mapping[str, str]) -> Path:
     )
 
 
-def _agent_yaml(config_path: Path | None) -> Path:
-    return config_paths(config_path)[0]
-
-
 def _configured_authority(config_path: Path | None) -> Path | None:
     """Return the authority that the configuration names, also where the rest of the configuration is not valid."""
     try:
-        settings = config_files.read(_agent_yaml(config_path), optional=True).merged()
+        settings = config_files.read(config_paths(config_path)[0], optional=True).merged()
     except ConfigInvalid:
         return None
     access: Any = settings.get("access")
@@ -179,8 +175,7 @@ def init(
     days: Days = certificate_authority.SERVER_DAYS,
     directory: Dir = None,
     new_authority: Annotated[
-        bool,
-        typer.Option("--new-authority", help="Make a second authority; all clients then need new certificates."),
+        bool, typer.Option("--new-authority", help="Make a second authority; all clients then need new certificates.")
     ] = False,
     allow: Networks = None,
     yes: YesOption = False,
@@ -197,7 +192,7 @@ def init(
     host_names = names or [socket.gethostname().lower(), "localhost", "127.0.0.1"]
     if not new_authority:
         _refuse_second_authority(ctx)
-    authority = AuthorityFolder(directory) if directory else place_new_authority(_config_path(ctx))
+    authority = AuthorityFolder(directory) if directory else place_new_authority(target_of(ctx).config_path)
     folder = authority.path.absolute()
     _refuse_existing(folder)
     root = certificate_authority.make_authority(f"Edge Agent authority of {host_names[0]}", now)
@@ -317,17 +312,13 @@ def _host_names(folder: Path) -> list[str]:
     return list(parse_certificates(read_small(path), str(path))[0].names) if path.exists() else []
 
 
-def _config_path(ctx: typer.Context) -> Path | None:
-    return target_of(ctx).config_path
-
-
 def _authority_folder(ctx: typer.Context, directory: Path | None) -> Path:
     """Return the folder of the authority: the one that is named, or this site's. Raises CertificateUnusable."""
     if directory:
         return directory
-    authority = find_authority(_config_path(ctx))
+    authority = find_authority(target_of(ctx).config_path)
     if authority is None:
-        if foreign := find_foreign_authority(_config_path(ctx)):
+        if foreign := find_foreign_authority(target_of(ctx).config_path):
             raise CertificateUnusable(
                 f"another authority issues the certificates of this site: {foreign}",
                 remedy="Let that authority issue this certificate, too. After an enrolment it is the central team's.",
@@ -352,8 +343,8 @@ def _require_clock(now: float) -> None:
 
 def _refuse_second_authority(ctx: typer.Context) -> None:
     """Raise CertificateUnusable if this site has an authority."""
-    authority = find_authority(_config_path(ctx))
-    existing = authority.path / CERTIFICATE if authority else find_foreign_authority(_config_path(ctx))
+    authority = find_authority(target_of(ctx).config_path)
+    existing = authority.path / CERTIFICATE if authority else find_foreign_authority(target_of(ctx).config_path)
     if existing is None:
         return
     use = (
@@ -389,16 +380,14 @@ def _make_folder(folder: Path, mode: int) -> None:
 
 def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: bool) -> None:
     """Open the daemon's unit for clients: under systemd it accepts connections from this machine only."""
-    etc = SYSTEM
-    managed = (etc / UNITS / unit_drop_ins.DAEMON_UNIT).exists()
-    if not managed or _config_path(ctx) is not None:
+    if not (SYSTEM / UNITS / unit_drop_ins.DAEMON_UNIT).exists() or target_of(ctx).config_path is not None:
         _print("Then start the daemon again.", "")
         return
     if is_hidden_from_services(folder):
         _print(f"The service cannot see {folder}: move the files to /etc/edge-agent/tls.", "")
     listening = Config(service=ServiceConfig(tcp_address=f"0.0.0.0:{PORT}"))
     try:
-        drop_ins = needed_drop_ins(listening, etc, allow)[:1]
+        drop_ins = needed_drop_ins(listening, SYSTEM, allow)[:1]
     except ConfigInvalid as error:
         _print(f"The unit of the daemon accepts connections from this machine only. {error.remedy}", "")
         return
@@ -409,7 +398,7 @@ def _open_listener(ctx: typer.Context, folder: Path, allow: list[str], *, yes: b
         _print("The unit of the daemon accepts connections from this machine only. This lets the network in:", "")
         show_drop_ins(missing)
         if yes or (sys.stdin.isatty() and typer.confirm("Write this?", err=True)):
-            write_and_reload(missing, etc)
+            write_and_reload(missing, SYSTEM)
         else:
             _print("", "Once agent.yaml has the lines above, 'sudo edge-agent drop-ins' writes it.")
     _print("Then: sudo systemctl restart edge-agent", "")
@@ -437,12 +426,11 @@ def _print_certificate(certificate: Certificate) -> None:
 
 
 def _certificate_document(certificate: Certificate) -> dict[str, Any]:
-    dates = {"starts_at": certificate.starts_at, "expires_at": certificate.expires_at}
-    times = {name: datetime.fromtimestamp(at, UTC).isoformat() for name, at in dates.items()}
     return {
         "name": certificate.name,
         "is_authority": certificate.is_authority,
-        **times,
+        "starts_at": datetime.fromtimestamp(certificate.starts_at, UTC).isoformat(),
+        "expires_at": datetime.fromtimestamp(certificate.expires_at, UTC).isoformat(),
         **_certificate_values(certificate),
     }
 
@@ -473,7 +461,7 @@ def _sample_command(roles: list[str]) -> str:
 
 
 def _dir_option(ctx: typer.Context, folder: Path) -> str:
-    authority = find_authority(_config_path(ctx))
+    authority = find_authority(target_of(ctx).config_path)
     return "" if authority and authority.path == folder else f" --dir {folder}"
 
 

@@ -109,10 +109,8 @@ def list_config_paths(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: [bold]edge-agent config path[/bold]
     """
-    files = [
-        {"path": str(path), "exists": stat_or_none(path) is not None}
-        for path in config_paths(target_of(ctx).config_path)
-    ]
+    paths = config_paths(target_of(ctx).config_path)
+    files = [{"path": str(path), "exists": stat_or_none(path) is not None} for path in paths]
     if as_json:
         print_json(files, indent=2)
         return
@@ -137,14 +135,15 @@ def show_limits(ctx: typer.Context, apply: Apply = False, as_json: AsJson = Fals
     """
     plan = plan_memory(target_of(ctx).config(), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     if apply:
-        _apply_limit(plan.memory_max)
+        changed_before = _is_changed_on_disk()
+        _systemctl("set-property", "--runtime", UNIT, f"MemoryMax={plan.memory_max}")
+        # systemd 252 puts the drop-in that this makes at the end of its list. Where another drop-in has a later name,
+        # it considers the unit changed on disk, and reports that in every answer about it until it reloads its files.
+        if _is_changed_on_disk() and not changed_before:
+            _systemctl("daemon-reload")
     if as_json:
         print_json({**vars(plan), "memory_max": plan.memory_max}, indent=2)
         return
-    _print_plan(plan)
-
-
-def _print_plan(plan: MemoryPlan) -> None:
     listing = table("what", "memory", right=("memory",))
     listing.add_row("engines", format_bytes(plan.engines) if plan.engines else "no limit")
     listing.add_row("reserve", format_bytes(plan.reserve))
@@ -152,15 +151,6 @@ def _print_plan(plan: MemoryPlan) -> None:
     listing.add_row("total (MemoryMax)", format_bytes(plan.memory_max), style="bold")
     listing.add_row("machine", format_bytes(plan.machine))
     print_trimmed(out(), listing)
-
-
-def _apply_limit(memory_max: int) -> None:
-    changed_before = _is_changed_on_disk()
-    _systemctl("set-property", "--runtime", UNIT, f"MemoryMax={memory_max}")
-    # systemd 252 puts the drop-in that this makes at the end of its list. Where another drop-in has a later name, it
-    # considers the unit changed on disk, and reports that in every answer about it until it has reloaded its files.
-    if _is_changed_on_disk() and not changed_before:
-        _systemctl("daemon-reload")
 
 
 def _is_changed_on_disk() -> bool:
@@ -199,6 +189,7 @@ Removed = Annotated[
     list[str] | None,
     typer.Option("--remove", metavar="NETWORK", help="No longer admit this network; can be given several times."),
 ]
+EtcOption = Annotated[Path, typer.Option(metavar="DIR", help="Write below DIR; for a trial, another folder than /etc.")]
 
 
 @dataclass(kw_only=True)
@@ -221,9 +212,7 @@ class DropInsCommand:
         bool, typer.Option("--check", help="Show them, and change nothing; ends with 1 if one is missing.")
     ] = False
     yes: YesOption = False
-    etc: Annotated[
-        Path, typer.Option(metavar="DIR", help="Write below DIR; for a trial, another folder than /etc.")
-    ] = SYSTEM
+    etc: EtcOption = SYSTEM
 
     def __post_init__(self) -> None:
         """Run the command."""

@@ -29,8 +29,7 @@ _SOCKETS: dict[Role, Callable[[Config], Path]] = {
     "admin": lambda config: config.admin_socket,
 }
 TargetOption = Annotated[
-    str,
-    typer.Option("--target", metavar="ADDRESS", help="Another daemon: unix:SOCKET or HOST:PORT."),
+    str, typer.Option("--target", metavar="ADDRESS", help="Another daemon: unix:SOCKET or HOST:PORT.")
 ]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="Name of the task; 'edge-agent status' lists them.")]
 

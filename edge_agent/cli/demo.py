@@ -33,11 +33,7 @@ from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, parse
 from edge_agent.formatting import counted, format_bytes
 
 SAMPLES_MAX = 20
-OOD_INPUTS = (
-    "Ich möchte mein Geld zurück",
-    "is 51 a prime number",
-    "asdf jkl qwertz",
-)
+OOD_INPUTS = ("Ich möchte mein Geld zurück", "is 51 a prime number", "asdf jkl qwertz")
 """Inputs in another language, for another task, and random keys, as a till sees them, too."""
 
 
@@ -125,17 +121,12 @@ def _start_daemon(console: Console, daemon: DemoDaemon, client: Client, bundles:
                 admin.install(bundle.path)
             daemon.wait_ready(client, name)
         kind = f"{bundle.manifest.task.kind}, {bundle.manifest.runtime}, {size}"
-        _print_step(
-            console, f"{name} {bundle.manifest.version} ({kind}) answers after {time.monotonic() - started:.1f} s"
-        )
+        seconds = time.monotonic() - started
+        _print_step(console, f"{name} {bundle.manifest.version} ({kind}) answers after {seconds:.1f} s")
 
 
 def _show_labelled(
-    console: Console,
-    client: Client,
-    bundles: list[DemoBundle],
-    messages: tuple[LabelledMessage, ...],
-    rows_max: int,
+    console: Console, client: Client, bundles: list[DemoBundle], messages: tuple[LabelledMessage, ...], rows_max: int
 ) -> list[DemoBundle]:
     """Ask the bundles that can answer labelled messages; return these."""
     classifiers = [bundle for bundle in bundles if demo_questions.has_labels_for(bundle.manifest, messages)]
@@ -145,28 +136,17 @@ def _show_labelled(
         _show_ood_inputs(console, client, bundle)
     deciders = [bundle for bundle in bundles if demo_questions.has_questions_for(bundle.manifest, messages)]
     for bundle in deciders:
-        _ask_questions(console, client, bundle, messages, rows_max)
+        rows, name = sample(messages, rows_max), bundle.manifest.task.name
+        questions = counted(len(bundle.manifest.task.questions), "question")
+        _print_heading(console, f"{name}, {questions} in one call: {len(rows)} of {len(messages)} labelled messages")
+        with console.status(f"Asking {name}") as line:
+            answers = demo_questions.decide_rows(client, name, rows, partial(_update_progress, line, name))
+        demo_questions.show_questions(console, bundle.manifest, answers)
     return [*classifiers, *deciders]
 
 
-def _ask_questions(
-    console: Console, client: Client, bundle: DemoBundle, messages: tuple[LabelledMessage, ...], rows_max: int
-) -> None:
-    """Ask all questions of a bundle about labelled messages."""
-    rows, name = sample(messages, rows_max), bundle.manifest.task.name
-    questions = counted(len(bundle.manifest.task.questions), "question")
-    _print_heading(console, f"{name}, {questions} in one call: {len(rows)} of {len(messages)} labelled messages")
-    with console.status(f"Asking {name}") as status_line:
-        answers = demo_questions.decide_rows(client, name, rows, partial(_update_progress, status_line, name))
-    demo_questions.show_questions(console, bundle.manifest, answers)
-
-
 def _compare(
-    console: Console,
-    client: Client,
-    bundles: list[DemoBundle],
-    messages: tuple[LabelledMessage, ...],
-    rows_max: int,
+    console: Console, client: Client, bundles: list[DemoBundle], messages: tuple[LabelledMessage, ...], rows_max: int
 ) -> None:
     """Ask every bundle about the same messages."""
     rows = sample(messages, rows_max)
@@ -187,15 +167,8 @@ def _show_ood_inputs(console: Console, client: Client, bundle: DemoBundle) -> No
     if gate is None:
         return
     _print_heading(console, f"{name}: what it was not trained for")
-    listing = table(
-        "message",
-        "nearest label",
-        "confidence",
-        "p-value",
-        "so it is",
-        right=("confidence", "p-value"),
-        wrap=("message",),
-    )
+    numbers = ("confidence", "p-value")
+    listing = table("message", "nearest label", *numbers, "so it is", right=numbers, wrap=("message",))
     for text in OOD_INPUTS:
         (result,) = client.classify(name, [text], top_k=1)
         if isinstance(result, Failure):
@@ -319,7 +292,10 @@ class DemoDaemon:
 
     def __init__(self) -> None:
         """Make the directory and start the process, without waiting for it."""
-        self._folder = tempfile.TemporaryDirectory(prefix="edge-demo-", dir=_short_folder(), ignore_cleanup_errors=True)
+        # A long TMPDIR would not leave room for the name of a socket.
+        too_long = len(tempfile.gettempdir().encode()) > _RUN_DIR_BYTES_MAX - len("/edge-demo-xxxxxxxx/run")
+        parent = "/tmp" if too_long else None  # noqa: S108 the directory below it is private
+        self._folder = tempfile.TemporaryDirectory(prefix="edge-demo-", dir=parent, ignore_cleanup_errors=True)
         folder = Path(self._folder.name)
         (folder / "agent.yaml").write_text(_CONFIG, encoding="utf-8")
         self._log = folder / "daemon.log"
@@ -400,14 +376,6 @@ class DemoDaemon:
         raise self._failure(f"the daemon was not {state} after {seconds_max:.0f} s; its log ends so:")
 
     def _failure(self, message: str) -> DemoFailed:
-        failure = DemoFailed(message)
-        failure.details = tuple(
-            self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES_SHOWN:]
-        )
+        failure, log = DemoFailed(message), self._log.read_text(encoding="utf-8", errors="replace")
+        failure.details = tuple(log.splitlines()[-_LOG_LINES_SHOWN:])
         return failure
-
-
-def _short_folder() -> str | None:
-    """Return where to make the directory: a long TMPDIR would not leave room for the name of a socket."""
-    too_long = len(tempfile.gettempdir().encode()) > _RUN_DIR_BYTES_MAX - len("/edge-demo-xxxxxxxx/run")
-    return "/tmp" if too_long else None  # noqa: S108 mkdtemp below it makes a private directory

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from edge_agent.cli.output import print_trimmed
 from edge_agent.cli.terminal import table
-from edge_agent.client import Classification, Client, Failure
+from edge_agent.client import Client, Failure
 from edge_agent.durable.atomic_files import is_file
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import Manifest
@@ -73,18 +73,14 @@ def read_labelled(path: Path) -> tuple[LabelledMessage, ...]:
     """Read JSON lines with "text", and "label" or "answers". Raises FileMissing, InvalidRequest."""
     if not is_file(path):
         raise FileMissing(f"{path} {'is not a file' if path.exists() else 'does not exist'}", remedy=_REMEDY)
-    rows = _parse_messages(path.read_bytes())
+    raw = path.read_bytes()
+    try:
+        rows = tuple(_parse_message(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        rows = ()
     if not rows:
         raise InvalidRequest(f"{path} must hold labelled messages", remedy=_REMEDY)
     return rows
-
-
-def _parse_messages(raw: bytes) -> tuple[LabelledMessage, ...]:
-    """Return the messages; none if a line is not a labelled message or not text."""
-    try:
-        return tuple(_parse_message(json.loads(line)) for line in raw.decode().split("\n") if line.strip())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ()
 
 
 def _parse_message(row: dict[str, Any]) -> LabelledMessage:
@@ -199,7 +195,7 @@ def _answers_table(questions: Sequence[QuestionSpec], result: MessageAnswers) ->
     listing = table()
     for question in questions:
         width = max(len(question.name), *(len(f"✓ {output}?") for output in question.outputs))
-        listing.add_column(Text(question.name, style="dim"), min_width=width, no_wrap=True, overflow="fold")
+        listing.add_column(Text(question.name, style="dim"), min_width=width, no_wrap=True)
     listing.add_row(*(_answer_cell(result, question.name) for question in questions))
     return listing
 
@@ -246,15 +242,13 @@ def classify_rows(
 ) -> list[DemoAnswer]:
     """Classify the rows one call at a time, as a till would; a failure counts as a wrong answer."""
     ask = functools.partial(client.classify, task, top_k=1, timeout_seconds=CALL_SECONDS_MAX)
-    return [
-        _demo_answer(result, milliseconds) for _, result, milliseconds in _ask_about_each(ask, rows, report_progress)
-    ]
-
-
-def _demo_answer(result: Classification | Failure, milliseconds: float) -> DemoAnswer:
-    if isinstance(result, Failure):
-        return DemoAnswer(result.reason, False, milliseconds)
-    return DemoAnswer(result.label, not result.below_threshold, milliseconds)
+    answers = []
+    for _, result, milliseconds in _ask_about_each(ask, rows, report_progress):
+        if isinstance(result, Failure):
+            answers.append(DemoAnswer(result.reason, False, milliseconds))
+        else:
+            answers.append(DemoAnswer(result.label, not result.below_threshold, milliseconds))
+    return answers
 
 
 def show_comparison(
@@ -298,18 +292,10 @@ def _comparison_table(
     for manifest, answers in zip(manifests, by_bundle, strict=True):
         figures = score(rows, answers)
         name, model = Text(manifest.task.name, style="bold"), Text(manifest.provenance.base)
-        cells = (
-            plus_minus(figures.right),
-            *_confident_cells(manifest, figures),
-            format_milliseconds(figures.milliseconds),
-        )
+        confident = ("-", "-")
+        if manifest.confidence.policy == "threshold":  # otherwise it has no calibration
+            confident = (f"{figures.sure / figures.rows:.0%}", plus_minus(figures.sure_right))
+        cells = (plus_minus(figures.right), *confident, format_milliseconds(figures.milliseconds))
         own_bytes = sum(artifact.size_bytes for artifact in manifest.artifacts if copies[artifact.sha256] == 1)
         listing.add_row(name, model, *cells, format_bytes(own_bytes))
     return listing
-
-
-def _confident_cells(manifest: Manifest, figures: DemoScore) -> tuple[str, str]:
-    """Return the shares of confident answers and of right ones among them; empty without a calibration."""
-    if manifest.confidence.policy != "threshold":
-        return "-", "-"
-    return f"{figures.sure / figures.rows:.0%}", plus_minus(figures.sure_right)

@@ -166,24 +166,16 @@ def _print_block(console: Console, mark: Text, message: str) -> None:
 
 
 def _print_summary(console: Console, findings: list[Finding]) -> None:
-    counts = [(verdict, _count_verdict(findings, verdict)) for verdict in reversed(VERDICTS[1:])]
-    parts = [
-        Text(
-            f"{count} {_NAMES[verdict]}" if verdict == "unseen" else counted(count, _NAMES[verdict]),
-            _STYLES[verdict],
-        )
-        for verdict, count in counts
-        if count
-    ]
+    parts = []
+    for verdict in reversed(VERDICTS[1:]):
+        checks = [finding.check for finding in findings if finding.verdict == verdict]
+        # Of checks that were not made it is the number of checks, not of findings.
+        number = len({*unchecked(findings), *checks}) if verdict == "unseen" else len(checks)
+        if number:
+            text = f"{number} {_NAMES[verdict]}" if verdict == "unseen" else counted(number, _NAMES[verdict])
+            parts.append(Text(text, _STYLES[verdict]))
     passed = sum(finding.verdict == "ok" for finding in findings)
     console.print(Text(", ").join([*parts, Text(f"{passed} ok", _STYLES["ok"])]))
-
-
-def _count_verdict(findings: list[Finding], verdict: Verdict) -> int:
-    """Return how many findings have a verdict; of checks that were not made, how many checks those are."""
-    if verdict != "unseen":
-        return sum(finding.verdict == verdict for finding in findings)
-    return len({*unchecked(findings), *(finding.check for finding in findings if finding.verdict == "unseen")})
 
 
 Output = Annotated[
@@ -205,12 +197,7 @@ def support_bundle(
 
     Example: [bold]sudo edge-agent support-bundle[/bold]
     """
-    from edge_agent.support_bundle import (  # noqa: PLC0415
-        ARCHIVE_MODE,
-        SupportSources,
-        gather_parts,
-        pack_archive,
-    )
+    from edge_agent.support_bundle import ARCHIVE_MODE, SupportSources, gather_parts, pack_archive  # noqa: PLC0415
 
     target, now = target_of(ctx), time.time()
     installation = installation_of(target)
@@ -229,7 +216,8 @@ def support_bundle(
     confirm(f"Write {path} ({format_bytes(len(content))})?", "The list above is what the file holds.", yes=yes)
     try:
         create(path, content, ARCHIVE_MODE)
-        _give_to_sudo_user(path)
+        if works_by_sudo(os.environ, os.geteuid()):  # it is for the person behind sudo to send
+            os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
     except OSError as error:
         raise _write_error(path, error.strerror) from None
     print_done(ctx, f"{path.absolute()} ({format_bytes(len(content))}); only you can read it. Send it to support.")
@@ -248,12 +236,6 @@ def _check_target(path: Path) -> None:
 
 def _write_error(path: Path, reason: str | None) -> MediaFailed:
     return MediaFailed(f"{path} cannot be written: {reason}", remedy="Name another file with --output.")
-
-
-def _give_to_sudo_user(path: Path) -> None:
-    """Make the person who works through sudo the owner: it is for them to send."""
-    if works_by_sudo(os.environ, os.geteuid()):
-        os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1")))
 
 
 def _read_config_files(target: DaemonTarget) -> ConfigFiles | None:

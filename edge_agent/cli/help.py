@@ -164,9 +164,7 @@ UPDATE_REASONS = {
     "STOPPING": UpdateReason("staged", "the daemon was stopped during the update", _NOTHING),
     "BY_HAND": UpdateReason("held, done", "somebody on this site chose the version", _ALLOW),
     "REMOVED": UpdateReason(
-        "held",
-        "somebody on this site removed the task; nothing answers it",
-        f"Import the USB drive again. {_ALLOW}",
+        "held", "somebody on this site removed the task; nothing answers it", f"Import the USB drive again. {_ALLOW}"
     ),
     "GOLDEN_DIFFERS": UpdateReason("failed", "its answers here differ from those recorded where it was made", _REPORT),
     "SELF_TEST_TOO_LONG": UpdateReason(

@@ -13,16 +13,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from edge_agent.cli.config import SYSTEM
+from edge_agent.cli.config import SYSTEM, EtcOption
 from edge_agent.cli.daemon_target import target_of
 from edge_agent.cli.output import AsJson, err, out, print_facts, print_json, print_trimmed
 from edge_agent.config import Config, ConfigFiles
 from edge_agent.enrolment import site_enrolment, unit_drop_ins
-from edge_agent.enrolment.site_enrolment import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment, PreviousSite
+from edge_agent.enrolment.site_enrolment import CompletedEnrolment, EnrolmentRequest, PreparedEnrolment
 from edge_agent.enrolment.site_files import SystemPaths, plain_credentials, require_rights
 from edge_agent.errors import ConfigInvalid, EnrolmentFileRefused, ExchangeError, InvalidRequest
 from edge_agent.formats import enrolment_file, segment, status_object
-from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, EnrolmentFile, SiteEnrolment, verification_code
+from edge_agent.formats.enrolment_file import RECORD_FILE_NAME, SiteEnrolment, verification_code
 from edge_agent.formats.signed_document import DOCUMENT_BYTES_MAX
 from edge_agent.formatting import counted
 
@@ -108,10 +108,7 @@ def show_key(config: Config, seconds_max: float) -> None:
     while not identity.key and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         identity = read_identity(config, None)
-    _print_key(out(), identity)
-
-
-def _print_key(console: Console, identity: SiteIdentity) -> None:
+    console = out()
     if not identity.key:
         console.print("The daemon has not made the site's key yet; 'sudo edge-agent identity' shows it later.")
         return
@@ -121,24 +118,23 @@ def _print_key(console: Console, identity: SiteIdentity) -> None:
 
 
 def _print_identity(console: Console, identity: SiteIdentity, files: ConfigFiles) -> None:
+    enrolled = {"enrolled": "by hand"}
+    if record := identity.enrolment:
+        file = f"the enrolment file {verification_code(record.kit_sha256)} of {record.issued_at[:10]}"
+        credentials = _CREDENTIAL_TEXTS[record.secrecy]
+        enrolled = {"enrolled": f"{record.enrolled_at[:10]}, with {file}", "credentials": credentials}
     facts = {
         "site": identity.site,
         "channel": identity.channel,
         "site key": identity.key or "not made yet: the daemon makes it when it starts",
         "code of the key": identity.code,
         "central team": _CENTRAL_TEXTS[identity.known_at_centre],
-        **(_enrolment_facts(identity.enrolment) if identity.enrolment else {"enrolled": "by hand"}),
+        **enrolled,
         "agent.yaml overrides": ", ".join(files.overruled_keys()),
     }
     print_facts(console, facts)
     if identity.key and not identity.known_at_centre:
         console.print(f"They run: edge-convert sites accept {identity.site} {identity.code} --collected FOLDER")
-
-
-def _enrolment_facts(record: SiteEnrolment) -> dict[str, str]:
-    code = verification_code(record.kit_sha256)
-    message = f"{record.enrolled_at[:10]}, with the enrolment file {code} of {record.issued_at[:10]}"
-    return {"enrolled": message, "credentials": _CREDENTIAL_TEXTS[record.secrecy]}
 
 
 def _acknowledged_epochs(config: Config) -> set[str]:
@@ -202,15 +198,17 @@ class EnrolCommand:
     restart: Annotated[
         bool, typer.Option("--restart/--no-restart", help="Restart the services under systemd, if it runs.")
     ] = True
-    etc: Annotated[
-        Path, typer.Option(metavar="DIR", help="Write below DIR; for a trial, another folder than /etc.")
-    ] = SYSTEM
+    etc: EtcOption = SYSTEM
     _systemd: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Run the command."""
         self._systemd = self.restart and self.etc == SYSTEM and unit_drop_ins.is_systemd_running()
-        enrolment, sha256, is_sealed = self._read_enrolment()
+        raw = site_enrolment.read_enrolment_file(self.file)
+        is_sealed = enrolment_file.is_sealed(raw)
+        if is_sealed:
+            raw = enrolment_file.unseal(raw, self._passphrase())
+        enrolment, sha256 = enrolment_file.parse(raw)
         request = EnrolmentRequest(
             enrolment,
             sha256,
@@ -229,7 +227,11 @@ class EnrolCommand:
             _print_check_result(prepared)
         else:
             require_rights(request.paths)
-            self._authenticate(enrolment.site, sha256, is_sealed)
+            # The central team must have made the file, because its author controls the site from now on.
+            if self.code:
+                _require_code(self.code, sha256, enrolment.site)
+            elif not (is_sealed or self.yes):
+                _ask_to_compare(sha256, enrolment.site)
             self._apply(prepared)
 
     def _warn_of_folders(self, prepared: PreparedEnrolment) -> None:
@@ -240,38 +242,15 @@ class EnrolCommand:
             for command in problem.command.split("; "):
                 out().print(f"  $ {command}", soft_wrap=True, markup=False)
 
-    def _read_enrolment(self) -> tuple[EnrolmentFile, str, bool]:
-        raw = site_enrolment.read_enrolment_file(self.file)
-        is_sealed = enrolment_file.is_sealed(raw)
-        if is_sealed:
-            raw = enrolment_file.unseal(raw, self._passphrase())
-        return *enrolment_file.parse(raw), is_sealed
-
     def _passphrase(self) -> str:
         if self.passphrase_file is not None:
-            return (
-                site_enrolment.read_enrolment_file(self.passphrase_file)
-                .decode(errors="replace")
-                .split("\n", 1)[0]
-                .removesuffix("\r")
-            )
+            content = site_enrolment.read_enrolment_file(self.passphrase_file).decode(errors="replace")
+            return content.split("\n", 1)[0].removesuffix("\r")
         if not sys.stdin.isatty():
             message = "the enrolment file is sealed, and there is no terminal to ask for its passphrase on"
             raise InvalidRequest(message, remedy="Name a file that holds it: --passphrase-file FILE.")
         typed: str = typer.prompt("Passphrase of the enrolment file", hide_input=True, err=True)
         return typed
-
-    def _authenticate(self, site: str, sha256: str, is_sealed: bool) -> None:
-        """Make sure that the central team made the file, because its author controls the site from now on.
-
-        Raises:
-            EnrolmentFileRefused: it is another file.
-            InvalidRequest: there is no terminal to ask on.
-        """
-        if self.code:
-            _require_code(self.code, sha256, site)
-        elif not (is_sealed or self.yes):
-            _ask_to_compare(sha256, site)
 
     def _apply(self, prepared: PreparedEnrolment) -> None:
         if prepared.kind == "replacement" and self._systemd:
@@ -292,10 +271,8 @@ def _print_check_result(prepared: PreparedEnrolment) -> None:
         "renewal": "takes the changes over",
         "replacement": "makes this machine another site; its data is set aside",
     }.get(prepared.kind, "makes this machine the site")
-    console = out()
-    console.print(
-        f"The enrolment file of site {prepared.request.enrolment.site} fits this machine; nothing was changed."
-    )
+    site, console = prepared.request.enrolment.site, out()
+    console.print(f"The enrolment file of site {site} fits this machine; nothing was changed.")
     console.print(f"The same command without --check {effect}.")
 
 
@@ -344,13 +321,17 @@ def _print_contents(prepared: PreparedEnrolment) -> None:
     """Print the contents of the enrolment file, without its secrets."""
     enrolment = prepared.request.enrolment
     issued, expires = enrolment.issued_at[:10], enrolment.expires_at[:10]
+    root, trusts = prepared.trust, "no updates, except by 'install'"
+    if root is not None:
+        keys = f"{root.threshold} of {root.keys} keys"
+        trusts = f"root {root.version} of the fleet: {keys}, until {root.expires:%Y-%m-%d}"
     facts = {
         "enrolment file": f"{enrolment.site}, made {issued}, to be used until {expires}",
         "code": enrolment_file.verification_code(prepared.request.sha256),
         "channel": enrolment.channel,
         "examples to": _store_text(enrolment.examples, _DRIVE),
         "updates from": _store_text(enrolment.updates, _DRIVE if prepared.trust else "nowhere"),
-        "trusts": _trust_text(prepared),
+        "trusts": trusts,
         "asks": _large_model_text(enrolment.escalation) if enrolment.escalation else "",
         "listens by TLS": "with the certificate of the file" if enrolment.tls.certificate else "",
         "changes": ", ".join(prepared.changes) if prepared.kind == "renewal" else "",
@@ -358,13 +339,6 @@ def _print_contents(prepared: PreparedEnrolment) -> None:
         **{f"unit {drop_in.name}": " ".join(drop_in.settings) or "drop-in removed" for drop_in in prepared.drop_ins},
     }
     print_facts(out(), facts)
-
-
-def _trust_text(prepared: PreparedEnrolment) -> str:
-    root = prepared.trust
-    if root is None:
-        return "no updates, except by 'install'"
-    return f"root {root.version} of the fleet: {root.threshold} of {root.keys} keys, until {root.expires:%Y-%m-%d}"
 
 
 def _store_text(location: enrolment_file.StoreLocation, fallback: str) -> str:
@@ -391,24 +365,15 @@ def _print_result(prepared: PreparedEnrolment, completed: CompletedEnrolment) ->
             f"systemd-creds did not encrypt {credentials}, stored unencrypted and readable by root only:"
             f" {', '.join(paths)}"
         )
-    if completed.previous_site:
-        _print_previous_site(completed.previous_site)
+    if previous_site := completed.previous_site:
+        console.print(f"The data of the previous site is in {previous_site.state} and {previous_site.outbox}.")
+        if previous_site.segments:
+            segments = counted(previous_site.segments, "segment")
+            console.print(f"Sealed, without a receipt of the central team: {segments}.")
+            console.print(f"Copy what is in {previous_site.outbox} to a USB drive, and bring it to them.")
     for drop_in in prepared.drop_ins:
         console.print(f"{'Wrote' if drop_in.content else 'Removed'} {drop_in.path}", soft_wrap=True)
-    if unit_drop_ins.listens_on_network(prepared.config) and not _admits_network(prepared):
+    listens, request = unit_drop_ins.listens_on_network(prepared.config), prepared.request
+    if listens and not unit_drop_ins.allowed_networks(prepared.config, request.paths.units, (), request.networks):
         _warn("no network is attached, so no client device can connect: 'sudo edge-agent drop-ins --allow NETWORK'")
     console.print("Delete the enrolment file from the medium that carried it: it holds secrets.")
-
-
-def _admits_network(prepared: PreparedEnrolment) -> bool:
-    """Return whether the daemon's unit lets any network in."""
-    units, networks = prepared.request.paths.units, prepared.request.networks
-    return bool(unit_drop_ins.allowed_networks(prepared.config, units, (), networks))
-
-
-def _print_previous_site(previous_site: PreviousSite) -> None:
-    console = out()
-    console.print(f"The data of the previous site is in {previous_site.state} and {previous_site.outbox}.")
-    if previous_site.segments:
-        console.print(f"Sealed, without a receipt of the central team: {counted(previous_site.segments, 'segment')}.")
-        console.print(f"Copy what is in {previous_site.outbox} to a USB drive, and bring it to them.")

@@ -81,12 +81,7 @@ class Inputs:
 
 
 def answers(
-    client: Client,
-    task: str,
-    inputs: Inputs,
-    call: Callable[[str, list[str]], list[_A | Failure]],
-    *,
-    as_json: bool,
+    client: Client, task: str, inputs: Inputs, call: Callable[[str, list[str]], list[_A | Failure]], *, as_json: bool
 ) -> Iterator[tuple[str, _A | Failure]]:
     """Yield each input with its result.
 

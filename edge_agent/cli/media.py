@@ -286,8 +286,7 @@ def import_media(ctx: typer.Context, path: MediaPath, as_json: AsJson = False) -
             _print_outcomes(ctx, updates, outcomes)
         segments, problem = _import_receipts(admin, path, updates) if has_receipts else (None, "")
     if as_json:
-        bundles = [plain(outcome) for outcome in outcomes]
-        report = {"updates": updates and plain(updates), "bundles": bundles}
+        report = {"updates": updates and plain(updates), "bundles": [plain(outcome) for outcome in outcomes]}
         print_json({**report, "received": segments, "receipts_problem": problem}, indent=2)
     else:
         _print_receipts(ctx, segments, problem)
@@ -433,19 +432,14 @@ def _print_outcomes(ctx: typer.Context, updates: UpdatesStatus | None, outcomes:
         return
     for outcome in outcomes:
         result = "taken" if outcome.taken else "already here" if outcome.installed else "not taken"
-        detail = "" if _blocker(outcome) else f" {_outcome_text(outcome)}"
+        texts = {**_OUTCOMES, **(_FIRST_OUTCOMES if outcome.first else {})}
+        detail = "" if _blocker(outcome) else f" {texts.get(outcome.state, outcome.state.lower())}"
         if outcome.state == "WAITING" and not outcome.installed and detail:
             detail += "; import the drive again when it is"
         reason = f": {outcome.message}" if outcome.message else ""
         print_done(ctx, f"{result}: {outcome.task} {outcome.version}{detail}{reason}")
     if not outcomes:
         print_done(ctx, f"Plan {updates.plan_version} is on the drive; it names nothing new for this site.")
-
-
-def _outcome_text(outcome: BundleOutcome) -> str:
-    """Return an outcome as the end of a sentence that begins with the bundle."""
-    texts = {**_OUTCOMES, **(_FIRST_OUTCOMES if outcome.first else {})}
-    return texts.get(outcome.state, outcome.state.lower())
 
 
 def _end_with_outcome(outcomes: list[BundleOutcome], *, with_reason: bool) -> None:

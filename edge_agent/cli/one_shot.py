@@ -130,8 +130,15 @@ def as_document(manifest: Manifest, text: str, result: JobResult) -> dict[str, A
     """Return the answer as --json prints it; a text, a vector and personal data have no confidence."""
     kind = manifest.task.kind
     answer: dict[str, Any] = {"task": manifest.task.name, "version": manifest.version, "kind": kind}
-    if kind in ("generate", "embed", "redact"):
-        return answer | _plain_answer(kind, text, result)
+    if kind == "generate":
+        return answer | {"text": text, "finish": result.finish, "output_tokens": result.output_tokens}
+    if kind == "embed":
+        return answer | {"vector": list(struct.unpack(f"<{len(result.vector) // 4}f", result.vector))}
+    if kind == "redact":
+        personal = [
+            {"label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 4)} for e in result.entities
+        ]
+        return answer | {"personal": personal}
     if kind == "decide":
         return answer | {"answers": _answers(manifest, result)}
     probability = max(result.scores) if result.scores else result.confidence
@@ -176,16 +183,6 @@ def _confidence(
     }
 
 
-def _plain_answer(kind: str, text: str, result: JobResult) -> dict[str, Any]:
-    """Return an answer of a kind without a confidence."""
-    if kind == "generate":
-        return {"text": text, "finish": result.finish, "output_tokens": result.output_tokens}
-    if kind == "embed":
-        return {"vector": list(struct.unpack(f"<{len(result.vector) // 4}f", result.vector))}
-    personal = [{"label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 4)} for e in result.entities]
-    return {"personal": personal}
-
-
 def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, str | Text]:
     """Return an answer as facts for people."""
     if answer["kind"] in ("redact", "decide", "embed"):
@@ -193,8 +190,7 @@ def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, s
     facts: dict[str, str | Text] = {}
     if answer["kind"] == "classify":
         facts["label"] = Text(answer["label"], style="bold")
-        others = [f"{label} {score:.2f}" for label, score in answer["scores"][1:SCORES_SHOWN]]
-        facts["others"] = ", ".join(others)
+        facts["others"] = ", ".join(f"{label} {score:.2f}" for label, score in answer["scores"][1:SCORES_SHOWN])
     elif answer["record"] is not None:
         facts["record"] = json.dumps(answer["record"], ensure_ascii=False)
     else:
@@ -202,7 +198,10 @@ def _facts(manifest: Manifest, answer: dict[str, Any], text: str) -> dict[str, s
     facts["confidence"] = f"{answer['confidence']:.2f}"
     facts["threshold"] = "-" if answer["threshold"] is None else f"{answer['threshold']:.2f}"
     facts["p-value"] = "" if answer["p_value"] is None else f"{answer['p_value']:.3f}"
-    facts["confident"] = _verdict_text(manifest, answer)
+    if answer["confident"]:
+        facts["confident"] = Text("yes", "green")
+    else:
+        facts["confident"] = Text(f"no: {_shortfalls_text(manifest.confidence, answer)}", "yellow")
     return facts
 
 
@@ -223,12 +222,6 @@ def _decision_text(manifest: Manifest, answer: dict[str, Any]) -> Text:
     reasons = _shortfalls_text(manifest.confidence_of(answer["question"]), answer)
     verdict = ("confident", "green") if answer["confident"] else (f"not confident: {reasons}", "yellow")
     return Text.assemble((answer["label"], "bold"), f"{value}, {answer['confidence']:.2f}, ", verdict)
-
-
-def _verdict_text(manifest: Manifest, answer: dict[str, Any]) -> Text:
-    if answer["confident"]:
-        return Text("yes", "green")
-    return Text(f"no: {_shortfalls_text(manifest.confidence, answer)}", "yellow")
 
 
 def _shortfalls_text(confidence: Confidence, answer: dict[str, Any]) -> str:

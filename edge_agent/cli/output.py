@@ -86,7 +86,7 @@ def print_facts(console: Console, facts: Mapping[str, str | Text]) -> None:
     """Print names and their values in two columns, a long value whole; a name without a value is left out."""
     grid = EscapedTable.grid(padding=(0, 3, 0, 0))
     grid.add_column()
-    grid.add_column(overflow="fold")
+    grid.add_column()
     for name, value in facts.items():
         if value:
             grid.add_row(Text(name, style="dim"), Text(value) if isinstance(value, str) else value)

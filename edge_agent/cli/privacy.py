@@ -11,14 +11,13 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from edge_agent.cli.daemon_target import target_of
@@ -110,10 +109,18 @@ def report(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json({**plain(privacy), "redaction_model": plain(model)}, indent=2)
         return
-    _print_report(out(), privacy)
+    console, days = out(), sorted(privacy.retention_days.items())
+    _show_tasks(console, privacy)
+    _show_rules(console, privacy)
+    console.print()
+    no_retention = "no task has one: see 'retention_days' in agent.yaml"
+    retention = ", ".join(f"{task} {number:g} days" for task, number in days) or no_retention
+    kept = f"{privacy.digests} digests of replaced values, of {privacy.digests_max}, for {privacy.digest_days:g} days"
+    print_facts(console, {"retention": retention, "findable": kept})
+    _show_erasures(console, privacy)
     if model:
         waiting = f"{counted(model.waiting, 'answer')} held until the redaction model has read them"
-        out().print(waiting, style="yellow" if model.waiting else "")
+        console.print(waiting, style="yellow" if model.waiting else "")
 
 
 def _erase_answer(ctx: typer.Context, prediction_id: str, *, all_questions: bool, yes: bool, as_json: bool) -> None:
@@ -163,20 +170,17 @@ def _erase_values(ctx: typer.Context, values: list[str], *, yes: bool, as_json: 
         if not matches.found:
             _print_erasure(ctx, matches, as_json=as_json)
             return
-        confirm(f"Erase {'it' if matches.found == 1 else 'them'}?", _consequence(matches), yes=yes)
+        tasks = ", ".join(f"{task} {number}" for task, number in sorted(matches.tasks.items()))
+        kept = f"{matches.kept_here} are kept here ({tasks})" if matches.kept_here else "none is kept here any more"
+        consequence = (
+            f"{counted(matches.found, 'answer')} found: {matches.found_by_digest} by values that redaction replaced,"
+            f" {matches.found_by_text} by plain text. {kept}; {matches.sent} have left this site, and the central side"
+            " is told to erase them. There is no way back."
+        )
+        confirm(f"Erase {'it' if matches.found == 1 else 'them'}?", consequence, yes=yes)
         _print_erasure(ctx, admin.erase_values(values), as_json=as_json)
         if not as_json and any(erasure.confirmed < erasure.told for erasure in admin.privacy_report().erasures):
             err().print("'edge-agent privacy report' shows when the receipt of the central side is back.", style="dim")
-
-
-def _consequence(matches: ErasedValues) -> str:
-    tasks = ", ".join(f"{task} {number}" for task, number in sorted(matches.tasks.items()))
-    kept_text = f"{matches.kept_here} are kept here ({tasks})" if matches.kept_here else "none is kept here any more"
-    return (
-        f"{counted(matches.found, 'answer')} found: {matches.found_by_digest} by values that redaction replaced,"
-        f" {matches.found_by_text} by plain text. {kept_text}; {matches.sent} have left this site, and the central side"
-        " is told to erase them. There is no way back."
-    )
 
 
 def _print_erasure(ctx: typer.Context, erasure: ErasedValues, *, as_json: bool) -> None:
@@ -194,23 +198,6 @@ def _print_erasure(ctx: typer.Context, erasure: ErasedValues, *, as_json: bool) 
             else "nothing has left this site"
         )
         print_done(ctx, f"{counted(erasure.erased, 'answer')} erased here; {message}. Erasure {erasure.erasure}.")
-
-
-def _print_report(console: Console, privacy: SitePrivacy) -> None:
-    _show_tasks(console, privacy)
-    _show_rules(console, privacy)
-    days = sorted(privacy.retention_days.items())
-    console.print()
-    print_facts(
-        console,
-        {
-            "retention": ", ".join(f"{task} {number:g} days" for task, number in days)
-            or "no task has one: see 'retention_days' in agent.yaml",
-            "findable": f"{privacy.digests} digests of replaced values, of {privacy.digests_max}, for"
-            f" {privacy.digest_days:g} days",
-        },
-    )
-    _show_erasures(console, privacy)
 
 
 def _show_tasks(console: Console, privacy: SitePrivacy) -> None:
@@ -246,9 +233,8 @@ def _show_erasures(console: Console, privacy: SitePrivacy) -> None:
     rows = table("erasure", "when", "erased here", "told", "receipt", right=("erasure", "erased here", "told"))
     for each in privacy.erasures[:_ERASURES_SHOWN]:
         receipt = f"{each.confirmed} of {each.told} are back" if each.told else "not needed"
-        rows.add_row(
-            str(each.number), f"{each.erase_time:%Y-%m-%d %H:%M} UTC", str(each.erased), str(each.told), receipt
-        )
+        when = f"{each.erase_time:%Y-%m-%d %H:%M} UTC"
+        rows.add_row(str(each.number), when, str(each.erased), str(each.told), receipt)
     print_trimmed(console, rows)
     if len(privacy.erasures) > _ERASURES_SHOWN:
         console.print(f"{len(privacy.erasures) - _ERASURES_SHOWN} earlier ones: --json lists them.")
@@ -289,12 +275,15 @@ def judge_texts(admin: AdminClient, console: Console) -> None:
 
 def _ask_missed_spans(console: Console, text: RedactionAuditText) -> list[MissedSpan] | str:
     """Ask for the missed values, again if the text does not contain them; return them, or SKIP or STOP."""
+    question = f"Values that remain, with '{SEPARATOR}' between; nothing = none, {SKIP} = skip, {STOP} = stop"
     while True:
-        answer = _ask_missed_values()
+        answer = str(typer.prompt(question, default="", show_default=False)).strip()
         if answer in (SKIP, STOP):
             return answer
         try:
-            return list(_missed_spans(text, answer))
+            spans = missed_values(text, named_values(answer), DEFAULT_TYPE)
+            label = str(typer.prompt("Their type", default=DEFAULT_TYPE)).strip() if spans else ""
+            return [replace(span, label=label) for span in spans]
         except ValueError as error:
             console.print(Text(f"{error}. Write it as the text has it.", style="yellow"))
 
@@ -340,22 +329,6 @@ def export_rows(admin: AdminClient, path: Path) -> int:
         path.unlink(missing_ok=True)
         raise
     return rows
-
-
-def _ask_missed_values() -> str:
-    return str(
-        typer.prompt(
-            f"Values that remain, with '{SEPARATOR}' between; nothing = none, {SKIP} = skip, {STOP} = stop",
-            default="",
-            show_default=False,
-        )
-    ).strip()
-
-
-def _missed_spans(text: RedactionAuditText, answer: str) -> Iterator[MissedSpan]:
-    if spans := missed_values(text, named_values(answer), DEFAULT_TYPE):
-        label = str(typer.prompt("Their type", default=DEFAULT_TYPE)).strip()
-        yield from (replace(span, label=label) for span in spans)
 
 
 def _ask_wrong_spans(text: RedactionAuditText) -> list[int]:
@@ -416,27 +389,19 @@ def _show_trial(trial: RedactionTrial, text: str, *, as_json: bool) -> None:
         return
     console = out()
     if trial.spans:
-        print_trimmed(console, _spans_table(trial, text))
+        columns = ("value", "becomes", "found by", "rule or type", "probability")
+        rows = table(*columns, right=("probability",), wrap=("value",))
+        for span in trial.spans:
+            source, value = span.source, text[span.start : span.end]
+            shortened = value if len(value) <= SHOWN_CHARACTERS_MAX else f"{value[: SHOWN_CHARACTERS_MAX - 1]}…"
+            found_by, score = Text(source, STYLES[source]), f"{span.score:.2f}" if span.by_model else "-"
+            rows.add_row(Text(shortened), Text(span.placeholder), found_by, Text(span.rule), Text(score))
+        print_trimmed(console, rows)
         console.print()
     console.print(Text.assemble(("before  ", "bold"), highlight_spans(trial.spans, text)))
     console.print(Text.assemble(("after   ", "bold"), trial.redacted))
-    console.print(_trial_legend(trial))
-
-
-def _spans_table(trial: RedactionTrial, text: str) -> Table:
-    rows = table("value", "becomes", "found by", "rule or type", "probability", right=("probability",), wrap=("value",))
-    for span in trial.spans:
-        source, value = span.source, text[span.start : span.end]
-        shortened = value if len(value) <= SHOWN_CHARACTERS_MAX else f"{value[: SHOWN_CHARACTERS_MAX - 1]}…"
-        score = f"{span.score:.2f}" if span.by_model else "-"
-        rows.add_row(
-            Text(shortened), Text(span.placeholder), Text(source, STYLES[source]), Text(span.rule), Text(score)
-        )
-    return rows
-
-
-def _trial_legend(trial: RedactionTrial) -> Text:
     readers = f"read by the rules and by {trial.model}" if trial.model else "read by the rules alone"
     if trial.held_because:
-        return Text(f"{readers}: {trial.held_because}", style="yellow")
-    return Text(readers if trial.spans else f"nothing was found; {readers}", style="dim")
+        console.print(Text(f"{readers}: {trial.held_because}", style="yellow"))
+    else:
+        console.print(Text(readers if trial.spans else f"nothing was found; {readers}", style="dim"))

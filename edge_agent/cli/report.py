@@ -76,7 +76,11 @@ def run(
     with target.admin() as admin:
         judgements, header = _judge_tasks(admin, target, request, assumptions)
     if html:
-        _write_page(html, render_page(judgements, header, first_task_remedy(header.site)))
+        page = render_page(judgements, header, first_task_remedy(header.site))
+        try:
+            write_durably(html, page.encode(), 0o644)
+        except SiteError as error:
+            raise MediaFailed(error.message, remedy="Name another file with --html.") from None
         console = err() if as_json else out()
         console.print(f"{html.absolute()}: open it in a browser.", soft_wrap=True)
     if as_json:
@@ -122,13 +126,6 @@ def _judge_tasks(
     return judgements, ReportHeader(name, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", status.agent_version, model)
 
 
-def _write_page(path: Path, content: str) -> None:
-    try:
-        write_durably(path, content.encode(), 0o644)
-    except SiteError as error:
-        raise MediaFailed(error.message, remedy="Name another file with --html.") from None
-
-
 def show(console: Console, judgements: Sequence[TaskJudgement], *, at_length: bool, site: str = "") -> None:
     """Print a line for each task, then the advice; `at_length` with the evidence."""
     if not judgements:
@@ -170,8 +167,7 @@ def _range_text(low: float, high: float) -> str:
 
 
 def _show_advice(console: Console, judgement: TaskJudgement) -> None:
-    title = Text.assemble((judgement.figures.subject, "bold"), ": ", (headline(judgement), "bold"))
-    print_trimmed(console, title)
+    print_trimmed(console, Text.assemble((judgement.figures.subject, "bold"), ": ", (headline(judgement), "bold")))
     lines = [Text(judgement.advice.because), Text(judgement.advice.then)]
     lines += [
         Text.assemble(("alarm: ", "yellow"), f"{alarm.message}. {alarm.remedy}") for alarm in other_alarms(judgement)

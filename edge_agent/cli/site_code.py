@@ -43,21 +43,18 @@ def summarize(status: Status, now: datetime) -> SiteSummary:
 
 
 def _summarize_task(task: Task, status: Status) -> TaskSummary:
+    states = [engine.state.lower() for engine in status.engines if task.name in engine.tasks]
+    engine_state = next((state for state in states if state != "ready"), "not_ready")
     update = _update_of(task.name, status)
     target_version = update.candidate.version if update and update.candidate else ""
     return TaskSummary(
         task=task.name,
         version=task.bundle.version,
-        state="ready" if task.ready else _engine_state(task.name, status),
+        state="ready" if task.ready else engine_state,
         update=update.state.lower() if update else "",
         to_version="" if target_version == task.bundle.version else target_version,
         alarms=tuple(alarm.alarm for alarm in status.alarms if alarm.task == task.name),
     )
-
-
-def _engine_state(task: str, status: Status) -> str:
-    states = [engine.state.lower() for engine in status.engines if task in engine.tasks]
-    return next((state for state in states if state != "ready"), "not_ready")
 
 
 def _update_of(task: str, status: Status) -> TaskUpdate | None:

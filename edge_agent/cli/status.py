@@ -54,10 +54,7 @@ CountOption = Annotated[
 ]
 CodeOption = Annotated[
     bool,
-    typer.Option(
-        "--code",
-        help="Show the state as groups of characters to read out, for 'edge-convert sites decode'.",
-    ),
+    typer.Option("--code", help="Show the state as groups of characters to read out, for 'edge-convert sites decode'."),
 ]
 QrOption = Annotated[bool, typer.Option("--qr", help="Show the same as a QR code that you can photograph.")]
 
@@ -144,36 +141,22 @@ def _show_connections(console: Console, status: Status, now: datetime) -> None:
 
 
 def _show_tasks(console: Console, status: Status) -> None:
-    tasks = table(
-        "task",
-        "kind",
-        "version",
-        "ready",
-        "signed",
-        "mode",
-        "threshold",
-        "gate",
-        right=("threshold",),
-        wrap=("task",),
-    )
+    columns = ("task", "kind", "version", "ready", "signed", "mode", "threshold", "gate")
+    tasks = table(*columns, right=("threshold",), wrap=("task",))
     for task in status.tasks:
+        mode_name = task.mode.lower()
         tasks.add_row(
             task.name,
             task.kind.lower(),
             task.bundle.version,
             Text("yes", "green") if task.ready else Text("no", "red"),
             "yes" if task.signed else Text("no", "yellow"),
-            _mode_text(task),
+            # Marked if an alarm set it; the alarm is explained elsewhere.
+            Text(f"{mode_name}*", "yellow") if task.mode_by == "alarm" else Text(mode_name),
             _threshold_text(task),
             task.gate or "-",
         )
     print_trimmed(console, tasks)
-
-
-def _mode_text(task: Task) -> Text:
-    """Return the mode, marked if an alarm set it; the alarm is explained elsewhere."""
-    mode_name = task.mode.lower()
-    return Text(f"{mode_name}*", style="yellow") if task.mode_by == "alarm" else Text(mode_name)
 
 
 def _threshold_text(task: Task) -> Text:
@@ -216,9 +199,7 @@ def _show_updates(console: Console, updates: UpdatesStatus, now: datetime) -> No
 
 def _show_engines(console: Console, status: Status) -> None:
     numbers = ("pid", "memory", "pending", "restarts")
-    engines = table(
-        "engine", "state", "device", "pid", "memory", "pending", "restarts", "tasks", right=numbers, wrap=("tasks",)
-    )
+    engines = table("engine", "state", "device", *numbers, "tasks", right=numbers, wrap=("tasks",))
     for engine in status.engines:
         engines.add_row(
             engine.name,
@@ -337,21 +318,17 @@ def show_large_model(console: Console, large_model: LargeModel) -> None:
 
 def _deferred_questions(large_model: LargeModel) -> str:
     """Return the state of background questions; empty = there were none."""
+    labels = {"deferred": "put off", "audit": "to audit"}
+    waiting = [
+        f"{large_model.waiting[reason]} {label}" for reason, label in labels.items() if large_model.waiting.get(reason)
+    ]
     parts = (
-        _waiting_questions(large_model),
+        f"{' and '.join(waiting)}, the oldest {duration(large_model.waiting_seconds)} ago" if waiting else "",
         f"{large_model.opinions} answered" if large_model.opinions else "",
         ", ".join(f"{number} {reason}" for reason, number in sorted(large_model.given_up.items()) if number),
     )
     text = "; ".join(filter(None, parts))
     return f"asked later: {text}" if text else ""
-
-
-def _waiting_questions(large_model: LargeModel) -> str:
-    labels = {"deferred": "put off", "audit": "to audit"}
-    waiting = [
-        f"{large_model.waiting[reason]} {label}" for reason, label in labels.items() if large_model.waiting.get(reason)
-    ]
-    return f"{' and '.join(waiting)}, the oldest {duration(large_model.waiting_seconds)} ago" if waiting else ""
 
 
 def _amount(micros: int, cap: int) -> str:
@@ -406,11 +383,5 @@ def mode(
     if as_json:
         print_json({"task": task, "mode": current.mode, "set_by": current.mode_by}, indent=2)
         return
-    out().print(
-        f"'{task}' is in mode {current.mode.lower()}: {_MODE_MEANINGS.get(current.mode, '')}{_mode_origin(current)}."
-    )
-
-
-def _mode_origin(task: Task) -> str:
-    origin = _MODE_ORIGINS.get(task.mode_by)
-    return f"; {origin}" if origin else ""
+    meaning, origin = _MODE_MEANINGS.get(current.mode, ""), _MODE_ORIGINS.get(current.mode_by)
+    out().print(f"'{task}' is in mode {current.mode.lower()}: {meaning}{f'; {origin}' if origin else ''}.")

@@ -115,9 +115,7 @@ class RowTable(EscapedTable):
             inline_cells = EscapedTable(box=None, show_header=False, pad_edge=False, padding=(0, _GAP, 0, 0))
             for number, column in enumerate(self.columns):
                 if number not in separate:
-                    inline_cells.add_column(
-                        justify=column.justify, no_wrap=column.no_wrap, overflow="fold", width=column.width
-                    )
+                    inline_cells.add_column(justify=column.justify, no_wrap=column.no_wrap, width=column.width)
             inline_cells.add_row(*(cell for number, cell in enumerate(row) if number not in separate))
             yield Padding(inline_cells, (0, 0, 0, indent))
             yield from (Padding(row[number], (0, 0, 0, indent + _INDENT)) for number in sorted(separate - {0}))
@@ -127,7 +125,7 @@ class RowTable(EscapedTable):
         for row in zip(*(column.cells for column in self.columns), strict=True):
             grid = EscapedTable.grid(padding=(0, _GAP, 0, 0))
             grid.add_column(no_wrap=True)
-            grid.add_column(overflow="fold")
+            grid.add_column()
             for name, cell in zip(self._headers(), row, strict=True):
                 grid.add_row(name, cell)
             yield grid
@@ -173,9 +171,7 @@ def table(*columns: str, right: tuple[str, ...] = (), wrap: tuple[str, ...] = ()
     """
     row_table = RowTable(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
     for column in columns:
-        row_table.add_column(
-            column, justify="right" if column in right else "left", no_wrap=column not in wrap, overflow="fold"
-        )
+        row_table.add_column(column, justify="right" if column in right else "left", no_wrap=column not in wrap)
     return row_table
 
 
@@ -228,8 +224,7 @@ def print_wrapped(console: Console, text: str, head: Text) -> None:
     """
     lines = wrap_sentence(text, console.width, head.cell_len) if console.is_terminal else [text]
     for number, line in enumerate(lines or [""]):
-        start = head if number == 0 else Text("  ")
-        console.print(Text.assemble(start, line), soft_wrap=True)
+        console.print(Text.assemble(head if number == 0 else Text("  "), line), soft_wrap=True)
 
 
 def wrap_sentence(text: str, width: int, head_cells: int = 0) -> list[str]:

@@ -34,7 +34,7 @@ from edge_agent.cli.output import AsJson, off_terminal_width, out, print_json, p
 from edge_agent.cli.terminal import Terminal
 from edge_agent.cli.watch_history import TOTAL, TaskRates, WatchHistory, WatchSnapshot
 from edge_agent.cli.watch_screen import ASCII, WatchDisplay, draw_screen, glyphs_for
-from edge_agent.client import AdminClient, CallFailed, Status, UpdatesStatus, UplinkStatus
+from edge_agent.client import AdminClient, CallFailed, UpdatesStatus, UplinkStatus
 
 SCHEMA = "edge-agent/watch/v1"
 
@@ -102,7 +102,9 @@ def watch_document(look: WatchSnapshot, now: datetime) -> dict[str, Any]:
             {"task": alarm.task, "alarm": alarm.alarm, "since": alarm.since.isoformat(), "demoted": alarm.demoted}
             for alarm in status.alarms
         ],
-        **_transfers(status, look),
+        "updates": None if status.updates is None else _updates(status.updates, look.transfers.copied),
+        "upload": None if status.uplink is None else _upload(status.uplink, look.transfers.uploaded),
+        "download": None if status.uplink is None else _download(status.uplink, look.transfers.downloaded),
         "warnings": list(status.warnings),
     }
 
@@ -124,15 +126,6 @@ def _figures(rates: TaskRates | None) -> dict[str, Any]:
 
 def _round_figure(figure: float | None) -> float | None:
     return None if figure is None else round(figure, 6)
-
-
-def _transfers(status: Status, look: WatchSnapshot) -> dict[str, Any]:
-    rates = look.transfers
-    return {
-        "updates": None if status.updates is None else _updates(status.updates, rates.copied),
-        "upload": None if status.uplink is None else _upload(status.uplink, rates.uploaded),
-        "download": None if status.uplink is None else _download(status.uplink, rates.downloaded),
-    }
 
 
 def _updates(updates: UpdatesStatus, rate: float | None) -> dict[str, Any]:
@@ -183,20 +176,13 @@ def _download(uplink: UplinkStatus, rate: float | None) -> dict[str, Any] | None
 
 
 STATUS_SECONDS_MAX = 2.0
-INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX = 0.5, 3600.0
 _QUIT_KEYS = (b"q", b"Q", b"\x03", b"\x04")
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TERMINATED = 128
 
 Interval = Annotated[
     float,
-    typer.Option(
-        "--interval",
-        metavar="SECONDS",
-        min=INTERVAL_SECONDS_MIN,
-        max=INTERVAL_SECONDS_MAX,
-        help="Time between two calls of the daemon.",
-    ),
+    typer.Option("--interval", metavar="SECONDS", min=0.5, max=3600.0, help="Time between two calls of the daemon."),
 ]
 Count = Annotated[int, typer.Option("--count", metavar="N", min=0, help="End after N refreshes; 0 = continue.")]
 
@@ -235,7 +221,9 @@ def watch(target: DaemonTarget, plan: WatchPlan) -> None:
     with Interruptions() as interruptions, target.admin() as admin:
         daemon_watch = _DaemonWatch(admin, plan, interruptions)
         if plan.as_json:
-            _watch_as_json(daemon_watch)
+            for look in daemon_watch.looks():
+                print_json(watch_document(look, datetime.now(UTC)))
+                sys.stdout.flush()
         else:
             display = WatchDisplay(console, glyphs, plan.interval_seconds, interruptions.has_keys)
             (_watch_on_screen if console.is_terminal else _watch_in_lines)(daemon_watch, display)
@@ -282,12 +270,6 @@ class _DaemonWatch:
             self._history.fail(error.message, time.monotonic(), error.remedy)
         else:
             self._history.add(status, time.monotonic())
-
-
-def _watch_as_json(daemon_watch: _DaemonWatch) -> None:
-    for look in daemon_watch.looks():
-        print_json(watch_document(look, datetime.now(UTC)))
-        sys.stdout.flush()
 
 
 def _watch_in_lines(daemon_watch: _DaemonWatch, display: WatchDisplay) -> None:

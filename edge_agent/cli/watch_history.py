@@ -35,8 +35,8 @@ class TaskRates:
     answers: float = 0.0
     """Per second, like the next."""
     errors: float = 0.0
-    below: float | None = None
-    """Unconfident share of the graded answers, 0 to 1; None = there were none."""
+    confident: float | None = None
+    """Confident share of the graded answers, 0 to 1; None = there were none."""
     escalated: float | None = None
     """Share of the answers from the large model; None = there were no answers."""
     abstained: float | None = None
@@ -45,11 +45,6 @@ class TaskRates:
     """In seconds, like the next; None = there were no answers."""
     total_p50: float | None = None
     total_p95: float | None = None
-
-    @property
-    def confident(self) -> float | None:
-        """Share of the graded answers that are confident, 0 to 1."""
-        return None if self.below is None else 1 - self.below
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,9 @@ class WatchHistory:
         while len(self._looks) > 2 and self._looks[1][0] <= now - WINDOW_SECONDS:
             self._looks.popleft()
         self._record_answers(status, now)
-        self._record_refusals(status, now, is_first=is_first)
+        for key, count in count_refusals(status).items():
+            previous, at = self._refusal_counts.get(key, (0, None))
+            self._refusal_counts[key] = (count, at if is_first or count == previous else now)
 
     def fail(self, problem: str, now: float, remedy: str = "") -> None:
         """Record that the daemon did not answer, with the remedy."""
@@ -172,11 +169,6 @@ class WatchHistory:
         for name, count in {TOTAL: sum(answers.values()), **answers}.items():
             if name in self._curves or len(self._curves) < TASKS_DRAWN_MAX:
                 self._curves.setdefault(name, AnswerCurve()).add(count, now)
-
-    def _record_refusals(self, status: Status, now: float, *, is_first: bool) -> None:
-        for key, count in count_refusals(status).items():
-            previous, at = self._refusal_counts.get(key, (0, None))
-            self._refusal_counts[key] = (count, at if is_first or count == previous else now)
 
     def _refusals(self, now: float) -> tuple[RefusalCount, ...]:
         before = count_refusals(self._looks[0][1]) if self._looks else {}
@@ -248,7 +240,7 @@ def rates_of(before: TaskCounts | None, after: TaskCounts, seconds: float) -> Ta
     return TaskRates(
         answers=answers / seconds,
         errors=(sum(after.errors.values()) - sum(start.errors.values())) / seconds,
-        below=(after.below_threshold - start.below_threshold) / graded if graded else None,
+        confident=1 - (after.below_threshold - start.below_threshold) / graded if graded else None,
         escalated=share("upstream"),
         abstained=share("abstained"),
         queue_p95=histogram_quantile(0.95, start.queue, after.queue),

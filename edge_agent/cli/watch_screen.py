@@ -14,17 +14,7 @@ from rich.text import Text
 from edge_agent.cli.output import ENGINE_STYLES, LINK_STYLES, UPDATE_STYLES, duration, large_model_state
 from edge_agent.cli.terminal import FULL_BLOCK, PARTIAL_BLOCKS, EscapedTable, advice, draw_bar, table
 from edge_agent.cli.watch_history import TOTAL, RefusalCount, TaskRates, WatchSnapshot
-from edge_agent.client import (
-    Engine,
-    ExamplesStatus,
-    FieldAlarm,
-    LargeModel,
-    Status,
-    Task,
-    TaskUpdate,
-    UpdatesStatus,
-    UplinkStatus,
-)
+from edge_agent.client import Engine, ExamplesStatus, FieldAlarm, Status, Task, UpdatesStatus, UplinkStatus
 from edge_agent.formatting import counted, format_bytes, shorten_digests
 
 BAR_CELLS = 8
@@ -239,7 +229,7 @@ class _Frame:
     def _note_grid(self, rows: FrameRows) -> Table:
         grid = EscapedTable.grid(padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
-        grid.add_column(overflow="fold")
+        grid.add_column()
         notes = self._notes[: rows.notes]
         for label, note in notes:
             grid.add_row(label, note if rows.spaced else self._shorten_note(note))
@@ -309,7 +299,10 @@ def _notes(look: WatchSnapshot, now: datetime, glyphs: Glyphs) -> Iterator[tuple
     if status.uplink:
         yield from _uplink_lines(status.uplink, look, now)
     if status.large_model:
-        yield Text("large model", "bold"), _large_model_line(status.large_model)
+        line = large_model_state(status.large_model)
+        if status.large_model.problem:
+            line.append(f"; {status.large_model.problem}", "red")
+        yield Text("large model", "bold"), line
     if status.examples:
         yield Text("examples", "bold"), _examples_line(status.examples)
     for warning in status.warnings:
@@ -326,9 +319,8 @@ def _refusal_line(refusals: Sequence[RefusalCount], seconds: float, glyphs: Glyp
     line = Text()
     for index, refusal in enumerate(refusals[:REFUSALS_SHOWN_MAX]):
         style = "bold red" if refusal.recent else ""
-        line.append("; " if index else "").append(f"{refusal.task} {refusal.reason}".strip(), style).append(
-            f" {refusal.count}"
-        )
+        line.append("; " if index else "").append(f"{refusal.task} {refusal.reason}".strip(), style)
+        line.append(f" {refusal.count}")
         if refusal.recent:
             line.append(f", {refusal.recent} in {seconds:.0f} s", style)
         elif refusal.seconds_ago is not None:
@@ -342,7 +334,11 @@ def _update_lines(
 ) -> Iterator[tuple[Text, Text]]:
     for task in updates.tasks:
         if task.candidate and task.state != "DONE":
-            yield Text("update", "bold"), _update_line(task, now)
+            reason = shorten_digests(task.message or task.reason)
+            since = f" for {duration((now - task.since).total_seconds())}" if task.since else ""
+            state = (_state_text(task.state), UPDATE_STYLES.get(task.state, ""))
+            versions = f"{task.task} to {task.candidate.version}: "
+            yield Text("update", "bold"), Text.assemble(versions, state, since, f", {reason}" if reason else "")
     if updates.copying:
         share = updates.copied_bytes / updates.total_bytes if updates.total_bytes else 1.0
         message = f"{updates.copying}: {format_bytes(updates.copied_bytes)} of {format_bytes(updates.total_bytes)}"
@@ -350,14 +346,6 @@ def _update_lines(
         yield Text("copying", "bold"), Text.assemble((bar(share, glyphs), "cyan on grey23"), f" {message}{eta}")
     if updates.problem:
         yield Text("updates", "yellow"), Text(shorten_digests(updates.problem))
-
-
-def _update_line(task: TaskUpdate, now: datetime) -> Text:
-    assert task.candidate is not None, "the caller has looked"
-    reason = shorten_digests(task.message or task.reason)
-    since = f" for {duration((now - task.since).total_seconds())}" if task.since else ""
-    state = (_state_text(task.state), UPDATE_STYLES.get(task.state, ""))
-    return Text.assemble(f"{task.task} to {task.candidate.version}: ", state, since, f", {reason}" if reason else "")
 
 
 def _uplink_lines(uplink: UplinkStatus, look: WatchSnapshot, now: datetime) -> Iterator[tuple[Text, Text]]:
@@ -378,11 +366,6 @@ def _uplink_lines(uplink: UplinkStatus, look: WatchSnapshot, now: datetime) -> I
         line = Text(_state_text(downloads.state), LINK_STYLES.get(downloads.state, ""))
         line.append(f"; {files}, {format_bytes(downloads.waiting_bytes)} to come down")
         yield Text("download", "bold"), line.append(remaining(downloads.waiting_bytes, look.transfers.downloaded))
-
-
-def _large_model_line(large_model: LargeModel) -> Text:
-    line = large_model_state(large_model)
-    return line.append(f"; {large_model.problem}", "red") if large_model.problem else line
 
 
 def _examples_line(examples: ExamplesStatus) -> Text:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_agent.client.admin_client import AdminClient, AsyncAdminClient
     from edge_agent.client.call_failed import CallFailed, Tls
+    from edge_agent.client.daemon_connection import Retry
     from edge_agent.client.inference_client import AsyncClient, AsyncGenerateStream, Client, GenerateStream
     from edge_agent.client.operator_reports import (
         FieldAgreement,
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
         Timings,
         TokenLogprob,
     )
-    from edge_agent.client.retry import Retry
     from edge_agent.client.review_client import AsyncReviewClient, ReviewClient
     from edge_agent.client.site_state import (
         Bundle,
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "admin_client": "AdminClient AsyncAdminClient",
     "call_failed": "CallFailed Tls",
-    "retry": "Retry",
+    "daemon_connection": "Retry",
     "inference_client": "AsyncClient AsyncGenerateStream Client GenerateStream",
     "operator_reports": (
         "FieldAgreement FieldConfidence FieldDay FieldDisagreement FieldEvent FieldReport FieldSeries "

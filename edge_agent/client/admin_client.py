@@ -12,14 +12,7 @@ import grpc
 from edge_agent.client import translation
 from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import PAGE_SIZE, AsyncConnection, Connection, blocking
-from edge_agent.client.site_state import (
-    Bundle,
-    ImportProgress,
-    SealedExamples,
-    Status,
-    TaskUpdate,
-    UpdatesStatus,
-)
+from edge_agent.client.site_state import Bundle, ImportProgress, SealedExamples, Status, TaskUpdate, UpdatesStatus
 from edge_agent.v1 import admin_pb2
 from edge_agent.v1.admin_pb2_grpc import AdminServiceStub
 
@@ -61,10 +54,8 @@ class _SharedCalls:
         """Show what was captured, replaced, kept, sent and erased, in numbers."""
         from edge_agent.client.operator_reports import SitePrivacy  # noqa: PLC0415
 
-        request = admin_pb2.GetPrivacyReportRequest()
-        return translation.value_of(
-            SitePrivacy, await self.unary(self._stub.GetPrivacyReport, request, timeout_seconds)
-        )
+        answer = await self.unary(self._stub.GetPrivacyReport, admin_pb2.GetPrivacyReportRequest(), timeout_seconds)
+        return translation.value_of(SitePrivacy, answer)
 
     async def field_report(self, task: str = "", *, timeout_seconds: float = 30) -> FieldReport:
         """Show how the bundles of a task, or of all, do in production."""

@@ -270,10 +270,14 @@ def call_failed(
     error: grpc.RpcError, target: str, timeout_seconds: float, tls: Tls | None = None, *, reached: bool = False
 ) -> CallFailed:
     """Translate a failed call, sync or aio; `reached` = this daemon has answered this client before."""
-    from google.rpc import error_details_pb2  # noqa: PLC0415
+    from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415
+    from grpc_status import rpc_status  # noqa: PLC0415
 
     call = cast(grpc.Call, error)
-    status = _status_of(call)
+    try:
+        status = rpc_status.from_call(call) or status_pb2.Status()
+    except ValueError:  # The trailer contradicts the call's own status: trust the call.
+        status = status_pb2.Status()
     info = _detail(status, error_details_pb2.ErrorInfo)
     if info is None or info.domain != DOMAIN:
         return _error_without_info(call, target, timeout_seconds, tls, reached=reached)
@@ -285,16 +289,6 @@ def call_failed(
     failed.retry_after_seconds = seconds
     failed.is_answer = True
     return failed
-
-
-def _status_of(call: grpc.Call) -> status_pb2.Status:
-    from google.rpc import status_pb2  # noqa: PLC0415
-    from grpc_status import rpc_status  # noqa: PLC0415
-
-    try:
-        return rpc_status.from_call(call) or status_pb2.Status()
-    except ValueError:  # The trailer contradicts the call's own status: trust the call.
-        return status_pb2.Status()
 
 
 def _detail(status: status_pb2.Status, kind: type[_Detail]) -> _Detail | None:
@@ -313,8 +307,11 @@ def _error_without_info(
         return _overload_error(target)
     if code is grpc.StatusCode.UNAVAILABLE:
         return _handshake_error(target, details, tls) or _unreachable_error(target, details)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (failed := _exhausted_error(target, details)):
-        return failed
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if match := _TOO_LARGE.search(details):
+            return _size_error(match)
+        if _TOO_MANY in details:
+            return _overload_error(target)
     if code is grpc.StatusCode.CANCELLED and details in _RESET:  # this client's own cancellations have other details
         return _reset_error(target)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -336,12 +333,6 @@ def _error_with_code(target: str, code: grpc.StatusCode, details: str) -> CallFa
         message = f"{target} does not serve this call: it is the socket of another role, or that edge-agent is older"
         remedy = _OTHER_SOCKET
     return CallFailed(code.name, code.name, message, remedy=remedy, metadata={"target": target})
-
-
-def _exhausted_error(target: str, details: str) -> CallFailed | None:
-    if match := _TOO_LARGE.search(details):
-        return _size_error(match)
-    return _overload_error(target) if _TOO_MANY in details else None
 
 
 _UNIT_SOCKETS = "/run/edge-agent/"

@@ -19,6 +19,7 @@ from edge_agent.client.daemon_connection import (
     AsyncConnection,
     Connection,
     DaemonConnection,
+    Retry,
     blocking,
     require_count,
     require_several,
@@ -36,7 +37,6 @@ from edge_agent.client.results import (
     GenerateOptions,
     OnLowConfidence,
 )
-from edge_agent.client.retry import Retry
 from edge_agent.client.task_description import Task, TaskQuestion
 from edge_agent.v1 import inference_pb2
 from edge_agent.v1.inference_pb2_grpc import InferenceServiceStub
@@ -315,12 +315,7 @@ class Client(Connection):
     task = blocking(_InferenceCalls.task)
 
     def generate(
-        self,
-        task: str,
-        text: str,
-        *,
-        timeout_seconds: float = 60,
-        **options: Unpack[GenerateOptions],
+        self, task: str, text: str, *, timeout_seconds: float = 60, **options: Unpack[GenerateOptions]
     ) -> GenerateStream:
         """Start a generation; errors come out of the iteration.
 
@@ -370,12 +365,7 @@ class AsyncClient(_InferenceCalls, AsyncConnection):
         return InferenceServiceStub(self.channel)
 
     def generate(
-        self,
-        task: str,
-        text: str,
-        *,
-        timeout_seconds: float = 60,
-        **options: Unpack[GenerateOptions],
+        self, task: str, text: str, *, timeout_seconds: float = 60, **options: Unpack[GenerateOptions]
     ) -> AsyncGenerateStream:
         """Start a generation; errors come out of the iteration.
 

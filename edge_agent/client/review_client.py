@@ -12,12 +12,12 @@ from edge_agent.client.call_failed import Tls
 from edge_agent.client.daemon_connection import (
     AsyncConnection,
     Connection,
+    Retry,
     blocking,
     blocking_iterator,
     require_text,
 )
 from edge_agent.client.results import Prediction
-from edge_agent.client.retry import Retry
 from edge_agent.v1 import feedback_pb2 as pb
 from edge_agent.v1.feedback_pb2_grpc import FeedbackServiceStub
 
@@ -33,13 +33,6 @@ _CORRECTIONS = {
 
 def _feedback_request(prediction_id: str, reviewer: str, request_id: str, **verdict: Any) -> pb.SubmitFeedbackRequest:
     return pb.SubmitFeedbackRequest(prediction_id=prediction_id, reviewer=reviewer, request_id=request_id, **verdict)
-
-
-def _stream_name(name: str) -> str:
-    known = [each.removeprefix(_STREAM) for each in list(pb.ReviewStream.DESCRIPTOR.values_by_name)[1:]]
-    if name and name.upper() not in known:
-        raise ValueError(f"stream is {name!r}: write one of {', '.join(known)}, or nothing for all")
-    return f"{_STREAM}{name.upper() or 'UNSPECIFIED'}"
 
 
 @dataclass(frozen=True)
@@ -64,9 +57,8 @@ class _ReviewCalls:
     async def prediction(self, prediction_id: str, *, timeout_seconds: float = 10) -> Prediction:
         """Show one captured answer, and its feedback."""
         request = pb.GetPredictionRequest(prediction_id=prediction_id)
-        return translation.value_of(
-            Prediction, (await self.unary(self._stub.GetPrediction, request, timeout_seconds)).prediction
-        )
+        answer = await self.unary(self._stub.GetPrediction, request, timeout_seconds)
+        return translation.value_of(Prediction, answer.prediction)
 
     async def queue(
         self,
@@ -83,12 +75,15 @@ class _ReviewCalls:
         `confidence_max` is from 0 to 1, and leaves the audit out. `stream` is AUDIT, UNCERTAIN, DIVERSE or NEW; empty
         = all of them, interleaved.
         """
+        known = [each.removeprefix(_STREAM) for each in list(pb.ReviewStream.DESCRIPTOR.values_by_name)[1:]]
+        if stream and stream.upper() not in known:
+            raise ValueError(f"stream is {stream!r}: write one of {', '.join(known)}, or nothing for all")
         request = pb.ListReviewQueueRequest(
             task=task,
             page_size=page_size,
             confidence_max=confidence_max,
             include_reviewed=include_reviewed,
-            stream=_stream_name(stream),
+            stream=f"{_STREAM}{stream.upper() or 'UNSPECIFIED'}",
         )
         while True:
             answer = await self.unary(self._stub.ListReviewQueue, request, timeout_seconds)

@@ -124,8 +124,5 @@ def task(message: task_pb2.Task, record_schema: str = "") -> Task:
     )
 
 
-SPECIAL: dict[type, Callable[[Any], Any]] = {
-    BundleRef: bundle_ref,
-    Task: task,
-}
+SPECIAL: dict[type, Callable[[Any], Any]] = {BundleRef: bundle_ref, Task: task}
 """Values with a field that is not a field of their message; results.py adds its own."""

@@ -72,6 +72,11 @@ __all__ = [
 
 DEFAULT_PATH = Path("/etc/edge-agent/agent.yaml")
 _SECRET = re.compile("secret|key|token|password|sas|credential|authorization", re.IGNORECASE)
+_CREDENTIALS = {
+    "uplink": {"credentials_file": "uplink", "updates_credentials_file": "uplink-updates"},
+    "escalation": {"credentials_file": "escalation"},
+}
+"""The names of credentials in systemd's folder, by section and key."""
 SOCKET_PATH_BYTES_MAX = 107  # sun_path of unix(7) has 108 with the final NUL
 
 
@@ -418,22 +423,12 @@ def _with_environment(plain: dict[str, Any], overrides: Overrides, environ: Mapp
     from_systemd = {key: value.split(":")[0] for key, value in directories.items() if value}
     from_command_line = {key: str(value) for key, value in vars(overrides).items() if value is not None}
     if environ.get("CREDENTIALS_DIRECTORY"):
-        for name, credentials in _credentials(Path(environ["CREDENTIALS_DIRECTORY"])).items():
+        folder = Path(environ["CREDENTIALS_DIRECTORY"])
+        for name, files in _CREDENTIALS.items():
+            credentials = {key: str(folder / file) for key, file in files.items() if (folder / file).exists()}
             section = plain.get(name, {})
             plain = {**plain, name: {**credentials, **section} if isinstance(section, dict) else section}
     return {**from_systemd, **plain, **from_command_line}
-
-
-def _credentials(folder: Path) -> dict[str, dict[str, str]]:
-    """Return the credential files in systemd's folder, by section and key."""
-    names = {
-        "uplink": {"credentials_file": "uplink", "updates_credentials_file": "uplink-updates"},
-        "escalation": {"credentials_file": "escalation"},
-    }
-    return {
-        section: {key: str(folder / name) for key, name in keys.items() if (folder / name).exists()}
-        for section, keys in names.items()
-    }
 
 
 def _validate(plain: dict[str, Any], files: ConfigFiles) -> Config:

@@ -68,8 +68,15 @@ def read(path: Path, *, optional: bool) -> ConfigFiles:
 
 def read_lower_files(path: Path) -> tuple[tuple[Path, Plain], ...]:
     """Read the lower files that exist, the highest precedence first. Raises ConfigInvalid."""
-    files = ((file, _require_sections(file, _read(file, optional=True))) for file in lower_file_paths(path))
-    return tuple((file, plain) for file, plain in files if plain)
+    files = []
+    for file in lower_file_paths(path):
+        plain = _read(file, optional=True)
+        if not all(isinstance(keys, dict) for keys in plain.values()):
+            remedy = "Restore it: run 'edge-agent enrol', or the installer, again."
+            raise ConfigInvalid(f"{file} must hold sections with keys", remedy=remedy)
+        if plain:
+            files.append((file, plain))
+    return tuple(files)
 
 
 def lower_file_paths(path: Path) -> list[Path]:
@@ -101,15 +108,6 @@ def _overlay(lower: object, upper: Any) -> Any:
     if isinstance(lower, dict) and upper is None:
         return lower
     return {**lower, **upper} if isinstance(lower, dict) and isinstance(upper, dict) else upper
-
-
-def _require_sections(path: Path, plain: Plain) -> Plain:
-    if not all(isinstance(keys, dict) for keys in plain.values()):
-        raise ConfigInvalid(
-            f"{path} must hold sections with keys",
-            remedy="Restore it: run 'edge-agent enrol', or the installer, again.",
-        )
-    return plain
 
 
 def _read(

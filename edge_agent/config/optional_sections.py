@@ -28,12 +28,10 @@ class EscalationConfig(ConfigSection):
         default=(), max_length=1000, description="Tasks whose inputs may go to the large model; none by default."
     )
     modes: dict[TaskName, Mode] = Field(
-        default={},
-        description="Mode by task: local (default), hybrid, shadow or bootstrap; the plan can set another.",
+        default={}, description="Mode by task: local (default), hybrid, shadow or bootstrap; the plan can set another."
     )
     url: str = Field(
-        default="",
-        description="Base URL of an API like OpenAI's, https://models.example/v1; empty = none.",
+        default="", description="Base URL of an API like OpenAI's, https://models.example/v1; empty = none."
     )
     model: str = Field(default="", max_length=200, description="Name of the model there.")
     task_models: dict[TaskName, Annotated[str, Field(min_length=1, max_length=200)]] = Field(

@@ -5,8 +5,7 @@ job_queue.py            how many inputs may wait, in total and for each client
 job_dispatch.py         a job from the caller to the child and back
 attached_bundles.py     which bundles the present child has, and how attaching ended
 child_supervisor.py     starts each child, loads the base, attaches bundles, watches
-child_process.py        one process, and the socketpair to it
-child_liveness.py       one child from its start to its end; detects and kills a child that hangs
+child_process.py        one child from its start to its end, and the socketpair to it; detects and kills one that hangs
 restart_policy.py       what follows when a child fails
 child.py, protocol.py   the child's side, and the messages between both sides; golden cases and questions as jobs
 confinement.py          what a child gives up: limits, Landlock, seccomp

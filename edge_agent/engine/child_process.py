@@ -1,9 +1,14 @@
-"""One child process, and the socketpair to it.
+"""One child process from its start to its end, the socketpair to it, and whether it is alive; kills one that hangs.
 
 The child is spawned and never forked: a fork after gRPC has started is not safe. `subprocess.Popen` starts it by vfork
 and exec, which run no fork handlers of gRPC; asyncio's subprocesses under uvloop fork. The end of the child is read
 from a pidfd (pidfd_open(2), Linux 5.3). `on_message` is called for every message in order, then `on_exit` exactly once
 with the return code (negative = killed by that signal).
+
+`ChildRun` has what a child is told to load, the memory that it may take, and how it ended.
+`ChildWatch` kills a child that has sent nothing for `heartbeat_seconds_max` while work was pending. A child that loads
+weights sends nothing for long, so there it is enough that the process uses the processor (`CpuActivity`).
+`LivenessProbe` in engine.py tells whether an engine computes. Times are those of the event loop, in seconds.
 """
 
 from __future__ import annotations
@@ -18,20 +23,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import structlog
 
+from edge_agent.config import EngineConfig
+from edge_agent.engine.memory_cap import MemoryCap
 from edge_agent.engine.protocol import (
     IGNORED_SIGNALS,
     ChildMessage,
     FrameSplitter,
     FromChild,
+    LoadRequest,
+    Ping,
     StopRequest,
     decode_from_child,
     frame,
 )
+from edge_agent.engine.restart_policy import ALARM_SECONDS, load_exit_error, time_limit_seconds
 
 # GNU OpenMP spins between parallel regions. With one other busy program, unbounded spinning turned an 11 ms step into
 # 1.5 s. A count of 1000 made such steps 2.2 times as long, and steps on a quiet machine 10% longer; 5000 makes them 3.4
@@ -71,6 +81,7 @@ INHERITED_VARIABLES = (
 )
 
 LAST_MESSAGES_SECONDS_MAX = 1.0
+STOP_SECONDS_MAX = 1.0  # a child holds nothing worth waiting longer for
 _BYTES_IN_KIB = 1024
 
 log = structlog.get_logger("edge_agent.engine")
@@ -271,3 +282,123 @@ class ChildProcess:
                 await self._pipe.lost.wait()
         self._pipe.abort()
         on_exit(exit_code)
+
+
+class ChildWatch:
+    """Watches one child of an engine."""
+
+    def __init__(self, name: str, config: EngineConfig) -> None:
+        """Watch a child of the engine of that name."""
+        self._name = name
+        self._silence_seconds_max, self._load_seconds_max = config.heartbeat_seconds_max, config.load_seconds_max
+        self._activity = CpuActivity(config.heartbeat_seconds_max)
+        self.killed = False
+        """Whether it was killed for its silence."""
+
+    async def wait_until_done(
+        self, child: ChildProcess, exit_future: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
+    ) -> None:
+        """Wait until a future is done, the child is gone, or it has loaded for that many seconds."""
+        deadline = loop_time() + seconds
+        while not (future.done() or exit_future.done() or loop_time() > deadline):
+            await self.check_silence(child, exit_future, [future, exit_future], loads=True)
+
+    async def check_silence(
+        self, child: ChildProcess, exit_future: asyncio.Future[int], awaited: list[asyncio.Future[Any]], *, loads: bool
+    ) -> None:
+        """Wait for one of `awaited` for a part of the silence limit; then kill a child that was silent for too long.
+
+        A child that `loads` may compute for `load_seconds_max` more. `exit_future` is done when the child is gone.
+
+        If this process did not run for a while, as in a paused container, the silence counts from now on: messages of
+        the child are not read yet, and an idle child was not pinged.
+        """
+        limit, started_at = self._silence_seconds_max, loop_time()
+        done, _ = await asyncio.wait(awaited, timeout=limit / 4, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            return
+        now = loop_time()
+        if now - started_at > limit / 2:
+            child.begin_work()
+        silence, computes = now - child.last_heartbeat, self._activity.is_recent(child.processor_seconds, now)
+        if silence > limit + (self._load_seconds_max if loads and computes else 0.0):
+            log.error("engine_silent", engine=self._name, pid=child.pid, seconds=round(silence, 1))
+            self.killed = True
+            child.kill()
+            await asyncio.wait([exit_future])
+        elif silence > limit / 2:
+            child.send(Ping())
+
+
+class CpuActivity:
+    """Whether a silent process uses the processor. Pure."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        """Start without a sample."""
+        self._patience = patience_seconds
+        self._cpu_seconds, self._changed_at = -1.0, 0.0
+
+    def is_recent(self, cpu_seconds: float, now: float) -> bool:
+        """Take a sample of its total processor time; tell whether that has grown within the patience."""
+        if cpu_seconds != self._cpu_seconds:
+            self._cpu_seconds, self._changed_at = cpu_seconds, now
+        return now - self._changed_at <= self._patience
+
+
+class ChildRun:
+    """One child; a supervisor has one after the other."""
+
+    def __init__(self, name: str, config: EngineConfig, load_request: LoadRequest) -> None:
+        """Prepare a child of the engine of that name; `start` begins."""
+        loop = asyncio.get_running_loop()
+        self.load_request = load_request
+        self.loaded: asyncio.Future[None] = loop.create_future()
+        self.exit: asyncio.Future[int] = loop.create_future()
+        """Its return code, when it is gone."""
+        self.cap = MemoryCap()
+        self.process: ChildProcess | None = None
+        self.watch = ChildWatch(name, config)
+        self._config = config
+
+    async def start(self, receive: Callable[[FromChild], None]) -> None:
+        """Start the process. Raises OSError."""
+        self.process = await ChildProcess.spawn(receive, self._on_exit)
+        self.cap = MemoryCap.of(self.process.pid)
+
+    @property
+    def last_heartbeat(self) -> float:
+        """When it sent its last message, on the event loop's clock."""
+        return self.process.last_heartbeat if self.process else 0.0
+
+    def send(self, message: ChildMessage) -> None:
+        """Send it a message, if it is there."""
+        if self.process is not None:
+            self.process.send(message)
+
+    async def await_step(self, future: asyncio.Future[None], step: str) -> None:
+        """Wait for the end of a step. Raises the step's error, or ModelLoadFailed if the child dies or is too slow."""
+        assert self.process is not None, "the process must run"
+        limit = time_limit_seconds(self._config, step) + ALARM_SECONDS
+        await self.watch.wait_until_done(self.process, self.exit, future, limit)
+        if not future.done():
+            exit_code = self.exit.result() if self.exit.done() else None
+            raise load_exit_error(step, exit_code, self._config, self.cap)
+        future.result()
+
+    async def check_silence(self, *, loads: bool) -> None:
+        """Wait for its end for a while; kill it if it has been silent for too long."""
+        assert self.process is not None, "the process must run"
+        await self.watch.check_silence(self.process, self.exit, [self.exit], loads=loads)
+
+    async def end(self) -> None:
+        """Let it end, and wait until it is gone."""
+        try:
+            if self.process is not None:
+                await self.process.stop(STOP_SECONDS_MAX)
+        finally:
+            self.cap.remove()
+
+    def _on_exit(self, code: int) -> None:
+        self.cap.peak_bytes = self.process.peak_bytes if self.process else 0
+        if not self.exit.done():
+            self.exit.set_result(code)

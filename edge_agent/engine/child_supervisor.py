@@ -22,8 +22,7 @@ import structlog
 from edge_agent.config import EngineConfig
 from edge_agent.engine import protocol
 from edge_agent.engine.attached_bundles import AttachedBundle, AttachedBundles, resolve
-from edge_agent.engine.child_liveness import ChildRun
-from edge_agent.engine.child_process import loop_time
+from edge_agent.engine.child_process import ChildRun, loop_time
 from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher
 from edge_agent.engine.machine_limits import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
 from edge_agent.engine.restart_policy import (

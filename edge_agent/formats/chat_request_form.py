@@ -61,12 +61,9 @@ class ChatRequestForm:
         if self.limit in refusal and "max_completion_tokens" in refusal and self.limit != "max_completion_tokens":
             return replace(self, limit="max_completion_tokens")
         for member, members in _OPTIONAL_MEMBERS.items():
-            if member in request_members and _refuses(member, status, refusal):
+            is_broken_stream = (member, status) == ("stream", _BROKEN_STREAM_STATUS)
+            if member in request_members and not is_broken_stream and re.search(rf"\b{member}\b", refusal):
                 return replace(self, without=self.without | members)
         if "response_format" in request_members and any(word in refusal for word in _FORMAT_WORDS):
             return replace(self, format=_LOOSER_FORMATS[self.format])
         return None
-
-
-def _refuses(member: str, status: int, refusal: str) -> bool:
-    return (member, status) != ("stream", _BROKEN_STREAM_STATUS) and re.search(rf"\b{member}\b", refusal) is not None

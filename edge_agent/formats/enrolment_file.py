@@ -204,8 +204,16 @@ def parse(raw: bytes) -> tuple[EnrolmentFile, str]:
             "the file is not an enrolment file: it needs 'body' and 'sha256'", remedy=_COPY_REMEDY
         )
     sha256 = _verified_sha256(plain)
-    _check_schema(plain["body"])
-    return _validate(plain["body"]), sha256
+    schema = str(plain["body"].get("schema"))[:100]
+    if schema != SCHEMA:
+        message = f"the enrolment file has the schema {schema!r}; this edge-agent supports {SCHEMA!r}"
+        raise EnrolmentFileInvalid(message, remedy=_UPDATE_REMEDY)
+    try:
+        return strict_json.validate(EnrolmentFile, plain["body"]), sha256
+    except ValueError as error:
+        newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
+        message = f"the enrolment file: {strict_json.first_problem(error)}"
+        raise EnrolmentFileInvalid(message, remedy=_UPDATE_REMEDY if newer else _COPY_REMEDY) from None
 
 
 def verification_code(sha256_or_key: str) -> str:
@@ -233,13 +241,6 @@ def _check_size(raw: bytes) -> None:
         )
 
 
-def _check_schema(body: dict[str, Any]) -> None:
-    schema = str(body.get("schema"))[:100]
-    if schema != SCHEMA:
-        message = f"the enrolment file has the schema {schema!r}; this edge-agent supports {SCHEMA!r}"
-        raise EnrolmentFileInvalid(message, remedy=_UPDATE_REMEDY)
-
-
 def _verified_sha256(plain: dict[str, Any]) -> str:
     try:
         actual = hashlib.sha256(canonical(plain["body"])).hexdigest()
@@ -250,15 +251,6 @@ def _verified_sha256(plain: dict[str, Any]) -> str:
             "the enrolment file was damaged or changed: its content does not match its sha256", remedy=_COPY_REMEDY
         )
     return actual
-
-
-def _validate(body: dict[str, Any]) -> EnrolmentFile:
-    try:
-        return strict_json.validate(EnrolmentFile, body)
-    except ValueError as error:
-        newer = isinstance(error, ValidationError) and error.errors()[0]["type"] == "extra_forbidden"
-        message = f"the enrolment file: {strict_json.first_problem(error)}"
-        raise EnrolmentFileInvalid(message, remedy=_UPDATE_REMEDY if newer else _COPY_REMEDY) from None
 
 
 RECORD_FILE_NAME = "enrolment.json"

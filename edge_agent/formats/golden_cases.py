@@ -31,6 +31,7 @@ DIFFERENT_PERCENT_MAX = 5
 """How many of the binding cases may have different answers, in a self-test and on a device."""
 CASES_MAX = 10_000
 LINE_BYTES_MAX = 4 * 1024 * 1024
+_REMEDY = "Copy the bundle again; if the error persists, make the bundle again with edge-convert."
 
 
 class GoldenCase(StrictModel):
@@ -104,21 +105,13 @@ def read(file: BinaryIO) -> Iterator[GoldenCase]:
         if len(line) > LINE_BYTES_MAX or number > CASES_MAX:
             limit = f"the golden file may have {CASES_MAX} lines of {LINE_BYTES_MAX} bytes"
             raise BundleUnreadable(f"{limit}; line {number} is over that", remedy=_REMEDY)
-        yield _case(number, line)
-
-
-_REMEDY = "Copy the bundle again; if the error persists, make the bundle again with edge-convert."
-
-
-def _case(number: int, line: bytes) -> GoldenCase:
-    try:
-        return strict_json.validate(GoldenCase, strict_json.decode(line))
-    except ValueError as error:
-        problem = strict_json.first_problem(error, show=True)
-        raise BundleUnreadable(
-            f"each line of the golden file must hold a JSON object with 'input'; line {number}: {problem}",
-            remedy=_REMEDY,
-        ) from None
+        try:
+            case = strict_json.validate(GoldenCase, strict_json.decode(line))
+        except ValueError as error:
+            problem = strict_json.first_problem(error, show=True)
+            message = f"each line of the golden file must hold a JSON object with 'input'; line {number}: {problem}"
+            raise BundleUnreadable(message, remedy=_REMEDY) from None
+        yield case
 
 
 def differences(case: GoldenCase, current: GoldenAnswer, *, vector: bool = False) -> list[str]:

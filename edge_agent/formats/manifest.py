@@ -322,15 +322,13 @@ class Manifest(StrictModel):
             known = ", ".join(names) or "none"
             raise ValueError(f"'question_confidence' names {unknown[0][:100]!r}; the questions are: {known}")
         if self.task.kind == "decide":
-            self._check_decide()
+            suffix = self.task.prompt.template.partition("{input}")[2]
+            if self.runtime == "llama" and suffix.count("{question}") != 1:
+                message = "'prompt.template' of decide on llama must hold {question} exactly once, behind {input}"
+                raise ValueError(message)
+            if isinstance(self.confidence, Threshold):
+                raise ValueError("the thresholds of a decide task are in 'question_confidence'")
         self._check_shared_gate()
-
-    def _check_decide(self) -> None:
-        suffix = self.task.prompt.template.partition("{input}")[2]
-        if self.runtime == "llama" and suffix.count("{question}") != 1:
-            raise ValueError("'prompt.template' of decide on llama must hold {question} exactly once, behind {input}")
-        if isinstance(self.confidence, Threshold):
-            raise ValueError("the thresholds of a decide task are in 'question_confidence'")
 
     def _check_shared_gate(self) -> None:
         calibrations = self.question_confidence.values()

@@ -56,18 +56,16 @@ class QuestionSpec(StrictModel):
             if self.labels:
                 raise ValueError(f"question {self.name!r} is a predicate, whose answers are no and yes: no 'labels'")
         else:
-            self._check_labels(*OPTIONS[self.type])
+            fewest, most = OPTIONS[self.type]
+            if not fewest <= len(self.labels) <= most:
+                count = len(self.labels)
+                raise ValueError(f"question {self.name!r}: a {self.type} has {fewest} to {most} labels, not {count}")
+            if repeated_labels := duplicates(self.labels):
+                raise ValueError(f"question {self.name!r} has duplicate labels: {', '.join(repeated_labels)}")
         if self.descriptions and len(self.descriptions) != len(self.outputs):
             have, need = len(self.descriptions), len(self.outputs)
             raise ValueError(f"question {self.name!r} has {need} possible answers and {have} 'descriptions'")
         return self
-
-    def _check_labels(self, fewest: int, most: int) -> None:
-        if not fewest <= len(self.labels) <= most:
-            count = len(self.labels)
-            raise ValueError(f"question {self.name!r}: a {self.type} has {fewest} to {most} labels, not {count}")
-        if repeated_labels := duplicates(self.labels):
-            raise ValueError(f"question {self.name!r} has duplicate labels: {', '.join(repeated_labels)}")
 
 
 @lru_cache(maxsize=256)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -95,7 +95,7 @@ class _Target(ExchangedModel):
     hashes: _TargetHashes
 
 
-class _SignedRoot(ExchangedModel):
+class _Root(ExchangedModel):
     type_: Literal["root"] = Field(alias="_type")
     version: _Number
 
@@ -128,23 +128,11 @@ class _Targets(ExchangedModel):
     targets: _PlanTargets
 
 
-class _RootFile(ExchangedModel):
-    signed: _SignedRoot
+_Model = TypeVar("_Model", bound=ExchangedModel)
 
 
-class _TimestampFile(ExchangedModel):
-    signed: _Timestamp
-
-
-class _SnapshotFile(ExchangedModel):
-    signed: _Snapshot
-
-
-class _TargetsFile(ExchangedModel):
-    signed: _Targets
-
-
-_File = TypeVar("_File", bound=ExchangedModel)
+class _File(ExchangedModel, Generic[_Model]):
+    signed: _Model
 
 
 def root_name(version: int) -> str:
@@ -164,7 +152,7 @@ def check_root(raw: bytes, version: int) -> None:
     Raises:
         DocumentInvalid: it is not a root, or has another version.
     """
-    declared = _read(_RootFile, raw, root_name(version)).signed.version
+    declared = _read(_File[_Root], raw, root_name(version)).signed.version
     if declared != version:
         raise DocumentInvalid(f"{root_name(version)} says that it is version {declared}")
 
@@ -175,17 +163,17 @@ def follow_metadata(timestamp: bytes) -> Generator[MetadataFile, bytes, Metadata
     Raises:
         DocumentInvalid: a content is not what it should be.
     """
-    entry = _read(_TimestampFile, timestamp, TIMESTAMP).signed.meta.snapshot
+    entry = _read(_File[_Timestamp], timestamp, TIMESTAMP).signed.meta.snapshot
     snapshot = _metadata_file(entry, "snapshot", SNAPSHOT_BYTES_MAX)
     metadata = {snapshot.name: (yield snapshot)}
-    roles = _read(_SnapshotFile, metadata[snapshot.name], snapshot.name).signed.meta
+    roles = _read(_File[_Snapshot], metadata[snapshot.name], snapshot.name).signed.meta
     targets = _metadata_file(roles.targets, "targets", TARGETS_BYTES_MAX)
     metadata[targets.name] = yield targets
     if roles.plan is None:
         return MetadataSet(timestamp, metadata)
     role = _metadata_file(roles.plan, "plan", PLAN_ROLE_BYTES_MAX)
     metadata[role.name] = yield role
-    target = _read(_TargetsFile, metadata[role.name], role.name).signed.targets.plan
+    target = _read(_File[_Targets], metadata[role.name], role.name).signed.targets.plan
     if target is None:
         return MetadataSet(timestamp, metadata)
     blob = MetadataFile(target.hashes.sha256, plan.PLAN_BYTES_MAX, target.length, target.hashes.sha256, "blobs")
@@ -196,7 +184,7 @@ def _metadata_file(entry: _Entry, role: str, bytes_max: int) -> MetadataFile:
     return MetadataFile(f"{entry.version}.{role}.json", bytes_max, entry.length, entry.hashes.sha256 or "")
 
 
-def _read(model: type[_File], raw: bytes, name: str) -> _File:
+def _read(model: type[_Model], raw: bytes, name: str) -> _Model:
     try:
         return strict_json.validate(model, strict_json.decode(raw))
     except ValueError as error:
@@ -244,7 +232,4 @@ def parse(raw: bytes) -> DownloadRequests:
     """
     if len(raw) > DOWNLOAD_REQUESTS_BYTES_MAX:
         raise DocumentInvalid(f"{FILE_NAME} has {len(raw)} bytes; the limit is {DOWNLOAD_REQUESTS_BYTES_MAX}")
-    try:
-        return strict_json.validate(DownloadRequests, strict_json.decode(raw))
-    except ValueError as error:
-        raise DocumentInvalid(f"{FILE_NAME}: {strict_json.first_problem(error, show=True)}") from None
+    return _read(DownloadRequests, raw, FILE_NAME)

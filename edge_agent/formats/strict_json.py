@@ -63,13 +63,12 @@ def decode(raw: bytes | str, *, fractions: bool = True) -> Any:
             JSON: …".
     """
     text = raw if isinstance(raw, str) else raw.decode("utf-8")
-    parse_float = _fraction if fractions else _no_fraction
     try:
         return json.loads(
             text,
             object_pairs_hook=_object,
             parse_int=_whole_number,
-            parse_float=parse_float,
+            parse_float=_fraction if fractions else _no_fraction,
             parse_constant=_no_constant,
         )
     except RecursionError:
@@ -107,20 +106,17 @@ def first_problem(error: ValueError, *, show: bool = False) -> str:
         return str(error)[:300]
     problem = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in problem["loc"])[:200] or "the whole"
-    return f"{field}: {_rule(problem['type'], problem['msg'], problem['input'], show)}"
+    kind, value = problem["type"], problem["input"]
+    if kind in _TYPES:
+        return f"{field}: {shown(value)} is not {_TYPES[kind]}" if show else f"{field}: must be {_TYPES[kind]}"
+    rule = f"{field}: {problem['msg'].removeprefix('Value error, ')[:300]}"
+    return f"{rule}; it is {shown(value)}" if show and kind not in _WITHOUT_VALUE else rule
 
 
 def shown(value: object) -> str:
     """Return the start of a value as JSON, in ASCII."""
     text = json.dumps(value, default=str)
     return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
-
-
-def _rule(kind: str, message: str, value: object, show: bool) -> str:
-    if kind in _TYPES:
-        return f"{shown(value)} is not {_TYPES[kind]}" if show else f"must be {_TYPES[kind]}"
-    message = message.removeprefix("Value error, ")[:300]
-    return f"{message}; it is {shown(value)}" if show and kind not in _WITHOUT_VALUE else message
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

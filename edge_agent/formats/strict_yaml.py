@@ -47,21 +47,16 @@ class _Loader(_UniqueKeys, yaml.SafeLoader):
         for key, _ in node.value:
             key.tag = _STRING if key.tag == _VALUE else key.tag
         merge_values = [value for key, value in node.value if key.tag == _MERGE]
-        merged = self._own_pairs(node)
+        own_pairs = [pair for pair in node.value if pair[0].tag != _MERGE]
+        merged = {self._identity(key): (key, value) for key, value in own_pairs}
+        if len(merged) < len(own_pairs):  # keys that are equal in two forms, such as 1 and 0x1
+            raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
         node.value = list(merged.values())  # first, since a mapping may name itself
         for source in itertools.chain.from_iterable(map(_sources, merge_values)):
             self.flatten_mapping(source)
             for key, value in source.value:
                 merged.setdefault(self._identity(key), (key, value))
         node.value = list(merged.values())
-
-    def _own_pairs(self, node: yaml.MappingNode) -> dict[object, tuple[yaml.Node, yaml.Node]]:
-        """Return the mapping's own pairs. Refuse keys that are equal in two forms, such as 1 and 0x1."""
-        own_pairs = [pair for pair in node.value if pair[0].tag != _MERGE]
-        pair_by_key = {self._identity(key): (key, value) for key, value in own_pairs}
-        if len(pair_by_key) < len(own_pairs):
-            raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
-        return pair_by_key
 
     def _identity(self, key: yaml.Node) -> object:
         """Return a value that is equal for two ways to write one key."""

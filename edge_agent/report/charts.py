@@ -14,7 +14,7 @@ from html import escape
 
 from edge_agent.formatting import MICROS, amount, count, count_of, interval, percent
 from edge_agent.report.judgement import TaskJudgement, coverage_sentence
-from edge_agent.report.readiness import STEPS, CoverageLevel, LabelState
+from edge_agent.report.readiness import STEPS, CoverageLevel
 from edge_agent.report.task_figures import DayFigures
 from edge_agent.statistics import CountedShare
 
@@ -136,9 +136,6 @@ def cut(name: str, letters: int) -> str:
 
 
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-Legend = tuple[tuple[str, str], ...]
-"""CSS classes of marks, and their meanings."""
-Rows = tuple[tuple[str, ...], ...]
 LABELS_DRAWN_MAX = 12
 _ROW_HEIGHT = 22.0
 _UPPER_MARKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -160,9 +157,10 @@ class ChartText:
 
     title: str
     sentence: str
-    legend: Legend
+    legend: tuple[tuple[str, str], ...]
+    """CSS classes of marks, and their meanings."""
     columns: tuple[str, ...]
-    rows: Rows
+    rows: tuple[tuple[str, ...], ...]
     words: frozenset[int] = frozenset()
     """Columns with words; the others contain numbers, except the first."""
     at_once: bool = False
@@ -301,7 +299,10 @@ def coverage_chart(judgement: TaskJudgement, name: str) -> Chart | None:
     risk = [(sheet.x(level.taken.value or 0.0), sheet.y(level.risk)) for level in coverage.levels]
     elements = axis(sheet, [(quarter * sheet.y_max, percent(quarter * sheet.y_max)) for quarter in QUARTERS])
     elements += vertical_grid(sheet)
-    elements += [area(bound, risk, "band"), path(risk, "line a"), *_level_dots(risk, coverage.levels)]
+    elements += [area(bound, risk, "band"), path(risk, "line a")]
+    for point, level in zip(risk, coverage.levels, strict=True):
+        message = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
+        elements.append(dot(*point, "a", message, 3.0))
     elements.append(line((sheet.left, WIDTH - sheet.right), (sheet.y(target),) * 2, "target"))
     if coverage.above is not None:
         elements.append(line((sheet.x(coverage.share.value or 0.0),) * 2, (sheet.top, sheet.y(0)), "mark"))
@@ -361,7 +362,12 @@ def label_chart(judgement: TaskJudgement, name: str) -> Chart | None:
     sheet = DrawingArea(height=40 + _ROW_HEIGHT * len(drawn_labels), left=118, right=22, top=8)
     elements = vertical_grid(sheet)
     for index, label in enumerate(drawn_labels):
-        elements += _label_marks(sheet, sheet.top + _ROW_HEIGHT * index + 12, label)
+        share, y = label.agreement, sheet.top + _ROW_HEIGHT * index + 12
+        elements += [
+            text(sheet.left - 8, y + 4, cut(label.name, 16), "tick", "end"),
+            line((sheet.x(share.low), sheet.x(share.high)), (y, y), "whisker"),
+            dot(sheet.x(share.value or 0.0), y, "a", f"{label.name}: {interval(share)}"),
+        ]
     worst = min(compared, key=lambda label: label.agreement.value or 0.0)
     sentence = f"Least agreement: '{worst.name}', {interval(worst.agreement)} of {count(worst.agreement.rows)}."
     if len(compared) > len(drawn_labels):
@@ -377,19 +383,6 @@ def label_chart(judgement: TaskJudgement, name: str) -> Chart | None:
         ),
     )
     return compose_chart(name, texts, sheet, elements)
-
-
-def _label_marks(sheet: DrawingArea, y: float, label: LabelState) -> Iterator[str]:
-    share = label.agreement
-    yield text(sheet.left - 8, y + 4, cut(label.name, 16), "tick", "end")
-    yield line((sheet.x(share.low), sheet.x(share.high)), (y, y), "whisker")
-    yield dot(sheet.x(share.value or 0.0), y, "a", f"{label.name}: {interval(share)}")
-
-
-def _level_dots(points: Iterable[tuple[float, float]], levels: Iterable[CoverageLevel]) -> Iterator[str]:
-    for point, level in zip(points, levels, strict=True):
-        message = f"from {level.above:.2f} on: {percent(level.taken.value)} of all, {percent(level.risk)} disagree"
-        yield dot(*point, "a", message, 3.0)
 
 
 def _level_cells(level: CoverageLevel) -> tuple[str, ...]:

@@ -254,11 +254,8 @@ def _coverage_tile(judgement: TaskJudgement) -> tuple[str, str, str]:
         return title, "not yet", f"nothing is proved {risk}"
     level = coverage.basis_level
     judges = "by people and the large model" if level and level.reviewed else "by the large model"
-    return (
-        title,
-        percent(coverage.share.value),
-        f"{percent(coverage.share.low)} to {percent(coverage.share.high)}, {risk} {judges}",
-    )
+    bounds = f"{percent(coverage.share.low)} to {percent(coverage.share.high)}"
+    return title, percent(coverage.share.value), f"{bounds}, {risk} {judges}"
 
 
 _LIMITS = {
@@ -281,15 +278,11 @@ def _confidence_tile(figures: TaskFigures) -> tuple[str, str, str]:
 
 
 def _agreement_tile(judgement: TaskJudgement) -> tuple[str, str, str]:
-    agreement = judgement.agreement
-    title = "Agrees with the large model"
+    agreement, title = judgement.agreement, "Agrees with the large model"
     if not agreement.rows:
         return title, "not yet", "nothing was compared"
-    return (
-        title,
-        percent(agreement.value),
-        f"{percent(agreement.low)} to {percent(agreement.high)}, of {count(agreement.rows)} compared",
-    )
+    bounds = f"{percent(agreement.low)} to {percent(agreement.high)}"
+    return title, percent(agreement.value), f"{bounds}, of {count(agreement.rows)} compared"
 
 
 def _savings_tile(judgement: TaskJudgement) -> tuple[str, str, str]:

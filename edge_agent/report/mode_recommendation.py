@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from edge_agent.formatting import count, count_of, in_days, percent
 from edge_agent.report import readiness
-from edge_agent.report.readiness import CoverageLevel, LabelState
+from edge_agent.report.readiness import CoverageLevel
 from edge_agent.report.task_figures import Mode, TaskFigures
 from edge_agent.statistics import CountedShare, counted_share
 
@@ -65,12 +65,8 @@ def recommend_mode(figures: TaskFigures) -> ModeRecommendation:
     """Recommend a mode."""
     if figures.kind in ("generate", "embed"):
         message = f"A task of kind {figures.kind} has no confidence, so nothing can be proved about it."
-        return ModeRecommendation(
-            figures.mode,
-            RecommendationReason.ONLY_ON_REQUEST,
-            message,
-            "Nothing to do: callers ask for the large model.",
-        )
+        then = "Nothing to do: callers ask for the large model."
+        return ModeRecommendation(figures.mode, RecommendationReason.ONLY_ON_REQUEST, message, then)
     if not figures.has_model:
         return _without_model(figures)
     return _BY_MODE[figures.mode](figures)
@@ -80,14 +76,17 @@ def _without_model(figures: TaskFigures) -> ModeRecommendation:
     examples = figures.examples
     for step in readiness.steps(figures)[:2]:
         if step.missing:
-            message = f"There {_is_or_are(examples)}; {count(step.examples)} are enough to {step.buys}"
+            message = f"There {_is_or_are(examples)}; {count(step.examples)} are enough to {step.buys}."
             then = f"Wait for {count_of(step.missing, 'more example')}: {in_days(step.days)}."
-            return ModeRecommendation(
-                "bootstrap", RecommendationReason.NEEDS_EXAMPLES, f"{message}.", then, step.missing
-            )
+            return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_EXAMPLES, message, then, step.missing)
     rare = [label for label in readiness.labels(figures) if label.short]
     if rare:
-        return _needs_labels(rare)
+        rarest, minimum = min(rare, key=lambda label: label.examples), readiness.LABEL_EXAMPLES_MIN
+        missing = sum(minimum - label.examples for label in rare)
+        labels = f"{count_of(len(rare), 'label')} {'has' if len(rare) == 1 else 'have'} fewer than {minimum} examples"
+        message = f"{labels}; '{rarest.name}' has {count(rarest.examples)}."
+        then = f"Wait for {count_of(missing, 'example')} of these labels, write some, or merge rare labels."
+        return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_LABELS, message, then, missing)
     message = f"There {_is_or_are(examples)}, enough to {readiness.STEPS[500]}."
     then = (
         "In the central team: 'edge-convert collect', 'dataset', 'run', 'publish'."
@@ -96,26 +95,10 @@ def _without_model(figures: TaskFigures) -> ModeRecommendation:
     return ModeRecommendation("bootstrap", RecommendationReason.MAKE_A_MODEL, message, then)
 
 
-def _needs_labels(rare: list[LabelState]) -> ModeRecommendation:
-    rarest = min(rare, key=lambda label: label.examples)
-    minimum = readiness.LABEL_EXAMPLES_MIN
-    missing = sum(minimum - label.examples for label in rare)
-    message = (
-        f"{count_of(len(rare), 'label')} {_has_or_have(len(rare))} fewer than {minimum} examples; '{rarest.name}' has"
-        f" {count(rarest.examples)}."
-    )
-    then = f"Wait for {count_of(missing, 'example')} of these labels, write some, or merge rare labels."
-    return ModeRecommendation("bootstrap", RecommendationReason.NEEDS_LABELS, message, then, missing)
-
-
 def _bootstrap(figures: TaskFigures) -> ModeRecommendation:
     message = "A model is installed, and it has not been compared with the large model yet."
-    return ModeRecommendation(
-        "shadow",
-        RecommendationReason.MODEL_IS_HERE,
-        message,
-        f"Run {_command(figures, 'shadow')}: it costs as much as bootstrap.",
-    )
+    then = f"Run {_command(figures, 'shadow')}: it costs as much as bootstrap."
+    return ModeRecommendation("shadow", RecommendationReason.MODEL_IS_HERE, message, then)
 
 
 def _shadow(figures: TaskFigures) -> ModeRecommendation:
@@ -126,21 +109,15 @@ def _shadow(figures: TaskFigures) -> ModeRecommendation:
     if level is None or rows < minimum:
         more = readiness.inputs_for(minimum - rows, level) if level else minimum
         message = f"{count(rows)} of its confident answers were compared; at least {count(minimum)} are needed."
-        return ModeRecommendation(
-            "shadow",
-            RecommendationReason.NEEDS_COMPARISONS,
-            message,
-            f"Wait for about {count_of(more, 'more input')}.",
-            more,
-        )
+        then = f"Wait for about {count_of(more, 'more input')}."
+        return ModeRecommendation("shadow", RecommendationReason.NEEDS_COMPARISONS, message, then, more)
     if not figures.first_alarm(*BROKEN) and level.holds:
         message = (
             f"It is confident of {percent(level.taken.value)} of the inputs, and {level.judges} with"
             f" {percent(level.risk)} of these: proved to be {_at_most(figures)}."
         )
-        return ModeRecommendation(
-            "hybrid", RecommendationReason.RISK_HOLDS, message, _hybrid_instruction(figures, level.taken)
-        )
+        then = _hybrid_instruction(figures, level.taken)
+        return ModeRecommendation("hybrid", RecommendationReason.RISK_HOLDS, message, then)
     return _unproved(figures, level)
 
 
@@ -158,12 +135,8 @@ def _uncalibrated(figures: TaskFigures, consequence: str) -> ModeRecommendation:
     if coverage.above is not None:
         share = percent(coverage.share.value)
         reason += f" The compared answers prove a threshold of {coverage.above:.2f}, for {share} of the inputs."
-    return ModeRecommendation(
-        figures.mode,
-        RecommendationReason.NOT_CALIBRATED,
-        reason,
-        "Calibrate it with the collected examples: 'edge-convert run'.",
-    )
+    then = "Calibrate it with the collected examples: 'edge-convert run'."
+    return ModeRecommendation(figures.mode, RecommendationReason.NOT_CALIBRATED, reason, then)
 
 
 def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
@@ -172,20 +145,11 @@ def _unproved(figures: TaskFigures, level: CoverageLevel) -> ModeRecommendation:
     more = readiness.more_at(level, figures)
     if more is not None and not figures.first_alarm(*BROKEN):
         message = f"{observation}, which does not yet prove that it is {_at_most(figures)}."
-        return ModeRecommendation(
-            "shadow",
-            RecommendationReason.NEEDS_COMPARISONS,
-            message,
-            f"Wait for about {count_of(more, 'more input')}.",
-            more,
-        )
+        then = f"Wait for about {count_of(more, 'more input')}."
+        return ModeRecommendation("shadow", RecommendationReason.NEEDS_COMPARISONS, message, then, more)
     then = "Train it again with the collected examples, or calibrate it for a higher threshold."
-    return ModeRecommendation(
-        "shadow",
-        RecommendationReason.RISK_BROKEN,
-        f"{observation}; the target is {percent(figures.target)} at most.",
-        then,
-    )
+    message = f"{observation}; the target is {percent(figures.target)} at most."
+    return ModeRecommendation("shadow", RecommendationReason.RISK_BROKEN, message, then)
 
 
 def _hybrid(figures: TaskFigures) -> ModeRecommendation:
@@ -203,18 +167,10 @@ def _hybrid(figures: TaskFigures) -> ModeRecommendation:
     reason = readiness.without_answers(figures, _UNKNOWN) if confident.value is None else reason
     not_escalated = counted_share(confident.hits - sum(day.unusual for day in figures.recent), confident.rows)
     if confident.rows >= LOCAL_ANSWERS_MIN and not_escalated.low >= LOCAL_SHARE_MIN and judged.rows:
-        return ModeRecommendation(
-            "local",
-            RecommendationReason.HARDLY_ASKS,
-            reason,
-            f"Run {_command(figures, 'local')}, unless the other answers matter.",
-        )
-    return ModeRecommendation(
-        "hybrid",
-        RecommendationReason.STILL_ASKS,
-        reason,
-        "Nothing to do: corrected examples make the next model more confident.",
-    )
+        then = f"Run {_command(figures, 'local')}, unless the other answers matter."
+        return ModeRecommendation("local", RecommendationReason.HARDLY_ASKS, reason, then)
+    then = "Nothing to do: corrected examples make the next model more confident."
+    return ModeRecommendation("hybrid", RecommendationReason.STILL_ASKS, reason, then)
 
 
 def _local(figures: TaskFigures) -> ModeRecommendation:
@@ -263,7 +219,3 @@ def _command(figures: TaskFigures, mode: Mode) -> str:
 
 def _is_or_are(number: int) -> str:
     return f"{'is' if number == 1 else 'are'} {count_of(number, 'example')}"
-
-
-def _has_or_have(number: int) -> str:
-    return "has" if number == 1 else "have"

@@ -111,9 +111,8 @@ class AchievableCoverage:
     @property
     def basis_level(self) -> CoverageLevel | None:
         """The level that statements are based on: the lowest proved one, or the last; None = nothing compared."""
-        return next(
-            (level for level in self.levels if level.above == self.above), self.levels[-1] if self.levels else None
-        )
+        last = self.levels[-1] if self.levels else None
+        return next((level for level in self.levels if level.above == self.above), last)
 
 
 @dataclass(frozen=True)
@@ -132,21 +131,16 @@ class LabelState:
 
 def steps(figures: TaskFigures) -> tuple[ReadinessStep, ...]:
     """Return the milestones, with the examples missing for each."""
-    pace = examples_a_day(figures)
+    last = figures.days[-_PACE_DAYS:]
+    pace = sum(day.examples for day in last) / len(last) if last else 0.0
     missing = {mark: max(0, mark - figures.examples) for mark in STEPS}
     return tuple(
         ReadinessStep(mark, buys, missing[mark], days_for(missing[mark], pace)) for mark, buys in STEPS.items()
     )
 
 
-def examples_a_day(figures: TaskFigures) -> float:
-    """Return the examples per day, averaged over the last known days."""
-    last = figures.days[-_PACE_DAYS:]
-    return sum(day.examples for day in last) / len(last) if last else 0.0
-
-
 def days_for(missing: int, pace: float) -> int | None:
-    """Return how many days the missing examples take at a rate; None = no new examples."""
+    """Return how many days the missing examples take at a rate per day; None = no new examples."""
     if not missing:
         return 0
     return -int(-missing // pace) if pace > 0 else None

@@ -132,11 +132,8 @@ def assess_suitability(
 
 def _specificity(figures: TaskFigures) -> tuple[Verdict, str, str]:
     if figures.kind in ("generate", "embed"):
-        return (
-            "no",
-            f"kind {figures.kind}",
-            "Its answers are not simply right or wrong, so nothing can be proved about a small model.",
-        )
+        message = "Its answers are not simply right or wrong, so nothing can be proved about a small model."
+        return "no", f"kind {figures.kind}", message
     agreement = readiness.agreement(figures.agreement_basis)
     labels = readiness.labels(figures)
     if figures.kind == "extract":
@@ -203,31 +200,21 @@ def _economics(costs: CostFigures, assumptions: CostAssumptions) -> tuple[Verdic
     gain = costs.year_gain_micros or 0
     if not gain:
         tenth = amount(YEAR_MONTHS * costs.month_all_large_micros / 10, currency)
-        return (
-            "unknown",
-            number,
-            f"Nothing is proved yet. Each 10% that a local model answers would save {tenth} a year.",
-        )
+        message = f"Nothing is proved yet. Each 10% that a local model answers would save {tenth} a year."
+        return "unknown", number, message
     share = gain / (YEAR_MONTHS * costs.month_all_large_micros)
     message = f"At the proved coverage a local model saves {percent(share)}, {amount(gain, currency)} a year."
     if assumptions.model_cost_micros is None:
         return "partly", number, f"{message} '--model-cost' shows whether that pays for making the model."
     months = YEAR_MONTHS * assumptions.model_cost_micros / gain
-    return _payback_verdict(months), number, f"{message} The model pays for itself after {_payback_period(months)}."
-
-
-def _payback_verdict(months: float) -> Verdict:
-    return "yes" if months <= PAID_BACK_MONTHS else "partly" if months <= PAID_BACK_MONTHS_MAX else "no"
+    verdict: Verdict = "yes" if months <= PAID_BACK_MONTHS else "partly" if months <= PAID_BACK_MONTHS_MAX else "no"
+    return verdict, number, f"{message} The model pays for itself after {_payback_period(months)}."
 
 
 def _payback_period(months: float) -> str:
-    return (
-        "less than a month"
-        if months < 1
-        else count_of(math.ceil(months), "month")
-        if months < 600
-        else "more than 50 years"
-    )
+    if months < 1:
+        return "less than a month"
+    return count_of(math.ceil(months), "month") if months < 600 else "more than 50 years"
 
 
 def _no_price_reason(costs: CostFigures) -> str:
@@ -239,11 +226,8 @@ def _no_price_reason(costs: CostFigures) -> str:
 
 def _constraints(figures: TaskFigures) -> tuple[Verdict, str, str]:
     if not figures.may_leave:
-        return (
-            "yes",
-            "no large model may be asked",
-            "'tasks' under 'escalation' in agent.yaml does not name this task, so only a local model can answer.",
-        )
+        message = "'tasks' under 'escalation' in agent.yaml does not name this task, so only a local model can answer."
+        return "yes", "no large model may be asked", message
     if not figures.calls:
         return "unknown", "no answer captured", readiness.without_answers(figures, _UNANSWERABLE)
     blocked = counted_share(sum(day.blocked for day in figures.recent), figures.calls)

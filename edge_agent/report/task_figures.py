@@ -310,7 +310,9 @@ def _unit_figures(task: Task, unit: ReportUnit, reports: DaemonReports, request:
         question=unit.question,
         kind=cast(Kind, task.kind.lower()),
         mode=cast(Mode, task.mode.lower()),
-        has_model=_has_model(task, reports.bundles),
+        has_model=not any(
+            each.active and each.runtime == "upstream" and each.ref.task == task.name for each in reports.bundles
+        ),
         days=tuple(_all_days(task.name, unit.share, all_series, reports.field_report)),
         labels=tuple(_label_figures(unit.labels, all_series)),
         threshold=unit.threshold,
@@ -326,28 +328,20 @@ def _unit_figures(task: Task, unit: ReportUnit, reports: DaemonReports, request:
     return _with_bundle(figures, active, request) if active else figures
 
 
-def _has_model(task: Task, bundles: Iterable[Bundle]) -> bool:
-    return not any(each.active and each.runtime == "upstream" and each.ref.task == task.name for each in bundles)
-
-
 def _with_bundle(figures: TaskFigures, active: FieldSeries, request: ReportRequest) -> TaskFigures:
     """Add the figures of the active bundle."""
     comparisons = {
         test.judge: ComparisonCount(test.wrong.rows, test.wrong.rows - test.wrong.hits) for test in active.tests
     }
-    shadow = next(
-        (_comparison_count(row.agreed) for row in active.agreement if (row.source, row.label) == ("shadow", "")),
-        ComparisonCount(),
-    )
-    bundle_target = next((test.target for test in active.tests), TARGET)
+    agreed = [row.agreed for row in active.agreement if (row.source, row.label) == ("shadow", "")]
     return replace(
         figures,
         confident=tuple(_confidence_bands(active)),
-        shadow=shadow,
+        shadow=_comparison_count(agreed[0]) if agreed else ComparisonCount(),
         judged=comparisons.get("large-model", ComparisonCount()),
         checked=comparisons.get("people", ComparisonCount()),
         alarms=tuple(TaskAlarm(row.alarm, row.message, row.remedy) for row in active.alarms if row.ended is None),
-        target=request.target or bundle_target,
+        target=request.target or next((test.target for test in active.tests), TARGET),
     )
 
 

@@ -16,7 +16,7 @@ from edge_agent.engine.runtimes.llama.step_costs import EXACT_ROWS_MAX, ROWS_GRO
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, classify, make
 from tests.support.attention import by_row
 from tests.support.gguf_adapter import write_adapter
-from tests.support.llama_turmoil import cells_in_use, finish
+from tests.support.llama_mixed_jobs import cells_in_use, finish
 
 TEXTS = [
     f"How much is the {colour} lamp by the door, and can it be sent to my sister on Friday?"

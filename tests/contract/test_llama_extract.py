@@ -24,7 +24,7 @@ from edge_agent.formats import record_schema
 from edge_agent.formats.manifest import Manifest
 from tests.support import record_schemas, tiny_gguf
 from tests.support.bundles import RECORD_SCHEMA, manifest_of, smollm2_bundle
-from tests.support.llama_turmoil import finish
+from tests.support.llama_mixed_jobs import finish
 from tests.support.models import smollm2_path
 
 TEXTS = (

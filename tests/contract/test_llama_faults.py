@@ -21,10 +21,10 @@ from edge_agent.engine.runtimes.llama.memory_estimate import PLACES_MAX
 from edge_agent.engine.runtimes.llama.sequence_jobs import ScoringJob
 from edge_agent.errors import InputTooLong, ModelFailed
 from edge_agent.process_resources import resident_bytes
-from tests.support.llama_turmoil import (
+from tests.support.llama_mixed_jobs import (
     JOBS,
     TEXTS,
-    Turmoil,
+    MixedJobs,
     cells_in_use,
     computed_together,
     manifest,
@@ -60,7 +60,7 @@ def classify(runtime: LlamaRuntime, text: str, digest: str) -> JobResult | Failu
     return event
 
 
-def require_as_before(turmoil: Turmoil) -> None:
+def require_as_before(turmoil: MixedJobs) -> None:
     """Require that every job has ended once, with the answer that it has alone, and that as many jobs as before can run
     together."""
     runtime, alone, cells = turmoil.runtime, turmoil.alone(), cells_in_use(turmoil.runtime)
@@ -82,7 +82,7 @@ def require_as_before(turmoil: Turmoil) -> None:
 def test_cancelled_jobs_leave_nothing_behind(runtime: LlamaRuntime, tmp_path: Path, cancels: int) -> None:
     """Jobs of all kinds, with four adapters, that are cancelled at random moments each end once; the others have the
     answers that they have alone, and all cells are free again."""
-    turmoil = Turmoil(runtime, tmp_path)
+    turmoil = MixedJobs(runtime, tmp_path)
     turmoil.alone()
     idle = cells_in_use(runtime)
     while turmoil.reasons["CANCELLED"] < cancels:
@@ -159,7 +159,7 @@ def test_more_prompts_than_sequences_are_computed(tmp_path: Path) -> None:
     """Of 24 concurrent jobs, with as many prompts and more, none fails, and each has the answer that it has alone."""
     runtime = tiny_runtime(tmp_path, kept_bytes=2**20, jobs=PROMPTS)
     try:
-        turmoil = Turmoil(runtime, tmp_path)
+        turmoil = MixedJobs(runtime, tmp_path)
         for i in range(PROMPTS):
             runtime.attach(f"classify-shop-{i}", manifest("classify", f"Shop {i}."), {})
             turmoil.digests.append(f"classify-shop-{i}")
@@ -203,7 +203,7 @@ def test_interrupted_steps_change_no_answer(tmp_path: Path) -> None:
     runtime.mailbox, runtime.poll_cancellations = mailbox.far.fileno(), mailbox.poll_cancellations
     try:
         tiny_runtime(tmp_path, runtime=runtime)
-        turmoil = Turmoil(runtime, tmp_path)
+        turmoil = MixedJobs(runtime, tmp_path)
         while turmoil.reasons["CANCELLED"] < ENDED:
             while len(turmoil.waiting) < 2 * JOBS:
                 turmoil.ask()
@@ -328,7 +328,7 @@ def test_repeated_prompt_is_reused_from_the_cache(tmp_path: Path) -> None:
 @pytest.mark.release
 def test_memory_stays_flat_over_thousands_of_jobs(runtime: LlamaRuntime, tmp_path: Path) -> None:
     """After a warm-up, 2,000 jobs of all kinds, some of them cancelled, do not increase the memory of the process."""
-    turmoil = Turmoil(runtime, tmp_path)
+    turmoil = MixedJobs(runtime, tmp_path)
 
     def soak(jobs: int) -> int:
         until = len(turmoil.asked) + jobs

@@ -18,7 +18,7 @@ from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from edge_agent.engine.runtimes.llama.step_costs import TRUSTED_STEPS, StepWork
 from tests.contract.test_llama_runtime import CHAT, CONTEXT_TOKENS, LONG, SHORT, WEIGHTS, make
 from tests.support.eventually import eventually_sync
-from tests.support.llama_turmoil import finish
+from tests.support.llama_mixed_jobs import finish
 
 
 class Talker:

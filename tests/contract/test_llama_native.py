@@ -18,8 +18,8 @@ import pytest
 
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from tests.support.attention import BY_ROW
+from tests.support.llama_context import LlamaContext, Logits, Row
 from tests.support.models import smollm2_path
-from tests.support.native import Logits, Native, Row
 
 PARIS = "The capital of France is"
 # Logits of the likeliest next tokens. Between kernels (x64, haswell, zen4, with and without flash attention) they moved
@@ -50,9 +50,9 @@ def model() -> Iterator[LlamaModel]:
 
 
 @pytest.fixture
-def native(model: LlamaModel) -> Iterator[Native]:
+def native(model: LlamaModel) -> Iterator[LlamaContext]:
     """Yield an empty context with one thread."""
-    made = Native(model)
+    made = LlamaContext(model)
     yield made
     made.close()
 
@@ -65,7 +65,7 @@ def tokens(model: LlamaModel) -> list[int]:
     return model.tokenize(text, special=False)[:LENGTH]
 
 
-def ask(native: Native, sequence: int, position: int, *, company: bool = False) -> Logits:
+def ask(native: LlamaContext, sequence: int, position: int, *, company: bool = False) -> Logits:
     """Return the logits after a sequence's text and one more token, and leave the sequence unchanged."""
     native.copy(sequence, SPARE)
     beside = [Row(5, 0, (SPARE + 1,), wanted=False)] if company else []
@@ -145,7 +145,7 @@ def test_defaults_are_in_the_fields_of_their_names() -> None:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def test_known_prompt_has_the_known_answer(model: LlamaModel, native: Native) -> None:
+def test_known_prompt_has_the_known_answer(model: LlamaModel, native: LlamaContext) -> None:
     """The likeliest tokens after a known prompt have the known order, and their logits differ at most as much as
     between kernels."""
     logits = native.read(0, model.tokenize(PARIS, special=False))
@@ -155,7 +155,7 @@ def test_known_prompt_has_the_known_answer(model: LlamaModel, native: Native) ->
     assert found == pytest.approx(GOLDEN, abs=GOLDEN_TOLERANCE)
 
 
-def test_chunks_below_64_rows_give_the_same_bits(native: Native, tokens: list[int]) -> None:
+def test_chunks_below_64_rows_give_the_same_bits(native: LlamaContext, tokens: list[int]) -> None:
     """A text that is read at once, in two parts or next to another text has the same bits (rule 1 of kv_cache.py)."""
     whole = native.read(0, tokens)
     native.read(1, tokens[:20])
@@ -167,7 +167,7 @@ def test_chunks_below_64_rows_give_the_same_bits(native: Native, tokens: list[in
 
 
 @pytest.mark.release  # two threads that wait for each other, in each of 500 nodes: a minute on a busy machine
-def test_lone_row_has_the_same_bits_except_with_threads(native: Native, tokens: list[int]) -> None:
+def test_lone_row_has_the_same_bits_except_with_threads(native: LlamaContext, tokens: list[int]) -> None:
     """A row that is computed alone after more than 256 cells has the same bits as with another row; with two threads
     only attention by row guarantees this (rule 2 of kv_cache.py)."""
     native.read(0, tokens[:PREFIX])
@@ -185,7 +185,7 @@ def test_lone_row_has_the_same_bits_except_with_threads(native: Native, tokens: 
 # --- sequences and cells --------------------------------------------------------------------------------------------
 
 
-def test_copied_sequences_share_cells_and_continue_separately(native: Native, tokens: list[int]) -> None:
+def test_copied_sequences_share_cells_and_continue_separately(native: LlamaContext, tokens: list[int]) -> None:
     """A copy has the whole text or its first part, and remains when the original is dropped."""
     whole = native.read(0, tokens)
     native.copy(0, 1)
@@ -196,7 +196,7 @@ def test_copied_sequences_share_cells_and_continue_separately(native: Native, to
     assert same(ask(native, 1, LENGTH), ask(native, 2, LENGTH))
 
 
-def test_removed_end_can_be_rewritten(native: Native, tokens: list[int]) -> None:
+def test_removed_end_can_be_rewritten(native: LlamaContext, tokens: list[int]) -> None:
     """After seq_rm of the last positions other tokens can follow, and the removed ones have no effect."""
     clean = native.read(0, tokens)
     native.read(1, tokens[:PREFIX] + tokens[::-1][:6])
@@ -205,7 +205,7 @@ def test_removed_end_can_be_rewritten(native: Native, tokens: list[int]) -> None
     assert same(clean, native.read(1, tokens[PREFIX:], PREFIX))
 
 
-def test_copy_onto_a_sequence_adds_to_it(native: Native, tokens: list[int]) -> None:
+def test_copy_onto_a_sequence_adds_to_it(native: LlamaContext, tokens: list[int]) -> None:
     """seq_cp of the first positions onto a sequence with the later ones joins both parts."""
     native.read(0, tokens)
     native.copy(0, 1)
@@ -216,7 +216,7 @@ def test_copy_onto_a_sequence_adds_to_it(native: Native, tokens: list[int]) -> N
     assert same(ask(native, 0, LENGTH), ask(native, 1, LENGTH))
 
 
-def test_new_token_takes_the_lowest_free_cell(native: Native, tokens: list[int]) -> None:
+def test_new_token_takes_the_lowest_free_cell(native: LlamaContext, tokens: list[int]) -> None:
     """A text keeps its bits across gaps that existed before it, and loses them when a lower cell is freed meanwhile
     (rule 3 of kv_cache.py)."""
     clean = native.read(0, tokens)
@@ -234,7 +234,7 @@ def test_new_token_takes_the_lowest_free_cell(native: Native, tokens: list[int])
     assert int(clean.argmax()) == int(moved.argmax())
 
 
-def test_row_of_several_sequences_is_computed_once(native: Native, tokens: list[int]) -> None:
+def test_row_of_several_sequences_is_computed_once(native: LlamaContext, tokens: list[int]) -> None:
     """A row that belongs to two sequences is computed once, and each continues as if it had computed the row itself."""
     native.read(0, tokens[:PREFIX])
     native.copy(0, 1)
@@ -253,14 +253,14 @@ def test_row_of_several_sequences_is_computed_once(native: Native, tokens: list[
 def test_saved_sequence_is_restored_to_the_last_bit(model: LlamaModel, tokens: list[int], kv: int) -> None:
     """A saved sequence is restored exactly in the same context and in another of the same kind; a context of another
     kind refuses it and stays unchanged."""
-    one, two = Native(model, type_k=kv, type_v=kv), Native(model, type_k=kv, type_v=kv)
+    one, two = LlamaContext(model, type_k=kv, type_v=kv), LlamaContext(model, type_k=kv, type_v=kv)
     one.read(0, tokens)
     state, wanted = one.save(0), ask(one, 0, LENGTH)
     one.drop(0)
     assert [len(state)] * 2 == [one.restore(3, state), two.restore(5, state)]
     assert same(wanted, ask(one, 3, LENGTH))
     assert same(wanted, ask(two, 5, LENGTH))
-    other = Native(model, type_k=llama.GGML_TYPE_F32, type_v=llama.GGML_TYPE_F32)
+    other = LlamaContext(model, type_k=llama.GGML_TYPE_F32, type_v=llama.GGML_TYPE_F32)
     other.read(1, tokens[:PREFIX])
     assert 0 == other.restore(0, state)
     assert [(-1, -1), (0, PREFIX - 1)] == [other.range(0), other.range(1)]
@@ -268,7 +268,7 @@ def test_saved_sequence_is_restored_to_the_last_bit(model: LlamaModel, tokens: l
         context.close()
 
 
-def test_part_of_a_sequence_is_restored_behind_its_prefix(native: Native, tokens: list[int]) -> None:
+def test_part_of_a_sequence_is_restored_behind_its_prefix(native: LlamaContext, tokens: list[int]) -> None:
     """The part after a prefix is saved separately through a copy; restored onto an empty sequence, also into scattered
     cells, it is joined with the prefix and gives the same bits."""
     native.read(0, tokens)
@@ -289,7 +289,7 @@ def test_part_of_a_sequence_is_restored_behind_its_prefix(native: Native, tokens
     assert same(wanted, ask(native, 2, LENGTH))
 
 
-def test_restore_replaces_the_whole_sequence(native: Native, tokens: list[int]) -> None:
+def test_restore_replaces_the_whole_sequence(native: LlamaContext, tokens: list[int]) -> None:
     """A restore replaces everything in a sequence, so the prefix must be joined after it."""
     native.read(0, tokens)
     native.copy(0, 1)
@@ -301,7 +301,7 @@ def test_restore_replaces_the_whole_sequence(native: Native, tokens: list[int]) 
     assert (PREFIX, LENGTH - 1) == native.range(1)
 
 
-def test_part_in_cells_below_its_prefix_changes_only_rounding(native: Native, tokens: list[int]) -> None:
+def test_part_in_cells_below_its_prefix_changes_only_rounding(native: LlamaContext, tokens: list[int]) -> None:
     """A part that is restored into cells below its prefix gives the same result but sums in another order, so a restore
     must keep the order of cells.
 
@@ -325,7 +325,7 @@ def test_part_in_cells_below_its_prefix_changes_only_rounding(native: Native, to
     assert np.abs(wanted - found).max() < 2
 
 
-def test_truncated_state_is_refused(native: Native, tokens: list[int]) -> None:
+def test_truncated_state_is_refused(native: LlamaContext, tokens: list[int]) -> None:
     """Restoring a truncated state fails, leaves that sequence empty and the others unchanged."""
     native.read(0, tokens)
     state, wanted = native.save(0), ask(native, 0, LENGTH)

@@ -18,8 +18,8 @@ import pytest
 from edge_agent.engine.runtimes.llama.llama_model import LlamaModel
 from edge_agent.engine.runtimes.llama.record_grammar import guide_tokens
 from tests.support.gguf_adapter import write_adapter
+from tests.support.llama_context import LlamaContext, Row
 from tests.support.models import smollm2_path
-from tests.support.native import Native, Row
 
 ABORTED = 2
 PROMPT = 24
@@ -36,9 +36,9 @@ def model() -> Iterator[LlamaModel]:
 
 
 @pytest.fixture
-def native(model: LlamaModel) -> Iterator[Native]:
+def native(model: LlamaModel) -> Iterator[LlamaContext]:
     """Yield an empty context with one thread and micro-batches of 8 rows."""
-    made = Native(model, n_ubatch=8)
+    made = LlamaContext(model, n_ubatch=8)
     yield made
     made.close()
 
@@ -62,7 +62,7 @@ def rows(tokens: list[int], *sequences: int, start: int = 0) -> list[Row]:
 class Flag:
     """An abort callback without Python: strlen of a text that is empty until the batch should stop."""
 
-    def __init__(self, native: Native) -> None:
+    def __init__(self, native: LlamaContext) -> None:
         self.text = ctypes.create_string_buffer(8)
         self._callback = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
         llama.llama_set_abort_callback(native.pointer, self._callback, ctypes.addressof(self.text))
@@ -72,7 +72,7 @@ class Flag:
         self.text[0] = b"\x01" if stop else b"\0"
 
 
-def stop_after(native: Native, nodes: float) -> Callable[[], int]:
+def stop_after(native: LlamaContext, nodes: float) -> Callable[[], int]:
     """Stop a batch after this many nodes of its graphs; return a function that counts them. Keep it as long as it may
     be called."""
     count = 0
@@ -91,7 +91,7 @@ def stop_after(native: Native, nodes: float) -> Callable[[], int]:
     return asked
 
 
-def test_c_callback_aborts_a_batch_and_lets_the_next_pass(native: Native, tokens: list[int]) -> None:
+def test_c_callback_aborts_a_batch_and_lets_the_next_pass(native: LlamaContext, tokens: list[int]) -> None:
     """While strlen is not 0, llama_decode returns 2 and has no logits; after the flag is cleared, the same batch gives
     the same bits as without an abort."""
     clean = native.read(5, tokens)
@@ -104,14 +104,14 @@ def test_c_callback_aborts_a_batch_and_lets_the_next_pass(native: Native, tokens
     assert np.array_equal(clean, native.read(0, tokens))
 
 
-def test_abort_callback_is_called_at_every_node(native: Native, tokens: list[int]) -> None:
+def test_abort_callback_is_called_at_every_node(native: LlamaContext, tokens: list[int]) -> None:
     """The abort callback is called some hundred times for a row, so a batch stops within the time of one node."""
     asked = stop_after(native, float("inf"))
     native.read(0, tokens[:1])
     assert NODES_MIN < asked() < NODES_MAX
 
 
-def test_completed_micro_batches_survive_an_abort(native: Native, tokens: list[int]) -> None:
+def test_completed_micro_batches_survive_an_abort(native: LlamaContext, tokens: list[int]) -> None:
     """An abort removes the current micro-batch and keeps the earlier ones; continuing from there gives the same
     bits."""
     clean = native.read(5, tokens)
@@ -123,7 +123,7 @@ def test_completed_micro_batches_survive_an_abort(native: Native, tokens: list[i
     assert kept()
 
 
-def test_abort_removes_every_row_of_a_mixed_batch(native: Native, tokens: list[int]) -> None:
+def test_abort_removes_every_row_of_a_mixed_batch(native: LlamaContext, tokens: list[int]) -> None:
     """After an abort of a batch with rows of a stream and of a prompt, both sequences are as before, others are
     unchanged, and the batch can be repeated."""
     native.read(1, tokens[:10])
@@ -140,7 +140,7 @@ def test_abort_removes_every_row_of_a_mixed_batch(native: Native, tokens: list[i
     assert np.array_equal(clean, native.logits(0))
 
 
-def test_abort_cleans_only_one_of_coupled_sequences(native: Native, tokens: list[int]) -> None:
+def test_abort_cleans_only_one_of_coupled_sequences(native: LlamaContext, tokens: list[int]) -> None:
     """After an abort of rows that belong to two sequences, one of these still has the rows that were not computed, so
     the caller must remove them from each."""
     flag = Flag(native)
@@ -170,7 +170,7 @@ def test_abort_cleans_only_one_of_coupled_sequences(native: Native, tokens: list
         ("a position below 0", Row(5, -1, (0,))),
     ],
 )
-def test_invalid_row_refuses_its_batch(native: Native, tokens: list[int], what: str, row: Row) -> None:
+def test_invalid_row_refuses_its_batch(native: LlamaContext, tokens: list[int], what: str, row: Row) -> None:
     """llama_decode returns -1 for a batch with an invalid row, and no sequence changes, including those of valid
     rows."""
     native.read(0, tokens[:4])
@@ -178,12 +178,12 @@ def test_invalid_row_refuses_its_batch(native: Native, tokens: list[int], what: 
     assert [(0, 3), (-1, -1), (-1, -1)] == [native.range(sequence) for sequence in (0, 1, 2)]
 
 
-def test_empty_batch_is_refused(native: Native) -> None:
+def test_empty_batch_is_refused(native: LlamaContext) -> None:
     """llama_decode returns -1 for an empty batch."""
     assert -1 == native.decode([])
 
 
-def test_coupled_sequences_must_have_equal_length(native: Native, tokens: list[int]) -> None:
+def test_coupled_sequences_must_have_equal_length(native: LlamaContext, tokens: list[int]) -> None:
     """llama_decode refuses a row for two sequences of different length, and both stay unchanged."""
     native.read(0, tokens[:4])
     native.read(1, tokens[:3])
@@ -194,7 +194,7 @@ def test_coupled_sequences_must_have_equal_length(native: Native, tokens: list[i
 def test_full_buffer_is_reported_and_changes_nothing(model: LlamaModel, tokens: list[int]) -> None:
     """llama_decode returns 1 if a batch does not fit, even if its first micro-batches would; after a sequence is
     dropped, the batch fits."""
-    native = Native(model, n_ctx=256, n_ubatch=8)
+    native = LlamaContext(model, n_ctx=256, n_ubatch=8)
     native.read(0, tokens)
     state, others = native.save(0), range(1, 10)
     assert all(native.restore(other, state) for other in others)
@@ -210,14 +210,14 @@ def test_full_buffer_is_reported_and_changes_nothing(model: LlamaModel, tokens: 
 def test_context_with_over_256_sequences_is_not_created(model: LlamaModel) -> None:
     """A context with 257 sequences cannot be created (LLAMA_MAX_SEQ is 256)."""
     with pytest.raises(AssertionError, match="makes no context"):
-        Native(model, n_seq_max=257)
+        LlamaContext(model, n_seq_max=257)
 
 
 # --- adapters -------------------------------------------------------------------------------------------------------
 
 
 def test_switching_adapters_leaves_no_trace(
-    model: LlamaModel, native: Native, tokens: list[int], tmp_path: Path
+    model: LlamaModel, native: LlamaContext, tokens: list[int], tmp_path: Path
 ) -> None:
     """Each step computes with the adapter that is set; switching between two adapters and none gives the same bits as
     each alone."""
@@ -241,7 +241,7 @@ def test_switching_adapters_leaves_no_trace(
 
 
 def test_adapter_with_nan_loads_and_computes_nan(
-    model: LlamaModel, native: Native, tokens: list[int], tmp_path: Path
+    model: LlamaModel, native: LlamaContext, tokens: list[int], tmp_path: Path
 ) -> None:
     """llama.cpp loads an adapter with NaN, and only its logits show it, so the runtime must compute once before it
     accepts an adapter."""

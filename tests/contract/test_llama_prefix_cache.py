@@ -20,7 +20,7 @@ from edge_agent.engine.runtimes.llama.llama_runtime import LlamaRuntime
 from tests.contract.test_llama_runtime import LONG, TEMPLATE, make
 from tests.support import tiny_gguf
 from tests.support.gguf_adapter import TINY, write_adapter
-from tests.support.llama_turmoil import finish
+from tests.support.llama_mixed_jobs import finish
 from tests.support.models import smollm2_path
 
 WORDS = (LONG + "Where are the toilets, and when do you close on Sundays? Size nine boots, please.").split()

@@ -23,7 +23,7 @@ from tests.contract.test_llama_runtime import make
 from tests.support import llama_builds, pos_intents, products, tiny_decoder, tiny_gguf
 from tests.support.attention import by_row
 from tests.support.gguf_adapter import write_adapter
-from tests.support.llama_turmoil import finish
+from tests.support.llama_mixed_jobs import finish
 from tests.support.models import smollm2_path
 
 FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL")

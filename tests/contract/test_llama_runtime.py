@@ -23,7 +23,7 @@ from edge_agent.engine.runtimes.llama.token_probabilities import log_probs
 from edge_agent.errors import EmptyInput, InputTooLong, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest
 from tests.support.gguf_adapter import write_adapter
-from tests.support.llama_turmoil import finish
+from tests.support.llama_mixed_jobs import finish
 from tests.support.models import smollm2_path
 
 WEIGHTS = smollm2_path()

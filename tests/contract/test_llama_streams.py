@@ -54,7 +54,7 @@ def runtime(loaded: LlamaRuntime) -> Iterator[LlamaRuntime]:
     assert not loaded._cache._slots
 
 
-class Said:
+class StreamedText:
     """The output of each job."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Said:
                 self.ended[event.job_id] = event
 
 
-def ask(runtime: LlamaRuntime, said: Said, things: Sequence[str], tokens: int = TOKENS) -> None:
+def ask(runtime: LlamaRuntime, said: StreamedText, things: Sequence[str], tokens: int = TOKENS) -> None:
     """Request streams one after the other, a step apart, that all end in the same step."""
     for later, thing in enumerate(things):
         job = JobRequest(job_id=thing, digest="w", text=thing, output_tokens_max=tokens - later, logprobs=0)
@@ -84,13 +84,13 @@ def ask(runtime: LlamaRuntime, said: Said, things: Sequence[str], tokens: int = 
         assert runtime._jobs[thing].computed == runtime._jobs[thing].input_tokens
 
 
-def finish(runtime: LlamaRuntime, said: Said) -> Said:
+def finish(runtime: LlamaRuntime, said: StreamedText) -> StreamedText:
     while runtime.busy:
         said.take(runtime.step())
     return said
 
 
-def write_on(runtime: LlamaRuntime, said: Said, jobs: int) -> None:
+def write_on(runtime: LlamaRuntime, said: StreamedText, jobs: int) -> None:
     """Step until this number of streams continue without planning."""
     for _ in range(TOKENS):
         if len(runtime._writers) == jobs:
@@ -104,7 +104,7 @@ def test_single_stream_is_the_same_with_and_without_planning(runtime: LlamaRunti
     """A stream writes the same text and tokens with and without planning each step."""
     texts = []
     for planned in (True, False):
-        said = Said()
+        said = StreamedText()
         ask(runtime, said, [thing])
         while runtime.busy:
             if planned:
@@ -118,7 +118,7 @@ def test_streams_that_start_and_end_write_the_same_tokens(runtime: LlamaRuntime)
     """Two streams, a third that starts later and one that is cancelled write the same as when each step is planned."""
     texts, cut = [], []
     for planned in (True, False):
-        said = Said()
+        said = StreamedText()
         ask(runtime, said, ["kettle", "lamp"])
         for step in range(2 * TOKENS):
             if step == 6:
@@ -146,7 +146,7 @@ def test_bundle_attached_between_steps_changes_no_stream(runtime: LlamaRuntime) 
     """A bundle's prompt is computed between two steps of the streams, which continue with the same tokens."""
     texts, twins = [], iter(("twin", "other"))
     for planned in (True, False):
-        said = Said()
+        said = StreamedText()
         ask(runtime, said, ["kettle", "lamp"])
         write_on(runtime, said, 2)
         for _ in range(3):
@@ -168,7 +168,7 @@ def test_failed_step_is_planned_again(runtime: LlamaRuntime, at: int) -> None:
     twice."""
     texts = []
     for disturbed in (True, False):
-        said = Said()
+        said = StreamedText()
         ask(runtime, said, THINGS)
         write_on(runtime, said, len(THINGS))
         for _ in range(at):
@@ -207,7 +207,7 @@ def test_tokens_of_streams_are_compacted(runtime: LlamaRuntime) -> None:
     things = [f"{colour} {thing}" for colour in ("old", "small") for thing in THINGS]
     texts, gathered = [], 0
     for planned in (True, False):
-        said = Said()
+        said = StreamedText()
         ask(runtime, said, things, 40)
         while runtime.busy:
             said.take(runtime.step())

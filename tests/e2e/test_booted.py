@@ -14,7 +14,7 @@ import pytest
 
 from edge_agent import __version__
 from tests.support.appliance import DEVICE, NEXT_VERSION, REVIEWER, STRANGER, TASKS, Appliance
-from tests.support.booted import Machine, needs_machine, new_log, tree
+from tests.support.booted_machine import Machine, needs_machine, new_log, tree
 
 pytestmark = [pytest.mark.release, needs_machine]
 ELSEWHERE = "10.9.9.9"

@@ -17,7 +17,7 @@ import pytest
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.appliance import DAY, DEVICE, SITE, STRANGER, TASKS, Appliance
-from tests.support.booted import Machine, needs_machine, new_log, tree
+from tests.support.booted_machine import Machine, needs_machine, new_log, tree
 from tests.support.bundles import echo_bundle
 from tests.support.enrolment_files import a_enrolment
 

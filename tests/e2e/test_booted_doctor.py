@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.appliance import SITE, STRANGER, Appliance
-from tests.support.booted import Machine, needs_machine, new_log, tree
+from tests.support.booted_machine import Machine, needs_machine, new_log, tree
 from tests.support.eventually import eventually_sync
 from tests.support.finding_cases import finding_kinds
 from tests.support.finding_cases.booted_rows import BOOTED, LONG_PAUSE, SHORT_PAUSE

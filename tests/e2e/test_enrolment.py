@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats.enrolment_file import parse_record
-from tests.support.enrolled import SITE, Box, Team
+from tests.support.enrolled_machine import SITE, CentralFolder, EnrolledMachine
 from tests.support.object_stores import s3
 
 
 @pytest.fixture
-def team(tmp_path: Path) -> Iterator[Team]:
+def team(tmp_path: Path) -> Iterator[CentralFolder]:
     """A central team whose sites upload their examples to S3."""
     with s3() as served:
-        yield Team(tmp_path, served.url, served.options)
+        yield CentralFolder(tmp_path, served.url, served.options)
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Box:
+def box(tmp_path: Path) -> EnrolledMachine:
     """A machine that is not enrolled yet."""
-    return Box(tmp_path / "box")
+    return EnrolledMachine(tmp_path / "box")
 
 
 @pytest.mark.slow
-def test_examples_of_new_and_reinstalled_site_are_collected(team: Team, box: Box, tmp_path: Path):
+def test_examples_of_new_and_reinstalled_site_are_collected(team: CentralFolder, box: EnrolledMachine, tmp_path: Path):
     """The examples of a site that was reinstalled before the first collection wait until both keys are accepted; then
     all 5 arrive, and the site gets its receipts."""
     box.enrol(team.enrolment())
@@ -34,7 +34,7 @@ def test_examples_of_new_and_reinstalled_site_are_collected(team: Team, box: Box
         box.correct(2)
         box.uplink()
         first = box.code()
-    again = Box(tmp_path / "again")
+    again = EnrolledMachine(tmp_path / "again")
     again.enrol(team.enrolment())
     with again.serving():
         again.correct(3)
@@ -56,7 +56,7 @@ def test_examples_of_new_and_reinstalled_site_are_collected(team: Team, box: Box
 
 
 @pytest.mark.release
-def test_replaced_machine_is_collected_until_key_is_rejected(team: Team, box: Box, tmp_path: Path):
+def test_replaced_machine_is_collected_until_key_is_rejected(team: CentralFolder, box: EnrolledMachine, tmp_path: Path):
     """After a machine is replaced, the old machine's earlier examples are collected; after its key is rejected, its new
     ones are refused."""
     box.enrol(team.enrolment())
@@ -69,7 +69,7 @@ def test_replaced_machine_is_collected_until_key_is_rejected(team: Team, box: Bo
         team.collect()
         box.correct(1)
         box.uplink()
-        new = Box(tmp_path / "new")
+        new = EnrolledMachine(tmp_path / "new")
         new.enrol(team.enrolment())
         with new.serving():
             new.correct(1)
@@ -87,7 +87,7 @@ def test_replaced_machine_is_collected_until_key_is_rejected(team: Team, box: Bo
 
 
 @pytest.mark.release
-def test_new_enrolment_file_renews_keys_and_credentials(team: Team, box: Box):
+def test_new_enrolment_file_renews_keys_and_credentials(team: CentralFolder, box: EnrolledMachine):
     """A new enrolment file renews the central team's keys and credentials; examples sealed before and after can be
     opened, and the site keeps its own key."""
     box.enrol(team.enrolment())
@@ -121,7 +121,7 @@ def test_new_enrolment_file_renews_keys_and_credentials(team: Team, box: Box):
 
 
 @pytest.mark.release
-def test_machine_can_become_another_site(team: Team, box: Box, tmp_path: Path):
+def test_machine_can_become_another_site(team: CentralFolder, box: EnrolledMachine, tmp_path: Path):
     """A machine changes its site only with --replace while the daemon is stopped. Segments sealed before are set aside
     and collected as the old site's."""
     box.enrol(team.enrolment())
@@ -151,7 +151,7 @@ def test_machine_can_become_another_site(team: Team, box: Box, tmp_path: Path):
 
 
 @pytest.mark.release
-def test_revoked_site_is_not_collected(team: Team, box: Box):
+def test_revoked_site_is_not_collected(team: CentralFolder, box: EnrolledMachine):
     """A revoked site's new examples are not collected until it is restored. enrolment.json lists every file that
     enrolment wrote, so that the machine can be enrolled again."""
     box.enrol(team.enrolment())

@@ -13,9 +13,9 @@ from tests.support.baseline import nobody_waits
 from tests.support.bundles import echo_bundle
 from tests.support.escalating_site import TASK, EscalatingSite
 from tests.support.eventually import eventually_sync
+from tests.support.host_names import REFUSING, SILENT, HostNames
+from tests.support.host_names import why_not as names_why_not
 from tests.support.large_model import LargeModel
-from tests.support.names import REFUSING, SILENT, Names
-from tests.support.names import why_not as names_why_not
 
 SURE, UNSURE = "refund please", "hmm"
 CALIBRATED = {
@@ -216,7 +216,7 @@ def test_name_lost_during_service_costs_no_deadline(tmp_path, oracle, how):
     """When the name stops resolving, or resolves to an unreachable address, all callers get the local answer in time,
     at most 3 of 6 wait, and escalation resumes later."""
     url = f"http://{NAME}:{oracle.port}/v1"
-    with Names(tmp_path / "etc") as names, site_of(tmp_path, oracle, url=url) as site:
+    with HostNames(tmp_path / "etc") as names, site_of(tmp_path, oracle, url=url) as site:
         install(site)
         names.known(NAME, "127.0.0.1")
         site.uplink_inside = names.inside

@@ -22,7 +22,7 @@ from tests.support import tiny_gguf
 from tests.support.bundles import write
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.llama_turmoil import manifest
+from tests.support.llama_mixed_jobs import manifest
 from tests.support.models import smollm2_path
 
 STREAMS = 16
@@ -39,7 +39,7 @@ LONG = "I bought a coat here on Monday and the zip broke. " * 12
 
 
 def bundle(folder: Path, kind: str, name: str, weights: Path) -> Path:
-    """Write a bundle of one of the tasks in tests/support/llama_turmoil.py with these weights."""
+    """Write a bundle of one of the tasks in tests/support/llama_mixed_jobs.py with these weights."""
     fields = manifest(kind).model_dump(mode="json", by_alias=True)
     fields["task"]["name"] = name
     fields["task"]["prompt"] = {"template": "{input}"}

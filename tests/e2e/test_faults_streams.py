@@ -31,20 +31,20 @@ DESCRIPTORS_GROWTH_MAX = 8
 RESIDENT_GROWTH_MAX = 16 * 2**20
 
 
-class Held(NamedTuple):
+class HeldResources(NamedTuple):
     """The resources that a process holds."""
 
     descriptors: int
     resident: int
 
 
-def held(pid: int) -> Held:
+def held(pid: int) -> HeldResources:
     folder = Path(f"/proc/{pid}")
     try:
         descriptors = len(list((folder / "fd").iterdir()))
     except PermissionError:  # a confined child shows only root which ones; how many places it has is for all to see
         descriptors = int(re.findall(r"FDSize:\s+(\d+)", (folder / "status").read_text())[0])
-    return Held(descriptors, resident_bytes(pid))
+    return HeldResources(descriptors, resident_bytes(pid))
 
 
 @pytest.fixture

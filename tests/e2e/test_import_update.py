@@ -27,7 +27,7 @@ def refused(result: Result, said: str, remedy: str) -> None:
     assert (5, True, True) == (result.exit_code, said in told, remedy in told), result.output
 
 
-class Brought:
+class DriveUpdates:
     """A central team, a site that gets its updates from USB drives only, and the folder of the drives."""
 
     def __init__(self, folder: Path) -> None:
@@ -71,8 +71,8 @@ class Brought:
 
 
 @pytest.fixture(scope="module")
-def brought(tmp_path_factory) -> Iterator[Brought]:
-    made = Brought(tmp_path_factory.mktemp("fleet"))
+def brought(tmp_path_factory) -> Iterator[DriveUpdates]:
+    made = DriveUpdates(tmp_path_factory.mktemp("fleet"))
     with made.daemon:
         yield made
 

@@ -34,7 +34,7 @@ pytestmark = [
 ]
 
 
-class Installed(RunningDaemon):
+class InstalledDaemon(RunningDaemon):
     """The daemon of an installation."""
 
     def __init__(self, folder: Path, root: Path) -> None:
@@ -82,7 +82,7 @@ def test_installer_works_without_network(file: Path, tmp_path: Path, python: str
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
     bundle = smollm2_bundle(tmp_path / "bundle", name="pos-intent")
-    daemon = Installed(tmp_path / "daemon", root)
+    daemon = InstalledDaemon(tmp_path / "daemon", root)
     with daemon:
         daemon.install(bundle)
         label, best = daemon.answer()

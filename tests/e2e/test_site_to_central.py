@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.errors import EdgeAgentError, ExchangeError, SignatureInvalid
-from tests.support.whole_way import Way
+from tests.support.delivery_path import DeliveryPath
 
 SEED = 7
 ROUNDS = 12
@@ -17,12 +17,12 @@ FORGER = Ed25519PrivateKey.from_private_bytes(b"f" * 32)
 
 
 @pytest.fixture
-def way(tmp_path: Path) -> Way:
+def way(tmp_path: Path) -> DeliveryPath:
     """An empty site, uplink, store and central team."""
-    return Way(tmp_path)
+    return DeliveryPath(tmp_path)
 
 
-def test_site_deletes_segments_after_receipt(way: Way):
+def test_site_deletes_segments_after_receipt(way: DeliveryPath):
     """Corrections are sealed, uploaded and collected; the site deletes its segments only after it has read the
     receipt."""
     way.answer(3)
@@ -40,7 +40,7 @@ def test_site_deletes_segments_after_receipt(way: Way):
     assert way.expected() == way.corrections()
 
 
-def spoil(way: Way, rng: random.Random) -> None:
+def spoil(way: DeliveryPath, rng: random.Random) -> None:
     """Do one of the things that a hostile uplink can do."""
     arrived = sorted((way.upstream / "site=site-1").glob("segments/*"))
     kind = rng.choice(["delete", "truncate", "flip", "forge", "garbage", "delete status"])
@@ -60,14 +60,14 @@ def spoil(way: Way, rng: random.Random) -> None:
             path.unlink()
 
 
-def forget_notes(way: Way) -> None:
+def forget_notes(way: DeliveryPath) -> None:
     """Reset the state of the uplink, so that it checks every object again and replaces damaged ones."""
     (way.notes / "uploaded.jsonl").unlink(missing_ok=True)
     (way.receipts / "receipts.json").unlink(missing_ok=True)
 
 
 @pytest.mark.slow
-def test_hostile_uplink_loses_no_correction(way: Way):
+def test_hostile_uplink_loses_no_correction(way: DeliveryPath):
     """A hostile uplink deletes, truncates, changes and forges objects: the site keeps its segments until the receipt is
     signed, and all corrections arrive exactly once."""
     rng = random.Random(SEED)
@@ -96,7 +96,7 @@ def test_hostile_uplink_loses_no_correction(way: Way):
     assert [] == way.site.files()
 
 
-def test_forged_receipts_delete_nothing(way: Way):
+def test_forged_receipts_delete_nothing(way: DeliveryPath):
     """Receipts that were changed or signed by another key are refused, even for existing manifests, and the site
     deletes nothing."""
     way.answer(3)

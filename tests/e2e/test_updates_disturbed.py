@@ -12,7 +12,7 @@ from tests.support.fleet_site import TASK, FleetSite
 from tests.support.hostile_incoming import attacked, lay
 from tests.support.repository_attacks import ATTACKS
 from tests.support.steady_load import to_and_fro
-from tests.support.update_field import NEW, Field, wanted
+from tests.support.update_sites import NEW, UpdateSites, wanted
 
 SWITCHES = 20
 
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.release
 
 
 @pytest.fixture(scope="module")
-def field(tmp_path_factory: pytest.TempPathFactory) -> Field:
+def field(tmp_path_factory: pytest.TempPathFactory) -> UpdateSites:
     """A central team, and sites that run version 1."""
-    return Field(tmp_path_factory.mktemp("field"))
+    return UpdateSites(tmp_path_factory.mktemp("field"))
 
 
 @pytest.fixture(scope="module")
-def site(field: Field) -> Iterator[FleetSite]:
+def site(field: UpdateSites) -> Iterator[FleetSite]:
     """One of the sites, with its uplink."""
     with field.site(**SETTINGS) as started:
         started.start_uplink()
@@ -34,7 +34,7 @@ def site(field: Field) -> Iterator[FleetSite]:
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_bundle_is_not_activated(field: Field, site: FleetSite, what: str):
+def test_bad_bundle_is_not_activated(field: UpdateSites, site: FleetSite, what: str):
     """A bad bundle ends with its own reason, the previous version keeps answering, and the next good one is activated.
     Calls can fail only for a bundle whose fault appears in service."""
     ending = offered(field, site, 1 + list(BAD).index(what), BAD[what])
@@ -44,7 +44,7 @@ def test_bad_bundle_is_not_activated(field: Field, site: FleetSite, what: str):
     site.until_state("done")
 
 
-def test_repeated_switches_lose_no_call(field: Field):
+def test_repeated_switches_lose_no_call(field: UpdateSites):
     """20 switches in a row lose no call and miss no deadline, with at most the memory of two engines."""
     with field.site() as site:
         seen = to_and_fro(field, site, SWITCHES)
@@ -54,7 +54,7 @@ def test_repeated_switches_lose_no_call(field: Field):
 
 
 @pytest.fixture(scope="module")
-def without_uplink(field: Field) -> Iterator[FleetSite]:
+def without_uplink(field: UpdateSites) -> Iterator[FleetSite]:
     """A site without an uplink; the tests put the files of a hostile one into its `incoming/`."""
     with field.site() as started:
         lay(started, field.central.copy(field.root / "honest"))
@@ -63,7 +63,7 @@ def without_uplink(field: Field) -> Iterator[FleetSite]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_hostile_uplink_files_are_refused(field: Field, without_uplink: FleetSite, name: str):
+def test_hostile_uplink_files_are_refused(field: UpdateSites, without_uplink: FleetSite, name: str):
     """The site refuses the files of a hostile uplink with a reason in status, installs the honest copy afterwards, and
     loses no call."""
     with Callers(without_uplink.daemon, TASK, 1) as callers:

@@ -19,7 +19,7 @@ from edge_agent.formats import uplink_state
 from tests.support.eventually import eventually_sync
 from tests.support.update_cases import ADAPTER, WEIGHTS, UpdateCase, everything, published, rubbish, sha256
 from tests.support.uplink_cases import UplinkCase, signed_receipts
-from tests.support.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, Process
+from tests.support.uplink_process import BACKLOG_BYTES_EACH, BACKLOG_SEGMENTS, RESIDENT_BYTES_MAX, UplinkProcess
 
 NOBODY = 65_534
 # Becomes another user after the imports: the interpreter may lie where only this user may read.
@@ -46,15 +46,15 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def process(folder: Path) -> Process:
+def process(folder: Path) -> UplinkProcess:
     """A site with two segments, and a folder as its object store."""
     (folder / "upstream").mkdir()
     case = UplinkCase(folder, str(folder / "upstream"))
     case.seal(2)
-    return Process(case, case.config.url)
+    return UplinkProcess(case, case.config.url)
 
 
-def test_once_uploads_everything_and_exits(process: Process):
+def test_once_uploads_everything_and_exits(process: UplinkProcess):
     """`edge-agent serve uplink --once` uploads the whole outbox, records it in its state, and exits with 0."""
     code, log = process.once()
     assert (0, 2) == (code, log.count("segment_sent")), log
@@ -82,33 +82,33 @@ def test_once_uploads_everything_and_exits(process: Process):
         ({"url": "s3://b", "credentials_file": "/tmp/ea-no-such-file"}, 3, "cannot read uplink.credentials_file"),
     ],
 )
-def test_uplink_faults_have_exit_code_and_remedy(process: Process, changes: dict[str, Any], code: int, said: str):
+def test_uplink_faults_have_exit_code_and_remedy(process: UplinkProcess, changes: dict[str, Any], code: int, said: str):
     """A wrong configuration exits with 3 and an unreachable store with 4; the message has a remedy and no secret."""
-    given = Process(process.case, **{"url": process.case.config.url, **changes})
+    given = UplinkProcess(process.case, **{"url": process.case.config.url, **changes})
     returned, error = given.once()
     assert (code, True, True) == (returned, said in error, "what to do:" in error), error
     assert "hunter2" not in error
     assert "Traceback" not in error
 
 
-def test_missing_certificate_authorities_have_remedy(process: Process):
+def test_missing_certificate_authorities_have_remedy(process: UplinkProcess):
     """On a machine without certificate authorities, like a minimal Debian, the remedy is to install ca-certificates."""
-    given = Process(process.case, "s3://bucket", options={"region": "eu-1"})
+    given = UplinkProcess(process.case, "s3://bucket", options={"region": "eu-1"})
     given.environment |= dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR"), "/no/such/place")
     code, error = given.once()
     assert (3, True) == (code, "what to do: Install the system's: apt install ca-certificates." in error), error
 
 
-def test_credential_file_readable_by_others_is_refused(process: Process):
+def test_credential_file_readable_by_others_is_refused(process: UplinkProcess):
     """The uplink refuses a credentials file that others can read; the remedy is the chmod command."""
     path = process.case.folder / "credential"
     path.write_text("secret_access_key: hunter2\n")
     path.chmod(0o644)
-    code, error = Process(process.case, "s3://b", credentials_file=str(path)).once()
+    code, error = UplinkProcess(process.case, "s3://b", credentials_file=str(path)).once()
     assert (3, True, False) == (code, f"chmod o= {path}" in error, "hunter2" in error)
 
 
-def test_uplink_notifies_systemd_of_start_and_stop(process: Process):
+def test_uplink_notifies_systemd_of_start_and_stop(process: UplinkProcess):
     """The uplink sends READY=1, uploads new segments, and after SIGTERM sends STOPPING=1 and exits with 0."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         address = process.case.folder / "notify"
@@ -127,14 +127,14 @@ def test_uplink_notifies_systemd_of_start_and_stop(process: Process):
 
 
 @pytest.mark.slow
-def test_second_uplink_on_same_state_is_refused(process: Process):
+def test_second_uplink_on_same_state_is_refused(process: UplinkProcess):
     """A second uplink exits with 3 and names the running process; one with its own state folder finds everything
     uploaded and sends only status.json."""
     with process.start(stderr=subprocess.DEVNULL) as first:
         eventually_sync(lambda: process.case.outbox_files() == process.case.uploaded())
         code, error = process.once()
         assert (3, True) == (code, f"in use by process {first.pid}" in error)
-        other = Process(process.case, process.case.config.url, notes_dir=str(process.case.folder / "other"))
+        other = UplinkProcess(process.case, process.case.config.url, notes_dir=str(process.case.folder / "other"))
         assert 0 == other.once()[0]
         first.terminate()
     assert process.case.outbox_files() == process.case.uploaded()
@@ -144,7 +144,7 @@ def test_second_uplink_on_same_state_is_refused(process: Process):
 
 
 @pytest.mark.slow
-def test_upload_resumes_after_kill(process: Process):
+def test_upload_resumes_after_kill(process: UplinkProcess):
     """After a kill during an upload the next uplink sends the rest, and the outbox is unchanged."""
     case = process.case
     for number in range(5):
@@ -161,7 +161,7 @@ def test_upload_resumes_after_kill(process: Process):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
-def test_uplink_works_as_own_user_with_outbox_only(process: Process):
+def test_uplink_works_as_own_user_with_outbox_only(process: UplinkProcess):
     """The uplink works as a user that can read neither state nor spool, with the modes of docs/uplink.md; without
     access to the segments it exits with 3, and the remedy names the rights of edge-uplink."""
     case = process.case
@@ -192,7 +192,7 @@ def test_uplink_works_as_own_user_with_outbox_only(process: Process):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
-def test_uplink_downloads_updates_as_own_user(process: Process):
+def test_uplink_downloads_updates_as_own_user(process: UplinkProcess):
     """As its own user the uplink reads wants.json and fills incoming/ with files that its group can read and only it
     can write."""
     case, repository = process.case, published()
@@ -207,7 +207,7 @@ def test_uplink_downloads_updates_as_own_user(process: Process):
         os.chown(path, NOBODY, NOBODY)
     update.incoming.chmod(0o2750)
     section = {"updates_url": update.config.updates_url, "disk_reserve_bytes": 0}
-    given = Process(case, "", incoming=str(update.incoming), **section)
+    given = UplinkProcess(case, "", incoming=str(update.incoming), **section)
     assert 0 == given.once(BECOME.format(then="main()"))[0]
     assert everything(repository) == update.arrived()
     modes = {(path.is_dir(), path.stat().st_uid, oct(path.stat().st_mode)) for path in update.incoming.rglob("*")}
@@ -216,20 +216,20 @@ def test_uplink_downloads_updates_as_own_user(process: Process):
 
 
 @pytest.mark.slow
-def test_download_resumes_after_kill(process: Process):
+def test_download_resumes_after_kill(process: UplinkProcess):
     """After a kill during the download of a blob, the partial file stays and the next uplink completes it."""
     blob, repository = rubbish(20 * 2**20), published()
     repository.blob(blob)
     update = UpdateCase(process.case.folder, repository.lay(process.case.folder / "repository"))
     update.want(blob)
     section = {"updates_url": update.config.updates_url, "disk_reserve_bytes": 0}
-    slow = Process(process.case, "", incoming=str(update.incoming), bytes_per_second_max=2**20, **section)
+    slow = UplinkProcess(process.case, "", incoming=str(update.incoming), bytes_per_second_max=2**20, **section)
     partial = update.incoming / "blobs" / f".{sha256(blob)}.partial"
     with slow.start(stderr=subprocess.DEVNULL) as running:
         eventually_sync(lambda: partial.exists() and partial.stat().st_size >= 2**21, 30)
         running.kill()
     assert blob.startswith(partial.read_bytes())
-    assert 0 == Process(process.case, "", incoming=str(update.incoming), **section).once()[0]
+    assert 0 == UplinkProcess(process.case, "", incoming=str(update.incoming), **section).once()[0]
     assert blob == (update.incoming / "blobs" / sha256(blob)).read_bytes()
 
 
@@ -239,7 +239,7 @@ def test_large_backlog_is_uploaded_in_bounded_memory(folder: Path):
     (folder / "upstream").mkdir()
     case = UplinkCase(folder, str(folder / "upstream"))
     case.seal(BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH)
-    code, resident_bytes = Process(case, case.config.url).once_measured()
+    code, resident_bytes = UplinkProcess(case, case.config.url).once_measured()
     assert 0 == code
     arrived = {path.name: path.stat().st_size for path in Path(case.config.url).rglob("*.age")}
     assert {BACKLOG_BYTES_EACH} == set(arrived.values())

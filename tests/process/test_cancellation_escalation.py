@@ -26,8 +26,14 @@ from edge_agent.uplink.escalation.question_broker import SAMPLES_MAX, Escalation
 from edge_agent.uplink.escalation.spend_ledger import SpendLedger
 from edge_agent.v1 import escalation_pb2 as pb
 from edge_agent.v1.escalation_pb2_grpc import EscalationServiceStub, add_EscalationServiceServicer_to_server
-from tests.support.cancelling.held import Held, held
-from tests.support.cancelling.points import HANDLES_A_CALL, How, Point, Points, Whose
+from tests.support.cancelling.cancellation_points import (
+    HANDLES_A_CALL,
+    CancellationPoint,
+    CancellationPoints,
+    How,
+    Whose,
+)
+from tests.support.cancelling.held_resources import HeldResources, held
 from tests.support.eventually import eventually
 from tests.support.large_model import KEY, LargeModel
 
@@ -51,7 +57,7 @@ OF_A_CALL = {HANDLES_A_CALL, "_schedule_rpc_coro"}
 class Uplink:
     """The escalation service of an uplink on this event loop, with capacity for one question."""
 
-    points: Points
+    points: CancellationPoints
     stub: Any
     broker: EscalationBroker
     servicer: EscalationServicer
@@ -60,7 +66,7 @@ class Uplink:
     """Of the answers whose end was delivered, in millionths."""
     passed: dict[Whose, int] = field(default_factory=lambda: {"own": 0, "begun": 0})
 
-    async def call(self, name: str, at: Point | None = None) -> list[Any]:
+    async def call(self, name: str, at: CancellationPoint | None = None) -> list[Any]:
         """Make a call, cancel it at a point, and return its result until then."""
         method, request, answers_max = CALLS[name]
         begun: list[Any] = []
@@ -91,7 +97,7 @@ class Uplink:
                     call.cancel()
         return answers
 
-    def look(self) -> Held:
+    def look(self) -> HeldResources:
         """Return the tasks and resources that the process holds now."""
         return held(self.servicer, self.folder)
 
@@ -99,7 +105,7 @@ class Uplink:
         """Wait until no call is in progress: the uplink handles a cancellation later, and then frees its only slot."""
         await eventually(lambda: self.broker.status().free and not self.look().tasks.keys() & OF_A_CALL)
 
-    async def faults(self, before: Held) -> list[str]:
+    async def faults(self, before: HeldResources) -> list[str]:
         """Make every call again; return missing answers, lost data and leftovers."""
         said = []
         await self.rest()
@@ -124,7 +130,7 @@ async def _uplink(folder: Path) -> AsyncIterator[Uplink]:
         servicer, server, points = (
             EscalationServicer(config, broker),
             grpc.aio.server(),
-            Points(asyncio.get_running_loop()),
+            CancellationPoints(asyncio.get_running_loop()),
         )
         add_EscalationServiceServicer_to_server(servicer, server)
         socket = Path(short) / "escalation.sock"
@@ -142,7 +148,7 @@ async def _uplink(folder: Path) -> AsyncIterator[Uplink]:
             points.close()
 
 
-def _points(passed: Callable[[], dict[Whose, int]]) -> Iterator[Point]:
+def _points(passed: Callable[[], dict[Whose, int]]) -> Iterator[CancellationPoint]:
     ways: tuple[tuple[Whose, How], ...] = (
         *(("own", "waiting"), ("own", "waking"), ("own", "wire")),
         ("begun", "waiting"),
@@ -150,7 +156,7 @@ def _points(passed: Callable[[], dict[Whose, int]]) -> Iterator[Point]:
     for whose, how in ways:
         number = 1
         while number <= passed()[whose]:
-            yield Point(whose, how, number)
+            yield CancellationPoint(whose, how, number)
             number += 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hostile_uplink import World
+from tests.support.hostile_uplink import HostileWorld
 
 ROUNDS = 6
 
@@ -16,7 +16,7 @@ ROUNDS = 6
 @pytest.mark.parametrize("seed", range(4))
 def test_hostile_uplink_loses_no_example(tmp_path: Path, seed: int):
     """After all manipulations, the site and the central team together have every sealed example exactly once."""
-    world = World(tmp_path, seed)
+    world = HostileWorld(tmp_path, seed)
     for _ in range(ROUNDS):
         world.round()
     report = world.end()
@@ -27,7 +27,7 @@ def test_hostile_uplink_loses_no_example(tmp_path: Path, seed: int):
 
 def test_receipt_with_a_foreign_signature_deletes_nothing(tmp_path: Path):
     """A site deletes no segment because of a receipt that another key signed."""
-    world = World(tmp_path, 0)
+    world = HostileWorld(tmp_path, 0)
     world._seal()
     before = sorted(world.outbox.iterdir())
     world._forge()

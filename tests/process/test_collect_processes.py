@@ -18,7 +18,7 @@ from convert.dataset import row_formats
 from convert.publish import central_keys
 from tests.support.eventually import eventually_sync
 from tests.support.examples import feedback, prediction
-from tests.support.object_stores import Served, s3
+from tests.support.object_stores import EmptyBucket, s3
 from tests.support.segments import CentralTeam, SealingSite
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -51,7 +51,7 @@ class Command:
         return process.returncode, output, errors
 
 
-def put(served: Served, store: Path) -> None:
+def put(served: EmptyBucket, store: Path) -> None:
     """Upload a folder as an uplink does."""
     bucket = open_source(served.url, served.options)
     for path in store.rglob("*.*"):

@@ -46,7 +46,7 @@ sys.exit(console_server.serve_console(settings, lambda _: None, around))
 """
 
 
-class Running:
+class DyingDaemon:
     """A daemon as a process; one of its components dies at each start."""
 
     def __init__(self, folder: Path, script: str, settings: dict[str, Any], dying: str = "") -> None:
@@ -97,11 +97,11 @@ def test_dead_component_restarts_or_stops_the_process(tmp_path, script, settings
     """The death of each component is logged with its traceback; by its policy the component restarts after a pause or
     the process exits with 1."""
     settings = settings_of(tmp_path)
-    well = Running(tmp_path, script, settings)
+    well = DyingDaemon(tmp_path, script, settings)
     components = dict(well.await_begun(count))
     assert well.end() in TOLD, well.log.read_text()
     for name, policy in components.items():
-        running = Running(tmp_path, script, settings, name)
+        running = DyingDaemon(tmp_path, script, settings, name)
         if policy == "restart":
             eventually_sync(lambda: running.begun.count((name, policy)) >= 2, WAIT_SECONDS_MAX)  # noqa: B023 - awaited here
             assert running.process.poll() is None, running.log.read_text()

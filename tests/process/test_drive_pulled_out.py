@@ -14,7 +14,7 @@ import pytest
 from edge_agent.cli.media import check_readable, copy_out
 from edge_agent.errors import ConfigInvalid, DocumentInvalid
 from edge_agent.formats import segment
-from tests.support.forking import Forking
+from tests.support.forking_script import ForkingScript
 from tests.support.rights import without_root
 from tests.support.strace import Point, failed_at, killed_at, needs_strace, points, sample
 
@@ -44,7 +44,7 @@ class Export:
         (self.outbox / "status.json").write_bytes(b"{}")
         self.log = root / "log"
         self.sealed = files(self.outbox)
-        self.working = Forking(IMPORTS, EXPORT, root)
+        self.working = ForkingScript(IMPORTS, EXPORT, root)
 
     def points(self) -> list[Point]:
         """Count the calls of an undisturbed export."""

@@ -163,7 +163,7 @@ async def test_stopping_engine_does_not_end_another_of_its_name() -> None:
     """When one of two engines with the same name stops, the other one still restarts after its pause."""
     faults = InjectedFaults()
     owner = paused(faults)
-    async with engine_of(owner) as engine, contextlib.aclosing(_Other(owner)) as other:
+    async with engine_of(owner) as engine, contextlib.aclosing(_SecondEngine(owner)) as other:
         engine.child.start()
         await eventually(lambda: len(faults.pauses) == 1)
         faults.at_start.add("engine echo")
@@ -175,7 +175,7 @@ async def test_stopping_engine_does_not_end_another_of_its_name() -> None:
         assert other.engine.ready("classify")
 
 
-class _Other:
+class _SecondEngine:
     """A second engine of the same name and owner."""
 
     def __init__(self, owner: Supervisor) -> None:

@@ -18,21 +18,21 @@ from typing import Any
 import pytest
 
 from edge_agent.formats import example_records, segment
-from tests.support.site_cases import ASite, answered, judgement, read_outbox
-from tests.support.spool_field import Field, acknowledged, asked, visible
+from tests.support.segment_sites import SegmentSites, acknowledged, asked, visible
+from tests.support.site_cases import SiteCase, answered, judgement, read_outbox
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, sample
 
 
 @pytest.fixture
-def field(tmp_path: Path) -> Iterator[Field]:
-    with Field(tmp_path) as laid_out:
+def field(tmp_path: Path) -> Iterator[SegmentSites]:
+    with SegmentSites(tmp_path) as laid_out:
         yield laid_out
 
 
-def check(field: Field, folder: Path, output: str) -> None:
+def check(field: SegmentSites, folder: Path, output: str) -> None:
     """Start again, continue, and let the central team count."""
     before = visible(folder)
-    site = ASite(folder)
+    site = SiteCase(folder)
     site.worker.outbox.find_lost_segments(thoroughly=True)
     site.keep(answered(99))
     site.judge(judgement(99))
@@ -50,7 +50,7 @@ def check(field: Field, folder: Path, output: str) -> None:
     site.worker.close()
 
 
-def collected(field: Field, site: ASite, epochs: set[str]) -> dict[str, Any]:
+def collected(field: SegmentSites, site: SiteCase, epochs: set[str]) -> dict[str, Any]:
     """Add the outbox to the central team's records; a duplicate must be equal."""
     records = dict(field.central)
     for epoch in epochs:
@@ -69,7 +69,7 @@ def same(one, other) -> bool:
     return ones == others
 
 
-def kill_sweep(field: Field, every: list[Point]) -> Counter[int]:
+def kill_sweep(field: SegmentSites, every: list[Point]) -> Counter[int]:
     """Kill at each point; return how often each number of pieces of feedback had been acknowledged."""
     outcomes: Counter[int] = Counter()
     for call, number in every:
@@ -81,7 +81,7 @@ def kill_sweep(field: Field, every: list[Point]) -> Counter[int]:
     return outcomes
 
 
-def error_sweep(field: Field, every: list[Point], error: str) -> Counter[str]:
+def error_sweep(field: SegmentSites, every: list[Point], error: str) -> Counter[str]:
     """Fail one call at each point; return the reasons with which the work ended ("" = it recovered)."""
     reasons: Counter[str] = Counter()
     for call, number in every:
@@ -133,7 +133,7 @@ def test_spool_with_a_truncated_wal_opens_and_continues(field, cut):
     """A spool whose SQLite log was truncated, as after a power loss on a disk without barriers, opens, and sealed
     segments stay sealed."""
     folder = field.fresh()
-    site = ASite(folder)
+    site = SiteCase(folder)
     site.keep(*(answered(n) for n in range(30, 60)))
     site.worker.seal_all()
     wal = folder / "state" / "spool.db-wal"
@@ -149,7 +149,7 @@ def test_spool_with_a_truncated_wal_opens_and_continues(field, cut):
 def test_damaged_segment_is_sealed_again(field, part):
     """If a sealed segment is damaged before its receipt arrives, the site detects it and seals the examples again."""
     folder = field.fresh()
-    site = ASite(folder)
+    site = SiteCase(folder)
     site.judge(judgement(2))
     site.worker.seal_all()
     site.worker.close()
@@ -166,7 +166,7 @@ def test_clock_jump_loses_nothing(field, years):
     """After the clock jumps a year back or ten years forward, windows, sealing and receipts continue; only the times in
     the records are wrong."""
     folder = field.fresh()
-    site = ASite(folder)
+    site = SiteCase(folder)
     site.keep(answered(70))
     site.clock.wall += years * 365 * 86_400
     site.clock.running += 5

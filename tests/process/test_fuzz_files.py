@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fuzzed_daemon import Found
+from tests.support.fuzzed_daemon import FuzzResults
 from tests.support.hostile_carried import formats as carried_formats
 from tests.support.hostile_files import Format, formats, fuzz_file, outcome
 from tests.support.hostile_state import formats as state_formats
@@ -18,7 +18,7 @@ BEGIN = 20  # the bench begins at 0: these are others
 @pytest.mark.parametrize("cases", [QUICK, pytest.param(ALL, marks=pytest.mark.release)])
 def test_hostile_files_are_read_or_refused(tmp_path: Path, cases: int) -> None:
     """Hostile files of twenty kinds cause no crash, no hang and no error without a reason."""
-    found = Found()
+    found = FuzzResults()
     kinds = [*formats(tmp_path), *state_formats(tmp_path), *carried_formats(tmp_path)]
     for kind in kinds:
         fuzz_file(kind, 1 + cases * kind.share // 8, BEGIN, found)
@@ -54,7 +54,7 @@ def test_hanging_reader_is_a_defect() -> None:
 def test_some_cases_of_each_kind_are_readable(tmp_path: Path) -> None:
     """Of each kind of file some fuzzed cases are read to the end, so the cases are not all invalid at the first
     byte."""
-    found = Found()
+    found = FuzzResults()
     kinds: list[Format] = list(formats(tmp_path))
     for kind in kinds:
         fuzz_file(kind, 60, BEGIN, found)

@@ -50,7 +50,7 @@ BundleMaker = Callable[[Path], Path]
 
 
 @dataclass
-class Talk:
+class ChildMessages:
     """The messages of a child."""
 
     process: ChildProcess
@@ -68,12 +68,12 @@ class Talk:
 
 
 @contextlib.asynccontextmanager
-async def child(memory_bytes_max: int = 0) -> AsyncIterator[Talk]:
+async def child(memory_bytes_max: int = 0) -> AsyncIterator[ChildMessages]:
     """Start a child with this much available memory; kill it at the end."""
     heard: list[FromChild] = []
     process = await spawned(heard.append, lambda _: None, memory_bytes_max)
     try:
-        yield Talk(process, heard)
+        yield ChildMessages(process, heard)
     finally:
         process.kill()
         await process.wait_until_gone()
@@ -121,7 +121,7 @@ def minilm(folder: Path) -> Path:
     return bundles.minilm_bundle(folder)
 
 
-async def worked(talk: Talk, folder: Path, inputs: int) -> int:
+async def worked(talk: ChildMessages, folder: Path, inputs: int) -> int:
     """Load a bundle and compute inputs of the maximum length; return the estimated need."""
     talk.process.send(load_of(folder))
     ready = await talk.next(ChildReady)

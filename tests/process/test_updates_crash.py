@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fleet_cases import CentralTeam
-from tests.support.forking import Forking
+from tests.support.forking_script import ForkingScript
 from tests.support.mirrored_site import MirroredSite, carry_on
 from tests.support.power_cut import TRACER, TRACES_MAX, PowerCut, is_ordered
 from tests.support.store_cases import bundle, require_whole
@@ -47,7 +47,7 @@ except EdgeAgentError as error:
 SOME = 4
 
 
-class Field:
+class CrashSites:
     """A site at version 1 to which version 2 has been delivered, and the same site with version 2 in probation, to be
     copied."""
 
@@ -66,7 +66,7 @@ class Field:
             "back": (self.old, "rolled_back"),
             "back by hand": (self.old, "held"),
         }
-        self.working = Forking("import tests.support.mirrored_site", WORK, root)
+        self.working = ForkingScript("import tests.support.mirrored_site", WORK, root)
 
     def _bring(self, central: CentralTeam, version: str, **files: bytes) -> str:
         digest = central.publish(bundle(self.root / version, version, TASK, golden=GOLDEN, **files))
@@ -113,14 +113,14 @@ class Field:
 
 
 @pytest.fixture(scope="module")
-def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
+def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrashSites]:
     """Yield the prepared sites."""
-    made = Field(tmp_path_factory.mktemp("field"))
+    made = CrashSites(tmp_path_factory.mktemp("field"))
     yield made
     made.working.close()
 
 
-def held(field: Field, change: str, point: object) -> str:
+def held(field: CrashSites, change: str, point: object) -> str:
     """Check a site after a disturbance at a point."""
     try:
         return field.hold(change)
@@ -129,7 +129,7 @@ def held(field: Field, change: str, point: object) -> str:
         raise
 
 
-def sweep(field: Field, change: str, every: list[Point], tracer: Callable[..., list[str]]) -> set[tuple[int, str]]:
+def sweep(field: CrashSites, change: str, every: list[Point], tracer: Callable[..., list[str]]) -> set[tuple[int, str]]:
     """Disturb one change at each point; return the exit codes, each with the bundle that answered afterwards."""
     ends = set()
     for point in every:
@@ -140,7 +140,7 @@ def sweep(field: Field, change: str, every: list[Point], tracer: Callable[..., l
     return ends
 
 
-def cut_off(field: Field, change: str, *, names_first: bool, steps: int = 1) -> set[str]:
+def cut_off(field: CrashSites, change: str, *, names_first: bool, steps: int = 1) -> set[str]:
     """Cut the power at every `steps`-th point; return which bundles answered afterwards."""
     log, answered, arrived = field.root / "log", set(), False
     for _ in range(TRACES_MAX):
@@ -165,7 +165,7 @@ def cut_off(field: Field, change: str, *, names_first: bool, steps: int = 1) -> 
 @pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize("change", CHANGES)
-def test_change_disturbed_at_sampled_points_is_completed(field: Field, change: str):
+def test_change_disturbed_at_sampled_points_is_completed(field: CrashSites, change: str):
     """After a kill, a disk error or a power cut at sampled points of a change, the site answers and completes the
     change."""
     every = field.points(change)
@@ -178,7 +178,7 @@ def test_change_disturbed_at_sampled_points_is_completed(field: Field, change: s
 @needs_strace
 @pytest.mark.release
 @pytest.mark.parametrize("change", CHANGES)
-def test_kill_at_every_point_leaves_the_old_or_the_new_bundle(field: Field, change: str):
+def test_kill_at_every_point_leaves_the_old_or_the_new_bundle(field: CrashSites, change: str):
     """After a kill at any call that writes, syncs or changes a name, the old or the new bundle answers; both occur."""
     assert {(-9, field.old), (-9, field.new)} == sweep(field, change, field.points(change), killed_at)
 
@@ -187,7 +187,7 @@ def test_kill_at_every_point_leaves_the_old_or_the_new_bundle(field: Field, chan
 @pytest.mark.release
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_single_disk_error_only_delays_a_change(field: Field, change: str, error: str):
+def test_single_disk_error_only_delays_a_change(field: CrashSites, change: str, error: str):
     """After a single disk error the change completes without a restart (0), unless the daemon could not start or the
     operator's call was refused (3)."""
     ends = sweep(field, change, field.points(change), lambda *point: failed_at(*point, error))
@@ -201,7 +201,7 @@ def test_single_disk_error_only_delays_a_change(field: Field, change: str, error
 @pytest.mark.release
 @pytest.mark.parametrize("names_first", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_power_cut_loses_nothing_that_was_relied_on(field: Field, change: str, names_first: bool):
+def test_power_cut_loses_nothing_that_was_relied_on(field: CrashSites, change: str, names_first: bool):
     """After a power cut at any call the old or the new bundle answers: the daemon relies only on data that it has
     synced."""
     assert {field.old, field.new} == cut_off(field, change, names_first=names_first)

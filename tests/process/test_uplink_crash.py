@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.formats import uplink_state
-from tests.support.forking import Forking
+from tests.support.forking_script import ForkingScript
 from tests.support.object_stores import s3
 from tests.support.strace import WRITING, Point, failed_at, killed_at, needs_strace, points, sample, strace
 from tests.support.uplink_cases import UplinkCase, signed_receipts
@@ -44,7 +44,7 @@ class Site:
     def __init__(self, root: Path, url: str = "", options: dict[str, str] | None = None) -> None:
         self.root, self.url, self.options = root, url, options or {}
         self.number = 0
-        self.working = Forking(IMPORTS, ONCE, root)
+        self.working = ForkingScript(IMPORTS, ONCE, root)
 
     def fresh(self) -> UplinkCase:
         """Return a new copy of the site with a separate object store."""

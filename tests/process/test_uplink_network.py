@@ -13,28 +13,28 @@ import pytest
 from edge_agent.errors import UpstreamFailed
 from tests.support.answering_server import WAYS, AnsweringServer
 from tests.support.eventually import eventually
-from tests.support.object_stores import Served, s3
-from tests.support.toxic_proxy import Hole, Slow, ToxicProxy
+from tests.support.object_stores import EmptyBucket, s3
+from tests.support.toxic_proxy import SilentServer, SlowLink, ToxicProxy
 from tests.support.uplink_cases import Clock
 from tests.support.uplink_faults import cut_uploads, failure, through, uplink_of
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
+def served() -> Iterator[EmptyBucket]:
     """Serve S3."""
     with s3() as started:
         yield started
 
 
 @pytest.fixture
-def proxy(served: Served) -> Iterator[ToxicProxy]:
+def proxy(served: EmptyBucket) -> Iterator[ToxicProxy]:
     """Yield a healthy proxy in front of S3."""
     with ToxicProxy(urllib.parse.urlsplit(served.options["endpoint"]).port) as started:
         yield started
 
 
 @pytest.mark.slow
-def test_interrupted_uploads_are_completed_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
+def test_interrupted_uploads_are_completed_later(proxy: ToxicProxy, served: EmptyBucket, tmp_path: Path):
     """After uploads are cut by FIN or RST at any byte, no incomplete upload is recorded, and the next pass uploads the
     rest.
 
@@ -45,7 +45,7 @@ def test_interrupted_uploads_are_completed_later(proxy: ToxicProxy, served: Serv
 
 
 @pytest.mark.release
-def test_two_hundred_interrupted_uploads_are_completed_later(proxy: ToxicProxy, served: Served, tmp_path: Path):
+def test_two_hundred_interrupted_uploads_are_completed_later(proxy: ToxicProxy, served: EmptyBucket, tmp_path: Path):
     """After 200 uploads are cut at any byte, no incomplete upload is recorded and nothing is lost."""
     assert {"injected": 200, "failed": 200, "lost": 0, "believed_wrongly": 0} == cut_uploads(
         200, proxy, served, tmp_path
@@ -53,11 +53,11 @@ def test_two_hundred_interrupted_uploads_are_completed_later(proxy: ToxicProxy, 
 
 
 @pytest.mark.slow
-def test_request_without_an_answer_times_out(proxy: ToxicProxy, served: Served, tmp_path: Path):
+def test_request_without_an_answer_times_out(proxy: ToxicProxy, served: EmptyBucket, tmp_path: Path):
     """If the network swallows all packets, the request ends after its time limit, and the error names the object."""
     case = through(proxy, served, tmp_path, 1)
     case.seal()
-    proxy.toxic = Hole()
+    proxy.toxic = SilentServer()
     error = failure(case)
     assert error is not None
     assert ("UPSTREAM_UNREACHABLE", "offline") == (error.reason, case.state().state)
@@ -67,12 +67,12 @@ def test_request_without_an_answer_times_out(proxy: ToxicProxy, served: Served, 
 
 
 @pytest.mark.slow
-def test_slow_upload_continues_above_the_minimum_rate(proxy: ToxicProxy, served: Served, tmp_path: Path):
+def test_slow_upload_continues_above_the_minimum_rate(proxy: ToxicProxy, served: EmptyBucket, tmp_path: Path):
     """A slow upload can exceed a request's time limit as long as its rate is above `bytes_per_second_min`; below
     that it fails."""
     case = through(proxy, served, tmp_path, 1)
     case.seal(1, 200_000)
-    proxy.toxic = Slow(1000)
+    proxy.toxic = SlowLink(1000)
     assert failure(case) is None
     assert case.outbox_files() == case.uploaded()
     hasty = through(proxy, served, tmp_path / "hasty", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.fleet.simulation import AT_ONCE, NEW, ONE_DAY, SIX_DAYS, Outcome, Scenario, Simulation, Waves
+from benchmarks.fleet.simulation import AT_ONCE, NEW, ONE_DAY, SIX_DAYS, Outcome, RolloutWaves, Scenario, Simulation
 from benchmarks.fleet.sites import DAY, HOUR, LOOK_SECONDS, Site, population
 from edge_agent.formats.plan import SwitchWindow, rollout_position
 
@@ -13,12 +13,12 @@ SITES = population(400, seed=3)
 NIGHT = SwitchWindow(start="22:00", end="05:00")
 
 
-def happens(waves: Waves = SIX_DAYS, sites: list[Site] = SITES, **more: object) -> Outcome:
+def happens(waves: RolloutWaves = SIX_DAYS, sites: list[Site] = SITES, **more: object) -> Outcome:
     return Simulation(Scenario("", waves, **more), sites).run()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("waves", [SIX_DAYS, ONE_DAY], ids=lambda waves: waves.name)
-def test_waves_limit_number_of_switched_sites(waves: Waves):
+def test_waves_limit_number_of_switched_sites(waves: RolloutWaves):
     """Until a wave begins, at most the sites of earlier waves have switched; in the end every reachable site has."""
     found, places = happens(waves), [rollout_position(site.name, NEW) for site in SITES]
     allowed = [0, *(sum(place < share * 100 for place in places) for _, share in waves.steps)]

@@ -18,7 +18,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from edge_agent.client import Tls
 from tests.support.daemon import RunningDaemon
-from tests.support.hostile_calls import Ended, call
+from tests.support.hostile_calls import CallEnd, call
 from tests.support.rpcs import METHODS
 from tests.support.tls_site import TlsSite
 
@@ -139,7 +139,7 @@ class AccessMatrix:
         return self._closing.enter_context(channel)
 
 
-def _verdict(ended: Ended) -> str:
+def _verdict(ended: CallEnd) -> str:
     known = {
         ("UNAVAILABLE", ""): STOPPED,
         ("PERMISSION_DENIED", "ROLE_MISSING"): DENIED,

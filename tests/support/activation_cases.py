@@ -15,7 +15,7 @@ from tests.support.bundles import digest_of, echo_bundle
 DRAIN_SECONDS = 7.0
 
 
-class Notebook:
+class RecordingEngines:
     """Engines that record each attach and detach, and the active bundle at that moment."""
 
     def __init__(self, store: Store) -> None:
@@ -82,7 +82,7 @@ class Site:
     def start(self, allow_unsigned: bool = True, swap: str = "overlap") -> None:
         """Start the daemon's part of it."""
         self.store = Store.open(self.tmp_path / "state", StoreLimits(disk_reserve_bytes=0))
-        self.engines = Notebook(self.store)
+        self.engines = RecordingEngines(self.store)
         self.activation = Activation(
             self.store,
             self.engines.engines(),

@@ -23,7 +23,7 @@ from edge_agent import __version__
 from edge_agent.formats import enrolment_file
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support import machine_callers
-from tests.support.booted import CACHE, ROOT, Machine, shortened
+from tests.support.booted_machine import CACHE, ROOT, Machine, shortened
 from tests.support.bundles import echo_bundle, smollm2_bundle, tiny_onnx_bundle
 from tests.support.enrolment_files import a_enrolment
 from tests.support.fleet_cases import CentralTeam

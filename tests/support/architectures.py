@@ -76,14 +76,14 @@ CASES = [
 def row(case: Case, folder: Path) -> str:
     """Try one architecture in an empty folder and return its row."""
     done: list[str] = []
-    with contextlib.suppress(_Stopped):
+    with contextlib.suppress(_StepFailed):
         for step in (_export, _verify, _serve):
             done.append(_tried(step, case, folder, done))
     cells = [*done, *["not tried"] * (3 - len(done))]
     return " ".join([case.key, *(f"{cell} |" for cell in cells)])
 
 
-class _Stopped(Exception):
+class _StepFailed(Exception):
     """A step failed, so later steps have no input."""
 
 
@@ -93,7 +93,7 @@ def _tried(step: Callable[[Case, Path], str], case: Case, folder: Path, done: li
     except EdgeAgentError as error:
         said = error.message.replace(str(folder), "…").replace("|", "\\|").split("; the source is")[0]
         done.append(f"refused: {said}")
-        raise _Stopped from None
+        raise _StepFailed from None
 
 
 def _export(case: Case, folder: Path) -> str:

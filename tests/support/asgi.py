@@ -11,7 +11,7 @@ HOST = "127.0.0.1:8390"
 
 
 @dataclass
-class Answered:
+class AsgiResponse:
     """The response and its events."""
 
     status: int = 0
@@ -30,10 +30,10 @@ async def ask(
     headers: Mapping[str, str] | None = None,
     body: bytes | AsyncIterator[bytes] = b"",
     **scope: Any,
-) -> Answered:
+) -> AsgiResponse:
     """Send a request with a right Host, unless `headers` say another; `scope` is added to it."""
     parts = _parts(body)
-    answered = Answered()
+    answered = AsgiResponse()
 
     async def receive() -> dict[str, Any]:
         try:

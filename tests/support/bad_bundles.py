@@ -16,7 +16,7 @@ from edge_agent.formats.golden_cases import GoldenCase
 from edge_agent.formats.plan import ProbationRules
 from tests.support.callers import Callers
 from tests.support.fleet_site import TASK, FleetSite, comes_true
-from tests.support.update_field import LABELS, Field, bundle, wanted
+from tests.support.update_sites import LABELS, UpdateSites, bundle, wanted
 
 SETTINGS = {
     "engine": {"restart_seconds_first": 0.05, "heartbeat_seconds_max": 60.0},
@@ -26,7 +26,7 @@ WATCHED = ProbationRules(calls=100_000)
 
 
 @dataclass(frozen=True)
-class Bad:
+class BadBundle:
     """The defect of a bundle and its expected end."""
 
     reason: str
@@ -49,20 +49,20 @@ class Bad:
 
 EITHER = ("failed", "rolled_back")
 BAD = {
-    "answers wrongly": Bad("GOLDEN_DIFFERS", wrong=True),
-    "crashes": Bad("ENGINE_CRASHED", "!crash"),
-    "fails": Bad("MODEL_FAILED", "!fail"),
-    "leaks": Bad("MEMORY_GROWS", "!leak 4"),
-    "hangs": Bad("SELF_TEST_TOO_LONG", "!hang"),
+    "answers wrongly": BadBundle("GOLDEN_DIFFERS", wrong=True),
+    "crashes": BadBundle("ENGINE_CRASHED", "!crash"),
+    "fails": BadBundle("MODEL_FAILED", "!fail"),
+    "leaks": BadBundle("MEMORY_GROWS", "!leak 4"),
+    "hangs": BadBundle("SELF_TEST_TOO_LONG", "!hang"),
     # The self-test takes 120 jobs at most.
-    "fails once it serves": Bad("ERRORS", "!fail after 150", ends=("rolled_back",)),
+    "fails once it serves": BadBundle("ERRORS", "!fail after 150", ends=("rolled_back",)),
     # In the self-test, or in its probation: while it is called without a pause, the one before is not fast either.
-    "is 3 times slower": Bad("SLOWER", "!slow 60", before="!slow 20", ends=EITHER),
+    "is 3 times slower": BadBundle("SLOWER", "!slow 60", before="!slow 20", ends=EITHER),
 }
 
 
 @dataclass(frozen=True)
-class Ending:
+class BadBundleOutcome:
     """The outcome of a bad bundle."""
 
     arrived: bool
@@ -72,15 +72,15 @@ class Ending:
     lost: Sequence[str]
     """Calls meanwhile that failed or were answered otherwise."""
 
-    def served(self, bad: Bad) -> bool:
+    def served(self, bad: BadBundle) -> bool:
         """Return whether the bundle stayed and no call failed; a bundle that fails only in use may fail calls."""
         return self.stays and (bad.reason == "ERRORS" or not self.lost)
 
 
-def offered(field: Field, site: FleetSite, number: int, bad: Bad) -> Ending:
+def offered(field: UpdateSites, site: FleetSite, number: int, bad: BadBundle) -> BadBundleOutcome:
     """Offer a site with its uplink the bad bundle `number` while callers use the site."""
     if bad.before:
-        wanted(field.central, _published(field, f"1.{number}.0", Bad("", bad.before)))
+        wanted(field.central, _published(field, f"1.{number}.0", BadBundle("", bad.before)))
         site.until(f"1.{number}.0")
         site.until_state("done")
     before = site.version()
@@ -89,10 +89,10 @@ def offered(field: Field, site: FleetSite, number: int, bad: Bad) -> Ending:
     with Callers(site.daemon, TASK, 1) as callers:
         arrived = comes_true(functools.partial(_ended, site, digest, bad))
         callers.wait_for_answers(1)
-    return Ending(arrived, site.version() == before, callers.lost)
+    return BadBundleOutcome(arrived, site.version() == before, callers.lost)
 
 
-def _ended(site: FleetSite, digest: str, bad: Bad) -> bool:
+def _ended(site: FleetSite, digest: str, bad: BadBundle) -> bool:
     update = site.update()
     return (
         update is not None
@@ -103,7 +103,7 @@ def _ended(site: FleetSite, digest: str, bad: Bad) -> bool:
     )
 
 
-def _published(field: Field, version: str, bad: Bad) -> str:
+def _published(field: UpdateSites, version: str, bad: BadBundle) -> str:
     template = {"prompt": {"template": f"{bad.orders} {{input}}"}} if bad.orders else {}
     return field.central.publish(
         bundle(field.root / "bundles", version, golden=bad.golden(field.answers), task=template)

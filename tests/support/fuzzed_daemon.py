@@ -24,7 +24,7 @@ from tests.support.daemon import RunningDaemon
 from tests.support.examples import RECIPIENT
 from tests.support.fleet_cases import CentralTeam
 from tests.support.fuzzing import each_of
-from tests.support.hostile_calls import Ended, call
+from tests.support.hostile_calls import CallEnd, call
 from tests.support.hostile_messages import Hints, hostile
 from tests.support.open_inference import hints as open_inference_hints
 from tests.support.rpcs import METHODS
@@ -50,7 +50,7 @@ LAST = "edge_agent.v1.AdminService.Drain"
 
 
 @dataclass
-class Fuzzed:
+class FuzzedDaemon:
     """A daemon that is fuzzed."""
 
     daemon: RunningDaemon
@@ -77,7 +77,7 @@ class Fuzzed:
 
 
 @dataclass
-class Found:
+class FuzzResults:
     """The results of the cases so far."""
 
     cases: int = 0
@@ -98,7 +98,7 @@ class Found:
 
 
 @contextlib.contextmanager
-def fuzzed(folder: Path) -> Iterator[Fuzzed]:
+def fuzzed(folder: Path) -> Iterator[FuzzedDaemon]:
     """Start a daemon with a task of each kind, with examples, updates, and a prediction to speak of."""
     central = CentralTeam(folder / "central")
     anchor = folder / "root.json"
@@ -133,7 +133,7 @@ def fuzzed(folder: Path) -> Iterator[Fuzzed]:
             "all_extension_numbers_of_type": ["google.protobuf.MethodOptions"],
         }
         with grpc.insecure_channel(daemon.admin_target) as admin, grpc.insecure_channel(_review(daemon)) as review:
-            yield Fuzzed(daemon, hints, {"": admin, FEEDBACK: review})
+            yield FuzzedDaemon(daemon, hints, {"": admin, FEEDBACK: review})
 
 
 def methods() -> list[MethodDescriptor]:
@@ -141,12 +141,12 @@ def methods() -> list[MethodDescriptor]:
     return sorted(METHODS, key=lambda method: method.full_name == LAST)
 
 
-def fuzz(at: Fuzzed, method: MethodDescriptor, cases: int, begin: int, found: Found) -> None:
+def fuzz(at: FuzzedDaemon, method: MethodDescriptor, cases: int, begin: int, found: FuzzResults) -> None:
     """Make a call that many times, with a hostile message, or with up to four if it takes a stream."""
     channel, hints = at.channel(method), {**at.hints, **TASKS.get(method.name, {})}
 
     def one(messages: list[bytes]) -> None:
-        ended: Ended = call(channel, method, *messages)
+        ended: CallEnd = call(channel, method, *messages)
         found.add(method.name, f"{ended.code} {ended.reason}".strip(), ended.defect(method), *messages)
 
     message = hostile(method.input_type, hints)

@@ -23,7 +23,7 @@ OURS = ("edge_agent.v1.", "inference.")
 
 
 @dataclass(frozen=True)
-class Ended:
+class CallEnd:
     """How a call ended."""
 
     code: str
@@ -42,7 +42,7 @@ class Ended:
         return "" if named else f"{self.code} without a reason that is documented: {self.reason!r} {self.said}"
 
 
-def call(channel: grpc.Channel, method: MethodDescriptor, *messages: bytes) -> Ended:
+def call(channel: grpc.Channel, method: MethodDescriptor, *messages: bytes) -> CallEnd:
     """Send bytes as the messages of a call and read the response. Several messages are for a streaming call."""
     if method.client_streaming:
         answers: Any = channel.stream_stream(path_of(method), None, None)(iter(messages), timeout=CALL_SECONDS_MAX)
@@ -56,14 +56,14 @@ def call(channel: grpc.Channel, method: MethodDescriptor, *messages: bytes) -> E
         answers.cancel()
     except grpc.RpcError as error:
         return ended(error)
-    return Ended("OK")
+    return CallEnd("OK")
 
 
-def ended(error: grpc.RpcError) -> Ended:
+def ended(error: grpc.RpcError) -> CallEnd:
     info = error_details_pb2.ErrorInfo()
     raised: Any = error  # an error has what it needs of a call, that of grpc.aio too
     status = rpc_status.from_call(raised)
     for detail in status.details if status else ():
         if detail.Unpack(info):
             break
-    return Ended(error.code().name, info.reason, error.details() or "")
+    return CallEnd(error.code().name, info.reason, error.details() or "")

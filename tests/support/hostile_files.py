@@ -34,7 +34,7 @@ from edge_agent.update.ingest import BundleIngest
 from tests.support.bundles import RECORD_SCHEMA
 from tests.support.examples import CENTRAL_KEY, DIGEST, EPOCH, NOW, SITE_KEY, segment_manifest
 from tests.support.fuzz.mutations import checksummed
-from tests.support.fuzzed_daemon import Found
+from tests.support.fuzzed_daemon import FuzzResults
 from tests.support.fuzzing import each_of
 from tests.support.gguf_head import gguf
 from tests.support.hostile_bytes import documents, edits, torn
@@ -56,11 +56,11 @@ class Format:
     """Of the cases; a format that takes longer gets fewer."""
 
 
-class Hung(BaseException):
+class ReaderHung(BaseException):
     """A reader that does not end in time."""
 
 
-def fuzz_file(kind: Format, cases: int, begin: int, found: Found) -> None:
+def fuzz_file(kind: Format, cases: int, begin: int, found: FuzzResults) -> None:
     """Read that many hostile files of a kind with serve's own code."""
 
     def one(case: Any) -> None:
@@ -93,7 +93,7 @@ def outcome(
 
 
 def _hung(*_: object) -> None:
-    raise Hung("not read within the time that there is")
+    raise ReaderHung("not read within the time that there is")
 
 
 def formats(folder: Path) -> Iterator[Format]:

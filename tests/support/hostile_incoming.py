@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_site import FleetSite, comes_true
-from tests.support.repository_attacks import ATTACKS, Hostile
-from tests.support.update_field import NEW, OLD, Field, wanted
+from tests.support.repository_attacks import ATTACKS, AttackedRepository
+from tests.support.update_sites import NEW, OLD, UpdateSites, wanted
 
 REFUSED_SECONDS_MAX = 20.0
 
@@ -42,7 +42,7 @@ def arrived(site: FleetSite, version: str) -> bool:
     return site.version() == version and believes(site)
 
 
-def attacked(field: Field, site: FleetSite, name: str) -> tuple[bool, bool]:
+def attacked(field: UpdateSites, site: FleetSite, name: str) -> tuple[bool, bool]:
     """Publish newer metadata, give the site a damaged copy of them, then the intact copy.
 
     Returns whether the spoilt one was refused and changed nothing, and whether the honest one was taken afterwards.
@@ -52,7 +52,7 @@ def attacked(field: Field, site: FleetSite, name: str) -> tuple[bool, bool]:
     other = f"1.0.0-x{secrets.token_hex(4)}"
     field.central.publish(echo_bundle(field.root / "others" / other, "other", version=other))
     wanted(field.central, digest)
-    hostile = Hostile(field.central, field.central.copy(field.root / "hostile"), field.before)
+    hostile = AttackedRepository(field.central, field.central.copy(field.root / "hostile"), field.before)
     attack.make(hostile)
     lay(site, hostile.folder)
     refused = refuses(site) and site.version() == runs

@@ -29,8 +29,8 @@ from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import CentralTeam
 from tests.support.hostile_bytes import documents, torn
 from tests.support.hostile_files import Format
-from tests.support.repository_attacks import Hostile
-from tests.support.site_cases import ASite, answered, judgement
+from tests.support.repository_attacks import AttackedRepository
+from tests.support.site_cases import SiteCase, answered, judgement
 from tests.support.store_cases import LIMITS, bundle
 from tests.support.trust_cases import TrustingSite
 
@@ -86,7 +86,7 @@ def _state_db(place: Path) -> Format:
 
 
 def _spool_db(place: Path) -> Format:
-    site = ASite(place)
+    site = SiteCase(place)
     site.keep(*map(answered, range(4)))
     site.judge(judgement(1))
     site.worker.seal_all()
@@ -120,7 +120,7 @@ def _look_at(spool: Spool) -> None:
 
 
 @dataclass(frozen=True)
-class Spoilt:
+class DamagedRepository:
     """The damage to a repository."""
 
     role: str
@@ -135,15 +135,15 @@ class Spoilt:
 
 def repository(place: Path, central: CentralTeam, digest: str) -> Format:
     place.mkdir()
-    sound = Hostile(central, central.folder, central.folder)
+    sound = AttackedRepository(central, central.folder, central.folder)
     site = TrustingSite(place / "site", central.root_bytes)
 
-    def spoilt(role: str) -> st.SearchStrategy[Spoilt]:
+    def spoilt(role: str) -> st.SearchStrategy[DamagedRepository]:
         path = sound.plan_blob() if role == FILE_NAME else sound.path(role)
         cases = documents(json.loads(path.read_bytes())) | torn(path.read_bytes())
-        return st.builds(Spoilt, st.just(role), cases, st.booleans(), st.booleans())
+        return st.builds(DamagedRepository, st.just(role), cases, st.booleans(), st.booleans())
 
-    def read(case: Spoilt) -> None:
+    def read(case: DamagedRepository) -> None:
         nonlocal site
         folder = _laid(case, central, place / "laid")
         if not case.drive:
@@ -173,10 +173,10 @@ def _anew(site: TrustingSite, central: CentralTeam) -> TrustingSite:
     return TrustingSite(site.root_file.parent, central.root_bytes)
 
 
-def _laid(case: Spoilt, central: CentralTeam, folder: Path) -> Path:
+def _laid(case: DamagedRepository, central: CentralTeam, folder: Path) -> Path:
     """Write a repository with one damaged file."""
     shutil.rmtree(folder, ignore_errors=True)
-    hostile = Hostile(central, central.copy(folder), central.folder)
+    hostile = AttackedRepository(central, central.copy(folder), central.folder)
     if case.role == FILE_NAME and case.stolen:
         hostile.plan(case.raw)
     elif case.role == FILE_NAME:
@@ -188,7 +188,7 @@ def _laid(case: Spoilt, central: CentralTeam, folder: Path) -> Path:
     return folder
 
 
-def _forge(case: Spoilt, hostile: Hostile) -> None:
+def _forge(case: DamagedRepository, hostile: AttackedRepository) -> None:
     """Sign the damaged file if it can be signed, and sign the metadata that name it to match."""
     version = hostile.read(case.role).signed.version + (case.role == ROOT)
     written = hostile.folder / layout.path_of(case.role, version)

@@ -1,6 +1,6 @@
 """A site that deletes only what receipts name, behind an uplink that damages files: no record may be lost.
 
-world = World(root, seed=1)
+world = HostileWorld(root, seed=1)
 for _ in range(5): world.round()
 world.end()
 """
@@ -25,7 +25,7 @@ from tests.support.segments import CentralTeam, Record, SealingSite
 FORGER = Ed25519PrivateKey.from_private_bytes(b"f" * 32)
 
 
-class World:
+class HostileWorld:
     """One site's outbox, the bucket that the uplink fills, the central team. The seed decides all that is random."""
 
     def __init__(self, root: Path, seed: int) -> None:

@@ -96,7 +96,7 @@ class LargeModel:
         """Every request to its last byte, whatever became of it."""
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = _Quiet((host, 0), handler)
+        self._server = _QuietServer((host, 0), handler)
         self._server.daemon_threads = True
         self.port = self._server.server_port
         self.url = f"http://{host}:{self.port}/v1"
@@ -147,7 +147,7 @@ def _is_strict(body: dict[str, Any]) -> bool:
     return bool(body.get("response_format", {}).get("json_schema", {}).get("strict"))
 
 
-class _Quiet(ThreadingHTTPServer):
+class _QuietServer(ThreadingHTTPServer):
     """Does not log connections that clients have closed: many tests do that."""
 
     def handle_error(self, *_: Any) -> None:

@@ -34,7 +34,7 @@ _containers = itertools.count(1)
 
 
 @dataclass(frozen=True)
-class Served:
+class EmptyBucket:
     """A bucket that exists and is empty."""
 
     url: str
@@ -47,7 +47,7 @@ def azurite() -> str | None:
 
 
 @contextmanager
-def s3() -> Iterator[Served]:
+def s3() -> Iterator[EmptyBucket]:
     """Serve S3."""
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 - half a second; each worker imports this file
 
@@ -60,20 +60,20 @@ def s3() -> Iterator[Served]:
         for method, path in (("POST", "moto-api/reset"), ("PUT", BUCKET)):
             urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{path}", method=method)).close()
         keys = {"access_key_id": "test", "secret_access_key": "test", "region": "us-east-1"}
-        yield Served(f"s3://{BUCKET}/examples", {"endpoint": endpoint, "allow_http": "true", **keys})
+        yield EmptyBucket(f"s3://{BUCKET}/examples", {"endpoint": endpoint, "allow_http": "true", **keys})
     finally:
         server.stop()
 
 
 @contextmanager
-def google() -> Iterator[Served]:
+def google() -> Iterator[EmptyBucket]:
     """Serve Google's XML API."""
     with GoogleStore(BUCKET) as server:
-        yield Served(f"gs://{BUCKET}/examples", {"service_account_key": server.account, "allow_http": "true"})
+        yield EmptyBucket(f"gs://{BUCKET}/examples", {"service_account_key": server.account, "allow_http": "true"})
 
 
 @contextmanager
-def azure() -> Iterator[Served]:
+def azure() -> Iterator[EmptyBucket]:
     """Serve Azure's blobs."""
     with azurite_server() as endpoint:
         yield azure_container(endpoint)
@@ -93,16 +93,16 @@ def azurite_server() -> Iterator[str]:
                 process.kill()
 
 
-def azure_container(endpoint: str) -> Served:
+def azure_container(endpoint: str) -> EmptyBucket:
     """Create an empty container on a server that runs."""
     name = f"{BUCKET}-{next(_containers)}"
     create_container(endpoint, name, ACCOUNT, ACCOUNT_KEY)
     keys = {"account_name": ACCOUNT, "account_key": ACCOUNT_KEY}
-    return Served(f"az://{name}/examples", {"endpoint": endpoint, "allow_http": "true", **keys})
+    return EmptyBucket(f"az://{name}/examples", {"endpoint": endpoint, "allow_http": "true", **keys})
 
 
 @contextmanager
-def stored(kind: str, request: pytest.FixtureRequest) -> Iterator[Served]:
+def stored(kind: str, request: pytest.FixtureRequest) -> Iterator[EmptyBucket]:
     """Serve a bucket of that kind to a test of the contract suites."""
     if kind == "azure":
         yield azure_container(request.getfixturevalue("azurite_endpoint"))

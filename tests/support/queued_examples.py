@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter
 from edge_agent.capture.spool_worker import SpoolWorker
-from tests.support.site_cases import ASite, answered
+from tests.support.site_cases import SiteCase, answered
 
 GROUP, EARLY = 5000, 20_000
 TEXT = "refund " * 70
@@ -26,7 +26,7 @@ STEP_INSTRUCTIONS = 1000
 
 
 @dataclass(frozen=True)
-class Filled:
+class ProcessMeasurements:
     """The measurements of the process."""
 
     kept: int
@@ -45,16 +45,16 @@ class Filled:
         return self.peak_mib - self.early_mib
 
 
-def fill(folder: Path, count: int) -> Filled:
+def fill(folder: Path, count: int) -> ProcessMeasurements:
     """Queue examples of 500 characters, seal a segment of them, and look at the review queue."""
     command = [sys.executable, "-m", "tests.support.queued_examples", str(folder), str(count)]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900, cwd=root)
-    return Filled(**json.loads(done.stdout))
+    return ProcessMeasurements(**json.loads(done.stdout))
 
 
-def _fill(folder: Path, count: int) -> Filled:
-    site = ASite(folder, spool_bytes_max=2**40, segment_bytes_max=2**20)
+def _fill(folder: Path, count: int) -> ProcessMeasurements:
+    site = SiteCase(folder, spool_bytes_max=2**40, segment_bytes_max=2**20)
     worker = site.worker
     made = worker.recorder.build_prediction(answered(0, text=TEXT), 0.0)
     early, early_steps = 0.0, 0
@@ -67,7 +67,7 @@ def _fill(folder: Path, count: int) -> Filled:
         if start == EARLY:
             early_steps = _steps_of_looking(worker)
     steps = _steps_of_looking(worker)
-    return Filled(worker.spool.count_retained()["unsure"], early, _peak_mib(), early_steps, steps)
+    return ProcessMeasurements(worker.spool.count_retained()["unsure"], early, _peak_mib(), early_steps, steps)
 
 
 def _steps_of_looking(worker: SpoolWorker) -> int:

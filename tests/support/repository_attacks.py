@@ -3,7 +3,7 @@
 Each attack spoils a copy of what the central team has published:
 
 for name, attack in ATTACKS.items():
-    hostile = Hostile(central, central.copy(tmp_path / name), older)
+    hostile = AttackedRepository(central, central.copy(tmp_path / name), older)
     attack.make(hostile)                    # hostile.folder must be refused
     attack.mend(central)                    # what the central team does about a stolen key; its folder is believed
 """
@@ -38,7 +38,7 @@ ENDLESS_BYTES = 2**34
 
 
 @dataclass
-class Hostile:
+class AttackedRepository:
     """A copy of a repository that an attacker controls."""
 
     central: CentralTeam
@@ -111,7 +111,7 @@ class Hostile:
         return self.folder / "blobs" / target.hashes["sha256"]
 
 
-Spoil = Callable[[Hostile], None]
+Spoil = Callable[[AttackedRepository], None]
 
 
 def expired(role: str) -> Spoil:
@@ -122,7 +122,7 @@ def expired(role: str) -> Spoil:
 def cut(role: str) -> Spoil:
     """Cut a file in half."""
 
-    def attack(hostile: Hostile) -> None:
+    def attack(hostile: AttackedRepository) -> None:
         path = hostile.plan_blob() if role == plans.FILE_NAME else hostile.path(role)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -132,7 +132,7 @@ def cut(role: str) -> Spoil:
 def in_its_place(role: str, put: Callable[[Path], None]) -> Spoil:
     """Put something else in the place of a file."""
 
-    def attack(hostile: Hostile) -> None:
+    def attack(hostile: AttackedRepository) -> None:
         path = hostile.path(role)
         path.unlink()
         put(path)
@@ -147,14 +147,17 @@ def endless(path: Path) -> None:
         file.truncate(ENDLESS_BYTES)
 
 
-def rollback(hostile: Hostile) -> None:
+def rollback(hostile: AttackedRepository) -> None:
     """Present an earlier publication."""
     hostile.replace(hostile.older)
 
 
-def rollback_of_the_plan(hostile: Hostile) -> None:
+def rollback_of_the_plan(hostile: AttackedRepository) -> None:
     """With a stolen online key: the newest snapshot names an earlier plan."""
-    snapshot, older = hostile.read(SNAPSHOT), Hostile(hostile.central, hostile.older, hostile.older).read(SNAPSHOT)
+    snapshot, older = (
+        hostile.read(SNAPSHOT),
+        AttackedRepository(hostile.central, hostile.older, hostile.older).read(SNAPSHOT),
+    )
     snapshot.signed.meta["plan.json"] = older.signed.meta["plan.json"]
     snapshot.signed.version += 1
     hostile.link(SNAPSHOT, hostile.sign(SNAPSHOT, snapshot))
@@ -163,7 +166,7 @@ def rollback_of_the_plan(hostile: Hostile) -> None:
 def drop(file: str) -> Spoil:
     """With a stolen online key: the newest snapshot does not name a metadata file any more."""
 
-    def attack(hostile: Hostile) -> None:
+    def attack(hostile: AttackedRepository) -> None:
         snapshot = hostile.read(SNAPSHOT)
         del snapshot.signed.meta[file]
         snapshot.signed.version += 1
@@ -172,7 +175,7 @@ def drop(file: str) -> Spoil:
     return attack
 
 
-def drop_with_its_delegation(hostile: Hostile) -> None:
+def drop_with_its_delegation(hostile: AttackedRepository) -> None:
     """With the keys of targets, too: nothing says any more that there was a plan."""
     hostile.forge(TARGETS, lambda signed: setattr(signed, "delegations", None))
     drop("plan.json")(hostile)
@@ -181,19 +184,19 @@ def drop_with_its_delegation(hostile: Hostile) -> None:
 def mixed(role: str) -> Spoil:
     """Show an older file of one role under the name of the newest."""
 
-    def attack(hostile: Hostile) -> None:
-        older = Hostile(hostile.central, hostile.older, hostile.older)
+    def attack(hostile: AttackedRepository) -> None:
+        older = AttackedRepository(hostile.central, hostile.older, hostile.older)
         hostile.path(role).write_bytes(older.path(role).read_bytes())
 
     return attack
 
 
-def another_fleet(hostile: Hostile) -> None:
+def another_fleet(hostile: AttackedRepository) -> None:
     """Present a valid repository of another fleet."""
     hostile.replace(CentralTeam(hostile.folder.parent / f"{hostile.folder.name}-theirs", whose="theirs").folder)
 
 
-def foreign_root(hostile: Hostile) -> None:
+def foreign_root(hostile: AttackedRepository) -> None:
     """Show another fleet's root as the next one."""
     version = hostile.read(ROOT).signed.version + 1
     root = Metadata[Any].from_bytes(
@@ -203,7 +206,7 @@ def foreign_root(hostile: Hostile) -> None:
     hostile.write(ROOT, root)
 
 
-def half_signed_root(hostile: Hostile) -> None:
+def half_signed_root(hostile: AttackedRepository) -> None:
     """With one of the two root keys: the next root makes the thief's key the online key."""
     root = hostile.read(ROOT)
     root.signed.version += 1
@@ -216,7 +219,7 @@ def half_signed_root(hostile: Hostile) -> None:
 def signed_by_a_stranger(role: str) -> Spoil:
     """With a stolen online key at most: a role's metadata carry a signature of a key that nobody trusts."""
 
-    def attack(hostile: Hostile) -> None:
+    def attack(hostile: AttackedRepository) -> None:
         metadata = hostile.read(role)
         metadata.signed.version += 1
         metadata.signatures.clear()
@@ -228,7 +231,7 @@ def signed_by_a_stranger(role: str) -> Spoil:
     return attack
 
 
-def signed_by_the_online_key(hostile: Hostile) -> None:
+def signed_by_the_online_key(hostile: AttackedRepository) -> None:
     """With a stolen online key: it signs which bundles there are."""
     targets = hostile.read(TARGETS)
     targets.signed.version += 1
@@ -239,7 +242,7 @@ def signed_by_the_online_key(hostile: Hostile) -> None:
 def signed_by_a_revoked_key(role: str) -> Spoil:
     """The central team has replaced a key; whoever has the old one signs with it."""
 
-    def attack(hostile: Hostile) -> None:
+    def attack(hostile: AttackedRepository) -> None:
         by = TARGETS if role == PLAN else ROOT
         old = list(hostile.read(by).signed.get_delegated_role(role).keyids)
         hostile.central.rotate("online" if role == TIMESTAMP else role)
@@ -253,7 +256,7 @@ def signed_by_a_revoked_key(role: str) -> Spoil:
     return attack
 
 
-def unsigned_bundle(hostile: Hostile) -> None:
+def unsigned_bundle(hostile: AttackedRepository) -> None:
     """With stolen plan and online keys: the plan names an unsigned bundle."""
     wanted = TaskPlan(offers=(BundleOffer(bundle=UNSIGNED, version="6.6.6"),))
     version = hostile.central.held.plan.version + 1
@@ -266,7 +269,7 @@ def unsigned_bundle(hostile: Hostile) -> None:
 def changed(role: str) -> Spoil:
     """Change signed text and leave the signature."""
 
-    def attack(hostile: Hostile) -> None:
+    def attack(hostile: AttackedRepository) -> None:
         path = hostile.path(role)
         plain = json.loads(path.read_bytes())
         plain["signed"]["x-added"] = 1

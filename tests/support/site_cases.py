@@ -110,7 +110,7 @@ class Clock:
         )
 
 
-class ASite:
+class SiteCase:
     """One state directory and the worker on it."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:

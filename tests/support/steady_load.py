@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edge_agent.client import CallFailed
 from tests.support.fleet_site import TASK, FleetSite
-from tests.support.update_field import NEW, OLD, Field, wanted
+from tests.support.update_sites import NEW, OLD, UpdateSites, wanted
 
 CALLERS = 2
 DEADLINE_SECONDS = 1.0
@@ -89,7 +89,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Switched:
+class SwitchResults:
     """The measurements of a series of switches."""
 
     answered: int
@@ -103,7 +103,7 @@ class Switched:
     """Of one engine: the old and the new one are alike."""
 
 
-def to_and_fro(field: Field, site: FleetSite, switches: int) -> Switched:
+def to_and_fro(field: UpdateSites, site: FleetSite, switches: int) -> SwitchResults:
     """Switch a site between versions 2 and 1 that many times; the last plan names version 2."""
     memory, load = Memory(site), Load(site)
     site.start_uplink()
@@ -114,7 +114,7 @@ def to_and_fro(field: Field, site: FleetSite, switches: int) -> Switched:
             site.until(version)
             site.until_state("done")
     wanted(field.central, field.new)
-    return Switched(load.answered, load.failed, load.missed(), memory.peak_bytes, memory.one_bytes)
+    return SwitchResults(load.answered, load.failed, load.missed(), memory.peak_bytes, memory.one_bytes)
 
 
 def _is_engine(pid: str) -> bool:

@@ -1,7 +1,7 @@
 """A TCP proxy that spoils connections: cuts them after some bytes, resets them, slows them down, or never answers.
 
 with ToxicProxy(port) as proxy:
-    proxy.toxic = Cut(1000)
+    proxy.toxic = ConnectionCut(1000)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNK = 16 * 1024
 
 
 @dataclass
-class Cut:
+class ConnectionCut:
     """Ends the connection once that many bytes of all connections have come from the client; `reset` = with RST."""
 
     after_bytes: int
@@ -35,13 +35,13 @@ class CutAnswer:
 
 
 @dataclass
-class Slow:
+class SlowLink:
     """Passes that many bytes from the client each 10 ms."""
 
     bytes_each: int
 
 
-class Hole:
+class SilentServer:
     """Takes connections and everything they send, and never answers."""
 
 
@@ -49,7 +49,7 @@ class ToxicProxy:
     """Listens on `port`, in a thread of its own; `toxic` may be changed at any time and holds for new bytes."""
 
     def __init__(self, target_port: int) -> None:
-        self.toxic: Cut | CutAnswer | Slow | Hole | None = None
+        self.toxic: ConnectionCut | CutAnswer | SlowLink | SilentServer | None = None
         self.passed = 0
         self.answered = 0
         self.connections = 0
@@ -101,15 +101,15 @@ class ToxicProxy:
     ) -> None:
         while piece := await reader.read(CHUNK):
             toxic = self.toxic
-            if isinstance(toxic, Hole):
+            if isinstance(toxic, SilentServer):
                 continue
-            if isinstance(toxic, Cut) and self.passed + len(piece) > toxic.after_bytes:
+            if isinstance(toxic, ConnectionCut) and self.passed + len(piece) > toxic.after_bytes:
                 back.write(piece[: max(0, toxic.after_bytes - self.passed)])
                 self.passed = max(self.passed, toxic.after_bytes)
                 if toxic.reset:
                     _end_with_reset(writer)
                 return
-            while isinstance(toxic, Slow) and piece:
+            while isinstance(toxic, SlowLink) and piece:
                 back.write(piece[: toxic.bytes_each])
                 piece = piece[toxic.bytes_each :]
                 await asyncio.wait({asyncio.ensure_future(asyncio.Event().wait())}, timeout=0.01)
@@ -122,7 +122,7 @@ class ToxicProxy:
         with contextlib.suppress(OSError):
             while piece := await there.read(CHUNK):
                 toxic = self.toxic
-                if isinstance(toxic, Hole):
+                if isinstance(toxic, SilentServer):
                     continue
                 cut = isinstance(toxic, CutAnswer) and here + len(piece) > toxic.after_bytes
                 if isinstance(toxic, CutAnswer) and cut:

@@ -15,7 +15,7 @@ from edge_agent.formats.plan import RolloutPlan
 
 
 @dataclass(frozen=True)
-class Seen:
+class VerifiedContent:
     """The metadata and files that a client has verified."""
 
     plan: RolloutPlan
@@ -32,7 +32,7 @@ class Client:
         self.cache, self.root = cache, root
         cache.mkdir(exist_ok=True)
 
-    def refresh(self, repository: Path) -> Seen:
+    def refresh(self, repository: Path) -> VerifiedContent:
         """Update from a repository, and read the plan and all blobs that it leads to."""
         base = f"{repository}/metadata/"
         updater = Updater(str(self.cache), base, fetcher=_Files(), bootstrap=self.root)
@@ -55,7 +55,7 @@ class Client:
             for artifact in manifest.parse(blob(repository, digest)).artifacts:
                 assert artifact.size_bytes == len(blob(repository, artifact.sha256))
         trusted = updater._trusted_set
-        return Seen(believed, frozenset(tasks), trusted.root.version, trusted.timestamp.version)
+        return VerifiedContent(believed, frozenset(tasks), trusted.root.version, trusted.timestamp.version)
 
 
 def blob(repository: Path, sha256: str) -> bytes:

@@ -38,7 +38,7 @@ RIGHT = GoldenAnswer("yes", (0.1, 0.9))
 Answering = Callable[[str], GoldenAnswer]
 
 
-class Published:
+class Publications:
     """The publications of the central team, and which of them have arrived."""
 
     def __init__(self, store: Callable[[], Store]) -> None:
@@ -82,7 +82,7 @@ class UpdatingSite(Site):
     """See the module. `wall` and `running` are its clocks, in seconds."""
 
     def __init__(self, tmp_path: Path) -> None:
-        self.published = Published(lambda: self.store)
+        self.published = Publications(lambda: self.store)
         self.wall, self.running = NOW, 0.0
         self.check_seconds = 0.01
         self.download_blocker: DownloadBlocker | None = None

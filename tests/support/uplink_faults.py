@@ -7,15 +7,15 @@ from pathlib import Path
 
 from edge_agent.errors import EdgeAgentError
 from tests.support.answering_server import AnsweringServer
-from tests.support.object_stores import Served
-from tests.support.toxic_proxy import Cut, ToxicProxy
+from tests.support.object_stores import EmptyBucket
+from tests.support.toxic_proxy import ConnectionCut, ToxicProxy
 from tests.support.uplink_cases import UplinkCase
 
 SEED = 5
 SEGMENT_BYTES = 20_000
 
 
-def through(proxy: ToxicProxy, served: Served, folder: Path, seconds: float = 20) -> UplinkCase:
+def through(proxy: ToxicProxy, served: EmptyBucket, folder: Path, seconds: float = 20) -> UplinkCase:
     """Return an uplink that goes through the proxy to a place of its own in the bucket."""
     folder.mkdir(exist_ok=True)
     options = {**served.options, "endpoint": f"http://127.0.0.1:{proxy.port}"}
@@ -36,14 +36,14 @@ def whole(case: UplinkCase) -> set[str]:
     return {key for key, content in case.uploaded().items() if case.outbox_files()[key] == content}
 
 
-def cut_uploads(count: int, proxy: ToxicProxy, served: Served, folder: Path) -> dict[str, int]:
+def cut_uploads(count: int, proxy: ToxicProxy, served: EmptyBucket, folder: Path) -> dict[str, int]:
     """Cut uploads after random bytes, half of them with a reset; return the counts of the outcomes."""
     rng, counts = random.Random(SEED), {"injected": 0, "failed": 0, "lost": 0, "believed_wrongly": 0}
     for number in range(count):
         # Its name is that of its place in the bucket, which other tests share.
         case = through(proxy, served, folder / f"{folder.name}-{number}")
         case.seal(2, SEGMENT_BYTES)
-        proxy.passed, proxy.toxic = 0, Cut(rng.randrange(2 * SEGMENT_BYTES), reset=rng.random() < 0.5)
+        proxy.passed, proxy.toxic = 0, ConnectionCut(rng.randrange(2 * SEGMENT_BYTES), reset=rng.random() < 0.5)
         counts["failed"] += failure(case) is not None
         proxy.toxic = None
         counts["believed_wrongly"] += not case.noted_keys() <= whole(case)

@@ -1,6 +1,6 @@
 """The command `edge-agent serve uplink` as a process, on a site's exchange directories.
 
-process = Process(UplinkCase(folder, url), url)
+process = UplinkProcess(UplinkCase(folder, url), url)
 code, said = process.once()
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.measured import measured
+from tests.support.command_result import measured
 from tests.support.uplink_cases import SITE, UplinkCase
 
 # What a month without a way leaves behind: 1 GiB.
@@ -21,7 +21,7 @@ BACKLOG_SEGMENTS, BACKLOG_BYTES_EACH = 256, 4 * 2**20
 RESIDENT_BYTES_MAX = 128 * 2**20
 
 
-class Started(subprocess.Popen[str]):
+class StartedProcess(subprocess.Popen[str]):
     """A process that ends with the `with` statement that it stands in: killed if the test has failed by then."""
 
     def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
@@ -31,7 +31,7 @@ class Started(subprocess.Popen[str]):
         super().__exit__(kind, value, traceback)
 
 
-class Process:
+class UplinkProcess:
     """A site's configuration, and the uplink as a process on it."""
 
     def __init__(self, case: UplinkCase, url: str, incoming: str = "", **settings: Any) -> None:
@@ -43,10 +43,10 @@ class Process:
         plain = {"site": site, "uplink": section, "update": {"incoming_dir": incoming}, "log": {"format": "json"}}
         self.path.write_text(yaml.safe_dump(plain))
 
-    def start(self, *arguments: str, script: str = "", **options: Any) -> Started:
+    def start(self, *arguments: str, script: str = "", **options: Any) -> StartedProcess:
         """Start it."""
         pipes = {"stderr": subprocess.PIPE, "text": True, "env": self.environment}
-        return Started(self._command(*arguments, script=script), **{**pipes, **options})
+        return StartedProcess(self._command(*arguments, script=script), **{**pipes, **options})
 
     def once(self, script: str = "") -> tuple[int, str]:
         """Run the uplink once; return its exit code and its output."""

@@ -32,7 +32,7 @@ STOP_SECONDS_MAX = 60.0
 
 
 @dataclass(frozen=True)
-class Got:
+class PageResponse:
     """An answer."""
 
     status: int
@@ -111,18 +111,20 @@ class RunningConsole:
         assert got.status == 303, got
         self._cookie = got.cookies[0].partition(";")[0]
 
-    def get(self, path: str, **headers: str) -> Got:
+    def get(self, path: str, **headers: str) -> PageResponse:
         """Ask for a page."""
         return self.ask("GET", path, headers=headers)
 
-    def post(self, path: str, fields: Mapping[str, str], **headers: str) -> Got:
+    def post(self, path: str, fields: Mapping[str, str], **headers: str) -> PageResponse:
         """Send a form as a page of the console does, with the page's key (X-Page-Key)."""
         key = re.search(r'"X-Page-Key": "(\w+)"', self.get("/").text)
         form = {"content-type": "application/x-www-form-urlencoded", "hx-request": "true"}
         ours = {"x-page-key": key[1], "origin": self.url} if key else {}
         return self.ask("POST", path, urlencode(fields), {**form, **ours, **headers})
 
-    def ask(self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] | None = None) -> Got:
+    def ask(
+        self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> PageResponse:
         """Send one request."""
         cookie = {"cookie": self._cookie} if self._cookie else {}
         given = {name.replace("_", "-"): said for name, said in (headers or {}).items()}
@@ -131,7 +133,9 @@ class RunningConsole:
             answer = connection.getresponse()
             text = answer.read().decode()
             cookies = tuple(answer.headers.get_all("set-cookie") or ())
-            return Got(answer.status, {name.lower(): said for name, said in answer.getheaders()}, text, cookies)
+            return PageResponse(
+                answer.status, {name.lower(): said for name, said in answer.getheaders()}, text, cookies
+            )
 
     def remember(self, cookie: str) -> None:
         """Add a cookie to those that the browser sends."""

@@ -57,14 +57,18 @@ class RuleGate:
     def _hits(self, text: IndexedText) -> list[Span]:
         if self.after_letter:
             return text.runs_after_letters
-        pattern, margin = self.pattern, self.margin
-        if not self.digits:
-            return [match.span() for match in pattern.finditer(text)] if pattern else []
+        if self.digits:
+            return self._hits_in_clusters(text)
+        return [match.span() for match in self.pattern.finditer(text)] if self.pattern else []
+
+    def _hits_in_clusters(self, text: IndexedText) -> list[Span]:
         clusters = [(begin, end) for begin, end, digits in text.clusters if digits >= self.digits]
-        if pattern is None:
+        if self.pattern is None:
             return clusters
-        search_ranges = [(max(0, begin - margin), end + margin) for begin, end in clusters]
-        return [match.span() for begin, end in search_ranges for match in pattern.finditer(text, begin, end)]
+        finditer, margin = self.pattern.finditer, self.margin
+        return [
+            match.span() for begin, end in clusters for match in finditer(text, max(0, begin - margin), end + margin)
+        ]
 
 
 @dataclass(frozen=True)

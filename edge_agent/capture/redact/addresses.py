@@ -49,8 +49,8 @@ _SPOKEN = (
 def find_emails(text: str) -> Iterator[Span]:
     """Find addresses around each @ (RFC 5321: 64 characters before it at most)."""
     for at in AT_SIGN.finditer(text):
-        domain = _DOMAIN.match(text, at.end())
-        local = _LOCAL.search(text, max(0, at.start() - 64), at.start())
+        domain, begin = _DOMAIN.match(text, at.end()), max(0, at.start() - 64)
+        local = _LOCAL.search(text, max(begin, text.rfind(" ", begin, at.start()) + 1), at.start())
         if domain and local:
             yield local.start(), domain.end()
 
@@ -142,7 +142,7 @@ _PLAIN = (
     "|terrace|trail"
 )
 """Suffixes that are also found in lower case."""
-_PLAIN_SUFFIXES = beginnings(_PLAIN)
+_SUFFIX_WORDS, _PLAIN_SUFFIXES = beginnings(_SUFFIXES), beginnings(_PLAIN)
 _UNIT = (
     r"(?:,? {0,2}\n?(?:apt|apartment|suite|ste|unit|flat|fl|floor|room|rm|bldg|building|box|top|stiege|tür|app"
     r"|appt|piso|int|lok|m|bte|bus|et|[a-z]?#)"
@@ -217,9 +217,12 @@ _STOP = (
 _NUMBER_FIRST_PLAIN = re.compile(
     rf"(?i)(?<![\w.,/$€£#-])\d{{1,6}}[a-z]?,? (?:{_STOP}[a-z0-9À-ž'\u2019.\-]{{1,30}} ){{1,3}}(?:{_PLAIN})\b\.?{_UNIT}"
 )
+_FRENCH_PREFIXES = (
+    r"rue|avenue|av\.?|boulevard|bd\.?|place|chemin|allées?|impasse|quai|route|cours|square|passage|sentier|ruelle"
+)
+_FRENCH_WORDS = beginnings(_FRENCH_PREFIXES)
 _FRENCH = re.compile(
-    rf"(?i:(?<![\w.,/-])\d{{1,4}}(?: ?(?:bis|ter|quater|[a-d]))?,? (?:rue|avenue|av\.?|boulevard|bd\.?|place|chemin"
-    rf"|allées?|impasse|quai|route|cours|square|passage|sentier|ruelle) "
+    rf"(?i:(?<![\w.,/-])\d{{1,4}}(?: ?(?:bis|ter|quater|[a-d]))?,? (?:{_FRENCH_PREFIXES}) "
     rf"(?:{_PARTICLE}){{0,2}})(?:[\w'\u2019.\-]{{2,30}})(?: (?:{_PARTICLE}){{0,2}}{_WORD}){{0,4}}{_TAIL}"
 )
 _STREET_FIRST = re.compile(
@@ -233,6 +236,13 @@ _UNIT_LAST = re.compile(
     rf"|suite"
     rf"|ste|unit|flat)\.? ?#?\d{{1,6}}[a-z]?(?!\w)(?-i:{_TAIL})"
 )
+_HOUSE_FIRST = (
+    (_SUFFIX_WORDS, _NUMBER_FIRST),
+    (_FRENCH_WORDS, _FRENCH),
+    (_PLAIN_SUFFIXES, _NUMBER_FIRST_PLAIN),
+    (_UNIT_BEGINNINGS, _UNIT_LAST),
+)
+"""Patterns that begin with the house number, each with words of which one must follow."""
 _LOWER_ENDINGS = (
     *("straße", "strasse", "str.", "gasse", "allee", "platz", "straat", "gracht", "gatan", "vägen", "gade", "vej"),
     *("gata", "gaten", "veien", "katu"),
@@ -291,14 +301,11 @@ def find_postal_addresses(text: str) -> Iterator[Span]:
 
 
 def _streets(text: IndexedText) -> Iterator[re.Match[str]]:
-    yield from matches_at(_NUMBER_FIRST, text, text.numbers)
-    yield from matches_at(_FRENCH, text, text.numbers)
-    if text.starts(_PLAIN_SUFFIXES):
-        yield from matches_at(_NUMBER_FIRST_PLAIN, text, text.numbers)
-    if text.starts(_UNIT_BEGINNINGS):
-        yield from matches_at(_UNIT_LAST, text, text.numbers)
-    for pattern in (_AT_PLACE, _BOX, _LOWER_PREFIX):
-        yield from pattern.finditer(text)
+    for words, pattern in _HOUSE_FIRST:
+        if text.starts(words):
+            yield from matches_at(pattern, text, text.numbers)
+    for announced_pattern in (_AT_PLACE, _BOX, _LOWER_PREFIX):
+        yield from announced_pattern.finditer(text)
     if prefixes := _PREFIX_WORDS.starts(text):
         yield from matches_at(_PREFIX_FIRST, text, sorted({*prefixes, *text.numbers}))
     if text.has_capitals:

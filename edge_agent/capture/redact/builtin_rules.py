@@ -184,9 +184,12 @@ _BETWEEN = (
 )
 _VALUE = r"(?P<v>(?=[0-9A-Z\-./ ]{0,12}\d)[0-9A-Z]{1,20}(?:[ \-./]{1,2}(?=[0-9A-Z]{0,4}\d)[0-9A-Z]{1,14}){0,6})(?!\w)"
 _ANNOUNCERS = f"{_RECORDS}|{_DOCUMENTS}|{_ACCOUNTS}"
+_DIGIT_WITHIN = 128
+"""More than the longest announcer with all the words after it and the characters of a value before its first digit."""
 _RECORD = AnnouncedPattern(
     rf"(?i:(?<!\w)(?:(?:{_ANNOUNCERS})\b\.?{_NUMBER_WORD}?)){_BETWEEN.replace('(?:(?:is', '(?i:(?:is')}(?i:{_VALUE})",
     _ANNOUNCERS,
+    digit_within=_DIGIT_WITHIN,
 )
 _PLAIN_WORD = re.compile(rf"(?i)(?:{_WITH_NUMBER})\b")
 _SECOND_WORD = re.compile(
@@ -284,7 +287,9 @@ _NATIONAL_IDS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "se_personnummer": (r"\d(?:(?<!\w\d)|(?<=\W19\d)|(?<=\W20\d))\d{5}[-+]\d{4}(?!\w)", se_personnummer),
     "br_cpf": (r"\d(?<!\w\d)\d\d\.\d{3}\.\d{3}-\d{2}(?!\w)", br_cpf),
 }
-_ID = RuleGate(re.compile("|".join(pattern for pattern, _ in _NATIONAL_IDS.values())), digits=6, margin=4)
+_ANY_ID = "|".join(pattern for pattern, _ in _NATIONAL_IDS.values())
+# They begin words, or follow the century; where neither is so, the engine tries none of them.
+_ID = RuleGate(re.compile(rf"(?:\b|(?<=19)|(?<=20))(?:{_ANY_ID})"), digits=6, margin=4)
 # Numbers across line ends, spaced out, or with letters that look like digits.
 _LONG_NUMBER = RuleGate(None, digits=8)
 # Six digits, or the four of an Indian PAN.

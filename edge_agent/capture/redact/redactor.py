@@ -144,7 +144,7 @@ class RedactionSession:
     counts: Counter[str] = field(default_factory=Counter)
     """Replacements by the name of the rule."""
     _placeholders: dict[str, str] = field(default_factory=dict)
-    _numbers: Counter[str] = field(default_factory=Counter)
+    _numbers: dict[str, int] = field(default_factory=dict)
     _known_values: dict[str, str] = field(default_factory=dict)
     findings: ModelFindings | None = None
     """What a redaction model found in the texts of the example; None = rules alone."""
@@ -290,10 +290,10 @@ class RedactionSession:
                 self._surrogates[surrogate] = value
                 self._placeholders[value] = surrogate
         if value not in self._placeholders:
-            candidates = (f"[{word}_{number}]" for number in itertools.count(self._numbers[word] + 1))
-            placeholder = next(placeholder for placeholder in candidates if placeholder not in self.reserved)
-            self._numbers[word] = int(placeholder[len(word) + 2 : -1])
-            self._placeholders[value] = placeholder
+            number = self._numbers.get(word, 0) + 1
+            while (placeholder := f"[{word}_{number}]") in self.reserved:
+                number += 1
+            self._numbers[word], self._placeholders[value] = number, placeholder
         return self._placeholders[value]
 
 

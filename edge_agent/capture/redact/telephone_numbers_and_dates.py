@@ -113,7 +113,7 @@ _PHONE_WORD = re.compile(
     r"|på|op|pod|mij|mich|mig|sul|w|w[ae])\b[^\w+\n]{1,3}){0,4}\Z"
 )
 _PHONE_WORD_REACH = 40
-_X_OF_EXTENSION = re.compile(r"(?<=\d)[xX](?=\d{1,6}(?!\w))")
+_X_OF_EXTENSION = re.compile(r"[xX](?<=\d[xX])(?=\d{1,6}(?!\w))")
 _EXTENSION = re.compile(r" ?(?:x|ext\.?|extension|durchwahl|poste|app\.)[ .:]{0,2}\d{1,6}(?!\w)", re.IGNORECASE)
 
 

@@ -32,7 +32,7 @@ from tests.support.cancelling.site import (
 from tests.support.eventually import eventually_answered
 from tests.support.open_inference import infer
 from tests.support.rpcs import METHODS
-from tests.support.update_field import wanted
+from tests.support.update_sites import wanted
 
 FEEDBACK, HEALTH = "edge_agent.v1.FeedbackService", "grpc.health.v1.Health"
 OPEN = OPEN_INFERENCE.full_name

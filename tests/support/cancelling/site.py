@@ -33,14 +33,14 @@ from edge_agent.store.bundle_store import Store
 from edge_agent.v1 import admin_pb2, escalation_pb2, escalation_pb2_grpc, inference_pb2
 from tests.support import bert_onnx
 from tests.support.bundles import digest_of, echo_bundle, write
-from tests.support.cancelling.held import Held, held
-from tests.support.cancelling.points import Point, Points
+from tests.support.cancelling.cancellation_points import CancellationPoint, CancellationPoints
+from tests.support.cancelling.held_resources import HeldResources, held
 from tests.support.eventually import eventually, eventually_answered
 from tests.support.examples import RECIPIENT
 from tests.support.fleet_cases import CentralTeam
 from tests.support.hostile_calls import ended
 from tests.support.rpcs import METHODS, path_of
-from tests.support.update_field import wanted
+from tests.support.update_sites import wanted
 
 CALL_SECONDS_MAX = 60.0
 """A call of these takes milliseconds, and once 30 s beside three compilers: what takes this long hangs."""
@@ -155,7 +155,7 @@ class Site:
         """Start, with all tasks installed and a plan that the site follows."""
         self.run_dir.mkdir(mode=0o755)
         self._closing.callback(shutil.rmtree, self.run_dir, ignore_errors=True)
-        self.points = Points(asyncio.get_running_loop())
+        self.points = CancellationPoints(asyncio.get_running_loop())
         self._closing.callback(self.points.close)
         self._hear_complaints()
         self._uplink = grpc.aio.server()
@@ -214,7 +214,7 @@ class Site:
         tasks = admin_pb2.GetStatusResponse.FromString(status.answers[0]) if status.answers else None
         return tasks is not None and all(task.ready for task in tasks.tasks) and tasks.escalation.online
 
-    def look(self) -> Held:
+    def look(self) -> HeldResources:
         """Return a snapshot of the resources of the process."""
         return held(self.daemon, self.config.state_dir)
 
@@ -224,7 +224,7 @@ class Site:
         self,
         method: MethodDescriptor | str,
         *messages: bytes,
-        at: Point | None = None,
+        at: CancellationPoint | None = None,
         answers_max: int = 1000,
         aimed: bool = False,
     ) -> Outcome:

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.support.cancelling.calls import DRAINED, Call, probes, shown
-from tests.support.cancelling.held import Held
-from tests.support.cancelling.points import How, Point, Whose
+from tests.support.cancelling.cancellation_points import CancellationPoint, How, Whose
+from tests.support.cancelling.held_resources import HeldResources
 from tests.support.cancelling.site import Outcome, Site
 from tests.support.eventually import eventually, eventually_answered
 
@@ -30,7 +30,7 @@ HOWS: tuple[How, ...] = ("waiting", "waking", "wire")
 
 
 @dataclass
-class Swept:
+class SweepResults:
     """The results of all points of one call."""
 
     call: Call
@@ -59,7 +59,7 @@ TITLES = f"{'call':<44} {'own':>5} {'begun':>6} {'points':>7} {'hung':>5} {'leak
 
 async def sweep(
     site: Site, calls: Iterable[Call], every: int = 1, settled_seconds_max: float = SETTLED_SECONDS_MAX
-) -> AsyncIterator[Swept]:
+) -> AsyncIterator[SweepResults]:
     """Sweep calls one after the other; `every` 3 = every third point, beginning with the first.
 
     What a call began has `settled_seconds_max` to come to its end after each.
@@ -73,10 +73,10 @@ class _Sweep:
 
     def __init__(self, site: Site, call: Call, settled_seconds_max: float) -> None:
         self._site, self._call, self._settled_seconds_max = site, call, settled_seconds_max
-        self._found = Swept(call)
-        self._before = Held()
+        self._found = SweepResults(call)
+        self._before = HeldResources()
 
-    async def swept(self, every: int) -> Swept:
+    async def swept(self, every: int) -> SweepResults:
         """Complete the call once, then cancel it at each point."""
         for _ in range(1 if self._call.ends else UNDISTURBED):
             await self._undisturbed()
@@ -88,17 +88,17 @@ class _Sweep:
                 await self._left_at(point)
         return self._found
 
-    def _points(self) -> Iterator[Point]:
+    def _points(self) -> Iterator[CancellationPoint]:
         """Yield the points; how many there are may change from call to call with the time that threads take."""
         for how in HOWS:
             yield from self._numbers("own", how)
         yield from self._numbers("begun", "waiting")
 
-    def _numbers(self, whose: Whose, how: How) -> Iterator[Point]:
+    def _numbers(self, whose: Whose, how: How) -> Iterator[CancellationPoint]:
         number = 1
         while number <= (self._found.own if whose == "own" else self._found.begun):
             assert number <= AWAITS_MAX, f"{self._call} passes more and more awaits"
-            yield Point(whose, how, number)
+            yield CancellationPoint(whose, how, number)
             number += 1
 
     async def _undisturbed(self) -> None:
@@ -122,7 +122,7 @@ class _Sweep:
         else:
             await self._call.restore(self._site)
 
-    async def _left_at(self, point: Point) -> None:
+    async def _left_at(self, point: CancellationPoint) -> None:
         """Cancel the call at a point, and check the consequences."""
         call, site, found = self._call, self._site, self._found
         await call.prepare(site)
@@ -179,7 +179,7 @@ class _Sweep:
             await eventually(lambda: not self._site.look().beyond(self._before), self._settled_seconds_max)
         return [*self._site.look().beyond(self._before), *self._site.complaints(self._call.logged)]
 
-    async def _settled(self) -> Held:
+    async def _settled(self) -> HeldResources:
         """Wait until all tasks answer, the uplink is connected and two consecutive snapshots are equal; return it.
 
         Raises AssertionError when the daemon goes on.

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.finding_cases.kinds import FindingKind
 from tests.support.finding_cases.site import FaultySite, Settings, plain
-from tests.support.reason_cases.case import Played, RemedyCase
+from tests.support.reason_cases.case import CaseOutcome, RemedyCase
 from tests.support.remedy_commands import OWN, RemedyCommand, command_lines
 
 Step = Callable[[FaultySite], None]
@@ -110,13 +110,13 @@ class FindingCase:
         """Return it as a row of the sweep; an unimplemented row has neither a player nor an excuse."""
         return RemedyCase(self.name, "technician", self._play if self.fault else None, self.excused, self.played_by)
 
-    def _play(self, _: Path) -> Played:
+    def _play(self, _: Path) -> CaseOutcome:
         """Run it, for the sweep, which counts."""
         outcome, fault = self.run(), self.fault
         assert fault is not None
         assert (self.expected, []) == (outcome.shown, outcome.left), f"{outcome.shown}; {' '.join(outcome.left)}"
         person = fault.person or ("nobody: nothing has to be done" if fault.asks_nothing else "")
-        return Played((self.name,), cured=not person, person=person)
+        return CaseOutcome((self.name,), cured=not person, person=person)
 
 
 def _left(fault: Fault, site: FaultySite, before: set[tuple[str, ...]]) -> list[str]:

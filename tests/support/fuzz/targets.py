@@ -179,13 +179,13 @@ def repository_case(role: str, stolen: bool, drive: bool, raw: bytes) -> bytes:
     return json.dumps({"role": role, "stolen": stolen, "stick": drive}).encode() + b"\n" + raw
 
 
-def _parsed(case: bytes) -> hostile_state.Spoilt:
+def _parsed(case: bytes) -> hostile_state.DamagedRepository:
     head, _, raw = case.partition(b"\n")
     try:
         told = json.loads(head)
-        return hostile_state.Spoilt(told["role"], raw, bool(told["stolen"]), bool(told["stick"]))
+        return hostile_state.DamagedRepository(told["role"], raw, bool(told["stolen"]), bool(told["stick"]))
     except (ValueError, KeyError, TypeError):  # spoilt by the fuzzer, and not what is fuzzed
-        return hostile_state.Spoilt("timestamp", case, stolen=False, drive=True)
+        return hostile_state.DamagedRepository("timestamp", case, stolen=False, drive=True)
 
 
 def _repository_mutation(rng: Random, case: bytes) -> bytes:
@@ -210,7 +210,7 @@ def _repository(folder: Path) -> Read:
 def _repository_seeds(folder: Path) -> list[bytes]:
     """Return each file of the repository as it is: its signatures and dates are of today."""
     central = CentralTeam.of(folder / "central")
-    sound = repository_attacks.Hostile(central, central.folder, central.folder)
+    sound = repository_attacks.AttackedRepository(central, central.folder, central.folder)
     paths = {role: sound.plan_blob() if role == plan.FILE_NAME else sound.path(role) for role in hostile_state.ROLES}
     return [repository_case(role, False, True, path.read_bytes()) for role, path in paths.items()]
 

@@ -14,9 +14,9 @@ from tests.support.reason_cases import (  # noqa: F401 - they fill the table
     machine_cases,
     uplink_cases,
 )
-from tests.support.reason_cases.case import CASES, Met, Played, RemedyCase
+from tests.support.reason_cases.case import CASES, CaseOutcome, CommandEnd, RemedyCase
 
 CLIENT_REASONS = frozenset({"UNREACHABLE", "TLS_FAILED", "MESSAGE_TOO_LARGE"})
 """Reasons that no daemon wrote: docs/errors.md, "From the client's side"."""
 
-__all__ = ["CASES", "CLIENT_REASONS", "Met", "Played", "RemedyCase"]
+__all__ = ["CASES", "CLIENT_REASONS", "CaseOutcome", "CommandEnd", "RemedyCase"]

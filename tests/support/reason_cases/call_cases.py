@@ -19,7 +19,7 @@ from edge_agent.v1 import inference_pb2, inference_pb2_grpc
 from tests.support.bundles import echo_bundle
 from tests.support.daemon import RunningDaemon
 from tests.support.eventually import eventually_sync
-from tests.support.reason_cases.case import Played, case, edge_agent, excuse, failure, follow
+from tests.support.reason_cases.case import CaseOutcome, case, edge_agent, excuse, failure, follow
 
 TASK, LABELS = "intent", ("refund", "price")
 PATIENT_SECONDS, STALL_SECONDS = 60.0, 20.0
@@ -51,38 +51,38 @@ def answers(daemon: RunningDaemon, text: str = TEXT) -> bool:
 
 
 @case("TASK_UNKNOWN", "device")
-def task_unknown(folder: Path) -> Played:
+def task_unknown(folder: Path) -> CaseOutcome:
     """A device names a task that is not here; an operator installs it. The message lists the tasks that are."""
     with serving(folder) as daemon:
         met = edge_agent(daemon, "classify", "order", TEXT)
         assert (2, True) == (met.code, "'order'" in met.text), met.text
         assert f"known tasks: {TASK}" in met.text, met.text
         follow(daemon, folder, met.remedy, BUNDLE=str(echo_bundle(folder / "order", "order", "classify", LABELS)))
-        return Played(met.reasons, not edge_agent(daemon, "classify", "order", TEXT).code)
+        return CaseOutcome(met.reasons, not edge_agent(daemon, "classify", "order", TEXT).code)
 
 
 @case("TASK_KIND_MISMATCH", "device")
-def task_kind_mismatch(folder: Path) -> Played:
+def task_kind_mismatch(folder: Path) -> CaseOutcome:
     """A device asks a classifier for a record; the message names the kind, which is the name of the right command."""
     with serving(folder) as daemon:
         met = edge_agent(daemon, "extract", TASK, TEXT)
         kind = next(word for word in ("classify", "generate", "embed") if word in met.text.lower())
-        return Played(met.reasons, met.code == 2 and not edge_agent(daemon, kind, TASK, TEXT).code)
+        return CaseOutcome(met.reasons, met.code == 2 and not edge_agent(daemon, kind, TASK, TEXT).code)
 
 
 @case("QUESTION_UNKNOWN", "device")
-def question_unknown(folder: Path) -> Played:
+def question_unknown(folder: Path) -> CaseOutcome:
     """A device asks something that the task does not answer; the message lists the questions that it does."""
     with serving(folder, "decide") as daemon, daemon.client() as client:
         failed = failure(lambda: client.decide(TASK, [TEXT], questions=["colour"]))
         names = failed.message.partition("its questions are: ")[2].split(", ")
         [decision] = client.decide(TASK, [TEXT], questions=names)
         assert isinstance(decision, Decision), decision
-        return Played((failed.reason,), names == [each.question for each in decision.answers])
+        return CaseOutcome((failed.reason,), names == [each.question for each in decision.answers])
 
 
 @case("REQUEST_INVALID", "device")
-def request_invalid(folder: Path) -> Played:
+def request_invalid(folder: Path) -> CaseOutcome:
     """A device sends an id that is too long; the message has the limit."""
     with serving(folder) as daemon, daemon.client() as client:
         failed = failure(lambda: client.classify(TASK, [TEXT], request_id="x" * 1000))
@@ -90,36 +90,36 @@ def request_invalid(folder: Path) -> Played:
             int(word) for word in failed.message.replace(";", " ").split() if word.isdigit() and int(word) < 1000
         )
         [answer] = client.classify(TASK, [TEXT], request_id="x" * limit)
-        return Played((failed.reason,), isinstance(answer, Classification) and "request_id" in failed.message)
+        return CaseOutcome((failed.reason,), isinstance(answer, Classification) and "request_id" in failed.message)
 
 
 @case("INPUT_EMPTY", "device")
-def input_empty(folder: Path) -> Played:
+def input_empty(folder: Path) -> CaseOutcome:
     """A device sends white space."""
     with serving(folder) as daemon, daemon.client() as client:
-        return Played((failure(lambda: client.classify(TASK, [" "])).reason,), answers(daemon))
+        return CaseOutcome((failure(lambda: client.classify(TASK, [" "])).reason,), answers(daemon))
 
 
 @case("INPUT_TOO_LONG", "device")
-def input_too_long(folder: Path) -> Played:
+def input_too_long(folder: Path) -> CaseOutcome:
     """A device sends more tokens than the task allows; in several inputs they are answered."""
     with serving(folder, bundle={"task": {"limits": {"input_tokens_max": 4}}}) as daemon, daemon.client() as client:
         failed = failure(lambda: client.classify(TASK, ["one two three four five six"]))
         parts = client.classify(TASK, ["one two three", "four five six"])
-        return Played((failed.reason,), all(isinstance(each, Classification) for each in parts))
+        return CaseOutcome((failed.reason,), all(isinstance(each, Classification) for each in parts))
 
 
 @case("TOO_MANY_INPUTS", "device")
-def too_many_inputs(folder: Path) -> Played:
+def too_many_inputs(folder: Path) -> CaseOutcome:
     """A device sends more inputs than a request may have; in several requests they are answered."""
     with serving(folder, bundle={"task": {"limits": {"inputs_max": 2}}}) as daemon, daemon.client() as client:
         failed = failure(lambda: client.classify(TASK, [TEXT] * 3))
         parts = client.classify(TASK, [TEXT] * 2) + client.classify(TASK, [TEXT])
-        return Played((failed.reason,), len(parts) == 3)
+        return CaseOutcome((failed.reason,), len(parts) == 3)
 
 
 @case("PREDICTION_UNKNOWN", "reviewer")
-def prediction_unknown(folder: Path) -> Played:
+def prediction_unknown(folder: Path) -> CaseOutcome:
     """A reviewer judges an answer that nothing collected; with 'collect' in agent.yaml the next one can be judged."""
     with serving(folder) as daemon:
         answer = _classified(daemon)
@@ -128,7 +128,7 @@ def prediction_unknown(folder: Path) -> Played:
         answer = _classified(daemon)
         unknown = failure(lambda: _accept(daemon, "another"))
         _accept(daemon, answer.prediction_id)
-        return Played(tuple({failed.reason, unknown.reason}), "'collect'" in failed.remedy)
+        return CaseOutcome(tuple({failed.reason, unknown.reason}), "'collect'" in failed.remedy)
 
 
 def _classified(daemon: RunningDaemon) -> Classification:
@@ -148,7 +148,7 @@ def _accept(daemon: RunningDaemon, prediction: str) -> None:
 
 
 @case("REDACTION_HELD", "reviewer")
-def redaction_held(folder: Path) -> Played:
+def redaction_held(folder: Path) -> CaseOutcome:
     """A reviewer's words wait for a redaction model that fails; status names the task, whose next bundle reads."""
     examples = {"collect": {TASK: "local"}, "commit_seconds": 0.05}
 
@@ -170,20 +170,20 @@ def redaction_held(folder: Path) -> Played:
         daemon.install(redactor("1.0.1", ""))
         wait_as_told(failed)
         reject(answer.prediction_id)
-        return Played((failed.reason,), "'redaction' in agent.yaml" in failed.remedy)
+        return CaseOutcome((failed.reason,), "'redaction' in agent.yaml" in failed.remedy)
 
 
 @case("DEADLINE_EXPIRED", "device")
-def deadline_expired(folder: Path) -> Played:
+def deadline_expired(folder: Path) -> CaseOutcome:
     """A device allows less time than the model needs; with more time, or less text, it is answered."""
     with serving(folder) as daemon, daemon.client() as client:
         failed = failure(lambda: client.classify(TASK, [SLOW], timeout_seconds=0.1))
         [answer] = client.classify(TASK, [SLOW], timeout_seconds=30)
-        return Played((failed.reason,), isinstance(answer, Classification) and answers(daemon))
+        return CaseOutcome((failed.reason,), isinstance(answer, Classification) and answers(daemon))
 
 
 @case("CANCELLED", "device")
-def cancelled(folder: Path) -> Played:
+def cancelled(folder: Path) -> CaseOutcome:
     """A device hangs up: there is nothing to do, and its next call is answered."""
     with serving(folder) as daemon, grpc.insecure_channel(daemon.inference) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -191,7 +191,7 @@ def cancelled(folder: Path) -> Played:
         with daemon.admin() as admin:
             eventually_sync(lambda: any(engine.pending for engine in admin.status().engines))
         future.cancel()
-        return Played((future.code().name,), answers(daemon))
+        return CaseOutcome((future.code().name,), answers(daemon))
 
 
 def _refused_when_busy(daemon: RunningDaemon, calls: int, work: Callable[[Client], object]) -> CallFailed:
@@ -214,30 +214,30 @@ def _refused_when_busy(daemon: RunningDaemon, calls: int, work: Callable[[Client
 
 
 @case("QUEUE_FULL", "device")
-def queue_full(folder: Path) -> Played:
+def queue_full(folder: Path) -> CaseOutcome:
     """A device calls while the queue is full; after the delay in RetryInfo the same call is answered."""
     with serving(folder, engine={"queue_requests_max": 1, "sequences_max": 1}, service={"calls_max": 2}) as daemon:
         failed = _refused_when_busy(daemon, 8, lambda client: client.classify(TASK, [SLOW], timeout_seconds=30))
-        return Played((failed.reason,), answers(daemon))
+        return CaseOutcome((failed.reason,), answers(daemon))
 
 
 @case("CLIENT_SHARE_FULL", "device")
-def client_share_full(folder: Path) -> Played:
+def client_share_full(folder: Path) -> CaseOutcome:
     """A device has more calls in progress than one may; one after the other they are answered."""
     with serving(folder, access={"client_calls_max": 1}) as daemon:
         failed = _refused_when_busy(daemon, 4, lambda client: client.classify(TASK, [SLOW], timeout_seconds=30))
-        return Played((failed.reason,), answers(daemon) and answers(daemon))
+        return CaseOutcome((failed.reason,), answers(daemon) and answers(daemon))
 
 
 @case("CLIENT_RATE_EXCEEDED", "device")
-def client_rate_exceeded(folder: Path) -> Played:
+def client_rate_exceeded(folder: Path) -> CaseOutcome:
     """A device calls too often; after the delay in RetryInfo it is answered. The remedy names the limit's key."""
     access = {"client_calls_per_second_max": 2.0, "client_calls_burst_max": 1}
     with serving(folder, access=access) as daemon, daemon.client() as client:
         client.classify(TASK, [TEXT])
         failed = _rate_refusal(client)
         wait_as_told(failed)
-        return Played((failed.reason,), answers(daemon) and "client_calls_per_second_max" in failed.remedy)
+        return CaseOutcome((failed.reason,), answers(daemon) and "client_calls_per_second_max" in failed.remedy)
 
 
 def _rate_refusal(client: Client) -> CallFailed:
@@ -259,7 +259,7 @@ excuse(
 
 
 @case("ENGINE_NOT_READY", "device")
-def engine_not_ready(folder: Path) -> Played:
+def engine_not_ready(folder: Path) -> CaseOutcome:
     """A device calls while the model's process restarts; after the delay the same call is answered."""
     with (
         serving(folder, engine={"restart_seconds_first": 1.0}) as daemon,
@@ -270,11 +270,11 @@ def engine_not_ready(folder: Path) -> Played:
         eventually_sync(lambda: not client.serving(TASK))
         failed = failure(lambda: client.classify(TASK, [TEXT]))
         eventually_sync(lambda: client.serving(TASK))
-        return Played((failed.reason,), bool(failed.retry_after_seconds) and answers(daemon))
+        return CaseOutcome((failed.reason,), bool(failed.retry_after_seconds) and answers(daemon))
 
 
 @case("DRAINING", "device")
-def draining(folder: Path) -> Played:
+def draining(folder: Path) -> CaseOutcome:
     """A device calls a daemon that is stopping; when the daemon is back it is answered."""
     with serving(folder) as daemon:
         with daemon.admin() as admin, daemon.client() as client:
@@ -282,7 +282,7 @@ def draining(folder: Path) -> Played:
             failed = failure(lambda: client.classify(TASK, [TEXT]))
         daemon.stop()
         daemon.start(TASK)
-        return Played((failed.reason,), answers(daemon))
+        return CaseOutcome((failed.reason,), answers(daemon))
 
 
 @contextmanager
@@ -299,7 +299,7 @@ def _stalled(daemon: RunningDaemon) -> Iterator[None]:
 
 
 @case("SPOOL_STALLED", "reviewer")
-def spool_stalled(folder: Path) -> Played:
+def spool_stalled(folder: Path) -> CaseOutcome:
     """A reviewer's feedback meets a disk that takes no writes; doctor shows for how long, and later it is stored."""
     with serving(folder, examples={"collect": {TASK: "local"}, "commit_seconds": 0.05}) as daemon:
         kept = _classified(daemon)
@@ -310,7 +310,7 @@ def spool_stalled(folder: Path) -> Played:
             failed = failure(lambda: _accept(daemon, answer.prediction_id))
             [shown] = follow(daemon, folder, failed.remedy)
         eventually_sync(lambda: _accepted(daemon, answer.prediction_id))
-        return Played((failed.reason,), "disk" in shown.said)
+        return CaseOutcome((failed.reason,), "disk" in shown.said)
 
 
 def _has_feedback(daemon: RunningDaemon) -> bool:
@@ -328,7 +328,7 @@ def _accepted(daemon: RunningDaemon, prediction: str) -> bool:
 
 
 @case("STREAM_BROKEN", "device")
-def stream_broken(folder: Path) -> Played:
+def stream_broken(folder: Path) -> CaseOutcome:
     """The model's process ends in a stream; the request, sent again, is answered whole."""
     with serving(folder, "generate", engine={"restart_seconds_first": 0.05}) as daemon, daemon.client() as client:
         stream = iter(client.generate(TASK, "!slow 100 " + " ".join(["word"] * 50)))
@@ -337,7 +337,7 @@ def stream_broken(folder: Path) -> Played:
             os.kill(admin.status().engines[0].pid, signal.SIGKILL)
         failed = failure(lambda: list(stream))
         eventually_sync(lambda: client.serving(TASK))
-        return Played((failed.reason,), bool("".join(map(str, client.generate(TASK, "one two")))))
+        return CaseOutcome((failed.reason,), bool("".join(map(str, client.generate(TASK, "one two")))))
 
 
 def _names_the_team(failed: CallFailed) -> str:
@@ -345,23 +345,23 @@ def _names_the_team(failed: CallFailed) -> str:
 
 
 @case("MODEL_FAILED", "device")
-def model_failed(folder: Path) -> Played:
+def model_failed(folder: Path) -> CaseOutcome:
     """The model gives no answer to one text: the team that made the bundle gets the text, and its digest."""
     with serving(folder) as daemon, daemon.client() as client:
         failed = failure(lambda: client.classify(TASK, ["!fail"]))
-        return Played((failed.reason,), cured=False, person=_names_the_team(failed))
+        return CaseOutcome((failed.reason,), cured=False, person=_names_the_team(failed))
 
 
 @case("ENGINE_CRASHED", "device")
-def engine_crashed(folder: Path) -> Played:
+def engine_crashed(folder: Path) -> CaseOutcome:
     """A text kills the model's process."""
     with serving(folder, engine={"restart_seconds_first": 0.05}) as daemon, daemon.client() as client:
         failed = failure(lambda: client.classify(TASK, ["!crash"]))
-        return Played((failed.reason,), cured=False, person=_names_the_team(failed))
+        return CaseOutcome((failed.reason,), cured=False, person=_names_the_team(failed))
 
 
 @case("INPUT_QUARANTINED", "device")
-def input_quarantined(folder: Path) -> Played:
+def input_quarantined(folder: Path) -> CaseOutcome:
     """The text that has killed the process is refused; other texts are answered."""
     with serving(folder, engine={"restart_seconds_first": 0.05}) as daemon, daemon.client() as client:
         reasons = []
@@ -372,13 +372,13 @@ def input_quarantined(folder: Path) -> Played:
                 break
         eventually_sync(lambda: client.serving(TASK))
         failed = failure(lambda: client.classify(TASK, ["!crash"]))
-        return Played((failed.reason,), cured=answers(daemon), person=_names_the_team(failed))
+        return CaseOutcome((failed.reason,), cured=answers(daemon), person=_names_the_team(failed))
 
 
 @case("MESSAGE_TOO_LARGE", "device")
-def message_too_large(folder: Path) -> Played:
+def message_too_large(folder: Path) -> CaseOutcome:
     """A device sends more than gRPC takes here; shorter texts, or a larger 'message_bytes_max', are answered."""
     with serving(folder, service={"message_bytes_max": 2**20}) as daemon, daemon.client() as client:
         failed = failure(lambda: client.classify(TASK, ["word " * 300_000]))
         is_named = "message_bytes_max" in failed.remedy
-        return Played((failed.reason,), is_named and answers(daemon))
+        return CaseOutcome((failed.reason,), is_named and answers(daemon))

@@ -1,7 +1,7 @@
 """One row of the remedy sweep: a fault, its error for a user, and the effect of its remedy.
 
 @case("TASK_UNKNOWN", "device")
-def task_unknown(folder: Path) -> Played:
+def task_unknown(folder: Path) -> CaseOutcome:
     ...
 """
 
@@ -23,7 +23,7 @@ _REMEDY = re.compile(r"^ *what to do: (.*)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Played:
+class CaseOutcome:
     """The outcome of a row."""
 
     shown: tuple[str, ...]
@@ -41,7 +41,7 @@ class RemedyCase:
     name: str
     user: str
     """Who meets it: device, reviewer, operator, technician, central."""
-    play: Callable[[Path], Played] | None = None
+    play: Callable[[Path], CaseOutcome] | None = None
     """Makes the fault in an empty folder, and follows its remedy."""
     excused: str = ""
     """Why it is not played."""
@@ -50,7 +50,7 @@ class RemedyCase:
 
 
 @dataclass(frozen=True)
-class Met:
+class CommandEnd:
     """How a command ended."""
 
     code: int
@@ -72,10 +72,10 @@ CASES: dict[str, RemedyCase] = {}
 """The rows of the catalogue's reasons, and of the client's, by reason."""
 
 
-def case(reason: str, user: str) -> Callable[[Callable[[Path], Played]], Callable[[Path], Played]]:
+def case(reason: str, user: str) -> Callable[[Callable[[Path], CaseOutcome]], Callable[[Path], CaseOutcome]]:
     """Make a function the row of a reason."""
 
-    def keep(play: Callable[[Path], Played]) -> Callable[[Path], Played]:
+    def keep(play: Callable[[Path], CaseOutcome]) -> Callable[[Path], CaseOutcome]:
         assert reason not in CASES, reason
         CASES[reason] = RemedyCase(reason, user, play)
         return play
@@ -89,7 +89,7 @@ def excuse(reason: str, user: str, why: str) -> None:
     CASES[reason] = RemedyCase(reason, user, excused=why)
 
 
-def run(*command: object, cwd: Path | None = None) -> Met:
+def run(*command: object, cwd: Path | None = None) -> CommandEnd:
     """Run a command, with `-v` among its arguments so that it names its reason."""
     done = subprocess.run(
         list(map(str, command)),
@@ -100,10 +100,10 @@ def run(*command: object, cwd: Path | None = None) -> Met:
         stdin=subprocess.DEVNULL,
         cwd=cwd,
     )
-    return Met(done.returncode, done.stdout + done.stderr)
+    return CommandEnd(done.returncode, done.stdout + done.stderr)
 
 
-def edge_agent(daemon: RunningDaemon, *arguments: object) -> Met:
+def edge_agent(daemon: RunningDaemon, *arguments: object) -> CommandEnd:
     """Run edge-agent for a daemon, which need not run."""
     return run(*daemon.command(), "-v", *arguments)
 

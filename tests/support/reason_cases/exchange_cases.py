@@ -14,13 +14,13 @@ from edge_agent.errors import EdgeAgentError, RecordInvalid
 from edge_agent.formats import enrolment_file, example_records, segment
 from edge_agent.formats.signed_document import format_timestamp, public_key_hex, sign
 from tests.support.daemon import RunningDaemon
-from tests.support.enrolled import Box, Team
+from tests.support.enrolled_machine import CentralFolder, EnrolledMachine
 from tests.support.examples import CENTRAL_KEY, IDENTITY, NOW, RECIPIENT, prediction, records_of
 from tests.support.fleet_cases import CentralTeam
 from tests.support.reason_cases.bundle_cases import CENTRAL, person_of
 from tests.support.reason_cases.call_cases import TASK
-from tests.support.reason_cases.case import Met, Played, case, edge_agent, run
-from tests.support.repository_attacks import Hostile, expired
+from tests.support.reason_cases.case import CaseOutcome, CommandEnd, case, edge_agent, run
+from tests.support.repository_attacks import AttackedRepository, expired
 from tests.support.segments import CentralTeam as Collecting
 from tests.support.segments import SealingSite, stranger
 from tests.support.store_cases import bundle
@@ -51,14 +51,14 @@ class DriveSite:
         self.central.plan(self.central.offering(self.central.publish(made)))
         return self.central.drive(self.folder / f"drive-{version}")
 
-    def take(self, drive: Path) -> Met:
+    def take(self, drive: Path) -> CommandEnd:
         """Import a drive."""
         return edge_agent(self.daemon, "media", "import", drive)
 
-    def hostile(self, spoil: Callable[[Hostile], None]) -> Path:
+    def hostile(self, spoil: Callable[[AttackedRepository], None]) -> Path:
         """Return a damaged copy of the publications."""
         older = self.central.copy(self.folder / "older")
-        made = Hostile(self.central, self.central.copy(self.folder / "hostile"), older)
+        made = AttackedRepository(self.central, self.central.copy(self.folder / "hostile"), older)
         spoil(made)
         return made.folder
 
@@ -72,7 +72,7 @@ def drive_site(folder: Path) -> Iterator[DriveSite]:
         yield site
 
 
-def replaced_drive(folder: Path, spoil: Callable[[Hostile], None]) -> Played:
+def replaced_drive(folder: Path, spoil: Callable[[AttackedRepository], None]) -> CaseOutcome:
     """Import a spoilt copy, and then a drive that the central team has written again, as the remedy says."""
     with drive_site(folder) as site:
         whole = site.drive("1.0.0")
@@ -80,69 +80,69 @@ def replaced_drive(folder: Path, spoil: Callable[[Hostile], None]) -> Played:
         assert met.code == 5, met.text
         again = site.take(whole)
         assert not again.code, again.text
-        return Played(met.reasons, cured=True, person=person_of(met.remedy))
+        return CaseOutcome(met.reasons, cured=True, person=person_of(met.remedy))
 
 
 @case("UPDATE_EXPIRED", "technician")
-def update_expired(folder: Path) -> Played:
+def update_expired(folder: Path) -> CaseOutcome:
     """A drive whose metadata have expired."""
     return replaced_drive(folder, expired("timestamp"))
 
 
 @case("UPDATE_INCOMPLETE", "technician")
-def update_incomplete(folder: Path) -> Played:
+def update_incomplete(folder: Path) -> CaseOutcome:
     """A drive that was pulled out before its end."""
     return replaced_drive(folder, lambda hostile: hostile.path("timestamp").unlink())
 
 
 @case("UPDATE_UNTRUSTED", "technician")
-def update_untrusted(folder: Path) -> Played:
+def update_untrusted(folder: Path) -> CaseOutcome:
     """A drive of another fleet; the remedy names what the central team checks its repository with."""
     with drive_site(folder) as site:
         other = CentralTeam(folder / "other", whose="theirs")
         other.plan(other.offering(other.publish(bundle(folder / "theirs", weights=b"x"))))
         met = site.take(other.drive(folder / "foreign"))
-        return Played(met.reasons, not site.take(site.drive("1.0.0")).code, person_of(met.remedy))
+        return CaseOutcome(met.reasons, not site.take(site.drive("1.0.0")).code, person_of(met.remedy))
 
 
 @case("UPDATE_OUTDATED", "technician")
-def update_outdated(folder: Path) -> Played:
+def update_outdated(folder: Path) -> CaseOutcome:
     """An older drive than the last one; a new one is taken."""
     with drive_site(folder) as site:
         first, second = site.drive("1.0.0"), site.drive("2.0.0")
         assert not site.take(second).code
         met = site.take(first)
-        return Played(met.reasons, not site.take(site.drive("3.0.0")).code)
+        return CaseOutcome(met.reasons, not site.take(site.drive("3.0.0")).code)
 
 
 @case("PLAN_INVALID", "technician")
-def plan_invalid(folder: Path) -> Played:
+def plan_invalid(folder: Path) -> CaseOutcome:
     """A signed plan that breaks a rule of its schema; the central team publishes another one."""
     with drive_site(folder) as site:
         site.drive("1.0.0")
         met = site.take(site.hostile(lambda hostile: hostile.plan(b"{}")))
-        return Played(met.reasons, not site.take(site.drive("2.0.0")).code, person_of(met.remedy))
+        return CaseOutcome(met.reasons, not site.take(site.drive("2.0.0")).code, person_of(met.remedy))
 
 
 @case("DOCUMENT_INVALID", "technician")
-def document_invalid(folder: Path) -> Played:
+def document_invalid(folder: Path) -> CaseOutcome:
     """A drive with nothing for this site; the remedy names what the central team writes onto it."""
     with drive_site(folder) as site:
         empty = folder / "empty"
         empty.mkdir()
         met = site.take(empty)
-        return Played(met.reasons, not site.take(site.drive("1.0.0")).code, person_of(met.remedy))
+        return CaseOutcome(met.reasons, not site.take(site.drive("1.0.0")).code, person_of(met.remedy))
 
 
 @case("SIGNATURE_INVALID", "technician")
-def signature_invalid(folder: Path) -> Played:
+def signature_invalid(folder: Path) -> CaseOutcome:
     """Receipts that somebody else has signed; those of the central team are taken."""
     with drive_site(folder) as site:
         drive = folder / "drive"
         met = site.take(_with_receipts(drive, STRANGER))
         again = site.take(_with_receipts(drive, CENTRAL_KEY))
         assert not again.code, again.text
-        return Played(met.reasons, cured=True)
+        return CaseOutcome(met.reasons, cured=True)
 
 
 def _with_receipts(drive: Path, key: Ed25519PrivateKey) -> Path:
@@ -154,7 +154,7 @@ def _with_receipts(drive: Path, key: Ed25519PrivateKey) -> Path:
 
 
 @case("SEGMENT_DAMAGED", "central")
-def segment_damaged(folder: Path) -> Played:
+def segment_damaged(folder: Path) -> CaseOutcome:
     """Collect has another key than the one that a segment was sealed to; with that key it is taken."""
     folder.mkdir(parents=True, exist_ok=True)
     other = stranger()
@@ -168,11 +168,11 @@ def segment_damaged(folder: Path) -> Played:
     first = Collecting(folder / "before").collect(folder / "store")
     assert [name] == [each.name for each in first.refused], first
     keys = CentralKeys((IDENTITY, other), CENTRAL_KEY)
-    return Played(reason, Collecting(folder / "after", keys=keys).collect(folder / "store").segments_taken == 1)
+    return CaseOutcome(reason, Collecting(folder / "after", keys=keys).collect(folder / "store").segments_taken == 1)
 
 
 @case("RECORD_INVALID", "central")
-def record_invalid(folder: Path) -> Played:
+def record_invalid(folder: Path) -> CaseOutcome:
     """A record of a later program: its segment is named and waits, the others are taken. Its writer is to be asked."""
     folder.mkdir(parents=True, exist_ok=True)
     site = SealingSite(folder / "store")
@@ -181,7 +181,7 @@ def record_invalid(folder: Path) -> Played:
     reason = _reason_of(site.sealed(name).read_bytes())
     report = Collecting(folder).collect(folder / "store")
     assert ([name], 1) == ([each.name for each in report.refused], report.segments_taken), report
-    return Played(
+    return CaseOutcome(
         reason,
         cured=False,
         person="who wrote the program" if "program that wrote it" in RecordInvalid.remedy_default else "",
@@ -198,35 +198,35 @@ def _reason_of(sealed: bytes) -> tuple[str, ...]:
 
 
 @case("KIT_INVALID", "technician")
-def enrolment_invalid(folder: Path) -> Played:
+def enrolment_invalid(folder: Path) -> CaseOutcome:
     """An enrolment file that was cut off on its way; with one that the central team makes again the box enrols."""
     return _enrolled(folder, lambda raw: raw[: len(raw) // 2])
 
 
-def _enrolled(folder: Path, spoil: Callable[[bytes], bytes]) -> Played:
+def _enrolled(folder: Path, spoil: Callable[[bytes], bytes]) -> CaseOutcome:
     (folder / "store").mkdir(parents=True)
-    team = Team(folder, str(folder / "store"), {})
-    box, path = Box(folder / "box"), team.enrolment()
+    team = CentralFolder(folder, str(folder / "store"), {})
+    box, path = EnrolledMachine(folder / "box"), team.enrolment()
     bad = folder / "copied.kit"
     bad.write_bytes(spoil(path.read_bytes()))
     met = run(*box.daemon.command(), "-v", "enrol", bad, "--code", "0000", "--etc", box.etc)
     box.enrol(path)
-    return Played(met.reasons, met.code == 5, person_of(met.remedy))
+    return CaseOutcome(met.reasons, met.code == 5, person_of(met.remedy))
 
 
 @case("KIT_REFUSED", "technician")
-def enrolment_refused(folder: Path) -> Played:
+def enrolment_refused(folder: Path) -> CaseOutcome:
     """An enrolment file of another site; with this machine's own the box stays what it is."""
     (folder / "store").mkdir(parents=True)
-    team = Team(folder, str(folder / "store"), {})
-    box, own = Box(folder / "box"), folder / "own.kit"
+    team = CentralFolder(folder, str(folder / "store"), {})
+    box, own = EnrolledMachine(folder / "box"), folder / "own.kit"
     shutil.copy(team.enrolment(), own)
     box.enrol(own)
     said = _enrol_other(box, team.enrolment("shop-13"))
     box.enrol(team.enrolment())
-    return Played(said.reasons, said.code == 5, CENTRAL if "central" in said.remedy else "")
+    return CaseOutcome(said.reasons, said.code == 5, CENTRAL if "central" in said.remedy else "")
 
 
-def _enrol_other(box: Box, path: Path) -> Met:
+def _enrol_other(box: EnrolledMachine, path: Path) -> CommandEnd:
     code = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
     return run(*box.daemon.command(), "-v", "enrol", path, "--code", code, "--etc", box.etc)

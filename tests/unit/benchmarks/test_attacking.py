@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.attacking import crowding
-from benchmarks.attacking.callers import Noted
+from benchmarks.attacking.callers import CallLog
 from benchmarks.attacking.mixing import note_ends
 from edge_agent.client import Client
 
@@ -18,7 +18,7 @@ def test_attack_that_reaches_no_server_is_an_error(tmp_path: Path) -> None:
     nothing."""
     address = f"unix:{tmp_path}/nobody.sock"
     with Client(address) as client:
-        way = crowding.Way("socket", address, (), client)
+        way = crowding.EntryPoint("socket", address, (), client)
         with pytest.raises(AssertionError, match="junk did not reach"), crowding.assault(way, "junk"):
             pass
 
@@ -29,6 +29,6 @@ def test_caller_that_fails_or_hangs_is_recorded() -> None:
     died, ended, stuck = Future[None](), Future[None](), Future[None]()
     died.set_exception(KeyError("task"))
     ended.set_result(None)
-    noted = Noted()
+    noted = CallLog()
     note_ends([("sampler", died), ("classify", ended), ("operator", stuck)], noted)
     assert (["sampler ended by KeyError('task')"], ["operator does not end"]) == (noted.failed, noted.stuck)

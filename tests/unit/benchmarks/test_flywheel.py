@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.flywheel import figures, goods, oracle
-from benchmarks.flywheel.commands import Commands, Screen, StepFailed
+from benchmarks.flywheel.commands import Commands, ProgressLog, StepFailed
 from benchmarks.flywheel.figures import Call, Figures, block, sum_up
 from benchmarks.flywheel.goods import Row
 from benchmarks.flywheel.loop import fresh
@@ -159,7 +159,7 @@ def test_chart_shows_the_modes_by_number_of_calls(tmp_path: Path, name: str):
 def test_failed_command_is_reported_with_its_output(tmp_path: Path):
     """A command with an unexpected exit code raises an error with the command line and its output; the log has each
     command."""
-    commands = Commands(tmp_path, Screen())
+    commands = Commands(tmp_path, ProgressLog())
     with pytest.raises(StepFailed, match=r"(?s)'edge-convert keys show nowhere' ended with 2:.*nowhere"):
         commands.convert("keys", "show", "nowhere")
     commands.convert("keys", "show", "nowhere", codes=(0, 2))
@@ -168,7 +168,7 @@ def test_failed_command_is_reported_with_its_output(tmp_path: Path):
 
 def test_failed_stage_has_no_duration():
     """Only completed stages are listed with their duration."""
-    screen = Screen()
+    screen = ProgressLog()
     with screen.stage("one", "well"):
         screen.line("a figure")
     with pytest.raises(StepFailed), screen.stage("two", "badly"):

@@ -12,10 +12,10 @@ import pytest
 from benchmarks.bare import hot_loop
 from benchmarks.bars import Bar
 from benchmarks.llama import building, parts, tasks
-from benchmarks.llama.comparing import Goal, Pair, compared, ratio
+from benchmarks.llama.comparing import ComparisonGoal, MeasuredPair, compared, ratio
 from benchmarks.llama.goals import LABELS
-from benchmarks.llama.sides import Watch
-from benchmarks.llama.streams import EndedSooner, Written, pace, rate, short, stall
+from benchmarks.llama.sides import StreamWatch
+from benchmarks.llama.streams import Generation, GenerationTooShort, pace, rate, short, stall
 from benchmarks.llama.tasks import Texts
 from benchmarks.llama.turns import calls_per_second, order, p50_ms, take_turns
 from edge_agent.formats import record_schema
@@ -37,21 +37,21 @@ def words(text: str) -> int:
 
 def test_ratio_is_unaffected_by_a_slowdown_of_both_sides() -> None:
     """A machine that becomes slower during the measurement changes neither the ratio of pairs nor its interval."""
-    drifting = [Pair(2.0 * slower, 1.0 * slower) for slower in range(1, 13)]
+    drifting = [MeasuredPair(2.0 * slower, 1.0 * slower) for slower in range(1, 13)]
     assert (2.0, 2.0, 2.0) == ratio(drifting)
 
 
 def test_ratio_interval_covers_the_true_ratio_19_times_in_20() -> None:
     """The intervals of 100 series of 12 noisy pairs contain the true ratio of 0.9 in at least 88 cases."""
     rng = random.Random(1)
-    series = ([Pair(0.9 * rng.lognormvariate(0, 0.1), 1.0) for _ in range(12)] for _ in range(100))
+    series = ([MeasuredPair(0.9 * rng.lognormvariate(0, 0.1), 1.0) for _ in range(12)] for _ in range(100))
     found = [ratio(pairs) for pairs in series]
     assert 0.88 <= sum(each.low <= 0.9 <= each.high for each in found) / len(found) <= 1.0
 
 
 def test_ratio_interval_is_reproducible() -> None:
     """The bootstrap of a ratio uses a fixed seed, so the same pairs have the same interval."""
-    pairs = [Pair(ours, 1.0) for ours in (0.9, 1.1, 1.0, 1.3, 0.8)]
+    pairs = [MeasuredPair(ours, 1.0) for ours in (0.9, 1.1, 1.0, 1.3, 0.8)]
     assert ratio(pairs) == ratio(pairs)
 
 
@@ -72,8 +72,8 @@ def test_bar_by_interval_is_met_if_the_better_end_reaches_the_limit(
 ) -> None:
     """A bar by interval compares the better end of the interval with the limit, other bars compare the median; a bar
     without a limit is always met."""
-    pairs = [Pair(ours, 1.0) for ours in [0.8, 0.9, 1.1] * 3]
-    goal = Goal("bar", better=better, unit="ms", limit=limit, by_interval=by_interval)  # type: ignore[arg-type]
+    pairs = [MeasuredPair(ours, 1.0) for ours in [0.8, 0.9, 1.1] * 3]
+    goal = ComparisonGoal("bar", better=better, unit="ms", limit=limit, by_interval=by_interval)  # type: ignore[arg-type]
     found = compared(goal, pairs, "model")
     assert (0.9, 0.8, 1.1) == (found.value, found.low, found.high)
     assert ok == found.ok
@@ -81,8 +81,8 @@ def test_bar_by_interval_is_met_if_the_better_end_reaches_the_limit(
 
 def test_comparison_row_shows_model_ratio_limit_and_medians() -> None:
     """The row of a comparison shows the model, the ratio with its interval, the limit and the medians of both sides."""
-    goal = Goal("classify, p50", better="lower", unit="ms", limit=0.85)
-    row = compared(goal, [Pair(30.0, 40.0)] * 3, "SmolLM2-135M-Q4_0").line()
+    goal = ComparisonGoal("classify, p50", better="lower", unit="ms", limit=0.85)
+    row = compared(goal, [MeasuredPair(30.0, 40.0)] * 3, "SmolLM2-135M-Q4_0").line()
     assert "SmolLM2-135M-Q4_0 classify, p50 0.75 [0.75, 0.75] <= 0.85 ok 30 : 40 ms" == " ".join(row.split())
 
 
@@ -103,16 +103,16 @@ def test_stall_is_the_longest_gap_that_overlaps_the_window() -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(-1.0, 5.0), (5.0, 20.0)])
 def test_stream_that_does_not_cover_the_window_has_no_stall(start: float, end: float) -> None:
-    """If a stream does not run before, through and after the window, `stall` raises EndedSooner instead of returning a
-    number that is too good."""
-    with pytest.raises(EndedSooner, match="before, through and after"):
+    """If a stream does not run before, through and after the window, `stall` raises GenerationTooShort instead of
+    returning a number that is too good."""
+    with pytest.raises(GenerationTooShort, match="before, through and after"):
         stall([0.0, 5.0, 19.0], start, end)
 
 
 def test_stream_rate_spans_from_first_request_to_last_end() -> None:
     """The rate divides the tokens of all streams by the time from the first request to the last end, even if one stream
     ended earlier."""
-    streams = [Written(10.0, (10.5, 11.0), 12.0, 100), Written(10.2, (11.0, 13.5), 14.0, 60)]
+    streams = [Generation(10.0, (10.5, 11.0), 12.0, 100), Generation(10.2, (11.0, 13.5), 14.0, 60)]
     assert 40.0 == rate(streams)
     assert 0.5 == streams[0].first
 
@@ -120,14 +120,14 @@ def test_stream_rate_spans_from_first_request_to_last_end() -> None:
 def test_stream_with_90_percent_of_its_tokens_counts_as_complete() -> None:
     """A stream counts as short if it wrote less than 90% of the requested tokens; its pace counts from its first piece
     to its last."""
-    streams = [Written(0.0, (1.0, 3.0), 3.0, tokens) for tokens in (100, 90, 89, 1)]
+    streams = [Generation(0.0, (1.0, 3.0), 3.0, tokens) for tokens in (100, 90, 89, 1)]
     assert 0.5 == short(streams, 100)
     assert 49.5 == pace(streams[0])
 
 
 def test_stream_without_pieces_has_its_first_token_at_its_end() -> None:
     """The time to first token of a stream without pieces is its duration, because a token can have no text."""
-    assert 2.0 == Written(10.0, (), 12.0, 1).first
+    assert 2.0 == Generation(10.0, (), 12.0, 1).first
 
 
 def test_texts_have_the_requested_length_and_unique_openings() -> None:
@@ -185,13 +185,13 @@ class Writer:
     def __init__(self, *ending: int, pieces: int = 12, broken: bool = False) -> None:
         self.asked: list[str] = []
         self._ending, self._pieces, self._broken = ending, pieces, broken
-        self._stream = Watch()
+        self._stream = StreamWatch()
 
-    async def write(self, task: tasks.Task, text: str, tokens: int, watch: Watch | None = None) -> Written:
+    async def write(self, task: tasks.Task, text: str, tokens: int, watch: StreamWatch | None = None) -> Generation:
         asked = time.perf_counter()
         if watch is None:  # the long prompt
             await self._stream.until(lambda times: len(times) >= parts.PIECES_BEFORE + 10)
-            return Written(asked, (time.perf_counter(),), time.perf_counter(), tokens)
+            return Generation(asked, (time.perf_counter(),), time.perf_counter(), tokens)
         self._stream = watch
         self.asked.append(text)
         pieces = self._pieces if len(self.asked) - 1 in self._ending else tokens
@@ -200,7 +200,7 @@ class Writer:
             await turns()  # meanwhile others may run
         if self._broken:
             raise ConnectionError("the stream broke")
-        return Written(asked, tuple(watch.times), time.perf_counter(), pieces)
+        return Generation(asked, tuple(watch.times), time.perf_counter(), pieces)
 
     async def extract(self, task: tasks.Task, text: str) -> str:
         self.asked.append(text)
@@ -210,9 +210,9 @@ class Writer:
         """Nothing computes between two calls."""
 
 
-def match(ours: Writer, theirs: Writer) -> parts.Match:
+def match(ours: Writer, theirs: Writer) -> parts.LoadedSides:
     """Return a match of two rounds for a model whose tokens are words."""
-    return parts.Match("model", ours, theirs, None, Texts(SENTENCES, words), 0, rounds_max=2)  # type: ignore[arg-type]
+    return parts.LoadedSides("model", ours, theirs, None, Texts(SENTENCES, words), 0, rounds_max=2)  # type: ignore[arg-type]
 
 
 async def test_pair_whose_stream_ended_early_is_repeated_on_both_sides() -> None:

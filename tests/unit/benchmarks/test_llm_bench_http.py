@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.llama.http import Pool
+from benchmarks.llama.http import ConnectionPool
 from tests.support.eventually import eventually
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
@@ -43,10 +43,10 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(server: Server) -> AsyncIterator[Pool]:
+async def serving(server: Server) -> AsyncIterator[ConnectionPool]:
     listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
     try:
-        async with Pool(listener.sockets[0].getsockname()[1]) as pool:
+        async with ConnectionPool(listener.sockets[0].getsockname()[1]) as pool:
             yield pool
         await eventually(lambda: not server.open)
     finally:

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.llama import goals, page
-from benchmarks.llama.comparing import Figure, Goal, Pair, compared, reported
+from benchmarks.llama.comparing import ComparisonGoal, Figure, MeasuredPair, compared, reported
 from benchmarks.llama.picture import draw
 
 MACHINE = Figure("processor cores", 2, None, "higher", {"processor": "A processor", "cores": "2", "memory": "24 GiB"})
 TOLD = Figure("threads of each side", 2, None, "higher", {"llama-server": "-t 2", "kv_type": "f16"}, "Q4_0")
 
 
-def line(goal: Goal, ours: float, theirs: float, model: str = "Q4_0") -> str:
-    return json.dumps(compared(goal, [Pair(ours, theirs)] * 3, model).plain())
+def line(goal: ComparisonGoal, ours: float, theirs: float, model: str = "Q4_0") -> str:
+    return json.dumps(compared(goal, [MeasuredPair(ours, theirs)] * 3, model).plain())
 
 
 LINES = "\n".join(
@@ -47,7 +47,7 @@ def test_tables_have_a_row_per_bar_and_a_column_per_model() -> None:
 def test_comparison_with_the_same_kernels_has_its_own_table() -> None:
     """Ratios against a llama-server with the agent's kernels are in a separate table without limits; the first table
     and the chart cover the published llama-server only."""
-    same = json.dumps(reported(compared(goals.EXTRACT, [Pair(130, 150)] * 3, "Q4_0")).plain())
+    same = json.dumps(reported(compared(goals.EXTRACT, [MeasuredPair(130, 150)] * 3, "Q4_0")).plain())
     rows = page.parse(f"{LINES}\n{same}")
     assert page.ratios(rows) == page.ratios(page.parse(LINES))
     assert "| extract 4 fields, p50 | 0.87 (0.87 to 0.87) |  |" in page.section(rows, [])

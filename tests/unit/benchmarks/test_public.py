@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.public import RECIPE, Measured, bars, is_sure
+from benchmarks.public import RECIPE, DataSetResults, bars, is_sure
 from benchmarks.public_data import PublicData
 from convert.pipeline.recipe import Recipe
 from tests.support.bundles import echo_bundle
@@ -47,6 +47,6 @@ def test_bundle_without_confident_answers_misses_a_bar(sure: int, missed: list[s
     test."""
     flags = np.arange(100) < sure
     data = PublicData("x", (), (), (), official=False, notes=())
-    measured = Measured(data, np.ones(100, bool), flags, 0.9, 0.01, None, 1.0, Recipe.model_validate(RECIPE))
+    measured = DataSetResults(data, np.ones(100, bool), flags, 0.9, 0.01, None, 1.0, Recipe.model_validate(RECIPE))
     assert missed == [bar.bar for bar in bars(measured) if not bar.ok]
     assert all(bar.ok for bar in bars(measured, judged=False))

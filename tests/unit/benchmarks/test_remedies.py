@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.remedies import judged
-from tests.support.reason_cases import Played, RemedyCase
+from tests.support.reason_cases import CaseOutcome, RemedyCase
 
-NOT_PLAYED = Played((), cured=False)
+NOT_PLAYED = CaseOutcome((), cured=False)
 
 
-def never(_: object) -> Played:
+def never(_: object) -> CaseOutcome:
     """Replace a case's player; the test supplies the outcome."""
     return NOT_PLAYED
 
@@ -28,7 +28,7 @@ def test_each_remedy_case_counts_exactly_once():
         RemedyCase("booted", "technician", played_by="tests/e2e/test_booted_doctor.py::test"),
         RemedyCase("excused", "technician", excused="the kernel is the subject"),
     ]
-    outcomes = [Played(("cured",), cured=True), Played(("named",), cured=False, person="the central team")]
+    outcomes = [CaseOutcome(("cured",), cured=True), CaseOutcome(("named",), cured=False, person="the central team")]
     bars = judged("findings", rows, [*outcomes, NOT_PLAYED, NOT_PLAYED])
     assert [2.0, 2.0, 1.0, 1.0, 0.0, 4.0] == [bar.value for bar in bars]
     assert all(bar.ok for bar in bars)

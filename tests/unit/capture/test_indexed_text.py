@@ -95,6 +95,25 @@ def test_beginnings() -> None:
         beginnings("[^a]b")
 
 
+def test_words_side_by_side_are_all_found() -> None:
+    """A word is found after a beginning that ends with the blank before it, and a place can have several beginnings."""
+    announcing = beginnings(r"it['\u2019]s|at|so\b\.?")
+    assert [0, 5, 10, 13, 16] == IndexedText("it's it's at at so").starts(announcing)
+    whole, open_end = beginnings("tabb"), beginnings(r"ta\w{0,3}")
+    text = IndexedText("tabb table")
+    assert ([0], [0, 5]) == (text.starts(whole), text.starts(open_end))
+
+
+def test_number_is_found_as_far_from_its_announcement_as_the_pattern_allows() -> None:
+    """A number after the longest announcement is found, and a word without digits near it is not searched further."""
+    between, value = ' : (ends in : "ends in : "ends in : "ends in : "', "ABCDEFGHIJKL1234"
+    text = f"versicherungsschein-nummer-nummer{between}{value}"
+    assert text.index("1") < builtin_rules._DIGIT_WITHIN
+    assert [(text.index(value), len(text))] == list(builtin_rules.find_announced_numbers(text))
+    distant = IndexedText(f"customer {'x' * builtin_rules._DIGIT_WITHIN} 1")
+    assert ([0], []) == (distant.starts(beginnings("customer")), builtin_rules._RECORD.starts(distant))
+
+
 def test_lower_case_keeps_positions() -> None:
     """Positions stay those of the text although a capital I with a dot has two characters in lower case."""
     text = IndexedText("\u0130zmir, pa\u017f\u017fword")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.queued_examples import GROWTH_MIB_MAX, TEXT, counted_steps, fill
-from tests.support.site_cases import ASite, answered
+from tests.support.site_cases import SiteCase, answered
 
 
 @pytest.mark.release
@@ -23,7 +23,7 @@ def test_memory_is_constant_for_a_million_examples(tmp_path: Path):
 
 def test_no_step_of_a_segment_reads_every_example(tmp_path: Path):
     """Choosing, sealing, receiving and losing a segment find its examples by an index."""
-    site = ASite(tmp_path, segment_bytes_max=2**16)
+    site = SiteCase(tmp_path, segment_bytes_max=2**16)
     worker, database = site.worker, site.worker.spool.db
     made = worker.recorder.build_prediction(answered(0, text=TEXT), 0.0)
     with worker.spool.transaction():
@@ -45,7 +45,7 @@ def test_no_step_of_a_segment_reads_every_example(tmp_path: Path):
 
 def test_idle_housekeeping_does_not_read_every_digest(tmp_path: Path):
     """Idle housekeeping finds due digests by the oldest one, without reading all."""
-    site, steps = ASite(tmp_path), list[int]()
+    site, steps = SiteCase(tmp_path), list[int]()
     for number in (100, 20_000):
         with site.worker.spool.transaction():
             digests = (f"{number}-{each}".encode() for each in range(number))

@@ -5,7 +5,7 @@ import pytest
 from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter
 from edge_agent.formats.example_records import parse_stored
 from edge_agent.formats.manifest import Manifest
-from tests.support.site_cases import ASite, answered, judgement, manifest
+from tests.support.site_cases import SiteCase, answered, judgement, manifest
 
 ROWS = 400
 DAY = 86_400
@@ -31,7 +31,7 @@ def asked(number: int, place: int, **changes):
     return answered(number, **{**plain, "sure": not held_up, "label_mass": 0.9, **changes})
 
 
-def walk(site: ASite, wanted: ReviewFilter = NEW_ALONE, page: int = 100) -> list[str]:
+def walk(site: SiteCase, wanted: ReviewFilter = NEW_ALONE, page: int = 100) -> list[str]:
     """Return the ids of the whole queue, page by page."""
     found, place = [], ReviewCursor()
     while rows := site.worker.review_page(wanted, place, page):
@@ -47,13 +47,13 @@ def ids(*numbers: int) -> list[str]:
 @pytest.fixture
 def site(tmp_path):
     """A site without an audit, with ordinary answers on the first day and 40 unusual ones on the second."""
-    site = ASite(tmp_path)
+    site = SiteCase(tmp_path)
     site.keep(*(asked(each, 1 + each * 37 % (ROWS + 1)) for each in range(ROWS)))
     site.clock.wall += DAY
     return site
 
 
-def begin(site: ASite, count: int = 40, **changes) -> None:
+def begin(site: SiteCase, count: int = 40, **changes) -> None:
     """Start a new topic: increasingly unusual answers, then an ordinary one and two close to the gate."""
     site.keep(*(asked(1000 + each, 1 + (count - each) // 10, **changes) for each in range(count)))
     site.keep(asked(1100, 300, **changes), asked(1101, 40, **changes), asked(1102, 20, **changes))

@@ -20,14 +20,14 @@ from edge_agent.errors import DiskFull, DocumentInvalid, SignatureInvalid, State
 from edge_agent.formats import segment, status_object
 from edge_agent.formats.status_object import SiteUpdates
 from tests.support.examples import SITE_KEY
-from tests.support.site_cases import ASite, answered, judgement, read_outbox
+from tests.support.site_cases import SiteCase, answered, judgement, read_outbox
 
 SURE = {"confidence": 0.95, "sure": True}
 
 
 @pytest.fixture
-def site(tmp_path) -> ASite:
-    return ASite(tmp_path)
+def site(tmp_path) -> SiteCase:
+    return SiteCase(tmp_path)
 
 
 def test_waiting_records_are_sealed_in_a_chain(site):
@@ -69,7 +69,7 @@ def test_unreadable_outbox_raises_an_error_with_a_remedy(site):
 
 def test_local_consent_is_never_sealed(tmp_path):
     """With consent 'local' neither predictions nor their feedback are sealed."""
-    site = ASite(tmp_path, collect={"pos-intent": "local"})
+    site = SiteCase(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1))
     site.judge(judgement(1))
     assert 0 == site.worker.seal_all()
@@ -79,7 +79,7 @@ def test_local_consent_is_never_sealed(tmp_path):
 def test_routine_answers_are_sampled(tmp_path):
     """The configured share of routine answers is sealed with that share in the record; others are sealed once they are
     corrected."""
-    site = ASite(tmp_path, routine_share=0.25)
+    site = SiteCase(tmp_path, routine_share=0.25)
     site.keep(*(answered(n, **SURE) for n in range(400)))
     site.worker.seal_all()
     sealed = site.records()
@@ -93,7 +93,7 @@ def test_routine_answers_are_sampled(tmp_path):
 
 def test_segment_size_is_limited(tmp_path):
     """Many records make many segments, none much larger than the limit."""
-    site = ASite(tmp_path, segment_bytes_max=2**16)
+    site = SiteCase(tmp_path, segment_bytes_max=2**16)
     site.keep(*(answered(n, text="refund " * 100) for n in range(300)))
     assert site.worker.seal_all() > 4
     assert 300 == len(site.records())
@@ -101,7 +101,7 @@ def test_segment_size_is_limited(tmp_path):
 
 def test_records_wait_until_they_are_old_or_many(tmp_path):
     """Records are sealed automatically after an hour or with enough bytes."""
-    site = ASite(tmp_path, segment_bytes_max=2**16)
+    site = SiteCase(tmp_path, segment_bytes_max=2**16)
     site.keep(answered(1))
     site.clock.running += 60
     site.worker.do_housekeeping()
@@ -117,7 +117,7 @@ def test_records_wait_until_they_are_old_or_many(tmp_path):
 
 def test_a_full_outbox_makes_records_wait(tmp_path):
     """If the outbox is full, sealing raises DiskFull and no sealed segment is deleted."""
-    site = ASite(tmp_path, outbox_bytes_max=2**20, segment_bytes_max=2**20)
+    site = SiteCase(tmp_path, outbox_bytes_max=2**20, segment_bytes_max=2**20)
     (site.config.outbox / "segments" / f"{'0' * 16}-0000000001.age").write_bytes(bytes(2**20))
     site.keep(answered(1))
     with pytest.raises(DiskFull, match="the outbox holds"):

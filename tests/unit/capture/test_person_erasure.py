@@ -37,7 +37,7 @@ from edge_agent.capture.text_redaction import RedactionDependencies
 from edge_agent.config import RedactionConfig
 from edge_agent.errors import InvalidRequest, StoreDamaged
 from tests.support.eventually import eventually
-from tests.support.site_cases import ASite, answered, config_of, judgement, manifest
+from tests.support.site_cases import SiteCase, answered, config_of, judgement, manifest
 from tests.unit.capture.test_question_examples import of_question
 
 ONE, OTHER = ValueDigester(b"k" * KEY_BYTES), ValueDigester(b"o" * KEY_BYTES)
@@ -112,11 +112,11 @@ TALK = {"manifest": manifest("talk"), "scores": [], "confidence": None, "thresho
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> ASite:
-    return ASite(tmp_path)
+def site(tmp_path: Path) -> SiteCase:
+    return SiteCase(tmp_path)
 
 
-def found(site: ASite, *values: str) -> FoundRecords:
+def found(site: SiteCase, *values: str) -> FoundRecords:
     """Search in steps, as a call does."""
     search, place = site.worker.erasure.search(values), ScanPlace()
     by_digest, by_text = search.find_digests(site.worker.spool), frozenset[str]()
@@ -126,17 +126,17 @@ def found(site: ASite, *values: str) -> FoundRecords:
     return FoundRecords(by_digest, by_text)
 
 
-def erased(site: ASite, *values: str) -> PersonErasure:
+def erased(site: SiteCase, *values: str) -> PersonErasure:
     records = found(site, *values)
     with site.worker.spool.transaction():
         return site.worker.erasure.erase_found(records)
 
 
-def tables(site: ASite) -> list[str]:
+def tables(site: SiteCase) -> list[str]:
     return [row[0] for row in site.worker.spool.db.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
 
 
-def test_records_of_a_redacted_value_are_found(site: ASite):
+def test_records_of_a_redacted_value_are_found(site: SiteCase):
     """A redacted value is found in any spelling in input, answer and feedback; records of other people stay."""
     site.keep(
         answered(1, text=f"write to {MAIL}"),
@@ -153,14 +153,14 @@ def test_records_of_a_redacted_value_are_found(site: ASite):
     assert [] == found(site, MAIL).prediction_ids
 
 
-def test_a_value_that_no_rule_replaced_is_found_in_the_text(site: ASite):
+def test_a_value_that_no_rule_replaced_is_found_in_the_text(site: SiteCase):
     """A value that no rule redacts, such as a name, is found in the text as a whole word."""
     site.keep(answered(1, text="Here Anna Grün waits"), answered(2, text="Hanna Grünwald waits"))
     assert (frozenset(), {"p-1"}) == (found(site, "anna grün").by_digest, found(site, "anna grün").by_text)
     assert 1 == erased(site, "Anna Grün").erased
 
 
-def test_erasure_reaches_records_that_were_sent(site: ASite):
+def test_erasure_reaches_records_that_were_sent(site: SiteCase):
     """A tombstone is sent also for a record that expired here, and its receipt confirms the erasure."""
     site.keep(answered(1, text=f"write to {MAIL}"), answered(2, text=f"ask {MAIL}"))
     site.worker.seal_all()
@@ -181,7 +181,7 @@ def test_erasure_reaches_records_that_were_sent(site: ASite):
     assert [(done.erasure, 2)] == [(each.number, each.confirmed) for each in site.worker.privacy_report().erasures]
 
 
-def test_no_value_is_stored(site: ASite):
+def test_no_value_is_stored(site: SiteCase):
     """No value is stored in or beside the database: only digests, whose key is in a file of its own."""
     site.keep(answered(1, text=f"write to {MAIL}"))
     erased(site, "somebody@else.org")
@@ -195,7 +195,7 @@ def test_no_value_is_stored(site: ASite):
 
 def test_digests_expire_with_a_local_record(tmp_path: Path):
     """When a record that was never sent expires, its digests are deleted."""
-    site = ASite(tmp_path, collect={"pos-intent": "local"})
+    site = SiteCase(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1, text=f"write to {MAIL}"))
     assert 1 == len(site.worker.spool.db.rows("SELECT 1 FROM value_digests"))
     site.clock.running += DAY + 20
@@ -205,7 +205,7 @@ def test_digests_expire_with_a_local_record(tmp_path: Path):
 
 def test_digests_are_limited_in_number_and_time(tmp_path: Path):
     """The oldest digests are deleted beyond the limit, and all after their time; deletions are counted."""
-    site = ASite(tmp_path, value_digests_max=2, value_digest_days=3)
+    site = SiteCase(tmp_path, value_digests_max=2, value_digest_days=3)
     site.keep(*(answered(n, text=f"write to person{n}@praxis-nord.de") for n in range(4)))
     site.clock.running += 20
     site.worker.do_housekeeping()
@@ -219,14 +219,14 @@ def test_digests_are_limited_in_number_and_time(tmp_path: Path):
 
 
 @pytest.mark.parametrize("values", [[], ["…"], ["x" * 1001], ["x"] * 101], ids=["none", "empty", "long", "many"])
-def test_values_that_cannot_be_searched_for_are_refused(site: ASite, values: list[str]):
+def test_values_that_cannot_be_searched_for_are_refused(site: SiteCase, values: list[str]):
     """The error says what is wrong without the value."""
     with pytest.raises(InvalidRequest) as caught:
         site.worker.erasure.search(values)
     assert not values or values[0] not in caught.value.message
 
 
-def test_a_dry_run_changes_nothing(site: ASite):
+def test_a_dry_run_changes_nothing(site: SiteCase):
     """A dry run counts what is stored, by task, and what was sent."""
     site.keep(answered(1, text=f"write to {MAIL}"))
     site.worker.seal_all()
@@ -242,14 +242,14 @@ def test_a_dry_run_changes_nothing(site: ASite):
     assert before == describe(site.worker.spool, found(site, MAIL))
 
 
-def _lose_the_segment(site: ASite) -> None:
+def _lose_the_segment(site: SiteCase) -> None:
     site.worker.seal_all()
     for path in (site.config.outbox / "segments").iterdir():
         path.unlink()
     site.reopen()
 
 
-def _restore_an_earlier_spool(site: ASite) -> None:
+def _restore_an_earlier_spool(site: SiteCase) -> None:
     site.worker.close()
     shutil.copy(site.config.state_dir / "spool.db", site.config.state_dir / "earlier")
     site.open().seal_all()
@@ -259,7 +259,7 @@ def _restore_an_earlier_spool(site: ASite) -> None:
 
 
 @pytest.mark.parametrize("lose", [_lose_the_segment, _restore_an_earlier_spool])
-def test_erasure_reaches_records_of_a_lost_segment(site: ASite, lose: Callable[[ASite], None]):
+def test_erasure_reaches_records_of_a_lost_segment(site: SiteCase, lose: Callable[[SiteCase], None]):
     """The segment of a lost or earlier state may have been received, so a tombstone is sent."""
     site.keep(answered(1, text=f"write to {MAIL}"))
     lose(site)
@@ -273,7 +273,7 @@ def test_erasure_reaches_records_of_a_lost_segment(site: ASite, lose: Callable[[
         assert not site.worker.erasure.erase_answer("p-2").tombstoned
 
 
-def test_records_of_an_earlier_incarnation_are_found(site: ASite):
+def test_records_of_an_earlier_incarnation_are_found(site: SiteCase):
     """After the spool starts a new incarnation, expired records that the central team has are still found."""
     site.keep(answered(1, text=f"write to {MAIL}"), answered(2))
     site.worker.seal_all()
@@ -292,7 +292,7 @@ def test_records_of_an_earlier_incarnation_are_found(site: ASite):
 def test_waiting_question_is_found_and_erased_by_its_text(tmp_path: Path):
     """A question copies its input and is found after the answer expired; it is erased and a tombstone sent."""
     ask = {"url": "https://models.example/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
-    site = ASite(tmp_path, escalation=ask, retention_days={"pos-intent": 30})
+    site = SiteCase(tmp_path, escalation=ask, retention_days={"pos-intent": 30})
     site.keep(answered(1, text="tell Zyta that it is ready", later="deferred"))
     site.worker.seal_all()
     site.clock.running += DAY + 20
@@ -364,13 +364,13 @@ async def test_all_questions_of_a_held_text_are_erased(tmp_path: Path):
 # --- retention --------------------------------------------------------------------------------------------------------
 
 
-def kept(site: ASite) -> list[str]:
+def kept(site: SiteCase) -> list[str]:
     return [row[0] for row in site.worker.spool.db.rows("SELECT prediction_id FROM predictions ORDER BY row")]
 
 
 def test_retention_days_of_a_task(tmp_path: Path):
     """Answers and feedback are deleted after the retention days of their task, sent or not, and counted."""
-    site = ASite(tmp_path, retention_days={"pos-intent": 30}, window_seconds=300 * DAY)
+    site = SiteCase(tmp_path, retention_days={"pos-intent": 30}, window_seconds=300 * DAY)
     site.keep(answered(1), answered(2, **TALK, local_answer="hi"))
     site.judge(judgement(1))
     site.clock.running += 29 * DAY
@@ -388,7 +388,7 @@ def test_retention_days_of_a_task(tmp_path: Path):
 
 def test_retention_counts_calendar_days(tmp_path: Path):
     """Days on which the daemon does not run count; a jump of the clock by years counts as a week."""
-    site = ASite(tmp_path, retention_days={"pos-intent": 5}, window_seconds=300 * DAY)
+    site = SiteCase(tmp_path, retention_days={"pos-intent": 5}, window_seconds=300 * DAY)
     site.keep(answered(1))
     site.clock.wall += 4 * DAY
     site.reopen().do_housekeeping()
@@ -407,11 +407,11 @@ def test_retention_counts_calendar_days(tmp_path: Path):
 
 def test_new_retention_setting_counts_from_its_start(tmp_path: Path):
     """A new retention setting deletes nothing at once: its days count from the first start with it."""
-    site = ASite(tmp_path, window_seconds=300 * DAY)
+    site = SiteCase(tmp_path, window_seconds=300 * DAY)
     site.keep(answered(1))
     site.worker.close()
     site.clock.running = 0.0
-    later = ASite(tmp_path, retention_days={"pos-intent": 2}, window_seconds=300 * DAY)
+    later = SiteCase(tmp_path, retention_days={"pos-intent": 2}, window_seconds=300 * DAY)
     later.worker.do_housekeeping()
     assert ["p-1"] == kept(later)
     later.clock.running += 2 * DAY + 20
@@ -423,7 +423,7 @@ def test_new_retention_setting_counts_from_its_start(tmp_path: Path):
 def test_retention_of_a_task_applies_to_its_questions(tmp_path: Path, labelled: bool):
     """The task's retention also deletes a waiting question, or its teacher label, after the answer was sent."""
     ask = {"url": "https://models.example/v1", "model": "oracle-1", "tasks": ["pos-intent"]}
-    site = ASite(tmp_path, retention_days={"pos-intent": 3}, window_seconds=DAY, escalation=ask)
+    site = SiteCase(tmp_path, retention_days={"pos-intent": 3}, window_seconds=DAY, escalation=ask)
     site.keep(answered(1, later="deferred"))
     site.worker.seal_all()
     site.clock.running += DAY + 20
@@ -442,7 +442,7 @@ def test_retention_of_a_task_applies_to_its_questions(tmp_path: Path, labelled: 
     assert 0 == spool.counters["retention_expired"]
 
 
-def test_privacy_report_counts_by_task_and_rule(site: ASite):
+def test_privacy_report_counts_by_task_and_rule(site: SiteCase):
     """The report has the captured, redacted (by rule), sealed and erased numbers, what is stored and what waits."""
     site.keep(answered(1, text=f"write to {MAIL} or {PHONE}"), answered(2, text="hello"))
     site.worker.seal_all()
@@ -458,7 +458,7 @@ def test_privacy_report_counts_by_task_and_rule(site: ASite):
 
 
 @pytest.mark.parametrize("harm", ["lost", "earlier state"])
-def test_record_that_is_sealed_again_counts_as_sent_once(site: ASite, harm: str):
+def test_record_that_is_sealed_again_counts_as_sent_once(site: SiteCase, harm: str):
     """A record of a lost segment does not count as sent until it is sealed again."""
 
     def sent() -> int:
@@ -483,7 +483,7 @@ def test_record_that_is_sealed_again_counts_as_sent_once(site: ASite, harm: str)
 
 def test_spool_of_an_earlier_agent_gets_the_privacy_tables(tmp_path: Path):
     """Opening the spool of an earlier agent adds the tables and changes no record."""
-    site = ASite(tmp_path)
+    site = SiteCase(tmp_path)
     site.keep(answered(1))
     for table in ("value_digests", "retention_dates", "privacy_counts", "erasures", "erased_predictions"):
         site.worker.spool.db.execute(f"DROP TABLE {table}")

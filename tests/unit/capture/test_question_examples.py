@@ -12,7 +12,7 @@ from edge_agent.capture.capture_values import CapturedAnswer, ReviewCursor, Revi
 from edge_agent.capture.person_erasure import AnswerErasure
 from edge_agent.formats.example_records import ExamplePrediction
 from edge_agent.formats.manifest import Manifest
-from tests.support.site_cases import ASite, answered, judgement
+from tests.support.site_cases import SiteCase, answered, judgement
 
 QUESTIONS = [
     {"name": "intent", "type": "choice", "instructions": "Which?", "labels": ["refund", "price"]},
@@ -44,11 +44,11 @@ def of_question(number: int, **changes: Any) -> CapturedAnswer:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> ASite:
-    return ASite(tmp_path)
+def site(tmp_path: Path) -> SiteCase:
+    return SiteCase(tmp_path)
 
 
-def test_each_question_is_a_separate_example(site: ASite) -> None:
+def test_each_question_is_a_separate_example(site: SiteCase) -> None:
     """The record names its question, is reviewed and sealed, and its figures are kept under TASK/QUESTION."""
     site.clock.draws = 0.0  # the audit draws every answer
     site.keep(of_question(1), of_question(2, **URGENT))
@@ -67,7 +67,7 @@ def test_each_question_is_a_separate_example(site: ASite) -> None:
     ]
 
 
-def test_review_queue_of_a_task_or_one_question(site: ASite) -> None:
+def test_review_queue_of_a_task_or_one_question(site: SiteCase) -> None:
     """The name of a task selects all its questions, TASK/QUESTION one of them."""
     site.keep(of_question(1), of_question(2, **URGENT), of_question(3, **URGENT))
 
@@ -77,7 +77,7 @@ def test_review_queue_of_a_task_or_one_question(site: ASite) -> None:
     assert (3, 1, 2, 0) == tuple(map(listed, ("pos-intent", "pos-intent/intent", "pos-intent/urgent", "pos")))
 
 
-def test_review_counts_only_for_its_question(site: ASite) -> None:
+def test_review_counts_only_for_its_question(site: SiteCase) -> None:
     """The risk guarantee of a question is tested with the reviewed answers to that question."""
     site.clock.draws = 0.0
     site.keep(of_question(1), of_question(2, **URGENT))
@@ -91,7 +91,7 @@ def test_review_counts_only_for_its_question(site: ASite) -> None:
     assert 1 == figures["pos-intent/urgent"].evidence["people"].wrong
 
 
-def test_erasing_one_answer_names_others_with_the_same_text(site: ASite) -> None:
+def test_erasing_one_answer_names_others_with_the_same_text(site: SiteCase) -> None:
     """Answers of the same call with the same text stay unless all questions are erased, and are named."""
     site.keep(
         *(of_question(1, text="I want it back"), of_question(2, text="I want it back", **URGENT)),
@@ -111,7 +111,7 @@ def test_erasing_one_answer_names_others_with_the_same_text(site: ASite) -> None
         assert AnswerErasure(True, False) == site.worker.erasure.erase_answer("p-3", all_questions=True)
 
 
-def test_same_text_in_two_calls_is_erased_separately(site: ASite) -> None:
+def test_same_text_in_two_calls_is_erased_separately(site: SiteCase) -> None:
     """For a task without questions each answer is erased alone."""
     site.keep(answered(1, text="refund"), answered(2, text="refund"))
     with site.worker.spool.transaction():
@@ -123,11 +123,11 @@ def test_same_text_in_two_calls_is_erased_separately(site: ASite) -> None:
 def test_retention_of_a_task_deletes_all_its_questions(tmp_path: Path, before: bool) -> None:
     """The retention of a task applies to all its questions, and the report counts them by question."""
     days, window = {"pos-intent": 2}, 300 * 86_400.0
-    site = ASite(tmp_path, window_seconds=window, **({} if before else {"retention_days": days}))
+    site = SiteCase(tmp_path, window_seconds=window, **({} if before else {"retention_days": days}))
     site.keep(of_question(1), of_question(2, **URGENT))
     if before:
         site.worker.close()
-        site = ASite(tmp_path, window_seconds=window, retention_days=days)
+        site = SiteCase(tmp_path, window_seconds=window, retention_days=days)
     site.clock.running += 2 * 86_400 + 20
     site.worker.do_housekeeping()
     assert [] == site.worker.spool.db.rows("SELECT prediction_id FROM predictions")

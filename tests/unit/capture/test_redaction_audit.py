@@ -12,19 +12,19 @@ from edge_agent.config import RedactionConfig
 from edge_agent.errors import InvalidRequest, PredictionUnknown
 from edge_agent.formats import status_object
 from edge_agent.formats.calibration import MissedBound
-from tests.support.site_cases import ASite, answered
+from tests.support.site_cases import SiteCase, answered
 
 TEXT = "a refund for Anna and Grün"
 BOUND = MissedBound(target=0.02, delta=0.1, n=300, families=300, values=600, values_max=2, bound=0.02, rules="2")
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> ASite:
+def site(tmp_path: Path) -> SiteCase:
     """A site that audits every text that the model reads, with at most five stored."""
-    return audited(ASite(tmp_path), audit_examples_max=5)
+    return audited(SiteCase(tmp_path), audit_examples_max=5)
 
 
-def audited(site: ASite, **settings: object) -> ASite:
+def audited(site: SiteCase, **settings: object) -> SiteCase:
     """Give a site a redaction model whose texts are audited."""
     redaction = RedactionConfig.model_validate({"task": "pii", "audit_share": 1.0, **settings})
     site.config = site.config.model_copy(update={"redaction": redaction})
@@ -33,20 +33,20 @@ def audited(site: ASite, **settings: object) -> ASite:
     return site
 
 
-def keep(site: ASite, prediction_id: str, text: str = TEXT) -> None:
+def keep(site: SiteCase, prediction_id: str, text: str = TEXT) -> None:
     """Capture an answer in which the model found Anna."""
     start = text.index("Anna")
     findings = ModelFindings({text: (FoundValue(start, start + 4, "NAME"),)}, "pii@1.0.0")
     site.keep(answered(0, prediction_id=prediction_id, text=text, findings=findings))
 
 
-def judge(site: ASite, prediction_id: str, *missed: MarkedSpan, wrong: tuple[int, ...] = ()) -> None:
+def judge(site: SiteCase, prediction_id: str, *missed: MarkedSpan, wrong: tuple[int, ...] = ()) -> None:
     """Review a drawn text in a transaction."""
     with site.worker.spool.transaction():
         site.worker.redaction_audit.judge(prediction_id, missed, wrong)
 
 
-def waiting(site: ASite, *, judged: bool = False) -> list[str]:
+def waiting(site: SiteCase, *, judged: bool = False) -> list[str]:
     """Return the predictions whose texts are stored."""
     return [each.prediction_id for each in site.worker.redaction_audit.page(0, 100, judged=judged)]
 
@@ -139,7 +139,7 @@ def test_originals_are_limited_in_number_and_days(site):
 
 def test_shorter_retention_of_the_task_applies_to_the_original(tmp_path):
     """An original is deleted with the retention of its task if that is shorter."""
-    site = audited(ASite(tmp_path, retention_days={"pos-intent": 1}))
+    site = audited(SiteCase(tmp_path, retention_days={"pos-intent": 1}))
     keep(site, "p-1")
     site.clock.wall += 2 * 86_400
     site.clock.running += 2 * 86_400
@@ -165,7 +165,7 @@ def test_erasing_reaches_the_original(site):
 
 def test_nothing_is_drawn_without_a_share_or_a_model(tmp_path):
     """No original is stored by default, or if only the rules read the text."""
-    site = audited(ASite(tmp_path), audit_share=0.0)
+    site = audited(SiteCase(tmp_path), audit_share=0.0)
     keep(site, "p-1")
     assert [] == waiting(site)
     site = audited(site, without_model={"pos-intent": "rules"})

@@ -11,16 +11,16 @@ from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter
 from edge_agent.capture.review_queue import NAMES, TURNS
 from edge_agent.capture.spool import _INSERT
 from edge_agent.formats.manifest import Manifest
-from tests.support.site_cases import ASite, answered, judgement, manifest
+from tests.support.site_cases import SiteCase, answered, judgement, manifest
 
 WIDE = Manifest.model_validate(
     {**manifest().model_dump(by_alias=True), "task": {"name": "pos-intent", "kind": "classify", "labels": [*"abcdef"]}}
 )
 
 
-def drawing(tmp_path, *draws: float, **settings) -> ASite:
+def drawing(tmp_path, *draws: float, **settings) -> SiteCase:
     """Return a site whose audit draws these numbers, one for each answer; the last one repeats."""
-    site = ASite(tmp_path, **settings)
+    site = SiteCase(tmp_path, **settings)
     left = list(draws)
     site.worker.spool.streams._draw = lambda: left.pop(0) if len(left) > 1 else left[0]
     return site
@@ -30,12 +30,12 @@ def labelled(number: int, label: str = "a", **changes):
     return answered(number, manifest=WIDE, local_answer=label, scores=[(label, 0.75)], **changes)
 
 
-def streams(site: ASite) -> dict[str, str]:
+def streams(site: SiteCase) -> dict[str, str]:
     rows = site.worker.spool.db.rows("SELECT prediction_id, stream FROM predictions ORDER BY row")
     return {name: NAMES[code] for name, code in rows}
 
 
-def queue(site: ASite, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -> list[tuple[str, str]]:  # noqa: B008
+def queue(site: SiteCase, wanted: ReviewFilter = ReviewFilter(), page: int = 100) -> list[tuple[str, str]]:  # noqa: B008
     """Return stream and id of the whole queue, page by page."""
     found, place = [], ReviewCursor()
     while rows := site.worker.spool.review_page(wanted, place, page):

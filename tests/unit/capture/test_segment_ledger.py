@@ -6,17 +6,17 @@ import pytest
 
 from edge_agent.capture.segment_ledger import is_in_routine_sample
 from edge_agent.errors import StoreDamaged
-from tests.support.site_cases import ASite, answered, judgement
+from tests.support.site_cases import SiteCase, answered, judgement
 
 SURE = {"confidence": 0.95, "sure": True}
 
 
 @pytest.fixture
-def site(tmp_path) -> ASite:
-    return ASite(tmp_path, segment_bytes_max=2**16)
+def site(tmp_path) -> SiteCase:
+    return SiteCase(tmp_path, segment_bytes_max=2**16)
 
 
-def choose(site: ASite, bytes_max: int) -> list[str]:
+def choose(site: SiteCase, bytes_max: int) -> list[str]:
     """Choose a segment; return the ids of its records."""
     with site.worker.spool.transaction():
         sequence = site.worker.outbox.ledger.assign_records(bytes_max)
@@ -69,7 +69,7 @@ def test_damage_found_while_sealing_raises_store_damaged(site):
 
 def test_empty_sample_uses_no_segment_number(tmp_path):
     """If the sample is empty, no segment number is used, so numbers have no gap."""
-    site = ASite(tmp_path, routine_share=0.0)
+    site = SiteCase(tmp_path, routine_share=0.0)
     site.keep(*(answered(n, **SURE) for n in range(20)))
     assert [] == choose(site, 10**6)
     assert 1 == site.worker.outbox.ledger.next_sequence()

@@ -11,7 +11,7 @@ from edge_agent.capture.capture_values import ReviewCursor, ReviewFilter, parse_
 from edge_agent.capture.spool import Spool
 from edge_agent.errors import InvalidRequest, PredictionUnknown, StoreDamaged
 from tests.support.mounts import tmpfs
-from tests.support.site_cases import ASite, answered, config_of, judgement, manifest
+from tests.support.site_cases import SiteCase, answered, config_of, judgement, manifest
 
 DAY = 86_400.0
 SURE = {"confidence": 0.95, "sure": True}
@@ -20,11 +20,11 @@ FIRST = ReviewCursor()
 
 
 @pytest.fixture
-def site(tmp_path) -> ASite:
-    return ASite(tmp_path)
+def site(tmp_path) -> SiteCase:
+    return SiteCase(tmp_path)
 
 
-def kept(site: ASite, *numbers: int) -> list[int]:
+def kept(site: SiteCase, *numbers: int) -> list[int]:
     """Return which of these predictions are still stored."""
     found = []
     for number in numbers:
@@ -40,7 +40,7 @@ def test_slightly_full_disk_evicts_few_examples(tmp_path):
     """Evicted rows free disk space late, and deleting needs space at first; neither may evict again at each commit
     until nothing is left."""
     with tmpfs(tmp_path / "disk", "size=16m") as disk:
-        site = ASite(disk)
+        site = SiteCase(disk)
         site.keep(*(answered(number, text="refund " * 100) for number in range(1000)))
         site.worker.spool.shrink()
         free = shutil.disk_usage(disk).free
@@ -55,7 +55,7 @@ def test_slightly_full_disk_evicts_few_examples(tmp_path):
 
 def test_a_prediction_is_found_until_its_window_ends(tmp_path):
     """The window is counted in seconds of running, so a jump of the clock ends nothing."""
-    site = ASite(tmp_path, collect={"pos-intent": "local"})
+    site = SiteCase(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1))
     site.clock.wall += 3650 * DAY
     site.clock.running += DAY - 1
@@ -69,7 +69,7 @@ def test_a_prediction_is_found_until_its_window_ends(tmp_path):
 
 def test_clock_of_the_spool_continues_after_a_restart(tmp_path):
     """Ages continue after a restart, although the monotonic clock starts at zero."""
-    site = ASite(tmp_path, collect={"pos-intent": "local"})
+    site = SiteCase(tmp_path, collect={"pos-intent": "local"})
     site.clock.running = DAY / 2
     site.keep(answered(1))
     site.clock.running += DAY / 2
@@ -134,7 +134,7 @@ def test_eviction_order(site):
 @pytest.mark.slow
 def test_new_answers_evict_older_routine_ones(tmp_path):
     """The spool stays within its limit in bytes at all times."""
-    site = ASite(tmp_path, spool_bytes_max=2**20)
+    site = SiteCase(tmp_path, spool_bytes_max=2**20)
     text = "refund " * 2000
     for number in range(200):
         site.keep(answered(number, text=text, **SURE))
@@ -147,7 +147,7 @@ def test_new_answers_evict_older_routine_ones(tmp_path):
 def test_time_of_the_last_loss_is_stored(tmp_path):
     """The time since the last loss is kept by kind, in seconds of running, over restarts; other counters are not
     losses."""
-    site = ASite(tmp_path, collect={"pos-intent": "local"})
+    site = SiteCase(tmp_path, collect={"pos-intent": "local"})
     site.keep(answered(1))
     assert {} == site.worker.spool.loss_seconds()
     for counter, running in (("dropped_disk", 100.0), ("sacrificed_routine", 30.0), ("captured", 5.0)):

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from edge_agent.errors import PredictionUnknown
 from edge_agent.formats import segment, status_object
-from tests.support.site_cases import ASite, answered, judgement, read_outbox
+from tests.support.site_cases import SiteCase, answered, judgement, read_outbox
 
 WINDOW_SECONDS = 100.0
 
@@ -27,7 +27,7 @@ class SiteAndCentralTeam(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
-        self.site = ASite(self.folder, window_seconds=WINDOW_SECONDS, routine_share=0.5)
+        self.site = SiteCase(self.folder, window_seconds=WINDOW_SECONDS, routine_share=0.5)
         self.made = 0
         self.known: set[int] = set()
         self.judged: dict[str, int] = {}

@@ -53,7 +53,7 @@ def failing_worker_class() -> type[FailingSpoolWorker]:
 def blocking_class() -> type[SpoolWorker]:
     """Return a worker whose disk accepts no answer until `works` is set."""
 
-    class Blocking(SpoolWorker):
+    class BlockingWorker(SpoolWorker):
         entered, works, closed = threading.Event(), threading.Event(), threading.Event()
 
         def store_predictions(self, kept) -> None:
@@ -66,7 +66,7 @@ def blocking_class() -> type[SpoolWorker]:
             super().close()
             self.closed.set()
 
-    return Blocking
+    return BlockingWorker
 
 
 @pytest.fixture

@@ -14,46 +14,46 @@ from edge_agent.capture import spool
 from edge_agent.capture.teacher_questions import TeacherQuestion
 from edge_agent.durable.sqlite_database import Database, DatabaseSchema
 from edge_agent.formats.example_records import parse
-from tests.support.site_cases import ASite, answered, judgement, manifest
+from tests.support.site_cases import SiteCase, answered, judgement, manifest
 
 TASKS = ("pos-intent", "visit", "talk")
 
 
 @pytest.fixture
-def site(tmp_path) -> ASite:
-    return ASite(tmp_path)
+def site(tmp_path) -> SiteCase:
+    return SiteCase(tmp_path)
 
 
-def keep(site: ASite, *numbers: int, later: str = "deferred", **more: Any) -> None:
+def keep(site: SiteCase, *numbers: int, later: str = "deferred", **more: Any) -> None:
     """Capture answers about which the large model is to be asked."""
     site.keep(*(answered(number, later=later, **more) for number in numbers))
 
 
-def take(site: ASite) -> TeacherQuestion:
+def take(site: SiteCase) -> TeacherQuestion:
     """Take the next question."""
     found = site.worker.next_question(TASKS)
     assert found is not None
     return found
 
 
-def opine(site: ASite, said: str = "price", task: str = "pos-intent") -> bool:
+def opine(site: SiteCase, said: str = "price", task: str = "pos-intent") -> bool:
     """Take a question and store the large model's answer."""
     question = take(site)
     with site.worker.spool.transaction():
         return site.worker.store_teacher_label(question, said, "oracle-1", manifest(task))
 
 
-def waiting(site: ASite) -> dict[str, int]:
+def waiting(site: SiteCase) -> dict[str, int]:
     return {why: count for why, count in site.worker.questions.queued().counts.items() if count}
 
 
-def given_up(site: ASite) -> dict[str, int]:
+def given_up(site: SiteCase) -> dict[str, int]:
     names = ("failed", "lost", "expired", "crowded")
     counters = {name: site.worker.spool.counters[f"questions_{name}"] for name in names}
     return {name: count for name, count in counters.items() if count}
 
 
-def opinions(site: ASite) -> list[str]:
+def opinions(site: SiteCase) -> list[str]:
     """Return the predictions that have a teacher label in the spool."""
     return [row[0] for row in site.worker.spool.db.rows("SELECT prediction_id FROM opinions ORDER BY row")]
 
@@ -122,7 +122,7 @@ def test_refused_question_waits_again(site):
 
 def test_audit_questions_come_first_and_are_not_evicted(tmp_path):
     """However many questions are deferred offline, those of the audit stay; the oldest deferred ones are dropped."""
-    site = ASite(tmp_path, escalation={"later_questions_max": 3})
+    site = SiteCase(tmp_path, escalation={"later_questions_max": 3})
     keep(site, 1, 2, later="audit", sure=True)
     keep(site, *range(10, 20))
     assert ({"audit": 2, "deferred": 3}, {"crowded": 7}) == (waiting(site), given_up(site))
@@ -131,7 +131,7 @@ def test_audit_questions_come_first_and_are_not_evicted(tmp_path):
 
 def test_question_in_progress_is_not_evicted(tmp_path):
     """The limit applies to waiting questions, not to one that is being asked."""
-    site = ASite(tmp_path, escalation={"later_questions_max": 1})
+    site = SiteCase(tmp_path, escalation={"later_questions_max": 1})
     keep(site, 1)
     take(site)
     keep(site, 2)
@@ -140,7 +140,7 @@ def test_question_in_progress_is_not_evicted(tmp_path):
 
 def test_questions_and_teacher_labels_are_limited_in_bytes(tmp_path):
     """Each has the same limit in bytes, and evictions are counted separately."""
-    site = ASite(tmp_path, escalation={"later_bytes_max": 2**16})
+    site = SiteCase(tmp_path, escalation={"later_bytes_max": 2**16})
     keep(site, *range(10), text="refund " * 2000)
     assert {"deferred": 4} == waiting(site)
     while waiting(site):
@@ -150,7 +150,7 @@ def test_questions_and_teacher_labels_are_limited_in_bytes(tmp_path):
 
 def test_an_old_question_is_not_asked(tmp_path):
     """A question expires after its seconds of running, so a jump of the clock does not expire it."""
-    site = ASite(tmp_path, escalation={"later_seconds_max": 1000.0})
+    site = SiteCase(tmp_path, escalation={"later_seconds_max": 1000.0})
     keep(site, 1)
     site.clock.wall += 10**8
     site.clock.running += 999
@@ -165,7 +165,7 @@ def test_an_old_question_is_not_asked(tmp_path):
 def test_answer_with_a_question_is_always_sealed(tmp_path):
     """An answer that is audited is sealed although the routine sample excludes it, because the audit would be useless
     without it."""
-    site = ASite(tmp_path, routine_share=0.0)
+    site = SiteCase(tmp_path, routine_share=0.0)
     keep(site, 1, later="audit", sure=True, confidence=0.99)
     site.keep(answered(2, sure=True, confidence=0.99))
     site.worker.seal_all()
@@ -176,7 +176,7 @@ def test_answer_with_a_question_is_always_sealed(tmp_path):
     assert {"prediction:p-1"} == site.records().keys()
 
 
-def erase(site: ASite, prediction_id: str) -> tuple[bool, bool]:
+def erase(site: SiteCase, prediction_id: str) -> tuple[bool, bool]:
     with site.worker.spool.transaction():
         return site.worker.spool.erase(prediction_id, site.worker.recorder.build_tombstone(prediction_id, 0.0))
 
@@ -208,7 +208,7 @@ def test_erasing_a_sent_teacher_label_makes_a_tombstone(site):
 def test_question_expires_with_an_answer_that_was_never_sent(tmp_path):
     """If the prediction expires before the central team has it, its question and teacher label are deleted as
     useless."""
-    site = ASite(tmp_path, collect={"pos-intent": "local"}, window_seconds=100)
+    site = SiteCase(tmp_path, collect={"pos-intent": "local"}, window_seconds=100)
     keep(site, 1, 2)
     opine(site)
     site.clock.running += 200
@@ -218,7 +218,7 @@ def test_question_expires_with_an_answer_that_was_never_sent(tmp_path):
 
 def test_question_outlives_an_answer_that_was_sent(tmp_path):
     """A question stays after its sent answer expired, because the central team can still use the teacher label."""
-    site = ASite(tmp_path, window_seconds=100)
+    site = SiteCase(tmp_path, window_seconds=100)
     keep(site, 1)
     site.worker.seal_all()
     site.clock.running += 200
@@ -266,7 +266,7 @@ def test_teacher_label_is_redacted(site, task, record, said, kept):
 
 
 @contextmanager
-def older(site: ASite) -> Iterator[Database]:
+def older(site: SiteCase) -> Iterator[Database]:
     """Open the file for one transaction as an agent that does not know questions."""
     site.worker.close()
     database = Database(site.config.state_dir / "spool.db", DatabaseSchema(spool.SCHEMA_VERSION, (), "", checked=False))
@@ -292,7 +292,7 @@ def test_older_agent_can_use_the_file(site):
 
 def test_file_of_an_older_agent_gets_the_tables(tmp_path):
     """The records of an older file stay, and questions can be stored in it."""
-    site = ASite(tmp_path)
+    site = SiteCase(tmp_path)
     site.keep(answered(1))
     site.judge(judgement(1))
     with older(site) as database:

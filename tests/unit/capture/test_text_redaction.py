@@ -22,7 +22,7 @@ HOLD = RedactionConfig(task="pii")
 RULES = RedactionConfig(task="pii", without_model={"pos-intent": "rules"})
 
 
-class Finder:
+class AnnaFinder:
     """Finds "Anna", unless a test makes it fail or wait."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Finder:
 class Queue(RedactionQueue):
     """A running queue, with the answers that it stored."""
 
-    def __init__(self, finder: Finder, config: RedactionConfig = HOLD, **limits: int) -> None:
+    def __init__(self, finder: AnnaFinder, config: RedactionConfig = HOLD, **limits: int) -> None:
         self.stored: list[CapturedAnswer] = []
         self.now = 0.0
         settings = ExamplesConfig(**limits)
@@ -65,7 +65,7 @@ class Queue(RedactionQueue):
 
 async def test_an_answer_is_stored_with_its_findings():
     """The model reads the text of an answer, which is then redacted by both rules and model."""
-    queue = Queue(Finder())
+    queue = Queue(AnnaFinder())
     queue.put(answered(1, text="Anna wants a refund"))
     await queue.until(1)
     assert queue.stored[0].findings is not None
@@ -76,7 +76,7 @@ async def test_an_answer_is_stored_with_its_findings():
 
 async def test_model_reads_generated_texts_and_records():
     """The model reads the input, a generated text, and every value and key of a record."""
-    finder = Finder()
+    finder = AnnaFinder()
     queue = Queue(finder)
     queue.put(answered(1, manifest=manifest("talk"), local_answer="Dear Anna", text="write", scores=()))
     queue.put(answered(2, manifest=manifest("visit"), local_answer='{"DRUG": ["x"]}', text="see", scores=()))
@@ -87,7 +87,7 @@ async def test_model_reads_generated_texts_and_records():
 async def test_answer_is_held_while_the_model_is_unavailable():
     """Nothing is stored until the model answers again, the operator sees the problem, and the answer is then stored
     once."""
-    finder = Finder()
+    finder = AnnaFinder()
     finder.broken = "gone"
     queue = Queue(finder)
     queue.put(answered(1, text="Anna"))
@@ -103,7 +103,7 @@ async def test_answer_is_held_while_the_model_is_unavailable():
 
 async def test_answer_passes_by_rules_if_the_site_allows_it():
     """If the policy of its task allows that, an answer is redacted by rules alone and counted."""
-    finder = Finder()
+    finder = AnnaFinder()
     finder.broken = "gone"
     queue = Queue(finder, RULES)
     queue.put(answered(1, text="Anna, a@example.org"))
@@ -122,7 +122,7 @@ def test_record_is_not_built_without_findings():
 
 async def test_an_answer_that_the_model_cannot_read_is_dropped():
     """A text on which the model fails repeatedly is dropped and counted, and the other answers are stored."""
-    queue = Queue(Finder())
+    queue = Queue(AnnaFinder())
     queue.put(answered(1, text="poison"))
     queue.put(answered(2, text="hi"))
     await queue.until(1)
@@ -133,12 +133,12 @@ async def test_an_answer_that_the_model_cannot_read_is_dropped():
 
 async def test_a_full_queue_drops_and_counts():
     """Answers beyond the limits of number or bytes are dropped and counted; those of the audit have twice the space."""
-    queue = Queue(Finder(), queue_examples_max=2)
+    queue = Queue(AnnaFinder(), queue_examples_max=2)
     for number in range(3):
         queue.put(answered(number))
     queue.put(answered(3, later="audit"))
     assert (3, {"dropped_unredacted": 1}) == (queue.waiting, queue.counts)
-    large = Queue(Finder(), queue_bytes_max=2**16)
+    large = Queue(AnnaFinder(), queue_bytes_max=2**16)
     large.put(answered(1, text="x" * 32_000))
     large.put(answered(2, text="x" * 32_000))
     large.put(answered(3, text="x" * 32_000))
@@ -147,7 +147,7 @@ async def test_a_full_queue_drops_and_counts():
 
 def test_generated_text_counts_in_the_size_of_the_queue():
     """Local and teacher answers count like the input; an answer over the limit is accepted only into an empty queue."""
-    queue = Queue(Finder(), queue_bytes_max=2**16)
+    queue = Queue(AnnaFinder(), queue_bytes_max=2**16)
     talk = {"manifest": manifest("talk"), "text": "write", "scores": ()}
     queue.put(answered(1, **talk, local_answer="x" * 40_000))
     queue.put(answered(2, **talk, local_answer="x" * 1000, teacher_answer="x" * 30_000))
@@ -159,7 +159,7 @@ def test_generated_text_counts_in_the_size_of_the_queue():
 
 async def test_a_cancelled_worker_puts_its_answer_back():
     """When a component restarts, the answer in progress waits again and is read once."""
-    finder = Finder()
+    finder = AnnaFinder()
     finder.gate.clear()
     queue = Queue(finder)
     queue.put(answered(1))
@@ -176,11 +176,11 @@ async def test_a_cancelled_worker_puts_its_answer_back():
 async def test_stop_stores_what_the_model_can_read():
     """A daemon that stops lets the model read the waiting answers within a time limit; the rest are dropped and
     counted."""
-    queue = Queue(Finder())
+    queue = Queue(AnnaFinder())
     queue.put(answered(1))
     await queue.finish()
     assert (1, 0) == (len(queue.stored), queue.waiting)
-    stuck = Queue(finder := Finder())
+    stuck = Queue(finder := AnnaFinder())
     finder.gate.clear()
     stuck.put(answered(1))
     await stuck.finish(seconds_max=0.0)
@@ -189,7 +189,7 @@ async def test_stop_stores_what_the_model_can_read():
 
 async def test_a_slow_model_is_reported():
     """An answer that has waited for more than 30 s is reported with its time."""
-    finder = Finder()
+    finder = AnnaFinder()
     finder.gate.clear()
     queue = Queue(finder)
     queue.put(answered(1))
@@ -200,7 +200,7 @@ async def test_a_slow_model_is_reported():
 
 async def test_held_answers_can_be_erased():
     """Matching answers are removed from the queue and from the workers; the others are stored."""
-    finder = Finder()
+    finder = AnnaFinder()
     finder.broken = "gone"
     queue = Queue(finder)
     for number, text in enumerate(("Anna", "Bo", "Anna again", "Anna too", "Cy")):

@@ -136,7 +136,7 @@ def test_labelled_messages_are_read(tmp_path: Path):
         demo_questions.read_labelled(tmp_path)
 
 
-class Answering:
+class ScriptedClient:
     """A client that has one answer for each known message and returns a failure for all others."""
 
     def __init__(self, answers: dict[str, tuple[str, bool]]) -> None:
@@ -174,7 +174,7 @@ class Answering:
 def test_each_message_is_sent_in_its_own_call():
     """Each message is one timed call; the first is sent once more beforehand, so that no time includes the connection
     setup."""
-    client = Answering({"money back": ("refund", False), "how much": ("other", True), "hello": ("other", False)})
+    client = ScriptedClient({"money back": ("refund", False), "how much": ("other", True), "hello": ("other", False)})
     counted: list[int] = []
     answers = demo_questions.classify_rows(client, "t", ROWS, counted.append)
     assert ["money back", "money back", "how much", "hello"] == client.asked
@@ -185,7 +185,9 @@ def test_each_message_is_sent_in_its_own_call():
 
 def test_refused_message_counts_as_wrong_and_not_confident():
     """A message that the daemon refuses counts as wrong and not confident, and the table shows the reason."""
-    answers = demo_questions.classify_rows(Answering({"money back": ("refund", False)}), "t", ROWS, lambda _done: None)
+    answers = demo_questions.classify_rows(
+        ScriptedClient({"money back": ("refund", False)}), "t", ROWS, lambda _done: None
+    )
     assert [("refund", True), ("INPUT_TOO_LONG", False), ("INPUT_TOO_LONG", False)] == [
         (each.label, each.sure) for each in answers
     ]

@@ -56,12 +56,12 @@ def test_export_leaves_no_file_if_the_daemon_disconnects(tmp_path: Path):
     """If the daemon disconnects during an export, no partial file remains: it would look complete and block the next
     export."""
 
-    class Leaving:
+    class PagingAdmin:
         def redaction_audit(self, *, judged: bool, after: int, count: int) -> list[RedactionAuditText]:
             if after:
                 raise ConnectionError
             return [audited()]
 
     with pytest.raises(ConnectionError):
-        export_rows(Leaving(), tmp_path / "rows.jsonl")  # type: ignore[arg-type]
+        export_rows(PagingAdmin(), tmp_path / "rows.jsonl")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

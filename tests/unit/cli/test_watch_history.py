@@ -61,13 +61,13 @@ def test_rates_cover_the_time_between_two_polls():
     errors = {"QUEUE_FULL": 7, "INPUT_EMPTY": 1}
     after = counts(answers={"local": 112, "abstained": 4}, errors=errors, graded=116, below_threshold=94)
     rates = rates_of(before, after, 2.0)
-    assert (8.0, 0.5, 0.25, 0.25) == (rates.answers, rates.errors, rates.below, rates.abstained)
+    assert (8.0, 0.5, 0.75, 0.25) == (rates.answers, rates.errors, rates.confident, rates.abstained)
 
 
 def test_shares_and_quantiles_are_unknown_without_answers():
     """Without answers, rates are zero, and shares and quantiles are None."""
     rates = rates_of(None, counts(), 1.0)
-    assert (0.0, 0.0, None, None) == (rates.answers, rates.errors, rates.below, rates.total_p95)
+    assert (0.0, 0.0, None, None) == (rates.answers, rates.errors, rates.confident, rates.total_p95)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ STATUS = Status(
     "0.1.0", NOW - timedelta(hours=3), True, 10**8, (TASK,), (ENGINE,), ("It burns.",), 0, 10**9,
     EXAMPLES, UPDATES, UPLINK,
 )  # fmt: skip
-RATES = {"pos-intent": TaskRates(124.2, 0.5, 0.125, 0.25, 0.0, 0.0001, 0.0123, 1.5), "": TaskRates(errors=0.25)}
+RATES = {"pos-intent": TaskRates(124.2, 0.5, 0.875, 0.25, 0.0, 0.0001, 0.0123, 1.5), "": TaskRates(errors=0.25)}
 
 
 def drawn(look: WatchSnapshot, columns: int = 80, lines: int | None = None, glyphs: Glyphs = UNICODE) -> str:

@@ -60,7 +60,7 @@ def test_each_network_fault_has_its_own_explanation(details: str, cause: str, me
     assert "{" not in found.meaning + found.remedy
 
 
-class Refused(grpc.RpcError):
+class ConnectionRefused(grpc.RpcError):
     """gRPC's error for a connection to which nobody listens."""
 
     def code(self) -> grpc.StatusCode:
@@ -75,7 +75,10 @@ class Refused(grpc.RpcError):
 
 def test_host_named_unix_is_not_taken_for_a_socket() -> None:
     """A host called unix-till is on the network; only 'unix:' and 'unix-abstract:' are sockets of this machine."""
-    remote, local = call_failed(Refused(), "unix-till.lan:9443", 10), call_failed(Refused(), "unix:/x/x.sock", 10)
+    remote, local = (
+        call_failed(ConnectionRefused(), "unix-till.lan:9443", 10),
+        call_failed(ConnectionRefused(), "unix:/x/x.sock", 10),
+    )
     assert ("refused", True) == (remote.metadata.get("cause"), "service.tcp_address" in remote.remedy)
     assert (None, True) == (local.metadata.get("cause"), "'edge-agent serve' starts it" in local.remedy)
 

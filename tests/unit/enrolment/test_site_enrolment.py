@@ -27,7 +27,7 @@ from edge_agent.formats import enrolment_file
 from edge_agent.formats.enrolment_file import parse_record
 from edge_agent.formats.signed_document import format_timestamp
 from edge_agent.uplink.escalation.escalation_server import read_key
-from tests.support.enrolled import hand_over
+from tests.support.enrolled_machine import hand_over
 from tests.support.enrolment_files import DAY, LARGE_MODEL, a_enrolment
 from tests.support.modes import umask
 from tests.support.mounts import tmpfs
@@ -37,7 +37,7 @@ PASSPHRASE = "nine purple herons"
 ONE = RoleQuorum(1, 1)
 
 
-class Box:
+class EnrollingMachine:
     """A machine to enrol, with its /etc, and the enrolment files of a central team."""
 
     def __init__(self, folder: Path) -> None:
@@ -79,12 +79,12 @@ class Box:
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Box:
+def box(tmp_path: Path) -> EnrollingMachine:
     """Return a machine that is not enrolled."""
-    return Box(tmp_path)
+    return EnrollingMachine(tmp_path)
 
 
-def test_enrolment_configures_a_machine(box: Box):
+def test_enrolment_configures_a_machine(box: EnrollingMachine):
     """The configuration has all settings; secrets are in no file that others may read and not in the output."""
     done = box.enrol(box.enrolment(), "--yes")
     assert (0, "shop-12") == (done.exit_code, box.site().id), done.output
@@ -100,7 +100,7 @@ def test_missing_rights_are_reported_before_the_code():
     """A user who may not write to /etc is told before the code is compared; --check needs no such rights."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         Path(folder).chmod(0o755)
-        box = Box(Path(folder))
+        box = EnrollingMachine(Path(folder))
         path = box.enrolment()
         path.chmod(0o644)
         box.etc.chmod(0o555)
@@ -111,7 +111,7 @@ def test_missing_rights_are_reported_before_the_code():
         assert (3, True, {}) == (done.exit_code, "cannot write" in said and "with sudo" in said, box.files()), said
 
 
-def test_uplink_unit_gets_its_credential(box: Box):
+def test_uplink_unit_gets_its_credential(box: EnrollingMachine):
     """A drop-in names the credential, encrypted where systemd can encrypt."""
     box.enrol(box.enrolment(), "--yes")
     drop_in = box.files()["systemd/system/edge-uplink.service.d/credentials.conf"].decode()
@@ -121,7 +121,7 @@ def test_uplink_unit_gets_its_credential(box: Box):
     assert 0o600 == stat.S_IMODE(Path(path).stat().st_mode)
 
 
-def test_unencrypted_credential_is_reported(box: Box):
+def test_unencrypted_credential_is_reported(box: EnrollingMachine):
     """If systemd cannot encrypt, the secret is in a file of root that the uplink's unit reads, and the output says
     so."""
     done = box.enrol(box.enrolment(), "--yes", env={"PATH": str(box.folder)})
@@ -131,7 +131,7 @@ def test_unencrypted_credential_is_reported(box: Box):
     assert b"LoadCredential=uplink:" in box.files()["systemd/system/edge-uplink.service.d/credentials.conf"]
 
 
-def test_large_model_settings_and_key_are_written(box: Box):
+def test_large_model_settings_and_key_are_written(box: EnrollingMachine):
     """Address, prices, limits and tasks are in site.yaml; the key is only in a credential of the uplink."""
     done = box.enrol(box.enrolment(escalation=LARGE_MODEL), "--yes", env={"PATH": str(box.folder)})
     assert 0 == done.exit_code, done.output
@@ -148,7 +148,7 @@ def test_large_model_settings_and_key_are_written(box: Box):
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
 
 
-def test_parameters_of_a_reasoning_model_are_written(box: Box):
+def test_parameters_of_a_reasoning_model_are_written(box: EnrollingMachine):
     """The limit of thinking tokens and further request parameters are in site.yaml."""
     thinking = {
         "thinking_tokens_max": 2000,
@@ -159,7 +159,7 @@ def test_parameters_of_a_reasoning_model_are_written(box: Box):
     assert thinking == {name: getattr(found, name) for name in thinking}
 
 
-def test_uplink_reads_the_key_from_its_credential(box: Box, tmp_path: Path):
+def test_uplink_reads_the_key_from_its_credential(box: EnrollingMachine, tmp_path: Path):
     """The credential that systemd passes has the decrypted key alone, under the name that the uplink reads."""
     box.enrol(box.enrolment(escalation=LARGE_MODEL), "--yes")
     handed = tmp_path / "handed"
@@ -170,7 +170,7 @@ def test_uplink_reads_the_key_from_its_credential(box: Box, tmp_path: Path):
     assert "sk-s3cr3t" == read_key(loaded.escalation)
 
 
-def test_next_enrolment_replaces_or_removes_the_key(box: Box):
+def test_next_enrolment_replaces_or_removes_the_key(box: EnrollingMachine):
     """A later file replaces the key; one without a large model removes its credential, drop-in and settings."""
     alone = {"examples": {"url": "s3://fleet/examples"}}
     paths = {"PATH": str(box.folder)}
@@ -183,7 +183,7 @@ def test_next_enrolment_replaces_or_removes_the_key(box: Box):
     assert ([], "") == ([name for name in left if "cred" in name], config.load(box.agent_yaml()).escalation.url)
 
 
-def test_the_same_enrolment_again_changes_nothing(box: Box):
+def test_the_same_enrolment_again_changes_nothing(box: EnrollingMachine):
     """Applying the same enrolment file again changes nothing, also after it has expired."""
     path = box.enrolment(ago=DAY - 2, days=1)
     assert 0 == box.enrol(path, "--yes").exit_code
@@ -197,7 +197,7 @@ ENCRYPTING = '#!/bin/sh\n[ "$1" = encrypt ] || exec sed s/^sealed://\nexec sed s
 """Stands in for systemd-creds, which needs systemd's key of the machine."""
 
 
-def encrypting(box: Box) -> dict[str, str]:
+def encrypting(box: EnrollingMachine) -> dict[str, str]:
     """Return the environment of a machine whose systemd-creds encrypts."""
     programs = box.folder / "programs"
     programs.mkdir()
@@ -206,7 +206,7 @@ def encrypting(box: Box) -> dict[str, str]:
     return {"PATH": f"{programs}:{os.environ['PATH']}"}
 
 
-def test_plain_secret_of_an_interrupted_enrolment_is_removed(box: Box):
+def test_plain_secret_of_an_interrupted_enrolment_is_removed(box: EnrollingMachine):
     """If a power cut left an unrecorded plain secret, the next enrolment stores only an encrypted one."""
     path = box.enrolment()
     box.enrol(path, "--yes", env={"PATH": str(box.folder)})
@@ -216,7 +216,7 @@ def test_plain_secret_of_an_interrupted_enrolment_is_removed(box: Box):
     assert ["credstore.encrypted/edge-agent-uplink.cred"] == credentials
 
 
-def test_same_enrolment_encrypts_a_plain_secret(box: Box):
+def test_same_enrolment_encrypts_a_plain_secret(box: EnrollingMachine):
     """Once systemd can encrypt, the same file replaces the plain secret; a third time changes nothing."""
     path = box.enrolment()
     box.enrol(path, "--yes", env={"PATH": str(box.folder)})
@@ -228,7 +228,7 @@ def test_same_enrolment_encrypts_a_plain_secret(box: Box):
     assert "nothing was changed" in box.enrol(path, "--yes", env=path_with_it).output
 
 
-def test_same_enrolment_restores_missing_files(box: Box):
+def test_same_enrolment_restores_missing_files(box: EnrollingMachine):
     """The same enrolment file restores what was deleted; a root that was changed is refused."""
     path = box.enrolment()
     box.enrol(path, "--yes")
@@ -241,7 +241,7 @@ def test_same_enrolment_restores_missing_files(box: Box):
     assert before.keys() == box.files().keys()
 
 
-def test_check_writes_nothing(box: Box):
+def test_check_writes_nothing(box: EnrollingMachine):
     """`--check` describes the enrolment file and writes nothing."""
     done = box.enrol(box.enrolment(), "--check")
     assert (0, {}) == (done.exit_code, box.files())
@@ -259,7 +259,7 @@ def test_check_writes_nothing(box: Box):
         ({"examples": {"url": "s3://f", "options": {"secret_access_key": "x"}}}, 5, "may be a secret"),
     ],
 )
-def test_invalid_enrolment_file_changes_nothing(box: Box, changes: dict[str, Any], code: int, said: str):
+def test_invalid_enrolment_file_changes_nothing(box: EnrollingMachine, changes: dict[str, Any], code: int, said: str):
     """Whatever is wrong with it."""
     done = box.enrol(box.enrolment(**changes), "--yes")
     assert (code, {}) == (done.exit_code, box.files()), done.output
@@ -267,7 +267,7 @@ def test_invalid_enrolment_file_changes_nothing(box: Box, changes: dict[str, Any
 
 
 @pytest.mark.parametrize("path", ["none.kit", "a.kit/none.kit"])
-def test_missing_enrolment_file_is_a_usage_error(box: Box, path: str):
+def test_missing_enrolment_file_is_a_usage_error(box: EnrollingMachine, path: str):
     """A path without a file ends with exit status 2."""
     box.enrolment()
     done = box.enrol(box.folder / path, "--yes")
@@ -276,7 +276,7 @@ def test_missing_enrolment_file_is_a_usage_error(box: Box, path: str):
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo", "empty", "truncated"])
-def test_path_that_is_not_an_enrolment_file_changes_nothing(box: Box, kind: str):
+def test_path_that_is_not_an_enrolment_file_changes_nothing(box: EnrollingMachine, kind: str):
     """A folder, link, FIFO, empty or truncated file is refused without waiting."""
     good, path = box.enrolment(), box.folder / "b.kit"
     make = {
@@ -291,25 +291,25 @@ def test_path_that_is_not_an_enrolment_file_changes_nothing(box: Box, kind: str)
     assert (5, {}) == (done.exit_code, box.files())
 
 
-def test_enrolment_file_of_another_site_is_refused(box: Box):
+def test_enrolment_file_of_another_site_is_refused(box: EnrollingMachine):
     """An enrolled machine refuses the file of another site or fleet."""
     box.enrol(box.enrolment(), "--yes")
     before = box.files()
     (box.folder / "keys").rename(box.folder / "keys-before")
-    for path in (box.enrolment(site="shop-13"), box.enrolment(root=Box(box.folder).root)):
+    for path in (box.enrolment(site="shop-13"), box.enrolment(root=EnrollingMachine(box.folder).root)):
         done = box.enrol(path, "--yes")
         assert (5, before) == (done.exit_code, box.files())
         assert "nothing was changed" in done.output
 
 
-def test_site_without_a_store_uses_a_usb_drive(box: Box):
+def test_site_without_a_store_uses_a_usb_drive(box: EnrollingMachine):
     """If the file names no store, the output says that examples and updates travel on a USB drive."""
     done = box.enrol(box.enrolment(examples={}, updates={}), "--yes")
     facts = dict(re.findall(r"^(examples to|updates from) +(.*?) *$", done.output, re.MULTILINE))
     assert {"examples to": "a USB drive", "updates from": "a USB drive"} == facts, done.output
 
 
-def test_newer_enrolment_replaces_settings(box: Box):
+def test_newer_enrolment_replaces_settings(box: EnrollingMachine):
     """A newer file replaces all settings and removes those that it lacks; an older one is then refused."""
     old = box.enrolment(ago=60).read_bytes()
     (box.folder / "old.kit").write_bytes(old)
@@ -322,7 +322,7 @@ def test_newer_enrolment_replaces_settings(box: Box):
     assert 5 == box.enrol(box.folder / "old.kit", "--yes").exit_code
 
 
-def test_agent_yaml_overrides_the_enrolment(box: Box):
+def test_agent_yaml_overrides_the_enrolment(box: EnrollingMachine):
     """The output names the settings that agent.yaml overrides; another site id there is refused."""
     box.agent_yaml("uplink: {url: /mnt/out}\n")
     assert "agent.yaml overrides   uplink.url" in box.enrol(box.enrolment(), "--yes").output
@@ -331,14 +331,14 @@ def test_agent_yaml_overrides_the_enrolment(box: Box):
     assert (3, True) == (done.exit_code, "says that this is site shop-1" in " ".join(done.output.split()))
 
 
-def test_invalid_agent_yaml_is_reported_first(box: Box):
+def test_invalid_agent_yaml_is_reported_first(box: EnrollingMachine):
     """If agent.yaml is invalid, enrolment ends before it writes anything."""
     box.agent_yaml("egnine: {}\n")
     done = box.enrol(box.enrolment(), "--yes")
     assert (3, ["edge-agent/agent.yaml"]) == (done.exit_code, list(box.files()))
 
 
-def test_enrolment_requires_code_passphrase_or_yes(box: Box):
+def test_enrolment_requires_code_passphrase_or_yes(box: EnrollingMachine):
     """Without a terminal, the code, a passphrase or --yes is required; the right code is enough."""
     path = box.enrolment()
     sha256 = enrolment_file.parse(path.read_bytes())[1]
@@ -349,7 +349,7 @@ def test_enrolment_requires_code_passphrase_or_yes(box: Box):
 
 
 @pytest.mark.slow
-def test_sealed_enrolment_requires_its_passphrase(box: Box):
+def test_sealed_enrolment_requires_its_passphrase(box: EnrollingMachine):
     """A sealed file needs its passphrase but no code: only its holder could have changed the file."""
     path, secret = box.enrolment(), box.folder / "passphrase"
     path.write_bytes(enrolment_file.seal(path.read_bytes(), PASSPHRASE))
@@ -372,7 +372,7 @@ def fill(disk: Path) -> Path:
 def test_a_full_disk_changes_nothing(tmp_path: Path):
     """A full disk changes nothing, also at a renewal, and the same command works once there is space."""
     with tmpfs(tmp_path / "etc", "size=64k") as disk:
-        box = Box(tmp_path)
+        box = EnrollingMachine(tmp_path)
         ballast = fill(disk)
         assert (3, ["ballast"]) == (box.enrol(box.enrolment(ago=60), "--yes").exit_code, list(box.files()))
         ballast.unlink()
@@ -389,7 +389,7 @@ PEM = {name: f"-----BEGIN {name.upper()}-----\n" for name in ("certificate", "ke
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_daemons_can_enter_the_folders_under_any_umask(box: Box, mask: int):
+def test_daemons_can_enter_the_folders_under_any_umask(box: EnrollingMachine, mask: int):
     """Folders are 0755 even if root's umask closes new ones; the folder of secrets stays 0700."""
     with umask(mask):
         assert 0 == box.enrol(box.enrolment(tls={**PEM, "address": "127.0.0.1:9443"}), "--yes").exit_code
@@ -399,7 +399,7 @@ def test_daemons_can_enter_the_folders_under_any_umask(box: Box, mask: int):
     assert {0o755} == {mode for name, mode in modes.items() if name not in secrets}
 
 
-def test_tls_files_are_readable_by_the_daemon(box: Box):
+def test_tls_files_are_readable_by_the_daemon(box: EnrollingMachine):
     """TLS files have mode 0640, are beside the configuration, and are named in it."""
     assert 0 == box.enrol(box.enrolment(tls={**PEM, "address": "127.0.0.1:9443"}), "--yes").exit_code
     names = sorted((box.etc / "edge-agent" / "tls").iterdir())
@@ -413,7 +413,7 @@ def test_tls_files_are_readable_by_the_daemon(box: Box):
     )
 
 
-def test_enrolment_record_lists_every_file(box: Box):
+def test_enrolment_record_lists_every_file(box: EnrollingMachine):
     """The record names every written file, so a purge can remove them."""
     box.enrol(box.enrolment(), "--yes")
     named = {
@@ -422,7 +422,7 @@ def test_enrolment_record_lists_every_file(box: Box):
     assert named | {"edge-agent/enrolment.json"} == box.files().keys()
 
 
-def test_damaged_enrolment_record_is_reported(box: Box):
+def test_damaged_enrolment_record_is_reported(box: EnrollingMachine):
     """A machine with a damaged record is not treated as one that was never enrolled."""
     box.enrol(box.enrolment(), "--yes")
     (box.etc / "edge-agent" / "enrolment.json").write_text("{")
@@ -430,7 +430,7 @@ def test_damaged_enrolment_record_is_reported(box: Box):
     assert (3, True) == (done.exit_code, "enrolment.json is damaged" in " ".join(done.output.split()))
 
 
-def test_identity_shows_the_site(box: Box):
+def test_identity_shows_the_site(box: EnrollingMachine):
     """`identity` shows the site, also as JSON; before enrolment its remedy is `edge-agent enrol`."""
     shown = ["--config", str(box.agent_yaml()), "--state-dir", str(box.folder / "state"), "identity"]
     assert "edge-agent enrol" in CliRunner().invoke(app, shown).output
@@ -440,7 +440,7 @@ def test_identity_shows_the_site(box: Box):
     assert ("shop-12", "", False) == (found["site"], found["key"], found["known_at_centre"])
 
 
-def test_wrong_code_asks_to_type_it_again(box: Box):
+def test_wrong_code_asks_to_type_it_again(box: EnrollingMachine):
     """The message has the site of the file and the number of missing characters, and accuses nobody."""
     path = box.enrolment()
     code = enrolment_file.verification_code(enrolment_file.parse(path.read_bytes())[1])
@@ -455,7 +455,7 @@ def test_wrong_code_asks_to_type_it_again(box: Box):
     assert {} == box.files()
 
 
-def test_folder_store_gets_its_drop_in_and_a_warning(box: Box):
+def test_folder_store_gets_its_drop_in_and_a_warning(box: EnrollingMachine):
     """The uplink's unit may write to the folder; a missing folder is a warning that the same file resolves."""
     folder = box.folder / "fleet"
     path = box.enrolment(examples={"url": str(folder)})
@@ -472,7 +472,7 @@ def test_folder_store_gets_its_drop_in_and_a_warning(box: Box):
     assert not drop_in.exists()
 
 
-def test_check_ends_with_its_result(box: Box):
+def test_check_ends_with_its_result(box: EnrollingMachine):
     """The output says that the file fits, that nothing was changed, and what the command does without --check."""
     done = box.enrol(box.enrolment(), "--check")
     said = " ".join(done.stdout.split())
@@ -483,7 +483,7 @@ def test_check_ends_with_its_result(box: Box):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code"), [("the code", 0), ("yes", 0), ("1234", 5), ("no", 5)])
-def test_code_can_be_typed_at_the_question(box: Box, answer: str, code: int):
+def test_code_can_be_typed_at_the_question(box: EnrollingMachine, answer: str, code: int):
     """The typed code is accepted in any case; a wrong code or a no changes nothing."""
     path = box.enrolment()
     _, sha256 = enrolment_file.parse(path.read_bytes())

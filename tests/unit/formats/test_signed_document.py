@@ -61,10 +61,10 @@ def test_changed_byte_is_refused_or_harmless(data):
 def test_unknown_key_is_ignored_and_covered_by_the_signature():
     """An unknown key does not spoil a document, and is under the signature all the same."""
 
-    class Newer(segment.Receipts):
+    class NewerReceipts(segment.Receipts):
         mood: str = "good"
 
-    raw = sign(Newer.model_validate(some_receipts().model_dump(by_alias=True)), CENTRAL_KEY)
+    raw = sign(NewerReceipts.model_validate(some_receipts().model_dump(by_alias=True)), CENTRAL_KEY)
     assert some_receipts() == segment.verify_receipts(raw, {CENTRAL}).body
     with pytest.raises(SignatureInvalid):
         segment.verify_receipts(raw.replace(b"good", b"evil"), {CENTRAL})

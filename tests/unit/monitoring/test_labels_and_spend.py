@@ -7,15 +7,15 @@ from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring.answer_observations import DailySpend, LabelCount
 from edge_agent.monitoring.monitoring_store import Charge
 from edge_agent.monitoring.monitoring_tables import DAYS_MAX
-from tests.support.site_cases import ASite, answered, judgement
+from tests.support.site_cases import SiteCase, answered, judgement
 
 DAY = 86_400
 UPSTREAM = {"route": "upstream", "model": "large-1", "reasons": ("MODE_BOOTSTRAP",), "scores": (), "confidence": None}
 
 
 @pytest.fixture
-def site(tmp_path) -> ASite:
-    return ASite(tmp_path)
+def site(tmp_path) -> SiteCase:
+    return SiteCase(tmp_path)
 
 
 def only(site):

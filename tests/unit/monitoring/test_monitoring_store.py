@@ -8,7 +8,7 @@ from edge_agent.formats.manifest import Manifest
 from edge_agent.monitoring import monitoring_tables
 from edge_agent.monitoring.monitoring_store import LARGE_MODEL, PEOPLE, HumanLabel, TeacherLabel
 from tests.support.examples import DIGEST
-from tests.support.site_cases import PREDICTION, ASite, answered, judgement, manifest
+from tests.support.site_cases import PREDICTION, SiteCase, answered, judgement, manifest
 
 DAY = 86_400.0
 CALIBRATED = {
@@ -29,8 +29,8 @@ def _confidence(**changes):
 
 
 @pytest.fixture
-def site(tmp_path) -> ASite:
-    return ASite(tmp_path)
+def site(tmp_path) -> SiteCase:
+    return SiteCase(tmp_path)
 
 
 def sure(number: int, **changes):
@@ -41,12 +41,12 @@ def shadowed(number: int, theirs: str, **changes):
     return answered(number, manifest=calibrated(), teacher_answer=theirs, **{**SHADOW, **changes})
 
 
-def only(site: ASite):
+def only(site: SiteCase):
     (series,) = site.worker.monitoring.report("pos-intent")
     return series
 
 
-def standing(site: ASite) -> list[str]:
+def standing(site: SiteCase) -> list[str]:
     return [alarm.alarm for alarm in site.worker.monitoring.active_alarms()]
 
 
@@ -131,7 +131,7 @@ def test_the_evidence_of_new_inputs_survives_a_restart(site):
 
 def test_alarm_level_of_a_task(tmp_path):
     """A stricter level of a task takes more evidence for the same alarm."""
-    site = ASite(tmp_path, new_inputs_level={"pos-intent": 1e-9})
+    site = SiteCase(tmp_path, new_inputs_level={"pos-intent": 1e-9})
     site.keep(*(gated(each, 1 / 401) for each in range(8)))
     assert [] == standing(site)
     site.keep(*(gated(100 + each, 1 / 401) for each in range(40)))
@@ -288,7 +288,7 @@ def test_many_corrections_refute_the_guarantee(site):
     assert alarm.message.endswith("the bundle promises 5% at most")
 
 
-def reviewed_bootstrap(site: ASite, right: int, wrong: int) -> None:
+def reviewed_bootstrap(site: SiteCase, right: int, wrong: int) -> None:
     """Let people review answers of the large model before there was a local one."""
     for number in range(right + wrong):
         site.keep(

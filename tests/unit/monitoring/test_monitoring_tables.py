@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from edge_agent.monitoring import monitoring_tables
-from tests.support.site_cases import ASite, answered
+from tests.support.site_cases import SiteCase, answered
 
 
 def test_open_questions_evict_no_other_task(tmp_path: Path) -> None:
     """Beyond the limit, a series of the task with the most series is evicted: one without a guarantee, and the
     oldest."""
-    site = ASite(tmp_path)
+    site = SiteCase(tmp_path)
     site.keep(answered(1))
     later, db = 10_000_000_000.0, site.worker.spool.db
     asked = [(f"open/q{number}", 0.0, later + number) for number in range(monitoring_tables.SERIES_MAX - 2)]

@@ -16,7 +16,7 @@ from edge_agent.monitoring.answer_observations import (
 )
 from edge_agent.server.monitoring_messages import money_message, series_message
 from edge_agent.v1 import admin_pb2
-from tests.support.site_cases import ASite, answered, config_of
+from tests.support.site_cases import SiteCase, answered, config_of
 
 DAY_NAMES = ("2026-11-25", 20_782)
 
@@ -31,7 +31,7 @@ def paid(collection, *micros):
 
 def test_prices_are_stored_when_the_daemon_stops(tmp_path):
     """A price that was recorded just before the stop is read by the next daemon."""
-    site = ASite(tmp_path)
+    site = SiteCase(tmp_path)
     site.worker.close()
     for _ in range(2):
         paid(ExampleCapture(site.config, site.clock.around()), 300, 200)
@@ -42,14 +42,14 @@ def test_prices_are_stored_when_the_daemon_stops(tmp_path):
 def test_site_without_a_spool_records_no_price(tmp_path):
     """Without a spool no price accumulates in memory, and nothing fails."""
     config = config_of(tmp_path / "state", collect={})
-    collection = ExampleCapture(config, ASite(tmp_path / "other").clock.around())
+    collection = ExampleCapture(config, SiteCase(tmp_path / "other").clock.around())
     paid(collection, 300)
     assert not (config.state_dir / "spool.db").exists()
 
 
 def test_older_spool_gets_the_price_tables(tmp_path):
     """The rows of an older spool and the version of its schema stay."""
-    site = ASite(tmp_path)
+    site = SiteCase(tmp_path)
     site.keep(answered(1))
     site.worker.close()
     with sqlite3.connect(site.config.state_dir / "spool.db") as database:
@@ -68,7 +68,7 @@ def test_older_spool_gets_the_price_tables(tmp_path):
 
 def test_an_erased_answer_stays_counted(tmp_path):
     """Erasing an answer does not change the counts, which have nothing of its text."""
-    site = ASite(tmp_path)
+    site = SiteCase(tmp_path)
     site.keep(answered(1))
     with site.worker.spool.transaction():
         site.worker.erasure.erase_answer("p-1")

@@ -11,14 +11,14 @@ import pytest
 import pytest_asyncio
 
 from edge_agent.server.admission_control import AdmissionControl
-from tests.support.cancelling.held import Held, held
-from tests.support.cancelling.points import How, Point, Points
+from tests.support.cancelling.cancellation_points import CancellationPoint, CancellationPoints, How
+from tests.support.cancelling.held_resources import HeldResources, held
 from tests.support.eventually import turns
 
 
 @pytest_asyncio.fixture
-async def points() -> AsyncIterator[Points]:
-    made = Points(asyncio.get_running_loop())
+async def points() -> AsyncIterator[CancellationPoints]:
+    made = CancellationPoints(asyncio.get_running_loop())
     yield made
     made.close()
 
@@ -34,7 +34,7 @@ async def _handle_exceptions(steps: list[str], futures: list[asyncio.Future[None
         steps.append(f"passed {number}")
 
 
-async def _run(points: Points, at: Point | None) -> list[str]:
+async def _run(points: CancellationPoints, at: CancellationPoint | None) -> list[str]:
     steps: list[str] = []
     loop = asyncio.get_running_loop()
     futures = [loop.create_future() for _ in range(3)]
@@ -57,20 +57,20 @@ async def _run(points: Points, at: Point | None) -> list[str]:
         ("wire", ["passed 1", "left", "passed 2", "passed 3"]),
     ],
 )
-async def test_call_is_cancelled_at_the_chosen_await(points: Points, how: How, expected: list[str]):
+async def test_call_is_cancelled_at_the_chosen_await(points: CancellationPoints, how: How, expected: list[str]):
     """The call is cancelled while it waits there, after the await before it continues, or by its client."""
-    assert expected == await _run(points, Point("own", how, 2))
+    assert expected == await _run(points, CancellationPoint("own", how, 2))
     assert points.reached.is_set()
 
 
-async def test_point_beyond_the_last_await_cancels_nothing(points: Points):
+async def test_point_beyond_the_last_await_cancels_nothing(points: CancellationPoints):
     """A call with three awaits is not cancelled at a fourth, and its awaits are counted."""
-    assert ["passed 1", "passed 2", "passed 3"] == await _run(points, Point("own", "waiting", 4))
+    assert ["passed 1", "passed 2", "passed 3"] == await _run(points, CancellationPoint("own", "waiting", 4))
     assert not points.reached.is_set()
     assert {"own": 3, "begun": 0} == points.passed
 
 
-async def test_awaits_of_started_tasks_are_points(points: Points):
+async def test_awaits_of_started_tasks_are_points(points: CancellationPoints):
     """A call can be cancelled at the second await of a task that it started; a shielded task continues."""
     steps: list[str] = []
     waits = [asyncio.get_running_loop().create_future() for _ in range(2)]
@@ -84,7 +84,7 @@ async def test_awaits_of_started_tasks_are_points(points: Points):
         return await asyncio.shield(asyncio.create_task(begun()))
 
     handler.__qualname__ = "_handle_exceptions"
-    points.aim(Point("begun", "waiting", 2), lambda: None)
+    points.aim(CancellationPoint("begun", "waiting", 2), lambda: None)
     call = asyncio.create_task(handler())
     for wait in waits:
         await turns(3)
@@ -121,5 +121,5 @@ async def test_held_resources_are_listed(tmp_path: Path):
 
 def test_missing_resources_are_listed():
     """A child and a file that should exist but do not are listed."""
-    before = Held(files=frozenset({"blobs/1"}), children=1)
-    assert ["0 children; before 1", "a file is gone: blobs/1"] == Held().beyond(before)
+    before = HeldResources(files=frozenset({"blobs/1"}), children=1)
+    assert ["0 children; before 1", "a file is gone: blobs/1"] == HeldResources().beyond(before)

@@ -21,7 +21,7 @@ BOSS = Caller("tls boss", frozenset({"admin"}))
 INSTALL = OperatorChange(BOSS, "InstallBundle", admin_pb2.InstallBundleRequest(path="/bundle"))
 
 
-class Act:
+class PendingChange:
     """A change that has started and ends when the test allows it, with an answer or a given error."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -56,7 +56,7 @@ def outcomes(folder: Path) -> list[tuple[str, str]]:
 
 async def test_audit_line_is_written_before_the_answer(changes: ChangeRunner, tmp_path: Path) -> None:
     """The audit line of a successful or refused change is written before its caller gets the answer."""
-    act = Act()
+    act = PendingChange()
     act.may_end.set()
     assert "answer" == await changes.run(INSTALL, act)
     assert [("InstallBundle", "OK")] == outcomes(tmp_path)
@@ -79,7 +79,7 @@ async def test_audit_line_has_the_result_after_the_caller_left(
     changes: ChangeRunner, tmp_path: Path, error: Exception | None, outcome: str, logged: list[str]
 ) -> None:
     """The audit line has the result of the change and not that its caller left; an error is logged."""
-    act = Act(error)
+    act = PendingChange(error)
     call = asyncio.create_task(changes.run(INSTALL, act))
     await act.began.wait()
     await given_up(call)
@@ -95,7 +95,7 @@ async def test_audit_line_has_the_result_after_the_caller_left(
 async def test_changes_without_callers_are_bounded(changes: ChangeRunner) -> None:
     """A client that starts changes and leaves is refused at the limit, another still gets a place, and all changes
     end."""
-    act = Act()
+    act = PendingChange()
     for _ in range(CHANGES_MAX):
         call = asyncio.create_task(changes.run(INSTALL, act))
         await turns()

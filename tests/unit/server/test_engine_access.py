@@ -152,13 +152,13 @@ async def test_bundle_of_another_kind_does_not_redact():
 async def test_model_that_exceeds_its_time_raises():
     """A model that does not answer in time raises RedactionHeld."""
 
-    class Silent(Engines):
+    class SilentEngines(Engines):
         async def answer(self, *_: Any) -> EngineAnswer:
             await asyncio.Event().wait()
             raise AssertionError
 
     with pytest.raises(RedactionHeld, match="did not read the text within"):
-        await redactor(Silent()).find(["hi"], 0.01)
+        await redactor(SilentEngines()).find(["hi"], 0.01)
 
 
 async def test_model_with_other_labels_redacts_with_them():

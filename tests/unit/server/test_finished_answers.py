@@ -326,7 +326,7 @@ def test_answer_without_a_local_model_has_no_scores(said, label):
     assert ('{"price": []}' if said else "", False) == (record.json, record.HasField("confidence"))
 
 
-class Incomparable(QuestionSpec):
+class IncomparableQuestion(QuestionSpec):
     """A question that raises when it is compared with another."""
 
     def __eq__(self, other: object) -> bool:
@@ -339,7 +339,7 @@ def test_answers_are_split_by_question_names():
     """Answers are assigned by question name: comparing whole questions with each other blocked the event loop for a
     third of a second."""
     questions = [
-        Incomparable.model_validate({"name": f"q{number}", "type": "predicate", "instructions": "Is it?"})
+        IncomparableQuestion.model_validate({"name": f"q{number}", "type": "predicate", "instructions": "Is it?"})
         for number in range(5)
     ]
     task = {"name": "till", "kind": "decide", "open_questions": True, "prompt": {"template": "{input} {question}"}}

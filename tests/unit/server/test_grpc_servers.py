@@ -23,7 +23,7 @@ SERVICE_UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
 SOCKET = Caller("inference.sock", frozenset())
 
 
-class Ended(grpc.aio.AbortError):
+class CallAborted(grpc.aio.AbortError):
     """The error with which gRPC ends a handler that aborts."""
 
 
@@ -42,7 +42,7 @@ class Context:
 
     async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
         self.ended = code.name
-        raise Ended
+        raise CallAborted
 
 
 class Watch:
@@ -60,11 +60,11 @@ class Watch:
             await servicer.Watch(pb.HealthCheckRequest(service=service), self.context)
         except EdgeAgentError as error:
             self.context.ended = f"{code_of(error).name}: {error.message}"
-            raise Ended from None
+            raise CallAborted from None
 
     async def leave(self) -> None:
         self.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Ended):
+        with contextlib.suppress(asyncio.CancelledError, CallAborted):
             await self.task
 
 
@@ -83,7 +83,7 @@ class Listener:
         context = Context()
         try:
             return (await self.servicer.Check(pb.HealthCheckRequest(service=service), context)).status
-        except Ended:
+        except CallAborted:
             return context.ended
 
 

@@ -41,7 +41,7 @@ async def steps() -> None:
         raise
 
 
-class Open:
+class WorkCounter:
     """Counts the work in progress."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Engines:
     """Engines that answer in steps and raise KeyError for the input "bug"."""
 
     def __init__(self) -> None:
-        self.open, self.queue = Open(), JobQueue(QUEUE_MAX)
+        self.open, self.queue = WorkCounter(), JobQueue(QUEUE_MAX)
 
     def ready(self, digest: str) -> bool:
         return True
@@ -88,11 +88,11 @@ class Engines:
             yield EngineAnswer(JobResult(job_id=run.job_id, finish="stop"), queue_ms=1.0)
 
 
-class Large:
+class SteppedLargeModel:
     """A large model that answers in steps."""
 
     def __init__(self) -> None:
-        self.open = Open()
+        self.open = WorkCounter()
 
     def availability(self, task: str) -> LargeModelAvailability:
         return GOOD
@@ -106,7 +106,7 @@ class Large:
             yield END
 
 
-class Serving:
+class ServingActivation:
     """An activation that serves one bundle of a kind."""
 
     problems: dict[str, Any] = {}  # noqa: RUF012 - never changed
@@ -118,17 +118,17 @@ class Serving:
         return self.serving[task]
 
 
-class Nothing:
+class NoCapture:
     """A site that captures nothing."""
 
     collected: frozenset[str] = frozenset()
 
     @property
-    def text_redaction(self) -> Nothing:
+    def text_redaction(self) -> NoCapture:
         return self
 
     @property
-    def questions(self) -> Nothing:
+    def questions(self) -> NoCapture:
         return self
 
     async def start(self, task: str, text: str, seconds: float) -> Any:
@@ -166,14 +166,14 @@ class Site:
     """A servicer over these fakes, and the work of its calls that is still in progress."""
 
     def __init__(self, kind: str, mode: Any) -> None:
-        self.engines, self.large, self.admission = Engines(), Large(), AdmissionControl(256)
+        self.engines, self.large, self.admission = Engines(), SteppedLargeModel(), AdmissionControl(256)
         self.remembered = RequestDeduplicator(DeduplicationLimits(16, 300.0, 2**20))
-        router = ModelRouter(self.large, Modes(mode), Nothing())  # type: ignore[arg-type]
+        router = ModelRouter(self.large, Modes(mode), NoCapture())  # type: ignore[arg-type]
         rooms: Any = InferenceDependencies(
-            Serving(kind),
+            ServingActivation(kind),
             self.engines,
             self.admission,
-            Nothing(),
+            NoCapture(),
             AnswerCounts(),
             router,  # type: ignore[arg-type]
         )

@@ -25,7 +25,7 @@ END = LargeModelFinish("big-1", 10, 5, 0, complete=True)
 SHADOW, HYBRID = EscalationContext("shadow", "as_mode", None), EscalationContext("hybrid", "as_mode", None)
 
 
-class Says:
+class ScriptedLargeModel:
     """A connection to a large model that gives these answers in turn, or raises them."""
 
     def __init__(self, *answers) -> None:
@@ -51,7 +51,7 @@ class HybridTasks:
         return "hybrid"
 
 
-class Captures:
+class RedactingCapture:
     """A capture that redacts with the given session, and stores questions if `defers`."""
 
     def __init__(self, redaction, *, defers: bool = False) -> None:
@@ -78,7 +78,7 @@ async def answer(says, done, asked, text="hi", seconds=5.0):
             raise done
         return [done]
 
-    escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start))
+    escalation = ModelRouter(says, HybridTasks(), RedactingCapture(Redactor().start))
     (given,) = await escalation.answer(item(sample, text, seconds), asked, local)
     return given
 
@@ -89,7 +89,7 @@ UNSURE = finished("classify", scores=(0.2, 0.6, 0.2))
 async def test_redacted_values_are_restored_in_a_record():
     """Values that were replaced before the question are restored in the record, with JSON quoting."""
     done = finished("extract", confidence=0.1)
-    says = Says('{"product": ["[EMAIL_1]"], "price": ["[EMAIL_1] twice"]}')
+    says = ScriptedLargeModel('{"product": ["[EMAIL_1]"], "price": ["[EMAIL_1] twice"]}')
     given = await answer(says, done, HYBRID, "write to anna@example.org")
     assert "anna" not in says.asked[0].turns[-1][1]
     expected = {"product": ["anna@example.org"], "price": ["anna@example.org twice"]}
@@ -98,8 +98,8 @@ async def test_redacted_values_are_restored_in_a_record():
 
 async def test_placeholder_split_over_two_pieces_is_restored():
     """A placeholder that a stream delivers in two pieces is restored, and other text is not delayed."""
-    says = Says(["Dear [EM", "AIL_1], see [1", "] and [", "x"])
-    escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start))
+    says = ScriptedLargeModel(["Dear [EM", "AIL_1], see [1", "] and [", "x"])
+    escalation = ModelRouter(says, HybridTasks(), RedactingCapture(Redactor().start))
     written = escalation.stream_text(item(finished("generate"), "to anna@example.org"))
     *pieces, end = [piece async for piece in written]
     assert "Dear anna@example.org, see [1] and [x" == "".join(pieces) == end.value
@@ -117,7 +117,7 @@ async def test_placeholder_split_over_two_pieces_is_restored():
 )
 async def test_failed_escalation_returns_the_local_answer(answers, reason):
     """After two bad answers or an error, the local answer is returned with the reason."""
-    says = Says(*answers)
+    says = ScriptedLargeModel(*answers)
     given = await answer(says, UNSURE, HYBRID)
     assert ("local", reason, None) == (given.decision.route, given.decision.reason, given.large_model)
     assert [] == says.answers
@@ -134,20 +134,20 @@ STRANGER = finished(
 async def test_out_of_distribution_input_is_escalated():
     """In hybrid an answer that the gate holds up is escalated at any confidence; if that fails the local answer is
     returned, marked."""
-    asked = await answer(Says('{"label": "stock"}'), STRANGER, HYBRID)
+    asked = await answer(ScriptedLargeModel('{"label": "stock"}'), STRANGER, HYBRID)
     assert ("stock", RouteReason.OUT_OF_DISTRIBUTION, 0.25) == (
         asked.large_model.value,
         asked.decision.reason,
         asked.decision.p_value,
     )
-    failed = await answer(Says(UpstreamFailed("no")), STRANGER, HYBRID)
+    failed = await answer(ScriptedLargeModel(UpstreamFailed("no")), STRANGER, HYBRID)
     assert ("local", True) == (failed.decision.route, failed.decision.below_threshold)
     assert {"OUT_OF_DISTRIBUTION", "UPSTREAM_FAILED"} == set(failed.decision.degraded)
 
 
 async def test_gate_result_is_captured_in_shadow():
     """In shadow the large model's answer is returned without a mark, and the gate's result is captured with it."""
-    given = await answer(Says('{"label": "stock"}'), STRANGER, SHADOW)
+    given = await answer(ScriptedLargeModel('{"label": "stock"}'), STRANGER, SHADOW)
     decision = given.decision
     assert (RouteReason.MODE_SHADOW, True, (), 0.25) == (
         decision.reason,
@@ -167,7 +167,7 @@ async def test_gate_result_is_captured_in_shadow():
 
 async def test_large_model_is_not_asked_without_time():
     """If only the time margin is left, the large model is not asked."""
-    says = Says('{"label": "stock"}')
+    says = ScriptedLargeModel('{"label": "stock"}')
     given = await answer(says, UNSURE, HYBRID, seconds=0.05)
     assert (RouteReason.UPSTREAM_FAILED, []) == (given.decision.reason, says.asked)
 
@@ -175,16 +175,16 @@ async def test_large_model_is_not_asked_without_time():
 async def test_in_shadow_one_model_may_fail():
     """In shadow the answer of the model that did not fail is returned with the failure of the other; if both fail, the
     local error is raised."""
-    lost = await answer(Says('{"label": "stock"}'), EngineNotReady("loading"), SHADOW)
+    lost = await answer(ScriptedLargeModel('{"label": "stock"}'), EngineNotReady("loading"), SHADOW)
     assert ("stock", NO_LOCAL_ANSWER, ("ENGINE_NOT_READY",)) == (
         lost.large_model.value,
         lost.answer,
         lost.decision.degraded,
     )
-    alone = await answer(Says(UpstreamFailed("no")), UNSURE, SHADOW)
+    alone = await answer(ScriptedLargeModel(UpstreamFailed("no")), UNSURE, SHADOW)
     assert (None, "local") == (alone.large_model, alone.decision.route)
     with pytest.raises(EngineNotReady):
-        await answer(Says(UpstreamFailed("no")), EngineNotReady("loading"), SHADOW)
+        await answer(ScriptedLargeModel(UpstreamFailed("no")), EngineNotReady("loading"), SHADOW)
 
 
 SURE = finished("classify", scores=(0.01, 0.98, 0.01))
@@ -197,8 +197,8 @@ SURE = finished("classify", scores=(0.01, 0.98, 0.01))
 async def test_confident_answer_is_drawn_for_the_audit(share, kept, done, expected):
     """A confident answer is drawn if it can be captured; it is returned at once and the large model is not asked
     yet."""
-    says = Says('{"label": "stock"}')
-    escalation = ModelRouter(says, HybridTasks(), Captures(Redactor().start, defers=kept), share, lambda: 0.7)
+    says = ScriptedLargeModel('{"label": "stock"}')
+    escalation = ModelRouter(says, HybridTasks(), RedactingCapture(Redactor().start, defers=kept), share, lambda: 0.7)
 
     async def local() -> list[FinishedAnswer]:
         return [done]
@@ -211,18 +211,18 @@ async def test_confident_answer_is_drawn_for_the_audit(share, kept, done, expect
 
 async def test_failed_question_is_deferred():
     """If the question can be captured, a failed escalation returns the local answer as deferred, with the reason."""
-    given = await answer(Says(UpstreamFailed("no")), UNSURE, replace(HYBRID, deferrable=True))
+    given = await answer(ScriptedLargeModel(UpstreamFailed("no")), UNSURE, replace(HYBRID, deferrable=True))
     decision = given.decision
     assert ("deferred", RouteReason.UPSTREAM_FAILED, True) == (decision.route, decision.reason, decision.later)
 
 
-class Broken:
+class BrokenSession:
     """A redaction session one of whose methods raises an unexpected exception."""
 
     def __init__(self, where: str) -> None:
         self.where = where
 
-    def __call__(self) -> "Broken":
+    def __call__(self) -> "BrokenSession":
         return self._or("start", self)
 
     def text(self, text: str) -> str:
@@ -241,14 +241,14 @@ class Broken:
 
 
 def broken_escalation(says, where: str) -> ModelRouter:
-    return ModelRouter(says, HybridTasks(), Captures(Broken(where)))
+    return ModelRouter(says, HybridTasks(), RedactingCapture(BrokenSession(where)))
 
 
 @pytest.mark.parametrize("asked", [HYBRID, SHADOW])
 @pytest.mark.parametrize("where", ["start", "text", "restore"])
 async def test_redaction_failure_returns_the_local_answer(asked, where):
     """The local answer is returned with the reason, the exception is logged, and nothing unredacted was sent."""
-    done, says = finished("extract", confidence=0.1), Says('{"product": ["x"], "price": []}')
+    done, says = finished("extract", confidence=0.1), ScriptedLargeModel('{"product": ["x"], "price": []}')
 
     async def local() -> list[FinishedAnswer]:
         return [done]
@@ -264,7 +264,7 @@ async def test_redaction_failure_returns_the_local_answer(asked, where):
 @pytest.mark.parametrize("where", ["start", "text", "restore"])
 async def test_redaction_failure_of_a_stream_raises_upstream_failed(where):
     """A stream whose redaction fails raises UpstreamFailed, so the local model can write the text."""
-    writing = broken_escalation(Says("some text"), where).stream_text(item(finished("generate"), "hi"))
+    writing = broken_escalation(ScriptedLargeModel("some text"), where).stream_text(item(finished("generate"), "hi"))
     with pytest.raises(UpstreamFailed, match=r"ended with an unexpected error, which the log has$"):
         await anext(writing)
 
@@ -278,14 +278,14 @@ async def test_local_error_is_raised_if_the_large_model_cannot_be_asked(asked):
             raise error
 
         with pytest.raises(type(error)):
-            await broken_escalation(Says(), "text").answer(item(UNSURE, "hi"), asked, local)
+            await broken_escalation(ScriptedLargeModel(), "text").answer(item(UNSURE, "hi"), asked, local)
 
 
 async def test_cancelled_call_in_shadow_ends_both_models():
     """In shadow the local and the large model have both ended when a cancelled call ends."""
     begun, ended = asyncio.Event(), []
 
-    class Silent(Says):
+    class SilentLargeModel(ScriptedLargeModel):
         async def ask(self, question, seconds):
             try:
                 begun.set()
@@ -302,7 +302,7 @@ async def test_cancelled_call_in_shadow_ends_both_models():
             ended.append("local")
         return [UNSURE]
 
-    escalation = ModelRouter(Silent(), HybridTasks(), Captures(Redactor().start))
+    escalation = ModelRouter(SilentLargeModel(), HybridTasks(), RedactingCapture(Redactor().start))
     call = asyncio.create_task(escalation.answer(item(UNSURE, "hi"), SHADOW, local))
     await begun.wait()
     call.cancel()
@@ -317,7 +317,7 @@ async def test_label_of_the_large_model_has_probabilities():
     form."""
     labels = UNSURE.bundle.manifest.task.labels
     typed = (ModelAnswer("till", tuple(zip(labels, (0.1, 0.2, 0.7005), strict=True))),)
-    says = Says([typed])
+    says = ScriptedLargeModel([typed])
     given = await answer(says, UNSURE, HYBRID)
     assert (labels[2], 1.0) == (
         given.large_model.value,
@@ -332,7 +332,7 @@ async def test_unusable_probabilities_are_not_requested_again():
     answer."""
     labels = UNSURE.bundle.manifest.task.labels
     typed = (ModelAnswer("till", tuple(zip(labels, (0.1, 0.2, 0.3), strict=True))),)
-    says = Says([typed])
+    says = ScriptedLargeModel([typed])
     given = await answer(says, UNSURE, HYBRID)
     assert (None, RouteReason.UPSTREAM_FAILED, 1) == (given.large_model, given.decision.reason, len(says.asked))
 
@@ -344,8 +344,8 @@ async def test_input_is_not_sent_without_the_redaction_model():
     def held() -> None:
         raise RedactionHeld("the redaction model does not answer")
 
-    says = Says("unused")
-    router = ModelRouter(says, HybridTasks(), Captures(held))
+    says = ScriptedLargeModel("unused")
+    router = ModelRouter(says, HybridTasks(), RedactingCapture(held))
     (given,) = await router.answer(item(UNSURE, "hi"), HYBRID, lambda: local(UNSURE))
     assert ([], "local") == (says.asked, given.decision.route)
     assert RouteReason.UPSTREAM_FAILED in given.decision.degraded
@@ -360,8 +360,8 @@ async def test_values_found_by_the_redaction_model_are_restored():
     """A name that only the redaction model finds is not sent, and is restored in the answer."""
     text = "write to Anna"
     findings = ModelFindings({text: (FoundValue(9, 13, "NAME"),)})
-    says = Says("Dear [NAME_1], and [NAME_2]")
-    router = ModelRouter(says, HybridTasks(), Captures(lambda: Redactor().start(findings=findings)))
+    says = ScriptedLargeModel("Dear [NAME_1], and [NAME_2]")
+    router = ModelRouter(says, HybridTasks(), RedactingCapture(lambda: Redactor().start(findings=findings)))
     pieces = [piece async for piece in router.stream_text(item(finished("generate"), text))]
     assert "write to [NAME_1]" == says.asked[0].turns[-1][1]
     assert "Dear Anna, and [NAME_2]" == pieces[-1].value
@@ -371,8 +371,10 @@ async def test_made_up_names_are_replaced_by_the_real_ones():
     """The large model reads a made-up name; the caller gets the real one, also if the name came in two pieces."""
     text = "write to Anna"
     findings = ModelFindings({text: (FoundValue(9, 13, "GIVEN_NAME"),)})
-    says = Says(["Dear Mar", "ia, come soon"])
-    router = ModelRouter(says, HybridTasks(), Captures(lambda: Redactor().start(findings=findings, draw=lambda _: 0)))
+    says = ScriptedLargeModel(["Dear Mar", "ia, come soon"])
+    router = ModelRouter(
+        says, HybridTasks(), RedactingCapture(lambda: Redactor().start(findings=findings, draw=lambda _: 0))
+    )
     pieces = [piece async for piece in router.stream_text(item(finished("generate"), text))]
     assert "write to Maria" == says.asked[0].turns[-1][1]
     assert "Dear Anna, come soon" == pieces[-1].value

@@ -29,7 +29,7 @@ URL = {"url": "http://127.0.0.1:9/v1", "model": "oracle-1", "tasks": ["pos-inten
 PRICE = '{"label": "price"}'
 
 
-class Says:
+class ScriptedLargeModel:
     """A connection to a large model that gives these answers in turn, or raises them."""
 
     def __init__(self, *answers, model="big-1") -> None:
@@ -45,7 +45,7 @@ class Says:
         yield LargeModelFinish(self.model, 10, 5, 0, complete=True)
 
 
-class Asked:
+class DeferringSite:
     """A site whose spool has questions, and the loop that asks them."""
 
     def __init__(
@@ -74,7 +74,7 @@ async def _no_model(_texts, _seconds):
 async def asking(folder, *answers, numbers=(1,), text=None, changes=None, **more):
     """Open a spool with a question for each number."""
     folder.mkdir(exist_ok=True)
-    site = Asked(folder, Says(*answers), **more)
+    site = DeferringSite(folder, ScriptedLargeModel(*answers), **more)
     site.collection.start()
     reading = asyncio.create_task(site.collection.redaction.run()) if site.collection.redaction else None
     try:
@@ -209,5 +209,5 @@ async def test_loop_asks_questions_one_after_the_other(tmp_path):
 )
 def test_conditions_for_deferring_a_question(tmp_path, settings, task, expected):
     """A question is deferred only with consent to capture, space for questions, and a route that can be asked later."""
-    site = Asked(tmp_path, Says(), **settings)
+    site = DeferringSite(tmp_path, ScriptedLargeModel(), **settings)
     assert expected is site.collection.questions.can_defer(task)

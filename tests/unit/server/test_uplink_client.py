@@ -36,7 +36,7 @@ from edge_agent.v1.escalation_pb2_grpc import (
 )
 from tests.support.eventually import eventually
 from tests.support.examples import NOW
-from tests.support.site_cases import ASite
+from tests.support.site_cases import SiteCase
 from tests.support.uplink_cases import UplinkCase
 
 URL = "s3://fleet/examples"
@@ -239,7 +239,7 @@ class _BeginsAnAnswer(EscalationServiceServicer):
         await asyncio.Event().wait()
 
 
-class _Exaggerates(EscalationServiceServicer):
+class _ExaggeratingUplink(EscalationServiceServicer):
     """An uplink that reports impossible numbers."""
 
     async def Ask(self, request: Any, context: Any) -> None:
@@ -320,14 +320,14 @@ async def test_cancelled_reader_raises_cancelled_error():
 @pytest.mark.parametrize("usual_ms", ["inf", "nan", "-1"])
 async def test_impossible_numbers_of_the_uplink_are_limited(tmp_path: Path, usual_ms: str):
     """An impossible latency counts as unknown, and prices are limited so that they can be summed in the database."""
-    servicer, charges = _Exaggerates(), PendingCharges()
+    servicer, charges = _ExaggeratingUplink(), PendingCharges()
     servicer.usual_ms = usual_ms
     async with watched_uplink(servicer, SimpleNamespace(add_charge=charges.add)) as (client, _):
         shown = client.message()
         assert (0.0, 0.0) == (client.availability("t").seconds_expected, shown and shown.usual_ms)
         for _ in range(3):
             await read_answer(client, 60, asyncio.Event())
-    site = ASite(tmp_path)
+    site = SiteCase(tmp_path)
     charges.settle(site.worker.store_charges)
     [spend] = site.worker.monitoring.daily_spend()
     assert (3, 3 * COST_MICROS_MAX) == (spend.questions, spend.micros)

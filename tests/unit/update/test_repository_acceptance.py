@@ -32,7 +32,7 @@ from edge_agent.formats.plan import FILE_NAME, FleetPlan, encode
 from edge_agent.formats.signed_document import format_timestamp
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import CentralTeam
-from tests.support.repository_attacks import ATTACKS, STRANGER, Hostile
+from tests.support.repository_attacks import ATTACKS, STRANGER, AttackedRepository
 from tests.support.trust_cases import TrustingSite, damage
 
 DAY = 86_400
@@ -88,7 +88,7 @@ def test_attack_is_refused_and_the_original_accepted_afterwards(name, tmp_path, 
     site = TrustingSite(tmp_path / "site", central.root_bytes)
     before = copied(central.folder, tmp_path / "before")
     site.believe(before)
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), older)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), older)
     ATTACKS[name].make(hostile)
     with pytest.raises(UpdateError) as refused:
         site.again().believe(hostile.folder)
@@ -172,7 +172,7 @@ def test_new_root_is_stored_although_the_rest_is_refused(central, site):
 def test_replacing_the_online_key_ends_a_fast_forward_attack(central, site, tmp_path):
     """Version numbers that were raised with a stolen online key block newer metadata until the key is replaced; then
     the site accepts them."""
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.version = 2**31
     hostile.sign("timestamp", stamp)
@@ -262,7 +262,7 @@ def test_clock_in_the_past_does_not_revive_expired_metadata(tmp_path):
 def test_signed_time_after_every_expiry_is_refused_and_not_stored(central, site, tmp_path):
     """A signed time after everything else has expired, as a thief of the online key could write, is refused and not
     stored."""
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.version += 1
     stamp.signed.expires = datetime(2099, 1, 1, tzinfo=UTC)
@@ -390,7 +390,7 @@ def test_plan_may_not_assign_a_bundle_to_another_task(central, site, tmp_path):
     plan = central.held.plan
     tasks = plan.channels["stable"].tasks
     swapped = plan.model_copy(update={"channels": {"stable": FleetPlan(tasks={"other": tasks["pos"]})}, "version": 3})
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     hostile.plan(encode(swapped))
     with pytest.raises(PlanInvalid, match="not signed for that task"):
         site.believe(hostile.folder)
@@ -398,7 +398,7 @@ def test_plan_may_not_assign_a_bundle_to_another_task(central, site, tmp_path):
 
 def test_delegation_by_the_plan_is_not_followed(central, site, tmp_path):
     """The plan key cannot delegate further: the site ignores roles that the plan delegates to."""
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), central.folder)
 
     def handed_on(signed: Targets) -> None:
         deeper = DelegatedRole("deeper", [], 1, terminating=True, paths=[FILE_NAME])

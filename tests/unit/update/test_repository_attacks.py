@@ -10,7 +10,7 @@ from tuf.api.exceptions import DownloadError, RepositoryError
 from edge_agent.errors import PlanInvalid
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import CentralTeam
-from tests.support.repository_attacks import ATTACKS, Hostile
+from tests.support.repository_attacks import ATTACKS, AttackedRepository
 from tests.support.tuf_client import Client
 
 HANGS = {"a pipe", "a link to a device", "an endless timestamp", "an endless snapshot", "a folder"}
@@ -28,7 +28,7 @@ def test_reference_client_refuses_each_attack(tmp_path: Path, name: str):
     client.refresh(central.folder)
     newest = central.publish(echo_bundle(tmp_path / "newest", version="2.0.0"))
     central.plan(central.offering(newest))
-    hostile = Hostile(central, central.copy(tmp_path / "hostile"), older)
+    hostile = AttackedRepository(central, central.copy(tmp_path / "hostile"), older)
     ATTACKS[name].make(hostile)
     with pytest.raises((RepositoryError, DownloadError, PlanInvalid, AssertionError)):
         client.refresh(hostile.folder)

@@ -334,7 +334,7 @@ def test_errors_of_machine_and_bundle_are_told_apart(error, end: StepResult):
 # --- any order of events ----------------------------------------------------------------------------------------------
 
 
-class World:
+class KillableSite:
     """A site that takes every step at once and may be killed before or after each write."""
 
     def __init__(self) -> None:
@@ -375,7 +375,7 @@ SETTLED: frozenset[UpdateState] = frozenset({"probation", "done", "failed", "rol
 """Nothing has to be fetched for a task in one of these."""
 
 
-def agrees(world: World) -> bool:
+def agrees(world: KillableSite) -> bool:
     """Return whether the recorded progress agrees with the active bundle, unless a step was interrupted."""
     row = world.row
     if row is None or row.state not in SETTLED:
@@ -388,7 +388,7 @@ def agrees(world: World) -> bool:
 @given(st.lists(events, max_size=25))
 def test_progress_agrees_with_the_active_bundle_after_any_events(happened):
     """After any order of kills, local changes and plans only known bundles are active, and the update settles."""
-    world = World()
+    world = KillableSite()
     for event in happened:
         before = world.active
         match event:
@@ -415,7 +415,7 @@ def test_progress_agrees_with_the_active_bundle_after_any_events(happened):
 def test_failed_bundle_is_not_tested_again_under_the_same_plan(kills):
     """However often the daemon is killed, a failing bundle is tested at most INTERRUPTIONS_MAX times and never again
     under the same plan."""
-    world = World()
+    world = KillableSite()
     for killed in kills:
         world.look([FAILED, FAILED], killed_at=killed)
     world.look([FAILED, FAILED])

@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.formats.certificates import Certificate
 from edge_agent.web.request_guard import PAGE_KEY, GuardSettings, Principal, RequestGuard, SessionSigner, allowed_hosts
-from tests.support.asgi import HOST, Answered, ask, never
+from tests.support.asgi import HOST, AsgiResponse, ask, never
 
 NOW = 1_800_000_000.0
 SEAL = SessionSigner("t" * 43)
@@ -25,7 +25,7 @@ def certificate(*roles: str, ends_at: float = NOW + 60) -> Certificate:
     return Certificate("anna", uris, uris, False, NOW - 60, ends_at, "f" * 64)
 
 
-class Behind:
+class GuardedApp:
     """The guarded application, which records requests and reads their bodies."""
 
     def __init__(self) -> None:
@@ -56,15 +56,19 @@ def gate(behind: Any, certified: Any = None, seconds: float = 5.0) -> RequestGua
     )
 
 
-async def tried(path: str = "/", method: str = "GET", headers: Any = None, body: Any = b"", **scope: Any) -> Answered:
+async def tried(
+    path: str = "/", method: str = "GET", headers: Any = None, body: Any = b"", **scope: Any
+) -> AsgiResponse:
     """Send a request to a guard with the token."""
-    return await ask(gate(Behind()), path, method, headers, body, **scope)
+    return await ask(gate(GuardedApp()), path, method, headers, body, **scope)
 
 
-async def with_certificate(shown: Certificate | None, path: str, method: str = "GET", headers: Any = None) -> Answered:
+async def with_certificate(
+    shown: Certificate | None, path: str, method: str = "GET", headers: Any = None
+) -> AsgiResponse:
     """Send a request to a guard that requires certificates."""
     state = {"certificate": shown} if shown else {}
-    return await ask(gate(Behind(), {"anna": ("feedback",)}), path, method, headers, state=state, scheme="https")
+    return await ask(gate(GuardedApp(), {"anna": ("feedback",)}), path, method, headers, state=state, scheme="https")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ async def test_names_of_a_renewed_certificate_are_accepted_at_once():
     settings = GuardSettings(
         allowed_hosts(HOST, ()), SEAL, None, 100, 5.0, lambda: NOW, certificate_hosts=lambda: frozenset(names)
     )
-    guard, request = RequestGuard(Behind(), settings), {**BEARER, "host": "till.shop:8390"}
+    guard, request = RequestGuard(GuardedApp(), settings), {**BEARER, "host": "till.shop:8390"}
     assert 421 == (await ask(guard, "/", headers=request)).status
     names.add("till.shop:8390")
     assert 200 == (await ask(guard, "/", headers=request)).status
@@ -222,7 +226,7 @@ async def test_chunked_request_size_is_limited():
 
 async def test_refusal_is_sent_instead_of_the_response_of_the_application():
     """An application that answers 500 to any exception cannot replace the status for a body that is too large."""
-    behind = Behind()
+    behind = GuardedApp()
 
     async def failing(scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -238,16 +242,16 @@ async def test_refusal_is_sent_instead_of_the_response_of_the_application():
 
 async def test_request_time_is_limited():
     """A body that does not arrive, and a response that does not begin, end with 504."""
-    late = gate(Behind(), seconds=0.02)
+    late = gate(GuardedApp(), seconds=0.02)
     assert 504 == (await ask(late, "/v1/x", "POST", BEARER, never())).status
-    behind = Behind()
+    behind = GuardedApp()
     behind.stuck = True
     assert 504 == (await ask(gate(behind, seconds=0.02), "/", "GET", BEARER)).status
 
 
 async def test_call_under_v1_has_the_deadline_of_its_caller():
     """Under /v1 the limit covers only the arrival of the request, because the caller sets the deadline of the model."""
-    behind = Behind()
+    behind = GuardedApp()
     behind.takes_seconds = 0.1
     assert 200 == (await ask(gate(behind, seconds=0.05), "/v1/x", "POST", BEARER, b"asked")).status
     assert 504 == (await ask(gate(behind, seconds=0.05), "/", "GET", BEARER)).status
@@ -255,7 +259,7 @@ async def test_call_under_v1_has_the_deadline_of_its_caller():
 
 async def test_started_response_is_not_cut_off():
     """A stream is not cut off, because the limit covers only the beginning of a response."""
-    behind = Behind()
+    behind = GuardedApp()
     behind.begins = True
     slow = gate(behind, seconds=0.05)
 

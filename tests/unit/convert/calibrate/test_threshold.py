@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mapie.risk_control import BinaryRisk, MultiClassificationLTTController
 from scipy import stats
 
-from benchmarks.shapes import SHAPES, Draws, measure
+from benchmarks.shapes import SHAPES, CalibrationDraws, measure
 from convert.calibrate.threshold import GRID, Risk, Step, choose, counts, lowest_below, rows_needed, start_of
 from tests.support.repeated_looks import false_proofs
 
@@ -149,7 +149,7 @@ def test_start_is_the_strictest_threshold_without_tuning_rows():
 def test_guarantee_under_families_requires_one_row_of_each(one_each, kept):
     """With families of 8 rows with correlated errors, the guarantee holds if one row of each family is tested, and
     fails if each row counts."""
-    draws = Draws(rows=800, resamples=150, family_rows=8, correlation=0.6)
+    draws = CalibrationDraws(rows=800, resamples=150, family_rows=8, correlation=0.6)
     found = measure(SHAPES["flat, just over the target"], draws, Risk(0.1, 0.1), one_each=one_each)
     assert kept == (found.broken <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / 150))
 

@@ -321,7 +321,7 @@ def test_segment_with_another_predecessor_is_reported(tmp_path: Path, store: Pat
 # --- trouble ----------------------------------------------------------------------------------------------------------
 
 
-class Unreliable:
+class UnreliableSource:
     """A source that fails at the operations that the test names, and otherwise forwards to the inner source."""
 
     def __init__(self, inside, fails: set[str]) -> None:
@@ -348,14 +348,14 @@ class Unreliable:
 def test_failing_source_does_not_stop_the_next_one(tmp_path: Path, store: Path):
     """A source that cannot be listed is named, and the next source is collected."""
     sealed(store, 1)
-    report = CentralTeam(tmp_path).collect(Unreliable(FolderSource(store), {"list"}), store)
+    report = CentralTeam(tmp_path).collect(UnreliableSource(FolderSource(store), {"list"}), store)
     assert (["unreliable: cannot list"], 1, False) == (report.troubles, report.segments_taken, report.clean)
 
 
 def test_source_is_skipped_after_five_failures_in_a_row(tmp_path: Path, store: Path):
     """A source is skipped after five failures; no segment is refused, and no receipts are written."""
     site, _ = sealed(store, 50)
-    report = CentralTeam(tmp_path).collect(Unreliable(FolderSource(store), {"read"}))
+    report = CentralTeam(tmp_path).collect(UnreliableSource(FolderSource(store), {"read"}))
     assert (6, "unreliable: skipped after 5 failures") == (len(report.troubles), report.troubles[-1])
     assert ([], False) == (report.refused, (site.folder / "receipts.json").exists())
 
@@ -364,7 +364,7 @@ def test_unreadable_object_is_taken_by_the_next_run(tmp_path: Path, store: Path)
     """A read error does not refuse a segment: the next run takes it."""
     _, names = sealed(store, 3)
     central = CentralTeam(tmp_path)
-    assert 2 == central.collect(Unreliable(FolderSource(store), {f"read {names[1]}.age"})).segments_taken
+    assert 2 == central.collect(UnreliableSource(FolderSource(store), {f"read {names[1]}.age"})).segments_taken
     assert (1, []) == ((report := central.collect(store)).segments_taken, report.gaps)
 
 
@@ -372,7 +372,7 @@ def test_receipts_are_written_by_the_next_run_after_a_failure(tmp_path: Path, st
     """A store that cannot be written is named, and the next run writes the receipts although no segment is new."""
     site, _ = sealed(store, 1)
     central = CentralTeam(tmp_path)
-    assert ["unreliable: cannot write"] == central.collect(Unreliable(FolderSource(store), {"write"})).troubles
+    assert ["unreliable: cannot write"] == central.collect(UnreliableSource(FolderSource(store), {"write"})).troubles
     assert (0, [(1, 1)]) == (central.collect(store).segments_taken, site.received())
 
 

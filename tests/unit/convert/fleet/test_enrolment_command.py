@@ -27,7 +27,7 @@ FLEET = {
 }
 
 
-class Office:
+class CentralFolder:
     """A folder of the central team, with fleet.yaml and the files that it names."""
 
     def __init__(self, folder: Path) -> None:
@@ -59,12 +59,12 @@ class Office:
 
 
 @pytest.fixture
-def office(tmp_path: Path) -> Office:
+def office(tmp_path: Path) -> CentralFolder:
     """Return an office without enrolment files."""
-    return Office(tmp_path)
+    return CentralFolder(tmp_path)
 
 
-def test_each_enrolment_file_has_its_own_credential(office: Office):
+def test_each_enrolment_file_has_its_own_credential(office: CentralFolder):
     """Each enrolment file has the credential of its site and the keys of the fleet; whole numbers in a credential are
     converted to text."""
     done = office.make("shop-12", "shop-13")
@@ -77,14 +77,14 @@ def test_each_enrolment_file_has_its_own_credential(office: Office):
     assert made["shop-12"].root.encode() == (office.folder / "root.json").read_bytes()
 
 
-def test_site_named_twice_gets_one_enrolment_file(office: Office):
+def test_site_named_twice_gets_one_enrolment_file(office: CentralFolder):
     """A site that is named twice in one call gets one enrolment file, because a second one would invalidate the code of
     the first."""
     done = office.make("shop-12", "shop-13", "shop-12")
     assert (0, 1, 1) == (done.exit_code, len(office.registry.entry("shop-12").kits), done.output.count("shop-12.kit"))
 
 
-def test_byte_order_mark_is_not_part_of_a_key(office: Office):
+def test_byte_order_mark_is_not_part_of_a_key(office: CentralFolder):
     """A key file is read without its byte order mark, and a credential file that is not UTF-8 is refused."""
     (office.folder / "secrets" / "shop-12.key").write_bytes(b"\xef\xbb\xbfsk-twelve\r\n")
     office.say(escalation={"url": "https://m", "model": "m", "tasks": ["t"], "key": "secrets/{site}.key"})
@@ -95,7 +95,7 @@ def test_byte_order_mark_is_not_part_of_a_key(office: Office):
     assert (2, True) == (done.exit_code, "shop-12.yaml is not text in UTF-8" in " ".join(done.output.split()))
 
 
-def test_enrolment_file_has_the_large_model_and_the_sites_key(office: Office):
+def test_enrolment_file_has_the_large_model_and_the_sites_key(office: CentralFolder):
     """The enrolment file has the large model's address, tasks, prices and limits as written, and the site's key, which
     is not printed."""
     (office.folder / "secrets" / "shop-12.key").write_text("sk-twelve\n")
@@ -110,7 +110,7 @@ def test_enrolment_file_has_the_large_model_and_the_sites_key(office: Office):
     assert ("https://models.example/v1", "large-1", ("pos-intent",)) == (large.url, large.model, large.tasks)
 
 
-def test_enrolment_file_has_reasoning_limit_and_parameters(office: Office):
+def test_enrolment_file_has_reasoning_limit_and_parameters(office: CentralFolder):
     """The enrolment file has `thinking_tokens_max` and `parameters` of a large model only if they are set, so that
     older sites accept it."""
     named = {"url": "https://models.example/v1", "model": "large-1", "tasks": ["pos-intent"]}
@@ -124,7 +124,7 @@ def test_enrolment_file_has_reasoning_limit_and_parameters(office: Office):
     assert not {"thinking_tokens_max", "parameters"} & body["escalation"].keys()
 
 
-def test_parameter_of_a_large_model_can_be_a_fraction(office: Office):
+def test_parameter_of_a_large_model_can_be_a_fraction(office: CentralFolder):
     """A fraction in `escalation.parameters`, such as `top_p: 0.9`, is written into the enrolment file."""
     office.say(escalation={"url": "https://m/v1", "model": "m", "parameters": {"top_p": 0.9}})
     done = office.make("shop-12")
@@ -141,21 +141,21 @@ def test_parameter_of_a_large_model_can_be_a_fraction(office: Office):
         ({"user": "\ud83d"}, "half a character"),
     ],
 )
-def test_parameters_that_a_site_would_refuse_are_refused(office: Office, members: dict[str, object], said: str):
+def test_parameters_that_a_site_would_refuse_are_refused(office: CentralFolder, members: dict[str, object], said: str):
     """`escalation.parameters` that a site would refuse are refused when the enrolment file is made."""
     office.say(escalation={"url": "https://m/v1", "model": "m", "parameters": members})
     done = office.make("shop-12")
     assert (2, True) == (done.exit_code, said in " ".join(done.output.split())), done.output
 
 
-def test_fleet_without_large_model_leaves_out_escalation(office: Office):
+def test_fleet_without_large_model_leaves_out_escalation(office: CentralFolder):
     """Without `escalation` in fleet.yaml the enrolment file has no escalation section, so that older sites accept
     it."""
     office.make("shop-12")
     assert office.enrolment()[0].escalation is None
 
 
-def test_enrolment_file_is_private_and_its_code_is_printed(office: Office):
+def test_enrolment_file_is_private_and_its_code_is_printed(office: CentralFolder):
     """The enrolment file has mode 0600, and the command prints its verification code but no secret."""
     done = office.make("shop-12")
     assert 0o600 == stat.S_IMODE((office.folder / "kits" / "shop-12.kit").stat().st_mode)
@@ -165,7 +165,7 @@ def test_enrolment_file_is_private_and_its_code_is_printed(office: Office):
     )
 
 
-def test_registry_records_each_enrolment_file(office: Office):
+def test_registry_records_each_enrolment_file(office: CentralFolder):
     """The registry records hash and expiry of each enrolment file of a site, and the site's keys have the status
     `awaited`."""
     office.make("shop-12")
@@ -176,7 +176,7 @@ def test_registry_records_each_enrolment_file(office: Office):
     assert "awaited" == office.registry.key_status("shop-12", "0" * 64)
 
 
-def test_existing_enrolment_file_needs_force(office: Office):
+def test_existing_enrolment_file_needs_force(office: CentralFolder):
     """Without a terminal and without --force, an existing enrolment file stops the command for all sites, and the
     message has the code that would become invalid."""
     office.make("shop-12")
@@ -191,7 +191,7 @@ def test_existing_enrolment_file_needs_force(office: Office):
     assert 1 == len(office.registry.entry("shop-12").kits)
 
 
-def test_force_replaces_an_enrolment_file(office: Office):
+def test_force_replaces_an_enrolment_file(office: CentralFolder):
     """With --force an enrolment file is replaced; a damaged one also needs --force."""
     office.make("shop-12")
     assert 0 == office.make("shop-12", "--days", "2", "--force").exit_code
@@ -201,7 +201,7 @@ def test_force_replaces_an_enrolment_file(office: Office):
 
 
 @pytest.mark.slow
-def test_enrolment_file_can_be_encrypted_with_a_passphrase(office: Office):
+def test_enrolment_file_can_be_encrypted_with_a_passphrase(office: CentralFolder):
     """An enrolment file can be encrypted with a passphrase; a passphrase that is too short is refused and no file is
     made."""
     (office.folder / "secret").write_text("nine purple herons\n")
@@ -214,7 +214,7 @@ def test_enrolment_file_can_be_encrypted_with_a_passphrase(office: Office):
     assert not (office.folder / "kits" / "shop-13.kit").exists()
 
 
-def test_enrolment_file_has_old_and_new_central_keys(office: Office):
+def test_enrolment_file_has_old_and_new_central_keys(office: CentralFolder):
     """While central keys are replaced, the enrolment file names both recipients and both receipt keys."""
     second = central_keys.create(office.folder / "central-keys-2")
     office.say(keys=["central-keys-2", "central-keys"])
@@ -261,7 +261,7 @@ def test_enrolment_file_has_old_and_new_central_keys(office: Office):
     ],
 )
 def test_invalid_settings_are_named_and_no_file_is_made(
-    office: Office, changes: dict[str, object], site: str, code: int, said: str
+    office: CentralFolder, changes: dict[str, object], site: str, code: int, said: str
 ):
     """If a setting of one site is invalid, the error names it, and neither an enrolment file nor a registry entry is
     made for any site."""
@@ -271,7 +271,7 @@ def test_invalid_settings_are_named_and_no_file_is_made(
     assert said in " ".join(done.output.split())
 
 
-def test_revoked_site_gets_no_enrolment_file(office: Office):
+def test_revoked_site_gets_no_enrolment_file(office: CentralFolder):
     """An enrolment file for a revoked site is refused until the site is restored."""
     office.registry.issue("shop-12", _issued(office))
     office.registry.revoke("shop-12", format_timestamp(0))
@@ -280,6 +280,6 @@ def test_revoked_site_gets_no_enrolment_file(office: Office):
     assert 0 == office.make("shop-12").exit_code
 
 
-def _issued(office: Office):
+def _issued(office: CentralFolder):
     office.make("shop-13")
     return office.registry.entry("shop-13").kits[0]

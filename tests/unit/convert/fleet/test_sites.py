@@ -225,7 +225,7 @@ def test_registry_is_rewritten_only_for_changes(tmp_path: Path):
     assert [TWO] == SiteRegistry(tmp_path / "sites.json").keys("former")
 
 
-class Desk:
+class SitesCommands:
     """The `sites` commands on a registry and a report of collect."""
 
     def __init__(self, folder: Path) -> None:
@@ -242,7 +242,7 @@ class Desk:
 
 def test_sites_list_shows_keys_that_wait(tmp_path: Path):
     """`sites list` shows a line for each site with its state, and the codes of accepted and waiting keys."""
-    shown = Desk(tmp_path).run("list").output
+    shown = SitesCommands(tmp_path).run("list").output
     assert "\nreplaced   needs a decision        2b2b-2b2b-2b2b-2b2b-2b2b         -\n" in shown
     assert f"\n{' ' * 35}3c3c-3c3c-3c3c-3c3c-3c3c waits\n" in shown
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.splitlines()}
@@ -254,13 +254,13 @@ def test_sites_list_shows_keys_that_wait(tmp_path: Path):
 
 def test_sites_list_as_json(tmp_path: Path):
     """`sites list --json` has the keys of each site and the waiting keys with their number of files."""
-    found = json.loads(Desk(tmp_path).run("list", "--json").output)
+    found = json.loads(SitesCommands(tmp_path).run("list", "--json").output)
     assert ({THREE: 4}, [TWO]) == (found["waiting"]["replaced"], found["sites"]["replaced"]["keys"])
 
 
 def test_sites_show_lists_all_keys_of_a_site(tmp_path: Path):
     """`sites show` lists current, retired and waiting keys of a site, and exits with 2 for an unknown site."""
-    desk = Desk(tmp_path)
+    desk = SitesCommands(tmp_path)
     said = desk.run("show", "replaced").output
     assert f"key of an earlier installation   1a1a-1a1a-1a1a-1a1a-1a1a     {ONE}\n" in said
     assert (True, True) == (TWO in said, f"{THREE}, has signed 4 files" in said)
@@ -270,7 +270,7 @@ def test_sites_show_lists_all_keys_of_a_site(tmp_path: Path):
 def test_key_can_be_given_by_its_code(tmp_path: Path):
     """accept and reject take the code of a waiting key, in any spelling, or a whole key; a code that no site sent is
     refused."""
-    desk = Desk(tmp_path)
+    desk = SitesCommands(tmp_path)
     assert 0 == desk.run("accept", "replaced", "3C3C 3c3c 3c3c-3c3c:3c3c", "--replaces").exit_code
     assert ([THREE], "retired") == (
         desk_keys(desk, "replaced"),
@@ -283,14 +283,14 @@ def test_key_can_be_given_by_its_code(tmp_path: Path):
     assert "rejected" == SiteRegistry(tmp_path / "sites.json").key_status("stranger", THREE)
 
 
-def desk_keys(desk: Desk, site: str) -> list[str]:
+def desk_keys(desk: SitesCommands, site: str) -> list[str]:
     """Return the current keys of a site."""
     return SiteRegistry(desk.folder / "sites.json").keys(site)
 
 
 def test_accept_former_stores_a_retired_key(tmp_path: Path):
     """`sites accept --former` stores a key of an earlier installation as retired, and excludes --replaces."""
-    desk = Desk(tmp_path)
+    desk = SitesCommands(tmp_path)
     assert 2 == desk.run("accept", "awaited", THREE, "--former", "--replaces").exit_code
     assert 0 == desk.run("accept", "awaited", THREE, "--former").exit_code
     assert ([], "retired") == (
@@ -302,7 +302,7 @@ def test_accept_former_stores_a_retired_key(tmp_path: Path):
 def test_sites_revoke_and_restore(tmp_path: Path):
     """`sites revoke` removes a site's current keys and blocks new ones, `sites restore` brings them back, and an
     unknown site is refused."""
-    desk = Desk(tmp_path)
+    desk = SitesCommands(tmp_path)
     assert (0, []) == (desk.run("revoke", "former").exit_code, desk_keys(desk, "former"))
     assert 2 == desk.run("accept", "former", ONE).exit_code
     assert (0, [TWO]) == (desk.run("restore", "former").exit_code, desk_keys(desk, "former"))
@@ -311,7 +311,7 @@ def test_sites_revoke_and_restore(tmp_path: Path):
 
 def test_damaged_report_is_an_error(tmp_path: Path):
     """`sites list` refuses a damaged report.json instead of showing that no key waits."""
-    desk = Desk(tmp_path)
+    desk = SitesCommands(tmp_path)
     for content in ("{", "[]", '{"waiting": [{"site": 1}]}', '{"waiting": 1}'):
         (tmp_path / "report.json").write_text(content)
         done = desk.run("list")

@@ -30,7 +30,7 @@ channels:
 """
 
 
-class Desk:
+class PublishTerminal:
     """A terminal in a folder with keys, a repository and two bundles."""
 
     def __init__(self, root: Path) -> None:
@@ -61,10 +61,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def desk(tmp_path: Path) -> PublishTerminal:
     """Return a desk with a repository that has one bundle."""
     central = CentralTeam(tmp_path)
-    desk = Desk(tmp_path)
+    desk = PublishTerminal(tmp_path)
     central.publish(desk.bundles[0])
     return desk
 
@@ -72,7 +72,7 @@ def desk(tmp_path: Path) -> Desk:
 def test_first_publish_from_keys_to_site(tmp_path: Path):
     """Making keys, a repository, a bundle and a plan works with the commands alone: each prints the next step, and a
     site accepts the result."""
-    desk = Desk(tmp_path)
+    desk = PublishTerminal(tmp_path)
     said = desk.run("keys", "signing", desk.keys, "--root", "1of1", "--targets", "2of2")
     assert "targets-2 targets ed25519" in said
     assert f"Every site needs {desk.keys / 'root.json'}" in said
@@ -93,7 +93,7 @@ def test_first_publish_from_keys_to_site(tmp_path: Path):
 def test_publishing_commands_work_with_an_object_store(tmp_path: Path):
     """publish, plan edit, verify-repo and media work with an s3:// repository and its --store-option values."""
     CentralTeam(tmp_path)
-    desk = Desk(tmp_path)
+    desk = PublishTerminal(tmp_path)
     with s3() as served:
         options = [part for key, value in served.options.items() for part in ("--store-option", f"{key}={value}")]
         place = ["--repo", served.url, "--keys", str(desk.keys), *options]
@@ -105,14 +105,14 @@ def test_publishing_commands_work_with_an_object_store(tmp_path: Path):
         assert "holds pos-intent 1.1.0" in desk.run("media", tmp_path / "drive", *place)
 
 
-def test_repeated_publish_or_plan_reports_no_change(desk: Desk):
+def test_repeated_publish_or_plan_reports_no_change(desk: PublishTerminal):
     """Publishing a bundle or a plan that is published already reports that nothing was changed."""
     assert "is published already; nothing was changed" in desk.on_repo("publish", desk.bundles[0])
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
     assert "Nothing was changed" in desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
 
 
-def test_publishing_a_revoked_bundle_needs_sign_revoked(desk: Desk):
+def test_publishing_a_revoked_bundle_needs_sign_revoked(desk: PublishTerminal):
     """A revoked bundle is published only with --sign-revoked, which the refusal names."""
     desk.on_repo("revoke", "pos-intent@1.0.0", "--yes")
     code, said = desk.attempt("publish", desk.bundles[0], "--repo", desk.repo, "--keys", desk.keys)
@@ -133,14 +133,16 @@ def test_publishing_a_revoked_bundle_needs_sign_revoked(desk: Desk):
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
-def test_each_change_prints_the_earliest_expiry(desk: Desk, arguments: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_each_change_prints_the_earliest_expiry(
+    desk: PublishTerminal, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+):
     """publish, plan edit, renew, rotate and revoke print the earliest expiry of the metadata."""
     desk.write_plan("1.0.0")
     monkeypatch.chdir(desk.root)
     assert "earliest expiry: timestamp, " in desk.on_repo(*arguments)
 
 
-def test_near_expiry_names_the_renew_command(desk: Desk):
+def test_near_expiry_names_the_renew_command(desk: PublishTerminal):
     """If a role expires in three days, the output names the command that renews it; an expired role is reported as
     expired."""
     CentralTeam.of(desk.root).expire("plan", seconds=3 * 86_400 + 60)
@@ -150,7 +152,7 @@ def test_near_expiry_names_the_renew_command(desk: Desk):
     assert "it has expired" in desk.run("plan", "show", "--repo", desk.repo, "--keys", desk.keys)
 
 
-def test_plan_show_diff_edit_and_halt_need_no_offline_keys(desk: Desk):
+def test_plan_show_diff_edit_and_halt_need_no_offline_keys(desk: PublishTerminal):
     """`plan show`, `diff`, `edit` and `halt` work with the plan key and the online key alone."""
     for path in (*desk.keys.glob("root-*.pem"), *desk.keys.glob("targets-*.pem")):
         path.unlink()
@@ -172,7 +174,7 @@ def test_plan_show_diff_edit_and_halt_need_no_offline_keys(desk: Desk):
     assert (2, True) == (code, "The plan's tasks: pos-intent" in said)
 
 
-def test_changes_to_sites_need_confirmation(desk: Desk):
+def test_changes_to_sites_need_confirmation(desk: PublishTerminal):
     """Without a terminal and without --yes, `plan edit` and `revoke` change nothing and exit with 2."""
     place = ("--repo", desk.repo, "--keys", desk.keys)
     for command in (
@@ -185,7 +187,7 @@ def test_changes_to_sites_need_confirmation(desk: Desk):
     assert "pos-intent 1.0.0" in desk.on_repo("plan", "show")
 
 
-def test_plan_edit_opens_an_editor(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+def test_plan_edit_opens_an_editor(desk: PublishTerminal, monkeypatch: pytest.MonkeyPatch):
     """`plan edit` opens the plan in an editor with the list of bundles as comments, publishes the result, and keeps an
     invalid one as plan.rejected.yaml."""
     editor = desk.root / "editor"
@@ -205,7 +207,7 @@ def test_plan_edit_opens_an_editor(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     assert "Nothing was changed" in desk.on_repo("plan", "edit", "--yes")
 
 
-def test_stage_sign_and_publish_on_two_machines(desk: Desk):
+def test_stage_sign_and_publish_on_two_machines(desk: PublishTerminal):
     """A bundle whose key is on another machine is staged, signed there and published, and each command prints the next
     step."""
     vault, staged = desk.root / "vault", desk.root / "staged"
@@ -231,7 +233,7 @@ def test_stage_sign_and_publish_on_two_machines(desk: Desk):
     assert "pos-intent 1.1.0" in desk.on_repo("plan", "show")
 
 
-def test_halt_with_plan_key_and_separate_online_key(desk: Desk):
+def test_halt_with_plan_key_and_separate_online_key(desk: PublishTerminal):
     """A halt can be signed and staged with the plan key alone, and published on the machine that has only the online
     key."""
     desk.on_repo("plan", "edit", "--yes", "--file", desk.write_plan("1.0.0"))
@@ -250,7 +252,7 @@ def test_halt_with_plan_key_and_separate_online_key(desk: Desk):
     assert "halted: true" in desk.on_repo("plan", "show")
 
 
-def test_keys_are_added_and_removed_by_command(desk: Desk):
+def test_keys_are_added_and_removed_by_command(desk: PublishTerminal):
     """`keys signer` makes a signer's key or registers one of a key service, and `rotate` adds and removes keys of a
     role."""
     said = desk.run("keys", "signer", desk.root / "anna", "anna", "--role", "targets")
@@ -298,7 +300,7 @@ def test_keys_are_added_and_removed_by_command(desk: Desk):
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
 )
 def test_invalid_command_has_a_remedy_and_changes_nothing(
-    desk: Desk, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+    desk: PublishTerminal, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ):
     """An invalid command exits with 2, a message and a remedy, and changes no file of the repository or the keys."""
     monkeypatch.chdir(desk.root)
@@ -310,7 +312,7 @@ def test_invalid_command_has_a_remedy_and_changes_nothing(
     assert before == {path: path.read_bytes() for each in folders for path in each.rglob("*") if path.is_file()}
 
 
-def test_media_prints_content_and_expiry(desk: Desk):
+def test_media_prints_content_and_expiry(desk: PublishTerminal):
     """`media` prints the bundles on the drive and its expiry, and warns if a role expires before the requested number
     of days."""
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
@@ -331,7 +333,7 @@ def test_media_prints_content_and_expiry(desk: Desk):
     ).items()
 
 
-def test_file_too_large_for_the_drive_suggests_another_format(desk: Desk):
+def test_file_too_large_for_the_drive_suggests_another_format(desk: PublishTerminal):
     """If a file exceeds the drive's largest file size, as on FAT32, the error suggests exFAT or ext4, no partial file
     remains, and the next attempt completes the drive."""
     desk.on_repo("plan", "edit", "--file", desk.write_plan("1.0.0"), "--yes")
@@ -352,7 +354,7 @@ def test_file_too_large_for_the_drive_suggests_another_format(desk: Desk):
 @pytest.mark.release
 def test_keys_with_passphrase_need_a_passphrase_file(tmp_path: Path):
     """Without a terminal, keys with a passphrase are used only with --passphrase-file, which the error names."""
-    desk = Desk(tmp_path)
+    desk = PublishTerminal(tmp_path)
     phrase = tmp_path / "phrase"
     phrase.write_text("nine purple herons\n")
     phrase.chmod(0o600)

@@ -294,7 +294,7 @@ def test_second_of_two_publishers_is_refused(central: CentralTeam, tmp_path: Pat
     assert [digest] == list(central.held.bundles())
 
 
-class Crossing(FolderStorage):
+class RacingStorage(FolderStorage):
     """A store in which another publisher writes the same version just after each metadata file was written."""
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
@@ -306,7 +306,7 @@ class Crossing(FolderStorage):
 def test_crossing_publishers_leave_a_valid_repository(central: CentralTeam, client: Client, tmp_path: Path):
     """A publisher that finds another publisher's bytes under its file name stops before the timestamp, so sites still
     accept the repository."""
-    central.publisher.storage = Crossing(central.folder)
+    central.publisher.storage = RacingStorage(central.folder)
     with pytest.raises(InvalidRequest, match="is publishing to"):
         central.publish(echo_bundle(tmp_path / "bundle"))
     assert 1 == client.refresh(central.folder).timestamp_version
@@ -314,7 +314,7 @@ def test_crossing_publishers_leave_a_valid_repository(central: CentralTeam, clie
     assert [central.publish(tmp_path / "bundle")] == list(central.held.bundles())
 
 
-class Waiting(FolderStorage):
+class LockTestingStorage(FolderStorage):
     """A store in which another publisher tries to publish while this one writes."""
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
@@ -326,7 +326,7 @@ class Waiting(FolderStorage):
 
 def test_publisher_locks_a_folder_repository(central: CentralTeam, tmp_path: Path):
     """While one publisher writes to a folder, a second one is refused, so neither loses its bundle."""
-    central.publisher.storage = waiting = Waiting(central.folder)
+    central.publisher.storage = waiting = LockTestingStorage(central.folder)
     digest = central.publish(echo_bundle(tmp_path / "bundle"))
     assert ([digest], False) == (list(central.held.bundles()), waiting.found_alone)
     with (

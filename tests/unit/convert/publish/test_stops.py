@@ -24,11 +24,11 @@ from tests.support.fleet_cases import CentralTeam
 from tests.support.tuf_client import Client
 
 
-class Stopped(Exception):
+class PublisherKilled(Exception):
     """Raised where the publisher is killed."""
 
 
-class Mortal(FolderStorage):
+class KillingStorage(FolderStorage):
     """A store whose publisher is killed before the given write, counted from 0."""
 
     def __init__(self, root: Path, writes: int) -> None:
@@ -37,7 +37,7 @@ class Mortal(FolderStorage):
 
     def write(self, path: str, content: bytes | Iterable[bytes]) -> None:
         if self.left == 0:
-            raise Stopped(path)
+            raise PublisherKilled(path)
         self.left -= 1
         super().write(path, content)
 
@@ -71,7 +71,7 @@ CHANGES: dict[str, Callable[[Publisher, Path], object]] = {
 }
 
 
-class Ready:
+class PreparedRepository:
     """A repository with a planned and an unplanned bundle, copied for each stop."""
 
     def __init__(self, root: Path) -> None:
@@ -94,10 +94,12 @@ class Ready:
 
     def run(self, name: str, place: Path, writes: int) -> bool:
         """Make a change as a separate process would; return False if it was stopped."""
-        publisher = Publisher(Mortal(place / "repository", writes), Keyring([place / "signing-keys"], lambda _: ""))
+        publisher = Publisher(
+            KillingStorage(place / "repository", writes), Keyring([place / "signing-keys"], lambda _: "")
+        )
         try:
             CHANGES[name](publisher, place)
-        except Stopped:
+        except PublisherKilled:
             return False
         return True
 
@@ -108,14 +110,14 @@ class Ready:
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Ready:
+def ready(tmp_path_factory: pytest.TempPathFactory) -> PreparedRepository:
     """Return a repository to change."""
-    return Ready(tmp_path_factory.mktemp("ready"))
+    return PreparedRepository(tmp_path_factory.mktemp("ready"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
-def test_change_stopped_before_any_write_is_completed(ready: Ready, name: str):
+def test_change_stopped_before_any_write_is_completed(ready: PreparedRepository, name: str):
     """After a stop before any write, sites see the old or the new state, and the next run completes the change."""
     after = frozenset() if name == "plan" else frozenset({ready.wanted})
     stops = 0
@@ -138,10 +140,10 @@ def test_creation_stopped_before_any_write_is_completed(tmp_path: Path):
     keys = CentralTeam(tmp_path / "keys")
     for writes in range(20):
         repository = tmp_path / str(writes)
-        publisher = Publisher(Mortal(repository, writes), Keyring([keys.keys], lambda _: ""))
+        publisher = Publisher(KillingStorage(repository, writes), Keyring([keys.keys], lambda _: ""))
         try:
             publisher.create()
-        except Stopped:
+        except PublisherKilled:
             assert not (repository / "metadata" / "timestamp.json").exists()
         Publisher(FolderStorage(repository), Keyring([keys.keys], lambda _: "")).create()
         assert frozenset() == Client(tmp_path / f"site-{writes}", keys.root_bytes).refresh(repository).bundles

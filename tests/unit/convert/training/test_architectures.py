@@ -252,16 +252,16 @@ def test_outliers_are_added_to_the_batches(tmp_path: Path) -> None:
     parts, strange = reading.encode(ROWS[:16]), reading.encode_outliers([DataRow(f"stranger {n}") for n in range(4)])
     asked: list[int] = []
 
-    class Watched(EncoderTrainer):
+    class RecordingTrainer(EncoderTrainer):
         def answers(self, items: Sequence[EncodedRow]) -> Any:
             asked.append(sum(not item.targets for item in items))
             return super().answers(items)
 
-    learner = Watched(model, tokenizer, (parts, parts), 0.02, objective_of(TASK), strange)
+    learner = RecordingTrainer(model, tokenizer, (parts, parts), 0.02, objective_of(TASK), strange)
     for at in range(0, 16, 2):
         learner.loss(range(at, at + 2))
     assert 4 == sum(asked)
-    crowd = Watched(model, tokenizer, (parts, parts), 0.02, objective_of(TASK), strange * 30)
+    crowd = RecordingTrainer(model, tokenizer, (parts, parts), 0.02, objective_of(TASK), strange * 30)
     asked.clear()
     crowd.loss(range(8))
     assert [0, 2] == asked

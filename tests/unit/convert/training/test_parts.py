@@ -194,7 +194,7 @@ def test_spans_are_converted_to_word_tags() -> None:
 # --- loop -------------------------------------------------------------------------------------------------------------
 
 
-class Line:
+class OneNumberTrainer:
     """A trainer of one number with scripted validation results."""
 
     def __init__(self, script: Sequence[float], start: float = 0.0, rate: float = 0.1) -> None:
@@ -225,7 +225,7 @@ def settings(**changed: int) -> training_loop.TrainingSettings:
 
 def test_training_stops_early_and_keeps_the_best_weights() -> None:
     """Training ends after two epochs without a better validation and keeps the weights of the best epoch."""
-    learner = Line([0.5, 0.7, 0.7, 0.6, 0.9, 0.9])
+    learner = OneNumberTrainer([0.5, 0.7, 0.7, 0.6, 0.9, 0.9])
     said: list[tuple[str, int, int]] = []
     trained = training_loop.train(learner, settings(), lambda *line: said.append(line))
     assert (4, 2, True) == (len(trained.epochs), trained.best_epoch, trained.stopped_early)
@@ -240,7 +240,7 @@ def test_training_stops_early_and_keeps_the_best_weights() -> None:
 @pytest.mark.parametrize(("script", "best"), [([0.8, 0.5, 0.6], 0), ([0.8, 0.5, 0.9, 0.5, 0.5], 2)])
 def test_fitted_head_is_kept_if_no_epoch_is_better(script: list[float], best: int) -> None:
     """If the head was fitted first, the start is validated as epoch 0 and kept if no epoch is better."""
-    learner = Line(script, start=1.0)
+    learner = OneNumberTrainer(script, start=1.0)
     trained = training_loop.train(learner, settings(), lambda *_: None, head_fitted=True)
     assert (best, max(script)) == (trained.best_epoch, trained.report()["validation_accuracy"])
     assert learner.weights[best] == float(learner.weight.detach())
@@ -248,7 +248,7 @@ def test_fitted_head_is_kept_if_no_epoch_is_better(script: list[float], best: in
 
 def test_epoch_uses_each_row_once_in_batches_of_similar_length() -> None:
     """An epoch uses each row once, batched with rows of similar length, in an order that depends only on the seed."""
-    first, second, other = (Line([0.5] * 6) for _ in range(3))
+    first, second, other = (OneNumberTrainer([0.5] * 6) for _ in range(3))
     for learner, seed in ((first, 1), (second, 1), (other, 2)):
         training_loop.train(learner, settings(epochs=1, seed=seed), lambda *_: None)
     assert first.seen == second.seen
@@ -259,7 +259,7 @@ def test_epoch_uses_each_row_once_in_batches_of_similar_length() -> None:
 def test_non_finite_loss_stops_the_training() -> None:
     """A loss that is not finite stops the training, and the remedy is a lower learning_rate."""
     with pytest.raises(InvalidRequest, match="no longer finite in epoch 1") as caught:
-        training_loop.train(Line([0.5] * 6, start=math.inf), settings(), lambda *_: None)
+        training_loop.train(OneNumberTrainer([0.5] * 6, start=math.inf), settings(), lambda *_: None)
     assert "learning_rate" in caught.value.remedy
 
 

@@ -1,7 +1,7 @@
 """A central team and its machines, for following docs/enrolment.md: every step is the command that a person types.
 
-team = Team(tmp_path, url, options)
-box = Box(tmp_path / "box"); box.enrol(team.kit("shop-12"))
+team = CentralFolder(tmp_path, url, options)
+box = EnrolledMachine(tmp_path / "box"); box.enrol(team.kit("shop-12"))
 with box.serving(): box.correct(2); box.uplink()
 team.collect(); team.sites("accept", "shop-12", box.code())
 """
@@ -61,7 +61,7 @@ def hand_over(etc: Path, folder: Path) -> None:
             target.chmod(0o400)
 
 
-class Team:
+class CentralFolder:
     """The central team's folder: keys, fleet.yaml, enrolment files, collected examples. Sites upload to `url`."""
 
     def __init__(self, folder: Path, url: str, options: dict[str, str]) -> None:
@@ -113,7 +113,7 @@ class Team:
         return int(self.data.query("SELECT count(*) FROM examples WHERE truth = 'price'")[0][0])
 
 
-class Box:
+class EnrolledMachine:
     """A machine: its /etc, its state, and the two daemons."""
 
     def __init__(self, folder: Path) -> None:

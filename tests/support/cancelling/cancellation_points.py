@@ -1,7 +1,7 @@
 """Cancels a call of a daemon in this process at one exact await, as gRPC does when the caller leaves.
 
-points = Points(asyncio.get_running_loop())
-points.aim(Point("own", "waiting", 3), leave)
+points = CancellationPoints(asyncio.get_running_loop())
+points.aim(CancellationPoint("own", "waiting", 3), leave)
 await call()
 
 A task factory of the event loop is handed every task that begins. The first task that gRPC makes for a call after `aim`
@@ -29,7 +29,7 @@ How = Literal["waiting", "waking", "wire"]
 
 
 @dataclass(frozen=True)
-class Point:
+class CancellationPoint:
     """One await at which a caller leaves: the number counts from 1."""
 
     whose: Whose
@@ -40,13 +40,13 @@ class Point:
         return f"{self.whose} await {self.number}, {self.how}"
 
 
-class Points:
+class CancellationPoints:
     """See the module. One event loop owns it; one call at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hear of every task of a loop from now on."""
         self._loop = loop
-        self._at: Point | None = None
+        self._at: CancellationPoint | None = None
         self._leave: Callable[[], None] = lambda: None
         self._caller: asyncio.Task[Any] | None = None
         self._calls_tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
@@ -62,7 +62,7 @@ class Points:
         """Leave the loop as it was."""
         self._loop.set_task_factory(None)
 
-    def aim(self, at: Point | None, leave: Callable[[], None]) -> None:
+    def aim(self, at: CancellationPoint | None, leave: Callable[[], None]) -> None:
         """Cancel the next call at that point; None = do not cancel, only count its points.
 
         `leave` cancels the call at the client, for points on the wire.

@@ -1,6 +1,6 @@
 """The whole way of a correction: a site, its uplink, a store, and the central team that collects from there.
 
-way = Way(tmp_path)
+way = DeliveryPath(tmp_path)
 way.answer(3); way.once(); way.collect()
 assert way.expected() == way.corrections()
 """
@@ -18,7 +18,7 @@ from convert.collect.collection import CollectReport
 from convert.collect.receipts import NOT_ARRIVED
 from convert.collect.sources import SegmentSource, open_source
 from tests.support.segments import CentralTeam
-from tests.support.site_cases import ASite, answered, judgement
+from tests.support.site_cases import SiteCase, answered, judgement
 from tests.support.uplink_cases import UplinkCase
 
 
@@ -31,7 +31,7 @@ class Outcome:
     unnamed: int = 0
 
 
-class Way(UplinkCase):
+class DeliveryPath(UplinkCase):
     """An uplink whose outbox is a real site's. Without a URL it goes to a folder."""
 
     def __init__(self, folder: Path, url: str = "", options: dict[str, str] | None = None, **settings: Any) -> None:
@@ -87,6 +87,6 @@ class Way(UplinkCase):
         """Return the predictions whose correction was acknowledged."""
         return sorted(f"p-{number}" for number in range(1, self.given + 1))
 
-    def _open(self) -> ASite:
+    def _open(self) -> SiteCase:
         exchange = {"outbox_dir": str(self.outbox), "receipts_dir": str(self.receipts)}
-        return ASite(self.folder / "site", site=exchange)
+        return SiteCase(self.folder / "site", site=exchange)

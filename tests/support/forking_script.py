@@ -1,6 +1,6 @@
 """A piece of Python run many times, each time by a process of its own that had everything imported beforehand.
 
-with Forking("from tests.support.site_cases import ASite", "import sys; ASite(Path(sys.argv[1]))") as forking:
+with ForkingScript("from tests.support.site_cases import SiteCase", "SiteCase(Path(sys.argv[1]))") as forking:
     done = forking.run([str(folder)], *killed_at("fsync", 3))
 
 A server imports and forks. A child stops itself before it does anything; strace is attached; then it goes on. A point
@@ -53,7 +53,7 @@ for line in sys.stdin:
 """
 
 
-class Forking:
+class ForkingScript:
     """See the module. `imports` and `work` are source; the work reads its arguments from sys.argv[1:]."""
 
     def __init__(self, imports: str, work: str, folder: Path) -> None:

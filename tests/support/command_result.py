@@ -20,7 +20,7 @@ os.write(int(sys.argv[1]), " ".join(map(str, figures)).encode())
 
 
 @dataclass(frozen=True)
-class Measured:
+class CommandResult:
     """A command that has ended."""
 
     code: int
@@ -29,7 +29,7 @@ class Measured:
     resident_bytes: int
 
 
-def measured(command: Sequence[str]) -> Measured:
+def measured(command: Sequence[str]) -> CommandResult:
     """Run a command, whose first word is a path; its errors go where ours go."""
     reading, writing = os.pipe()
     try:
@@ -39,4 +39,4 @@ def measured(command: Sequence[str]) -> Measured:
     finally:
         os.close(reading)
         os.close(writing)
-    return Measured(int(code), done.stdout, float(seconds), int(resident))
+    return CommandResult(int(code), done.stdout, float(seconds), int(resident))

@@ -1,6 +1,6 @@
 """Name resolution of a process that a test controls: the process sees other files for hosts and resolver.
 
-with Names(folder) as names:
+with HostNames(folder) as names:
     names.known("large-model.test", "127.0.0.1")
     subprocess.Popen([*names.inside, "curl", "http://large-model.test"])
     names.unknown(SILENT)
@@ -30,7 +30,7 @@ def why_not() -> str:
     return "" if os.geteuid() == 0 else "only root may make mount namespaces"
 
 
-class Names:
+class HostNames:
     """See the module."""
 
     def __init__(self, folder: Path) -> None:

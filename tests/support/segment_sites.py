@@ -1,6 +1,6 @@
 """A site at work, to be killed or failed at any system call: what the crash tests and the benchmark of faults share.
 
-with Field(tmp_path) as field:
+with SegmentSites(tmp_path) as field:
     folder = field.fresh()
     done = field.work(folder, *killed_at("fsync", 3))
     acknowledged(done.stdout)
@@ -17,18 +17,18 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.examples import IDENTITY
-from tests.support.forking import Forking
-from tests.support.site_cases import ASite, answered, judgement
+from tests.support.forking_script import ForkingScript
+from tests.support.site_cases import SiteCase, answered, judgement
 from tests.support.strace import Point, points
 
 WORK = """
 import sys
 from pathlib import Path
 from edge_agent.errors import EdgeAgentError
-from tests.support.site_cases import ASite, answered, judgement, manifest
+from tests.support.site_cases import SiteCase, answered, judgement, manifest
 
 def told(house_failed=False):
-    site = ASite(Path(sys.argv[1]), site={"recipients": [sys.argv[2]]})
+    site = SiteCase(Path(sys.argv[1]), site={"recipients": [sys.argv[2]]})
     site.keep(*(answered(n) for n in range(10, 20)))
     for n in (3, 10, 11):
         site.judge(judgement(n))
@@ -62,12 +62,12 @@ except OSError:  # standard output is a file that can fail, too
 RECIPIENT = str(IDENTITY.to_public())
 
 
-class Field:
+class SegmentSites:
     """A site with one sealed segment and its receipt, copied for each point, and what the central team has of it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        site = ASite(root / "ready")
+        site = SiteCase(root / "ready")
         site.keep(*(answered(n) for n in range(5)))
         site.judge(judgement(1))
         site.worker.seal_all()
@@ -75,7 +75,7 @@ class Field:
         self.central = {record.record_id: record for record in site.segments()[1]}
         site.receipt(1)
         site.worker.close()
-        self.working = Forking("import tests.support.site_cases", WORK, root)
+        self.working = ForkingScript("import tests.support.site_cases", WORK, root)
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 WORDS = "SELECT verdict, truth, reviewer, conflict, len(reviews) FROM examples"
 
 
-class Scene:
+class CollectedSite:
     """One site and one central team."""
 
     def __init__(self, root: Path) -> None:
@@ -35,8 +35,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
+def scene(tmp_path: Path) -> CollectedSite:
+    return CollectedSite(tmp_path)
 
 
 # --- what the large model said later ---------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ THOUGHT = "SELECT opinion, opinion_why, opinion_model, truth, verdict FROM examp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_teacher_label_has_its_own_columns_next_to_a_review(scene: Scene, order: tuple[int, ...]):
+def test_teacher_label_has_its_own_columns_next_to_a_review(scene: CollectedSite, order: tuple[int, ...]):
     """In any order of the records, `truth` is the person's label, and the teacher label has columns of its own."""
     records = [prediction(1), feedback(1), opinion(1)]
     rows = scene.after(*([records[place]] for place in order), query=THOUGHT)
@@ -54,7 +54,7 @@ def test_teacher_label_has_its_own_columns_next_to_a_review(scene: Scene, order:
     assert (1, 1, 1) == tuple(getattr(scene.report.tasks[0], name) for name in ("opinions", "reviewed", "with_truth"))
 
 
-def test_teacher_label_alone_is_not_a_truth(scene: Scene):
+def test_teacher_label_alone_is_not_a_truth(scene: CollectedSite):
     """A teacher label without a review is counted once, however often it arrived, and does not wait for its
     prediction."""
     rows = scene.after([prediction(1), opinion(1)], [opinion(1), opinion(2)], query=THOUGHT)
@@ -62,13 +62,13 @@ def test_teacher_label_alone_is_not_a_truth(scene: Scene):
     assert (1, 0, 0) == tuple(getattr(scene.report.tasks[0], name) for name in ("opinions", "with_truth", "waiting"))
 
 
-def test_tombstone_erases_the_teacher_label(scene: Scene):
+def test_tombstone_erases_the_teacher_label(scene: CollectedSite):
     """A tombstone also erases the teacher label of its prediction if that label arrives later."""
     kinds = "SELECT DISTINCT type FROM records"
     assert [("tombstone",)] == scene.after([prediction(1), opinion(1)], [tombstone(1)], [opinion(1)], query=kinds)
 
 
-def test_large_model_probabilities_have_columns(scene: Scene):
+def test_large_model_probabilities_have_columns(scene: CollectedSite):
     """The probabilities of the large model's answer and of its later label have columns of their own, null if
     absent."""
     taught = {
@@ -85,7 +85,7 @@ def test_large_model_probabilities_have_columns(scene: Scene):
     ] == scene.after(records, query=query)
 
 
-def test_large_model_that_answered_is_recorded(scene: Scene):
+def test_large_model_that_answered_is_recorded(scene: CollectedSite):
     """The column `model` names the large model if it gave the answer, and is empty otherwise."""
     rows = scene.after(
         [prediction(1, route="upstream", model="big-1"), prediction(2)], query="SELECT model FROM examples"
@@ -112,19 +112,19 @@ def test_large_model_that_answered_is_recorded(scene: Scene):
         ),
     ],
 )
-def test_last_review_of_each_reviewer_counts(scene: Scene, said: list[dict], expected: tuple):
+def test_last_review_of_each_reviewer_counts(scene: CollectedSite, said: list[dict], expected: tuple):
     """Only the last review of each reviewer counts; if reviewers disagree, there is a conflict and no truth."""
     words = [feedback(1, record_id=f"f:{turn}", feedback_id=f"f-{turn}", **each) for turn, each in enumerate(said)]
     assert [expected] == scene.after([prediction(1), *words], query=WORDS)
 
 
-def test_order_of_reviews_does_not_depend_on_the_site_clock(scene: Scene):
+def test_order_of_reviews_does_not_depend_on_the_site_clock(scene: CollectedSite):
     """A second review is the later one although the clock went back a year in between."""
     second = feedback(1, record_id="f:2", feedback_id="f-2", value="stock", at=format_timestamp(NOW - 365 * 86400))
     assert [("stock",)] == scene.after([prediction(1), feedback(1)], [second], query="SELECT truth FROM examples")
 
 
-def test_feedback_waits_for_its_prediction(scene: Scene):
+def test_feedback_waits_for_its_prediction(scene: CollectedSite):
     """Feedback without its prediction is counted as waiting and joined when the prediction arrives."""
     assert [(1,)] == scene.after([feedback(1)], query="SELECT count(*) FROM records")
     assert [(0, 1)] == [(task.examples, task.waiting) for task in scene.report.tasks]
@@ -142,7 +142,7 @@ def test_equal_ids_of_two_sites_are_two_predictions(tmp_path: Path):
     assert [("site-1", "price"), ("site-2", "stock")] == central.query("SELECT site, truth FROM examples ORDER BY ALL")
 
 
-def test_months_and_tasks_are_folders(scene: Scene):
+def test_months_and_tasks_are_folders(scene: CollectedSite):
     """Examples are divided into folders by task and month; a date ten years ahead has a month folder of its own."""
     ahead = prediction(2, at="2036-02-29T23:59:59.123456Z")
     rows = scene.after([prediction(1), ahead, prediction(3, task="other")], query="FROM examples SELECT task, month")
@@ -152,13 +152,13 @@ def test_months_and_tasks_are_folders(scene: Scene):
 # --- what is forgotten ------------------------------------------------------------------------------------------------
 
 
-def held(scene: Scene) -> bytes:
+def held(scene: CollectedSite) -> bytes:
     """Return the bytes of all collected files."""
     return b"".join(scene.central.files().values())
 
 
 @pytest.mark.parametrize("order", ["together", "later", "before"])
-def test_tombstone_erases_a_prediction_from_every_file(scene: Scene, order: str):
+def test_tombstone_erases_a_prediction_from_every_file(scene: CollectedSite, order: str):
     """The records of the prediction are removed from raw files and examples, whether the tombstone arrives with them,
     later or before."""
     told = [prediction(1, input="zebra crossing"), feedback(1, value="quagga"), prediction(2)]
@@ -172,7 +172,7 @@ def test_tombstone_erases_a_prediction_from_every_file(scene: Scene, order: str)
     assert [(1, len(segments[order]))] == scene.site.received()
 
 
-def test_folder_of_an_erased_task_is_removed(scene: Scene):
+def test_folder_of_an_erased_task_is_removed(scene: CollectedSite):
     """After its only prediction was erased, a task has no folder, also if the prediction arrives again."""
     scene.after([prediction(1), prediction(2, task="other")], [tombstone(1)], query="FROM records")
     assert ["task=other"] == [path.name for path in (scene.central.out / "examples").iterdir()]
@@ -215,7 +215,7 @@ LONG = "could you please send the parcel with the blue kettle back to where it c
         ({"input": LONG}, {"input": LONG, "output": "price"}, False),
     ],
 )
-def test_near_duplicates_with_the_same_answer_are_marked(scene: Scene, one: dict, other: dict, same: bool):
+def test_near_duplicates_with_the_same_answer_are_marked(scene: CollectedSite, one: dict, other: dict, same: bool):
     """The later of two equal or similar texts with the same answer names the earlier one; another answer is not a
     duplicate."""
     rows = scene.after(
@@ -226,7 +226,7 @@ def test_near_duplicates_with_the_same_answer_are_marked(scene: Scene, one: dict
     assert [(None, 2 - alike), ("site-1/p-1" if same else None, 2 - alike)] == rows
 
 
-def test_reviewed_example_represents_its_duplicates(scene: Scene):
+def test_reviewed_example_represents_its_duplicates(scene: CollectedSite):
     """The duplicates name the reviewed example, so a review is never left out as a duplicate."""
     same = [prediction(number, input=LONG) for number in (1, 2, 3)]
     accepted = feedback(3, verdict="accept", value="")

@@ -16,7 +16,7 @@ from tuf.api.metadata import MetaFile, Targets
 from edge_agent.errors import UpdateOutdated, UpdateUntrusted
 from tests.support.bundles import echo_bundle
 from tests.support.fleet_cases import CentralTeam
-from tests.support.repository_attacks import Hostile, drop_with_its_delegation
+from tests.support.repository_attacks import AttackedRepository, drop_with_its_delegation
 from tests.support.trust_cases import TrustingSite
 
 
@@ -47,7 +47,7 @@ def test_snapshot_that_drops_or_lowers_a_role_is_refused(central, site, tmp_path
     remembered versions."""
     floors = site.store.trusted.floors()
     assert {"targets.json": 2, "plan.json": 2} == floors["snapshot"].listed
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     drop_with_its_delegation(hostile)
     site.bring(hostile.folder)
     verified = site.again().believe()
@@ -61,7 +61,7 @@ def test_snapshot_that_drops_or_lowers_a_role_is_refused(central, site, tmp_path
 def test_rollback_of_an_unused_role_is_refused(central, site, tmp_path):
     """The site refuses a lower version of any file that the snapshot names, also one that it does not read (TUF
     specification, section 5.5.5)."""
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), central.folder)
 
     def name(version: int | None) -> None:
         snapshot = hostile.read("snapshot")
@@ -88,7 +88,7 @@ def test_rollback_of_an_unused_role_is_refused(central, site, tmp_path):
 
 def test_timestamp_one_version_older_is_refused(central, site, tmp_path):
     """A site refuses a repository whose timestamp is one version older than the one that it has seen."""
-    hostile = Hostile(central, copied(central.folder, tmp_path / "newer"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "newer"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.version += 1
     hostile.sign("timestamp", stamp)
@@ -101,7 +101,7 @@ def test_timestamp_one_version_older_is_refused(central, site, tmp_path):
 def test_second_timestamp_with_the_same_version_is_refused(central, site, tmp_path):
     """A site refuses a different timestamp with a version that it has seen, as a thief of the online key could make;
     the specification would ignore it."""
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), central.folder)
     stamp = hostile.read("timestamp")
     stamp.signed.expires = datetime(2099, 1, 1, tzinfo=UTC)
     hostile.sign("timestamp", stamp)
@@ -115,7 +115,7 @@ def test_every_signed_hash_of_a_file_must_match(central, tmp_path, fits, missing
     """If a bundle has a signed sha512 beside its sha256, a manifest that does not match it counts as missing."""
     (digest,) = central.held.bundles()
     raw = (central.folder / "blobs" / digest).read_bytes()
-    hostile = Hostile(central, copied(central.folder, tmp_path / "hostile"), central.folder)
+    hostile = AttackedRepository(central, copied(central.folder, tmp_path / "hostile"), central.folder)
 
     def name_sha512(targets: Targets) -> None:
         (target,) = targets.targets.values()

@@ -14,7 +14,13 @@ import pytest
 
 from edge_agent.client import AsyncClient, CallFailed, Client, Failure, Retry
 from edge_agent.client.call_failed import DEADLINE_EXPIRED, TLS_FAILED, UNREACHABLE, call_failed
-from edge_agent.client.retry import JITTER, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, CallAttempts, RetryBudget
+from edge_agent.client.daemon_connection import (
+    JITTER,
+    PAUSE_SECONDS_FIRST,
+    PAUSE_SECONDS_MAX,
+    CallAttempts,
+    RetryBudget,
+)
 from tests.support.eventually import eventually
 from tests.support.fake_daemon import WAIT_SECONDS_MAX, FakeDaemon
 

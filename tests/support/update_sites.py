@@ -1,6 +1,6 @@
 """Sites that run version 1 under a plan, each a daemon and an uplink, and a central team that publishes version 2.
 
-field = Field(tmp_path)
+field = UpdateSites(tmp_path)
 with field.site() as site:
     site.start_uplink()
     site.until(NEW)
@@ -38,7 +38,7 @@ def wanted(central: CentralTeam, *digests: str, **more: Any) -> RolloutPlan:
     return central.plan(central.offering(*digests, **{"probation": ProbationRules(calls=1), **more}))
 
 
-class Field:
+class UpdateSites:
     """Makes sites that are all alike."""
 
     def __init__(self, root: Path) -> None:

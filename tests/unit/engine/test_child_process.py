@@ -9,8 +9,7 @@ from typing import cast
 import pytest
 
 from edge_agent.config import EngineConfig
-from edge_agent.engine.child_liveness import ChildWatch, CpuActivity
-from edge_agent.engine.child_process import ChildProcess
+from edge_agent.engine.child_process import ChildProcess, ChildWatch, CpuActivity
 from edge_agent.engine.engine import LivenessProbe
 from edge_agent.engine.protocol import ChildMessage, Ping
 from tests.support.eventually import turns

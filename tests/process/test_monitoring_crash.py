@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.site_cases import ASite
+from tests.support.site_cases import SiteCase
 
 WRITING = """
 import sys, itertools
@@ -47,7 +47,7 @@ def test_kills_neither_lose_nor_double_a_count(tmp_path, kills):
     folder, start = tmp_path / "state", 1
     for number in range(kills):
         start = killed_in(folder, start, 2 + 3 * number)
-    site = ASite(tmp_path, collect={"pos-intent": "local"})
+    site = SiteCase(tmp_path, collect={"pos-intent": "local"})
     ((kept,),) = site.worker.spool.db.rows("SELECT count(*) FROM predictions")
     ((disagreed,),) = site.worker.spool.db.rows(
         "SELECT count(*) FROM predictions WHERE json_extract(CAST(record AS TEXT), '$.output') = 'price'"

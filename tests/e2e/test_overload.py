@@ -18,11 +18,11 @@ from tests.support.daemon import RunningDaemon
 def test_overload_by_others_fails_no_call_of_good_client(tmp_path: Path, kind: str) -> None:
     """While other callers overload the socket, no call of a well-behaved client fails, and the daemon's file
     descriptors are released afterwards."""
-    crowded = crowding.Crowded()
+    crowded = crowding.AssaultResults()
     with RunningDaemon(tmp_path) as daemon, daemon.client() as client:
         daemon.install(echo_bundle(tmp_path / "a", "intent", labels=crowding.LABELS))
         before = crowding.settled(daemon)
-        crowding.assaulted(crowding.Way("socket", daemon.inference, (), client), kind, 1.0, crowded)
+        crowding.assaulted(crowding.EntryPoint("socket", daemon.inference, (), client), kind, 1.0, crowded)
         after = crowding.settled(daemon, before)
     assert ([], True) == (crowded.failed, crowded.calls > 0)
     assert after.descriptors <= before.descriptors + crowding.DESCRIPTORS_MAX

@@ -30,7 +30,7 @@ class Row(NamedTuple):
     """Keep its logits."""
 
 
-class Native:
+class LlamaContext:
     """One context and one batch on it, with one thread."""
 
     def __init__(self, model: LlamaModel, **settings: Any) -> None:

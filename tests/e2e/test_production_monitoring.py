@@ -28,7 +28,7 @@ UNSURE = "hmm"
 ANSWERED = {label: label for label in INTENTS} | {"refund": "price"}
 
 
-class Fielded:
+class AlarmSite:
     """A site with every view that shows an alarm, and the central team whose plans it trusts."""
 
     def __init__(self, folder: Path, oracle: LargeModel) -> None:
@@ -73,7 +73,7 @@ def fielded(tmp_path_factory):
     """A site whose large model answers with the label in the text, but answers "price" to a refund."""
     folder = tmp_path_factory.mktemp("field")
     with LargeModel(lambda text: next((ANSWERED[label] for label in INTENTS if label in text), "hours")) as oracle:
-        made = Fielded(folder, oracle)
+        made = AlarmSite(folder, oracle)
         with made.site as site:
             made.plan(mode="shadow")
             eventually_sync(lambda: made.mode() == ("SHADOW", "plan"))

@@ -47,7 +47,7 @@ _LOCK = type(threading.Lock())
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldResources:
     """One snapshot of the resources."""
 
     tasks: Counter[str] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class Held:
     """What is in progress, and how long each table is, by the path to it."""
     files: frozenset[str] = frozenset()
 
-    def beyond(self, before: Held) -> list[str]:
+    def beyond(self, before: HeldResources) -> list[str]:
         """Return the resources that are held now and were not before; empty = none."""
         said = [f"{count} more of task {name}" for name, count in (self.tasks - before.tasks).items()]
         said += [f"{count} fewer of task {name}" for name, count in (before.tasks - self.tasks).items()]
@@ -77,7 +77,7 @@ class Held:
         return said
 
 
-def held(daemon: object, state_dir: Path) -> Held:
+def held(daemon: object, state_dir: Path) -> HeldResources:
     """Take a snapshot of a daemon that runs on this event loop."""
     locked, counts = set(), {}
     for path, found, remembers in _reachable(daemon):
@@ -91,7 +91,7 @@ def held(daemon: object, state_dir: Path) -> Held:
             for kind, names in IN_PROGRESS.items():
                 if isinstance(found, kind):
                     counts.update({f"{path}.{name}": getattr(found, name) for name in names})
-    return Held(
+    return HeldResources(
         Counter(_name(task) for task in asyncio.all_tasks() if not task.done()),
         descriptors(),
         children(),

@@ -86,7 +86,7 @@ def said(done: JobResult) -> tuple[Any, ...]:
     return tuple(round(score, DIGITS) for score in done.scores), done.record
 
 
-class Turmoil:
+class MixedJobs:
     """Three kinds of task on the bare weights and on each of three adapters, and their jobs."""
 
     def __init__(self, runtime: LlamaRuntime, folder: Path, seed: int = 1) -> None:
