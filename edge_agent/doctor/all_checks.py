@@ -75,15 +75,13 @@ def command_here(command: str, machine: LocalMachine) -> str:
 
 
 def _without_systemd(verb: str, units: str, machine: LocalMachine) -> str:
-    """Return the equivalent command for programs that a person starts."""
-    return SEPARATOR.join(_adapt_unit_command(verb, unit.removesuffix(".service"), machine) for unit in units.split())
-
-
-def _adapt_unit_command(verb: str, unit: str, machine: LocalMachine) -> str:
-    if unit == "edge-agent":
-        return {"start": machine.start, "stop": machine.stop}.get(verb, machine.restart)
-    program = {"edge-uplink": "edge-agent serve uplink", "edge-agent-web": "edge-agent serve web"}[unit]
-    return "" if verb == "stop" else program
+    """Return the equivalent commands for programs that a person starts."""
+    commands = {
+        "edge-agent": {"start": machine.start, "stop": machine.stop}.get(verb, machine.restart),
+        "edge-uplink": "" if verb == "stop" else "edge-agent serve uplink",
+        "edge-agent-web": "" if verb == "stop" else "edge-agent serve web",
+    }
+    return SEPARATOR.join(commands[unit.removesuffix(".service")] for unit in units.split())
 
 
 def _adapt_part(part: str, machine: LocalMachine) -> str:
@@ -135,14 +133,8 @@ def _run_group(group: CheckGroup, context: ProbeContext) -> Iterator[Finding]:
     if isinstance(facts, ProbeFailure):
         yield group.checks[0].unseen(facts)
         return
-    machine = _local_machine(context)
-    for finding in group.judge(facts):
-        yield replace(finding, command=command_here(finding.command, machine))
-
-
-def _local_machine(context: ProbeContext) -> LocalMachine:
     daemon, installation = context.daemon, context.installation
-    return LocalMachine(
+    machine = LocalMachine(
         managed=daemon.managed,
         start=daemon.start,
         restart=daemon.restart,
@@ -151,6 +143,8 @@ def _local_machine(context: ProbeContext) -> LocalMachine:
         by_sudo=installation.by_sudo,
         has_program=installation.has_program,
     )
+    for finding in group.judge(facts):
+        yield replace(finding, command=command_here(finding.command, machine))
 
 
 def unchecked(findings: Iterable[Finding]) -> list[str]:

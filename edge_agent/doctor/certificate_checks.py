@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from edge_agent.doctor.installation import (
     ENTER,
     READ,
     FileInfo,
-    SystemUser,
     can_reach,
     has_access,
     read_bytes,
@@ -225,7 +224,8 @@ def _probe_file(context: ProbeContext, role: str, path: Path, certificate: Path)
     if not file.kind:
         return facts
     if user and not can_reach(user, parents, file, READ):
-        facts = replace(facts, denied_user=user.name, closed_folder=_closed_folder(user, parents))
+        closed_folder = next((folder for folder in reversed(parents) if not has_access(user, folder, ENTER)), None)
+        facts = replace(facts, denied_user=user.name, closed_folder=closed_folder)
     try:
         if role == "key":
             if stat_file(certificate).kind:  # that it is missing is reported
@@ -236,16 +236,9 @@ def _probe_file(context: ProbeContext, role: str, path: Path, certificate: Path)
         return replace(facts, problem=error.message)
     now = time.time()
     certificates = in_use(certificates, now) if role == "clients" else certificates
-    starts_in, expires_in = (
-        max(each.starts_at for each in certificates) - now,
-        min(each.expires_at for each in certificates) - now,
-    )
-    return replace(facts, starts_in=starts_in, expires_in=expires_in)
-
-
-def _closed_folder(user: SystemUser, parents: Sequence[FileInfo]) -> FileInfo | None:
-    """Return the topmost of the folders above a path that a user may not enter."""
-    return next((folder for folder in reversed(parents) if not has_access(user, folder, ENTER)), None)
+    starts_at = max(each.starts_at for each in certificates)
+    expires_at = min(each.expires_at for each in certificates)
+    return replace(facts, starts_in=starts_at - now, expires_in=expires_at - now)
 
 
 def has_own_authority(path: Path) -> bool:

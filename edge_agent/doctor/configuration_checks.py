@@ -186,9 +186,9 @@ def _readers(context: ProbeContext) -> Iterator[FileReader]:
     installation, root_file = context.installation, context.installation.config.update.root_file
     users = [user for user in map(installation.find_user, (DAEMON_USER, UPLINK_USER)) if user]
     for path in (source for source in installation.sources if stat_file(source).kind):
-        yield from (_reader(path, user) for user in users)
+        yield from (file_reader(path, user) for user in users)
     if root_file and users and stat_file(Path(root_file)).kind:
-        yield _reader(Path(root_file), users[0])
+        yield file_reader(Path(root_file), users[0])
 
 
 def is_shared(context: ProbeContext) -> bool:
@@ -197,7 +197,8 @@ def is_shared(context: ProbeContext) -> bool:
     return any(path.parent == etc for path in context.installation.sources)
 
 
-def _reader(path: Path, user: SystemUser | None) -> FileReader:
+def file_reader(path: Path, user: SystemUser | None) -> FileReader:
+    """Look at a file that a user has to read, and at the folders above it."""
     return FileReader(stat_file(path), stat_parents(path), user)
 
 

@@ -66,13 +66,20 @@ def judge_daemon(facts: DaemonFacts) -> Iterator[Finding]:
         since = f" for {format_duration(status.draining_seconds)}" if status.draining_seconds else ""
         remedy = "An operator drained it. Restart it if it should take work."
         yield DAEMON.warning(f"takes no new work{since}: {seen}", remedy, facts.restart)
-    yield _judge_version(status, facts)
-    yield from _judge_components(status, facts)
+    if status.agent_version == facts.version:
+        yield VERSION.ok(f"command and daemon are {facts.version}")
+    else:
+        seen = f"the daemon is {status.agent_version}, this command is {facts.version}"
+        remedy = "The daemon was not restarted after an upgrade, or two versions are installed. Restart it."
+        yield VERSION.warning(seen, remedy, facts.restart)
+    for warning in status.warning_details:
+        if warning.kind == "COMPONENT":
+            remedy = "It restarts automatically. If it fails again, restart the daemon, and send a support bundle."
+            yield COMPONENT.fault(warning.message, remedy, f"{_LOG}; {facts.restart}", about=warning.about)
     for engine in status.engines:
         yield from _judge_engine(_EngineView(engine, facts))
     yield from _judge_tasks(status, facts)
-    yield from _judge_confidence(status)
-    yield from _judge_gates(status)
+    yield from _judge_thresholds(status)
     yield from _judge_provenance(status)
     yield from judge_alarms(status.alarms)
 
@@ -128,22 +135,6 @@ _SILENT: tuple[FindingRule[DaemonFacts], ...] = (
         f"{_LOG}; {{f.restart}}",
     ),
 )
-
-
-def _judge_components(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
-    """Report background components that have failed."""
-    for warning in status.warning_details:
-        if warning.kind == "COMPONENT":
-            remedy = "It restarts automatically. If it fails again, restart the daemon, and send a support bundle."
-            yield COMPONENT.fault(warning.message, remedy, f"{_LOG}; {facts.restart}", about=warning.about)
-
-
-def _judge_version(status: Status, facts: DaemonFacts) -> Finding:
-    if status.agent_version == facts.version:
-        return VERSION.ok(f"command and daemon are {facts.version}")
-    seen = f"the daemon is {status.agent_version}, this command is {facts.version}"
-    remedy = "The daemon was not restarted after an upgrade, or two versions are installed. Restart it."
-    return VERSION.warning(seen, remedy, facts.restart)
 
 
 @dataclass(frozen=True)
@@ -239,25 +230,22 @@ def _judge_engine(view: _EngineView) -> Iterator[Finding]:
             yield ENGINE_RESTARTS.warning(seen, remedy, _LOG, about=about)
         else:
             yield ENGINE_RESTARTS.note(seen, remedy, _LOG, about=about)
-    yield from _judge_confinement(engine)
-
-
-def _judge_confinement(engine: Engine) -> Iterator[Finding]:
-    """Judge the confinement that an engine's child reports. An engine that is not loaded reports nothing."""
+    # An engine that is not loaded reports no confinement of its child.
     measures = {name: engine.details[name] for name in ("seccomp", "landlock") if name in engine.details}
     missing = [f"{measure}: {state}" for measure, state in measures.items() if state != "on"]
     if missing:
         remedy = "Use a kernel with seccomp and Landlock (5.13 or newer); until then install only bundles you trust."
-        yield CONFINED.warning("; ".join(missing), remedy, "uname -r", about=engine.name)
+        yield CONFINED.warning("; ".join(missing), remedy, "uname -r", about=about)
     elif measures:
         limit = engine.details.get("memory", "unknown")
-        yield CONFINED.ok(f"seccomp and Landlock on; memory limit: {limit}", about=engine.name)
+        yield CONFINED.ok(f"seccomp and Landlock on; memory limit: {limit}", about=about)
 
 
 def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
     silent = {warning.about: warning.message for warning in status.warning_details if warning.kind == "TASK_SILENT"}
     if not status.tasks and not silent:
         yield TASKS.warning("nothing is installed", *_first_steps(facts))
+    remedy = "Roll it back, or install its bundle again."
     for task in status.tasks:
         if task.ready:
             yield TASKS.ok(f"{task.bundle.version} answers", about=task.name)
@@ -265,12 +253,10 @@ def _judge_tasks(status: Status, facts: DaemonFacts) -> Iterator[Finding]:
             yield TASKS.note(movement, "Wait; then run doctor again.", "edge-agent doctor", about=task.name)
         else:
             seen = silent.get(task.name, "it does not answer")
-            remedy = "Roll it back, or install its bundle again."
             yield TASKS.fault(seen, remedy, f"edge-agent rollback {task.name}", about=task.name)
     listed_tasks = {task.name for task in status.tasks}
     for name, message in silent.items():
         if name not in listed_tasks:
-            remedy = "Roll it back, or install its bundle again."
             yield TASKS.fault(message, remedy, f"edge-agent rollback {name}", about=name)
 
 
@@ -294,20 +280,18 @@ def _waiting_reason(task: Task, status: Status, facts: DaemonFacts) -> str:
     return "its engine is starting" if any(engine.state == "STARTING" for engine in engines) else ""
 
 
-def _judge_confidence(status: Status) -> Iterator[Finding]:
-    """Report tasks whose threshold does not hold on this machine."""
+def _judge_thresholds(status: Status) -> Iterator[Finding]:
+    """Report thresholds that do not hold on this machine, and tasks that can answer inputs unlike their training data
+    with confidence.
+    """
     for task in status.tasks:
         if task.confidence_blocker:
             seen = f"no answer of {task.bundle.version} is confident: {task.confidence_blocker}"
             remedy = "Ask the team that made the bundle for another format: 'edge-convert quantize' measures each."
             yield CONFIDENCE.warning(seen, remedy, "edge-agent status", about=task.name)
-
-
-def _judge_gates(status: Status) -> Iterator[Finding]:
-    """Name the tasks that can answer inputs unlike their training data with confidence."""
-    task_names = [task.name for task in status.tasks if task.gate == "none" and _can_be_confident(task)]
-    if task_names:
-        seen = f"without a gate: {', '.join(task_names)}; an input unlike the training data can get a confident answer"
+    ungated = [task.name for task in status.tasks if task.gate == "none" and _can_be_confident(task)]
+    if ungated:
+        seen = f"without a gate: {', '.join(ungated)}; an input unlike the training data can get a confident answer"
         remedy = (
             "Nothing is wrong. Ask the team that made the bundles for new ones, which edge-convert makes with a gate; "
             "a language model that answers several questions cannot have one, an encoder can."

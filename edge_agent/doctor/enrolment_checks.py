@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from edge_agent.doctor.configuration_checks import FileReader, is_shared
+from edge_agent.doctor.configuration_checks import FileReader, file_reader, is_shared
 from edge_agent.doctor.findings import Check, Finding, FindingRule, first_match, otherwise
-from edge_agent.doctor.installation import UPLINK_USER, FileInfo, read_bytes, read_text, stat_file, stat_parents
+from edge_agent.doctor.installation import UPLINK_USER, FileInfo, read_bytes, read_text, stat_file
 from edge_agent.doctor.probe_context import CheckGroup, ProbeContext
 from edge_agent.formatting import format_duration
 
@@ -310,9 +310,8 @@ def _probe_credential(context: ProbeContext, purpose: str, url: str, file: str) 
     sealed, plain = (context.installation.at(path.format(name=purpose)) for path in (_SEALED, _PLAIN))
     if file:
         user = context.installation.find_user(UPLINK_USER) if is_shared(context) else None
-        path = Path(file)
-        readers = (FileReader(stat_file(path), stat_parents(path), user),)
-        return CredentialFile(purpose, url, stat_file(path), sealed=False, readers=readers)
+        reader = file_reader(Path(file), user)
+        return CredentialFile(purpose, url, reader.file, sealed=False, readers=(reader,))
     # systemd reads these as root, and passes them to the uplink only.
     path = plain if stat_file(plain).kind and not stat_file(sealed).kind else sealed
     expected = f"={purpose}:" in read_text(context.installation.at(_DROP_IN))

@@ -295,14 +295,11 @@ def probe_clock(context: ProbeContext) -> ClockFacts:
     answer = context.installation.run(("timedatectl", "show", "--property=NTPSynchronized", "--value"))
     synchronized = {"yes": True, "no": False}.get((answer or "").strip())
     now_text = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC"
-    return ClockFacts(now, now_text, signed_at, _measure_jump(context, now), synchronized)
-
-
-def _measure_jump(context: ProbeContext, now: float) -> float | None:
-    """Compare the wall clock's time since the daemon started with how long its process has run."""
-    if context.status is None or context.started is None:
-        return None
-    return (now - context.status.start_time.timestamp()) - (running_seconds() - context.started)
+    jumped_seconds = None
+    if context.status is not None and context.started is not None:
+        # The wall clock's time since the daemon started, compared with how long its process has run.
+        jumped_seconds = (now - context.status.start_time.timestamp()) - (running_seconds() - context.started)
+    return ClockFacts(now, now_text, signed_at, jumped_seconds, synchronized)
 
 
 def probe_disks(context: ProbeContext) -> tuple[Volume, ...]:
@@ -316,29 +313,21 @@ def probe_disks(context: ProbeContext) -> tuple[Volume, ...]:
         *([(opt, "the program", 0)] if stat_file(opt).kind else []),
     ]
     volumes: dict[int, Volume] = {}
-    for path, content, reserve in folders:
-        existing = _existing_ancestor(path)
-        volumes.setdefault(existing.stat().st_dev, _volume(existing, content, reserve))
+    for folder, content, reserve in folders:
+        path = next(each for each in (folder.absolute(), *folder.absolute().parents) if stat_file(each).kind)
+        device, stat = path.stat().st_dev, os.statvfs(path)
+        volume = Volume(
+            path=str(path),
+            content=content,
+            free_bytes=stat.f_bavail * stat.f_frsize,
+            total_bytes=stat.f_blocks * stat.f_frsize,
+            free_inodes=stat.f_favail,
+            total_inodes=stat.f_files,
+            read_only=bool(stat.f_flag & os.ST_RDONLY),
+            reserve_bytes=reserve,
+        )
+        volumes.setdefault(device, volume)
     return tuple(volumes.values())
-
-
-def _existing_ancestor(path: Path) -> Path:
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if stat_file(folder).kind)
-
-
-def _volume(path: Path, content: str, reserve: int) -> Volume:
-    stat = os.statvfs(path)
-    return Volume(
-        path=str(path),
-        content=content,
-        free_bytes=stat.f_bavail * stat.f_frsize,
-        total_bytes=stat.f_blocks * stat.f_frsize,
-        free_inodes=stat.f_favail,
-        total_inodes=stat.f_files,
-        read_only=bool(stat.f_flag & os.ST_RDONLY),
-        reserve_bytes=reserve,
-    )
 
 
 def probe_memory(context: ProbeContext) -> MemoryFacts:

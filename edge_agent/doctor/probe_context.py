@@ -8,7 +8,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,28 @@ def query_daemon(installation: Installation) -> ProbeContext:
     if pid in _NO_PID:
         # A user who may not use the admin socket may still use the devices' socket.
         pid, uid = _find_listener(config.inference_socket, config.state_dir)
-    managed = _is_managed(installation)
+    unit_files = (f"{folder}/edge-agent.service" for folder in ("etc/systemd/system", "usr/lib/systemd/system"))
+    managed = installation.has_systemd and any(installation.at(file).exists() for file in unit_files)
     phase = unit_phase(installation, "edge-agent.service") if managed else _phase_by_lock(config.state_dir, pid)
     state, started = _read_process(pid if pid > 0 else phase.pid)
-    daemon = replace(
-        _query_status(config.admin_socket, pid, state, managed),
+    status, reason, message, up_seconds = None, "", "", 0.0
+    with AdminClient(f"unix:{config.admin_socket.absolute()}") as admin:
+        try:
+            status = admin.status(timeout_seconds=STATUS_SECONDS_MAX)
+            up_seconds = time.time() - status.start_time.timestamp()
+        except CallFailed as error:
+            reason = "FORBIDDEN" if error.message.startswith("this user may not") else error.reason
+            message = error.message
+    daemon = DaemonFacts(
+        path=str(config.admin_socket),
+        managed=managed,
+        status=status,
+        reason=reason,
+        message=message,
+        pid=pid,
+        process_state=state,
+        up_seconds=up_seconds,
+        version=__version__,
         phase=phase,
         drain_seconds_max=config.service.drain_seconds,
         takes_updates=bool(config.update.root_file),
@@ -273,18 +290,6 @@ def running_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _query_status(path: Path, pid: int, state: str, managed: bool) -> DaemonFacts:
-    status, reason, message, up = None, "", "", 0.0
-    with AdminClient(f"unix:{path.absolute()}") as admin:
-        try:
-            status = admin.status(timeout_seconds=STATUS_SECONDS_MAX)
-            up = time.time() - status.start_time.timestamp()
-        except CallFailed as error:
-            reason = "FORBIDDEN" if error.message.startswith("this user may not") else error.reason
-            message = error.message
-    return DaemonFacts(str(path), managed, status, reason, message, pid, state, up, __version__)
-
-
 def _find_listener(path: Path, state_dir: Path) -> tuple[int, int]:
     """Return pid and uid of the process that listens at a socket; (0, -1) when there is none, or this user may not
     connect. The pid of a process in another container is 0.
@@ -322,13 +327,6 @@ def _read_process(pid: int) -> tuple[str, float | None]:
     if len(fields) < 20:
         return "", None
     return fields[0], int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _is_managed(installation: Installation) -> bool:
-    folders = ("etc/systemd/system", "usr/lib/systemd/system")
-    return installation.has_systemd and any(
-        installation.at(f"{folder}/edge-agent.service").exists() for folder in folders
-    )
 
 
 def _daemon_user(installation: Installation, uid: int) -> SystemUser | None:

@@ -291,41 +291,29 @@ def _probe_socket(path: Path, mode: int, group: str) -> ListeningSocket:
         entry = grp.getgrnam(group) if group else None
     except KeyError:
         return ListeningSocket(path.name, file, listening, mode, group, group_exists=False, members=())
-    return ListeningSocket(path.name, file, listening, mode, group, group_exists=True, members=_members(entry))
-
-
-def _members(entry: grp.struct_group | None) -> tuple[str, ...]:
-    if entry is None:
-        return ()
-    primary = [user.pw_name for user in pwd.getpwall() if user.pw_gid == entry.gr_gid]
-    return tuple(sorted({*entry.gr_mem, *primary})[:_MEMBERS_MAX])
+    members: tuple[str, ...] = ()
+    if entry is not None:
+        primary = [user.pw_name for user in pwd.getpwall() if user.pw_gid == entry.gr_gid]
+        members = tuple(sorted({*entry.gr_mem, *primary})[:_MEMBERS_MAX])
+    return ListeningSocket(path.name, file, listening, mode, group, group_exists=True, members=members)
 
 
 def probe_ports(context: ProbeContext) -> PortFacts:
     """Look at the ports that agent.yaml names."""
     service, metrics = context.installation.config.service, context.installation.config.metrics
     addresses = {"service.tcp_address": service.tcp_address, "metrics.address": metrics.address}
-    ports = tuple(_probe_port(context, key, address) for key, address in addresses.items() if address)
-    return PortFacts(ports, service.tcp_address if service.insecure else "")
-
-
-def _probe_port(context: ProbeContext, key: str, address: str) -> TcpPort:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    is_taken, is_local = check_port(host, int(port))
-    holder = _find_holder(int(port)) if is_taken else PortHolder()
     # Ports are unknown when agent.yaml is refused; a daemon that hangs may have any of them open.
-    daemon_runs = context.status is not None and not context.installation.problem
-    is_settled = context.daemon.up_seconds > OPENING_SECONDS and context.status is not None and context.status.serving
-    return TcpPort(
-        key,
-        address,
-        is_taken,
-        holder.description,
-        is_ours(context, holder) if is_taken else None,
-        daemon_runs and is_settled,
-        is_local,
-    )
+    is_serving = context.status is not None and context.status.serving and not context.installation.problem
+    daemon_runs = is_serving and context.daemon.up_seconds > OPENING_SECONDS
+    ports = []
+    for key, address in addresses.items():
+        if address:
+            host, _, port = address.rpartition(":")
+            is_taken, is_local = check_port(host.strip("[]"), int(port))
+            holder = _find_holder(int(port)) if is_taken else PortHolder()
+            ours = is_ours(context, holder) if is_taken else None
+            ports.append(TcpPort(key, address, is_taken, holder.description, ours, daemon_runs, is_local))
+    return PortFacts(tuple(ports), service.tcp_address if service.insecure else "")
 
 
 def is_ours(context: ProbeContext, holder: PortHolder) -> bool | None:

@@ -281,14 +281,10 @@ def probe_state_dir(context: ProbeContext) -> StateFacts:
     """Look at the folder, and at the owners of the files in it."""
     path = context.installation.config.state_dir.absolute()
     folder = stat_file(path)
-    strangers = tuple(_find_strangers(path, folder.uid)) if folder.kind == "folder" else ()
+    entries = itertools.islice(path.glob("**/*"), ENTRIES_MAX) if folder.kind == "folder" else ()
+    files = map(stat_file, (entry for entry in entries if entry != path / LOST_AND_FOUND))
+    strangers = tuple(file for file in files if file.kind and file.uid != folder.uid)
     return StateFacts(folder, stat_parents(path), context.daemon_user, strangers)
-
-
-def _find_strangers(path: Path, uid: int) -> list[FileInfo]:
-    """Return the files of other users, except those that root has on every disk."""
-    entries = (entry for entry in itertools.islice(path.glob("**/*"), ENTRIES_MAX) if entry != path / LOST_AND_FOUND)
-    return [file for file in map(stat_file, entries) if file.kind and file.uid != uid]
 
 
 def probe_databases(context: ProbeContext) -> tuple[DatabaseFacts, ...]:

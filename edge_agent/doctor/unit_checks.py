@@ -224,19 +224,15 @@ def judge_units(facts: tuple[UnitFacts, ...] | None) -> Iterator[Finding]:
         return
     yield SYSTEMD.ok("systemd runs this machine")
     for unit in facts:
-        yield from _judge_unit(unit)
-
-
-def _judge_unit(unit: UnitFacts) -> Iterator[Finding]:
-    yield from first_match(UNIT, _STATE, unit, about=unit.name)
-    if unit.loaded:
-        yield from first_match(BOOT, _BOOT, unit, about=unit.name)
-        yield from first_match(RELOAD, _RELOAD, unit, about=unit.name)
-    if unit.active:
-        yield from first_match(RESTARTS, _RESTARTS, unit, about=unit.name)
-    if unit.active and unit.name == SERVE:
-        yield from first_match(WATCHDOG, _WATCHDOG, unit, about=unit.name)
-        yield from first_match(MEMORY_LIMIT, _LIMIT, unit, about=unit.name)
+        yield from first_match(UNIT, _STATE, unit, about=unit.name)
+        if unit.loaded:
+            yield from first_match(BOOT, _BOOT, unit, about=unit.name)
+            yield from first_match(RELOAD, _RELOAD, unit, about=unit.name)
+        if unit.active:
+            yield from first_match(RESTARTS, _RESTARTS, unit, about=unit.name)
+        if unit.active and unit.name == SERVE:
+            yield from first_match(WATCHDOG, _WATCHDOG, unit, about=unit.name)
+            yield from first_match(MEMORY_LIMIT, _LIMIT, unit, about=unit.name)
 
 
 _STATE: tuple[FindingRule[UnitFacts], ...] = (
@@ -416,48 +412,39 @@ def probe_listener_network(context: ProbeContext) -> ListenerNetworkFacts | Prob
     address = context.installation.config.service.tcp_address
     if not address or is_loopback(split_host_port(address)[0]) or not context.daemon.managed:
         return None
-    properties = _show_properties(context.installation, SERVE, "IPAddressDeny,IPAddressAllow")
-    if properties is None:
+    text = show_unit(context.installation, SERVE, "IPAddressDeny,IPAddressAllow")
+    if text is None:
         return ProbeFailure("systemctl does not answer")
+    properties = parse_properties(text)
     denied, allowed = (tuple(properties.get(key, "").split()) for key in ("IPAddressDeny", "IPAddressAllow"))
     return ListenerNetworkFacts(address, denied, allowed)
 
 
 def probe_folder_stores(context: ProbeContext) -> tuple[FolderFacts, ...] | ProbeFailure:
     """Look at each folder that is an object store."""
-    uplink, managed = context.installation.config.uplink, context.daemon.managed
+    installation, managed = context.installation, context.daemon.managed
+    uplink = installation.config.uplink
     folders = []
     for url, is_written in ((uplink.url, True), (uplink.updates_url, False)):
         if folder := store_folder(url):
-            writable = _writable_folders(context.installation) if managed and is_written else ()
-            if writable is None:
+            text = show_unit(installation, UPLINK, "ReadWritePaths") if managed and is_written else ""
+            if text is None:
                 return ProbeFailure("systemctl does not answer")
-            folders.append(_probe_folder(context.installation, folder, writable, written=is_written, managed=managed))
+            writable = parse_properties(text).get("ReadWritePaths", "").split()
+            unit_allows = any(folder.is_relative_to(path.strip('"').lstrip("-+")) for path in writable)
+            folders.append(_probe_folder(installation, folder, unit_allows, written=is_written, managed=managed))
     return tuple(folders)
 
 
 def _probe_folder(
-    installation: Installation, folder: Path, writable: tuple[str, ...], *, written: bool, managed: bool
+    installation: Installation, folder: Path, unit_allows: bool, *, written: bool, managed: bool
 ) -> FolderFacts:
-    unit_allows = any(folder.is_relative_to(each) for each in writable)
     file, user = stat_file(folder), installation.find_user(UPLINK_USER) if managed else None
     if not file.kind:
         return FolderFacts(folder, "", written, managed, unit_allows=unit_allows)
     rights = READ | ENTER | (WRITE if written else 0)
     usable = can_reach(user, stat_parents(folder), file, rights) if user else None
     return FolderFacts(folder, file.kind, written, managed, usable, file.owner_and_mode, unit_allows)
-
-
-def _writable_folders(installation: Installation) -> tuple[str, ...] | None:
-    properties = _show_properties(installation, UPLINK, "ReadWritePaths")
-    if properties is None:
-        return None
-    return tuple(path.strip('"').lstrip("-+") for path in properties.get("ReadWritePaths", "").split())
-
-
-def _show_properties(installation: Installation, unit: str, properties: str) -> dict[str, str] | None:
-    text = show_unit(installation, unit, properties)
-    return None if text is None else parse_properties(text)
 
 
 def _is_loopback_network(network: str) -> bool:

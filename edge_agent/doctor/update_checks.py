@@ -23,11 +23,9 @@ UPDATE = Check("update", "updates")
 WARNED_SECONDS = 3 * 86_400.0
 STUCK_SECONDS = 6 * 3600.0
 DAY_SECONDS = 86_400.0
-_STATUS_COMMAND = "edge-agent status"
 _REPORT = "Tell the central team."
 _ROLLED_BACK_REMEDY = "The previous version answers again until the plan names another one."
 _REPORT_COMMAND = "sudo edge-agent support-bundle"
-_NEEDS_SPACE = ("DISK_FULL",)
 _NEEDS_DRIVE = (
     "FILES_MISSING",
     "UPDATE_INCOMPLETE",
@@ -190,7 +188,7 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
     ),
     FindingRule(
         "warning",
-        lambda f: f.update.state in ("WAITING", "FETCHING") and f.update.reason in _NEEDS_SPACE,
+        lambda f: f.update.state in ("WAITING", "FETCHING") and f.update.reason == "DISK_FULL",
         "{f.progress}",
         "Free the space, then do what the message says.",
         "df -h; edge-agent bundles list",
@@ -222,7 +220,7 @@ _UPDATE: tuple[FindingRule[_TaskView], ...] = (
         _in_state("WAITING", "HARDWARE_UNMET", "HALTED"),
         "{f.progress}",
         "The central team decided this: ask them.",
-        _STATUS_COMMAND,
+        "edge-agent status",
     ),
     FindingRule("ok", lambda f: f.update.state and f.update.candidate, "{f.progress}"),
 )
@@ -247,9 +245,6 @@ _VERIFIED: tuple[FindingRule[UpdatesFacts], ...] = (
 )
 
 
-TRUST_FOLDER = "trust"
-
-
 def probe_metadata(context: ProbeContext) -> MetadataFacts:
     """Read the newest timestamp: the one that arrived, or the last one that was verified."""
     config = context.installation.config
@@ -259,11 +254,10 @@ def probe_metadata(context: ProbeContext) -> MetadataFacts:
         return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink)
     arrived = folder / "timestamp.json"
     # An import from a USB drive leaves nothing in incoming/, and is newer than what an uplink left there long ago.
-    verified = next(iter(sorted((config.state_dir / TRUST_FOLDER).glob("**/timestamp.json"))), arrived)
+    verified = next(iter(sorted((config.state_dir / "trust").glob("**/timestamp.json"))), arrived)
     present = [path for path in dict.fromkeys((arrived, verified)) if stat_file(path).kind]
     if not present:
-        root = stat_file(Path(config.update.root_file))
-        is_new = time.time() - root.changed < DAY_SECONDS
+        is_new = time.time() - stat_file(Path(config.update.root_file)).changed < DAY_SECONDS
         return MetadataFacts(str(folder), exists=False, has_uplink=has_uplink, expected=expected, is_new=is_new)
     versions: list[tuple[int, float, Path]] = []
     for path in present:

@@ -101,7 +101,14 @@ def judge_uplink(facts: UplinkFacts | None) -> Iterator[Finding]:
     for problem in facts.problems[:SHOWN_MAX]:
         yield _judge_problem(problem, facts)
     if facts.downloads:
-        yield _judge_downloads(facts)
+        seen = f"{facts.downloads}; {counted(facts.waiting_blobs, 'file')} to download"
+        if facts.downloads != "offline":
+            yield DOWNLOADS.ok(seen)
+        elif facts.is_short:
+            yield DOWNLOADS.note(f"{seen}; the uplink retries automatically")
+        else:
+            remedy = "Updates do not arrive. The uplink retries automatically; a USB drive works too."
+            yield DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/usb")
 
 
 def _judge_link(facts: UplinkFacts) -> Finding:
@@ -109,17 +116,13 @@ def _judge_link(facts: UplinkFacts) -> Finding:
     if facts.state == "online":
         return LINK.ok(seen)
     folder = facts.upstream if facts.upstream.startswith("/") else ""
+    command = f"findmnt -T {shlex.quote(folder)}" if folder else network_command(facts.upstream)
     if facts.is_short:
         remedy = "The uplink retries automatically; no example is lost meanwhile."
-        command = f"findmnt -T {shlex.quote(folder)}" if folder else network_command(facts.upstream)
         return LINK.note(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
-    export = "sudo edge-agent media export /media/usb"
-    if folder:
-        remedy = "Check the disk or share that is mounted there, or export to a USB drive."
-        command = f"findmnt -T {shlex.quote(folder)}; {export}"
-    else:
-        remedy = "Check cable, router and firewall, or export to a USB drive."
-        command = f"{network_command(facts.upstream)}; {export}"
+    cause = "the disk or share that is mounted there" if folder else "cable, router and firewall"
+    remedy = f"Check {cause}, or export to a USB drive."
+    command = f"{command}; sudo edge-agent media export /media/usb"
     return LINK.warning(f"{seen} ({counted(facts.failures, 'failure')} in a row)", remedy, command)
 
 
@@ -148,16 +151,6 @@ def _judge_problem(problem: ReportedProblem, facts: UplinkFacts) -> Finding:
     return PROBLEM.warning(seen, problem.remedy or "Its log shows more.", _LOG, about=problem.reason)
 
 
-def _judge_downloads(facts: UplinkFacts) -> Finding:
-    seen = f"{facts.downloads}; {counted(facts.waiting_blobs, 'file')} to download"
-    if facts.downloads == "offline" and facts.is_short:
-        return DOWNLOADS.note(f"{seen}; the uplink retries automatically")
-    if facts.downloads == "offline":
-        remedy = "Updates do not arrive. The uplink retries automatically; a USB drive works too."
-        return DOWNLOADS.warning(seen, remedy, f"{_LOG}; sudo edge-agent media import /media/usb")
-    return DOWNLOADS.ok(seen)
-
-
 def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
     """Take the daemon's report, or read the uplink's file. None when no uplink is configured or reports."""
     facts = _read_report(context)
@@ -168,29 +161,24 @@ def probe_uplink(context: ProbeContext) -> UplinkFacts | None:
 
 def _read_report(context: ProbeContext) -> UplinkFacts | None:
     config = context.installation.config
+    silence = ""
     if context.status is not None:
-        return _facts_from_daemon(context.status.uplink, context) if context.status.uplink else None
+        report = context.status.uplink
+        if report is None:
+            return None
+        if report.state == "SILENT":
+            silence = report.problems[0].message if report.problems else "it does not report"
+        since_seconds = (datetime.now(UTC) - report.since).total_seconds() if report.since else 0.0
+        return _facts(report, silence, since_seconds, context)
     path = config.uplink_notes / uplink_state.FILE_NAME
     if not stat_file(path).kind:
         configured = config.uplink.url or config.uplink.updates_url
         return UplinkFacts(f"it has not reported yet: {path} does not exist") if configured else None
     try:
-        return _facts_from_file(uplink_state.parse(read_bytes(path, uplink_state.STATE_BYTES_MAX + 1)), context)
+        state = uplink_state.parse(read_bytes(path, uplink_state.STATE_BYTES_MAX + 1))
     except DocumentInvalid as error:
         return UplinkFacts(f"its report is invalid: {error.message}", managed=context.daemon.managed)
-
-
-def _facts_from_daemon(status: UplinkStatus, context: ProbeContext) -> UplinkFacts:
-    silence = ""
-    if status.state == "SILENT":
-        silence = status.problems[0].message if status.problems else "it does not report"
-    since_seconds = (datetime.now(UTC) - status.since).total_seconds() if status.since else 0.0
-    return _facts(status, silence, since_seconds, context)
-
-
-def _facts_from_file(state: uplink_state.UplinkState, context: ProbeContext) -> UplinkFacts:
     age = running_seconds() - state.running_seconds
-    silence = ""
     if age < 0:
         silence = "it has not reported since this machine started"
     elif age > uplink_state.FRESH_SECONDS:

@@ -26,11 +26,6 @@ class AttachedBundle:
     is_ready: bool = False
     """The present child has attached it."""
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether the last attempt to attach it failed."""
-        return self.outcome.done() and not self.is_ready
-
     def settle(self, error: EdgeAgentError | None) -> None:
         """Set the outcome, unless it has one."""
         self.is_ready = self.is_ready or (error is None and not self.outcome.done())
@@ -51,11 +46,6 @@ class AttachedBundles(dict[str, AttachedBundle]):
         bundle = self[request.digest] = AttachedBundle(request, asyncio.get_running_loop().create_future())
         return bundle
 
-    def find_by_number(self, digest: str, number: int) -> AttachedBundle | None:
-        """Return the bundle of an attach; None = it was detached since, even if it was then added again."""
-        bundle = self.get(digest)
-        return bundle if bundle is not None and bundle.request.number == number else None
-
     def reset(self) -> None:
         """Start over for a new child: it has not received any attach."""
         for bundle in self.values():
@@ -74,13 +64,7 @@ class AttachedBundles(dict[str, AttachedBundle]):
     def has_failed(self, digest: str) -> bool:
         """Tell whether the last attempt to attach a bundle failed."""
         bundle = self.get(digest)
-        return bundle is not None and bundle.has_failed
-
-    def raise_failure(self, digest: str) -> None:
-        """Raise the error of a bundle that failed; return if it did not."""
-        bundle = self.get(digest)
-        if bundle is not None and bundle.outcome.done():
-            bundle.outcome.result()
+        return bundle is not None and bundle.outcome.done() and not bundle.is_ready
 
     def fail_all(self, error: EdgeAgentError) -> None:
         """End every pending attach with this error."""

@@ -22,7 +22,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,7 +63,11 @@ def check_golden_answers(runtime: Runtime, digest: str, manifest: Manifest, path
         DeviceUnusable: too many answers differ.
     """
     deadline = time.monotonic() + SECONDS_MAX
-    cases = itertools.takewhile(lambda _: time.monotonic() < deadline, _binding_cases(path))
+    try:
+        binding_cases = list(filter(is_binding, parse(Path(path).read_bytes())))[:CASES_MAX]
+    except (OSError, BundleUnreadable):  # it does not exist, or the self-test reports what is wrong with it
+        return
+    cases = itertools.takewhile(lambda _: time.monotonic() < deadline, binding_cases)
     results = [
         _difference(runtime, golden_job(manifest, digest, case.input, "golden"), case, manifest, sink) for case in cases
     ]
@@ -76,38 +80,25 @@ def check_golden_answers(runtime: Runtime, digest: str, manifest: Manifest, path
         raise DeviceUnusable(message, lasting=True, wrong=len(wrong_answers), asked=len(results))
 
 
-def _binding_cases(path: str) -> Sequence[GoldenCase]:
-    try:
-        cases = parse(Path(path).read_bytes())
-    except (OSError, BundleUnreadable):  # it does not exist, or the self-test reports what is wrong with it
-        return []
-    return list(filter(is_binding, cases))[:CASES_MAX]
-
-
 def _difference(runtime: Runtime, job: JobRequest, case: GoldenCase, manifest: Manifest, sink: EventSink) -> str:
     """Describe how the answer differs, with its input; empty = it does not."""
     try:
         runtime.submit(job)
     except CallerError as error:
         return f"{case.input[:60]!r}: {error.message}"
-    *chunks, last = _run_job(runtime, job, sink)
-    if isinstance(last, FailureReport):
-        return f"{case.input[:60]!r}: {last.message}"
-    assert isinstance(last, JobResult)
-    text = "".join(each.text for each in chunks if isinstance(each, TextChunk))
-    different = differences(case, golden_answer(manifest, text, last), vector=manifest.task.kind == "embed")
-    return f"{case.input[:60]!r}: {different[0]}" if different else ""
-
-
-def _run_job(runtime: Runtime, job: JobRequest, sink: EventSink) -> list[Event]:
-    """Run steps until a job ends; return its events."""
     job_events: list[Event] = []
     while not (job_events and isinstance(job_events[-1], JobResult | FailureReport)):
         other_events: list[Event] = []
         for event in runtime.step():
             (job_events if event.job_id == job.job_id else other_events).append(event)
         sink(other_events)
-    return job_events
+    *chunks, last = job_events
+    if isinstance(last, FailureReport):
+        return f"{case.input[:60]!r}: {last.message}"
+    assert isinstance(last, JobResult)
+    text = "".join(each.text for each in chunks if isinstance(each, TextChunk))
+    different = differences(case, golden_answer(manifest, text, last), vector=manifest.task.kind == "embed")
+    return f"{case.input[:60]!r}: {different[0]}" if different else ""
 
 
 RECEIVE_BYTES = 1 << 16
@@ -224,7 +215,11 @@ class EngineChild:
         runtime.mailbox, runtime.poll_cancellations = self._socket.fileno(), self.poll_cancellations
         runtime.request_memory = self.request_memory
         self._spec = message
-        confinement = confine([Path(path) for path in message.readable], _memory_limit(message), message.device)
+        # The limit is on private memory. The kernel counts what is reserved as well as what is touched: heap that
+        # malloc keeps, and the stack of each thread.
+        slack = MEMORY_SLACK_BYTES + message.threads * MEMORY_SLACK_BYTES_PER_THREAD
+        limit = message.memory_bytes_max + slack if message.memory_bytes_max else 0
+        confinement = confine([Path(path) for path in message.readable], limit, message.device)
         if message.device != "cpu" and confinement.landlock != "on":
             requirement = "a process that may write to a device needs Landlock to keep it from writing to files"
             raise DeviceUnusable(f"{requirement}: {confinement.landlock}", lasting=True)
@@ -331,15 +326,6 @@ def _failure(message: protocol.ToChild, error: EdgeAgentError) -> protocol.Failu
         case protocol.AttachRequest():
             return msgspec.structs.replace(failure_report(message.digest, error), attach=message.number)
     return failure_report("", error)
-
-
-def _memory_limit(message: protocol.LoadRequest) -> int:
-    """Return the limit on private memory, in bytes; 0 = none.
-
-    The kernel counts what is reserved as well as what is touched: heap that malloc keeps, and the stack of each thread.
-    """
-    slack = MEMORY_SLACK_BYTES + message.threads * MEMORY_SLACK_BYTES_PER_THREAD
-    return message.memory_bytes_max + slack if message.memory_bytes_max else 0
 
 
 def main(descriptor: int, parent: int) -> None:

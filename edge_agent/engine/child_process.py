@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -92,20 +92,6 @@ def loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ} | CHILD_ENVIRONMENT
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block the signals that the child will ignore, until it does so: a child inherits its parent's signal mask."""
-    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
-
-
 class _ChildPipe(asyncio.Protocol):
     def __init__(self, on_message: Callable[[FromChild], None]) -> None:
         self._on_message = on_message
@@ -139,43 +125,20 @@ class _ChildPipe(asyncio.Protocol):
             self.abort()
 
 
-class _Pidfd:
-    """The descriptor by which the end of a process is known."""
-
-    def __init__(self, descriptor: int) -> None:
-        """Own it, until the process has exited."""
-        self._descriptor, self._exited = descriptor, asyncio.Event()
-        try:
-            asyncio.get_running_loop().add_reader(descriptor, self._exited.set)
-        except BaseException:
-            os.close(descriptor)
-            raise
-
-    async def wait_for_exit(self) -> None:
-        """Wait for the end, and close the descriptor."""
-        try:
-            await self._exited.wait()
-        finally:
-            asyncio.get_running_loop().remove_reader(self._descriptor)
-            os.close(self._descriptor)
-
-
 def _start_process(child_socket: socket.socket) -> subprocess.Popen[bytes]:
     """Start the process: vfork and exec take about a millisecond."""
-    with _signals_blocked():
+    # The signals that the child will ignore are blocked until it does so: a child inherits its parent's signal mask.
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
+    try:
         return subprocess.Popen(  # noqa: S603 - our own module
             # -P: no module of the working directory, which may be a bundle's own folder.
             [sys.executable, "-P", "-m", "edge_agent.engine.child", str(child_socket.fileno()), str(os.getpid())],
             pass_fds=(child_socket.fileno(),),
             stdin=subprocess.DEVNULL,
-            env=_environment(),
+            env={name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ} | CHILD_ENVIRONMENT,
         )
-
-
-def _kill_and_reap(process: subprocess.Popen[bytes]) -> None:
-    """Kill and reap a process that has just been started."""
-    process.kill()
-    process.wait()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> tuple[int, int]:
@@ -191,12 +154,16 @@ class ChildProcess:
     """A running child."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], pipe: _ChildPipe, pidfd: _Pidfd, on_exit: Callable[[int], None]
+        self,
+        process: subprocess.Popen[bytes],
+        pipe: _ChildPipe,
+        pidfd: int,
+        exited: asyncio.Event,
+        on_exit: Callable[[int], None],
     ) -> None:
-        """Use `spawn`."""
-        self._process = process
-        self._pipe = pipe
-        self._pidfd = pidfd
+        """Use `spawn`. A reader of the descriptor `pidfd` sets `exited`."""
+        self._process, self._pipe = process, pipe
+        self._pidfd, self._exited = pidfd, exited
         self.peak_bytes = 0
         """Its peak memory, known after its end; 0 = not known, because it is below that of this process."""
         self._waiter = asyncio.create_task(self._watch_exit(on_exit))
@@ -224,10 +191,13 @@ class ChildProcess:
                 undo.callback(pipe.abort)
                 # No await from here on: if the caller were cancelled there, nothing would end the process.
                 process = _start_process(child_socket)
-            undo.callback(_kill_and_reap, process)
-            pidfd = _Pidfd(pidfd_open(process.pid))
+            undo.callback(process.wait)
+            undo.callback(process.kill)  # before it waits
+            pidfd, exited = pidfd_open(process.pid), asyncio.Event()
+            undo.callback(os.close, pidfd)
+            loop.add_reader(pidfd, exited.set)
             undo.pop_all()
-        return cls(process, pipe, pidfd, on_exit)
+        return cls(process, pipe, pidfd, exited, on_exit)
 
     @property
     def pid(self) -> int:
@@ -274,7 +244,11 @@ class ChildProcess:
         await asyncio.shield(self._waiter)
 
     async def _watch_exit(self, on_exit: Callable[[int], None]) -> None:
-        await self._pidfd.wait_for_exit()
+        try:
+            await self._exited.wait()
+        finally:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
         exit_code, self.peak_bytes = _reap(self._process)
         # The last messages of a dead child are still in the socket: they are read before the end of file.
         with contextlib.suppress(TimeoutError):
@@ -294,14 +268,6 @@ class ChildWatch:
         self._activity = CpuActivity(config.heartbeat_seconds_max)
         self.killed = False
         """Whether it was killed for its silence."""
-
-    async def wait_until_done(
-        self, child: ChildProcess, exit_future: asyncio.Future[int], future: asyncio.Future[Any], seconds: float
-    ) -> None:
-        """Wait until a future is done, the child is gone, or it has loaded for that many seconds."""
-        deadline = loop_time() + seconds
-        while not (future.done() or exit_future.done() or loop_time() > deadline):
-            await self.check_silence(child, exit_future, [future, exit_future], loads=True)
 
     async def check_silence(
         self, child: ChildProcess, exit_future: asyncio.Future[int], awaited: list[asyncio.Future[Any]], *, loads: bool
@@ -378,8 +344,9 @@ class ChildRun:
     async def await_step(self, future: asyncio.Future[None], step: str) -> None:
         """Wait for the end of a step. Raises the step's error, or ModelLoadFailed if the child dies or is too slow."""
         assert self.process is not None, "the process must run"
-        limit = time_limit_seconds(self._config, step) + ALARM_SECONDS
-        await self.watch.wait_until_done(self.process, self.exit, future, limit)
+        deadline = loop_time() + time_limit_seconds(self._config, step) + ALARM_SECONDS
+        while not (future.done() or self.exit.done() or loop_time() > deadline):
+            await self.watch.check_silence(self.process, self.exit, [future, self.exit], loads=True)
         if not future.done():
             exit_code = self.exit.result() if self.exit.done() else None
             raise load_exit_error(step, exit_code, self._config, self.cap)

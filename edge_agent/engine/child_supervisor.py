@@ -25,13 +25,7 @@ from edge_agent.engine.attached_bundles import AttachedBundle, AttachedBundles, 
 from edge_agent.engine.child_process import ChildRun, loop_time
 from edge_agent.engine.job_dispatch import ComputeInfo, JobDispatcher
 from edge_agent.engine.machine_limits import CPU, DEVICE_FALLBACK, DEVICE_PARTIAL, AcceleratorPolicy
-from edge_agent.engine.restart_policy import (
-    RestartPolicy,
-    describe_exit,
-    is_to_blame,
-    load_exit_error,
-    start_error,
-)
+from edge_agent.engine.restart_policy import RestartPolicy, describe_exit, is_to_blame, load_exit_error, start_error
 from edge_agent.errors import (
     DeviceUnusable,
     EdgeAgentError,
@@ -105,10 +99,6 @@ class InterruptibleStep:
             return 0.0
         finally:
             self._scope = None
-
-    async def pause(self, seconds: float) -> None:
-        """Wait that long, or until interrupted."""
-        await self.run_step(asyncio.sleep(seconds))
 
 
 @dataclass(frozen=True)
@@ -290,11 +280,13 @@ class ChildSupervisor:
             log.warning("engine_failure_unassigned", engine=self.name, reason=message.reason, message=message.message)
 
     def _settle_attach(self, digest: str, number: int, error: EdgeAgentError | None, score_variance: str = "") -> None:
-        if bundle := self._bundles.find_by_number(digest, number):
-            if error is None:
-                self._jobs.score_variances[digest] = score_variance
-            bundle.settle(error)
-            self._report_change()
+        bundle = self._bundles.get(digest)
+        if bundle is None or bundle.request.number != number:
+            return  # it was detached since, even if it was then added again
+        if error is None:
+            self._jobs.score_variances[digest] = score_variance
+        bundle.settle(error)
+        self._report_change()
 
     # --- supervision ---------------------------------------------------------------------------------------------
 
@@ -312,7 +304,7 @@ class ChildSupervisor:
                 self._fail_all(ModelLoadFailed(f"the model does not load: {self.problem}"))
                 return
             self._set_state(EngineState.BACKING_OFF)
-            await self._interruption.pause(pause)
+            await self._interruption.run_step(asyncio.sleep(pause))
             self.restarts += not (self._stopped or self._draining)
         self._set_state(EngineState.STOPPING)
         self._fail_all(EngineNotReady(STOPPING))
@@ -347,7 +339,11 @@ class ChildSupervisor:
         except OSError as error:
             return self._handle_start_failure(str(error))
         try:
-            await self._load(run)
+            run.send(run.load_request)
+            await run.await_step(run.loaded, "load")
+            # Not a `for` loop: bundles may be added or removed while one is being attached.
+            while bundle := self._bundles.next_unsent():
+                await self._attach(run, bundle)
         except EdgeAgentError as error:
             return self._handle_load_failure(run, error)
         self.restart_policy.record_load()
@@ -360,13 +356,6 @@ class ChildSupervisor:
             return 0.0
         self._handle_crash(run, await run.exit)
         return self.restart_policy.pause_after_crash(loop_time() - ready_at)
-
-    async def _load(self, run: ChildRun) -> None:
-        run.send(run.load_request)
-        await run.await_step(run.loaded, "load")
-        # Not a `for` loop: bundles may be added or removed while one is being attached.
-        while bundle := self._bundles.next_unsent():
-            await self._attach(run, bundle)
 
     async def _attach(self, run: ChildRun, bundle: AttachedBundle) -> None:
         bundle.sent_at = loop_time()

@@ -444,21 +444,18 @@ def _driver_rules(families: Sequence[int]) -> dict[str, tuple[SyscallRule, ...]]
 
 def _rule_checks(rule: SyscallRule) -> list[bytes]:
     """Return the instructions that end in EPERM for what the rule denies and fall through for the rest."""
-    body = _value_checks(rule)
+    body = [_op(_LOAD_WORD, _ARGUMENTS_AT + 8 * rule.argument + 4 * rule.high), _op(_AND, rule.mask)]
+    deny = _op(_RETURN, ERRNO | errno.EPERM)
+    if rule.only:
+        count = len(rule.values)
+        body += [*(_op(_EQUAL, value, count - index, 0) for index, value in enumerate(rule.values)), deny]
+    else:
+        body += [op for value in rule.values for op in (_op(_EQUAL, value, 0, 1), deny)]
     if not rule.unless:
         return body
     last = len(rule.unless) - 1
     passes = (_op(_EQUAL, each << 8, len(body) + last - index, 0) for index, each in enumerate(rule.unless))
     return [_op(_LOAD_WORD, _ARGUMENTS_AT + 8 * rule.argument), _op(_AND, _IOCTL_TYPE), *passes, *body]
-
-
-def _value_checks(rule: SyscallRule) -> list[bytes]:
-    code = [_op(_LOAD_WORD, _ARGUMENTS_AT + 8 * rule.argument + 4 * rule.high), _op(_AND, rule.mask)]
-    deny = _op(_RETURN, ERRNO | errno.EPERM)
-    if rule.only:
-        count = len(rule.values)
-        return [*code, *(_op(_EQUAL, value, count - index, 0) for index, value in enumerate(rule.values)), deny]
-    return [*code, *(op for value in rule.values for op in (_op(_EQUAL, value, 0, 1), deny))]
 
 
 def _op(code: int, operand: int, if_true: int = 0, if_false: int = 0) -> bytes:

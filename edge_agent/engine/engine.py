@@ -8,7 +8,7 @@ stuck if neither the probe nor any other job makes progress in time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge_agent.config import EngineConfig
@@ -16,8 +16,7 @@ from edge_agent.engine import protocol
 from edge_agent.engine.attached_bundles import AttachedBundles
 from edge_agent.engine.child_process import loop_time
 from edge_agent.engine.child_supervisor import STATE_WORDS, ChildSupervisor, EngineDependencies, EngineState
-from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, JobDispatcher
-from edge_agent.engine.job_queue import Reservation
+from edge_agent.engine.job_dispatch import BundleStats, JobDispatcher
 from edge_agent.engine.machine_limits import AcceleratorPolicy
 from edge_agent.engine.restart_policy import Quarantine
 from edge_agent.errors import EngineNotReady, ModelLoadFailed
@@ -143,48 +142,16 @@ class SupervisedEngine:
                 self.jobs.forget_bundle(digest)
                 self.child.send(protocol.DetachRequest(digest=digest))
 
-    @property
-    def _problem(self) -> str:
-        """What is wrong; empty if the engine is ready and no bundle on it has failed to attach."""
-        is_healthy = self.child.state is EngineState.READY and not any(map(self.bundles.has_failed, self.bundles))
-        return "" if is_healthy else self.child.problem
-
-    def reserve(self, digest: str, jobs: int, client: str) -> Reservation:
-        """Reserve queue places for `jobs` more inputs of this client. Raises CapacityError or ModelLoadFailed."""
-        self._require_ready(digest)
-        return self.jobs.reserve(jobs, client)
-
-    def events(
-        self, request: protocol.JobRequest, deadline: float, priority: int = 0, client: str = ""
-    ) -> AsyncGenerator[protocol.TextChunk | EngineAnswer, None]:
-        """Compute one input: yield its chunks, then its EngineAnswer. Leaving early cancels it.
-
-        Raises:
-            CallerError, CapacityError, ModelError: as the job ended.
-        """
-        self._require_ready(request.digest)
-        return self.jobs.events(request, deadline, priority, client)
-
-    def answer(
-        self,
-        request: protocol.JobRequest,
-        deadline: float,
-        priority: int = 0,
-        client: str = "",
-        reservation: Reservation | None = None,
-    ) -> Awaitable[EngineAnswer]:
-        """Compute one input of a task that writes no chunks; like `events`, at less cost."""
-        self._require_ready(request.digest)
-        return self.jobs.answer(request, deadline, priority, client, reservation)
-
-    def _require_ready(self, digest: str) -> None:
+    def require_ready(self, digest: str) -> None:
+        """Raise EngineNotReady, or the error of a bundle that failed to attach, unless that bundle answers now."""
         if self.ready(digest):
             return
         state = self.child.state
         if state is EngineState.FAILED:
             raise ModelLoadFailed(f"the model does not load: {self.child.problem}")
-        if state is EngineState.READY:
-            self.bundles.raise_failure(digest)
+        bundle = self.bundles.get(digest)
+        if state is EngineState.READY and bundle is not None and bundle.outcome.done():
+            bundle.outcome.result()  # raises, for a bundle that failed
         pause = self._config.restart_seconds_first
         raise EngineNotReady(f"the model is {STATE_WORDS[state]}", retry_seconds=pause, state=state.value)
 
@@ -230,6 +197,7 @@ class SupervisedEngine:
     def status(self) -> EngineStatus:
         """Describe the engine as it is now."""
         child, jobs = self.child, self.jobs
+        is_healthy = child.state is EngineState.READY and not any(map(self.bundles.has_failed, self.bundles))
         return EngineStatus(
             name=self.name,
             runtime=child.load.runtime,
@@ -238,7 +206,7 @@ class SupervisedEngine:
             resident_bytes=resident_bytes(child.pid),
             pending=len(jobs),
             restarts=child.restarts,
-            problem=self._problem,
+            problem="" if is_healthy else child.problem,
             device=child.device,
             shortfalls=child.shortfalls,
             digests=tuple(self.bundles),

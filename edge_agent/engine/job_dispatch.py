@@ -211,7 +211,7 @@ class JobDispatcher:
         return len(self._running)
 
     async def events(
-        self, request: protocol.JobRequest, deadline: float, priority: int, client: str
+        self, request: protocol.JobRequest, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[protocol.TextChunk | EngineAnswer, None]:
         """Compute one input: yield its chunks, then its EngineAnswer. Leaving early cancels it."""
         job = self._add_job(request, deadline, priority, client)
@@ -226,8 +226,8 @@ class JobDispatcher:
         self,
         request: protocol.JobRequest,
         deadline: float,
-        priority: int,
-        client: str,
+        priority: int = 0,
+        client: str = "",
         reservation: Reservation | None = None,
     ) -> EngineAnswer:
         """Compute one input of a task that writes no chunks; like `events`, at less cost."""
@@ -361,7 +361,14 @@ class JobDispatcher:
         reservation: Reservation | None = None,
     ) -> EngineJob:
         now = loop_time()
-        _require_frame_fits(request)
+        size = protocol.frame_bytes(request)
+        if size > protocol.FRAME_BYTES_MAX:  # the child would refuse the frame as invalid
+            raise InputTooLong(
+                f"the input takes {size} bytes on its way to the model's process; "
+                f"the limit is {protocol.FRAME_BYTES_MAX}",
+                bytes=size,
+                limit=protocol.FRAME_BYTES_MAX,
+            )
         if self._quarantine.refused_until:
             self._quarantine.check(request, now)
         request.priority = priority
@@ -424,14 +431,3 @@ class JobDispatcher:
         elif not job.finished:
             self._waiting.discard(job.request.job_id)
         self._job_forgotten.set()
-
-
-def _require_frame_fits(request: protocol.JobRequest) -> None:
-    """Raise InputTooLong for an input whose frame the child would refuse as invalid."""
-    size = protocol.frame_bytes(request)
-    if size > protocol.FRAME_BYTES_MAX:
-        raise InputTooLong(
-            f"the input takes {size} bytes on its way to the model's process; the limit is {protocol.FRAME_BYTES_MAX}",
-            bytes=size,
-            limit=protocol.FRAME_BYTES_MAX,
-        )

@@ -100,7 +100,11 @@ def available_memory(
         others: the other engines.
         root: where proc and sys are mounted.
     """
-    limits = [_free_in_machine(root), *(free for group in own_cgroups(root) for free in _free_in_cgroup(group))]
+    # What can be allocated without swapping, unused page cache included (proc(5)).
+    match = re.search(r"^MemAvailable: +(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
+    assert match, "Linux 3.14 and newer have MemAvailable"
+    free_in_machine = int(match[1]) * _BYTES_IN_KIB
+    limits = [free_in_machine, *(free for group in own_cgroups(root) for free in _free_in_cgroup(group))]
     free = min(limit - reserve for limit in limits) + own - sum(each.pending for each in others)
     return max(1, min(free, cap - sum(each.counted for each in others)) if cap else free)
 
@@ -115,13 +119,6 @@ def own_cgroups(root: Path = Path("/")) -> list[Path]:
     folder = mount / match[1]
     groups = [folder, *folder.parents]
     return groups[: groups.index(mount) + 1]
-
-
-def _free_in_machine(root: Path) -> int:
-    """Return MemAvailable of proc(5): what can be allocated without swapping, unused page cache included."""
-    match = re.search(r"^MemAvailable: +(\d+) kB$", (root / "proc/meminfo").read_text(), re.MULTILINE)
-    assert match, "Linux 3.14 and newer have MemAvailable"
-    return int(match[1]) * _BYTES_IN_KIB
 
 
 def _free_in_cgroup(group: Path) -> list[int]:

@@ -111,7 +111,8 @@ class MemoryCap:
     """The limit of one child, and the numbers that it follows from."""
 
     pid: int = 0
-    group: ChildGroup | None = None
+    group: Path | None = None
+    """The folder of its control group."""
     estimated_bytes: int = 0
     granted_bytes: int = 0
     """The part of the estimate that fitted into the available memory."""
@@ -138,13 +139,16 @@ class MemoryCap:
             resource.prlimit(self.pid, resource.RLIMIT_DATA, (soft, hard))
             self.limit_bytes = soft
         if self.group is not None:
-            self.group.limit(self.limit_bytes)
+            # The kernel kills a child that exceeds it and cannot give memory back.
+            with contextlib.suppress(OSError):
+                (self.group / "memory.max").write_text(str(self.limit_bytes))
         return MemoryGrant(available_bytes=available_bytes)
 
     def remove(self) -> None:
         """Remove the group after the end of the process."""
         if self.group is not None:
-            self.group.remove()
+            with contextlib.suppress(OSError):
+                self.group.rmdir()
 
     @property
     def summary(self) -> str:
@@ -167,24 +171,6 @@ class MemoryCap:
         }
 
 
-class ChildGroup:
-    """The control group of one child."""
-
-    def __init__(self, folder: Path) -> None:
-        """Use a folder that was made for it."""
-        self._folder = folder
-
-    def limit(self, size: int) -> None:
-        """Set the limit in bytes; the kernel kills a child that exceeds it and cannot give memory back."""
-        with contextlib.suppress(OSError):
-            (self._folder / "memory.max").write_text(str(size))
-
-    def remove(self) -> None:
-        """Remove it after the end of its process."""
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
-
-
 @functools.cache
 def delegated_cgroup(root: Path = Path("/")) -> Path | None:
     """Return the folder in which groups for children can be made; None = there is no such folder."""
@@ -205,8 +191,8 @@ def delegated_cgroup(root: Path = Path("/")) -> Path | None:
     return folder
 
 
-def make_child_group(folder: Path | None, pid: int) -> ChildGroup | None:
-    """Make a group and move a process into it; None = that is not possible."""
+def make_child_group(folder: Path | None, pid: int) -> Path | None:
+    """Make a control group and move a process into it; return its folder, None = that is not possible."""
     if folder is None:
         return None
     group = folder / f"{GROUP_PREFIX}{pid}"
@@ -217,4 +203,4 @@ def make_child_group(folder: Path | None, pid: int) -> ChildGroup | None:
         with contextlib.suppress(OSError):
             group.rmdir()
         return None
-    return ChildGroup(group)
+    return group

@@ -21,7 +21,7 @@ from edge_agent.config import EngineConfig
 from edge_agent.engine import machine_limits
 from edge_agent.engine.child_supervisor import ChildSupervisor, EngineDependencies, EngineState
 from edge_agent.engine.engine import EngineStatus, SupervisedEngine
-from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer
+from edge_agent.engine.job_dispatch import BundleStats, EngineAnswer, JobDispatcher
 from edge_agent.engine.job_queue import Reservation
 from edge_agent.engine.machine_limits import (
     CPU,
@@ -105,25 +105,6 @@ class EngineFactory:
 
     def create(self, manifest: Manifest, paths: Mapping[str, Path]) -> SupervisedEngine:
         """Return the engine for the base of a bundle, not started. Raises EngineNotReady."""
-        weights = paths.get("weights")
-        load = LoadRequest(
-            runtime=manifest.runtime,
-            weights=str(weights) if weights else "",
-            context_tokens=manifest.engine.context_tokens,
-            kv_type=manifest.engine.kv_type,
-            sequences_max=self._config.sequences_max,
-            prompt_cache_bytes_max=self._config.prompt_cache_bytes_max,
-            tune=self._config.tune,
-            readable=tuple(map(str, self.readable)),
-            memory_bytes_wanted=manifest.requires.memory_bytes,
-            device_index=_number_or_auto(self._config.gpu_index),
-            device_memory_bytes_max=self._config.gpu_memory_bytes_max,
-            gpu_layers=_number_or_auto(self._config.gpu_layers),
-        )
-        name, accelerators = f"{manifest.runtime}-{manifest.engine_key()[:8]}", self._accelerators_for(manifest)
-        return SupervisedEngine(name, load, self._config, self._quarantine, self._dependencies, accelerators)
-
-    def _accelerators_for(self, manifest: Manifest) -> AcceleratorPolicy:
         config = self._config
         try:
             support = self.detect_support(manifest.runtime)
@@ -134,7 +115,23 @@ class EngineFactory:
         for device in candidates:
             if device not in support.built:
                 accelerators.rule_out(device, f"the installed {manifest.runtime} library is not built for it")
-        return accelerators
+        weights = paths.get("weights")
+        load = LoadRequest(
+            runtime=manifest.runtime,
+            weights=str(weights) if weights else "",
+            context_tokens=manifest.engine.context_tokens,
+            kv_type=manifest.engine.kv_type,
+            sequences_max=config.sequences_max,
+            prompt_cache_bytes_max=config.prompt_cache_bytes_max,
+            tune=config.tune,
+            readable=tuple(map(str, self.readable)),
+            memory_bytes_wanted=manifest.requires.memory_bytes,
+            device_index=_number_or_auto(config.gpu_index),
+            device_memory_bytes_max=config.gpu_memory_bytes_max,
+            gpu_layers=_number_or_auto(config.gpu_layers),
+        )
+        name = f"{manifest.runtime}-{manifest.engine_key()[:8]}"
+        return SupervisedEngine(name, load, config, self._quarantine, self._dependencies, accelerators)
 
 
 class EnginePool:
@@ -194,7 +191,10 @@ class EnginePool:
             await self.detach(digest, drain_seconds=0)
         if self._stopped:
             raise EngineNotReady("the daemon is stopping")
-        engine = self._by_digest[digest] = self._get_or_create_engine(manifest, paths)
+        key = manifest.engine_key()
+        if key not in self._engines:
+            self._engines[key] = self.factory.create(manifest, paths)
+        engine = self._by_digest[digest] = self._engines[key]
         self._tasks[digest] = manifest.task.name
         self._assign_threads()
         message = AttachRequest(
@@ -204,11 +204,8 @@ class EnginePool:
             seconds_max=self._config.attach_seconds_max,
         )
         try:
-            if not keep:
-                await self._attach(engine, message)
-                return
             # When the daemon starts, models load one after the other, so that each measures its settings undisturbed.
-            async with self._loading:
+            async with self._loading if keep else contextlib.nullcontext():
                 await self._attach(engine, message)
         except BaseException:
             if not keep:
@@ -345,13 +342,19 @@ class EnginePool:
         Raises:
             CapacityError, ModelLoadFailed: the engine would not take all of them now.
         """
-        return self._require_engine(digest).reserve(digest, jobs, client)
+        return self._ready_jobs(digest).reserve(jobs, client)
 
     def events(
         self, request: JobRequest, deadline: float, priority: int = 0, client: str = ""
     ) -> AsyncGenerator[TextChunk | EngineAnswer, None]:
-        """Compute one input; see SupervisedEngine.events. `deadline`: on the loop's clock; `priority` 0 comes first."""
-        return self._require_engine(request.digest).events(request, deadline, priority, client)
+        """Compute one input: yield its chunks, then its EngineAnswer. Leaving early cancels it.
+
+        `deadline` is on the loop's clock; `priority` 0 comes first.
+
+        Raises:
+            CallerError, CapacityError, ModelError: as the job ended, or because the bundle does not answer now.
+        """
+        return self._ready_jobs(request.digest).events(request, deadline, priority, client)
 
     def answer(
         self,
@@ -361,8 +364,8 @@ class EnginePool:
         client: str = "",
         reservation: Reservation | None = None,
     ) -> Awaitable[EngineAnswer]:
-        """Compute one input of a task that writes no chunks; see SupervisedEngine.answer."""
-        return self._require_engine(request.digest).answer(request, deadline, priority, client, reservation)
+        """Compute one input of a task that writes no chunks; like `events`, at less cost."""
+        return self._ready_jobs(request.digest).answer(request, deadline, priority, client, reservation)
 
     def request_figures(self) -> None:
         """Ask the children for the use of their caches; `statuses` shows it when they have answered."""
@@ -388,17 +391,13 @@ class EnginePool:
         self._stopped = True
         await asyncio.gather(*(child.stop() for child in self.children))
 
-    def _require_engine(self, digest: str) -> SupervisedEngine:
+    def _ready_jobs(self, digest: str) -> JobDispatcher:
+        """Return the jobs of the engine of a bundle that answers now; see `SupervisedEngine.require_ready`."""
         engine = self._by_digest.get(digest)
         if engine is None:
             raise EngineNotReady("the model is not loaded yet")
-        return engine
-
-    def _get_or_create_engine(self, manifest: Manifest, paths: Mapping[str, Path]) -> SupervisedEngine:
-        key = manifest.engine_key()
-        if key not in self._engines:
-            self._engines[key] = self.factory.create(manifest, paths)
-        return self._engines[key]
+        engine.require_ready(digest)
+        return engine.jobs
 
     def _assign_threads(self) -> None:
         """Set the threads with which each engine starts next; a running child keeps its own until then."""

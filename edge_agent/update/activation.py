@@ -175,7 +175,9 @@ class Activation:
                 except EdgeAgentError as error:
                     if new:
                         await self._store.thread.run(self._store.remove, bundle.digest)
-                    raise _with_bundle_name(bundle, error) from None
+                    # The engine's message names only files.
+                    message = f"bundle {bundle.manifest.task.name} {bundle.manifest.version}: {error.message}"
+                    raise from_wire(error.reason, message, error.remedy, error.metadata) from None
             for name in self.problems.keys() & self.serving.keys():  # a shared file may be repaired now
                 self._load_in_background(self.serving[name])
             return bundle, new
@@ -376,12 +378,6 @@ class Activation:
     async def _attach(self, bundle: InstalledBundle, *, keep: bool) -> None:
         paths = await self._store.thread.run(self._store.paths, bundle)
         await self._engines.attach(bundle.digest, bundle.manifest, bundle.manifest_bytes, paths, keep)
-
-
-def _with_bundle_name(bundle: InstalledBundle, error: EdgeAgentError) -> EdgeAgentError:
-    """Return an engine's error with the name of the bundle, as the engine's message names only files."""
-    message = f"bundle {bundle.manifest.task.name} {bundle.manifest.version}: {error.message}"
-    return from_wire(error.reason, message, error.remedy, error.metadata)
 
 
 class TaskChanges:

@@ -222,11 +222,13 @@ class BundleIngest:
         artifacts = {artifact.sha256: artifact for artifact in manifest.artifacts}
         needed = {request.sha256: request.size_bytes for request in self._needed_files(raw)}
         self._show_progress(CopyProgress(f"{manifest.task.name} {manifest.version}", 0, sum(needed.values())))
-        with folder.blobs({sha256: artifact.size_bytes for sha256, artifact in artifacts.items()}) as members:
+        with folder.blobs({sha256: artifact.size_bytes for sha256, artifact in artifacts.items()}) as blobs:
+            members = {
+                sha256: _CountedMember(blob.path, blob.size_bytes, blob.open_fd, blob.offset, self._add_copied)
+                for sha256, blob in blobs.items()
+            }
             try:
-                bundle = self._store.admit(
-                    raw, {sha256: _counted_member(member, self._add_copied) for sha256, member in members.items()}
-                )
+                bundle = self._store.admit(raw, members)
             except (FileMissing, HashMismatch) as error:
                 raise self._incomplete_error(error, folder, manifest) from None
             except BundleUnreadable as error:
@@ -285,10 +287,6 @@ def _describe_fault(folder: RepositoryFolder, request: DownloadRequest) -> str:
     if size < request.size_bytes:
         return f"{name} is cut short, to {format_bytes(size)} of {format_bytes(request.size_bytes)}"
     return f"{name} is damaged"
-
-
-def _counted_member(member: BundleMember, count: Callable[[int], None]) -> BundleMember:
-    return _CountedMember(member.path, member.size_bytes, member.open_fd, member.offset, count)
 
 
 def _read_requests(path: Path) -> DownloadRequests | None:

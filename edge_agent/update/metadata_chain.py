@@ -147,7 +147,9 @@ def verify_chain(
             try:
                 updater.refresh()
             finally:
-                on_roots(_trusted_roots(scratch, root))
+                history = (scratch / "root_history").iterdir()
+                roots = {int(path.name.partition(".")[0]): path.read_bytes() for path in history}
+                on_roots({version: raw for version, raw in sorted(roots.items()) if raw != root})
             plan = _plan(source, updater.get_targetinfo(FILE_NAME))
         except (RepositoryError, DownloadError, *_HOSTILE_ERRORS) as error:
             raise _explain(error, source, fetcher.files) from None
@@ -186,12 +188,6 @@ def parse_next_root(previous: Metadata[Root], raw: bytes) -> Metadata[Root]:
     return root
 
 
-def _trusted_roots(scratch: Path, root: bytes) -> dict[int, bytes]:
-    """Return the roots that the client has trusted, without the first."""
-    roots = {int(path.name.partition(".")[0]): path.read_bytes() for path in (scratch / "root_history").iterdir()}
-    return {version: raw for version, raw in sorted(roots.items()) if raw != root}
-
-
 def _plan(source: RepositoryFolder, target: TargetFile | None) -> dict[str, bytes]:
     """Return the plan that the signed metadata name, by its path; nothing if they name none."""
     if target is None:
@@ -213,8 +209,13 @@ def _plan(source: RepositoryFolder, target: TargetFile | None) -> dict[str, byte
 def _explain(error: Exception, source: RepositoryFolder, files: Mapping[str, bytes]) -> UpdateError:
     """Return the error for a technician."""
     last = next(reversed(list(files)), TIMESTAMP)
-    if isinstance(error, ExpiredMetadataError):
-        return UpdateExpired(f"the update in {source.path} is no longer valid: {error}{_expiry_text(error, files)}")
+    if isinstance(error, ExpiredMetadataError):  # it names the role, whose signature was checked before
+        match = re.search("|".join(ROLES), str(error))
+        role = match.group() if match else ""
+        contents = [raw for name, raw in files.items() if name.endswith(f"{role}.json")]
+        expires = Metadata[Any].from_bytes(contents[-1]).signed.expires if contents else None
+        since = f" (since {expires:%Y-%m-%d %H:%M} UTC)" if expires else ""
+        return UpdateExpired(f"the update in {source.path} is no longer valid: {error}{since}")
     if isinstance(error, DownloadHTTPError):
         return UpdateIncomplete(f"{error} in {source.path}")
     if isinstance(error, DeserializationError):
@@ -227,14 +228,6 @@ def _explain(error: Exception, source: RepositoryFolder, files: Mapping[str, byt
 
 def _message_of(error: Exception) -> str:
     return str(error) or "it holds a number that cannot be signed"  # such as NaN, for which TUF's error has no message
-
-
-def _expiry_text(error: Exception, files: Mapping[str, bytes]) -> str:
-    """Return when the metadata expired; its signature was checked before that."""
-    match = re.search("|".join(ROLES), str(error))
-    role = match.group() if match else ""
-    contents = [raw for name, raw in files.items() if name.endswith(f"{role}.json")]
-    return f" (since {Metadata[Any].from_bytes(contents[-1]).signed.expires:%Y-%m-%d %H:%M} UTC)" if contents else ""
 
 
 METADATA, BLOBS = "metadata", "blobs"
@@ -416,37 +409,30 @@ class RootChain:
 
     def _connect(self, stored: dict[int, bytes]) -> dict[int, bytes]:
         """Return the stored roots if the site's first root is among them; otherwise start again with that one."""
-        raw, anchor = self._anchor()
-        version = anchor.signed.version
-        if version not in stored or _parse_stored(stored[version]).signed != anchor.signed:
-            self._records.add_roots({version: raw}, replace=True)
-            return {version: raw}
-        newest = anchor
-        for next_version in range(version + 1, max(stored) + 1):
-            newest = _next_root(newest, stored.get(next_version, b""))
-        return {number: raw for number, raw in stored.items() if number >= version}
-
-    def _anchor(self) -> tuple[bytes, Metadata[Root]]:
         try:
             raw = self._first.read_bytes()
-            return raw, parse_root(raw)
+            anchor = parse_root(raw)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             message = f"update.root_file: {self._first} is not a root of trust: {reason}"
             remedy = "Put the root.json there that the central team handed over with 'edge-convert keys'."
             raise ConfigInvalid(message, remedy=remedy, path=self._first) from None
+        version = anchor.signed.version
+        if version not in stored or _parse_stored(stored[version]).signed != anchor.signed:
+            self._records.add_roots({version: raw}, replace=True)
+            return {version: raw}
+        newest = anchor
+        try:
+            for next_version in range(version + 1, max(stored) + 1):
+                newest = parse_next_root(newest, stored.get(next_version, b""))
+        except ValueError as error:
+            raise _damaged_error(error) from None
+        return {number: raw for number, raw in stored.items() if number >= version}
 
 
 def _parse_stored(raw: bytes) -> Metadata[Root]:
     try:
         return parse_root(raw)
-    except ValueError as error:
-        raise _damaged_error(error) from None
-
-
-def _next_root(previous: Metadata[Root], raw: bytes) -> Metadata[Root]:
-    try:
-        return parse_next_root(previous, raw)
     except ValueError as error:
         raise _damaged_error(error) from None
 

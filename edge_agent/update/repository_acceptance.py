@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ from edge_agent.errors import (
 )
 from edge_agent.formats import plan
 from edge_agent.formats.manifest import MANIFEST_BYTES_MAX
-from edge_agent.formats.plan import FILE_NAME, BundleOffer, RolloutPlan
+from edge_agent.formats.plan import FILE_NAME, RolloutPlan
 from edge_agent.formats.repository_metadata import ISSUED_AT, TIMESTAMP, TIMESTAMP_BYTES_MAX
 from edge_agent.formats.signed_document import parse_timestamp
 from edge_agent.store.state_database import MetadataFloor, TrustTable
@@ -71,11 +71,6 @@ class _CacheKey(NamedTuple):
     root_version: int
 
 
-class _CachedVerification(NamedTuple):
-    verified: VerifiedRepository
-    expires: float
-
-
 class RepositoryTrust:
     """See the module. Synchronous; used on the store's thread."""
 
@@ -90,7 +85,7 @@ class RepositoryTrust:
         self._mirror_mark = config.state_dir / "trust" / "mirrored"
         """A file that exists once a repository in `incoming/` has been accepted."""
         self._roots = RootChain(Path(config.update.root_file), records)
-        self._cache: dict[_CacheKey, _CachedVerification] = {}
+        self._cache: dict[_CacheKey, VerifiedRepository] = {}
         """The result of the last verification; at most one."""
         self.problem: UpdateError | None = None
         """Why the repository in `incoming/` is not trusted; None = it is."""
@@ -112,7 +107,8 @@ class RepositoryTrust:
         self.problem = None
         try:
             verified = self._verify(RepositoryFolder(source))
-            self._mark_mirrored()
+            if not self._mirror_mark.exists():
+                write_durably(self._mirror_mark, b"The uplink has brought an update that was accepted.\n")
             return verified
         except UpdateError as error:
             self.problem = error
@@ -140,16 +136,12 @@ class RepositoryTrust:
             raise problem from None
         return verified if is_expected else replace(verified, problem=problem)
 
-    def _mark_mirrored(self) -> None:
-        if not self._mirror_mark.exists():
-            write_durably(self._mirror_mark, b"The uplink has brought an update that was accepted.\n")
-
     def _verify(self, source: RepositoryFolder) -> VerifiedRepository:
         root_version, root = self._roots.newest()
         key = _CacheKey(source.path, self._timestamp(source), root_version)
-        cached = self._cache.get(key)
-        if cached and self._is_still_valid(source, key, cached):
-            return cached.verified
+        cached, next_root = self._cache.get(key), metadata_chain.root_name(root_version + 1)
+        if cached and source.size(METADATA, next_root) < 0 and self._now() < cached.expires:
+            return cached
         self._roots.require_same_fleet(source)
         try:
             chain = metadata_chain.verify_chain(source, root, self._scratch_folder, self._roots.learn)
@@ -158,12 +150,8 @@ class RepositoryTrust:
         verified = self._check_floors(chain, source)
         self._keep(source, chain)
         newest, _ = self._roots.newest()
-        self._cache = {key._replace(root_version=newest): _CachedVerification(verified, chain.expires)}
+        self._cache = {key._replace(root_version=newest): verified}
         return verified
-
-    def _is_still_valid(self, source: RepositoryFolder, key: _CacheKey, cached: _CachedVerification) -> bool:
-        has_newer_root = source.size(METADATA, metadata_chain.root_name(key.root_version + 1)) >= 0
-        return not has_newer_root and self._now() < cached.expires
 
     def _check_floors(self, chain: MetadataChain, source: RepositoryFolder) -> VerifiedRepository:
         """Check verified metadata against the floors, and raise these."""
@@ -227,20 +215,14 @@ def _plan(chain: MetadataChain, bundles: Bundles) -> RolloutPlan | None:
         return None
     rollout_plan = plan.parse(chain.plan)
     signed = {(signed.task, digest) for digest, signed in bundles.items()}
-    for task, offer in _offers(rollout_plan):
-        if (task, offer.bundle) not in signed:
-            name = f"{task} {offer.version} ({offer.bundle[:12]})"
-            raise PlanInvalid(f"the plan names {name}, which is not signed for that task", digest=offer.bundle)
+    fleets = (*rollout_plan.channels.values(), *rollout_plan.sites.values())
+    task_plans = [item for fleet in fleets for item in fleet.tasks.items()]
+    for task, task_plan in task_plans:
+        for offer in task_plan.offers:
+            if (task, offer.bundle) not in signed:
+                name = f"{task} {offer.version} ({offer.bundle[:12]})"
+                raise PlanInvalid(f"the plan names {name}, which is not signed for that task", digest=offer.bundle)
     return rollout_plan
-
-
-def _offers(rollout_plan: RolloutPlan) -> Collection[tuple[str, BundleOffer]]:
-    tasks = [
-        item
-        for fleet in (*rollout_plan.channels.values(), *rollout_plan.sites.values())
-        for item in fleet.tasks.items()
-    ]
-    return [(task, offer) for task, task_plan in tasks for offer in task_plan.offers]
 
 
 _CONFLICT_REMEDY = "Have the central team find out who published it, and publish again: 'edge-convert verify-repo'."
@@ -293,8 +275,14 @@ def require_current(chain: MetadataChain, clock: float, signed: float, path: obj
     for role, metadata in chain.metadata.items():
         expires = metadata.signed.expires
         if expires.timestamp() <= max(clock, signed):
-            message = f"the update in {path} is no longer valid: '{role}' expired at {_format_time(expires)}"
-            raise UpdateExpired(f"{message}; {_clock_text(clock, signed)}", path=path, role=role)
+            clock_time, signed_time = (_format_time(datetime.fromtimestamp(at, UTC)) for at in (clock, signed))
+            message = (
+                f"the update in {path} is no longer valid: '{role}' expired at {_format_time(expires)};"
+                f" this machine's clock says {clock_time}"
+            )
+            if clock < signed:
+                message += f", but metadata was signed at {signed_time}, so it is at least that late"
+            raise UpdateExpired(message, path=path, role=role)
 
 
 def _require_listed(versions: Mapping[str, int], floor: Mapping[str, int], path: object) -> None:
@@ -324,14 +312,6 @@ def _signing_times(issued_at: float, floor: float) -> str:
     """Return both times in words, if they are known and differ; otherwise nothing."""
     signed, newest = (_format_time(datetime.fromtimestamp(at, UTC)) for at in (issued_at, floor))
     return f"made at {signed}, and there was one of {newest}; " if issued_at and signed != newest else ""
-
-
-def _clock_text(clock: float, signed: float) -> str:
-    clock_time = f"this machine's clock says {_format_time(datetime.fromtimestamp(clock, UTC))}"
-    signed_time = _format_time(datetime.fromtimestamp(signed, UTC))
-    if clock >= signed:
-        return clock_time
-    return f"{clock_time}, but metadata was signed at {signed_time}, so it is at least that late"
 
 
 def _format_time(at: datetime) -> str:

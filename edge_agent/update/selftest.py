@@ -103,7 +103,7 @@ class SelfTestRunner:
 
     async def run(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
         """Test a bundle under the plan's limits. Every failure is returned as an outcome."""
-        self._running = asyncio.create_task(self._run_in_time(bundle, plan))
+        self._running = asyncio.create_task(self._run(bundle, plan))
         try:
             return await self._running
         except asyncio.CancelledError:
@@ -113,29 +113,26 @@ class SelfTestRunner:
         finally:
             self._running = None
 
-    async def _run_in_time(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
+    async def _run(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
         try:
             async with asyncio.timeout(self._seconds_max):
-                return await self._run(bundle, plan)
+                paths = await self._store.thread.run(self._store.paths, bundle)
+                golden_path = paths.get("golden")
+                test = SelfTest(
+                    cases=await asyncio.to_thread(_read_cases, golden_path) if golden_path else (),
+                    vector=bundle.manifest.task.kind == "embed",
+                    latency_percent_max=plan.probation.latency_percent_max,
+                    answer_seconds_max=self._seconds_max,
+                    memory_bytes_wanted=bundle.manifest.requires.memory_bytes,
+                )
+                incumbent = self._activation.serving.get(bundle.manifest.task.name)
+                async with self._load_for_test(bundle, paths, self._seconds_max) as candidate:
+                    return await run_selftest(test, candidate, self._serving(incumbent) if incumbent else None)
         except TimeoutError:
             message = f"the self-test did not end within {self._seconds_max:g} s"
             return StepOutcome(StepResult.FAILED, "SELF_TEST_TOO_LONG", message)
         except EdgeAgentError as error:
             return classify_error(error)
-
-    async def _run(self, bundle: InstalledBundle, plan: TaskPlan) -> StepOutcome:
-        paths = await self._store.thread.run(self._store.paths, bundle)
-        golden_path = paths.get("golden")
-        test = SelfTest(
-            cases=await asyncio.to_thread(_read_cases, golden_path) if golden_path else (),
-            vector=bundle.manifest.task.kind == "embed",
-            latency_percent_max=plan.probation.latency_percent_max,
-            answer_seconds_max=self._seconds_max,
-            memory_bytes_wanted=bundle.manifest.requires.memory_bytes,
-        )
-        incumbent = self._activation.serving.get(bundle.manifest.task.name)
-        async with self._load_for_test(bundle, paths, self._seconds_max) as candidate:
-            return await run_selftest(test, candidate, self._serving(incumbent) if incumbent else None)
 
 
 def _read_cases(path: Path) -> Sequence[GoldenCase]:

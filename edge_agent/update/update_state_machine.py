@@ -266,16 +266,11 @@ def _current_row(
 
 def _decide_answering(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
     """Decide about a candidate that answers."""
-    if row.state == "probation":
-        return _decide_probation(row, facts, now)
     if row.state == "done":
         return row, UpdateAction.NOTHING
-    # It answered before the plan wanted it, or an operator activated it.
-    reason = ("BY_HAND", CHOSEN_MESSAGE) if row.incumbent != row.candidate else ()
-    return _in_state(row, "done", now, *reason), UpdateAction.NOTHING
-
-
-def _decide_probation(row: UpdateProgress, facts: TaskFacts, now: float) -> Decision:
+    if row.state != "probation":  # it answered before the plan wanted it, or an operator activated it
+        reason = ("BY_HAND", CHOSEN_MESSAGE) if row.incumbent != row.candidate else ()
+        return _in_state(row, "done", now, *reason), UpdateAction.NOTHING
     if row.reason:  # it has failed, and the rollback was interrupted or failed
         return row, UpdateAction.ROLL_BACK if facts.may_retry else UpdateAction.NOTHING
     if facts.probation_outcome is None:

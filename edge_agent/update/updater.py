@@ -350,17 +350,9 @@ class TaskUpdates:
         )
         if desired is None or desired.bundle is None:
             return facts
-        return await self._with_candidate(facts, row, desired, context)
-
-    async def _with_candidate(
-        self, facts: TaskFacts, row: UpdateProgress | None, desired: DesiredState, context: UpdateContext
-    ) -> TaskFacts:
-        """Add the facts about the bundle that the plan wants."""
-        assert desired.bundle is not None, "called only with one"
-        digest = desired.bundle
-        installed = any(bundle.digest == digest for bundle in self._activation.inventory.bundles)
+        installed = any(bundle.digest == desired.bundle for bundle in self._activation.inventory.bundles)
         local = time.localtime(self._now())
-        facts = facts if installed else await self._with_missing_files(facts, digest, context)
+        facts = facts if installed else await self._with_missing_files(facts, desired.bundle, context)
         short_bytes = self._shortage(row) if facts.short_bytes is None else facts.short_bytes
         return replace(
             facts,
@@ -387,8 +379,7 @@ class TaskUpdates:
         facts = replace(facts, missing=missing.amount, download=blocker)
         if blocker is None or not blocker.disk_full:
             return facts
-        short_bytes = self._ingest.download_shortage(missing.bytes)
-        return replace(facts, disk=str(self._incoming), short_bytes=short_bytes)
+        return replace(facts, disk=str(self._incoming), short_bytes=self._ingest.download_shortage(missing.bytes))
 
     def _shortage(self, row: UpdateProgress | None) -> int | None:
         """Return the bytes to free for a bundle for which the store's disk was too full; None = unknown."""
@@ -404,26 +395,22 @@ class TaskUpdates:
         except (BundleError, UpdateError, SiteError) as error:
             repairable = not isinstance(error, BundleError) or error.reason in REPAIRABLE
             outcome = StepOutcome(StepResult.BLOCKED if repairable else StepResult.FAILED, error.reason, error.message)
-            await self._record_failure(self._row_after_failed_admission(row, outcome, error, folder))
+            if "needed" in error.metadata:
+                self._needed_bytes[row.task] = int(error.metadata["needed"]) + int(error.metadata["reserve"])
+            facts = TaskFacts(
+                active="",
+                importing=folder != self._incoming,
+                download=self._dependencies.download_blocker(),
+                disk=str(self._config.state_dir),
+                short_bytes=self._shortage(replace(row, reason=error.reason)) or None,
+            )
+            failed_row = update_state_machine.after_failed_admission(row, outcome, self._now(), facts)
+            await self._record_failure(failed_row)
             return False
         self._needed_bytes.pop(row.task, None)
         self._retry_at.pop(row.task, None)
         log.info("update_admitted", task=row.task, version=row.version, digest=row.candidate)
         return True
-
-    def _row_after_failed_admission(
-        self, row: UpdateProgress, outcome: StepOutcome, error: EdgeAgentError, folder: Path
-    ) -> UpdateProgress:
-        if "needed" in error.metadata:
-            self._needed_bytes[row.task] = int(error.metadata["needed"]) + int(error.metadata["reserve"])
-        facts = TaskFacts(
-            active="",
-            importing=folder != self._incoming,
-            download=self._dependencies.download_blocker(),
-            disk=str(self._config.state_dir),
-            short_bytes=self._shortage(replace(row, reason=error.reason)) or None,
-        )
-        return update_state_machine.after_failed_admission(row, outcome, self._now(), facts)
 
     async def test_and_switch(self, task: str, desired: DesiredState, context: UpdateContext) -> None:
         """Test the candidate, if that is still due, and activate it. Raises SiteError if the journal is not written."""

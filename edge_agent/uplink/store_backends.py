@@ -10,7 +10,6 @@ import pwd
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -292,23 +291,13 @@ class _TimedRequest:
         self.limit.reschedule(self._initial_limit + seconds)
 
 
-@dataclass(frozen=True)
-class _StoreAddress:
-    """A store in the configuration; `prefix` is that of its keys."""
-
-    prefix: str
-    url: str
-    options: dict[str, str]
-    credentials_file: str
-
-
 def open_examples_store(config: UplinkConfig) -> ObjectStore | None:
     """Return the store for examples; None = none is configured. No request is made yet.
 
     Raises:
         ConfigInvalid: no store supports the URL, or the credential file is invalid or readable for others.
     """
-    return _open(_StoreAddress("", config.url, config.options, config.credentials_file), config)
+    return _open(config, "", config.url, config.options, config.credentials_file)
 
 
 def open_updates_store(config: UplinkConfig) -> ObjectStore | None:
@@ -317,8 +306,7 @@ def open_updates_store(config: UplinkConfig) -> ObjectStore | None:
     Raises:
         ConfigInvalid: as for `open_examples_store`.
     """
-    address = _StoreAddress("updates_", config.updates_url, config.updates_options, config.updates_credentials_file)
-    return _open(address, config)
+    return _open(config, "updates_", config.updates_url, config.updates_options, config.updates_credentials_file)
 
 
 def store_identities(config: UplinkConfig) -> tuple[str, str]:
@@ -334,14 +322,19 @@ def _identity(url: str, options: dict[str, str]) -> str:
     return f"{parts.scheme}://{parts.netloc} {options.get('endpoint', '')}".strip() if parts.netloc else url
 
 
-def _open(address: _StoreAddress, config: UplinkConfig) -> ObjectStore | None:
-    url = address.url
+def _open(
+    config: UplinkConfig, prefix: str, url: str, options: dict[str, str], credentials_file: str
+) -> ObjectStore | None:
+    """Return a store; `prefix` is that of its keys in the configuration."""
     if not url:
         return None
     folder = store_folder(url)
     if folder:
         return FolderStore(folder)
-    return BucketStore(_display_name(url), _open_bucket(address), config, tag_is_md5=url.startswith(_MD5_TAG_SCHEMES))
+    parts = urlsplit(url)
+    name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"  # an IPv6 address in brackets
+    bucket = _open_bucket(prefix, url, options, credentials_file)
+    return BucketStore(name, bucket, config, tag_is_md5=url.startswith(_MD5_TAG_SCHEMES))
 
 
 def read_credentials(path: Path, prefix: str) -> dict[str, str]:
@@ -372,9 +365,9 @@ def read_credentials(path: Path, prefix: str) -> dict[str, str]:
     return credentials
 
 
-def _open_bucket(address: _StoreAddress) -> Any:
-    secrets = read_credentials(Path(address.credentials_file), address.prefix) if address.credentials_file else {}
-    options: dict[str, Any] = {**address.options, **secrets}
+def _open_bucket(prefix: str, url: str, settings: dict[str, str], credentials_file: str) -> Any:
+    secrets = read_credentials(Path(credentials_file), prefix) if credentials_file else {}
+    options: dict[str, Any] = {**settings, **secrets}
     headers = {name: options.pop(name) for name in _HEADERS if name in options}
     # BucketStore sets a time limit by size; the caller retries.
     client: dict[str, Any] = {"timeout": timedelta(days=1), "connect_timeout": timedelta(seconds=10)}
@@ -388,15 +381,15 @@ def _open_bucket(address: _StoreAddress) -> Any:
         client["root_certificate"] = _read_certificate(Path(ca_file))
     opener: Any = from_url
     try:
-        return opener(address.url, config=options or None, client_options=client, retry_config={"max_retries": 0})
+        return opener(url, config=options or None, client_options=client, retry_config={"max_retries": 0})
     except (BaseError, ValueError, TypeError) as error:
         if _NO_CA_CERTIFICATES in str(error):
             message = "uplink: this machine has no CA certificates, so it cannot verify servers"
             raise ConfigInvalid(message, remedy="Install the system's: apt install ca-certificates.") from None
         # The library's message may contain secret values; its class does not.
-        settings = f"{address.prefix}url, its options or its credential ({type(error).__name__})"
-        message = f"uplink: the store does not accept this {settings}"
-        remedy = f"Known names of {urlsplit(address.url).scheme}:// are those of obstore; given: {sorted(options)}."
+        fault = f"{prefix}url, its options or its credential ({type(error).__name__})"
+        message = f"uplink: the store does not accept this {fault}"
+        remedy = f"Known names of {urlsplit(url).scheme}:// are those of obstore; given: {sorted(options)}."
         raise ConfigInvalid(message, remedy=remedy) from None
 
 
@@ -406,8 +399,3 @@ def _read_certificate(path: Path) -> bytes:
     except OSError as error:
         message = f"cannot read uplink.options.root_certificate_file {path}: {error.strerror}"
         raise ConfigInvalid(message, remedy="A file with certificates in PEM.") from None
-
-
-def _display_name(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"  # an IPv6 address in brackets

@@ -161,7 +161,8 @@ class TransferLoop:
         for store in state.links.keys() - self._given_up:
             state.links[store] = connectivity.after_time_passed(state.links[store], now)
         if now >= state.scan_at:
-            if now >= state.paused_until or self._has_rights_again():
+            # A pause also ends when this user has the rights whose lack caused it.
+            if now >= state.paused_until or (self._denied_path is not None and _has_rights(self._denied_path)):
                 self._scan(now)
             else:
                 state.scan_at = now + self._config.scan_seconds
@@ -176,9 +177,8 @@ class TransferLoop:
     def publish(self, *, force: bool = False) -> None:
         """Write `uplink.json` if it changed or is old; `force` = in any case."""
         state, running = self._state, self._clocks.running()
-        links = tuple((link.state, link.failures) for link in state.links.values())
         snapshot = (
-            links,
+            tuple((link.state, link.failures) for link in state.links.values()),
             tuple(state.set_aside),
             tuple((key, problem.reason) for key, problem in state.problems.items()),
         )
@@ -202,7 +202,12 @@ class TransferLoop:
     # --- what there is ------------------------------------------------------------------------------------------------
 
     def _view(self, now: float) -> transfer_schedule.ScheduleInput:
-        state = self._state
+        state, downloads = self._state, None
+        if self._updates is not None:
+            link, next_blob = self._link(self._updates_id), self._next_blob()
+            downloads = transfer_schedule.DownloadInput(
+                link, state.downloads_bandwidth, next_blob, state.refresh_at, state.held_until
+            )
         return transfer_schedule.ScheduleInput(
             now=now,
             connectivity=self._link(self._examples_id or self._updates_id),
@@ -216,17 +221,8 @@ class TransferLoop:
             scan_at=state.scan_at,
             paused_until=state.paused_until,
             uploads=self._upstream is not None,
-            downloads=self._downloads(),
+            downloads=downloads,
             lead_seconds=state.lead_seconds,
-        )
-
-    def _downloads(self) -> transfer_schedule.DownloadInput | None:
-        state = self._state
-        if self._updates is None:
-            return None
-        link = self._link(self._updates_id)
-        return transfer_schedule.DownloadInput(
-            link, state.downloads_bandwidth, self._next_blob(), state.refresh_at, state.held_until
         )
 
     def _link(self, store: str) -> Connectivity:
@@ -296,11 +292,16 @@ class TransferLoop:
 
     async def _perform(self, action: transfer_schedule.TransferAction) -> bool:
         """Perform an action; return whether the store answered."""
-        now = self._clocks.running()
-        if self._updates and action.kind == "pull":
-            return await self._updates.pull(action.name, now)
-        if self._updates and action.kind == "refresh":
-            return await self._refresh(self._updates, now)
+        state, updates, now = self._state, self._updates, self._clocks.running()
+        if updates and action.kind == "pull":
+            return await updates.pull(action.name, now)
+        if updates and action.kind == "refresh":
+            state.refresh_at = now + self._config.updates_seconds
+            if await updates.refresh(now):
+                log.info("metadata_fetched", repository=updates.name)
+                # The central team may have fixed what was missing or wrong.
+                state.set_aside = {name: item for name, item in state.set_aside.items() if not is_blob(name)}
+            return True
         if self._uploader is None:
             return False
         if action.kind == "send":
@@ -308,15 +309,6 @@ class TransferLoop:
         if action.kind == "heartbeat":
             return await self._uploader.send_status()
         return await self._uploader.fetch_receipts()
-
-    async def _refresh(self, updates: UpdateDownloader, now: float) -> bool:
-        state = self._state
-        state.refresh_at = now + self._config.updates_seconds
-        if await updates.refresh(now):
-            log.info("metadata_fetched", repository=updates.name)
-            # The central team may have fixed what was missing or wrong.
-            state.set_aside = {name: item for name, item in state.set_aside.items() if not is_blob(name)}
-        return True
 
     # --- learning from it ---------------------------------------------------------------------------------------------
 
@@ -365,9 +357,15 @@ class TransferLoop:
             self._record_update_failure(action, error)
         elif isinstance(error, LOCAL_FAULTS):
             self._pause("disk", error, DISK_PAUSE_SECONDS)
-            self._denied_path = _denied_path_of(error)
+            path = Path(error.metadata.get("path") or "/")
+            self._denied_path = None if isinstance(error, DiskFull) or _has_rights(path) else path
         else:
-            self._record_store_failure(store, error)
+            now, links = self._clocks.running(), self._state.links
+            links[store] = connectivity.after_failure(links[store], now, self._backoff, self._clocks.chance())
+            retry_seconds = round(links[store].retry_at - now, 1)
+            log.warning(links[store].state, again_in_seconds=retry_seconds, **error_fields(error))
+            self._state.problems[store] = error
+            self._given_up |= {store} if self._tries_once else set()
 
     def _record_update_failure(self, action: transfer_schedule.TransferAction, error: EdgeAgentError) -> None:
         """Defer an item that is wrong in the repository or lacks room here; everything else continues."""
@@ -394,14 +392,6 @@ class TransferLoop:
                 pause = self._backoff.pause_seconds(state.pull_failures, self._clocks.chance())
                 state.held_until = self._clocks.running() + pause
 
-    def _record_store_failure(self, store: str, error: EdgeAgentError) -> None:
-        now, links = self._clocks.running(), self._state.links
-        links[store] = connectivity.after_failure(links[store], now, self._backoff, self._clocks.chance())
-        retry_seconds = round(links[store].retry_at - now, 1)
-        log.warning(links[store].state, again_in_seconds=retry_seconds, **error_fields(error))
-        self._state.problems[store] = error
-        self._given_up |= {store} if self._tries_once else set()
-
     def _pause(self, kind: str, error: EdgeAgentError, seconds: float) -> None:
         state, now = self._state, self._clocks.running()
         state.paused_until, state.scan_at = now + seconds, now + min(seconds, self._config.scan_seconds)
@@ -409,10 +399,6 @@ class TransferLoop:
         if previous is None or kind == "disk" or previous.message != error.message:
             log.error("disk_failed", again_in_seconds=seconds, **error_fields(error))
         state.problems[kind], self._denied_path = error, None
-
-    def _has_rights_again(self) -> bool:
-        """Return whether this user now has the rights whose lack caused the pause."""
-        return self._denied_path is not None and _has_rights(self._denied_path)
 
     def _uplink_state(self, running: float) -> uplink_state.UplinkState:
         state, updates = self._state, self._updates
@@ -423,12 +409,6 @@ class TransferLoop:
             )
         link = state.links[self._examples_id or self._updates_id]
         return build_uplink_state(state, link, self._targets.name, downloads, (self._clocks.now(), running))
-
-
-def _denied_path_of(error: EdgeAgentError) -> Path | None:
-    """Return the path of an error if this user has no rights to it."""
-    path = Path(error.metadata.get("path") or "/")
-    return None if isinstance(error, DiskFull) or _has_rights(path) else path
 
 
 def _has_rights(path: Path) -> bool:

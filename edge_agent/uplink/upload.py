@@ -80,9 +80,11 @@ class UploadLog:
         """
         if self._fd < 0:
             self._rewrite()
+        line = _line(stem, at)
         with exchange_errors(self._path):
             try:
-                _write_all(self._fd, _line(stem, at))
+                while line:  # a disk that becomes full may take only a part of it
+                    line = line[os.write(self._fd, line) :]
                 os.fsync(self._fd)
             except OSError:
                 # The content on the disk is unknown: the whole file is rewritten before the next line.
@@ -157,12 +159,6 @@ def _take_lock(lock: int, folder: Path) -> None:
     with contextlib.suppress(OSError):  # the process id is informative only; a full disk must not prevent the start
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-
-
-def _write_all(fd: int, line: bytes) -> None:
-    """Write a line completely; a disk that becomes full may take only a part of it."""
-    while line:
-        line = line[os.write(fd, line) :]
 
 
 def _line(stem: str, at: float) -> bytes:
@@ -308,16 +304,12 @@ async def upload_replacing(store: ObjectStore, key: str, content: bytes) -> int:
         CapacityError, SiteError: the store does not accept it now.
     """
     tag = await store.put(key, content)
-    await _verify(store, key, content, tag)
-    return len(content)
-
-
-async def _verify(store: ObjectStore, key: str, content: bytes, tag: str) -> None:
     existing = await store.head(key)
     if existing is None or not await _holds(store, key, existing, content, tag):
         size = "nothing" if existing is None else f"{existing.size} bytes"
         message = f"{store.name}: {key} has {size} after the upload of {len(content)} bytes, or other content"
         raise UpstreamFailed(message, key=key)
+    return len(content)
 
 
 async def _holds(store: ObjectStore, key: str, existing: ObjectMetadata, content: bytes, tag: str) -> bool:

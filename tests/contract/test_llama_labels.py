@@ -175,8 +175,7 @@ def test_label_scores_are_the_same_next_to_other_jobs(runtime: LlamaRuntime, nam
 def shared(tree: LabelTree, position: int) -> Iterator[list[BatchPart]]:
     """Yield the steps of a tree."""
     for chunk in tree.chunks(ROWS_MAX, ROWS_MAX):
-        ways = range(1, chunk.branches + 1)
-        yield [BranchRows(ways, position, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
+        yield [BranchRows(range(1, chunk.branches + 1), position, chunk)]
 
 
 def apart(tree: LabelTree, position: int) -> Iterator[list[BatchPart]]:

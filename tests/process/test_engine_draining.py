@@ -65,12 +65,12 @@ async def test_draining_engine_finishes_with_its_last_child() -> None:
     child starts."""
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
-        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
+        slow = asyncio.ensure_future(engine.jobs.answer(run("!slow 100 refund"), loop_time() + 10))
         await turns()
         engine.child.drain()
         assert (await slow).result.scores[0] > 0.5
-        assert (await engine.answer(run("refund", "next"), loop_time() + 10)).result.scores[0] > 0.5
-        cut = asyncio.ensure_future(engine.answer(run("!slow 5000 refund"), loop_time() + 10))
+        assert (await engine.jobs.answer(run("refund", "next"), loop_time() + 10)).result.scores[0] > 0.5
+        cut = asyncio.ensure_future(engine.jobs.answer(run("!slow 5000 refund"), loop_time() + 10))
         await eventually(lambda: engine.jobs.in_flight == 1)
         os.kill(engine.child.pid, signal.SIGKILL)
         with pytest.raises(EngineNotReady, match="stopping"):
@@ -83,7 +83,7 @@ async def test_restart_of_a_draining_engine_is_refused() -> None:
     """A restart of a draining engine is refused, and the running call is answered."""
     async with engine_of() as engine:
         await engine.attach(CLASSIFIER)
-        slow = asyncio.ensure_future(engine.answer(run("!slow 100 refund"), loop_time() + 10))
+        slow = asyncio.ensure_future(engine.jobs.answer(run("!slow 100 refund"), loop_time() + 10))
         await eventually(lambda: engine.jobs.in_flight == 1)
         engine.child.drain()
         child = engine.child.pid
@@ -115,7 +115,7 @@ async def test_drain_during_a_start_attaches_or_refuses(turn: int) -> None:
         except EngineNotReady:
             await assert_ended(engine)
         else:
-            assert (await engine.answer(run("refund"), loop_time() + 10)).result.scores[0] > 0.5
+            assert (await engine.jobs.answer(run("refund"), loop_time() + 10)).result.scores[0] > 0.5
 
 
 async def test_drain_at_the_death_of_a_child_skips_the_backoff() -> None:

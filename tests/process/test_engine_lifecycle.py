@@ -143,7 +143,7 @@ async def test_engine_starts_when_memory_is_available_again() -> None:
         await eventually(lambda: engine.status().load_failures > CONFIG.load_failures_max)
         await eventually(lambda: "is available" in engine.failure("classify"))
         with pytest.raises(EngineNotReady):
-            engine.reserve("classify", 1, "till")
+            engine.require_ready("classify")
         available[0] = 2**40
         await eventually(lambda: engine.ready("classify"))
         assert "" == engine.failure("classify")
@@ -361,7 +361,7 @@ async def test_error_in_the_change_callback_does_not_affect_the_engine() -> None
     async with engine_of(lambda: None, faults(1000)) as engine, asyncio.timeout(60):
         await engine.attach(AttachRequest(digest="classify", manifest=encode(CLASSIFY), paths={}))
         assert (0, True) == (engine.child.restarts, engine.ready("classify"))
-        assert (await engine.answer(run("refund"), loop_time() + 10)).result.scores[0] > 0.5
+        assert (await engine.jobs.answer(run("refund"), loop_time() + 10)).result.scores[0] > 0.5
 
 
 @pytest.mark.parametrize("abandoned", [GENERATE, NEEDY])

@@ -23,20 +23,32 @@ from edge_agent.errors import CapacityError, EdgeAgentError, EmptyInput, InputTo
 from edge_agent.formats.manifest import Manifest
 
 
-class Runtime(Protocol):
-    """One loaded base and the bundles attached to it."""
+def no_cancellations(jobs: Collection[str]) -> bool:
+    """Report no cancellations, for a runtime without a mailbox."""
+    del jobs
+    return False
 
-    device: str
-    threads: int
+
+def unlimited_memory(needed_bytes: int, available: int, headroom: int = 0) -> int:
+    """Return what was available before, for a runtime without memory limits."""
+    del needed_bytes, headroom
+    return available
+
+
+class Runtime(Protocol):
+    """One loaded base and the bundles attached to it. Runtimes inherit the defaults: no mailbox, no limit, no cache."""
+
+    device: str = "cpu"
+    threads: int = 0
     """Threads that compute now; 0 = always those of the LoadRequest."""
-    mailbox: int
+    mailbox: int = -1
     """Descriptor that is readable when the caller has sent a message, -1 for none: a step that only waits for other
     threads ends then."""
-    poll_cancellations: Callable[[Collection[str]], bool]
+    poll_cancellations: Callable[[Collection[str]], bool] = staticmethod(no_cancellations)
     """Reads the mailbox on another thread while a step computes; true if one of these jobs was cancelled, or the caller
     is gone. The messages are handled after the step."""
 
-    request_memory: Callable[[int, int, int], int]
+    request_memory: Callable[[int, int, int], int] = staticmethod(unlimited_memory)
     """Reports how much memory the runtime will take, before a library opens a file, and returns how much is available.
     All in bytes: (total with what is about to be loaded, available before, headroom for long inputs)."""
 
@@ -66,6 +78,7 @@ class Runtime(Protocol):
 
     def tidy(self) -> None:
         """Do work that the answers of a step need not wait for; called after they were sent."""
+        return
 
     @property
     def busy(self) -> bool:
@@ -74,6 +87,7 @@ class Runtime(Protocol):
     @property
     def cache_use(self) -> CacheUse | None:
         """What the cache of keys and values holds; None without one."""
+        return None
 
     def close(self) -> None:
         """Free the model."""
@@ -95,18 +109,6 @@ def create(name: str) -> Runtime:
 
 class DeviceLost(Exception):
     """The device of a runtime failed. No job is to blame, and the process must end."""
-
-
-def no_cancellations(jobs: Collection[str]) -> bool:
-    """Report no cancellations, for a runtime without a mailbox."""
-    del jobs
-    return False
-
-
-def unlimited_memory(needed_bytes: int, available: int, headroom: int = 0) -> int:
-    """Return what was available before, for a runtime without memory limits."""
-    del needed_bytes, headroom
-    return available
 
 
 def check_input_length(tokens: int, limit: int) -> None:

@@ -37,13 +37,7 @@ from edge_agent.engine.protocol import (
     TextChunk,
     own_questions,
 )
-from edge_agent.engine.runtimes import (
-    cancellation_report,
-    check_input_length,
-    failure_report,
-    no_cancellations,
-    unlimited_memory,
-)
+from edge_agent.engine.runtimes import Runtime, cancellation_report, check_input_length, failure_report
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 from edge_agent.formats.calibration import tag_types
 from edge_agent.formats.manifest import LABEL_KINDS, SCORED_KINDS, Manifest
@@ -62,17 +56,11 @@ class _EchoJob:
     next_word: int = 0
 
 
-class EchoRuntime:
+class EchoRuntime(Runtime):
     """Splits on white space: a word is a token."""
-
-    mailbox = -1
-    poll_cancellations = staticmethod(no_cancellations)
-    request_memory = staticmethod(unlimited_memory)
-    threads = 0
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
-        self.device = "cpu"
         self._bundles: dict[str, Manifest] = {}
         self._jobs: dict[str, _EchoJob] = {}
         self._job_counts: dict[str, int] = {}
@@ -128,17 +116,10 @@ class EchoRuntime:
         """Drop a job."""
         return [cancellation_report(job_id)] if self._jobs.pop(job_id, None) else []
 
-    def tidy(self) -> None:
-        """Do nothing: answers leave nothing behind."""
-
     @property
     def busy(self) -> bool:
         """True while a job is unfinished."""
         return bool(self._jobs)
-
-    @property
-    def cache_use(self) -> None:
-        """There is no cache."""
 
     def step(self) -> list[Event]:
         """Write one word of every generation; finish everything else."""

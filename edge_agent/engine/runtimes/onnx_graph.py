@@ -22,6 +22,7 @@ damaged files are left to onnxruntime to refuse.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import re
@@ -194,23 +195,17 @@ def check_graph(weights: str) -> None:
         return
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # goes with the last view of it
-    try:
-        _check_model(memoryview(data), path.name)
-    except _DamagedGraph:
-        return
-
-
-def _check_model(model: _Message, name: str) -> None:
     graphs, functions = [], {}
-    for number, value in _fields(model):
-        if number == 7 and isinstance(value, _Message):
-            graphs.append(value)
-        elif number == 25 and isinstance(value, _Message):
-            parts = dict(_fields(value))
-            functions[_text(parts.get(10)), _text(parts.get(1))] = value
-    count = _GraphCount(name, functions)
-    for graph in graphs:
-        _check_graph(graph, count, 1, {})
+    with contextlib.suppress(_DamagedGraph):
+        for number, value in _fields(memoryview(data)):
+            if number == 7 and isinstance(value, _Message):
+                graphs.append(value)
+            elif number == 25 and isinstance(value, _Message):
+                parts = dict(_fields(value))
+                functions[_text(parts.get(10)), _text(parts.get(1))] = value
+        count = _GraphCount(path.name, functions)
+        for graph in graphs:
+            _check_graph(graph, count, 1, {})
 
 
 def _check_graph(graph: _Message, count: _GraphCount, depth: int, outer: Mapping[bytes, _KnownConstant]) -> None:
@@ -286,7 +281,7 @@ def _computed_constant(
     if kind in _SHAPED_BY_ATTRIBUTE:
         elements = _product(_integers(node.attributes[b"shape"])) if b"shape" in node.attributes else 0.0
     else:
-        elements = _SIZES.get(kind, _unknown_size)([constants.get(each) for each in node.inputs])
+        elements = _SIZES[kind]([constants.get(each) for each in node.inputs]) if kind in _SIZES else 0.0
     if elements > CONSTANT_ELEMENTS_MAX:
         raise _limit_error(count, f"a node {kind} that makes {elements:.0f} elements", elements, CONSTANT_ELEMENTS_MAX)
     return _KnownConstant(int(elements)) if elements else None
@@ -299,15 +294,6 @@ def _values(inputs: _Inputs, index: int) -> tuple[float, ...]:
     """Return the values of an input; none if it is computed or large."""
     constant = inputs[index] if index < len(inputs) else None
     return constant.values if constant else ()
-
-
-def _unknown_size(_: _Inputs) -> float:
-    return 0.0
-
-
-def _size_from_shape(index: int) -> Callable[[_Inputs], float]:
-    """Return a function for the elements that an operator makes whose input at that place is a shape."""
-    return lambda inputs: _product(_values(inputs, index))
 
 
 def _tile_size(inputs: _Inputs) -> float:
@@ -330,13 +316,14 @@ def _range_size(inputs: _Inputs) -> float:
     return max(0.0, (limit - start) / delta) if delta else math.inf
 
 
+# The elements that an operator makes; for some, an input is the shape.
 _SIZES: Mapping[str, Callable[[_Inputs], float]] = {
-    "ConstantOfShape": _size_from_shape(0),
-    "Expand": _size_from_shape(1),
+    "ConstantOfShape": lambda inputs: _product(_values(inputs, 0)),
+    "Expand": lambda inputs: _product(_values(inputs, 1)),
     "OneHot": lambda inputs: _product(_values(inputs, 1)[:1]),
     "Pad": _pad_size,
     "Range": _range_size,
-    "Resize": _size_from_shape(3),
+    "Resize": lambda inputs: _product(_values(inputs, 3)),
     "Tile": _tile_size,
 }
 

@@ -13,6 +13,7 @@ Up to `LoadRequest.threads` batches are computed at the same time, each on one t
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -33,13 +34,12 @@ from edge_agent.engine.protocol import (
     own_questions,
 )
 from edge_agent.engine.runtimes import (
+    Runtime,
     cancellation_report,
     check_input_length,
     failure_report,
-    no_cancellations,
     onnx_graph,
     onnx_outputs,
-    unlimited_memory,
 )
 from edge_agent.engine.runtimes.onnx_graph import estimate_memory, long_input_bytes
 from edge_agent.engine.runtimes.onnx_outputs import Floats, PersonalSpans, TagColumns, WantedOutputs, find_personal
@@ -92,17 +92,11 @@ class _OnnxJob:
 _BatchEvents = list[tuple[_OnnxJob, Event]]
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """One session, and the bundles that share it."""
-
-    mailbox = -1
-    poll_cancellations = staticmethod(no_cancellations)
-    request_memory = staticmethod(unlimited_memory)
-    threads = 0
 
     def __init__(self) -> None:
         """Start with nothing loaded."""
-        self.device = "cpu"
         self._session: OnnxSession | None = None
         self._spec = LoadRequest(runtime="onnx")
         self._need: MemoryNeed
@@ -131,7 +125,12 @@ class OnnxRuntime:
         path = paths["tokenizer"]
         open_tokenizers = (each.tokenizer for each in self._bundles.values() if each.tokenizer_path == path)
         size = onnx_graph.check_tokenizer_file(path)
-        self._require_memory({path: size}, manifest.task.limits.input_tokens_max)
+        sizes = {each.tokenizer_path: each.tokenizer_bytes for each in self._bundles.values()} | {path: size}
+        limits = [each.manifest.task.limits.input_tokens_max for each in self._bundles.values()]
+        headroom = self._spec.threads * long_input_bytes(max([manifest.task.limits.input_tokens_max, *limits]))
+        need = replace(self._need, process=self._need.process + sum(sizes.values()))
+        self.request_memory(need.total, self._available, headroom)
+        need.check(self._available)
         tokenizer = next(open_tokenizers, None) or onnx_graph.open_tokenizer(path)
         encoding = _encode(tokenizer, _SAMPLE_TEXT, ModelLoadFailed)
         outputs = onnx_outputs.outputs_for(manifest, self._opened_session.outputs)
@@ -140,16 +139,6 @@ class OnnxRuntime:
             self._check_clean(manifest, outputs.names, tokenizer)
         temperatures = tuple(question.temperature for question in own_questions(manifest))
         self._bundles[digest] = _OnnxBundle(manifest, tokenizer, path, size, outputs, temperatures, rows_max)
-
-    def _require_memory(self, new_size: Mapping[str, int], input_tokens_max: int) -> None:
-        """Raise MemoryShort unless there is enough memory with what a bundle adds."""
-        others = {each.tokenizer_path: each.tokenizer_bytes for each in self._bundles.values()}
-        size = sum(({**others, **new_size}).values())
-        limits = [each.manifest.task.limits.input_tokens_max for each in self._bundles.values()]
-        headroom = self._spec.threads * long_input_bytes(max([input_tokens_max, *limits]))
-        need = replace(self._need, process=self._need.process + size)
-        self.request_memory(need.total, self._available, headroom)
-        need.check(self._available)
 
     def score_variance(self, digest: str) -> str:
         """Return nothing: inputs with scores are computed alone, or share batches that change no bit."""
@@ -167,7 +156,13 @@ class OnnxRuntime:
         if bundle is None:
             raise ModelFailed(f"bundle {job.digest[:12]} is not attached to this engine", digest=job.digest)
         limit = bundle.manifest.task.limits.input_tokens_max
-        _check_characters(job.text, limit)
+        # Before a tokenizer has to read the text.
+        if not job.text.strip():
+            raise EmptyInput("the input has no text")
+        length, characters_max = len(job.text), limit * CHARACTERS_PER_TOKEN_MAX
+        if length > characters_max:
+            message = f"the input has {length} characters; the limit of {limit} tokens allows at most {characters_max}"
+            raise InputTooLong(message, characters=length, characters_limit=characters_max, limit=limit)
         encoding = _encode(bundle.tokenizer, job.text, ModelFailed)
         if all(encoding.special_tokens_mask):
             raise EmptyInput("the input has no text that the tokenizer knows")
@@ -180,17 +175,10 @@ class OnnxRuntime:
         job = self._waiting.pop(job_id, None) or self._running.pop(job_id, None)
         return [cancellation_report(job_id)] if job else []
 
-    def tidy(self) -> None:
-        """Do nothing: answers leave nothing behind."""
-
     @property
     def busy(self) -> bool:
         """True while a job is unfinished or a batch is being computed."""
         return bool(self._waiting) or (self._workers is not None and self._workers.busy)
-
-    @property
-    def cache_use(self) -> None:
-        """There is no cache."""
 
     def step(self) -> list[Event]:
         """Give each idle worker a batch; wait until one is done, or until the mailbox has something."""
@@ -198,8 +186,12 @@ class OnnxRuntime:
         while self._waiting and (idle := self._workers.idle):
             batch = self._next_batch(idle)
             self._workers.start(batch, lone=not self._waiting)
-        batches = self._workers.wait(self.mailbox)
-        return [event for batch in batches for job, event in batch if self._finish(job)]
+        events: list[Event] = []
+        for job, event in itertools.chain.from_iterable(self._workers.wait(self.mailbox)):
+            if self._running.get(job.request.job_id) is job:  # it was not cancelled meanwhile
+                del self._running[job.request.job_id]
+                events.append(event)
+        return events
 
     def close(self) -> None:
         """Let running batches end, and free the model."""
@@ -227,13 +219,6 @@ class OnnxRuntime:
         for job in batch:
             self._running[job.request.job_id] = self._waiting.pop(job.request.job_id)
         return partial(_compute_batch, self._opened_session, bundle, batch)
-
-    def _finish(self, job: _OnnxJob) -> bool:
-        """Forget a job that was computed; False if it was cancelled meanwhile."""
-        if self._running.get(job.request.job_id) is not job:
-            return False
-        del self._running[job.request.job_id]
-        return True
 
     def _measure_rows_max(self, manifest: Manifest, outputs: WantedOutputs, sample: Row) -> int:
         """Return how many inputs may be computed together. Raises ModelLoadFailed if the model does not compute."""
@@ -315,16 +300,6 @@ def _encode(
         return tokenizer.encode(text)
     except Exception as error:  # noqa: BLE001 - the library raises plain ones
         raise failure(f"the tokenizer of the bundle cannot read a text: {error}") from None
-
-
-def _check_characters(text: str, limit: int) -> None:
-    """Raise EmptyInput or InputTooLong before a tokenizer has to read the text."""
-    if not text.strip():
-        raise EmptyInput("the input has no text")
-    characters_max = limit * CHARACTERS_PER_TOKEN_MAX
-    if len(text) > characters_max:
-        message = f"the input has {len(text)} characters; the limit of {limit} tokens allows at most {characters_max}"
-        raise InputTooLong(message, characters=len(text), characters_limit=characters_max, limit=limit)
 
 
 def _rotate(row: Row, length: int) -> Row:

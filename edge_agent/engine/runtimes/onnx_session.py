@@ -180,7 +180,12 @@ class OnnxSession:
     def __init__(self, weights: str, device: str = "cpu", index: int = -1) -> None:
         """Open a file on a device, or on the one of that index. Raises ModelLoadFailed, DeviceUnusable."""
         path = Path(weights)
-        _check_file(path)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ModelLoadFailed(f"{path.name} cannot be read: {error.strerror}") from None
+        if size == 0:
+            raise ModelLoadFailed(f"{path.name} is empty (0 bytes)")
         requested = providers(device, index, onnxruntime.get_available_providers())
         try:
             session = onnxruntime.InferenceSession(weights, _options(), providers=requested)
@@ -189,7 +194,6 @@ class OnnxSession:
             self.outputs: dict[str, str] = {output.name: output.type for output in session.get_outputs()}
             """Names of the outputs, and their types as onnxruntime writes them."""
         except (ort.InvalidProtobuf, ort.NoModel):
-            size = path.stat().st_size
             raise ModelLoadFailed(f"{path.name} ({size} bytes) is not an ONNX model, or it is truncated") from None
         except UnicodeDecodeError:
             raise ModelLoadFailed(f"{path.name} does not load: a name in its graph is not UTF-8") from None
@@ -197,7 +201,10 @@ class OnnxSession:
             raise ModelLoadFailed(f"{path.name} does not load: {_first_line(error)}") from None
         self._session = session
         self.device = device if device == "cpu" else f"{device}:{max(index, 0)}"
-        _check_providers(device, session.get_providers())
+        provider = _PROVIDERS.get(device)
+        if device != "cpu" and session.get_providers()[0] != provider:  # it silently computes with something else
+            message = f"onnxruntime could not start {provider}: the driver or a required library is missing"
+            raise DeviceUnusable(message, lasting=True)
         dtypes = _dtypes(path.name, session.get_inputs())
         self._inputs = [(name, INPUTS_KNOWN.index(name), dtype) for name, dtype in dtypes.items()]
         if not self.outputs:
@@ -245,13 +252,6 @@ def providers(device: str, index: int, available: Sequence[str]) -> list[Provide
     return [(name, {"device_id": str(max(index, 0)), "use_tf32": "0"}), _CPU]
 
 
-def _check_providers(device: str, active: Sequence[str]) -> None:
-    """Raise DeviceUnusable when onnxruntime silently computes with something else."""
-    if device != "cpu" and active[0] != _PROVIDERS.get(device):
-        message = f"onnxruntime could not start {_PROVIDERS.get(device)}: the driver or a required library is missing"
-        raise DeviceUnusable(message, lasting=True)
-
-
 def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -259,15 +259,6 @@ def _options() -> onnxruntime.SessionOptions:
     options.log_severity_level = _LOG_FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-def _check_file(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise ModelLoadFailed(f"{path.name} cannot be read: {error.strerror}") from None
-    if size == 0:
-        raise ModelLoadFailed(f"{path.name} is empty (0 bytes)")
 
 
 def _dtypes(name: str, inputs: Sequence[onnxruntime.NodeArg]) -> dict[str, type[np.int32] | type[np.int64]]:
@@ -290,8 +281,7 @@ def _describe(session: onnxruntime.InferenceSession) -> dict[str, str]:
         return ", ".join(f"{value.name}[{','.join(map(str, value.shape))}]" for value in values)
 
     inputs, outputs = shapes(session.get_inputs()), shapes(session.get_outputs())
-    producer = session.get_modelmeta().producer_name
-    return {"model": "onnx", "producer": producer, "inputs": inputs, "outputs": outputs}
+    return {"model": "onnx", "producer": session.get_modelmeta().producer_name, "inputs": inputs, "outputs": outputs}
 
 
 def _first_line(error: BaseException) -> str:

@@ -157,22 +157,9 @@ class _DecisionsResponse(_WireFormat):
 def _from_decisions(response: _DecisionsResponse, questions: Sequence[TypedQuestion]) -> ParsedAnswers:
     if len(response.answers) != len(questions):
         raise ValueError(f"it has {len(response.answers)} answers to {len(questions)} questions")
-    answers = tuple(map(_decisions_answer, questions, response.answers))
+    pairs = zip(questions, response.answers, strict=True)
+    answers = tuple(_typed_answer(question, question.type, answer) for question, answer in pairs)
     return _parsed_answers(response.model, answers, response.usage)
-
-
-def _decisions_answer(question: TypedQuestion, answer: Any) -> TypedAnswer:
-    _require_type(question, question.type, answer)
-    if answer.type == "refusal":
-        return TypedAnswer(question.name)
-    if answer.type == "predicate":
-        return _predicate_answer(question, answer.probability)
-    pairs = tuple((_text(each.value), each.probability) for each in answer.probabilities)
-    return TypedAnswer(question.name, pairs) if answer.type == "choice" else _score_answer(question, pairs)
-
-
-def _text(value: str | bool | int) -> str:
-    return value if isinstance(value, str) else str(value).lower()
 
 
 # --- System One ------------------------------------------------------------------------------------------------------
@@ -191,7 +178,7 @@ def _system_one_question(question: TypedQuestion) -> dict[str, Any]:
 
 class _SystemOnePredicate(_WireFormat):
     type: Literal["noul"]
-    noul: float
+    probability: Annotated[float, Field(alias="noul")]
 
 
 class _SystemOneChoice(_WireFormat):
@@ -216,40 +203,36 @@ class _SystemOneResponse(_WireFormat):
 
 
 def _from_system_one(response: _SystemOneResponse, questions: Sequence[TypedQuestion]) -> ParsedAnswers:
-    answers = tuple(
-        _system_one_answer(each, response.answers[each.name]) for each in questions if each.name in response.answers
-    )
+    answered = [each for each in questions if each.name in response.answers]
+    answers = tuple(_typed_answer(each, _SYSTEM_ONE_TYPES[each.type], response.answers[each.name]) for each in answered)
     return _parsed_answers(response.model, answers, response.usage)
-
-
-def _system_one_answer(question: TypedQuestion, answer: Any) -> TypedAnswer:
-    _require_type(question, _SYSTEM_ONE_TYPES[question.type], answer)
-    if answer.type == "refusal":
-        return TypedAnswer(question.name)
-    if answer.type == "noul":
-        return _predicate_answer(question, answer.noul)
-    pairs = tuple(answer.probabilities.items())
-    return TypedAnswer(question.name, pairs) if answer.type == "choice" else _score_answer(question, pairs)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
-def _require_type(question: TypedQuestion, expected: str, answer: Any) -> None:
+def _typed_answer(question: TypedQuestion, expected: str, answer: Any) -> TypedAnswer:
+    """Return an answer, with the labels of a score's levels; `expected` is the protocol's type of the question."""
     if answer.type not in (expected, "refusal"):
         raise ValueError(f"its answer to question {question.name!r} is of another type than the question")
-
-
-def _predicate_answer(question: TypedQuestion, probability: float) -> TypedAnswer:
-    return TypedAnswer(question.name, ((NO, 1 - probability), (YES, probability)))
-
-
-def _score_answer(question: TypedQuestion, pairs: Sequence[tuple[str, float]]) -> TypedAnswer:
-    """Return the answer with the labels of the levels instead of their numbers."""
+    if answer.type == "refusal":
+        return TypedAnswer(question.name)
+    if question.type == "predicate":
+        return TypedAnswer(question.name, ((NO, 1 - answer.probability), (YES, answer.probability)))
+    if isinstance(answer.probabilities, dict):
+        pairs = tuple(answer.probabilities.items())
+    else:
+        pairs = tuple((_text(each.value), each.probability) for each in answer.probabilities)
+    if question.type == "choice":
+        return TypedAnswer(question.name, pairs)
     labels = {str(level): value for level, (value, _) in enumerate(question.options)}
     if any(level not in labels for level, _ in pairs):
         raise ValueError(f"its answer to question {question.name!r} has a level that the question does not have")
     return TypedAnswer(question.name, tuple((labels[level], probability) for level, probability in pairs))
+
+
+def _text(value: str | bool | int) -> str:
+    return value if isinstance(value, str) else str(value).lower()
 
 
 def _parsed_answers(model: str, answers: tuple[TypedAnswer, ...], usage: _TokenUsage | None) -> ParsedAnswers:

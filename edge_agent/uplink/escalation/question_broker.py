@@ -146,7 +146,12 @@ class EscalationBroker:
         while True:
             self._link = connectivity.after_time_passed(self._link, time.monotonic())
             if self._link.state == "probing":
-                await self._probe()
+                try:
+                    await self._model.check_reachable()
+                except EdgeAgentError as error:
+                    self._record_failure(error, self._hard_backoff)
+                else:
+                    self._record_contact()
             self._notify_watchers()  # a new day has new caps
             pause = self._link.retry_at - time.monotonic() if self._link.state == "offline" else TICK_SECONDS
             await asyncio.sleep(min(max(pause, 0.0), TICK_SECONDS))
@@ -232,7 +237,10 @@ class EscalationBroker:
             raise
         except QuestionRefused as error:
             pending.cost, cut_off = 0, False
-            self._record_refusal(error)
+            if self._online:  # it stays online for other questions; the problem is shown until the next answer
+                self._problem = error
+            log.warning("large_model_refused", reason=error.reason, message=error.message)
+            self._notify_watchers()
             raise
         except UpstreamFailed as error:
             cut_off = False
@@ -294,14 +302,6 @@ class EscalationBroker:
             else:
                 yield event
 
-    async def _probe(self) -> None:
-        try:
-            await self._model.check_reachable()
-        except EdgeAgentError as error:
-            self._record_failure(error, self._hard_backoff)
-        else:
-            self._record_contact()
-
     def _record_contact(self) -> None:
         if self._link.state != "online":
             log.info("large_model_online", url=self._config.url, model=self._config.model)
@@ -314,13 +314,6 @@ class EscalationBroker:
         self._link = replace(link, retry_at=max(link.retry_at, now + pause))
         self._problem = error
         log.warning("large_model_failed", reason=error.reason, message=error.message, state=link.state)
-        self._notify_watchers()
-
-    def _record_refusal(self, error: QuestionRefused) -> None:
-        """Report a problem of one question until the next answer; the large model stays online for others."""
-        if self._online:
-            self._problem = error
-        log.warning("large_model_refused", reason=error.reason, message=error.message)
         self._notify_watchers()
 
     def _notify_watchers(self) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 
 from edge_agent.config import EscalationConfig
 from edge_agent.errors import StoreDamaged, UpstreamBusy
+from edge_agent.formatting import MICROS
 from edge_agent.uplink.exchange_dirs import read_bounded, write_exchanged
 
 DAYS_MAX = 100
 BYTES_MAX = 64 * 1024
-MICROS = 1_000_000
 
 
 @dataclass(frozen=True)

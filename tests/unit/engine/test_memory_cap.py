@@ -16,7 +16,6 @@ from edge_agent.engine.memory_cap import (
     DEVICE_BYTES,
     RUNTIME_BYTES,
     THREAD_BYTES,
-    ChildGroup,
     MemoryCap,
     MemoryNeed,
     cap_bytes,
@@ -161,12 +160,12 @@ def test_cgroup_without_delegation_is_not_used(tmp_path: Path) -> None:
     assert delegated_cgroup(tmp_path / "b") is None
 
 
-def test_child_group_has_process_id_and_memory_limit(tmp_path: Path) -> None:
+def test_child_group_has_process_id_and_memory_limit(tmp_path: Path, process: subprocess.Popen[bytes]) -> None:
     """The child's process id and memory limit are written to its own control group; without a usable parent group none
     is made."""
     folder = tree(tmp_path)
-    group = make_child_group(folder, 4321)
-    assert isinstance(group, ChildGroup)
-    group.limit(1000)
-    assert ["4321", "1000"] == [(folder / "engine-4321" / name).read_text() for name in ("cgroup.procs", "memory.max")]
+    cap = MemoryCap(process.pid, make_child_group(folder, 4321))
+    cap.grant(ESTIMATE, 0)
+    files = [folder / "engine-4321" / name for name in ("cgroup.procs", "memory.max")]
+    assert ["4321", str(cap_bytes(ESTIMATE))] == [file.read_text() for file in files]
     assert (None, None) == (make_child_group(None, 1), make_child_group(tmp_path / "gone", 1))

@@ -204,17 +204,15 @@ def autotune(
 def _measure_scores(model: LlamaModel, tuned: TunedSettings, threads: int, seconds: float) -> TunedSettings:
     """Measure, unless it is stored, whether scores depend on bulk steps and on the number of threads."""
     if not tuned.bulk_scores:
-        tuned = replace(tuned, bulk_scores=_scores_in_company(model, tuned.shape, seconds))
+        shape, scores = tuned.shape, DEPENDENT
+        if _scores_are_independent(model, shape):
+            same = shape.rows >= _BULK and _bulk_scores_are_the_same(model, shape, seconds)
+            scores = SAME if same else OTHERS
+        tuned = replace(tuned, bulk_scores=scores)
     if not tuned.thread_scores and threads > 1:
         same = _thread_scores_are_the_same(model, replace(tuned.shape, threads=threads))
         tuned = replace(tuned, thread_scores=SAME if same else OTHERS)
     return tuned
-
-
-def _scores_in_company(model: LlamaModel, shape: ContextShape, seconds: float) -> str:
-    if not _scores_are_independent(model, shape):
-        return DEPENDENT
-    return SAME if shape.rows >= _BULK and _bulk_scores_are_the_same(model, shape, seconds) else OTHERS
 
 
 def _scores_are_independent(model: LlamaModel, shape: ContextShape, *, on_device: bool = False) -> bool:
@@ -291,7 +289,7 @@ class _SettingSearch:
             self._measure_groups(bench)
         return TunedSettings(self._best, key, "measured", "; ".join(self._notes))
 
-    def _shortest_time(self, work: Callable[[], None], tries: int = TRIES) -> float:
+    def _shortest_time(self, work: Callable[[], object], tries: int = TRIES) -> float:
         times = []
         for _ in range(tries):
             started = time.monotonic()
@@ -356,14 +354,14 @@ class _SettingSearch:
     def _measure_groups(self, bench: _TuningBench) -> None:
         """Find out how many rows are multiplied at once."""
         if not self._note_if_late("groups of rows", 4 * _GROUP_TRIES * self._seconds):
-            works = [functools.partial(bench.bulk, rows) for pair in STEP_PAIRS for rows in pair]
+            works = [functools.partial(bench.text_logits, rows) for pair in STEP_PAIRS for rows in pair]
             # In turns, so that other programs affect all of them.
             tries = [[self._shortest_time(work, 1) for work in works] for _ in range(_GROUP_TRIES)]
             few, many, fewer, more = map(min, zip(*tries, strict=True))
             self._best = replace(self._best, groups=row_groups([(few, many), (fewer, more)]))
 
     def _seconds_per_row(self, bench: _TuningBench, rows: int) -> float:
-        return self._shortest_time(functools.partial(bench.bulk, rows), 1) / rows
+        return self._shortest_time(functools.partial(bench.text_logits, rows), 1) / rows
 
 
 @contextlib.contextmanager
@@ -392,14 +390,9 @@ class _TuningBench:
             self._read(index, index + 1)
         self.context.drop(0)
 
-    def bulk(self, rows: int) -> None:
-        """Compute that many tokens at once."""
-        self._read(0, rows)
-        self.context.drop(0)
-
-    def text_logits(self) -> Logits:
-        """Return the logits after the text."""
-        logits = self._read(0, _TEXT)
+    def text_logits(self, tokens: int = _TEXT) -> Logits:
+        """Return the logits after so many tokens of the text, computed at once."""
+        logits = self._read(0, tokens)
         self.context.drop(0)
         return logits
 
@@ -425,8 +418,7 @@ class _TuningBench:
         """Return digests of the logits after a text, after one more token, and after a bulk step."""
         samples = [self._read(0, _TEXT), self._read(_TEXT, _TEXT + 1)]
         self.context.drop(0)
-        samples.append(self._read(0, min(ROWS)))
-        self.context.drop(0)
+        samples.append(self.text_logits(min(ROWS)))
         return [hashlib.blake2b(logits.tobytes()).digest() for logits in samples]
 
     def is_independent(self) -> bool:

@@ -74,6 +74,7 @@ class DecisionJob(SequenceJob):
         super().__init__(request, bundle, tokens)
         self._questions, self._bulk_safe = questions, bulk_safe
         self._room = bundle.context_tokens - len(tokens)
+        self.outputs_max = min(self._room, sum(len(each.question.tokens) for each in questions))
         self._next = 0
         """The index of the first question that is in no group yet."""
         self._open: list[_OpenQuestion] = []
@@ -85,12 +86,6 @@ class DecisionJob(SequenceJob):
         self._masses: list[float] = [0.0] * len(questions)
         self.waits_since = 0.0
         """When it had read its input, or its last group."""
-
-    @property
-    def outputs_max(self) -> int:
-        """How many cells its largest group may take."""
-        tokens = [len(each.question.tokens) for each in self._questions]
-        return min(self._room, sum(tokens))
 
     @property
     def waits_for_sequences(self) -> bool:
@@ -173,8 +168,7 @@ class DecisionJob(SequenceJob):
             rows -= count
             self._steps.append(_QuestionStep(question, count, chunk))
             branches = [fork(question.sequence) for _ in range(chunk.branches)]
-            position = self.computed + question.computed
-            yield BranchRows(branches, position, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)
+            yield BranchRows(branches, self.computed + question.computed, chunk)
 
     def undo(self) -> None:
         """Take back what the last step took: it was not computed."""

@@ -127,31 +127,23 @@ class _GgufReader:
         if version not in (2, 3):
             raise _DamagedGguf(f"GGUF version {version} is not 2 or 3")
         tensors, keys = self._count("tensors", TENSORS_MAX), self._count("keys", KEYS_MAX)
-        values = dict(self._pair() for _ in range(keys))
-        facts = _HeaderFacts(values)
-        products = self._products(tensors, facts.number(b"general.alignment", ALIGNMENT_DEFAULT))
-        return facts.header(version, products)
-
-    def _pair(self) -> tuple[bytes, _Value]:
-        return self._name(), self._value(self._number(_U32))
+        facts = _HeaderFacts({self._name(): self._value(self._number(_U32)) for _ in range(keys)})
+        return facts.header(version, self._products(tensors, facts.number(b"general.alignment", ALIGNMENT_DEFAULT)))
 
     def _value(self, kind: int) -> _Value:
         """Read a value: the length of an array of texts, None for an array too long to describe layers."""
         if kind == _STRING:
             return self._bytes(self._length(self._size))
-        if kind == _ARRAY:
-            return self._array()
-        return self._scalar(kind)
-
-    def _array(self) -> _Value:
-        kind, count = self._number(_U32), self._count("items of an array", ITEMS_MAX)
-        if kind == _STRING:
+        if kind != _ARRAY:
+            return self._scalar(kind)
+        item_kind, count = self._number(_U32), self._count("items of an array", ITEMS_MAX)
+        if item_kind == _STRING:
             for _ in range(count):
                 self._skip(self._length(self._size))
             return count
-        if kind in _SCALARS and count <= LAYERS_MAX:
-            return [self._scalar(kind) for _ in range(count)]
-        self._skip(count * self._layout(kind).size)
+        if item_kind in _SCALARS and count <= LAYERS_MAX:
+            return [self._scalar(item_kind) for _ in range(count)]
+        self._skip(count * self._layout(item_kind).size)
         return None
 
     def _scalar(self, kind: int) -> int | float:
@@ -242,7 +234,10 @@ class _HeaderFacts:
         head_width = width // max(heads[0], 1)
         key, value = (self.own_number(b"attention." + each, head_width) for each in (b"key_length", b"value_length"))
         tokens = self.number(b"tokenizer.ggml.tokens", 0)
-        by_kind, by_layer = _sum_bytes(products)
+        by_kind, by_layer = Counter[int](), Counter[int]()
+        for product in products:
+            by_kind[product.kind] += product.size
+            by_layer[product.layer] += product.size
         return GgufHeader(
             version=version,
             architecture=self._architecture[:64].decode("utf-8", "replace"),
@@ -251,7 +246,7 @@ class _HeaderFacts:
             feed_forward=max(self._per_layer(b"feed_forward_length", layers, 0)),
             cell_elements=sum(kv_heads) * (key + value),
             vocabulary=tokens or self.own_number(b"vocab_size", 0),
-            product_bytes=by_kind,
+            product_bytes=dict(by_kind),
             layer_bytes=tuple(by_layer[layer] for layer in range(layers)),
             layer_cell_elements=tuple(heads * (key + value) for heads in kv_heads),
             output_bytes=by_layer[-1],
@@ -274,16 +269,6 @@ class _HeaderFacts:
         if len(value) < layers:
             raise _DamagedGguf(f"{_key_text(full_key)} has {len(value)} values for {layers} layers")
         return [_require_number(full_key, each) for each in value[:layers]]
-
-
-def _sum_bytes(products: Sequence[_WeightTensor]) -> tuple[dict[int, int], Counter[int]]:
-    """Return the bytes of each type, and of each layer."""
-    by_kind: Counter[int] = Counter()
-    by_layer: Counter[int] = Counter()
-    for product in products:
-        by_kind[product.kind] += product.size
-        by_layer[product.layer] += product.size
-    return dict(by_kind), by_layer
 
 
 def _require_number(key: bytes, value: object) -> int:

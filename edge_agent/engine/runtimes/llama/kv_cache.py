@@ -327,14 +327,12 @@ class KvCache:
         self.context.decode(batch)
         for part in parts:
             cells = self._cells.take(len(part.tokens))
-            own_cells = self._own_cells(part.sequence) if isinstance(part, TokenRows) else self.branches.cells
-            own_cells.extend(cells)
+            if isinstance(part, TokenRows):
+                owner = self._slots.get(part.sequence) or self.questions.reading[part.sequence]
+                owner.cells.extend(cells)
+            else:
+                self.branches.cells.extend(cells)
             self._use.computed += len(cells)
-
-    def _own_cells(self, sequence: int) -> list[int]:
-        """Return the list of own cells of a sequence that has grown."""
-        slot = self._slots.get(sequence)
-        return slot.cells if slot is not None else self.questions.reading[sequence].cells
 
     def decode_streams(self, batch: StreamBatch, positions: Sequence[int], tokens: Sequence[int], adapter: Any) -> None:
         """Compute one token of each slot. Raises ModelFailed, StepAborted: nothing was computed."""

@@ -44,13 +44,6 @@ class _PrefixNode:
     entry: StoredPrefix | None = None
     children: dict[int, _PrefixNode] = field(default_factory=dict)
 
-    def any_entry(self) -> StoredPrefix:
-        """Return an entry at or below this node; every node has one."""
-        node = self
-        while node.entry is None:
-            node = next(iter(node.children.values()))
-        return node.entry
-
 
 class PrefixTree:
     """The tree of each root; the least recently used entries are evicted first."""
@@ -79,9 +72,10 @@ class PrefixTree:
             node = child
         if node is None or not shared:
             return None, 0
-        entry = node.any_entry()
-        self._used.move_to_end(entry)
-        return entry, shared
+        while node.entry is None:  # every node has an entry at or below it
+            node = next(iter(node.children.values()))
+        self._used.move_to_end(node.entry)
+        return node.entry, shared
 
     def put(self, root: Hashable, tokens: Sequence[int], state: bytes) -> None:
         """Store a state, unless it alone is larger than the limit."""
@@ -123,8 +117,11 @@ class PrefixTree:
                 child = node.children[tokens[depth]] = _PrefixNode(tokens[depth:])
                 return child
             common = _shared(child.edge, tokens[depth:])
-            if common < len(child.edge):
-                child = node.children[tokens[depth]] = _split(child, common)
+            if common < len(child.edge):  # a new node gets the common tokens; the child keeps the others, below it
+                upper = node.children[tokens[depth]] = _PrefixNode(child.edge[:common])
+                child.edge = child.edge[common:]
+                upper.children[child.edge[0]] = child
+                child = upper
             node, depth = child, depth + common
         return node
 
@@ -142,14 +139,6 @@ class PrefixTree:
             del path[-1].children[removed.edge[0]]
         if len(path) == 1 and not path[0].children:
             del self._roots[entry.root]
-
-
-def _split(node: _PrefixNode, at: int) -> _PrefixNode:
-    """Return a new node with the first `at` tokens of a node, which keeps the others and becomes its child."""
-    upper = _PrefixNode(node.edge[:at])
-    node.edge = node.edge[at:]
-    upper.children[node.edge[0]] = node
-    return upper
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:

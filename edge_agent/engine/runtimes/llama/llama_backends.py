@@ -74,7 +74,11 @@ def open_device(kind: str, index: int) -> BackendDevice:
     if index >= 0:
         os.environ[_INDEX_VARIABLES[kind]] = str(index)
     registry = _registry()
-    _load_driver(registry, kind)
+    library = FOLDER / f"libggml-{kind}.so"
+    if library.exists():
+        registry.ggml_backend_load(os.fsencode(library))
+    elif not (LIBRARIES / library.name).exists():
+        raise DeviceUnusable(f"this build of llama.cpp has no code for {kind}", lasting=True)
     devices = [_describe(registry, device_index) for device_index in range(registry.ggml_backend_dev_count())]
     matching = [device for device in devices if device.name.startswith(kind)]
     if not matching:
@@ -116,14 +120,6 @@ def _registry() -> ctypes.CDLL:
     library.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     library.ggml_backend_dev_memory.restype = None
     return library
-
-
-def _load_driver(registry: Any, kind: str) -> None:
-    library = FOLDER / f"libggml-{kind}.so"
-    if library.exists():
-        registry.ggml_backend_load(os.fsencode(library))
-    elif not (LIBRARIES / library.name).exists():
-        raise DeviceUnusable(f"this build of llama.cpp has no code for {kind}", lasting=True)
 
 
 def _describe(registry: Any, index: int) -> BackendDevice:

@@ -31,7 +31,6 @@ from edge_agent.engine.runtimes.llama.record_grammar import GuideTokens, RecordD
 from edge_agent.engine.runtimes.llama.token_probabilities import LabelTree
 from edge_agent.errors import EmptyInput, InputTooLong, InvalidRequest, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import Manifest, TaskSpec
-from edge_agent.formats.record_schema import Schema
 
 LOADED_MAX = 25
 
@@ -172,12 +171,11 @@ def read_bundle(digest: str, manifest: Manifest, model: LlamaModel, adapter: Lor
         paths = [tuple(model.tokenize(task.prompt.label_prefix + label, special=False)) for label in task.labels]
         tree = LabelTree(task.labels, paths)
     questions = _questions(manifest, model, template) if template else None
-    prompt = PromptPrefix(tuple(prefix), adapter.identity if adapter else "", exact=task.kind != "generate")
     bundle = LlamaBundle(
         digest=digest,
         task=task,
         temperature=manifest.confidence.temperature,
-        prompt=prompt,
+        prompt=PromptPrefix(tuple(prefix), adapter.identity if adapter else "", exact=task.kind != "generate"),
         blanks=parts.blanks,
         rest=rest,
         tree=tree,
@@ -210,10 +208,20 @@ class LlamaBundles(dict[str, LlamaBundle]):
 
     def prepare(self, digest: str, manifest: Manifest, adapter_path: str | None) -> LlamaBundle:
         """Read a bundle, which is not added yet, and load its adapter. Raises MemoryShort, ModelLoadFailed."""
-        adapter = self._adapter(manifest, adapter_path) if adapter_path is not None else None
+        adapter = None
+        if adapter_path is not None:
+            check_file(adapter_path)
+            identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), adapter_path)
+            adapter = LoraAdapter(identity, adapter_path, adapter_bytes(Path(adapter_path).stat().st_size))
+            self._require_memory(replace(self._need, adapters=self._adapter_bytes(adapter)))
         bundle = read_bundle(digest, manifest, self._model, adapter)
         if manifest.task.record_schema is not None:
-            bundle.grammar = self._grammar(manifest.task.record_schema)
+            if self._guide_tokens is None:
+                guide_bytes = record_bytes(self._model.vocab_size, self._sequences)
+                need = replace(self._need, process=self._need.process + guide_bytes)
+                self._require_memory(replace(need, adapters=self._adapter_bytes()))
+                self._need, self._guide_tokens = need, guide_tokens(self._model)
+            bundle.grammar = RecordGrammar(self._guide_tokens, manifest.task.record_schema)
         if adapter is not None:
             self._adapters.load(adapter)
         return bundle
@@ -227,23 +235,6 @@ class LlamaBundles(dict[str, LlamaBundle]):
         """Forget all of them, and the tokens that their grammars share; LoadedAdapters frees the adapters."""
         self.clear()
         self._guide_tokens = None
-
-    def _grammar(self, schema: Schema) -> RecordGrammar:
-        """Return a schema as a grammar of the model's tokens. Raises MemoryShort, ModelLoadFailed."""
-        if self._guide_tokens is None:
-            guide_bytes = record_bytes(self._model.vocab_size, self._sequences)
-            need = replace(self._need, process=self._need.process + guide_bytes)
-            self._require_memory(replace(need, adapters=self._adapter_bytes()))
-            self._need, self._guide_tokens = need, guide_tokens(self._model)
-        return RecordGrammar(self._guide_tokens, schema)
-
-    def _adapter(self, manifest: Manifest, path: str) -> LoraAdapter:
-        """Return the adapter of a file that exists and fits into memory. Raises MemoryShort, ModelLoadFailed."""
-        check_file(path)
-        identity = next((each.sha256 for each in manifest.artifacts if each.role == "adapter"), path)
-        adapter = LoraAdapter(identity, path, adapter_bytes(Path(path).stat().st_size))
-        self._require_memory(replace(self._need, adapters=self._adapter_bytes(adapter)))
-        return adapter
 
     def _require_memory(self, need: MemoryNeed) -> None:
         """Raise MemoryShort unless `need`, with what a bundle adds, is available."""

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from edge_agent.engine.runtimes import DeviceLost
 from edge_agent.engine.runtimes.llama.llama_model import ERRORS, LlamaModel
 from edge_agent.engine.runtimes.llama.step_costs import BULK_ROWS, EXACT_ROWS_MAX
-from edge_agent.engine.runtimes.llama.token_probabilities import TokenSampler
+from edge_agent.engine.runtimes.llama.token_probabilities import TokenSampler, TreeChunk
 from edge_agent.errors import ModelFailed, ModelLoadFailed
 
 ROWS_MAX = EXACT_ROWS_MAX
@@ -94,15 +94,13 @@ class BranchRows(NamedTuple):
     """One for each branch, which already holds the tokens of that sequence."""
     position: int
     """Of the first token of every branch."""
-    tokens: Sequence[int]
-    """Parents before children."""
-    depths: Sequence[int]
-    """For each token: how many tokens of its branch precede it."""
-    first: Sequence[int]
-    last: Sequence[int]
-    """For each token: the branches that it belongs to, [first, last)."""
-    known: int
-    """How many of the first rows have no logits; all others have."""
+    chunk: TreeChunk
+    """Its known rows have no logits; all others have."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The token of each row."""
+        return self.chunk.tokens
 
 
 BatchPart = TokenRows | BranchRows
@@ -239,12 +237,13 @@ class LlamaContext:
         return end
 
     def _fill_branches(self, start: int, part: BranchRows) -> int:
-        end = start + len(part.tokens)
-        self._token[start:end] = part.tokens
-        self._position[start:end] = np.add(part.depths, part.position)
+        chunk = part.chunk
+        end = start + len(chunk.tokens)
+        self._token[start:end] = chunk.tokens
+        self._position[start:end] = np.add(chunk.depths, part.position)
         self._has_logits[start:end] = 1
-        self._has_logits[start : start + part.known] = 0
-        for row, first, last in zip(range(start, end), part.first, part.last, strict=True):
+        self._has_logits[start : start + chunk.known] = 0
+        for row, first, last in zip(range(start, end), chunk.first, chunk.last, strict=True):
             self._sequence_counts[row] = last - first
             self._row_sequences[row][: last - first] = part.sequences[first:last]
         return end

@@ -147,17 +147,13 @@ class LlamaModel:
         """Return a token as part of an answer."""
         known = self._token_texts.get(token)
         if known is None:
-            ends = bool(llama.llama_vocab_is_eog(self.vocab, token))
-            piece = self._read_piece(token)
+            size = llama.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, False)
+            if size < 0:
+                self._piece = ctypes.create_string_buffer(-size)
+                size = llama.llama_token_to_piece(self.vocab, token, self._piece, -size, 0, False)
+            piece, ends = self._piece.raw[:size], bool(llama.llama_vocab_is_eog(self.vocab, token))
             known = self._token_texts[token] = TokenText(piece, ends, whole_text(piece))
         return known
-
-    def _read_piece(self, token: int) -> bytes:
-        size = llama.llama_token_to_piece(self.vocab, token, self._piece, len(self._piece), 0, False)
-        if size < 0:
-            self._piece = ctypes.create_string_buffer(-size)
-            size = llama.llama_token_to_piece(self.vocab, token, self._piece, -size, 0, False)
-        return self._piece.raw[:size]
 
     def load_adapter(self, path: str) -> Any:
         """Load a LoRA adapter. Raises ModelLoadFailed; a NULL comes as an object that is false, not as None."""

@@ -13,12 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from edge_agent.engine.protocol import SEQUENCES, CacheUse, Event, FailureReport, JobRequest, JobResult, LoadRequest
-from edge_agent.engine.runtimes import (
-    cancellation_report,
-    failure_report,
-    no_cancellations,
-    unlimited_memory,
-)
+from edge_agent.engine.runtimes import Runtime, cancellation_report, failure_report
 from edge_agent.engine.runtimes.llama import autotune, gguf_header, llama_backends
 from edge_agent.engine.runtimes.llama.autotune import SAME, score_variance
 from edge_agent.engine.runtimes.llama.decision_jobs import DecisionJob, open_groups
@@ -32,7 +27,7 @@ from edge_agent.engine.runtimes.llama.record_grammar import RecordGrammar
 from edge_agent.engine.runtimes.llama.sequence_jobs import ExtractionJob, GenerationJob, ScoringJob
 from edge_agent.engine.runtimes.llama.step_costs import StepWork, ThreadTuner, thread_counts
 from edge_agent.engine.runtimes.llama.step_scheduler import CacheAdmission, StepPlan, StepScheduler, WorkItem, turn_time
-from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, ModelFailed, ModelLoadFailed
+from edge_agent.errors import DeadlineExpired, DeadlineUnattainable, EdgeAgentError, ModelFailed, ModelLoadFailed
 from edge_agent.formats.manifest import SCORED_KINDS, Manifest
 
 WARM_UP_TEXT = "Hello"
@@ -131,16 +126,11 @@ class BatchExecutor:
             self._interruption.close()
 
 
-class LlamaRuntime:
+class LlamaRuntime(Runtime):
     """One GGUF base and the bundles attached to it."""
-
-    mailbox = -1
-    poll_cancellations = staticmethod(no_cancellations)
-    request_memory = staticmethod(unlimited_memory)
 
     def __init__(self) -> None:
         """Start with nothing loaded but llama.cpp and its code for this processor."""
-        self.device, self.threads = "cpu", 0
         ERRORS.install()  # before llama.cpp logs anything
         llama_backends.load()
         self._cpu_variant = llama_backends.cpu_variant()
@@ -347,7 +337,18 @@ class LlamaRuntime:
         events: list[Event] = []
         for item, pause in self._scheduler.unattainable(items, now):
             items.remove(item)
-            events.append(_deadline_failure(item, self._scheduler.lone_seconds(item), now, pause))
+            seconds, seconds_left = self._scheduler.lone_seconds(item), item.deadline - now
+            error: EdgeAgentError = DeadlineExpired("the deadline passed before the input was read")
+            if seconds_left > 0:
+                error = DeadlineUnattainable(
+                    f"{item.rows} tokens are still to be read, which takes about {seconds:.1f} s by the speed of the "
+                    f"last steps; the caller waits for another {seconds_left:.1f} s",
+                    retry_seconds=pause,
+                    tokens=item.rows,
+                    seconds_expected=f"{seconds:.3f}",
+                    seconds_left=f"{seconds_left:.3f}",
+                )
+            events.append(failure_report(item.key, error))
         return events
 
     def _learn(self, plan: StepPlan, seconds: float) -> None:
@@ -438,19 +439,3 @@ class LlamaRuntime:
 def _keeps_streams_waiting(plan: StepPlan) -> bool:
     """Tell whether a step reads a prompt while streams wait: it is long, so no other thread count is tried on it."""
     return len({item.decoding for item, _ in plan}) > 1
-
-
-def _deadline_failure(item: WorkItem, seconds: float, now: float, pause: float) -> Event:
-    """Return the end of a job that cannot meet its deadline; its caller may try again after `pause` seconds."""
-    seconds_left = item.deadline - now
-    if seconds_left <= 0:
-        return failure_report(item.key, DeadlineExpired("the deadline passed before the input was read"))
-    error = DeadlineUnattainable(
-        f"{item.rows} tokens are still to be read, which takes about {seconds:.1f} s by the speed of the last steps; "
-        f"the caller waits for another {seconds_left:.1f} s",
-        retry_seconds=pause,
-        tokens=item.rows,
-        seconds_expected=f"{seconds:.3f}",
-        seconds_left=f"{seconds_left:.3f}",
-    )
-    return failure_report(item.key, error)

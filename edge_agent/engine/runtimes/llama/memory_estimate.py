@@ -73,11 +73,6 @@ def _cells(shape: ContextShape) -> int:
     return -(-shape.cells // CELLS_STEP) * CELLS_STEP
 
 
-def stored_prompt_bytes(header: GgufHeader, shape: ContextShape, context_tokens: int, kept_bytes_max: int) -> int:
-    """Return the bytes of stored prompts, with the copy of one job's sequence from which they are made."""
-    return kept_bytes_max + cache_bytes(header.cell_elements, replace(shape, cells=context_tokens))
-
-
 def need_beside_device(need: MemoryNeed, device_weights: int, device_cache: int, driver: int) -> MemoryNeed:
     """Return the part of a need that stays in the machine's memory when a device with its own memory takes the rest.
 
@@ -148,8 +143,9 @@ def _capacity_with(header: GgufHeader, file_bytes: int, spec: LoadRequest, place
     shape = context_shape(spec.context_tokens, full, spec.kv_type, spec.threads)
     shape = replace(shape, sequences=shape.sequences + places - full)
     need = memory_need(header, file_bytes, shape)
-    stored = stored_prompt_bytes(header, shape, spec.context_tokens, spec.prompt_cache_bytes_max)
-    return ContextCapacity(places, shape, replace(need, cache=need.cache + stored))
+    # Stored prompts are made from a copy of one job's sequence.
+    copy = cache_bytes(header.cell_elements, replace(shape, cells=spec.context_tokens))
+    return ContextCapacity(places, shape, replace(need, cache=need.cache + copy + spec.prompt_cache_bytes_max))
 
 
 # The part of a device's memory that stays free for the screen, other programs and the driver itself.
@@ -182,11 +178,6 @@ class GpuOffload:
         """Device memory that is taken."""
         return self.weights_bytes + self.cache_bytes + self.compute_bytes
 
-    @property
-    def whole(self) -> bool:
-        """Whether the device computes everything."""
-        return self.layers == self.layers_all
-
 
 def usable_bytes(free: int, total: int, bytes_max: int) -> int:
     """Return how much of a device's memory an engine may take; `bytes_max` 0 = what is free, less a reserve."""
@@ -202,7 +193,10 @@ def plan_offload(header: GgufHeader, shape: ContextShape, device: str, free: int
     """
     weights = [header.output_bytes, *reversed(header.layer_bytes)]
     caches = [0, *(cache_bytes(elements, shape) for elements in reversed(header.layer_cell_elements))]
-    compute = _compute_bytes(header, shape, device)
+    logits = shape.outputs * header.vocabulary * LOGIT_BYTES
+    # Some kernels compute with the largest matrix in float16.
+    largest_matrix = max(header.vocabulary, header.feed_forward) * header.width * HALF_BYTES
+    compute = logits + activation_bytes(header, shape) + largest_matrix + DRIVER_BYTES[device]
     sums = [compute + size for size in accumulate(map(sum, zip(weights, caches, strict=True)))]
     fitting = sum(size <= free for size in sums)
     if not fitting:
@@ -230,13 +224,6 @@ def shortfall(offload: GpuOffload, layers_max: int) -> str:
         f"{offload.layers} of {layers_asked} layers fit on the device: all {offload.layers_all} need "
         f"{format_megabytes(offload.wanted_bytes)}, and {format_megabytes(offload.free_bytes)} is free there"
     )
-
-
-def _compute_bytes(header: GgufHeader, shape: ContextShape, device: str) -> int:
-    """Return the working memory of a step: logits, activations, and for some kernels the largest matrix in float16."""
-    logits = shape.outputs * header.vocabulary * LOGIT_BYTES
-    largest_matrix = max(header.vocabulary, header.feed_forward) * header.width * HALF_BYTES
-    return logits + activation_bytes(header, shape) + largest_matrix + DRIVER_BYTES[device]
 
 
 # Where a model is placed: on the processor, or with as many layers as fit on a device.

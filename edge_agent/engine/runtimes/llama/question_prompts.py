@@ -199,14 +199,6 @@ class QuestionTokenizer:
         if encoded is not None:
             self._cache.move_to_end(question)
             return encoded
-        encoded = self._cache[question] = self._tokenize_question(question)
-        self._cached_rows += encoded.rows
-        while len(self._cache) > CACHED_MAX or self._cached_rows > CACHED_ROWS_MAX:
-            _, oldest = self._cache.popitem(last=False)
-            self._cached_rows -= oldest.rows
-        return encoded
-
-    def _tokenize_question(self, question: AskedQuestion) -> QuestionTokens:
         text, limit = question_text(question), self.tokens_max
         if len(text) > limit * TOKEN_CHARACTERS_MAX:
             limit_text = f"more than {TOKEN_CHARACTERS_MAX} for each of {limit} tokens"
@@ -221,7 +213,12 @@ class QuestionTokenizer:
         if len(tokens) + depth > limit:
             length_text = f"question {question.name!r} has {len(tokens) + depth} tokens with its longest option"
             raise InvalidRequest(f"{length_text}; the limit is {limit}")
-        return QuestionTokens(question.name, tuple(tokens), tree, depth)
+        encoded = self._cache[question] = QuestionTokens(question.name, tuple(tokens), tree, depth)
+        self._cached_rows += encoded.rows
+        while len(self._cache) > CACHED_MAX or self._cached_rows > CACHED_ROWS_MAX:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_rows -= oldest.rows
+        return encoded
 
 
 class DecisionQuestion(NamedTuple):

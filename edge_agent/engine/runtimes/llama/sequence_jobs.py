@@ -75,6 +75,8 @@ class SequenceJob:
     arrived_at: float = field(init=False)
     deadline: float = field(init=False)
     """0 = none."""
+    outputs_max: int = field(init=False, default=0)
+    """The most tokens that it may write, or that its questions may take at once."""
     prompt_kept: bool = False
     """Its prompt has been stored for other jobs."""
     _rows: int = field(init=False, default=0)
@@ -113,11 +115,6 @@ class SequenceJob:
     def suffix(self) -> list[int]:
         """What stands after the prefix in the prompt."""
         return self.tokens[len(self.bundle.prompt.tokens) : self.input_tokens]
-
-    @property
-    def outputs_max(self) -> int:
-        """How many tokens it may write."""
-        return 0
 
     def allow_drafts(self) -> None:
         """Note that there is no other job: extra rows in the next step would delay none."""
@@ -201,8 +198,7 @@ class ScoringJob(SequenceJob):
             return [self.take_tokens(rows)]
         assert self.slot is not None
         chunk = self._chunk = self._tree.chunk(self._next_branch, rows, rows)
-        branches = [fork(self.slot) for _ in range(chunk.branches)]
-        return [BranchRows(branches, self.computed, chunk.tokens, chunk.depths, chunk.first, chunk.last, chunk.known)]
+        return [BranchRows([fork(self.slot) for _ in range(chunk.branches)], self.computed, chunk)]
 
     def advance(self, context: LlamaContext, row: int, rows: int) -> list[Event]:
         """Take the logits of the job's rows, `row` being the first. Raises ModelFailed."""
@@ -232,7 +228,7 @@ class GenerationJob(SequenceJob):
         """Start with nothing computed."""
         super().__init__(request, bundle, tokens)
         ceiling = bundle.task.limits.output_tokens_max
-        self._limit = min(request.output_tokens_max or ceiling, ceiling)
+        self.outputs_max = min(request.output_tokens_max or ceiling, ceiling)
         self._model = model
         self._text = TextStream((*bundle.task.prompt.stops, *(stop for stop in request.stops if stop)))
         self._sampler = TokenSampler(request.temperature, request.seed) if request.temperature else None
@@ -245,11 +241,6 @@ class GenerationJob(SequenceJob):
         """Return what could be computed now."""
         return self.make_work_item(self.pending, decoding=self._written_count > 0 and self.pending == 1)
 
-    @property
-    def outputs_max(self) -> int:
-        """How many tokens it may write."""
-        return self._limit
-
     def parts(self, rows: int, _fork: Fork) -> list[BatchPart]:
         """Return what to compute with that many rows."""
         return [self.take_tokens(rows)]
@@ -260,7 +251,7 @@ class GenerationJob(SequenceJob):
             return []
         if not self._prefilled_at:
             self.mark_prefilled()
-        if self._written_count == self._limit:
+        if self._written_count == self.outputs_max:
             return self._end("length")
         token = context.choose(self._sampler, row + rows - 1)
         token_text = self._model.token_text(token)
@@ -274,7 +265,7 @@ class GenerationJob(SequenceJob):
         events = self._flush() if time.perf_counter() >= self._piece_due else []
         if self._text.stopped:
             events += self._end("stop")
-        elif self._written_count == self._limit:
+        elif self._written_count == self.outputs_max:
             events += self._end("length")
         return events
 
@@ -379,7 +370,7 @@ class ExtractionJob(SequenceJob):
         """Start with nothing computed. Raises ModelFailed."""
         super().__init__(request, bundle, tokens)
         ceiling = bundle.task.limits.output_tokens_max
-        self._limit = min(request.output_tokens_max or ceiling, ceiling)
+        self.outputs_max = min(request.output_tokens_max or ceiling, ceiling)
         self._model = model
         self._matcher = grammar.start_record()
         self._transcript = RecordTranscript()
@@ -393,15 +384,10 @@ class ExtractionJob(SequenceJob):
         rows = self.pending + len(self._draft)
         return self.make_work_item(rows, decoding=rows == 1)
 
-    @property
-    def outputs_max(self) -> int:
-        """How many tokens it may write."""
-        return self._limit
-
     def allow_drafts(self) -> None:
         """Draft the probable next tokens, to be computed with the next step."""
         if not self._matcher.complete:
-            tokens_max = min(DRAFT_MAX, self._limit - len(self._transcript))
+            tokens_max = min(DRAFT_MAX, self.outputs_max - len(self._transcript))
             draft = self.bundle.drafts.draft_after(self.tokens, tokens_max, alone=self.pending == 1)
             self._draft = self._matcher.allowed_prefix(draft)
 
@@ -441,8 +427,9 @@ class ExtractionJob(SequenceJob):
         self.tokens += tokens
         for token in tokens:
             self._transcript.add(self._model.token_text(token).piece, log_prob)
-        if len(self._transcript) > self._limit or (len(self._transcript) == self._limit and not self._matcher.complete):
-            raise ModelFailed(f"the record is not complete after {self._limit} tokens", remedy=_REMEDY)
+        count = len(self._transcript)
+        if count > self.outputs_max or (count == self.outputs_max and not self._matcher.complete):
+            raise ModelFailed(f"the record is not complete after {self.outputs_max} tokens", remedy=_REMEDY)
 
     def _done(self) -> Event:
         self.bundle.drafts.learn(self.tokens, self.input_tokens)

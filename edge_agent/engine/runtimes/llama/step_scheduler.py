@@ -349,11 +349,17 @@ class StepScheduler:
         return plan
 
     def _worth_bulk(self, prompts: WorkItems) -> WorkItems:
-        """Return the prompts that are worth a bulk step: long ones, and those that make a bulk batch."""
+        """Return the prompts that are worth a bulk step: long ones, and those that make a bulk batch.
+
+        A bulk step with rows of them must be short enough.
+        """
+        bulk = self.costs.bulk
         return [
             item
             for item in prompts
-            if not item.exact and (item.bulk_safe or self._is_long(item)) and self._affords_bulk(item)
+            if not item.exact
+            and (item.bulk_safe or self._is_long(item))
+            and bulk.affordable(bulk.seconds_left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
         ]
 
     def _with_bulk_batch(self, prompts: WorkItems) -> WorkItems:
@@ -366,11 +372,6 @@ class StepScheduler:
 
     def _is_long(self, item: WorkItem) -> bool:
         return min(item.rows, self._bulk_rows) >= BULK_ROWS_MIN and item.rows + item.depth >= LONG_TOKENS
-
-    def _affords_bulk(self, item: WorkItem) -> bool:
-        """Tell whether a bulk step with rows of this work item is short enough."""
-        bulk = self.costs.bulk
-        return bulk.affordable(bulk.seconds_left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
 
     def _bulk_is_due(self, items: WorkItems, long: WorkItems) -> bool:
         """Tell whether the next step may be too large for exact work items."""

@@ -264,8 +264,7 @@ def label_scores(joint: LogProbs, temperature: float) -> tuple[tuple[float, ...]
     to 1. The label mass, 0 to 1, is the probability of all labels together before that: a low mass means that the input
     is unlike those that the task was made for.
     """
-    scaled = (joint - joint.max()) / temperature
-    weights = np.exp(scaled)
+    weights = np.exp((joint - joint.max()) / temperature)
     mass = float(np.exp(joint).sum())
     return tuple((weights / weights.sum()).tolist()), min(1.0, mass)
 
