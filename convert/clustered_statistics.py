@@ -9,7 +9,7 @@ families. If no two rows share a family, the results equal those of the exact ru
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -85,11 +85,10 @@ def paired_p_value(differences: Numbers, families: Numbers) -> float:
     for size, number in zip(*np.unique(sums[sums > 0], return_counts=True), strict=True):
         product *= np.cos(angles * size) ** number
     probabilities = np.fft.ifft(product).real
-    return (
-        float(np.clip(1 - probabilities[:observed].sum() - probabilities[len(angles) - observed + 1 :].sum(), 0.0, 1.0))
-        if observed
-        else 1.0
-    )
+    if not observed:
+        return 1.0
+    outside = 1 - probabilities[:observed].sum() - probabilities[len(angles) - observed + 1 :].sum()
+    return float(np.clip(outside, 0.0, 1.0))
 
 
 def difference_of(first: Interval, second: Interval) -> Interval:
@@ -116,8 +115,9 @@ def exchange_p_value(first: Floats, second: Floats, statistic: Callable[[Floats]
     total, change = first.sum(axis=0) + second.sum(axis=0), second - first
     observed = _gap(change.sum(axis=0)[None], total, statistic)[0]
     generator, as_large = np.random.default_rng(_SEED), 0
-    for size in _chunks(EXCHANGES, max(1, _CELLS_AT_ONCE // max(1, len(change)))):
-        signs = 2.0 * generator.integers(0, 2, (size, len(change)), dtype=np.int8) - 1.0
+    step = max(1, _CELLS_AT_ONCE // max(1, len(change)))
+    for start in range(0, EXCHANGES, step):
+        signs = 2.0 * generator.integers(0, 2, (min(step, EXCHANGES - start), len(change)), dtype=np.int8) - 1.0
         as_large += int((_gap(signs @ change, total, statistic) >= observed - 1e-12).sum())
     return (1 + as_large) / (1 + EXCHANGES)
 
@@ -167,8 +167,3 @@ def _sizes(families: Numbers) -> tuple[list[int], npt.NDArray[np.bool_]]:
 
 def _gap(change: Floats, total: Floats, statistic: Callable[[Floats], Floats]) -> Floats:
     return np.nan_to_num(np.abs(statistic((total + change) / 2) - statistic((total - change) / 2)))
-
-
-def _chunks(count: int, size: int) -> Iterator[int]:
-    for start in range(0, count, size):
-        yield min(size, count - start)

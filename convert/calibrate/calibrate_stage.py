@@ -92,16 +92,13 @@ def _calibrate_redaction(job: StageJob, kind: str) -> Calibration:
     """Return the proved cut-off of a bundle that redacts."""
     section = job.recipe.redaction
     if kind != "redact" or section is None:
-        raise InvalidRequest(
-            f"the recipe has 'redaction', and its task is of kind {kind}",
-            remedy="Remove the section, or set 'kind: redact' in task.yaml.",
-        )
+        message = f"the recipe has 'redaction', and its task is of kind {kind}"
+        raise InvalidRequest(message, remedy="Remove the section, or set 'kind: redact' in task.yaml.")
     sample = row_files.sample(job.recipe, "calibration")
     target = MissedTarget(section.missed_max, section.delta)
     with chosen_bundle(job) as bundle:
         result = calibrate_cutoff(bundle, sample.rows, target, job.progress)
-    report = result.report | {"sampling": sample.plain()}
-    return Calibration(AlwaysEscalate(), report, redaction=result.section)
+    return Calibration(AlwaysEscalate(), result.report | {"sampling": sample.plain()}, redaction=result.section)
 
 
 def _gate_of_vectors(job: StageJob, settings: CalibrationSettings) -> Calibration:
@@ -114,8 +111,7 @@ def _gate_of_vectors(job: StageJob, settings: CalibrationSettings) -> Calibratio
     verdict = "A task of kind embed has no confidence."
     if conditions.gate:
         verdict += " The gate marks inputs unlike the training texts."
-    report = {"verdict": verdict, "kind": "embed", "gate": gate_report}
-    return Calibration(AlwaysEscalate(gate=conditions.gate), report)
+    return Calibration(AlwaysEscalate(gate=conditions.gate), {"verdict": verdict, "kind": "embed", "gate": gate_report})
 
 
 @dataclass(frozen=True)
@@ -220,9 +216,8 @@ def _choose(subject: Subject, conditions: Conditions, risk: Risk) -> Choice:
     sample, tuning = subject.sample, subject.tuning
     confidences = conditions.passing(sample.predictions, sample.confidences())
     tuning_answers = (conditions.passing(tuning.predictions, subject.tuning_confidences), tuning.right)
-    return threshold.choose(
-        confidences, sample.right, risk, start=threshold.start_of(confidences, tuning_answers, risk)
-    )
+    start = threshold.start_of(confidences, tuning_answers, risk)
+    return threshold.choose(confidences, sample.right, risk, start=start)
 
 
 def _subject_report(subject: Subject, choice: Choice, conditions: Conditions, risk: Risk, failed: int) -> Report:

@@ -41,11 +41,6 @@ class Answers:
         """Return a number for each row, the same within a family."""
         return family_numbers([family(row) for row in self.rows])
 
-    def joined_with(self, other: Answers) -> Answers:
-        """Return these answers joined with others."""
-        right = np.concatenate([self.right, other.right])
-        return Answers([*self.rows, *other.rows], [*self.predictions, *other.predictions], right)
-
     def first(self, count: int) -> Answers:
         """Return the first answers."""
         return Answers(self.rows[:count], self.predictions[:count], self.right[:count])
@@ -95,7 +90,9 @@ class CalibrationAnswers:
     @property
     def every(self) -> Answers:
         """The answers to all rows, `tuning` first."""
-        return self.tuning.joined_with(self.proving)
+        tuning, proving = self.tuning, self.proving
+        right = np.concatenate([tuning.right, proving.right])
+        return Answers([*tuning.rows, *proving.rows], [*tuning.predictions, *proving.predictions], right)
 
     @property
     def held_out(self) -> tuple[Sequence[ServedPrediction], Sequence[ServedPrediction]]:

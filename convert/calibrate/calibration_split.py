@@ -36,7 +36,9 @@ def divide_rows(rows: Sequence[DataRow]) -> Division:
     count = round(TUNING_SHARE * len(ordered))
     if count < temperature.ROWS_MIN:
         return Division([], ordered)
-    tuning = _extend_to_whole_families(ordered, min(count, TUNING_ROWS_MAX))
+    tuning = min(count, TUNING_ROWS_MAX)
+    while tuning < len(ordered) and family(ordered[tuning]) == family(ordered[tuning - 1]):
+        tuning += 1  # no family is divided
     return Division(ordered[:tuning], ordered[tuning:])
 
 
@@ -46,13 +48,6 @@ def one_of_each(rows: Sequence[DataRow]) -> list[DataRow]:
     for row in sorted(rows, key=lambda row: (text_hash(family(row)), text_hash(row.key))):
         chosen.setdefault(family(row), row)
     return list(chosen.values())
-
-
-def _extend_to_whole_families(ordered: Sequence[DataRow], count: int) -> int:
-    """Return the smallest number of rows, at least `count`, that divides no family."""
-    while count < len(ordered) and family(ordered[count]) == family(ordered[count - 1]):
-        count += 1
-    return count
 
 
 def family(row: DataRow) -> str:

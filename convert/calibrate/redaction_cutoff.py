@@ -115,9 +115,7 @@ def divide_documents(documents: Sequence[MarkedDocument]) -> tuple[int, list[int
 
 
 def choose_cutoff(
-    documents: Sequence[MarkedDocument],
-    missed_at: Callable[[float], Sequence[int] | None],
-    target: MissedTarget,
+    documents: Sequence[MarkedDocument], missed_at: Callable[[float], Sequence[int] | None], target: MissedTarget
 ) -> CutoffChoice:
     """Test the cut-offs in turn.
 

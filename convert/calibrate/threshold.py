@@ -97,7 +97,10 @@ def choose(confidences: Floats, right: Flags, risk: Risk, grid: tuple[float, ...
         verdict = _verdict(rows, errors, risk) if is_open and threshold <= start else "not tested"
         is_open = is_open and verdict != "failed"
         steps.append(Step(threshold, rows, errors, verdict))
-    return _last_passed(tuple(steps), len(confidences), risk)
+    last = next((step for step in reversed(steps) if step.verdict == "passed"), None)
+    if last is None:
+        return Choice(None, len(confidences), 1.0, 0.0, tuple(steps))
+    return Choice(last.threshold, len(confidences), risk.target, last.rows / len(confidences), tuple(steps))
 
 
 def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk) -> float:
@@ -118,13 +121,6 @@ def start_of(confidences: Floats, tuning: tuple[Floats, Flags], risk: Risk) -> f
     chances = stats.betabinom.cdf(errors_max, rows, tuning_errors + 0.5, tuning_rows - tuning_errors + 0.5)
     chances[(rows < risk.rows_min) | (tuning_rows == 0)] = 0.0
     return GRID[int(np.argmax(chances >= _START_CHANCE * chances.max()))] if chances.max() > 0 else 1.0
-
-
-def _last_passed(steps: tuple[Step, ...], rows: int, risk: Risk) -> Choice:
-    last = next((step for step in reversed(steps) if step.verdict == "passed"), None)
-    if last is None:
-        return Choice(None, rows, 1.0, 0.0, steps)
-    return Choice(last.threshold, rows, risk.target, last.rows / rows, steps)
 
 
 def _verdict(rows: int, errors: int, risk: Risk) -> Verdict:

@@ -46,8 +46,7 @@ class AssessCommand:
         ),
     ] = 0.05
     delta: Annotated[
-        float,
-        typer.Option(min=0.0001, max=0.9999, help="Accepted probability that the risk exceeds the target."),
+        float, typer.Option(min=0.0001, max=0.9999, help="Accepted probability that the risk exceeds the target.")
     ] = 0.1
     version: dataset.Version = ""
     site: dataset.Sites = None
@@ -74,7 +73,11 @@ class AssessCommand:
         assess = load_module("convert.dataset.assessment")  # likewise
         scope = dataset.scope_of(self.version, self.site, self.since, self.until, self.new_label)
         assessment = assess.assess(self.collected, task, assess.Risk(self.target, delta), scope)
-        ranking = self._rank_labels(task, scope) if self.label_errors else None
+        ranking = None
+        if self.label_errors:
+            selection = load_module("convert.dataset.selection")
+            choice = selection.DatasetSelection(self.collected, task, "reviewed", shares={"all": 1.0}, scope=scope)
+            ranking = dataset.rank_labels(choice, self.encoder)
         if self.as_json:
             label_errors = ranking.plain(LABEL_ERRORS_MAX) if ranking else None
             return {**assessment.plain(), "label_errors": label_errors}
@@ -82,12 +85,6 @@ class AssessCommand:
         if ranking:
             dataset.print_label_errors(ranking)
         return {}
-
-    def _rank_labels(self, task: str, scope: Any) -> Any:
-        choice = load_module("convert.dataset.selection").DatasetSelection(
-            self.collected, task, "reviewed", shares={"all": 1.0}, scope=scope
-        )
-        return dataset.rank_labels(choice, self.encoder)
 
 
 def _print(console: Console, report: Any, marks: dict[int, str], rows_min: int) -> None:
@@ -104,7 +101,9 @@ def _print(console: Console, report: Any, marks: dict[int, str], rows_min: int) 
         f" {counted(report.contradictions, 'text')} with conflicting labels"
     )
     _print_labels(console, report)
-    _print_reviewers(console, report)
+    console.print(f"{counted(report.reviewed_twice, 'example')} with several reviewers, {report.conflicts} in conflict")
+    for pair in report.pairs[:_PAIRS_SHOWN_MAX]:
+        console.print(f"  {pair.one} and {pair.other} agree on {pair.agreed} of {pair.predictions}")
     _print_bundles(console, report.scope)
     for message in dataset.rejected_reasons(report.scope):
         console.print(message, markup=False)
@@ -145,12 +144,6 @@ def _print_labels(console: Console, report: Any) -> None:
     for label, rows in report.labels.items():
         table.add_row(label, f"{rows}{'  few' if label in report.short else ''}")
     console.print(table)
-
-
-def _print_reviewers(console: Console, report: Any) -> None:
-    console.print(f"{counted(report.reviewed_twice, 'example')} with several reviewers, {report.conflicts} in conflict")
-    for pair in report.pairs[:_PAIRS_SHOWN_MAX]:
-        console.print(f"  {pair.one} and {pair.other} agree on {pair.agreed} of {pair.predictions}")
 
 
 def _verdict(report: Any, rows_min: int) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from convert.cli import progress_output
 from convert.cli.keys import passphrase_reader
-from convert.collect.sources import SegmentSource, open_source
+from convert.collect.sources import open_source
 from convert.dataset.label_studio import EXPORT_BYTES_MAX, ReadReviews, read_reviews
 from convert.pipeline.stage import Progress as Advance
 from convert.pipeline.stage import load_module
@@ -52,8 +52,7 @@ class CollectCommand:
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the collection; every run adds to it.")]
     keys: Annotated[Path, typer.Option(metavar="FOLDER", help="The central team's keys: see 'edge-convert keys'.")]
     sources: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="SOURCE", help="Folders, or URLs of object stores: s3:// gs:// az://"),
+        list[str] | None, typer.Argument(metavar="SOURCE", help="Folders, or URLs of object stores: s3:// gs:// az://")
     ] = None
     passphrase_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File whose first line is the passphrase of the keys.")
@@ -87,12 +86,13 @@ class CollectCommand:
     def __post_init__(self) -> None:
         """Run the command."""
         run = load_module("convert.collect.collection")  # needs the extra, unlike other commands
-        sources, exports = self._sources(), self._exports()
+        options = store_options(self.store_option)
+        sources = [open_source(source, options) for source in self.sources or ()]
+        exports = self._exports()
         reviews = [review for export in exports.values() for review in export.feedback]
         if not sources and not exports:
-            raise InvalidRequest(
-                "no source to collect from is named", remedy="Name a folder, a store, or --label-studio FILE."
-            )
+            message = "no source to collect from is named"
+            raise InvalidRequest(message, remedy="Name a folder, a store, or --label-studio FILE.")
         unlocked = central_keys.unlock(self.keys, passphrase_reader(self.passphrase_file))
         with _progress_bar() as progress:
             request = run.CollectRequest(
@@ -113,10 +113,6 @@ class CollectCommand:
             errors().print(f"left out of {file}: {counted(len(tasks), 'review')} that the redaction model cannot read")
         if unread or not report.clean:
             raise typer.Exit(_INCOMPLETE)
-
-    def _sources(self) -> list[SegmentSource]:
-        options = store_options(self.store_option)
-        return [open_source(source, options) for source in self.sources or ()]
 
     def _exports(self) -> dict[Path, ReadReviews]:
         find = None

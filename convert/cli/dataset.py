@@ -65,11 +65,7 @@ _TEXT_CHARACTERS_MAX = 60
 
 
 def scope_of(
-    version: str,
-    sites: list[str] | None,
-    since: datetime | None,
-    until: datetime | None,
-    new_labels: list[str] | None,
+    version: str, sites: list[str] | None, since: datetime | None, until: datetime | None, new_labels: list[str] | None
 ) -> Any:
     """Return the scope that those options mean."""
     scope = load_module("convert.dataset.example_scope")  # needs the extra, unlike other commands
@@ -123,9 +119,10 @@ def print_label_errors(ranking: Any) -> None:
     """Print the estimate, the first rows, and the command that sends them to reviewers."""
     console = progress_output.out()
     unjudged = f"; {ranking.unjudged} of rare labels cannot be judged" if ranking.unjudged else ""
+    vectors = "letters and words" if ranking.vectors == "n-grams" else f"the vectors of {ranking.vectors}"
     console.print(
-        f"labels: about {ranking.estimated} of {ranking.judged} are likely wrong, by"
-        f" {_classifier_text(ranking.vectors)} out of fold, which agrees with {percent(ranking.agreement)}{unjudged}"
+        f"labels: about {ranking.estimated} of {ranking.judged} are likely wrong, by a linear classifier on {vectors}"
+        f" out of fold, which agrees with {percent(ranking.agreement)}{unjudged}"
     )
     if not ranking.rows:
         return
@@ -140,10 +137,6 @@ def print_label_errors(ranking: Any) -> None:
     console.print(table)
     total = f"{counted(len(ranking.rows), 'row')} in all; " if len(ranking.rows) > _LABELS_SHOWN_MAX else ""
     console.print(f"{total}to have them reviewed: 'edge-convert dataset --format label-studio --which label-errors'")
-
-
-def _classifier_text(vectors: str) -> str:
-    return "a linear classifier on " + ("letters and words" if vectors == "n-grams" else f"the vectors of {vectors}")
 
 
 Form = Enum("Form", {form: form for form in (*row_formats.FORMATS, "label-studio")})  # type: ignore[misc]
@@ -238,15 +231,14 @@ class DatasetCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        if self.form.value == "label-studio":
-            self._write_review_tasks()
-        else:
+        if self.form.value != "label-studio":
             self._write()
+        elif self.which.value == "label-errors":
+            self._write_label_error_tasks()
+        else:
+            self._write_review_tasks()
 
     def _write_review_tasks(self) -> None:
-        if self.which.value == "label-errors":
-            self._write_label_error_tasks()
-            return
         review = load_module("convert.dataset.assessment")  # needs the extra, unlike other commands
         selection = review.ReviewSelection(self.collected, self.task, self.which.value, self.rows_max, self._scope())
         count = review.write(selection, self.out, force=self.force)
@@ -256,9 +248,8 @@ class DatasetCommand:
         )
 
     def _write_label_error_tasks(self) -> None:
-        choice = load_module("convert.dataset.selection").DatasetSelection(
-            self.collected, self.task, self.answers.value, scope=self._scope()
-        )
+        selection = load_module("convert.dataset.selection")
+        choice = selection.DatasetSelection(self.collected, self.task, self.answers.value, scope=self._scope())
         review = load_module("convert.dataset.label_review")
         count = review.write_tasks(rank_labels(choice, self.encoder), self.out, self.rows_max, force=self.force)
         say(
@@ -277,20 +268,23 @@ class DatasetCommand:
         summary = write.write(choice, self.form.value, self.out, force=self.force, surrogates=surrogates)
         for split, count in summary.rows.items():
             say(f"{self.out / split}.jsonl: {counted(count, 'row')}")
-        say(_left_out_line(asdict(summary.left_out)))
-        for line in (*_span_lines(summary.spans), *_surrogate_lines(summary.surrogates)):
-            say(line)
-        for message in (
-            *_source_lines(summary.label_sources),
+        for line in (
+            _left_out_line(asdict(summary.left_out)),
+            *_span_lines(summary.spans),
+            *_surrogate_lines(summary.surrogates),
+            _sources_line(summary.label_sources),
             *_bundle_lines(summary),
             *rejected_reasons(summary.scope),
         ):
-            say(message)
+            say(line)
         clocks, unknown = wrong_clocks(summary.scope), _unknown_type_warnings(summary.surrogates)
         for message in (*clocks, *unknown, *_audit_warnings(summary.audit, summary.sites)):
             _warn(message)
-        if self.label_errors:
-            _report_label_errors(choice, self.encoder, self.out)
+        ranking = rank_labels(choice, self.encoder) if self.label_errors else None
+        if ranking is not None:
+            review = load_module("convert.dataset.label_review")
+            review.write_report(ranking, self.out / review.LABEL_ERRORS_NAME, LABEL_ERRORS_MAX)
+            print_label_errors(ranking)
         empty = [split for split, count in summary.rows.items() if not count]
         if empty:
             _warn(
@@ -312,12 +306,12 @@ def _unknown_type_warnings(counts: dict[str, Any]) -> Iterator[str]:
         yield f"placeholders {', '.join(words)} were filled with codes, since their type is not known: {advice}"
 
 
-def _source_lines(label_sources: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Yield a sentence with the sources of the labels."""
+def _sources_line(label_sources: dict[str, dict[str, int]]) -> str:
+    """Return the sources of the labels, the most frequent first."""
     counts: Counter[str] = Counter()
     for split_counts in label_sources.values():
         counts.update(split_counts)
-    yield f"labels: {', '.join(f'{count} {source}' for source, count in counts.most_common())}"
+    return f"labels: {', '.join(f'{count} {source}' for source, count in counts.most_common())}"
 
 
 def _bundle_lines(summary: Any) -> Iterator[str]:
@@ -338,15 +332,6 @@ def rank_labels(choice: Any, encoder: Path | None) -> Any:
     review = load_module("convert.dataset.label_review")
     with progress_output.bar() as advance:
         return review.rank(choice, encoder, advance)
-
-
-def _report_label_errors(choice: Any, encoder: Path | None, out: Path) -> None:
-    """Write label-errors.json next to the splits, and show the first rows."""
-    ranking = rank_labels(choice, encoder)
-    if ranking is not None:
-        review = load_module("convert.dataset.label_review")
-        review.write_report(ranking, out / review.LABEL_ERRORS_NAME, LABEL_ERRORS_MAX)
-        print_label_errors(ranking)
 
 
 def _left_out_line(counts: dict[str, int]) -> str:

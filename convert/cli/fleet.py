@@ -16,14 +16,7 @@ from convert.cli import progress_output
 from convert.cli.collect import StoreOption, store_options
 from convert.collect.sources import open_source
 from convert.fleet import rollout_progress
-from convert.fleet.rollout_progress import (
-    FailureReason,
-    FleetReport,
-    RolloutState,
-    SiteAlarm,
-    SiteRedaction,
-    TaskProgress,
-)
+from convert.fleet.rollout_progress import FleetReport, RolloutState, SiteAlarm, SiteRedaction, TaskProgress
 from convert.fleet.site_registry import FILE_NAME, SiteRegistry
 from edge_agent.cli.terminal import EscapedTable, table, write_exactly
 from edge_agent.durable.atomic_files import is_file
@@ -77,11 +70,7 @@ class FleetCommand:
         with progress_output.bar() as advance:
             statuses = rollout_progress.read(sources, sites, advance)
         report = rollout_progress.report(
-            plan,
-            statuses,
-            time.time(),
-            silent_seconds=3600.0 * self.silent_hours,
-            known=sites.names() if sites else (),
+            plan, statuses, time.time(), silent_seconds=3600.0 * self.silent_hours, known=sites.names() if sites else ()
         )
         if self.as_json:
             write_exactly(json.dumps(report.plain(), ensure_ascii=False))
@@ -111,9 +100,7 @@ def _read_plan(path: Path) -> RolloutPlan:
 
 def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     proof = "" if proven else "; their signatures were not checked: name --collected or --sites"
-    console.print(
-        f"plan {report.plan_version}: {report.with_newest_plan} of {report.sites} sites have read it{proof}",
-    )
+    console.print(f"plan {report.plan_version}: {report.with_newest_plan} of {report.sites} sites have read it{proof}")
     if report.tasks:
         console.print(_overview(report.tasks))
     for task in report.tasks:
@@ -129,7 +116,11 @@ def _print(console: Console, report: FleetReport, *, proven: bool) -> None:
     for trouble in report.troubles:
         console.print(Text.assemble(("failed: ", "bold red"), trouble))
     for task in report.halts:
-        console.print(Text.assemble(("halt recommended: ", "bold red"), _halt_sentence(task)))
+        sentence = (
+            f"{task.task} on {task.channel}: {task.failed:,} of the {task.tried:,} sites that tried it failed"
+            f" ({task.failure_percent:.1f}%; the plan allows {task.failure_percent_max}%)"
+        )
+        console.print(Text.assemble(("halt recommended: ", "bold red"), sentence))
 
 
 _ALWAYS = ("sites", "due", "there", "failed")
@@ -172,13 +163,10 @@ def _print_task(console: Console, task: TaskProgress) -> None:
             waves.add_row(f"{preposition} {wave.start[:16].replace('T', ' ')} UTC", f"up to {wave.percent}%", *counts)
         console.print(waves)
     for reason in task.reasons[:_SHOWN_MAX]:
-        console.print(Text.assemble((f"{reason.state}: ", "bold"), _reason_sentence(name, reason)))
-
-
-def _reason_sentence(name: str, reason: FailureReason) -> str:
-    ellipsis = ", …" if reason.sites > len(reason.named) else ""
-    count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
-    return f"{name}, {count} ({', '.join(reason.named)}{ellipsis}), {reason.reason}: {reason.message}"
+        ellipsis = ", …" if reason.sites > len(reason.named) else ""
+        count = f"{reason.sites:,} site{'s' if reason.sites > 1 else ''}"
+        sentence = f"{name}, {count} ({', '.join(reason.named)}{ellipsis}), {reason.reason}: {reason.message}"
+        console.print(Text.assemble((f"{reason.state}: ", "bold"), sentence))
 
 
 def _print_alarms(console: Console, alarms: Sequence[SiteAlarm]) -> None:
@@ -205,13 +193,6 @@ def _print_redaction(console: Console, sites: Sequence[SiteRedaction]) -> None:
         console.print(Text.assemble(("redaction: ", "bold red" if each.is_alarming else "bold"), f"{message}."))
     if len(sites) > _SHOWN_MAX:
         console.print(f"redaction: {len(sites) - _SHOWN_MAX:,} more, with --json")
-
-
-def _halt_sentence(task: TaskProgress) -> str:
-    return (
-        f"{task.task} on {task.channel}: {task.failed:,} of the {task.tried:,} sites that tried it failed"
-        f" ({task.failure_percent:.1f}%; the plan allows {task.failure_percent_max}%)"
-    )
 
 
 def _list(console: Console, title: str, sites: Mapping[str, str]) -> None:

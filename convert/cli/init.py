@@ -83,9 +83,8 @@ def labels_of(text: str | None, kind: Kind) -> tuple[str, ...]:
     labels = tuple(label.strip() for label in text.split(","))
     remedy = "Write them as --labels refund,price,other; without --labels placeholders are written."
     if kind in ("decide", "generate", "embed"):
-        raise InvalidRequest(
-            f"a task of kind {kind} has no labels", remedy="Leave out --labels, or name another --kind."
-        )
+        message = f"a task of kind {kind} has no labels"
+        raise InvalidRequest(message, remedy="Leave out --labels, or name another --kind.")
     if "" in labels:
         raise InvalidRequest(f"label {labels.index('') + 1} of {len(labels)} is empty", remedy=remedy)
     if len(set(labels)) < len(labels):
@@ -351,13 +350,15 @@ def run(
 
     Example: [bold]edge-convert init my-task --kind classify --labels refund,price,other[/bold]
     """
-    request = ScaffoldRequest(_task_name(folder), kind, labels_of(labels, kind), runtime)
+    folder_name = Path(os.path.realpath(folder)).name.lower()  # unlike `resolve`, accepts a link to itself
+    characters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in folder_name)
+    task_name = characters.strip("-")[:63].strip("-") or "task"
+    request = ScaffoldRequest(task_name, kind, labels_of(labels, kind), runtime)
     texts = {RECIPE_NAME: recipe_text(request), TASK_NAME: task_text(request)}
     existing = [name for name in texts if (folder / name).exists()]
     if existing and not force:
-        raise InvalidRequest(
-            f"{folder} has a {existing[0]} already", remedy="Name another folder, or replace it with --force."
-        )
+        message = f"{folder} has a {existing[0]} already"
+        raise InvalidRequest(message, remedy="Name another folder, or replace it with --force.")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
@@ -371,13 +372,6 @@ def run(
     )
 
 
-def _task_name(folder: Path) -> str:
-    """Return a task name after the folder's."""
-    name = Path(os.path.realpath(folder)).name.lower()  # unlike `resolve`, accepts a link to itself
-    characters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
-    return characters.strip("-")[:63].strip("-") or "task"
-
-
 def run_setup(
     cache: Annotated[
         Path | None,
@@ -388,8 +382,7 @@ def run_setup(
     archive: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="The source archive of llama-cpp-python, if it was downloaded by other means.",
+            metavar="FILE", help="The source archive of llama-cpp-python, if it was downloaded by other means."
         ),
     ] = None,
 ) -> None:

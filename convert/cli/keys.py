@@ -108,12 +108,12 @@ class SigningKeyCommand:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if passphrase:
             keyring.lock(self.folder, passphrase)
-        say(describe_key(self._create_or_register()))
-
-    def _create_or_register(self) -> keyring.PublicKeyFile:
         if self.public is None:
-            return keyring.Keyring([self.folder], lambda _: ask_passphrase()).make(self.name, self.role)
-        return keyring.register_external(self.folder, self.name, self.role, self.uri, read_small(self.public))
+            key_file = keyring.Keyring([self.folder], lambda _: ask_passphrase()).make(self.name, self.role)
+        else:
+            public = read_small(self.public)
+            key_file = keyring.register_external(self.folder, self.name, self.role, self.uri, public)
+        say(describe_key(key_file))
 
 
 app.command("signer")(SigningKeyCommand)
@@ -179,9 +179,8 @@ def _quorum(text: str) -> key_rotation.RoleQuorum:
 def _print_signing(folder: Path) -> None:
     key_table = table("key", "role", "type", "private half", wrap=("key", "private half"))
     for key_file in keyring.read_folder(folder):
-        key_table.add_row(
-            key_file.name, key_file.role, f"{key_file.key.keytype} {key_file.key.keyid[:12]}", _private(key_file)
-        )
+        key_type = f"{key_file.key.keytype} {key_file.key.keyid[:12]}"
+        key_table.add_row(key_file.name, key_file.role, key_type, _private(key_file))
     out().print(key_table)
     if (folder / keyring.ANCHOR).is_file():
         root = keyring.root_of(folder).signed

@@ -54,21 +54,17 @@ class MediaCommand(RepositoryCommand):
         prepared = media_writer.prepare(publisher, order)
         with progress_output.bar() as advance:
             media = media_writer.fill(prepared, advance)
-        _print(self.folder, media)
+        console = progress_output.out()
+        for signed in media.bundles:
+            console.print(Text(f"holds {signed.name}"))
+        written = f"{format_bytes(media.bytes_written)} written to {self.folder}"
+        console.print(Text(f"{written}; unmount it before you unplug it"))
+        console.print(Text(f"the drive expires on {media.expires:%Y-%m-%d %H:%M} UTC (by '{media.expires_by}')"))
+        if media.expires_by != "timestamp":
+            remedy = f"Renew it first: edge-convert renew {media.expires_by}; then write the drive again."
+            message = f"that is sooner than requested, because '{media.expires_by}' expires then. {remedy}"
+            console.print(Text(message, "yellow"))
         repository_options.show_expiry(publisher.read_state())
-
-
-def _print(folder: Path, media: media_writer.WrittenMedia) -> None:
-    console = progress_output.out()
-    for signed in media.bundles:
-        console.print(Text(f"holds {signed.name}"))
-    console.print(Text(f"{format_bytes(media.bytes_written)} written to {folder}; unmount it before you unplug it"))
-    console.print(Text(f"the drive expires on {media.expires:%Y-%m-%d %H:%M} UTC (by '{media.expires_by}')"))
-    if media.expires_by != "timestamp":
-        remedy = f"Renew it first: edge-convert renew {media.expires_by}; then write the drive again."
-        console.print(
-            Text(f"that is sooner than requested, because '{media.expires_by}' expires then. {remedy}", "yellow")
-        )
 
 
 _FAILED = 1

@@ -174,9 +174,8 @@ def _from_file(path: Path, state: RepositoryState) -> RolloutPlan:
     with path.open("rb") as file:
         raw = file.read(PLAN_BYTES_MAX + 1)
     if len(raw) > PLAN_BYTES_MAX:
-        raise InvalidRequest(
-            f"{path} has more than {PLAN_BYTES_MAX} bytes", remedy="Put more into channels, and less into single sites."
-        )
+        message = f"{path} has more than {PLAN_BYTES_MAX} bytes"
+        raise InvalidRequest(message, remedy="Put more into channels, and less into single sites.")
     try:
         return plan_text.read(raw.decode(), state.bundles())
     except UnicodeDecodeError:
@@ -184,14 +183,17 @@ def _from_file(path: Path, state: RepositoryState) -> RolloutPlan:
 
 
 def _from_editor(state: RepositoryState) -> RolloutPlan:
-    text = _draft(state)
+    bundles = state.bundles()
+    last = list(bundles.values())[-1] if bundles else None
+    task, version = (last.task, last.version) if last else ("my-task", "1.0.0")
+    text = plan_text.write(state.plan) + _EXAMPLE.format(bundles=_bundles(state), task=task, version=version)
     while True:
         edited = click.edit(text, extension=".yaml")
         if edited is None or not edited.strip():
             return state.plan
         try:
-            plan = plan_text.read(edited, state.bundles())
-            plan_text.require_signed(plan, state.bundles())
+            plan = plan_text.read(edited, bundles)
+            plan_text.require_signed(plan, bundles)
         except PlanInvalid as error:
             report(error.message, error.remedy)
             if not typer.confirm("Edit it again?", default=True, err=True):
@@ -200,13 +202,6 @@ def _from_editor(state: RepositoryState) -> RolloutPlan:
             text = edited
         else:
             return plan
-
-
-def _draft(state: RepositoryState) -> str:
-    bundles = state.bundles()
-    last = list(bundles.values())[-1] if bundles else None
-    task, version = (last.task, last.version) if last else ("my-task", "1.0.0")
-    return plan_text.write(state.plan) + _EXAMPLE.format(bundles=_bundles(state), task=task, version=version)
 
 
 def _bundles(state: RepositoryState) -> str:

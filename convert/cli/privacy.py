@@ -197,15 +197,14 @@ def show_log(
     path = collected / accountability.FILE_NAME
     verdict, entries = accountability.verify_chain(path, known), accountability.entries(collected)
     if as_json:
-        plain = [asdict(each) for each in entries]
-        write_exactly(json.dumps({**asdict(verdict), "log": plain}, ensure_ascii=False))
+        write_exactly(json.dumps({**asdict(verdict), "log": [asdict(each) for each in entries]}, ensure_ascii=False))
     else:
         console = progress_output.out()
         for each in entries[-_SHOWN_MAX:]:
             details = ", ".join(f"{key} {value}" for key, value in each.details.items() if value not in ("", None))
-            console.print(
-                Text(f"{each.number}  {each.at}  {each.actor}  {each.action}: {_subjects_text(each.subjects)}")
-            )
+            subjects, more = ", ".join(each.subjects[:3]), len(each.subjects) - 3
+            others = f" and {more} more" if more > 0 else ""
+            console.print(Text(f"{each.number}  {each.at}  {each.actor}  {each.action}: {subjects}{others}"))
             if details:
                 console.print(Text(f"    {details}"))
         for problem in verdict.problems:
@@ -216,18 +215,12 @@ def show_log(
         raise typer.Exit(_DAMAGED)
 
 
-def _subjects_text(subjects: Sequence[str]) -> str:
-    shown = ", ".join(subjects[:3])
-    return shown if len(subjects) <= 3 else f"{shown} and {len(subjects) - 3} more"
-
-
 def _check_records(records: list[str]) -> list[str]:
     for each in records:
         if not _RECORD.fullmatch(each):
             message = f"{each[:120]!r} is not a record"
-            raise InvalidRequest(
-                message, remedy="Write SITE/PREDICTION_ID, as the rows of 'edge-convert dataset' have them."
-            )
+            remedy = "Write SITE/PREDICTION_ID, as the rows of 'edge-convert dataset' have them."
+            raise InvalidRequest(message, remedy=remedy)
     return list(records)
 
 

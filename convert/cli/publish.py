@@ -66,12 +66,14 @@ class PublishCommand(RepositoryCommand):
         publisher = self.publisher(self.stage)
         if self.new:
             publisher.create()
-            _print_line(
-                f"{publisher.storage.name} is a repository of this fleet."
-                f" Sites trust it by {self._root_file(publisher)}."
-            )
+            root_file = next(path for folder in publisher.keys.folders if (path := folder / ANCHOR).is_file())
+            _print_line(f"{publisher.storage.name} is a repository of this fleet. Sites trust it by {root_file}.")
         if self.staged:
-            self._publish_staged(publisher, self.staged)
+            change = staged_change.publish(publisher, self.staged)
+            for line in change.description(publisher.keys) if change else ():
+                _print_line(line)
+            unchanged = f"The change staged in {self.staged} is published already; nothing was changed."
+            _print_line("Published." if change else unchanged)
         for path in self.bundles or ():
             self._publish(publisher, path)
         repository_options.finish(publisher, "", self.stage)
@@ -102,10 +104,8 @@ class PublishCommand(RepositoryCommand):
         progress_output.show(comparison.comparison(report))
         worse = comparison.worse_figures(report)
         if worse and not self.accept_worse:
-            raise ModelFailed(
-                f"{uploaded.signed.name} is worse than {earlier.name}: {', '.join(worse)}; it was not signed",
-                remedy="Train a better model, or add --accept-worse to sign this one anyway.",
-            )
+            message = f"{uploaded.signed.name} is worse than {earlier.name}: {', '.join(worse)}; it was not signed"
+            raise ModelFailed(message, remedy="Train a better model, or add --accept-worse to sign this one anyway.")
 
     def _check_options(self) -> None:
         changes = len(self.bundles or ()) + bool(self.staged)
@@ -115,17 +115,6 @@ class PublishCommand(RepositoryCommand):
             raise InvalidRequest("one change is staged at a time", remedy="Name one bundle with --stage.")
         if self.compare_on:
             row_lines.require_file(self.compare_on, "Name a file of rows after --compare-on.")
-
-    def _root_file(self, publisher: Publisher) -> str:
-        return next(str(path) for folder in publisher.keys.folders if (path := folder / ANCHOR).is_file())
-
-    def _publish_staged(self, publisher: Publisher, folder: Path) -> None:
-        change = staged_change.publish(publisher, folder)
-        for line in change.description(publisher.keys) if change else ():
-            _print_line(line)
-        _print_line(
-            "Published." if change else f"The change staged in {folder} is published already; nothing was changed."
-        )
 
 
 def _version_to_compare(uploaded: UploadedBundle) -> BundleTarget | None:
@@ -151,13 +140,7 @@ def _print_line(message: str) -> None:
     progress_output.out().print(Text(message))
 
 
-class RotatableRole(str, Enum):
-    """The role whose keys change."""
-
-    root = "root"
-    targets = "targets"
-    plan = "plan"
-    online = "online"
+RotatableRole = Enum("RotatableRole", {"root": "root", "targets": "targets", "plan": "plan", "online": "online"})
 
 
 @dataclass(kw_only=True)
@@ -215,13 +198,9 @@ class RotateCommand(RepositoryCommand):
 
 def _find_or_create_key(publisher: Publisher, role: str, keyids: list[str]) -> PublicKeyFile:
     """Create a key in the first folder, or take one that an interrupted rotation created."""
-    unused = (
-        key_file for key_file in publisher.keys.keys if key_file.role == role and key_file.key.keyid not in keyids
-    )
-    return next((key_file for key_file in unused if key_file.available), None) or _create_key(publisher, role)
-
-
-def _create_key(publisher: Publisher, role: str) -> PublicKeyFile:
+    for key_file in publisher.keys.keys:
+        if key_file.role == role and key_file.key.keyid not in keyids and key_file.available:
+            return key_file
     names = {key_file.name for key_file in publisher.keys.keys}
     number = next(number for number in itertools.count(1) if f"{role}-{number}" not in names)
     new_key = publisher.keys.make(f"{role}-{number}", role)
@@ -237,12 +216,8 @@ def _keyid(publisher: Publisher, name: str, keyids: list[str]) -> str:
     return matches[0]
 
 
-class RenewableRole(str, Enum):
-    """Roles that can be renewed, besides snapshot and timestamp."""
-
-    root = "root"
-    targets = "targets"
-    plan = "plan"
+RenewableRole = Enum("RenewableRole", {"root": "root", "targets": "targets", "plan": "plan"})
+"""Roles that can be renewed, besides snapshot and timestamp."""
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -41,7 +40,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 def open_keys(folders: list[Path], passphrase_file: Path | None) -> Keyring:
     """Return the keys of a command."""
-    return Keyring(folders, _passphrase_prompt(passphrase_file))
+    if passphrase_file is not None:
+        return Keyring(folders, lambda _: central_keys.read_passphrase(passphrase_file))
+    return Keyring(folders, ask_passphrase)
 
 
 @dataclass(kw_only=True)
@@ -95,8 +96,13 @@ def show_expiry(state: RepositoryState, *, err: bool = False) -> None:
     """Report which role expires first, coloured if that is soon."""
     expires, role = state.expiries()[0]
     days = (expires - datetime.now(UTC)).total_seconds() / 86_400
-    when, style = _when(expires, days)
-    renew = "" if days > SOON_DAYS else f"; renew it with 'edge-convert renew{_renew_argument(role)}'"
+    if days <= 0:
+        when, style = f"{expires:%Y-%m-%d}: it has expired", "bold red"
+    else:
+        when = f"{expires:%Y-%m-%d %H:%M} UTC, in {counted(round(days), 'day')}"
+        style = "yellow" if days < SOON_DAYS else ""
+    argument = "" if role in ("timestamp", "snapshot") else f" {role}"
+    renew = "" if days > SOON_DAYS else f"; renew it with 'edge-convert renew{argument}'"
     console = errors() if err else progress_output.out()
     console.print(Text.assemble(("earliest expiry: ", "bold"), (f"{role}, {when}{renew}", style)))
 
@@ -110,24 +116,6 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidRequest(
-            "this needs a confirmation, and there is no terminal to ask at", remedy="Check the change, then add --yes."
-        )
+        message = "this needs a confirmation, and there is no terminal to ask at"
+        raise InvalidRequest(message, remedy="Check the change, then add --yes.")
     typer.confirm(question, abort=True, err=True)
-
-
-def _when(expires: datetime, days: float) -> tuple[str, str]:
-    """Return an expiry date in words, and its style."""
-    if days <= 0:
-        return f"{expires:%Y-%m-%d}: it has expired", "bold red"
-    return f"{expires:%Y-%m-%d %H:%M} UTC, in {counted(round(days), 'day')}", "yellow" if days < SOON_DAYS else ""
-
-
-def _renew_argument(role: str) -> str:
-    return "" if role in ("timestamp", "snapshot") else f" {role}"
-
-
-def _passphrase_prompt(passphrase_file: Path | None) -> Callable[[Path], str]:
-    if passphrase_file is not None:
-        return lambda _: central_keys.read_passphrase(passphrase_file)
-    return ask_passphrase

@@ -23,7 +23,6 @@ from convert.pipeline import execution
 from convert.pipeline.recipe import RECIPE_NAME, DataFormat, GoldenRule, PrivacySection
 from convert.pipeline.recipe import read as read_recipe
 from convert.pipeline.stage import load_module
-from convert.pipeline.workspace import StageRecord
 from convert.report import comparison, markdown
 from convert.report.markdown import headline
 from convert.report.run_summary import TEXT_NAME, duration
@@ -89,14 +88,12 @@ def run_recipe(where: Path, until: str, again: bool, work: Path | None = None, *
     for record in records:
         if record.stage == "evaluate":
             progress_output.out().print(" ".join(headline(record.report)))
-    folder = execution.work_folder(recipe)
-    progress_output.out().print(f"{_total_sentence(records)} The report is {folder / TEXT_NAME}.")
-
-
-def _total_sentence(records: list[StageRecord]) -> str:
-    seconds = sum(record.seconds for record in records)
-    peak = max(record.memory_peak_bytes for record in records)
-    return f"{counted(len(records), 'stage')} took {duration(seconds)} of work; peak memory {format_bytes(peak)}."
+    took = duration(sum(record.seconds for record in records))
+    peak = format_bytes(max(record.memory_peak_bytes for record in records))
+    progress_output.out().print(
+        f"{counted(len(records), 'stage')} took {took} of work; peak memory {peak}."
+        f" The report is {execution.work_folder(recipe) / TEXT_NAME}."
+    )
 
 
 @dataclass
@@ -121,25 +118,21 @@ class QuantizeCommand:
 
     def __post_init__(self) -> None:
         """Run the command."""
-        if self.type_ and self.out is not None:
-            _quantize(self.what, self.type_, self.out, self.requantize)
-        elif self.type_ or self.out is not None:
-            raise InvalidRequest("one file needs both --type and --out", remedy="Name both, or a recipe and neither.")
-        else:
+        if not self.type_ and self.out is None:
             run_recipe(self.what, "quantize", self.again, self.work, auto=self.auto)
-
-
-def _quantize(source: Path, type_: str, out: Path, requantize: bool) -> None:
-    gguf = load_module("convert.quantize.gguf_files")
-    result = gguf.quantize(gguf.QuantizeRequest(source, out, type_, requantize=requantize))
-    contents = result.contents
-    tensor_types = ", ".join(f"{count} {name}" for name, count in contents.types.items())
-    progress_output.out().print(
-        f"Made {out}: {result.type}, {decimal(contents.size_bytes)}, {contents.bits_per_weight:.2f} bits per weight;"
-        f" tensors: {tensor_types}"
-    )
-    for line in result.fallbacks:
-        progress_output.out().print(f"not as requested: {line}")
+            return
+        if not self.type_ or self.out is None:
+            raise InvalidRequest("one file needs both --type and --out", remedy="Name both, or a recipe and neither.")
+        gguf = load_module("convert.quantize.gguf_files")
+        result = gguf.quantize(gguf.QuantizeRequest(self.what, self.out, self.type_, requantize=self.requantize))
+        contents = result.contents
+        tensor_types = ", ".join(f"{count} {name}" for name, count in contents.types.items())
+        progress_output.out().print(
+            f"Made {self.out}: {result.type}, {decimal(contents.size_bytes)}, {contents.bits_per_weight:.2f} bits per"
+            f" weight; tensors: {tensor_types}"
+        )
+        for line in result.fallbacks:
+            progress_output.out().print(f"not as requested: {line}")
 
 
 Format = Annotated[
@@ -277,8 +270,7 @@ class AssembleCommand:
             f"Made {bundle.path}: {manifest.task.name} {manifest.version}, {manifest.runtime},"
             f" {counted(len(manifest.artifacts), 'file')}, {decimal(manifest.size_bytes)}, digest {bundle.digest[:12]}"
         )
-        unchecked = not self.golden and manifest.runtime in bundle_assembly.COMPUTED
-        if unchecked and manifest.task.kind != "generate":
+        if not self.golden and manifest.runtime in bundle_assembly.COMPUTED and manifest.task.kind != "generate":
             progress_output.out().print(_NO_GOLDEN)
 
 

@@ -107,7 +107,9 @@ def list_(
             err=True,
         )
     if as_json:
-        _print_json(central)
+        sites = central.sites
+        plain = {site: sites.entry(site).model_dump(mode="json") for site in sites.every_name()}
+        write_exactly(json.dumps({"sites": plain, "waiting": central.waiting()}))
         return
     waiting = central.waiting()
     rows = [("site", "is", "key", "last enrolment file")]
@@ -118,12 +120,6 @@ def list_(
         progress_output.out().print(
             "Have the site read out its code ('sudo edge-agent identity'), and accept the key with that code."
         )
-
-
-def _print_json(central: _CentralRecords) -> None:
-    sites = central.sites
-    plain = {site: sites.entry(site).model_dump(mode="json") for site in sites.every_name()}
-    write_exactly(json.dumps({"sites": plain, "waiting": central.waiting()}))
 
 
 @app.command()
@@ -331,7 +327,9 @@ class EnrolmentCommand:
     def __post_init__(self) -> None:
         """Run the command."""
         self.sites = list(dict.fromkeys(self.sites))  # of two files of one site only the later one would count
-        fleet, folder = self._fleet(), self.fleet.parent
+        overrides = {"channel": self.channel, "days": self.days}
+        fleet = enrolment_file.read(self.fleet, {key: value for key, value in overrides.items() if value})
+        folder = self.fleet.parent
         registry = SiteRegistry(folder / fleet.registry)
         now = time.time()
         files = [enrolment_file.make(fleet, folder, site, now) for site in self.sites]
@@ -344,10 +342,6 @@ class EnrolmentCommand:
         for file in files:
             self._write(file, secret, registry)
         self._print_next_steps(secret)
-
-    def _fleet(self) -> enrolment_file.FleetFile:
-        overrides = {"channel": self.channel, "days": self.days}
-        return enrolment_file.read(self.fleet, {key: value for key, value in overrides.items() if value})
 
     def _path(self, site: str) -> Path:
         return self.out / f"{site}{enrolment_format.SUFFIX}"

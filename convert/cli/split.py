@@ -134,10 +134,8 @@ def _shares(option: str) -> dict[str, float]:
     pairs = re.findall(r"(?:^|,)(train|calibration|test)=(\d*\.?\d+)(?=,|$)", option)
     shares = {name: float(share) for name, share in pairs if float(share)}
     if len(shares) != len(_FILES) or option.count(",") + 1 != len(_FILES):
-        raise InvalidRequest(
-            f"--shares {option} is not understood",
-            remedy="Write them as train=0.6,calibration=0.25,test=0.15: three shares above 0.",
-        )
+        remedy = "Write them as train=0.6,calibration=0.25,test=0.15: three shares above 0."
+        raise InvalidRequest(f"--shares {option} is not understood", remedy=remedy)
     total = sum(shares.values())
     return {name: shares[name] / total for name in _FILES}
 

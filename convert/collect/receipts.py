@@ -175,8 +175,7 @@ def sign_receipts(
         signed = verify_receipts(stored, [public_key_hex(key)]) if public_key_hex(key).encode() in stored else None
         if signed and signed.body.epochs == tuple(epochs):
             return stored
-    body = Receipts(site=site, at=format_timestamp(now()), epochs=tuple(epochs))
-    content = sign(body, key)
+    content = sign(Receipts(site=site, at=format_timestamp(now()), epochs=tuple(epochs)), key)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_files.write_atomically(path, content)
     return content

@@ -146,9 +146,8 @@ def main_question(task: TaskSpec) -> QuestionSpec | None:
     Its answers are the classes of the out-of-distribution score, and training holds out a share of each. None for a
     task without questions.
     """
-    return max(
-        task.questions_asked, key=lambda each: (each.type == "choice", len(each.outputs)), default=None
-    )  # of equals the first
+    # Of equals the first.
+    return max(task.questions_asked, key=lambda each: (each.type == "choice", len(each.outputs)), default=None)
 
 
 def output_names(task: TaskSpec) -> tuple[str, ...]:

@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from convert.data import imported_rows, probability_sampling, splits
-from convert.data.data_row import (
-    LABEL_SOURCES,
-    MACHINES,
-    DataRow,
-    LabelSource,
-    labels_of,
-    output_names,
-    rows_of,
-)
+from convert.data.data_row import LABEL_SOURCES, MACHINES, DataRow, LabelSource, labels_of, output_names, rows_of
 from convert.data.probability_sampling import ProbabilitySample, RowSampling, equal_probability
 from convert.data.row_lines import SEE as _SEE
 from convert.data.row_lines import format_of, read_rows
@@ -240,10 +232,8 @@ def _check_trainable(recipe: Recipe, task: TaskSpec) -> None:
         )
     runtime = tasks.read(tasks.find(recipe.path(recipe.task))).get("runtime")
     if runtime == "onnx" and task.kind == "extract" and recipe.data.format != "text-spans":
-        raise InvalidRequest(
-            f"data.format '{recipe.data.format}' names no spans, which an encoder (runtime onnx) needs to extract",
-            remedy=f"Use text-spans, or a decoder: 'runtime: llama'. {_SEE}",
-        )
+        message = f"data.format '{recipe.data.format}' names no spans, which an encoder (runtime onnx) needs to extract"
+        raise InvalidRequest(message, remedy=f"Use text-spans, or a decoder: 'runtime: llama'. {_SEE}")
 
 
 def _split_file(recipe: Recipe, split: Split) -> str:
@@ -302,9 +292,8 @@ def check_labels(data_rows: Sequence[DataRow], task: TaskSpec) -> None:
         count = sum(label in labels_of(each) for each in data_rows)
         more = f" ({count} rows have it)" if count > 1 else ""
         message = f"{row.place}: label '{label}', which the task lacks{more}"
-        raise InvalidRequest(
-            message, remedy=f"{_hint(label, known, 'The task has')} Correct the label, or add it to task.yaml."
-        )
+        remedy = f"{_hint(label, known, 'The task has')} Correct the label, or add it to task.yaml."
+        raise InvalidRequest(message, remedy=remedy)
 
 
 def check_answers(data_rows: Sequence[DataRow], task: TaskSpec) -> None:
@@ -346,9 +335,8 @@ def _check_learnable(data_rows: Sequence[DataRow], task: TaskSpec, path: Path) -
             subject = "the only row that answers" if len(members) == 1 else f"all {len(members)} rows that answer"
             have = "has" if len(members) == 1 else "have"
             message = f"{path}: {subject} '{question.name}' {have} the answer '{members[0].label}'"
-            raise InvalidRequest(
-                message, remedy="Add rows with its other answers, or take the question out of task.yaml."
-            )
+            remedy = "Add rows with its other answers, or take the question out of task.yaml."
+            raise InvalidRequest(message, remedy=remedy)
 
 
 def _check_made_by_people(data_rows: list[DataRow], split: Split, path: Path) -> None:

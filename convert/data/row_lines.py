@@ -160,8 +160,7 @@ def _without_nulls(plain: dict[str, Any], levels: int = 3) -> dict[str, Any] | N
 
 def _other_format(raw: bytes, number: int) -> str:
     """Return a remedy if the first line of a file begins like a file of another format; empty = it does not."""
-    matching = (kind for begin, kind in _OTHER_FORMATS.items() if number == 1 and raw.startswith(begin))
-    kind = next(matching, "")
+    kind = next((kind for begin, kind in _OTHER_FORMATS.items() if number == 1 and raw.startswith(begin)), "")
     return f"Save it as JSONL, one object a line, or as CSV: the file seems to be {kind}. {SEE}" if kind else ""
 
 
@@ -205,10 +204,8 @@ def _check_header(path: Path, header: Sequence[str], questions: Sequence[str]) -
     hint = f"Rename the column {close_matches[0]!r}. " if close_matches else ""
     if len(header) == 1 and (separator := re.search(r"[;\t|]", header[0])):
         hint = f"The cells seem to be separated by {separator[0]!r}: save the file with commas. "
-    raise InvalidRequest(
-        f"{path}: the header lacks the column {missing!r}; it has {columns or 'none'}",
-        remedy=f"{hint}There must be a column 'text', and 'label' or one for each question. {SEE}",
-    )
+    remedy = f"{hint}There must be a column 'text', and 'label' or one for each question. {SEE}"
+    raise InvalidRequest(f"{path}: the header lacks the column {missing!r}; it has {columns or 'none'}", remedy=remedy)
 
 
 def _typed_cells(cells: Mapping[str, str], questions: Sequence[str], place: str) -> dict[str, Any]:
@@ -351,8 +348,7 @@ def _conversation(plain: dict[str, Any], place: str, synthetic: bool) -> DataRow
 def _text_spans(plain: dict[str, Any], place: str, synthetic: bool) -> DataRow:
     text, listed = _text(plain, "text", place), plain.get("spans")
     if not isinstance(listed, list) or not all(isinstance(span, dict) for span in listed):
-        message = f"{place}: 'spans' must be a list of objects with 'start', 'end' and 'label'"
-        raise InvalidRequest(message, remedy=SEE)
+        raise InvalidRequest(f"{place}: 'spans' must be a list of objects with 'start', 'end' and 'label'", remedy=SEE)
     spans = sorted((_span(span, len(text), place) for span in listed), key=lambda span: span.start)
     for before, after in itertools.pairwise(spans):
         if after.start < before.end:

@@ -54,9 +54,8 @@ class SplitSketches:
     def __init__(self, texts: Sequence[str]) -> None:
         """Sketch them."""
         self._texts = [normalised(text) for text in texts]
-        self._sketches = np.array([near_duplicates.sketch(text) for text in self._texts]).reshape(
-            -1, near_duplicates.BANDS
-        )
+        sketches = np.array([near_duplicates.sketch(text) for text in self._texts])
+        self._sketches = sketches.reshape(-1, near_duplicates.BANDS)
         self._orders = np.argsort(self._sketches, axis=0, kind="stable")
         self._sorted = np.take_along_axis(self._sketches, self._orders, axis=0)
 
@@ -132,7 +131,14 @@ def copies_between(splits: Mapping[Split, Sequence[str]]) -> tuple[NearDuplicate
     """Count the near duplicates between the given splits."""
     paired = {split for pair in PAIRS for split in pair}
     sketches = {split: SplitSketches(texts) for split, texts in splits.items() if split in paired}
-    return tuple(_count_copies(of, split, splits, sketches) for of, split in PAIRS if {of, split} <= sketches.keys())
+    counts = []
+    for of, split in PAIRS:
+        if {of, split} <= sketches.keys():
+            originals = sketches[split].copies_of(sketches[of])
+            rows = np.flatnonzero(originals != NO_COPY).tolist()
+            examples = tuple((splits[split][row], splits[of][originals[row]]) for row in rows[:_EXAMPLES_MAX])
+            counts.append(NearDuplicates(of, split, len(rows), len(originals), examples))
+    return tuple(counts)
 
 
 def copies_of_any(texts: Sequence[str], splits: Mapping[Split, Sequence[str]]) -> npt.NDArray[np.bool_]:
@@ -141,15 +147,6 @@ def copies_of_any(texts: Sequence[str], splits: Mapping[Split, Sequence[str]]) -
     for others in splits.values():
         copied |= sketches.copies_of(SplitSketches(others)) != NO_COPY
     return copied
-
-
-def _count_copies(
-    of: Split, split: Split, splits: Mapping[Split, Sequence[str]], sketches: Mapping[Split, SplitSketches]
-) -> NearDuplicates:
-    originals = sketches[split].copies_of(sketches[of])
-    rows = np.flatnonzero(originals != NO_COPY).tolist()
-    examples = tuple((splits[split][row], splits[of][originals[row]]) for row in rows[:_EXAMPLES_MAX])
-    return NearDuplicates(of, split, len(rows), len(originals), examples)
 
 
 def require_few_copies(copies: Sequence[NearDuplicates], share_max: float) -> None:

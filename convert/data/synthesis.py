@@ -305,9 +305,8 @@ def synthesize(
         label = next(labels)
         progress(f"asking {model}, {result.tokens} tokens so far", len(result.rows), request.rows)
         count = min(request.rows_a_request, request.rows - len(result.rows))
-        question = GenerationRequest(
-            task, recipe.data.format, request.about, label, _examples(rows, label, choice), count
-        )
+        examples = _examples(rows, label, choice)
+        question = GenerationRequest(task, recipe.data.format, request.about, label, examples, count)
         _add_rows(result, question, ask(messages(question), result.requests), known)
         yield result
     yield result
@@ -402,8 +401,7 @@ class ChatEndpoint:
                 raise self._translate_error(error) from None
         text = answer.choices[0].message.content or "" if answer.choices else ""
         characters = len(text) + sum(len(message["content"]) for message in messages)
-        tokens = answer.usage.total_tokens if answer.usage else characters // _CHARACTERS_PER_TOKEN
-        return ModelReply(text, tokens)
+        return ModelReply(text, answer.usage.total_tokens if answer.usage else characters // _CHARACTERS_PER_TOKEN)
 
     def _answer(self, client: openai.OpenAI, messages: list[dict[str, str]], seed: int) -> Any:
         """Ask in the form that the server accepts. Raises OpenAIError."""

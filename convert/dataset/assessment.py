@@ -218,7 +218,8 @@ def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = Example
     """
     with duckdb.connect() as connection:
         scoped = open_examples(connection, collected, task, scope)
-        usable = _usable(connection, DatasetSelection(collected, task, "reviewed", shares={"all": 1.0}))
+        selection.choose(connection, DatasetSelection(collected, task, "reviewed", shares={"all": 1.0}))
+        usable = Counter[str](dict(connection.execute(_ANSWERS).fetchall()))
         examples, reviewed, clusters, duplicates, conflicts, reviewed_twice = connection.execute(_OVERALL).fetchall()[0]
         labels = _labels(usable, connection.execute(_KNOWN_LABELS).fetchall())
         reviews = [AuditAnswer(*row) for row in connection.execute(_REVIEWED.format(known=_KNOWN_LOCAL)).fetchall()]
@@ -247,12 +248,6 @@ def assess(collected: Path, task: str, risk: Risk, scope: ExampleScope = Example
             audit=AuditAccuracy(answers, by_people, share(right, answers)),
             scope=scoped,
         )
-
-
-def _usable(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> Counter[str]:
-    """Return the labels that a training set would have."""
-    selection.choose(connection, choice)
-    return Counter(dict(connection.execute(_ANSWERS).fetchall()))
 
 
 def _labels(usable: Counter[str], rows: list[tuple[str]]) -> dict[str, int]:
@@ -303,10 +298,9 @@ def _needed(choice: threshold.Choice, risk: Risk) -> int | None:
 
 
 Which = Literal["unreviewed", "audit", "conflicts"]
-# A duplicate in the random sample is part of it.
-_UNREVIEWED = "verdict IS NULL AND (duplicate_of IS NULL OR review_stream = 'audit')"
 _CONDITIONS: dict[str, str] = {
-    "unreviewed": _UNREVIEWED,
+    # A duplicate in the random sample is part of it.
+    "unreviewed": "verdict IS NULL AND (duplicate_of IS NULL OR review_stream = 'audit')",
     "audit": "verdict IS NULL AND review_stream = 'audit'",
     "conflicts": "conflict",
 }

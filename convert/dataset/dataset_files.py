@@ -112,9 +112,8 @@ def write(
         names = list(choice.split_shares)
         if not counts.chosen:
             message = f"task {choice.task} has no example that is {choice.purpose}, of {counts.examples}"
-            raise InvalidRequest(
-                message, remedy="'edge-convert assess' shows the existing examples, and what is missing."
-            )
+            remedy = "'edge-convert assess' shows the existing examples, and what is missing."
+            raise InvalidRequest(message, remedy=remedy)
         purpose = choice.purpose
         query = _ROWS.format(
             right=selection.right_answer(purpose),
@@ -170,10 +169,8 @@ def replace_folder(out: Path, mark: str, *, force: bool) -> Iterator[Path]:
         _check_replaceable(target, mark)
     staging, earlier = (target.with_name(target.name + suffix) for suffix in (atomic_files.PARTIAL, _REPLACED))
     if earlier.exists():
-        raise InvalidRequest(
-            f"{earlier} exists, where an existing folder is kept while it is replaced",
-            remedy="A stopped run has left there the folder that it was replacing: look into it, then move it away.",
-        )
+        remedy = "A stopped run has left there the folder that it was replacing: look into it, then move it away."
+        raise InvalidRequest(f"{earlier} exists, where an existing folder is kept while it is replaced", remedy=remedy)
     with _exclusive_folder(staging, out):
         with private_folder(staging):
             yield staging
@@ -242,10 +239,8 @@ def _check_replaceable(folder: Path, mark: str) -> None:
     ours = {REPORT_NAME, TASKS_NAME, INTERFACE_NAME, LABEL_ERRORS_NAME, *_split_files(folder / mark)}
     others = sorted({path.name for path in folder.iterdir()} - ours)
     if others:
-        raise InvalidRequest(
-            f"{folder} also has {', '.join(others)[:200]}, which --force would delete",
-            remedy="Move that to another folder, or name another --out.",
-        )
+        message = f"{folder} also has {', '.join(others)[:200]}, which --force would delete"
+        raise InvalidRequest(message, remedy="Move that to another folder, or name another --out.")
     if Path.cwd().is_relative_to(folder):
         message = f"--force would replace {folder}, which is the current folder"
         raise InvalidRequest(message, remedy="Change to another folder, and name this one with --out.")
@@ -260,10 +255,7 @@ def _split_files(report: Path) -> list[str]:
 
 
 def _write_rows(
-    result: duckdb.DuckDBPyConnection,
-    builder: RowBuilder,
-    paths: list[Path],
-    consented: frozenset[str],
+    result: duckdb.DuckDBPyConnection, builder: RowBuilder, paths: list[Path], consented: frozenset[str]
 ) -> tuple[list[int], list[Counter[str]]]:
     counts, labels = [0] * len(paths), [Counter[str]() for _ in paths]
     with ExitStack() as stack:
@@ -314,8 +306,7 @@ def _lineage(
     for split, record in connection.execute(query).fetchall():
         records[names[split]].append(record)
     files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in zip(names, paths, strict=True)}
-    at = format_timestamp(time.time())
-    return LineageDocument("dataset", choice.task, records, files, str(out.resolve()), at=at)
+    return LineageDocument("dataset", choice.task, records, files, str(out.resolve()), at=format_timestamp(time.time()))
 
 
 def _label_sources(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> dict[str, dict[str, int]]:

@@ -247,9 +247,8 @@ def _open_task(connection: duckdb.DuckDBPyConnection, collected: Path, task: str
     relation = connection.read_parquet([*map(str, files)], union_by_name=True)
     if "opinion" not in relation.columns:
         message = f"the examples in {collected} were joined by an older edge-convert"
-        raise InvalidRequest(
-            message, remedy="Run 'edge-convert collect' again, which joins them again from the stored segments."
-        )
+        remedy = "Run 'edge-convert collect' again, which joins them again from the stored segments."
+        raise InvalidRequest(message, remedy=remedy)
     derived_examples.split_answers(relation, _LATER_COLUMNS).create_view("collected_task")
     connection.execute("CREATE OR REPLACE TEMP VIEW collected AS SELECT * FROM collected_task")
 
@@ -276,14 +275,11 @@ def _select_question(connection: duckdb.DuckDBPyConnection, task: str, *, whole:
     listed = ", ".join(f"{name}/{each}" for each in questions)[:500]
     if question and question not in questions:
         message = f"there are no examples of question {question} of task {name}"
-        raise InvalidRequest(
-            message, remedy=f"Name one of: {listed}." if questions else f"Name the task alone: {name}."
-        )
+        remedy = f"Name one of: {listed}." if questions else f"Name the task alone: {name}."
+        raise InvalidRequest(message, remedy=remedy)
     if questions and not question and not whole:
-        raise InvalidRequest(
-            f"task {name} has several questions, and this is about one of them",
-            remedy=f"Name one of: {listed}.",
-        )
+        message = f"task {name} has several questions, and this is about one of them"
+        raise InvalidRequest(message, remedy=f"Name one of: {listed}.")
     if question:
         connection.execute(
             "CREATE OR REPLACE TEMP TABLE asked_question AS SELECT $name AS question", {"name": question}

@@ -246,15 +246,8 @@ def rank(choice: DatasetSelection, encoder: Path | None, progress: Progress) -> 
     with duckdb.connect() as connection:
         open_examples(connection, choice.collected, choice.task, choice.scope)
         selection.choose(connection, choice)
-        return rank_chosen(connection, choice, encoder, progress)
-
-
-def rank_chosen(
-    connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, encoder: Path | None, progress: Progress
-) -> RankedLabels | None:
-    """Rank the labels of the table `chosen`; see `rank`."""
-    query = _CHOSEN.format(right=selection.right_answer(choice.purpose))
-    rows = [LabelledExample(*row) for row in connection.execute(query, {"limit": ROWS_MAX}).fetchall()]
+        query = _CHOSEN.format(right=selection.right_answer(choice.purpose))
+        rows = [LabelledExample(*row) for row in connection.execute(query, {"limit": ROWS_MAX}).fetchall()]
     vectors = partial(_vectors, [row.text for row in rows], encoder, progress)
     errors = find(vectors, [row.given for row in rows], [row.cluster for row in rows], choice.seed)
     if errors is None:
@@ -288,8 +281,7 @@ def write_tasks(ranking: RankedLabels | None, out: Path, rows_max: int, *, force
     with replace_folder(out, TASKS_NAME, force=force) as folder:
         tasks = [_task(row, ranking.task) for row in ranking.rows[:rows_max]]
         (folder / TASKS_NAME).write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        interface = label_studio.interface(ranking.labels, reasons=True)
-        (folder / INTERFACE_NAME).write_text(interface, encoding="utf-8")
+        (folder / INTERFACE_NAME).write_text(label_studio.interface(ranking.labels, reasons=True), encoding="utf-8")
         write_report(ranking, folder / LABEL_ERRORS_NAME, rows_max)
         return len(tasks)
 
@@ -344,8 +336,8 @@ def ngram_vectors(texts: Sequence[str]) -> npt.NDArray[np.float64]:
         [texts, VECTOR_SIZE or fewer], of length one; a text without a letter or digit is all zeros.
     """
     counts = _weigh_counts(_count_pieces(texts))
-    size = min(VECTOR_SIZE, *counts.shape)
-    return _unit(counts @ _directions(counts, size))
+    vectors = counts @ _directions(counts, min(VECTOR_SIZE, *counts.shape))
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 def _count_pieces(texts: Sequence[str]) -> sparse.csr_array:
@@ -383,7 +375,3 @@ def _directions(counts: sparse.csr_array, size: int) -> npt.NDArray[np.float64]:
         basis = np.linalg.qr(counts.T @ np.linalg.qr(counts @ basis)[0])[0]
     values, rotation = np.linalg.eigh((counts @ basis).T @ (counts @ basis))
     return np.asarray(basis @ rotation[:, np.argsort(-values)[:size]])
-
-
-def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))

@@ -127,7 +127,9 @@ class _Annotation:
     @property
     def is_typed(self) -> bool:
         """Whether a person typed the value, instead of selecting a label or keeping the answer."""
-        return not self.accepts and not _is_choice(self.raw["result"])
+        return not self.accepts and not any(
+            each["from_name"] == _FROM and "choices" in each["value"] for each in self.raw["result"]
+        )
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -211,6 +213,9 @@ def _feedback(annotation: _Annotation, value: str) -> ExampleFeedback:
     # The same annotation exported again is the same record; a changed one is a new record.
     identity = json.dumps([data["site"], data["prediction_id"], annotation.raw["id"], at, annotation.value])
     key = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    reviewer = annotation.raw.get("completed_by")
+    if isinstance(reviewer, dict):
+        reviewer = reviewer.get("email") or reviewer.get("id")
     return ExampleFeedback(
         record_id=f"review:{key}",
         feedback_id=key,
@@ -218,7 +223,7 @@ def _feedback(annotation: _Annotation, value: str) -> ExampleFeedback:
         at=at,
         prediction_id=data["prediction_id"],
         task=data["task"],
-        reviewer=_reviewer(annotation.raw.get("completed_by")),
+        reviewer=f"label-studio:{reviewer}"[:100],
         verdict="accept" if annotation.accepts else "corrected",
         value="" if annotation.accepts else value,
     )
@@ -231,10 +236,6 @@ def _value(result: list[dict[str, Any]]) -> str | None:
             values = each["value"].get("choices") or each["value"].get("text") or []
             return str(values if isinstance(values, str) else values[0]) if values else None
     return None
-
-
-def _is_choice(result: list[dict[str, Any]]) -> bool:
-    return any(each["from_name"] == _FROM and "choices" in each["value"] for each in result)
 
 
 def _redact(annotation: _Annotation, find: FindsValues | None) -> str | None:
@@ -251,8 +252,3 @@ def _redact(annotation: _Annotation, find: FindsValues | None) -> str | None:
         return session.text(annotation.value)
     redacted = session.value(record)
     return json.dumps(redacted, ensure_ascii=False) if session.counts else annotation.value
-
-
-def _reviewer(completed_by: Any) -> str:
-    name = completed_by.get("email") or completed_by.get("id") if isinstance(completed_by, dict) else completed_by
-    return f"label-studio:{name}"[:100]

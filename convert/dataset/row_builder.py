@@ -249,10 +249,8 @@ class RowBuilder:
         """
         first = group[0]
         if first.kind != "decide":
-            raise InvalidRequest(
-                f"format text-answers is for tasks of kind decide, not {first.kind}",
-                remedy="Use text-label, text-spans, prompt-completion or messages.",
-            )
+            message = f"format text-answers is for tasks of kind decide, not {first.kind}"
+            raise InvalidRequest(message, remedy="Use text-label, text-spans, prompt-completion or messages.")
         labels = [(each.example.question or "", each.example.truth or each.example.output) for each in group]
         probabilities = [each.example.probabilities for each in group]
         answers = tuple((name, shares or label) for (name, label), shares in zip(labels, probabilities, strict=True))
@@ -271,10 +269,8 @@ class RowBuilder:
         labels = [example.truth or example.output]
         if self._form == "text-spans":
             if redacted.kind != "extract":
-                raise InvalidRequest(
-                    f"format text-spans is for tasks of kind extract, not {redacted.kind}",
-                    remedy="Use text-label, prompt-completion or messages.",
-                )
+                message = f"format text-spans is for tasks of kind extract, not {redacted.kind}"
+                raise InvalidRequest(message, remedy="Use text-label, prompt-completion or messages.")
             alignment = align(labels[0], example.input)
             self._spans.add(alignment)
             if alignment.problems:
@@ -292,8 +288,7 @@ class RowBuilder:
         example = redacted.example
         classifies, truth = redacted.kind in LABEL_KINDS, example.truth or ""
         texts = [example.input, *([] if classifies else [example.output, truth])]
-        key = f"{example.site}/{example.prediction_id}"
-        filled = self._filler.fill(key, redacted.counts, texts, stored=2)
+        filled = self._filler.fill(f"{example.site}/{example.prediction_id}", redacted.counts, texts, stored=2)
         moved_spans = tuple(
             TextSpan(filled.new_position(span.start), filled.new_position(span.end), span.label) for span in spans
         )

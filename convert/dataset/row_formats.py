@@ -55,7 +55,9 @@ class CollectedExample:
 
 def rows_of(example: CollectedExample, form: Format) -> list[Row]:
     """Return the rows that an example makes; unpaired ones may be two."""
-    origin: Row = {"site": example.site, "prediction_id": example.prediction_id, **_sampling_fields(example)}
+    origin: Row = {"site": example.site, "prediction_id": example.prediction_id}
+    sampling = {"review_stream": example.review_stream, "sampling_probability": example.sampling_probability}
+    origin |= {key: value for key, value in sampling.items() if value is not None}
     origin |= {"label_source": example.label_source, "labeled_by": example.labeled_by}
     if example.family:
         origin["family"] = example.family
@@ -64,18 +66,12 @@ def rows_of(example: CollectedExample, form: Format) -> list[Row]:
     return [{**row, **origin} for row in _WRITERS[form](example)]
 
 
-def _sampling_fields(example: CollectedExample) -> Row:
-    fields = {"review_stream": example.review_stream, "sampling_probability": example.sampling_probability}
-    return {key: value for key, value in fields.items() if value is not None}
-
-
 def _text_label(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
     return [{"text": example.input, "label": dict(example.probabilities) or _answer(example)}]
 
 
 def _text_answers(example: CollectedExample) -> Sequence[Mapping[str, Any]]:
-    row = {"text": example.input, "answers": dict(example.answers), "prediction_ids": list(example.prediction_ids)}
-    return [row]
+    return [{"text": example.input, "answers": dict(example.answers), "prediction_ids": list(example.prediction_ids)}]
 
 
 def _text_spans(example: CollectedExample) -> Sequence[Mapping[str, Any]]:

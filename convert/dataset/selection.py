@@ -35,10 +35,9 @@ MEASURED = ("calibration", "test")
 SHARES = {"train": 0.65, "calibration": 0.19, "test": 0.16}
 
 # By purpose: the condition for a row, and the answer by which two rows count as equal.
-_TRUE = ("truth IS NOT NULL", "truth")
 _LARGE = "coalesce(opinion, teacher_answer)"
 _WANTED = {
-    "reviewed": _TRUE,
+    "reviewed": ("truth IS NOT NULL", "truth"),
     "opinions": (f"truth IS NOT NULL OR (verdict IS NULL AND {_LARGE} IS NOT NULL)", f"coalesce(truth, {_LARGE})"),
     "sure": ("truth IS NOT NULL OR (verdict IS NULL AND sure AND judged)", "coalesce(truth, local_answer)"),
     "corrected": ("truth IS NOT NULL AND truth <> output", "truth"),
@@ -224,7 +223,15 @@ def choose(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection) -> S
     connection.execute(_UNIQUE, {"torn": choice.purpose == "judged"})
     query = "SELECT count(*) FILTER (reviewed), count(*) FILTER (audited) FROM unique_rows"
     ((people, audited),) = connection.execute(query).fetchall()
-    _assign_splits(connection, choice, people, indexes["train"] or 0)
+    if choice.by == "time":
+        # The last one is above 1, so that rounding of the sum leaves out no row.
+        reaches = [*itertools.accumulate([*choice.split_shares.values()][:-1]), 2.0]
+        connection.execute("CREATE OR REPLACE TEMP TABLE shares (place INTEGER, reach DOUBLE)")
+        connection.executemany("INSERT INTO shares VALUES (?, ?)", list(enumerate(reaches)))
+        connection.execute(_BY_TIME, {"people": people})
+    else:
+        _deal_sites(connection, choice, people, indexes["train"] or 0)
+        connection.execute(_BY_SITE)
     connection.execute(_PLACED, {**indexes, "audited": audited})
     connection.execute(_CHOSEN, {name: -1 if (index := indexes[name]) is None else index for name in MEASURED})
     return _selection_counts(connection)
@@ -256,19 +263,6 @@ def _split_indexes(choice: DatasetSelection) -> dict[str, int | None]:
         message += f" and {' and '.join(names)} take labels of people only"
         raise InvalidRequest(message, remedy="Name a split to train on with --shares, or use --answers reviewed.")
     return {**indexes, "train": train}
-
-
-def _assign_splits(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, people: int, train: int) -> None:
-    shares = choice.split_shares
-    if choice.by == "time":
-        # The last one is above 1, so that rounding of the sum leaves out no row.
-        reaches = [*itertools.accumulate([*shares.values()][:-1]), 2.0]
-        connection.execute("CREATE OR REPLACE TEMP TABLE shares (place INTEGER, reach DOUBLE)")
-        connection.executemany("INSERT INTO shares VALUES (?, ?)", list(enumerate(reaches)))
-        connection.execute(_BY_TIME, {"people": people})
-    else:
-        _deal_sites(connection, choice, people, train)
-        connection.execute(_BY_SITE)
 
 
 def _deal_sites(connection: duckdb.DuckDBPyConnection, choice: DatasetSelection, people: int, train: int) -> None:

@@ -37,14 +37,6 @@ _SECRETS = string.ascii_lowercase + string.digits
 _Make = Callable[[faker.Faker], str]
 
 
-def find_locale_problem(locale: str) -> str:
-    """Return why a locale cannot be used, with the nearest one; empty = it can."""
-    if locale in AVAILABLE_LOCALES:
-        return ""
-    near = difflib.get_close_matches(locale, AVAILABLE_LOCALES, n=1)
-    return f"Faker has no locale {locale!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-
-
 # --- kinds ------------------------------------------------------------------------------------------------------------
 
 
@@ -104,11 +96,8 @@ _OTHER_DATES = ("%d/%m/%Y", "%d-%m-%Y")
 
 
 def _date(fake: faker.Faker) -> str:
-    return _birth_date(fake).strftime(fake.random.choice(_DATES.get(_country(fake), _OTHER_DATES)))
-
-
-def _country(fake: faker.Faker) -> str:
-    return str(fake.locales[0]).rpartition("_")[2]
+    country = str(fake.locales[0]).rpartition("_")[2]
+    return _birth_date(fake).strftime(fake.random.choice(_DATES.get(country, _OTHER_DATES)))
 
 
 def _name(fake: faker.Faker) -> str:
@@ -119,8 +108,7 @@ def _city(fake: faker.Faker) -> str:
     if str(fake.locales[0]) != "it_IT":
         return fake.city()
     # Faker's list of Italian towns comes from a set: its order differs from one process to the next.
-    town_and_province = fake.postcode_city_province().partition(", ")[2]
-    return town_and_province.rpartition(" (")[0]
+    return fake.postcode_city_province().partition(", ")[2].rpartition(" (")[0]
 
 
 def _street(fake: faker.Faker) -> str:
@@ -129,10 +117,6 @@ def _street(fake: faker.Faker) -> str:
 
 def _address(fake: faker.Faker) -> str:
     return ", ".join(line.strip(" ,") for line in fake.address().splitlines())
-
-
-def _code(fake: faker.Faker) -> str:
-    return _by_pattern("??######", fake)
 
 
 _RECORDS = (
@@ -189,7 +173,7 @@ KINDS: Mapping[str, SurrogateKind] = {
     "postcode": SurrogateKind(lambda fake: fake.postcode()),
     "company": SurrogateKind(lambda fake: fake.company()),
     "number": SurrogateKind(lambda fake: str(fake.random_int(1, 999))),
-    FALLBACK: SurrogateKind(_code),
+    FALLBACK: SurrogateKind(lambda fake: _by_pattern("??######", fake)),
 }
 """Kind of value by name, except `id`, whose form is that of the rule that found it, below."""
 
@@ -275,8 +259,7 @@ def check_kinds(kinds: Mapping[str, str]) -> None:
     """Raise InvalidRequest for a kind that is neither known nor a pattern."""
     known = sorted([*KINDS, "id"])
     for word, kind in kinds.items():
-        plain = json.dumps(kind, ensure_ascii=False)[1:-1] == kind
-        if kind not in known and not (("#" in kind or "?" in kind) and plain and len(kind) <= 100):
+        if kind not in known and not (("#" in kind or "?" in kind) and _is_plain(kind) and len(kind) <= 100):
             raise InvalidRequest(
                 f"there is no surrogate of kind {kind!r} for {word}",
                 remedy=f"Use one of {', '.join(known)}, or a pattern: # stands for a digit, ? for a letter.",
@@ -288,8 +271,11 @@ class SurrogateSource:
 
     def __init__(self, locales: Sequence[str], seed: str) -> None:
         """Draw with these locales, one for each row. Raises InvalidRequest for one that Faker lacks."""
-        for problem in filter(None, map(find_locale_problem, locales)):
-            raise InvalidRequest(problem, remedy="Write locales as language and country: --locale de_DE,en_GB.")
+        for locale in locales:
+            if locale not in AVAILABLE_LOCALES:
+                near = difflib.get_close_matches(locale, AVAILABLE_LOCALES, n=1)
+                problem = f"Faker has no locale {locale!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+                raise InvalidRequest(problem, remedy="Write locales as language and country: --locale de_DE,en_GB.")
         self._locales, self._seed = tuple(locales), seed
         self._fakes: dict[str, faker.Faker] = {}
         self._seeded: set[str] = set()

@@ -231,8 +231,6 @@ def _word(placeholder: str) -> str:
 RULE_SET = f"redaction rules of version {RULES_VERSION}"
 _KNOWN_CHARS_MIN = 4
 """Shorter values are replaced only where a rule finds them: "12" is also a part of other numbers."""
-Moves = Sequence[tuple[int, int, int]]
-"""For each replaced value: its start and end in the text before, and the length of its replacement."""
 
 
 FindsValues = Callable[[Sequence[str]], ModelFindings | None]
@@ -324,8 +322,8 @@ def _moves(findings: Sequence[tuple[int, int, str, str]], redacted: str) -> Iter
         shift += len(match[0]) - (end - start)
 
 
-def _move_span(span: TextSpan, moves: Moves) -> TextSpan | None:
-    """Return a span's place in the redacted text; None = it begins or ends inside a replaced value."""
+def _move_span(span: TextSpan, moves: Sequence[tuple[int, int, int]]) -> TextSpan | None:
+    """Return a span's place in the redacted text, after `_moves`; None = it begins or ends inside a replaced value."""
     positions = [span.start, span.end]
     if any(start < position < end for position in positions for start, end, _ in moves):
         return None

@@ -115,8 +115,7 @@ def pad_left(rows: Sequence[Tokens], device: Any) -> dict[str, torch.Tensor]:
 
 def _joint(model: Any, tree: LabelTree, prompts: Sequence[Tokens]) -> LogProbabilities:
     """Score the labels after some prompts: many at a time for labels of one token, otherwise one at a time."""
-    inputs = pad_left(prompts, model.device)
-    out = model(**inputs, logits_to_keep=1, use_cache=bool(tree.branches))
+    out = model(**pad_left(prompts, model.device), logits_to_keep=1, use_cache=bool(tree.branches))
     scorers = [LabelScorer(tree) for _ in prompts]
     for scorer, row in zip(scorers, out.logits[:, -1].float().cpu().numpy(), strict=True):
         scorer.add_prompt(row)

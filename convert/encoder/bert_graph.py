@@ -119,17 +119,16 @@ class _Graph:
         """Add the layers; return the token vectors."""
         hidden = self._embeddings()
         self._layers.append(hidden)
-        bias = self._mask_bias()
+        # What to add to the scores of attention, as [batch, 1, 1, tokens].
+        bias = self._op("Unsqueeze", self._absence(), self._constant(np.array([1, 2])))
         for layer in range(self._config.layers):
             prefix = f"encoder.layer.{layer}"
-            mixed = self.linear(
-                self._attention(hidden, bias, f"{prefix}.attention.self"), f"{prefix}.attention.output.dense"
-            )
+            attended = self._attention(hidden, bias, f"{prefix}.attention.self")
+            mixed = self.linear(attended, f"{prefix}.attention.output.dense")
             hidden = self._norm(self._op("Add", hidden, mixed), f"{prefix}.attention.output.LayerNorm")
             inner = self._op("Gelu", self.linear(hidden, f"{prefix}.intermediate.dense"))
-            hidden = self._norm(
-                self._op("Add", hidden, self.linear(inner, f"{prefix}.output.dense")), f"{prefix}.output.LayerNorm"
-            )
+            outer = self.linear(inner, f"{prefix}.output.dense")
+            hidden = self._norm(self._op("Add", hidden, outer), f"{prefix}.output.LayerNorm")
             self._layers.append(hidden)
         return hidden
 
@@ -176,10 +175,6 @@ class _Graph:
 
     def _float_mask(self) -> str:
         return self._op("Cast", "attention_mask", to=TensorProto.FLOAT)
-
-    def _mask_bias(self) -> str:
-        """What to add to the scores of attention, as [batch, 1, 1, tokens]."""
-        return self._op("Unsqueeze", self._absence(), self._constant(np.array([1, 2])))
 
     def _absence(self) -> str:
         """0 where there is a token and -1e9 where there is padding, as [batch, tokens]."""

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from transformers import BatchEncoding
 
 from convert.data.data_row import TextSpan
-from edge_agent.engine.runtimes.onnx_outputs import WordSpan, word_spans
+from edge_agent.engine.runtimes.onnx_outputs import word_spans
 
 UNREAD = -100
 """The tag of a token that is not read; losses of PyTorch ignore this value."""
-_OUTSIDE = "O"
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,11 @@ def tag_tokens(text: str, encoding: BatchEncoding, spans: Sequence[TextSpan], la
         span = next((each for each in spans if each.start < word.end and word.start < each.end), None)
         tags[word.token] = index[_tag(span, previous)]
         previous = span
-    return TokenTags(tuple(tags), _misfits(words, spans))
+    starts, ends = {word.start for word in words}, {word.end for word in words}
+    return TokenTags(tuple(tags), sum(span.start not in starts or span.end not in ends for span in spans))
 
 
 def _tag(span: TextSpan | None, previous: TextSpan | None) -> str:
     if span is None:
-        return _OUTSIDE
+        return "O"
     return f"{'I' if span is previous else 'B'}-{span.label}"
-
-
-def _misfits(words: Sequence[WordSpan], spans: Sequence[TextSpan]) -> int:
-    starts, ends = {word.start for word in words}, {word.end for word in words}
-    return len(spans) - sum(span.start in starts and span.end in ends for span in spans)

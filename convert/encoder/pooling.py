@@ -103,9 +103,8 @@ def mean_vectors(
         for start in range(0, len(order), _BATCH_ROWS):
             batch = order[start : start + _BATCH_ROWS]
             rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens[row]) for row in batch], True, padding)
-            mask = torch.nn.utils.rnn.pad_sequence(
-                [torch.ones(len(tokens[row]), dtype=torch.long) for row in batch], True
-            )
+            ones = [torch.ones(len(tokens[row]), dtype=torch.long) for row in batch]
+            mask = torch.nn.utils.rnn.pad_sequence(ones, True)
             device = model.device
             hidden = model(input_ids=rows.to(device), attention_mask=mask.to(device)).last_hidden_state
             vectors[batch] = mean_of(hidden, mask.to(device)).cpu().numpy()

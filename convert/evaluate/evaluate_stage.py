@@ -18,7 +18,7 @@ from convert.evaluate.serving import BundleFolder, chosen_bundle, open_bundle, q
 from convert.pipeline.recipe import Recipe, Split
 from convert.pipeline.stage import Progress, Report, StageJob
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.manifest import Manifest, TaskSpec
+from edge_agent.formats.manifest import Manifest
 
 PREDICTIONS_NAME = "predictions.jsonl"
 QUALITY_NAME = "quality.json"
@@ -36,8 +36,11 @@ def run(job: StageJob) -> Report:
     with chosen_bundle(job) as bundle:
         report, predictions = _measure(bundle, rows, job.progress)
     report["sampling"] = sample.plain()
-    near_copy_report = _report_near_copies(job.recipe, bundle.manifest, rows, predictions)
-    report = _join_questions(report, near_copy_report) if "questions" in report else report | near_copy_report
+    near_copies = _report_near_copies(job.recipe, bundle.manifest, rows, predictions)
+    if "questions" in report:
+        without = near_copies.get("questions", {})
+        near_copies["questions"] = {name: each | without.get(name, {}) for name, each in report["questions"].items()}
+    report |= near_copies
     write(job.out / PREDICTIONS_NAME, bundle, rows, predictions)
     quality = {key: value for key, value in report.items() if key != "latency_ms"}
     (job.out / QUALITY_NAME).write_text(json.dumps(quality, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -75,12 +78,6 @@ def _questions_without(
     return report
 
 
-def _join_questions(report: Report, extra: Report) -> Report:
-    """Return both, with the keys of each question joined."""
-    questions = {name: each | extra.get("questions", {}).get(name, {}) for name, each in report["questions"].items()}
-    return report | extra | {"questions": questions}
-
-
 def evaluate(
     folder: Path, rows: Sequence[DataRow], progress: Progress = quiet
 ) -> tuple[Report, list[ServedPrediction]]:
@@ -110,38 +107,29 @@ def compare(first: Path, second: Path, rows: Sequence[DataRow], progress: Progre
     _check_comparable(bundles)
     for bundle in bundles:
         _check_labels(bundle, rows)
-    answers = _predict_in_turns(bundles, [row.text for row in rows], progress)
+    texts = [row.text for row in rows]
+    first_answers: list[ServedPrediction] = []
+    second_answers: list[ServedPrediction] = []
+    with serve_bundles([bundles[0]]) as left, serve_bundles([bundles[1]]) as right:
+        for start in range(0, len(texts), _CHUNK_ROWS):
+            chunk = texts[start : start + _CHUNK_ROWS]
+            first_answers += left.predict(bundles[0], chunk)
+            second_answers += right.predict(bundles[1], chunk)
+            progress("both bundles", len(first_answers), len(texts))
     names: dict[str, Any] = {"bundles": [f"{bundle.name} {bundle.digest[:12]}" for bundle in bundles]}
-    return names | scoring.compare((bundles[0].manifest, bundles[1].manifest), rows, *answers)
+    manifests = (bundles[0].manifest, bundles[1].manifest)
+    return names | scoring.compare(manifests, rows, first_answers, second_answers)
 
 
 def _check_comparable(bundles: tuple[BundleFolder, BundleFolder]) -> None:
     tasks = [bundle.manifest.task for bundle in bundles]
     if tasks[0].kind != tasks[1].kind:
-        raise InvalidRequest(
-            f"the bundles are of kind {' and '.join(sorted(task.kind for task in tasks))}",
-            remedy="Compare two bundles of one kind.",
-        )
+        message = f"the bundles are of kind {' and '.join(sorted(task.kind for task in tasks))}"
+        raise InvalidRequest(message, remedy="Compare two bundles of one kind.")
     if tasks[0].kind == "decide" and not scoring.common_questions(*tasks):
         listed = [", ".join(question.name for question in task.questions) for task in tasks]
-        raise InvalidRequest(
-            f"the bundles have no question in common: {listed[0][:200]} and {listed[1][:200]}",
-            remedy="Compare two versions of one task.",
-        )
-
-
-def _predict_in_turns(
-    bundles: tuple[BundleFolder, BundleFolder], texts: Sequence[str], progress: Progress
-) -> tuple[list[ServedPrediction], list[ServedPrediction]]:
-    first: list[ServedPrediction] = []
-    second: list[ServedPrediction] = []
-    with serve_bundles([bundles[0]]) as left, serve_bundles([bundles[1]]) as right:
-        for start in range(0, len(texts), _CHUNK_ROWS):
-            chunk = texts[start : start + _CHUNK_ROWS]
-            first += left.predict(bundles[0], chunk)
-            second += right.predict(bundles[1], chunk)
-            progress("both bundles", len(first), len(texts))
-    return first, second
+        message = f"the bundles have no question in common: {listed[0][:200]} and {listed[1][:200]}"
+        raise InvalidRequest(message, remedy="Compare two versions of one task.")
 
 
 def write(path: Path, bundle: BundleFolder, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> None:
@@ -163,9 +151,10 @@ def _measure(
 
 
 def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
-    kind, known = bundle.manifest.task.kind, _task_labels(bundle.manifest.task)
+    task = bundle.manifest.task
+    kind, known = task.kind, {*task.labels, *entity_types(task)}
     if kind == "decide":
-        row_files.check_answers(rows, bundle.manifest.task)
+        row_files.check_answers(rows, task)
         if not any(row.answers for row in rows):
             raise InvalidRequest("no row answers a question", remedy="Give rows 'answers': docs/data-formats.md.")
     if kind == "classify" and not all(row.label for row in rows):
@@ -175,10 +164,6 @@ def _check_labels(bundle: BundleFolder, rows: Sequence[DataRow]) -> None:
         phrase = "label of the rows is not one" if len(unknown) == 1 else "labels of the rows are not labels"
         message = f"{len(unknown)} {phrase} of {bundle.name}: {', '.join(unknown)[:300]}"
         raise InvalidRequest(message, remedy=f"Its labels are: {', '.join(sorted(known))[:500]}.")
-
-
-def _task_labels(task: TaskSpec) -> set[str]:
-    return set(task.labels) | set(entity_types(task))
 
 
 def _row_labels(rows: Sequence[DataRow]) -> set[str]:

@@ -7,7 +7,7 @@ for one question, and a decide bundle is measured by its questions in turn.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -137,21 +137,17 @@ class QuestionView:
 
 def views(manifest: Manifest) -> tuple[QuestionView, ...]:
     """Return a view for each question of a bundle, in order; none for kinds that answer no question."""
-    return tuple(_views(manifest))
-
-
-def _views(manifest: Manifest) -> Iterator[QuestionView]:
-    task = manifest.task
+    task, question_views = manifest.task, []
     for index, question in enumerate(task.questions_asked):
-        if task.kind != "decide":
-            yield QuestionView(manifest, question, index, manifest)
-            continue
-        single_task = task.model_copy(
-            update={"name": question.name, "kind": "classify", "labels": question.outputs, "questions": ()}
-        )
-        update: dict[str, Any] = {
-            "task": single_task,
-            "confidence": manifest.confidence_of(question.name),
-            "question_confidence": {},
-        }
-        yield QuestionView(manifest, question, index, manifest.model_copy(update=update))
+        single_manifest = manifest
+        if task.kind == "decide":
+            update = {"name": question.name, "kind": "classify", "labels": question.outputs, "questions": ()}
+            single_manifest = manifest.model_copy(
+                update={
+                    "task": task.model_copy(update=update),
+                    "confidence": manifest.confidence_of(question.name),
+                    "question_confidence": {},
+                }
+            )
+        question_views.append(QuestionView(manifest, question, index, single_manifest))
+    return tuple(question_views)

@@ -188,8 +188,7 @@ def label_figures(expected: Sequence[RowHit], predicted: Sequence[RowHit], famil
 
     F1 = 2 J / (1 + J) where J is the share of hits among the places of either; so is its interval.
     """
-    union = [*expected, *(hit for hit in predicted if not hit[1])]
-    overlap = hit_share(union, families)
+    overlap = hit_share([*expected, *(hit for hit in predicted if not hit[1])], families)
     return {
         "rows": len(expected),
         "precision": hit_share(predicted, families).plain(),
@@ -263,8 +262,7 @@ def _calibration_difference(first: AnswerOutcomes, second: AnswerOutcomes) -> tu
 
 
 def _calibration_error(each: AnswerOutcomes) -> Interval:
-    plain = reliability(each.confidence, each.right, each.families)["calibration_error"]
-    return Interval(**plain)
+    return Interval(**reliability(each.confidence, each.right, each.families)["calibration_error"])
 
 
 def _bin_gaps(each: AnswerOutcomes, bin_numbers: Numbers) -> Floats:

@@ -93,9 +93,8 @@ def measure(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[S
         questions = {view.name: _measure_question(view, rows, predictions) for view in views(manifest)}
         return report | {"questions": questions}
     row_outcomes = outcomes(manifest, rows, predictions)
-    return (
-        report | summary(manifest.confidence, row_outcomes) | _BY_KIND[task.kind](task, rows, predictions, row_outcomes)
-    )
+    figures = _BY_KIND[task.kind](task, rows, predictions, row_outcomes)
+    return report | summary(manifest.confidence, row_outcomes) | figures
 
 
 def _measure_question(
@@ -106,9 +105,8 @@ def _measure_question(
     if not answered:
         return {"type": view.question.type, "rows": 0}
     row_outcomes = outcomes(view.manifest, answered, predicted)
-    report = summary(view.manifest.confidence, row_outcomes) | _classes(
-        view.manifest.task, answered, predicted, row_outcomes
-    )
+    classes = _classes(view.manifest.task, answered, predicted, row_outcomes)
+    report = summary(view.manifest.confidence, row_outcomes) | classes
     if view.question.type == "score" and (error := score_error(view.question.outputs, answered, predicted)):
         report["score_error"] = error
     return {"type": view.question.type} | report
@@ -140,8 +138,7 @@ def summary(confidence: Confidence, outcomes: AnswerOutcomes) -> dict[str, Any]:
     selective = {"coverage": plain.pop("coverage"), "wrong": plain.pop("wrong")}
     if not isinstance(confidence, Threshold):
         return plain
-    sure = {"threshold": confidence.threshold, "target_risk": confidence.target_risk, **selective}
-    return plain | {"sure": sure}
+    return plain | {"sure": {"threshold": confidence.threshold, "target_risk": confidence.target_risk, **selective}}
 
 
 def outcomes(manifest: Manifest, rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]) -> AnswerOutcomes:
@@ -171,9 +168,8 @@ def latency(predictions: Sequence[ServedPrediction]) -> dict[str, float]:
     if not times:
         return {}
     percentiles = zip(_PERCENTILES, np.percentile(times, _PERCENTILES).tolist(), strict=True)
-    return {f"p{percent}": round(value, 3) for percent, value in percentiles} | {
-        "mean": round(float(np.mean(times)), 3)
-    }
+    figures = {f"p{percent}": round(value, 3) for percent, value in percentiles}
+    return figures | {"mean": round(float(np.mean(times)), 3)}
 
 
 def _classes(
@@ -241,10 +237,8 @@ def _neighbours(rows: Sequence[DataRow], predictions: Sequence[ServedPrediction]
     usable = [bool(row.label and each.vector) for row, each in zip(rows, predictions, strict=True)]
     if sum(usable) < 2:
         return {}
-    labels, points = (
-        np.array([row.label for row in compress(rows, usable)]),
-        vectors(list(compress(predictions, usable))),
-    )
+    labels = np.array([row.label for row in compress(rows, usable)])
+    points = vectors(list(compress(predictions, usable)))
     similar = cosines(points, points)
     np.fill_diagonal(similar, -np.inf)
     families = family_numbers([row.family or row.key for row in compress(rows, usable)])
@@ -301,10 +295,7 @@ def compare(
     of a text. decide: `questions` has the keys of classify for each question that both have, and its `rows`.
     """
     kind = manifests[0].task.kind
-    report: dict[str, Any] = {
-        "rows": len(rows),
-        "latency_ms": {"first": latency(first), "second": latency(second)},
-    }
+    report: dict[str, Any] = {"rows": len(rows), "latency_ms": {"first": latency(first), "second": latency(second)}}
     if kind == "embed":
         return report | {"cosine": cosine(first, second)}
     if kind == "decide":
@@ -327,9 +318,8 @@ def _by_question(
         answered, first_answers = first_view.pairs(rows, first)
         if answered:
             pair = (first_view.manifest, second_view.manifest)
-            report = _compare_answers(
-                pair, answered, first_answers, second_view.pairs(rows, second)[1], tests=len(names)
-            )
+            second_answers = second_view.pairs(rows, second)[1]
+            report = _compare_answers(pair, answered, first_answers, second_answers, tests=len(names))
             reports[name] = {"rows": len(answered)} | report
     return reports
 
@@ -351,6 +341,7 @@ def _compare_answers(
     kind = manifests[0].task.kind
     first_outcomes, second_outcomes = outcomes(manifests[0], rows, first), outcomes(manifests[1], rows, second)
     same = np.array(same_answers(first, second), dtype=np.bool_)
+    agree = same & (first_outcomes.confident == second_outcomes.confident)
     differences = quality_metrics.differences(first_outcomes, second_outcomes)
     for each in differences.values():
         if each["p_adjusted"] is not None:
@@ -359,9 +350,7 @@ def _compare_answers(
         "first": summary(manifests[0].confidence, first_outcomes),
         "second": summary(manifests[1].confidence, second_outcomes),
         "same_answer": clustered_share(same, first_outcomes.families).plain(),
-        "agreement": clustered_share(
-            same & (first_outcomes.confident == second_outcomes.confident), first_outcomes.families
-        ).plain(),
+        "agreement": clustered_share(agree, first_outcomes.families).plain(),
         "only_first": int((first_outcomes.right & ~second_outcomes.right).sum()),
         "only_second": int((second_outcomes.right & ~first_outcomes.right).sum()),
         "differences": differences,

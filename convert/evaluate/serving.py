@@ -37,7 +37,6 @@ from edge_agent.errors import (
 )
 from edge_agent.formats.calibration import UNCALIBRATED
 from edge_agent.formats.manifest import MANIFEST_NAME, Manifest, digest_of, encode, parse
-from edge_agent.formats.questions import QuestionSpec
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,7 @@ class BundleFolder:
 
     def at_temperature(self, temperature: float) -> BundleFolder:
         """Return the same files with another temperature in the manifest; both share an engine."""
-        confidence = self.manifest.confidence.model_copy(update={"temperature": temperature})
-        return self._with({"confidence": confidence})
+        return self._with({"confidence": self.manifest.confidence.model_copy(update={"temperature": temperature})})
 
     def at_temperatures(self, temperatures: Mapping[str, float]) -> BundleFolder:
         """Return the same files with a temperature for each question, by name; a classify task is one question."""
@@ -107,9 +105,8 @@ def open_bundle(folder: Path) -> BundleFolder:
     file = folder / MANIFEST_NAME
     if not file.is_file():
         message = f"{folder} is not a bundle directory: it has no {MANIFEST_NAME}"
-        raise BundleUnreadable(
-            message, remedy="Name a bundle directory made by 'edge-convert run' or 'assemble'; unpack a tar first."
-        )
+        remedy = "Name a bundle directory made by 'edge-convert run' or 'assemble'; unpack a tar first."
+        raise BundleUnreadable(message, remedy=remedy)
     manifest_bytes = file.read_bytes()
     manifest = parse(manifest_bytes)
     for artifact in manifest.artifacts:
@@ -281,7 +278,9 @@ def _prediction(bundle: BundleFolder, text: str, result: JobResult, seconds: flo
         confidence = max(result.scores)
         answer = manifest.task.labels[result.scores.index(confidence)]
     elif result.question_scores:
-        answer = json.dumps(_best_outputs(manifest.task.questions_asked, result.question_scores), ensure_ascii=False)
+        pairs = zip(manifest.task.questions_asked, result.question_scores, strict=True)
+        best = {question.name: question.outputs[scores.index(max(scores))] for question, scores in pairs}
+        answer = json.dumps(best, ensure_ascii=False)
     elif manifest.task.kind in ("extract", "redact"):
         answer = result.record or json.dumps([[each.label, each.start, each.end] for each in result.entities])
     return ServedPrediction(
@@ -299,9 +298,3 @@ def _prediction(bundle: BundleFolder, text: str, result: JobResult, seconds: flo
         output_tokens=result.output_tokens,
         seconds=seconds,
     )
-
-
-def _best_outputs(questions: Sequence[QuestionSpec], scores: Sequence[Sequence[float]]) -> dict[str, str]:
-    """Return the likeliest output of each question."""
-    pairs = zip(questions, scores, strict=True)
-    return {question.name: question.outputs[each.index(max(each))] for question, each in pairs}

@@ -20,13 +20,7 @@ from convert.evaluate.quality_metrics import RowHit, hit_share
 from convert.evaluate.serving import BundleFolder, ServedBundles, open_bundle, quiet, serve_bundles
 from convert.pipeline.stage import Progress
 from edge_agent.capture.redact import RULES_VERSION
-from edge_agent.capture.redact.model_findings import (
-    FoundValue,
-    ModelFindings,
-    join_windows,
-    narrower_windows,
-    windows,
-)
+from edge_agent.capture.redact.model_findings import FoundValue, ModelFindings, join_windows, narrower_windows, windows
 from edge_agent.capture.redact.redactor import Redactor
 from edge_agent.errors import EmptyInput, InputTooLong, InvalidRequest
 
@@ -118,8 +112,10 @@ def _read_block(
         predictions = served.predict(bundle, [texts[index][start:end] for index, start, end in batch], at_once=AT_ONCE)
         for (index, start, end), answer in zip(batch, predictions, strict=True):
             narrower = _narrower_parts(answer, texts[index], start, end)
-            values = values_of[index] if narrower or _is_readable(answer) else None
-            values_of[index] = None if values is None else [*values, *_shifted_values(answer, start)]
+            values = values_of[index] if narrower or answer.failure in ("", EmptyInput.reason) else None
+            if values is not None:
+                values += [FoundValue(each.start + start, each.end + start, each.label) for each in answer.entities]
+            values_of[index] = values
             pending += [(index, first, last) for first, last in narrower]
     return [None if values is None else join_windows(values) for values in values_of]
 
@@ -130,20 +126,12 @@ def _windows(texts: Sequence[str]) -> list[tuple[int, int, int]]:
     return [(index, start, end) for index, start, end in all_windows if texts[index][start:end].strip()]
 
 
-def _is_readable(answer: ServedPrediction) -> bool:
-    return answer.failure in ("", EmptyInput.reason)
-
-
 def _narrower_parts(answer: ServedPrediction, text: str, start: int, end: int) -> list[tuple[int, int]]:
     """Split a window with too many tokens; return the non-blank parts as places in the text, none if it fits."""
     if answer.failure != InputTooLong.reason:
         return []
     parts = [(start + first, start + last) for first, last in narrower_windows(text[start:end])]
     return [(first, last) for first, last in parts if text[first:last].strip()]
-
-
-def _shifted_values(answer: ServedPrediction, start: int) -> list[FoundValue]:
-    return [FoundValue(each.start + start, each.end + start, each.label) for each in answer.entities]
 
 
 Stretch = TextSpan | FoundEntity

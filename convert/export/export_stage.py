@@ -46,19 +46,16 @@ def run(job: StageJob) -> Report:
         _check_labels(task, config)
         questions = task.questions_asked if task.kind == "decide" else ()
         return onnx_export.export(checkpoint, adapter, head, job.out, questions)
-    raise InvalidRequest(
-        f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}",
-        remedy="Correct 'runtime' in task.yaml.",
-    )
+    message = f"{file}: a model is exported for the runtimes llama and onnx, not {runtime}"
+    raise InvalidRequest(message, remedy="Correct 'runtime' in task.yaml.")
 
 
 def _take_ready(task: TaskSpec, config: dict[str, Any], source: Path, out: Path) -> Report:
     """Copy a ready graph; its outputs must be the task's tags."""
     if task.kind not in ("extract", "redact"):
         message = f"a source 'onnx' is a token classifier, which does not suit a task of kind {task.kind}"
-        raise InvalidRequest(
-            message, remedy="Set 'kind: redact' or 'kind: extract' in task.yaml, or name a checkpoint."
-        )
+        remedy = "Set 'kind: redact' or 'kind: extract' in task.yaml, or name a checkpoint."
+        raise InvalidRequest(message, remedy=remedy)
     _check_labels(task, config)
     for name in (onnx_source.MODEL, onnx_source.TOKENIZER):
         shutil.copyfile(source / name, out / name)

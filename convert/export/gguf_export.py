@@ -85,10 +85,8 @@ def find(checkout: Path | None = None) -> GgufConverter:
         return GgufConverter(checkout, checkout / "gguf-py")
     site = _site(_user_cache())
     if not (site / HF_SCRIPT).is_file():
-        raise RequirementUnmet(
-            f"llama.cpp's converter is not set up: {site} does not exist",
-            remedy="Run 'edge-convert setup' once, with network; later runs need none.",
-        )
+        message = f"llama.cpp's converter is not set up: {site} does not exist"
+        raise RequirementUnmet(message, remedy="Run 'edge-convert setup' once, with network; later runs need none.")
     return GgufConverter(site, site)
 
 
@@ -146,10 +144,8 @@ def _check_archive(archive: Path) -> None:
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != SHA256:
-        raise HashMismatch(
-            f"{archive} is not the source archive of llama-cpp-python {VERSION}: its sha256 is {digest}",
-            remedy=f"Download llama_cpp_python-{VERSION}.tar.gz from PyPI.",
-        )
+        message = f"{archive} is not the source archive of llama-cpp-python {VERSION}: its sha256 is {digest}"
+        raise HashMismatch(message, remedy=f"Download llama_cpp_python-{VERSION}.tar.gz from PyPI.")
 
 
 def _unpack(archive: Path, target: Path) -> Path:
@@ -224,9 +220,8 @@ def export(request: GgufExport, converter: GgufConverter, out: Path, progress: P
     elif request.merged:
         progress("merging and converting", 0, 1)
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as folder:
-            to_gguf(
-                converter, _merge_adapter(request.checkpoint, request.adapter, Path(folder, "checkpoint")), out / BASE
-            )
+            merged = _merge_adapter(request.checkpoint, request.adapter, Path(folder, "checkpoint"))
+            to_gguf(converter, merged, out / BASE)
     else:
         _refuse_adapter(request.adapter)
         progress("converting the base", 0, 2)
@@ -245,9 +240,8 @@ def to_gguf(converter: GgufConverter, checkpoint: Path, out: Path) -> None:
             checkpoint = _with_pooler(checkpoint, Path(folder, "checkpoint"))
         name = str(config.get("_name_or_path") or config["model_type"]).rstrip("/").rpartition("/")[2]
         kind = weight_type(checkpoint).lower()
-        result = converter.run(
-            HF_SCRIPT, [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name]
-        )
+        arguments = [str(checkpoint), "--outfile", str(out), "--outtype", kind, "--model-name", name]
+        result = converter.run(HF_SCRIPT, arguments)
     _raise_known_failure(result, config)
     check_result(result, out)
 
@@ -266,10 +260,8 @@ def weight_type(checkpoint: Path) -> str:
 
 def _refuse_architecture(config: dict[str, Any]) -> None:
     if not checkpoint_loading.is_decoder(config):
-        raise InvalidRequest(
-            f"the llama runtime serves decoders; the source is {_architecture(config)}",
-            remedy="Set 'runtime: onnx' in task.yaml for an encoder, or name a causal language model.",
-        )
+        remedy = "Set 'runtime: onnx' in task.yaml for an encoder, or name a causal language model."
+        raise InvalidRequest(f"the llama runtime serves decoders; the source is {_architecture(config)}", remedy=remedy)
     if str(config["model_type"]).startswith("gemma3"):
         _refuse_gemma3(config.get("text_config") or config)
 
@@ -287,10 +279,8 @@ def _refuse_gemma3(text: dict[str, Any]) -> None:
     layers = text.get("layer_types") or []
     global_layers = [index for index, kind in enumerate(layers, 1) if kind == "full_attention"]
     if global_layers != list(range(_GEMMA3_PATTERN, len(layers) + 1, _GEMMA3_PATTERN)):
-        raise InvalidRequest(
-            f"Gemma 3 with global attention in layers {global_layers}: llama.cpp assumes every sixth layer",
-            remedy="Start from a Gemma 3 with the published layer pattern.",
-        )
+        message = f"Gemma 3 with global attention in layers {global_layers}: llama.cpp assumes every sixth layer"
+        raise InvalidRequest(message, remedy="Start from a Gemma 3 with the published layer pattern.")
 
 
 def _refuse_adapter(adapter: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from convert.package import bundle_assembly, golden_cases
 from convert.package.bundle_assembly import candidate_files, chosen_weights, confidence_sections
 from convert.package.golden_cases import GoldenOrigin
 from convert.pipeline import task_file as tasks
-from convert.pipeline.recipe import GoldenRule, Recipe, Split
+from convert.pipeline.recipe import GoldenRule, Recipe
 from convert.pipeline.stage import Report, StageJob
 from convert.pipeline.workspace import fingerprint_path, fingerprint_source, library_versions
 from convert.quantize.candidate_selection import LINE_NAME
@@ -48,19 +47,22 @@ def provenance_section(job: StageJob) -> dict[str, Any]:
     """Return the manifest's `provenance`; base and licence of task.yaml take precedence over detected ones."""
     plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
     stated = plain.get("provenance") or {}
+    versions = library_versions(_TOOLS.get(str(plain.get("runtime")), ()))
     return {
         "base": stated.get("base") or _source_path(job.recipe),
         "licence": stated.get("licence") or "",
         "sources": {**dict(_sources(job)), **stated.get("sources", {})},
-        "converter": {**stated.get("converter", {}), **_converter_versions(str(plain.get("runtime")))},
+        "converter": {
+            **stated.get("converter", {}),
+            **{name.removeprefix("version of "): each for name, each in versions.items() if each[:1].isdigit()},
+        },
     }
 
 
 def licence_file(recipe: Recipe) -> Path | None:
     """Return the licence file in the source's directory, if there is one."""
     folder = recipe.path(_source_path(recipe))
-    paths = (folder / name for name in LICENCE_NAMES)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for name in LICENCE_NAMES if (path := folder / name).is_file()), None)
 
 
 def _source_path(recipe: Recipe) -> str:
@@ -70,6 +72,7 @@ def _source_path(recipe: Recipe) -> str:
 
 def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
     recipe = job.recipe
+    task = tasks.of(recipe.path(recipe.task))
     for name, digest in fingerprint_source(recipe, job.progress).items():
         yield name, f"sha256 {digest}"
     for split in SPLITS:
@@ -77,7 +80,11 @@ def _sources(job: StageJob) -> Iterator[tuple[str, str]]:
         if split_path:
             rows, path = row_files.rows(recipe, split), recipe.path(split_path)
             digest = fingerprint_path(path, job.progress)
-            origin = f"{_synthetic_text(rows)}, {_label_sources_text(rows)}, {_imported_rows_text(recipe, split)}"
+            # Labels of the team's own files are assumed to come from people.
+            label_sources = (f"{count} {source}" for source, count in row_files.count_label_sources(rows).items())
+            raw = row_files.unredacted_rows(recipe, split, task)
+            imported = imported_rows.sentence(raw, recipe.privacy, task.kind, recipe.redaction_bundle)
+            origin = f"{_synthetic_text(rows)}, labels: {', '.join(label_sources)}, {imported}"
             yield f"data.{split}", f"{counted(len(rows), 'row')}, {origin}, sha256 {digest}"
     if recipe.data.outliers:
         digest = fingerprint_path(recipe.path(recipe.data.outliers), job.progress)
@@ -88,24 +95,6 @@ def _synthetic_text(rows: list[DataRow]) -> str:
     synthetic_rows = list(filter(attrgetter("synthetic"), rows))
     models = sorted(set(map(attrgetter("model"), synthetic_rows)) - {""})
     return " by ".join(filter(None, (f"{len(synthetic_rows)} synthetic", ", ".join(models))))
-
-
-def _label_sources_text(rows: list[DataRow]) -> str:
-    """Return the label sources in words; labels of the team's own files are assumed to come from people."""
-    counts = row_files.count_label_sources(rows)
-    return f"labels: {', '.join(f'{count} {source}' for source, count in counts.items())}"
-
-
-def _imported_rows_text(recipe: Recipe, split: Split) -> str:
-    """Return what was done with imported rows, in words."""
-    task = tasks.of(recipe.path(recipe.task))
-    raw = row_files.unredacted_rows(recipe, split, task)
-    return imported_rows.sentence(raw, recipe.privacy, task.kind, recipe.redaction_bundle)
-
-
-def _converter_versions(runtime: str) -> dict[str, str]:
-    versions = library_versions(_TOOLS.get(runtime, ()))
-    return {name.removeprefix("version of "): version for name, version in versions.items() if version[:1].isdigit()}
 
 
 BUNDLE = "bundle"
@@ -119,14 +108,6 @@ _MORE_ROWS: Mapping[GoldenRule, str] = {
 _QUANTIZATION_KEYS = ("type", "bits_per_weight", "fallback_tensors")
 
 
-@dataclass(frozen=True)
-class _BundleParts:
-    """The parts of the bundle."""
-
-    files: Mapping[Role, Path]
-    sections: Mapping[str, Any]
-
-
 def run(job: StageJob) -> Report:
     """Write `bundle/`; report its digest, size, files, golden cases, and missing information.
 
@@ -137,15 +118,21 @@ def run(job: StageJob) -> Report:
     """
     with tempfile.TemporaryDirectory(dir=job.out) as name:
         folder = Path(name)
-        parts = _parts(job, folder)
-        draft = _make_bundle(job, parts, folder / "without")
+        files, sections = _files_and_sections(job, folder)
+        draft = _make_bundle(job, files, sections, folder / "without")
         cases, origin, memory_bytes = _golden_cases(job, draft)
-        _check_binding(job, draft, cases)
-        (folder / "golden.jsonl").write_bytes(encode(cases))
-        files: dict[Role, Path] = {**parts.files, "golden": folder / "golden.jsonl"}
-        parts.sections["provenance"]["converter"][golden_cases.PROVENANCE_KEY] = origin.sentence()
-        sections = {**parts.sections, "requires": {"memory_bytes": _required_memory(job, memory_bytes)}}
-        bundle = _make_bundle(job, _BundleParts(files, sections), job.out / BUNDLE)
+        remedy = (
+            f"{_MORE_ROWS[job.recipe.privacy.golden_cases]}, or train a more confident model. To ship the bundle"
+            " anyway, set 'golden_cases_min: {binding}' under 'budget' in the recipe."
+        )
+        cases_min = job.recipe.budget.golden_cases_min
+        bundle_assembly.check_binding(draft.manifest.task.kind, cases, cases_min, remedy)
+        files["golden"] = folder / "golden.jsonl"
+        files["golden"].write_bytes(encode(cases))
+        sections["provenance"]["converter"][golden_cases.PROVENANCE_KEY] = origin.sentence()
+        stated = tasks.read(tasks.find(job.recipe.path(job.recipe.task))).get("requires") or {}
+        sections["requires"] = {"memory_bytes": max(memory_bytes, int(stated.get("memory_bytes") or 0))}
+        bundle = _make_bundle(job, files, sections, job.out / BUNDLE)
         _check_golden_answers(bundle, cases)
     _record_lineage(job, bundle, origin)
     return _report(bundle, cases, origin)
@@ -175,7 +162,7 @@ def _record_lineage(job: StageJob, bundle: BundleFolder, origin: GoldenOrigin) -
         lineage.register(collection_folder, document)
 
 
-def _parts(job: StageJob, folder: Path) -> _BundleParts:
+def _files_and_sections(job: StageJob, folder: Path) -> tuple[dict[Role, Path], dict[str, Any]]:
     calibrated_sections = confidence_sections(job)
     quality = {
         "evaluate": _read_json(job.folders["evaluate"] / QUALITY_NAME),
@@ -196,7 +183,7 @@ def _parts(job: StageJob, folder: Path) -> _BundleParts:
     sections: dict[str, Any] = {**calibrated_sections, "provenance": origin}
     if {"type", "bits_per_weight"} <= quantization.keys():
         sections["engine"] = {"quantization": quantization}
-    return _BundleParts(files | ({"licence": licence} if licence else {}), sections)
+    return files | ({"licence": licence} if licence else {}), sections
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -204,27 +191,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _make_bundle(job: StageJob, parts: _BundleParts, out: Path) -> BundleFolder:
-    request = bundle_assembly.AssembleRequest(
-        job.recipe.path(job.recipe.task), parts.files, out, sections=parts.sections
-    )
+def _make_bundle(job: StageJob, files: Mapping[Role, Path], sections: Mapping[str, Any], out: Path) -> BundleFolder:
+    request = bundle_assembly.AssembleRequest(job.recipe.path(job.recipe.task), files, out, sections=sections)
     return open_bundle(bundle_assembly.assemble(request).path)
-
-
-def _required_memory(job: StageJob, memory_bytes: int) -> int:
-    plain = tasks.read(tasks.find(job.recipe.path(job.recipe.task)))
-    stated = plain.get("requires") or {}
-    return max(memory_bytes, int(stated.get("memory_bytes") or 0))
 
 
 def _golden_cases(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase], GoldenOrigin, int]:
     """Return the golden cases, those of samples.txt first, their origin, and the memory that the engine needs.
 
-    The bundle answers the texts as they will travel, with surrogates in them.
+    The rows are those of the test, and the calibration rows whose label no test row has. The bundle answers the texts
+    as they will travel, with surrogates in them.
     """
+    task = bundle.manifest.task
     samples = bundle_assembly.samples(job.recipe.path(job.recipe.task))
-    golden_rows, redactor = _golden_rows(job, bundle), job.recipe.redaction_bundle
-    candidates = golden_cases.candidates(job.recipe.privacy, bundle.manifest.task, golden_rows, redactor)
+    test = row_files.rows(job.recipe, "test")
+    uncovered = set(output_names(task)) - set(row_files.labels(test))
+    calibration_rows = row_files.rows(job.recipe, "calibration") if uncovered else []
+    golden_rows = [*test, *(row for row in calibration_rows if uncovered & set(labels_of(row)))]
+    candidates = golden_cases.candidates(job.recipe.privacy, task, golden_rows, job.recipe.redaction_bundle)
     rows = candidates.rows
     with serve_bundles([bundle], cpu_threads=1) as served:
         sample_predictions = served.predict(bundle, samples)
@@ -237,23 +221,6 @@ def _golden_cases(job: StageJob, bundle: BundleFolder) -> tuple[list[GoldenCase]
     ]
     all_cases = [*sample_cases, *golden_cases.cases(bundle.manifest, rows, predictions)]
     return all_cases, golden_cases.origin_of(candidates, all_cases, len(sample_cases)), memory_bytes
-
-
-def _golden_rows(job: StageJob, bundle: BundleFolder) -> list[DataRow]:
-    """Return the test rows, and those calibration rows whose label no test row has."""
-    test = row_files.rows(job.recipe, "test")
-    covered, task_labels = set(row_files.labels(test)), set(output_names(bundle.manifest.task))
-    calibration_rows = row_files.rows(job.recipe, "calibration") if task_labels - covered else []
-    return [*test, *(row for row in calibration_rows if task_labels & set(labels_of(row)) - covered)]
-
-
-def _check_binding(job: StageJob, bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:
-    remedy = (
-        f"{_MORE_ROWS[job.recipe.privacy.golden_cases]}, or train a more confident model. To ship the bundle"
-        " anyway, set 'golden_cases_min: {binding}' under 'budget' in the recipe."
-    )
-    cases_min = job.recipe.budget.golden_cases_min
-    bundle_assembly.check_binding(bundle.manifest.task.kind, cases, cases_min, remedy)
 
 
 def _check_golden_answers(bundle: BundleFolder, cases: Sequence[GoldenCase]) -> None:

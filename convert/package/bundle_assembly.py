@@ -109,7 +109,7 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
         OSError: the disk is full or not writable.
     """
     task_file = tasks.find(request.task)
-    plain = _complete(_merge_sections(tasks.read(task_file), request.sections), request.version)
+    plain = _complete(tasks.read(task_file), request.sections, request.version)
     for role, source in request.files.items():
         if not is_file(source):
             raise FileMissing(f"{role} file {source} does not exist", remedy=f"Check --{role}.")
@@ -135,25 +135,20 @@ def assemble(request: AssembleRequest, progress: Progress = lambda _name, _done,
     return AssembledBundle(request.out, digest_of(manifest_bytes), manifest)
 
 
-def _merge_sections(plain: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+def _complete(plain: dict[str, Any], sections: Mapping[str, Any], version: str | None) -> dict[str, Any]:
+    """Add the measured sections, the requested version, and the version of edge-convert."""
     merged = dict(plain)
     for name, section in sections.items():
         original = plain.get(name)
         # A calibrated section must not be mixed with a hand-written one.
         existing = original if isinstance(original, dict) and name not in _MEASURED_SECTIONS else {}
         merged[name] = {**existing, **section}
-    return merged
-
-
-def _complete(plain: dict[str, Any], version: str | None) -> dict[str, Any]:
-    """Add the requested version, and the version of edge-convert."""
-    provenance = plain.get("provenance") or {}
+    provenance = merged.get("provenance") or {}
     if not isinstance(provenance, dict) or not isinstance(provenance.get("converter", {}), dict):
-        raise ManifestInvalid(
-            "task.yaml: 'provenance' and 'provenance.converter' must contain keys and values", remedy=_SEE_REMEDY
-        )
+        message = "task.yaml: 'provenance' and 'provenance.converter' must contain keys and values"
+        raise ManifestInvalid(message, remedy=_SEE_REMEDY)
     converter = {"edge-convert": __version__, **provenance.get("converter", {})}
-    return {**plain, **({"version": version} if version else {}), "provenance": {**provenance, "converter": converter}}
+    return {**merged, **({"version": version} if version else {}), "provenance": {**provenance, "converter": converter}}
 
 
 def _check_roles(plain: dict[str, Any], files: Mapping[Role, Path]) -> None:
@@ -330,12 +325,7 @@ def confidence_sections(job: StageJob) -> dict[str, Any]:
 def chosen_weights(job: StageJob) -> Path:
     """Return the weights that the quantize stage chose. Raises FileMissing."""
     folder = job.folders["quantize"]
-    name = (folder / CHOSEN_NAME).read_text(encoding="utf-8").strip()
-    return candidate_weights(folder / CANDIDATES / name)
-
-
-def candidate_weights(candidate: Path) -> Path:
-    """Return the model file of a candidate's folder. Raises FileMissing."""
+    candidate = folder / CANDIDATES / (folder / CHOSEN_NAME).read_text(encoding="utf-8").strip()
     files = sorted(candidate.glob("model.*"))
     if not files:
         raise FileMissing(f"{candidate} has no model file", remedy="Run 'edge-convert quantize' again.")

@@ -72,18 +72,14 @@ def _indexes_by_question(
     chosen: dict[int, None] = {}
     total = sum(len(view.question.outputs) for view in question_views)
     for view in question_views:
-        cases_max = max(1, min(_cases_per_label(view), CASES_MAX // total))
+        per_label = max(PER_LABEL_MAX, math.ceil(CASES_PER_QUESTION / len(view.question.outputs)))
+        cases_max = max(1, min(per_label, CASES_MAX // total))
         ranked = sorted(view.rows(rows), key=partial(_rank_answer, view, predictions))
         for label in view.question.outputs:
             best = [index for index, row in ranked if row.label == label]
             new = [index for index in best if index not in chosen]
             chosen |= dict.fromkeys(new[: max(0, cases_max - len(best) + len(new))])
     return list(chosen)
-
-
-def _cases_per_label(view: QuestionView) -> int:
-    """Return how many cases of each label a question should have."""
-    return max(PER_LABEL_MAX, math.ceil(CASES_PER_QUESTION / len(view.question.outputs)))
 
 
 def _rank_answer(
@@ -122,24 +118,14 @@ def case(manifest: Manifest, text: str, prediction: ServedPrediction) -> GoldenC
 
 def answer_of(manifest: Manifest, prediction: ServedPrediction) -> GoldenAnswer:
     """Return an answer in the form of a golden case."""
-    kind, ood_score = manifest.task.kind, input_ood_score(manifest, prediction)
+    kind, gate = manifest.task.kind, manifest.confidence.gate
+    ood_score = round(gate.score_of(prediction.ood_score, prediction.label_mass), _DIGITS) if gate else None
     if kind == "decide":
         answers = {view.name: view.prediction(prediction) for view in views(manifest)}
         labels = {name: answer.answer for name, answer in answers.items()}
-        return GoldenAnswer(
-            "", (), ood_score, labels, {name: scores("classify", answer) for name, answer in answers.items()}
-        )
+        question_scores = {name: scores("classify", answer) for name, answer in answers.items()}
+        return GoldenAnswer("", (), ood_score, labels, question_scores)
     return GoldenAnswer("" if kind == "embed" else prediction.answer, scores(kind, prediction), ood_score)
-
-
-def input_ood_score(manifest: Manifest, prediction: ServedPrediction) -> float | None:
-    """Return the out-of-distribution score of an input, by the bundle's gate; None without a gate."""
-    confidence = manifest.confidence
-    return (
-        round(confidence.gate.score_of(prediction.ood_score, prediction.label_mass), _DIGITS)
-        if confidence.gate
-        else None
-    )
 
 
 def scores(kind: Kind, prediction: ServedPrediction) -> tuple[float, ...]:
@@ -196,8 +182,7 @@ class GoldenOrigin:
     def plain(self) -> dict[str, Any]:
         """Return it for reports."""
         figures = {key: value for key, value in vars(self).items() if key != "records"}
-        details = {"collected": len(self.records), "replaced": dict(self.replaced), "sentence": self.sentence()}
-        return figures | details
+        return figures | {"collected": len(self.records), "replaced": dict(self.replaced), "sentence": self.sentence()}
 
     def sentence(self) -> str:
         """Return it in words, for the manifest and for the people who sign."""

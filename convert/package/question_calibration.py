@@ -79,7 +79,7 @@ def calibrated_bundle(request: QuestionCalibration, progress: Progress = quiet) 
     bundle = _with_new_questions(request)
     sample = row_files.calibration_sample(request.rows, bundle.manifest.task)
     rows = sample.rows
-    selected = _keep_questions(bundle, _answered_questions(rows))
+    selected = _keep_answered_questions(bundle, rows)
     settings = replace(request.settings, gate=bundle.manifest.confidence.gate)
     result = calibrate(selected, rows, request.risk, progress, settings)
     proved = bundle.manifest.question_confidence
@@ -116,10 +116,8 @@ def _with_new_questions(request: QuestionCalibration) -> BundleFolder:
     bundle = request.bundle
     task = bundle.manifest.task
     if task.kind != "decide":
-        raise InvalidRequest(
-            f"{bundle.name} is of kind {task.kind}: its threshold is calibrated by its recipe",
-            remedy="Name a decide bundle; for others run 'edge-convert calibrate RECIPE'.",
-        )
+        message = f"{bundle.name} is of kind {task.kind}: its threshold is calibrated by its recipe"
+        raise InvalidRequest(message, remedy="Name a decide bundle; for others run 'edge-convert calibrate RECIPE'.")
     if request.questions is None:
         return bundle
     new = {question.name: question for question in read_questions(request.questions)}
@@ -129,8 +127,9 @@ def _with_new_questions(request: QuestionCalibration) -> BundleFolder:
     return _with_questions(bundle, list({**existing, **new}.values()), confidence)
 
 
-def _keep_questions(bundle: BundleFolder, names: Sequence[str]) -> BundleFolder:
-    """Return the bundle with only these questions, uncalibrated, so that the others are not computed."""
+def _keep_answered_questions(bundle: BundleFolder, rows: Sequence[DataRow]) -> BundleFolder:
+    """Return the bundle with only the questions that rows answer, uncalibrated, so that no others are computed."""
+    names = {answer.question for row in rows for answer in row.answers}
     if not names:
         raise InvalidRequest("no row answers a question of the bundle", remedy=f"Add 'answers' to the rows. {_SEE}")
     return _with_questions(bundle, [each for each in bundle.manifest.task.questions if each.name in names], {})
@@ -151,16 +150,11 @@ def read_questions(path: Path) -> tuple[QuestionSpec, ...]:
     if path.stat().st_size > yaml_file.FILE_BYTES_MAX:
         raise InvalidRequest(f"{path} has more than {yaml_file.FILE_BYTES_MAX} bytes", remedy=_SEE)
     try:
-        plain = load_yaml(path.read_bytes())
-        return TypeAdapter(tuple[QuestionSpec, ...]).validate_python(plain)
+        return TypeAdapter(tuple[QuestionSpec, ...]).validate_python(load_yaml(path.read_bytes()))
     except ValidationError as error:
         raise InvalidRequest(f"{path}: {yaml_file.first_problem(error, 'questions')}", remedy=_SEE) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date or number
         raise InvalidRequest(f"{path} is not valid YAML: {error}", remedy="Correct that line.") from None
-
-
-def _answered_questions(rows: Sequence[DataRow]) -> list[str]:
-    return sorted({answer.question for row in rows for answer in row.answers})
 
 
 def _task_file_content(manifest: Manifest, version: str) -> dict[str, Any]:

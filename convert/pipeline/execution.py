@@ -173,9 +173,8 @@ def run(
             records[name] = _run_stage(name, stages[name], recipe, workspace, display, records, force=force)
         display.progress("report", 0, 0)
         plain = tasks.read(tasks.find(recipe.path(recipe.task)))
-        run_summary = RunSummary(
-            recipe, plain["task"]["name"], str(plain.get("version", "")), summary, list(records.values())
-        )
+        task, version = plain["task"]["name"], str(plain.get("version", ""))
+        run_summary = RunSummary(recipe, task, version, summary, list(records.values()))
         with workspace.staging("report") as out:
             load_module("convert.report.report_files").write_report(out, run_summary)
             workspace.publish(out)
@@ -214,7 +213,8 @@ def _run_stage(
     if old is not None and not force and old.inputs == inputs:
         display.note(name, "up to date")
         return old
-    display.note(name, _run_reason(old, inputs))
+    changed = changed_inputs(old.inputs, inputs) if old else []
+    display.note(name, f"runs again because of changes: {', '.join(changed)}" if changed else "runs")
     run_stage = cast(Stage, getattr(load_module(step.module), step.function))
     with workspace.staging(name) as out:
         folders = {stage: workspace.folder(stage) for stage in earlier}
@@ -225,11 +225,6 @@ def _run_stage(
         workspace.keep(record, out)
     display.note(name, f"done in {record.seconds:.1f} s, peak memory {record.memory_peak_bytes / 1e6:.0f} MB")
     return record
-
-
-def _run_reason(old: StageRecord | None, inputs: Mapping[str, str]) -> str:
-    changed = changed_inputs(old.inputs, inputs) if old else []
-    return f"runs again because of changes: {', '.join(changed)}" if changed else "runs"
 
 
 def _file_inputs(file: str, recipe: Recipe, progress: Progress) -> dict[str, str]:

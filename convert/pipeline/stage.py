@@ -68,9 +68,8 @@ def load_module(module: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("convert", "edge_agent"):
             raise
-        message = f"{module} needs the package {error.name}, which is not installed"
         raise RequirementUnmet(
-            message,
+            f"{module} needs the package {error.name}, which is not installed",
             remedy="Install the extra 'convert': in a clone, pip install '.[convert]'; from a release, see"
             " docs/first-steps.md",
         ) from None

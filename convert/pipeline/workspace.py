@@ -106,9 +106,8 @@ class Workspace:
         for folder in map(self.folder, stages):
             if folder.exists() and not (folder / STAGE_NAME).exists():
                 message = f"{folder} has no {STAGE_NAME}, so it is not the result of a stage; a run would replace it"
-                raise InvalidRequest(
-                    message, remedy="Name a folder of its own with --work, or as 'work' in the recipe."
-                )
+                remedy = "Name a folder of its own with --work, or as 'work' in the recipe."
+                raise InvalidRequest(message, remedy=remedy)
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a finished stage."""
@@ -117,8 +116,7 @@ class Workspace:
     def record(self, stage: str) -> StageRecord | None:
         """Return the record of a stage, or None if it is not finished."""
         try:
-            plain = json.loads((self.folder(stage) / STAGE_NAME).read_bytes())
-            return StageRecord(**plain)
+            return StageRecord(**json.loads((self.folder(stage) / STAGE_NAME).read_bytes()))
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
 
@@ -129,7 +127,10 @@ class Workspace:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        _sync_tree(folder)
+        for path, _, names in os.walk(folder):
+            for name in names:
+                atomic_files.sync_file(Path(path, name))
+            atomic_files.sync_directory(Path(path))
         target = self.folder(record.stage)
         if target.exists():
             target.rename(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.root))
@@ -184,13 +185,6 @@ def _is_full(error: BaseException, root: Path) -> bool:
     return "No space left on device" in str(error) or shutil.disk_usage(root).free < _FREE_BYTES_MIN
 
 
-def _sync_tree(folder: Path) -> None:
-    for path, _, names in os.walk(folder):
-        for name in names:
-            atomic_files.sync_file(Path(path, name))
-        atomic_files.sync_directory(Path(path))
-
-
 _SKIPPED = {".git", "__pycache__", ".cache"}
 
 
@@ -216,11 +210,10 @@ def fingerprint_path(path: Path, progress: Progress) -> str:
 
 def fingerprint_source(recipe: Recipe, progress: Progress) -> dict[str, str]:
     """Return the hash of each path that `source` names."""
-    paths = ((key, getattr(recipe.source, key)) for key in SourceSection.model_fields)
     return {
         f"source.{key}": fingerprint_path(recipe.path(path), progress)
-        for key, path in paths
-        if isinstance(path, str) and path
+        for key in SourceSection.model_fields
+        if (path := getattr(recipe.source, key))
     }
 
 

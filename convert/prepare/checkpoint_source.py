@@ -71,16 +71,13 @@ def shapes(folder: Path) -> Shapes:
 def _config(source: Path) -> dict[str, Any]:
     file = source / CONFIG
     if not file.is_file():
-        raise FileMissing(
-            f"{source} has no {CONFIG}, so it is not a checkpoint",
-            remedy="Name a directory written by save_pretrained of transformers.",
-        )
+        message = f"{source} has no {CONFIG}, so it is not a checkpoint"
+        raise FileMissing(message, remedy="Name a directory written by save_pretrained of transformers.")
     config = read_object(file)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         message = f"{file}: transformers {transformers.__version__} does not know the architecture {kind!r}"
-        remedy = "docs/architectures.md lists the architectures that work."
-        raise InvalidRequest(message, remedy=remedy)
+        raise InvalidRequest(message, remedy="docs/architectures.md lists the architectures that work.")
     return config
 
 
@@ -99,10 +96,8 @@ def read_object(file: Path, remedy: str = _COPY_REMEDY) -> dict[str, Any]:
 
 def _refuse_code(source: Path, config: dict[str, Any]) -> None:
     if any("auto_map" in each for each in (config, read_object(source / "tokenizer_config.json"))):
-        raise InvalidRequest(
-            f"{source} contains code of its own (auto_map), which is never run here",
-            remedy="Save the model with a class of transformers itself, and remove 'auto_map' from its JSON files.",
-        )
+        remedy = "Save the model with a class of transformers itself, and remove 'auto_map' from its JSON files."
+        raise InvalidRequest(f"{source} contains code of its own (auto_map), which is never run here", remedy=remedy)
 
 
 def _refuse_quantized(source: Path, config: dict[str, Any]) -> None:
@@ -133,7 +128,10 @@ def _check_shards(source: Path, file_names: set[str]) -> None:
 
 def _float_types(file: Path) -> Iterator[str]:
     """Yield the type of each tensor. Raises InvalidRequest at the first one with quantized weights."""
-    for name, dtype in _dtypes(file).items():
+    shapes(file.parent)  # raises for a damaged file, with its name
+    with safe_open(file, framework="numpy") as tensors:
+        dtypes = {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
+    for name, dtype in dtypes.items():
         if dtype not in _FLOATS | _INTEGERS or name.endswith((".qweight", ".qzeros")):
             raise InvalidRequest(f"{file} is quantized already: {name} is {dtype}", remedy=_QUANTIZED_REMEDY)
         yield dtype
@@ -150,18 +148,10 @@ def _refuse_pickle(source: Path) -> None:
     raise FileMissing(f"{source} has no weights (*.safetensors)", remedy="Copy the whole checkpoint.")
 
 
-def _dtypes(file: Path) -> dict[str, str]:
-    shapes(file.parent)  # raises for a damaged file, with its name
-    with safe_open(file, framework="numpy") as tensors:
-        return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118
-
-
 def _check_tokenizer(source: Path) -> None:
     if not any((source / name).is_file() for name in _TOKENIZERS):
-        raise FileMissing(
-            f"{source} has no tokenizer ({_TOKENIZERS[0]})",
-            remedy="Copy the tokenizer's files from the model that it was fine-tuned from.",
-        )
+        message = f"{source} has no tokenizer ({_TOKENIZERS[0]})"
+        raise FileMissing(message, remedy="Copy the tokenizer's files from the model that it was fine-tuned from.")
 
 
 def _is_weights(file: Path) -> bool:

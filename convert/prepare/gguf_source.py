@@ -96,8 +96,7 @@ def _check_logits(source: Path, model: Any, tokenizer: Any) -> float:
         float_file = Path(folder, "float32.gguf")
         gguf_files.quantize(gguf_files.QuantizeRequest(source, float_file, "F32", requantize=True))
         answer = probe.ask("convert.probe.llama_probe", {"model": str(float_file), "prompts": prompts})
-    expected = divergence.last_logits(model, prompts)
-    gap = divergence.compare(expected, answer.arrays["logits"])
+    gap = divergence.compare(divergence.last_logits(model, prompts), answer.arrays["logits"])
     if not gap.passes:
         message = f"{source}: the converted weights are not the same model: {gap}"
         raise ModelLoadFailed(message, remedy="Name the checkpoint that the GGUF was made from.")
@@ -152,7 +151,9 @@ def build_tokenizer(fields: Mapping[str, Any]) -> Any:
             " exactly",
             remedy=_REMEDY,
         )
-    backend = Tokenizer(_bpe_model(fields))
+    merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
+    vocabulary = {token: index for index, token in enumerate(fields["tokenizer.ggml.tokens"])}
+    backend = Tokenizer(BPE(vocab=vocabulary, merges=merges, ignore_merges=pre_tokenizer == "llama-bpe"))
     backend.pre_tokenizer = _PRE_TOKENIZERS[pre_tokenizer]()
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=True)
@@ -160,18 +161,11 @@ def build_tokenizer(fields: Mapping[str, Any]) -> Any:
     return _wrap_tokenizer(backend, fields)
 
 
-def _bpe_model(fields: Mapping[str, Any]) -> BPE:
-    merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
-    vocabulary = {token: index for index, token in enumerate(fields["tokenizer.ggml.tokens"])}
-    return BPE(vocab=vocabulary, merges=merges, ignore_merges=fields["tokenizer.ggml.pre"] == "llama-bpe")
-
-
 def _added_tokens(fields: Mapping[str, Any], token_type: int) -> list[AddedToken]:
     """Return the tokens of one kind that are matched before a text is split."""
-    typed_tokens = zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True)
     return [
         AddedToken(token, special=token_type == _CONTROL, normalized=False)
-        for token, kind in typed_tokens
+        for token, kind in zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"], strict=True)
         if kind == token_type
     ]
 

@@ -106,9 +106,8 @@ def _graph_file(source: Path) -> Path:
         raise FileMissing(f"{source} has no graph: no *.onnx, and none in onnx/", remedy=_COPY_REMEDY)
     if len(graphs) > 1:
         names = ", ".join(str(file.relative_to(source)) for file in graphs)
-        raise InvalidRequest(
-            f"{source} has several graphs: {names}", remedy="Copy only the graph that you want, with the other files."
-        )
+        message = f"{source} has several graphs: {names}"
+        raise InvalidRequest(message, remedy="Copy only the graph that you want, with the other files.")
     return graphs[0]
 
 

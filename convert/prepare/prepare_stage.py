@@ -30,7 +30,6 @@ def run(job: StageJob) -> Report:
     else:
         report = checkpoint_source.take(recipe.path(source.checkpoint or source.base), out)
     if source.adapter:
-        report["adapter"] = checkpoint_source.take_adapter(
-            recipe.path(source.adapter), out, job.out / ADAPTER, str(report["base"])
-        )
+        adapter, base = recipe.path(source.adapter), str(report["base"])
+        report["adapter"] = checkpoint_source.take_adapter(adapter, out, job.out / ADAPTER, base)
     return report

@@ -114,15 +114,15 @@ def _compute(model: Any, request: dict[str, Any], log: _LlamaLog) -> tuple[list[
     if not context:
         probe.refuse(f"llama.cpp cannot make a context of {longest} tokens: {log.cause()}")
     if request.get("adapter"):
-        _set_adapter(model, context, str(request["adapter"]), log)
+        adapter = llama.llama_adapter_lora_init(model, str(request["adapter"]).encode())
+        if not adapter:
+            probe.refuse(f"llama.cpp cannot load the adapter: {log.cause()}")
+        adapters = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
+        llama.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0))
     if pooling:
-        return [1] * len(prompts), _vectors(model, context, prompts, pooling)
+        width = llama.llama_model_n_cls_out(model) if pooling == "rank" else llama.llama_model_n_embd(model)
+        return [1] * len(prompts), np.stack([_pooled_vector(context, prompt, int(width)) for prompt in prompts])
     return _rows(model, context, prompts, int(request.get("rows_max", ROWS_MAX_DEFAULT)))
-
-
-def _vectors(model: Any, context: Any, prompts: list[list[int]], pooling: str) -> Vector:
-    width = llama.llama_model_n_cls_out(model) if pooling == "rank" else llama.llama_model_n_embd(model)
-    return np.stack([_pooled_vector(context, prompt, int(width)) for prompt in prompts])
 
 
 def _rows(model: Any, context: Any, prompts: list[list[int]], rows_max: int) -> tuple[list[int], Vector]:
@@ -130,14 +130,6 @@ def _rows(model: Any, context: Any, prompts: list[list[int]], rows_max: int) -> 
     counts = [min(rows_max, len(prompt)) for prompt in prompts]
     parts = [_logits(context, prompt, rows, vocabulary) for prompt, rows in zip(prompts, counts, strict=True)]
     return counts, np.concatenate(parts)
-
-
-def _set_adapter(model: Any, context: Any, path: str, log: _LlamaLog) -> None:
-    adapter = llama.llama_adapter_lora_init(model, path.encode())
-    if not adapter:
-        probe.refuse(f"llama.cpp cannot load the adapter: {log.cause()}")
-    adapters = (llama.llama_adapter_lora_p_ctypes * 1)(adapter)
-    llama.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0))
 
 
 def _decode(context: Any, prompt: Sequence[int], rows: int) -> None:

@@ -165,8 +165,7 @@ def _write_identities(folder: Path, identities: list[str], passphrase: str) -> N
     """Write the private file before the public one, so that no site seals to a key without a private half."""
     recipients = [str(pyrage.x25519.Identity.from_str(identity).to_public()) for identity in identities]
     pairs = zip(recipients, identities, strict=True)
-    lines = [f"# public key: {recipient}\n{identity}\n" for recipient, identity in pairs]
-    text = "".join(lines).encode()
+    text = "".join(f"# public key: {recipient}\n{identity}\n" for recipient, identity in pairs).encode()
     if passphrase:
         _write(folder / IDENTITY_SEALED, pyrage.passphrase.encrypt(text, passphrase))
     else:

@@ -122,25 +122,19 @@ def choose(
         bundles = [open_bundle(candidate_bundle(job, each.weights, Path(folder, each.name))) for each in candidates]
         baseline = _baseline_of(job, bundles[0], full, reference, Path(folder))
         if scored:
-            baseline = replace(
-                baseline,
-                scores=_ood_scores(_answers_at_full_precision(job, baseline, full, None, Path(folder, "scored"))),
-            )
+            full_answers = _answers_at_full_precision(job, baseline, full, None, Path(folder, "scored"))
+            baseline = replace(baseline, scores=_ood_scores(full_answers))
         lines = [_measure(job, *pair, baseline) for pair in zip(candidates, bundles, strict=True)]
         times = _race(bundles, baseline.texts[:ROUND_TEXTS])
     measured = [
         {**line, "latency_ms": {"p50": round(1000 * seconds, 3)}} for line, seconds in zip(lines, times, strict=True)
     ]
     best = fastest(measured, job.recipe.budget)
-    _write_chosen(job.out, best)
-    return {"chosen": best["name"], "rows": len(baseline.rows), "candidates": measured}
-
-
-def _write_chosen(out: Path, best: Mapping[str, Any]) -> None:
     without_times = {**best}
     del without_times["latency_ms"]
-    (out / CHOSEN_NAME).write_text(best["name"] + "\n", encoding="utf-8")
-    (out / LINE_NAME).write_text(json.dumps(without_times, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (job.out / CHOSEN_NAME).write_text(best["name"] + "\n", encoding="utf-8")
+    (job.out / LINE_NAME).write_text(json.dumps(without_times, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return {"chosen": best["name"], "rows": len(baseline.rows), "candidates": measured}
 
 
 def _baseline_of(
@@ -305,11 +299,7 @@ def _loss(baseline: _Baseline, predictions: Sequence[ServedPrediction]) -> dict[
     if baseline.manifest.task.kind != "classify" or not pairs:
         return {}
     kl = divergences(*map(matrix, zip(*pairs, strict=True)))
-    return {
-        "kl_mean": float(kl.mean()),
-        "kl_p999": float(np.percentile(kl, 99.9)),
-        "kl_max": float(kl.max()),
-    }
+    return {"kl_mean": float(kl.mean()), "kl_p999": float(np.percentile(kl, 99.9)), "kl_max": float(kl.max())}
 
 
 def _ood_scores(predictions: Sequence[ServedPrediction]) -> Floats:

@@ -144,26 +144,19 @@ def quantize(request: QuantizeRequest) -> QuantizedFile:
         importance = partial.with_name(partial.name + ".npz")
         try:
             np.savez(importance, **dict(request.importance))  # type: ignore[arg-type]  # its keyword allow_pickle is bool
-            facts = _run_quantizer(_quantizer_request(request, partial, importance))
+            facts = probe.ask("convert.probe.llama_quantizer", _quantizer_request(request, partial, importance)).facts
+        except ModelLoadFailed:
+            atomic_files.require_free_space(partial)
+            raise
         finally:
             importance.unlink(missing_ok=True)
-    return QuantizedFile(
-        request.type, contents(request.target), tuple(TypeFallback(*each) for each in facts["fallbacks"])
-    )
-
-
-def _run_quantizer(request: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return probe.ask("convert.probe.llama_quantizer", request).facts
-    except ModelLoadFailed:
-        atomic_files.require_free_space(Path(request["target"]))
-        raise
+    fallbacks = tuple(TypeFallback(*each) for each in facts["fallbacks"])
+    return QuantizedFile(request.type, contents(request.target), fallbacks)
 
 
 def _check_request(request: QuantizeRequest) -> None:
     if request.type not in FTYPES:
-        message = f"unknown type {request.type!r}"
-        raise InvalidRequest(message, remedy=f"Known types: {', '.join(FTYPES)}.")
+        raise InvalidRequest(f"unknown type {request.type!r}", remedy=f"Known types: {', '.join(FTYPES)}.")
     source_contents = contents(request.source)
     if source_contents.quantized and not request.requantize:
         types = ", ".join(f"{count} {name}" for name, count in source_contents.types.items())

@@ -66,11 +66,9 @@ class GraphNodes:
     def multiply(self, factors: Sequence[Factor], output: str) -> None:
         """Add the product of the powers of all factors, as an output [batch]."""
         bases, powers, least = zip(*factors, strict=True)
-        joined = self.add("Concat", bases, axis=1)
-        bounded = self.add("Max", [joined, self.constant(np.array(least, np.float32))])
+        bounded = self.add("Max", [self.add("Concat", bases, axis=1), self.constant(np.array(least, np.float32))])
         raised = self.add("Pow", [bounded, self.constant(np.array(powers, np.float32))])
         self.add("ReduceProd", [raised, self.axis(1)], output, keepdims=0)
 
     def _append(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], attributes: dict[str, Any]) -> None:
-        name = f"{self._prefix}/{outputs[0]}"
-        self._graph.node.append(helper.make_node(kind, inputs, outputs, name, **attributes))
+        self._graph.node.append(helper.make_node(kind, inputs, outputs, f"{self._prefix}/{outputs[0]}", **attributes))

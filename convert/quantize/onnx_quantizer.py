@@ -74,7 +74,7 @@ def _quiet_logging() -> Iterator[None]:
 def _contents(source: Path, target: Path) -> dict[str, Any]:
     source_graph, target_graph = onnx.load(source).graph, onnx.load(target).graph
     weights = sum(int(np.prod(each.dims)) for each in source_graph.initializer)
-    stored_bytes = sum(_tensor_bytes(each) for each in target_graph.initializer)
+    stored_bytes = sum(int(onnx.numpy_helper.to_array(each).nbytes) for each in target_graph.initializer)
     float_weights = _float_weights(target_graph)
     types = Counter(onnx.TensorProto.DataType.Name(each.data_type) for each in target_graph.initializer)
     return {
@@ -85,15 +85,10 @@ def _contents(source: Path, target: Path) -> dict[str, Any]:
     }
 
 
-def _tensor_bytes(tensor: Any) -> int:
-    return int(onnx.numpy_helper.to_array(tensor).nbytes)
-
-
 def _float_weights(graph: Any) -> list[str]:
     """Return the float32 matrices that linear layers and embeddings still read."""
     matrices = {
         each.name for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT and len(each.dims) > 1
     }
-    return sorted(
-        {name for node in graph.node if node.op_type in _LINEAR | {"Gather"} for name in node.input} & matrices
-    )
+    inputs = {name for node in graph.node if node.op_type in _LINEAR | {"Gather"} for name in node.input}
+    return sorted(inputs & matrices)

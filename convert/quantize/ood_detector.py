@@ -64,7 +64,6 @@ _PREFIX = "/ood"
 _OUTPUTS = ("logits", "last_hidden_state", "sentence_embedding")
 _HEADS = ("MatMul", "Gemm")
 _METADATA_KEY = "detector"
-_NORM = "LayerNormalization"
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,8 @@ def find(model: onnx.ModelProto, kind: Kind) -> tuple[str, ...]:
 
     The last one is the input of the head of an exported graph; the one before it is the middle norm, if any.
     """
-    if not _is_scorable(model):
+    opset = next((each.version for each in model.opset_import if not each.domain), 0)
+    if opset < OPSET_MIN or "attention_mask" not in {each.name for each in model.graph.input}:
         return ()
     graph = onnx.shape_inference.infer_shapes(model).graph
     ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in (*graph.value_info, *graph.output)}
@@ -196,11 +196,6 @@ def labels_of(model: onnx.ModelProto, logits: str) -> int:
     return next((int(shape[1].dim_value) for shape in shapes if len(shape) == 2), 0)
 
 
-def _is_scorable(model: onnx.ModelProto) -> bool:
-    opset = next((each.version for each in model.opset_import if not each.domain), 0)
-    return opset >= OPSET_MIN and "attention_mask" in {each.name for each in model.graph.input}
-
-
 def _answer_path(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.NodeProto]]:
     """Yield the answering output and the tensors from which it is computed, each with its node, backwards."""
     producers = {name: node for node in graph.node for name in node.output}
@@ -218,7 +213,7 @@ def _middle_of(graph: onnx.GraphProto, hidden: str) -> tuple[str, ...]:
     """
     norms: list[str] = []
     for node in graph.node:
-        if node.op_type == _NORM:
+        if node.op_type == "LayerNormalization":
             norms.append(node.output[0])
         if hidden in node.output:
             break
@@ -237,8 +232,7 @@ def append(model: onnx.ModelProto, layers: Sequence[str], detector: Detector, lo
     required = {*layers, *([logits] if logits else [])}
     if not layers or not required <= {name for node in model.graph.node for name in node.output}:
         return False
-    nodes = GraphNodes(model.graph, _PREFIX)
-    detector.add_to(nodes, layers, logits, labels_of(model, logits) if logits else 0)
+    detector.add_to(GraphNodes(model.graph, _PREFIX), layers, logits, labels_of(model, logits) if logits else 0)
     model.graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch"]))
     return True
 
@@ -368,7 +362,9 @@ def fit_rows(
     model = onnx.load(exported)
     layers, logits = layers or find(model, task.kind), logits_of(model, task.kind)
     agent_tokenizer = served_tokenizer(tokenizer)
-    encoded_rows = [(row, tuple(agent_tokenizer.encode(row.text).ids)) for row in _sample_rows(rows)]
+    # By a hash of their texts, so that the order of the file does not matter.
+    sampled = sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())[:ROWS_MAX]
+    encoded_rows = [(row, tuple(agent_tokenizer.encode(row.text).ids)) for row in sampled]
     # A site refuses longer inputs, and the graph may have no positions for them.
     accepted = [(row, ids) for row, ids in encoded_rows if len(ids) <= task.limits.input_tokens_max]
     if not layers or len(accepted) < ROWS_MIN:
@@ -481,11 +477,6 @@ def _rank_of(width: int, points: int) -> int:
     """Return the number of directions that fit into SIZE_BYTES_MAX; `points` are class means and centroids together."""
     halves_max = (SIZE_BYTES_MAX - 4 * (2 * width + points)) // 2
     return max(1, min(width // 2, RANK_MAX, halves_max // (width + points + 4)))
-
-
-def _sample_rows(rows: Sequence[DataRow]) -> list[DataRow]:
-    """Return at most ROWS_MAX rows, chosen by a hash of their texts, so that the order of the file does not matter."""
-    return sorted(rows, key=lambda row: hashlib.sha256(row.key.encode()).hexdigest())[:ROWS_MAX]
 
 
 def _vectors(model: onnx.ModelProto, layers: Sequence[str], inputs: Sequence[Sequence[int]]) -> Floats:

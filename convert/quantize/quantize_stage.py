@@ -78,9 +78,8 @@ def run(job: StageJob) -> Report:
         fitted = ood_detector.fit(job, task, full, exported / TOKENIZER)
         scored = fitted is not None and fitted.put_into(full)
         candidates = _onnx_candidates(job, exported / MODEL, fitted)
-        return candidate_selection.choose(job, candidates, full, reference, scored=scored) | {
-            "detector": fitted.report() if fitted else None
-        }
+        detector_report = {"detector": fitted.report() if fitted else None}
+        return candidate_selection.choose(job, candidates, full, reference, scored=scored) | detector_report
 
 
 def _llama_candidates(job: StageJob, task: TaskSpec, source: Path) -> tuple[list[Candidate], Report]:
@@ -202,7 +201,10 @@ def measure_importance(
             columns[tensor] = _ColumnMeans(layer.in_features)
             hooks.append(layer.register_forward_pre_hook(columns[tensor].add))
     try:
-        _run_prompts(model, prompts, progress)
+        with torch.inference_mode():
+            for count, prompt in enumerate(prompts):
+                progress("measuring the importance of columns", count, len(prompts))
+                model(torch.tensor([list(prompt)]))
     finally:
         for hook in hooks:
             hook.remove()
@@ -224,10 +226,3 @@ class _ColumnMeans:
     def mean(self) -> NDArray[np.float32]:
         mean: NDArray[np.float32] = (self._sum / self._rows).numpy().astype(np.float32)
         return mean
-
-
-def _run_prompts(model: Any, prompts: Sequence[Sequence[int]], progress: Progress) -> None:
-    with torch.inference_mode():
-        for count, prompt in enumerate(prompts):
-            progress("measuring the importance of columns", count, len(prompts))
-            model(torch.tensor([list(prompt)]))

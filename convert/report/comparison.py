@@ -87,10 +87,7 @@ def _figure_rows(report: Mapping[str, Any]) -> Iterator[list[object]]:
 
 
 def _figure(summary: Mapping[str, Any], name: str) -> str:
-    sections: dict[str, Mapping[str, Any]] = {
-        "accuracy": summary,
-        "calibration_error": summary.get("calibration", {}),
-    }
+    sections: dict[str, Mapping[str, Any]] = {"accuracy": summary, "calibration_error": summary.get("calibration", {})}
     figure = sections.get(name, summary.get("sure", {})).get(name)
     return brief(figure) if figure else "none"
 
@@ -101,24 +98,11 @@ def _label_comparison(per_label: Mapping[str, Any]) -> Iterator[str]:
         return
     shown = sorted(rows, key=lambda row: row[:2])[:_LABELS_SHOWN_MAX]
     left_out = len(rows) - len(shown)
-    yield "By label, the largest differences first" + (
-        f"; {counted(left_out, 'label')} more in the JSON:" if left_out else ":"
-    )
-    yield table(
-        [
-            "label",
-            "rows",
-            "right, first",
-            "second",
-            "p",
-            "confident, first",
-            "second",
-            "p",
-            "wrong of these, first",
-            "second",
-        ],
-        ([label, each["rows"], *_label_pair(each)] for _, label, each in shown),
-    )
+    more = f"; {counted(left_out, 'label')} more in the JSON" if left_out else ""
+    yield f"By label, the largest differences first{more}:"
+    columns = ["label", "rows", "right, first", "second", "p", "confident, first", "second", "p"]
+    columns += ["wrong of these, first", "second"]
+    yield table(columns, ([label, each["rows"], *_label_pair(each)] for _, label, each in shown))
 
 
 def _label_pair(label: Mapping[str, Any]) -> Iterator[str]:

@@ -66,7 +66,11 @@ def _speed(quality: Mapping[str, Any]) -> Iterator[str]:
     if times := quality.get("latency_ms"):
         yield f"An answer takes {times['p50']:.1f} ms, 99% of them at most {times['p99']:.1f} ms, on this machine."
     if invariance := quality.get("batch_invariance"):
-        yield _batch_sentence(invariance)
+        texts, sizes = counted(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
+        outcome = "are identical"
+        if invariance["varied"]:
+            outcome = f"differ for {invariance['varied']}, by up to {invariance['difference_max']:.2g}"
+        yield f"Its answers to {texts} alone and in batches of {sizes} {outcome} ({invariance['build']})."
 
 
 def headline(quality: Mapping[str, Any]) -> Iterator[str]:
@@ -115,17 +119,10 @@ def _questions(evaluate: Mapping[str, Any], calibrate: Mapping[str, Any]) -> Ite
     if not (questions := evaluate.get("questions", {})):
         return
     yield "## Questions"
-    columns = [
-        "question",
-        "type",
-        "test rows",
-        "right",
-        "threshold",
-        "confident",
-        "wrong of these",
-        "calibration error",
-    ]
-    yield table(columns, [_question_line(name, each) for name, each in questions.items()])
+    yield table(
+        ["question", "type", "test rows", "right", "threshold", "confident", "wrong of these", "calibration error"],
+        [_question_line(name, each) for name, each in questions.items()],
+    )
     errors = [(name, each["score_error"]) for name, each in questions.items() if "score_error" in each]
     for name, error in errors:
         yield (
@@ -163,14 +160,6 @@ def _selective(quality: Mapping[str, Any]) -> Iterator[str]:
         yield f"The calibration error is {error}."
 
 
-def _batch_sentence(invariance: Mapping[str, Any]) -> str:
-    texts, sizes = counted(invariance["texts"], "text"), " and ".join(map(str, invariance["batches"]))
-    outcome = "are identical"
-    if invariance["varied"]:
-        outcome = f"differ for {invariance['varied']}, by up to {invariance['difference_max']:.2g}"
-    return f"Its answers to {texts} alone and in batches of {sizes} {outcome} ({invariance['build']})."
-
-
 def _summary(run: RunSummary) -> str:
     """Return what a team asks first, as a list: how good, what is guaranteed, which file, how fast."""
     evaluate, golden = run.report("evaluate"), run.report("assemble").get("golden") or {}
@@ -188,7 +177,9 @@ def _summary(run: RunSummary) -> str:
 def _artefact(run: RunSummary) -> Iterator[str]:
     chosen, verify = run.chosen, run.report("verify")
     if chosen:
-        yield f"It is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{_bits(chosen)}."
+        bits = chosen.get("bits_per_weight")
+        precision = f", {bits:.2f} bits per weight" if bits else ""
+        yield f"It is {chosen['name']}, {format_bytes(chosen['size_bytes'])}{precision}."
     if "kl_mean" in verify:
         yield (
             f"The export matches the checkpoint: the same best choice in {percent(verify['same_top'])} of"
@@ -196,11 +187,6 @@ def _artefact(run: RunSummary) -> Iterator[str]:
         )
     if "agreement" in chosen:
         yield f"It gives the same answer as the full-precision model on {interval(chosen['agreement'])} of the rows."
-
-
-def _bits(candidate: Mapping[str, Any]) -> str:
-    bits = candidate.get("bits_per_weight")
-    return f", {bits:.2f} bits per weight" if bits else ""
 
 
 def _list(title: str, lines: Sequence[str]) -> Iterator[str]:
@@ -233,10 +219,10 @@ def _answer_quality(evaluate: Mapping[str, Any]) -> Iterator[str]:
         )
     if types := evaluate.get("per_type"):
         yield "Personal values, by type; a value is found when every letter and digit of it is replaced:"
-        yield table(
-            ["type", "values", "found"], [[name, each["values"], each["found"]] for name, each in types.items()]
-        )
-    yield from _fields(evaluate.get("fields", {}))
+        rows = [[name, each["values"], each["found"]] for name, each in types.items()]
+        yield table(["type", "values", "found"], rows)
+    if fields := evaluate.get("fields"):
+        yield table(["field", "right"], zip(fields, map(interval, fields.values()), strict=True))
     if "neighbours" in evaluate:
         yield f"The nearest other text has the same label for {interval(evaluate['neighbours'])} of the rows."
     yield from _confused(evaluate.get("confusion", {}))
@@ -268,11 +254,6 @@ def _labels(per_label: Mapping[str, Any]) -> Iterator[str]:
         yield table(["label", "rows", *(names[name] for name in present)], rows)
 
 
-def _fields(fields: Mapping[str, Any]) -> Iterator[str]:
-    if fields:
-        yield table(["field", "right"], zip(fields, map(interval, fields.values()), strict=True))
-
-
 def _confused(confusion: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     wrong = [
         (-count, true, answer) for true, row in confusion.items() for answer, count in row.items() if answer != true
@@ -302,7 +283,12 @@ def _question_confidence(name: str, calibrate: Mapping[str, Any], plots: Sequenc
     yield calibrate["verdict"]
     if "rows" in calibrate:
         yield _threshold_test(calibrate)
-        yield from _all_passed(calibrate)
+        if calibrate["walk"] and calibrate["walk"][-1]["verdict"] == "passed":
+            yield (
+                f"Every threshold from the start down to the lowest, {calibrate['walk'][-1]['threshold']:g}, passed:"
+                " even all answers together are wrong less often than the target, so almost none must escalate."
+                " Consider a lower 'risk.target'."
+            )
         yield _temperature(calibrate)
         yield from dict.fromkeys(filter(None, (each.get("note") for each in calibrate["reliability"].values())))
     yield from _checks(calibrate)
@@ -334,9 +320,8 @@ def _checks(calibrate: Mapping[str, Any]) -> Iterator[str]:
             f" {percent(_exceeded(gate['rows'], gate['held_up_max']))}. The floor is {number(calibrate['floor'])}. The"
             " threshold was proved with both active, so the risk guarantee is for answers that pass all three."
         )
-    yield table(
-        ["of the rows of the threshold", "share"], [[check, interval(shares[key])] for key, check in _CHECKS.items()]
-    )
+    checks = [[check, interval(shares[key])] for key, check in _CHECKS.items()]
+    yield table(["of the rows of the threshold", "share"], checks)
     if calibrate["threshold"] is not None and shares["confident"]["value"] - calibrate["coverage"] > _ROUNDING:
         yield (
             "The row at the gate's limit passes the gate, so it counts here as confident; the test of the threshold"
@@ -369,15 +354,6 @@ def _threshold_test(calibrate: Mapping[str, Any]) -> str:
     )
 
 
-def _all_passed(calibrate: Mapping[str, Any]) -> Iterator[str]:
-    if calibrate["walk"] and calibrate["walk"][-1]["verdict"] == "passed":
-        yield (
-            f"Every threshold from the start down to the lowest, {calibrate['walk'][-1]['threshold']:g}, passed:"
-            " even all answers together are wrong less often than the target, so almost none must escalate. Consider"
-            " a lower 'risk.target'."
-        )
-
-
 def _temperature(calibrate: Mapping[str, Any]) -> str:
     fit, rows = calibrate["temperature_fit"], calibrate["rows"]["temperature"]
     if not rows:
@@ -405,18 +381,10 @@ def _candidates(run: RunSummary, plots: Sequence[str]) -> Iterator[str]:
         return
     yield "## Candidates"
     yield "Each was measured through the agent's engine on this machine. The fastest one inside the budget is chosen."
-    titles = [
-        "candidate",
-        "size",
-        "bits per weight",
-        "p50 ms",
-        "same answer",
-        "KL mean",
-        "KL 99.9%",
-        "accuracy",
-        "budget",
-    ]
-    yield table(titles, map(_candidate, candidates))
+    yield table(
+        ["candidate", "size", "bits per weight", "p50 ms", "same answer", "KL mean", "KL 99.9%", "accuracy", "budget"],
+        map(_candidate, candidates),
+    )
     yield from _images(plots, "candidates.png")
 
 
@@ -442,19 +410,16 @@ def _data(run: RunSummary) -> Iterator[str]:
     yield "## Data"
     splits, data = list(run.data.rows), run.data
     rows = [["all rows", *data.rows.values()], ["made by a model", *data.synthetic.values()]]
-    rows += _label_sources([data.label_sources.get(split, {}) for split in splits])
+    by_source = [data.label_sources.get(split, {}) for split in splits]
+    for source, title in LABEL_SOURCES.items():
+        if any(source in each for each in by_source):
+            rows.append([title, *(each.get(source, 0) for each in by_source)])
     for label in dict.fromkeys(label for counts in data.labels.values() for label in counts):
         rows.append([label, *(data.labels[split].get(label, 0) for split in splits)])
     yield table(["", *splits], rows)
     yield from _assumed(data)
     for copies in data.near_copies:
         yield f"{copies.sentence()}."
-
-
-def _label_sources(counts: Sequence[Mapping[LabelSource, int]]) -> list[list[object]]:
-    """Return a row for each label source."""
-    sources = [source for source in LABEL_SOURCES if any(source in count for count in counts)]
-    return [[LABEL_SOURCES[source], *(count.get(source, 0) for count in counts)] for source in sources]
 
 
 def _assumed(data: DataSummary) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,7 @@ Floats = npt.NDArray[np.float64]
 
 def write_report(folder: Path, run: RunSummary) -> Path:
     """Write report.json, report.md and its plots into a folder; return the path of report.md. Raises OSError."""
-    plots = draw_plots(folder, run)
-    (folder / TEXT_NAME).write_text(markdown.markdown(run, plots), encoding="utf-8")
+    (folder / TEXT_NAME).write_text(markdown.markdown(run, draw_plots(folder, run)), encoding="utf-8")
     (folder / JSON_NAME).write_text(_json(run), encoding="utf-8")
     return folder / TEXT_NAME
 
@@ -59,24 +58,16 @@ def _json(run: RunSummary) -> str:
 def draw_plots(folder: Path, run: RunSummary) -> list[str]:
     """Draw the plots whose figures the stages reported; return the names of the files."""
     names = []
-    for name, draw, subject in _plots(run):
-        figure = draw(subject)
-        if figure is not None:
-            FigureCanvasAgg(figure)
-            # Without the version of matplotlib in the file, the same numbers give the same bytes.
-            figure.savefig(folder / name, dpi=_DPI, metadata={"Software": None})
-            names.append(name)
+    for plot, draw in PLOTS.items():
+        # Plots of confidence come once for each question.
+        for question in (run.questions if plot != CANDIDATES_NAME else []) or [""]:
+            figure = draw(replace(run, question=question))
+            if figure is not None:
+                names.append(markdown.plot_of(plot, question))
+                FigureCanvasAgg(figure)
+                # Without the version of matplotlib in the file, the same numbers give the same bytes.
+                figure.savefig(folder / names[-1], dpi=_DPI, metadata={"Software": None})
     return names
-
-
-def _plots(run: RunSummary) -> Iterator[tuple[str, Callable[[RunSummary], Figure | None], RunSummary]]:
-    """Yield name, drawing function and subject of each plot; plots of confidence come once for each question."""
-    for name, draw in PLOTS.items():
-        if not run.questions or name == CANDIDATES_NAME:
-            yield name, draw, run
-            continue
-        for question in run.questions:
-            yield markdown.plot_of(name, question), draw, replace(run, question=question)
 
 
 def reliability(run: RunSummary) -> Figure | None:
@@ -115,12 +106,9 @@ def _draw_reliability(axes: Axes, title: str, measured: Mapping[str, Any]) -> No
     error = measured["calibration_error"]
     message = f"calibration error {percent(error['value'])} ({percent(error['low'])} to {percent(error['high'])})"
     axes.set_title(f"{title}\n{message}", fontsize=10, color=_INK)
-    axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel=_wrap("confidence", measured.get("note", "")))
+    note = textwrap.wrap(measured.get("note", ""), 60)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.06), xlabel="\n".join(["confidence", *note]))
     _format_shares(axes)
-
-
-def _wrap(label: str, note: str) -> str:
-    return "\n".join([label, *textwrap.wrap(note, 60)])
 
 
 def _legend_below(figure: Figure, axes: Axes, columns: int = 1, points: str = "") -> None:
@@ -199,7 +187,10 @@ def candidates(run: RunSummary) -> Figure | None:
     axes = figure.subplots()
     largest = max(column(measured, "size_bytes"))
     for candidate in measured:
-        _draw_candidate(axes, candidate, largest, _colour(candidate, run))
+        agreement, colour = candidate["agreement"], _colour(candidate, run)
+        x, y, area = candidate["latency_ms"]["p50"], agreement["value"], (2 * _radius(candidate, largest)) ** 2
+        axes.vlines([x], [agreement["low"]], [agreement["high"]], color=colour, linewidth=1)
+        axes.scatter([x], [y], s=area, color=colour, alpha=0.75, edgecolors="white")
     least = run.recipe.budget.agreement_min
     axes.axhline(least, color=_ORANGE, linewidth=1.2, linestyle="--", label=f"budget, {exact_percent(least)}")
     low = min(least, *column(column(measured, "agreement"), "low"))
@@ -248,13 +239,6 @@ def _label_candidates(figure: Figure, axes: Axes, candidates: Sequence[Mapping[s
 def _radius(candidate: Mapping[str, Any], largest: int) -> float:
     """Return the radius of a candidate's circle, in points."""
     return float((60 + 900 * candidate["size_bytes"] / largest) ** 0.5 / 2)
-
-
-def _draw_candidate(axes: Axes, candidate: Mapping[str, Any], largest: int, colour: str) -> None:
-    agreement = candidate["agreement"]
-    x, y, area = candidate["latency_ms"]["p50"], agreement["value"], (2 * _radius(candidate, largest)) ** 2
-    axes.vlines([x], [agreement["low"]], [agreement["high"]], color=colour, linewidth=1)
-    axes.scatter([x], [y], s=area, color=colour, alpha=0.75, edgecolors="white")
 
 
 def _colour(candidate: Mapping[str, Any], run: RunSummary) -> str:

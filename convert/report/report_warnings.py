@@ -133,16 +133,13 @@ def _answer_warnings(evaluate: Mapping[str, Any]) -> Iterator[str]:
         yield f"The test split is small: the accuracy is only known to about ±{percent(width / 2)}."
     per_label = evaluate.get("per_label", {})
     for label, each in per_label.items():
-        yield from _label_warnings(label, each["rows"], each["recall"]["value"])
+        rows, recall = each["rows"], each["recall"]["value"]
+        if rows < _ROWS_MIN:
+            yield f"'{label}' has {counted(rows, 'test row')}: its figures are uncertain."
+        elif recall is not None and recall < _RECALL_MIN:
+            yield f"'{label}' is found in only {percent(recall)} of its rows."
     if gate := evaluate.get("gate"):
         yield from _gate_warnings(gate, per_label)
-
-
-def _label_warnings(label: str, rows: int, recall: float | None) -> Iterator[str]:
-    if rows < _ROWS_MIN:
-        yield f"'{label}' has {counted(rows, 'test row')}: its figures are uncertain."
-    elif recall is not None and recall < _RECALL_MIN:
-        yield f"'{label}' is found in only {percent(recall)} of its rows."
 
 
 def _gate_warnings(gate: Mapping[str, Any], per_label: Mapping[str, Any]) -> Iterator[str]:

@@ -47,9 +47,8 @@ def head_of(runtime: str, kind: Kind) -> Head:
     if runtime == "llama":
         return "causal"
     if kind not in _HEADS:
-        raise InvalidRequest(
-            f"an encoder cannot do {kind!r}", remedy="Set 'runtime: llama' in task.yaml, with a decoder."
-        )
+        message = f"an encoder cannot do {kind!r}"
+        raise InvalidRequest(message, remedy="Set 'runtime: llama' in task.yaml, with a decoder.")
     return _HEADS[kind]
 
 
@@ -59,16 +58,26 @@ def open_model(checkpoint: Path, adapter: Path | None, head: Head) -> Any:
     Raises:
         ModelLoadFailed: weights are missing, or are not finite.
     """
-    model, missing = _load(checkpoint, adapter, head)
-    _refuse_missing(checkpoint, [name for name in missing if not _is_unused(name, head)])
-    _refuse_non_finite(checkpoint, model)
+    model, uninitialized = _load(checkpoint, adapter, head)
+    # The agent's embeddings do not read BERT's pooler.
+    missing = [name for name in uninitialized if not (head == "none" and "pooler" in name)]
+    if missing:
+        message = f"{checkpoint} lacks {counted(len(missing), 'weight')} that the task needs, such as {missing[0]}"
+        remedy = "Name a checkpoint that was fine-tuned for this kind of task, or add 'finetune:' to the recipe."
+        raise ModelLoadFailed(message, remedy=remedy)
+    non_finite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if non_finite:
+        message = f"{checkpoint}: {len(non_finite)} tensors have values that are not finite, such as {non_finite[0]}"
+        raise ModelLoadFailed(message, remedy="Use a checkpoint from before the training diverged.")
     return model.eval()
 
 
 def _load(checkpoint: Path, adapter: Path | None, head: Head) -> tuple[Any, list[str]]:
     """Return the model, and the names of the weights that transformers initialized at random."""
     try:
-        model, loading_info = _class_of(checkpoint, head).from_pretrained(
+        pooled = head == "sequence" and pooling.takes_mean(read_config(checkpoint))
+        model_class = pooling.MeanPooledBert if pooled else _CLASSES[head]
+        model, loading_info = model_class.from_pretrained(
             checkpoint, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
         if adapter is not None:
@@ -79,27 +88,6 @@ def _load(checkpoint: Path, adapter: Path | None, head: Head) -> tuple[Any, list
             remedy="Save it again with the transformers that it was trained with, and compare config.json.",
         ) from None
     return model, sorted(loading_info["missing_keys"])
-
-
-def _class_of(checkpoint: Path, head: Head) -> Any:
-    pooled = head == "sequence" and pooling.takes_mean(read_config(checkpoint))
-    return pooling.MeanPooledBert if pooled else _CLASSES[head]
-
-
-def _refuse_missing(checkpoint: Path, missing: list[str]) -> None:
-    if missing:
-        message = f"{checkpoint} lacks {counted(len(missing), 'weight')} that the task needs, such as {missing[0]}"
-        remedy = "Name a checkpoint that was fine-tuned for this kind of task, or add 'finetune:' to the recipe."
-        raise ModelLoadFailed(message, remedy=remedy)
-
-
-def _refuse_non_finite(checkpoint: Path, model: Any) -> None:
-    non_finite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if non_finite:
-        raise ModelLoadFailed(
-            f"{checkpoint}: {len(non_finite)} tensors have values that are not finite, such as {non_finite[0]}",
-            remedy="Use a checkpoint from before the training diverged.",
-        )
 
 
 def _error_text(error: Exception) -> str:
@@ -165,8 +153,3 @@ def is_decoder(config: dict[str, Any]) -> bool:
     """Return whether a model is a causal language model."""
     names = config.get("architectures") or []
     return any("CausalLM" in name or "ConditionalGeneration" in name for name in names)
-
-
-def _is_unused(name: str, head: Head) -> bool:
-    """Return whether a weight is unused: the agent's embeddings do not read BERT's pooler."""
-    return head == "none" and "pooler" in name

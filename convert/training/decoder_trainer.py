@@ -139,38 +139,24 @@ class DecoderExampleEncoder:
         short = [example for example in examples if example.length <= tokens_max]
         if not short:
             shortest = min(example.length for example in examples)
-            message = (
-                f"all {len(examples)} training rows have more than {tokens_max} tokens; the shortest has {shortest}"
-            )
             raise InvalidRequest(
-                message, remedy="Raise 'tokens_max' under 'finetune', or shorten the rows or the prompt."
+                f"all {len(examples)} training rows have more than {tokens_max} tokens; the shortest has {shortest}",
+                remedy="Raise 'tokens_max' under 'finetune', or shorten the rows or the prompt.",
             )
         return short, len(examples) - len(short)
 
     def _example(self, row: DataRow) -> TrainingExample:
         if self._task.kind == "classify":
             return TrainingExample(row, self._tokens.prompt(row.text), self._answers[row.label])
-        if self._is_request(row):
-            return TrainingExample(
-                row, self._tokens.prompt(row.text), AnswerTarget(self._completion_tokens(row.completion))
-            )
-        return self._conversation(row)
-
-    def _is_request(self, row: DataRow) -> bool:
-        """Return whether the agent would send a row's prompt in the same form."""
-        history = [(turn.role, turn.content) for turn in row.messages[:-2]]
-        return history in ([], [("system", self._task.prompt.system)])
-
-    def _completion_tokens(self, text: str) -> Tokens:
-        end: int = self._tokens.tokenizer.eos_token_id
-        return (*tokenize(self._tokens.tokenizer, text, special=False), end)
-
-    def _conversation(self, row: DataRow) -> TrainingExample:
         tokenizer = self._tokens.tokenizer
+        end: int = tokenizer.eos_token_id
+        answer = AnswerTarget((*tokenize(tokenizer, row.completion, special=False), end))
+        history = [(turn.role, turn.content) for turn in row.messages[:-2]]
+        if history in ([], [("system", self._task.prompt.system)]):  # the agent would send the prompt in the same form
+            return TrainingExample(row, self._tokens.prompt(row.text), answer)
         turns: list[Any] = [{"role": turn.role, "content": turn.content} for turn in row.messages]
         rendered = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
-        prompt = tokenize(tokenizer, str(rendered), special=True)
-        return TrainingExample(row, prompt, AnswerTarget(self._completion_tokens(row.completion)))
+        return TrainingExample(row, tokenize(tokenizer, str(rendered), special=True), answer)
 
 
 _VALIDATION_ROWS = 8

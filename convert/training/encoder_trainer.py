@@ -157,7 +157,8 @@ def classifier(checkpoint: str, task: TaskSpec, method: str) -> Any:
 
 
 def _load_with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
-    kind = AutoModelForTokenClassification if task.kind in ("extract", "redact") else AutoModelForSequenceClassification
+    tags_words = task.kind in ("extract", "redact")
+    kind = AutoModelForTokenClassification if tags_words else AutoModelForSequenceClassification
     if kind is AutoModelForSequenceClassification and pooling.takes_mean(config.to_dict()):
         kind = pooling.MeanPooledBert
     names = dict(enumerate(output_names(task)))
@@ -180,11 +181,7 @@ def _load_with_head(checkpoint: str, config: Any, task: TaskSpec) -> Any:
             f"{checkpoint} lacks {len(missing)} weights below the head, such as {missing[0]}",
             remedy="Save the checkpoint again with the version of transformers that it was trained with.",
         )
-    if (
-        is_new
-        and isinstance(getattr(model, "classifier", None), torch.nn.Linear)
-        and task.kind in ("extract", "redact")
-    ):
+    if is_new and tags_words and isinstance(getattr(model, "classifier", None), torch.nn.Linear):
         keep_known_outputs(model.classifier, Path(checkpoint), old_labels, list(names.values()))
     return model
 
@@ -211,15 +208,13 @@ def start_head(
         outputs = slice(begin, begin := begin + size)
         answering = targets[:, outputs].sum(axis=1) > 0
         if answering.any():
-            output_weights = np.asarray(weights[outputs] or 1.0)
             linear = logistic_regression.fit_shares(
-                vectors[answering], targets[answering, outputs], weights=output_weights
+                vectors[answering], targets[answering, outputs], weights=np.asarray(weights[outputs] or 1.0)
             )
+            bias = linear.bias - np.asarray(log_priors[outputs] or 0.0)
             with torch.no_grad():
                 model.classifier.weight[outputs].copy_(torch.from_numpy(linear.weight))
-                model.classifier.bias[outputs].copy_(
-                    torch.from_numpy(linear.bias - np.asarray(log_priors[outputs] or 0.0))
-                )
+                model.classifier.bias[outputs].copy_(torch.from_numpy(bias))
     return True
 
 
@@ -261,26 +256,25 @@ class EncoderTrainer:
     def groups(self) -> list[dict[str, Any]]:
         """Return parameter groups: body and head, each with and without weight decay (biases and norms have none)."""
         groups: dict[tuple[float, float], list[Any]] = defaultdict(list)
+        random_head = not (self._head_only or isinstance(self._model, pooling.MeanPooledBert))
         for name, weight in self._model.named_parameters():
             if weight.requires_grad:
-                groups[self._rate_of(name), WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
+                factor = HEAD_RATE_FACTOR if random_head and _in_head(self._model, name) else 1.0
+                groups[self._rate * factor, WEIGHT_DECAY * (weight.ndim > 1)].append(weight)
         if self._margin:
             groups[RATE_FACTOR * self._rate, 0.0].append(self._margin.directions)
         return [{"params": weights, "lr": rate, "weight_decay": decay} for (rate, decay), weights in groups.items()]
-
-    def _rate_of(self, name: str) -> float:
-        random_head = not isinstance(self._model, pooling.MeanPooledBert)
-        factor = HEAD_RATE_FACTOR if random_head and _in_head(self._model, name) and not self._head_only else 1.0
-        return self._rate * factor
 
     def loss(self, rows: Sequence[int]) -> torch.Tensor:
         """Return the loss of a batch."""
         self._model.train()
         if self._head_only:
             self._model.base_model.eval()
-        items = [self._train[row] for row in rows]
-        loss = self._answer_loss(items)
-        outliers = self._due_outliers(len(rows))
+        loss = self._answer_loss([self._train[row] for row in rows])
+        self._outliers_due += self._outliers_a_row * len(rows)
+        count = int(self._outliers_due)
+        self._outliers_due -= count
+        outliers = list(islice(self._outliers, count))
         return loss + OUTLIER_WEIGHT * self._objective.uniformity(self.answers(outliers)) if outliers else loss
 
     def _answer_loss(self, items: Sequence[EncodedRow]) -> torch.Tensor:
@@ -290,13 +284,6 @@ class EncoderTrainer:
         vectors = self._model.vectors(**self._batch(items))
         labels = torch.tensor([item.targets for item in items], device=vectors.device).argmax(-1)
         return self._objective.loss(self._model.answers(vectors), items) + self._margin.loss(vectors, labels)
-
-    def _due_outliers(self, rows: int) -> list[EncodedRow]:
-        """Return the outliers to train on together with `rows` rows."""
-        self._outliers_due += self._outliers_a_row * rows
-        count = int(self._outliers_due)
-        self._outliers_due -= count
-        return list(islice(self._outliers, count))
 
     def validate(self) -> ValidationResult:
         """Return the mean loss per answer or word, and the share of right answers, or of entirely right rows."""
@@ -317,7 +304,10 @@ class EncoderTrainer:
     def _batch(self, items: Sequence[EncodedRow]) -> BatchEncoding:
         """Return the inputs of the model, padded, on its device."""
         fills = {"input_ids": self._tokenizer.pad_token_id or 0}
-        padded = {key: _pad([item.inputs[key] for item in items], fills.get(key, 0)) for key in items[0].inputs}
+        padded = {
+            key: pad_sequence([torch.tensor(item.inputs[key]) for item in items], True, fills.get(key, 0))
+            for key in items[0].inputs
+        }
         return BatchEncoding(padded).to(self._model.device)
 
 
@@ -328,8 +318,3 @@ def shuffle_endlessly(items: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
     while shuffled:
         order.shuffle(shuffled)
         yield from shuffled
-
-
-def _pad(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-    """Return [rows, longest]."""
-    return pad_sequence(list(map(torch.tensor, rows)), batch_first=True, padding_value=fill)

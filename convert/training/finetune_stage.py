@@ -97,25 +97,18 @@ def _read_task(recipe: Recipe, settings: FinetuneSection) -> TaskSpec:
     if settings.method not in _METHODS.get(runtime, ()):
         methods = " or ".join(_METHODS.get(runtime, ("no method",)))
         message = f"finetune.method '{settings.method}' does not make a model for runtime '{runtime}'"
-        raise InvalidRequest(
-            message, remedy=f"For {runtime}, use {methods}: lora is for decoders, the others for encoders."
-        )
+        remedy = f"For {runtime}, use {methods}: lora is for decoders, the others for encoders."
+        raise InvalidRequest(message, remedy=remedy)
     task = tasks.of(path)
     if task.kind == "embed":
-        raise InvalidRequest(
-            "tasks of kind embed cannot be fine-tuned",
-            remedy="Leave 'finetune' out, and name a checkpoint that is fine-tuned already.",
-        )
+        message = "tasks of kind embed cannot be fine-tuned"
+        raise InvalidRequest(message, remedy="Leave 'finetune' out, and name a checkpoint that is fine-tuned already.")
     if task.kind == "decide" and settings.method == "lora":
-        raise InvalidRequest(
-            "questions are learned by the heads of an encoder; 'lora' trains none",
-            remedy="Set 'runtime: onnx' in task.yaml and 'method: full', with an encoder as source.",
-        )
+        remedy = "Set 'runtime: onnx' in task.yaml and 'method: full', with an encoder as source."
+        raise InvalidRequest("questions are learned by the heads of an encoder; 'lora' trains none", remedy=remedy)
     if settings.class_weights != "none" and (settings.method == "lora" or not task.questions_asked):
-        raise InvalidRequest(
-            "'finetune.class_weights' is for classify and decide tasks that an encoder answers",
-            remedy="Leave 'class_weights' out of the recipe, or set it to none.",
-        )
+        message = "'finetune.class_weights' is for classify and decide tasks that an encoder answers"
+        raise InvalidRequest(message, remedy="Leave 'class_weights' out of the recipe, or set it to none.")
     if settings.margin_weight and (settings.method != "full" or task.kind != "classify"):
         raise _margin_error()
     return task
@@ -184,8 +177,7 @@ def _train_adapter(
     encoder = DecoderExampleEncoder(task, tokens)
     training, too_long_train = encoder.encode(split.train, settings.tokens_max)
     validation, too_long_validation = encoder.encode(split.validation, settings.tokens_max)
-    base = checkpoint_loading.open_model(checkpoint, None, "causal")
-    model = lora.add_adapter(base.to(_device()), settings)
+    model = lora.add_adapter(checkpoint_loading.open_model(checkpoint, None, "causal").to(_device()), settings)
     frozen_layers = lora.FrozenPrefixCache(model, settings.layers_from, job.out)
     trainer = DecoderTrainer(model, tokens, DecoderData(training, validation), _learning_rate(settings), frozen_layers)
     trainer.prepare(job.progress)
@@ -201,10 +193,8 @@ def _train_encoder(
     checkpoint = stage.checkpoint(job)
     tokenizer = checkpoint_loading.open_tokenizer(checkpoint)
     model = classifier(str(checkpoint), task, settings.method).to(_device())
-    tokens_max = min(
-        settings.tokens_max, checkpoint_loading.positions_of(model.config.to_dict()) or settings.tokens_max
-    )
-    encoder = RowEncoder(tokenizer, task, tokens_max)
+    positions = checkpoint_loading.positions_of(model.config.to_dict()) or settings.tokens_max
+    encoder = RowEncoder(tokenizer, task, min(settings.tokens_max, positions))
     training, validation = encoder.encode(split.train), encoder.encode(split.validation)
     sizes = [len(question.outputs) for question in task.questions_asked]
     config = checkpoint_loading.read_config(checkpoint)
@@ -224,13 +214,12 @@ def _train_encoder(
     model.to("cpu").save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))
     report = _size_report(model, (len(training.items), len(validation.items)), training.too_long + validation.too_long)
-    misfits = training.misfits + validation.misfits
     report["rows"]["outliers"] = len(outliers)
     if task.kind == "decide":
         report["rows"]["unanswered"] = training.unanswered + validation.unanswered
     return {
         **report,
-        "spans_inside_words": misfits,
+        "spans_inside_words": training.misfits + validation.misfits,
         "head_fitted_first": head_fitted,
         "margin": margin is not None,
         "learning_rate": rate,

@@ -37,10 +37,8 @@ def add_adapter(model: Any, settings: FinetuneSection) -> Any:
     """
     layers = len(_layers(model))
     if settings.layers_from >= layers:
-        raise InvalidRequest(
-            f"finetune.layers_from is {settings.layers_from}, but the model has {layers} layers",
-            remedy=f"Name a layer from 0 to {layers - 1}.",
-        )
+        message = f"finetune.layers_from is {settings.layers_from}, but the model has {layers} layers"
+        raise InvalidRequest(message, remedy=f"Name a layer from 0 to {layers - 1}.")
     available = linear_names(model)
     unknown = sorted(set(settings.targets) - set(available))
     if unknown:

@@ -82,10 +82,8 @@ def _hold_out_one(train: list[Group], validation: list[Group]) -> None:
     """Hold out one group of the label with most groups."""
     candidates = [index for index, group in enumerate(train) if _is_real(group)]
     if not candidates or len(train) < 2:
-        raise InvalidRequest(
-            "the training split has too few rows to hold one out for early stopping",
-            remedy="Add rows, some of them not made by a model.",
-        )
+        message = "the training split has too few rows to hold one out for early stopping"
+        raise InvalidRequest(message, remedy="Add rows, some of them not made by a model.")
     labels = Counter(_stratum(group[0]) for group in train)
     chosen = max(candidates, key=lambda index: labels[_stratum(train[index][0])])
     validation.append(train.pop(chosen))
@@ -224,12 +222,12 @@ class _TrainingRun:
         for rows in _batches(lengths, self._settings.batch_rows, self._generator):
             loss = self._step(self._trainer.loss(rows))
             losses += loss * len(rows)
-            self._report_progress(number, loss, best)
+            self._steps_done += 1
+            seconds_left = (time.monotonic() - self._started) / self._steps_done * (self._steps - self._steps_done)
+            self._progress(progress_sentence(number + 1, loss, best, seconds_left), self._steps_done, self._steps)
         if not math.isfinite(losses):
-            raise InvalidRequest(
-                f"the loss is no longer finite in epoch {number + 1}",
-                remedy="Lower 'learning_rate' under 'finetune'; half of it is a good next try.",
-            )
+            remedy = "Lower 'learning_rate' under 'finetune'; half of it is a good next try."
+            raise InvalidRequest(f"the loss is no longer finite in epoch {number + 1}", remedy=remedy)
         return losses / len(lengths)
 
     def _step(self, loss: torch.Tensor) -> float:
@@ -239,11 +237,6 @@ class _TrainingRun:
         self._optimiser.step()
         self._schedule.step()
         return float(loss.detach())
-
-    def _report_progress(self, number: int, loss: float, best: ValidationResult | None) -> None:
-        self._steps_done += 1
-        seconds_left = (time.monotonic() - self._started) / self._steps_done * (self._steps - self._steps_done)
-        self._progress(progress_sentence(number + 1, loss, best, seconds_left), self._steps_done, self._steps)
 
 
 def progress_sentence(epoch: int, loss: float, best: ValidationResult | None, seconds_left: float) -> str:

@@ -128,8 +128,7 @@ def last_logits(model: Any, token_lists: Sequence[Sequence[int]]) -> Rows:
     parts = []
     with torch.inference_mode():
         for tokens in token_lists:
-            logits = model(torch.tensor([list(tokens)])).logits[0, -ROWS_MAX:]
-            parts.append(logits.float().numpy())
+            parts.append(model(torch.tensor([list(tokens)])).logits[0, -ROWS_MAX:].float().numpy())
     return np.concatenate(parts)
 
 
@@ -150,8 +149,7 @@ def difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str] = 
 
 def _token_difference(facts: Mapping[str, Any], tokenizer: Any, texts: Sequence[str]) -> str:
     for special in (False, True):
-        token_lists = facts["written" if special else "plain"]
-        for text, theirs in zip(texts, token_lists, strict=True):
+        for text, theirs in zip(texts, facts["written" if special else "plain"], strict=True):
             ours = list(tokenize(tokenizer, text, special=special))
             if theirs != ours:
                 suffix = " (control tokens recognised)" if special else ""
@@ -228,9 +226,8 @@ def label_log_probabilities(
         ModelLoadFailed: the checkpoint does not open.
     """
     if task.kind != "classify":
-        raise InvalidRequest(
-            f"a task of kind {task.kind} has no label probabilities", remedy="Compare its answers instead."
-        )
+        message = f"a task of kind {task.kind} has no label probabilities"
+        raise InvalidRequest(message, remedy="Compare its answers instead.")
     if checkpoint_loading.is_decoder(checkpoint_loading.read_config(checkpoint)):
         model = checkpoint_loading.open_model(checkpoint, adapter, "causal")
         tokens = task_tokens(task, checkpoint_loading.open_tokenizer(checkpoint))

@@ -53,9 +53,11 @@ def run(job: StageJob) -> Report:
         return check_ready(job.folders["export"], task, texts)
     texts = divergence.accepted_texts(checkpoint_loading.open_tokenizer(pair.checkpoint), task, texts)
     job.progress("comparing with PyTorch", 0, 1)
-    report = (
-        check_gguf(pair, task, texts) if runtime == "llama" else check_onnx(pair, task.kind, texts, _questions(task))
-    )
+    if runtime == "llama":
+        report = check_gguf(pair, task, texts)
+    else:
+        questions = task.questions_asked if task.kind == "decide" else ()  # classify: one output without a name
+        report = check_onnx(pair, task.kind, texts, questions)
     job.progress("comparing with PyTorch", 1, 1)
     return report
 
@@ -83,9 +85,8 @@ def check_gguf(pair: ExportPair, task: TaskSpec, texts: Sequence[str]) -> Report
     answer = probe.ask("convert.probe.llama_probe", request)
     difference = divergence.difference(answer.facts, tokenizer, comparable)
     if difference:
-        raise ModelFailed(
-            f"the exported file tokenizes texts differently from the checkpoint: {difference}", remedy=_REMEDY
-        )
+        message = f"the exported file tokenizes texts differently from the checkpoint: {difference}"
+        raise ModelFailed(message, remedy=_REMEDY)
     expected = divergence.last_logits(checkpoint_loading.open_model(pair.checkpoint, pair.adapter, "causal"), prompts)
     gap = divergence.compare(expected, answer.arrays["logits"])
     report: Report = {"texts": len(comparable), "chat_template": bool(tokenizer.chat_template)}
@@ -99,22 +100,17 @@ def check_onnx(pair: ExportPair, kind: Kind, texts: Sequence[str], questions: Se
     texts = [*divergence.TEXTS, *texts]
     inputs = _inputs(pair, texts)
     actual = _outputs(pair.exported / MODEL, inputs, list(map(output_of, questions)))
-    expected = _reference(pair, kind, texts)
+    head = checkpoint_loading.head_of("onnx", kind)
+    expected = divergence.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
     shapes = [(left.shape, right.shape) for left, right in zip(expected, actual, strict=True)]
     if any(left != right for left, right in shapes):
-        raise ModelFailed(
-            f"the exported graph returns a different shape from the checkpoint: {shapes[0]}", remedy=_REMEDY
-        )
+        message = f"the exported graph returns a different shape from the checkpoint: {shapes[0]}"
+        raise ModelFailed(message, remedy=_REMEDY)
     if kind == "embed":
         return _require_equal_vectors(expected, actual) | {"texts": len(texts)}
     if questions:
         return _require_equal_questions(questions, _rows(expected), _rows(actual)) | {"texts": len(texts)}
     return _require_equal(divergence.compare(_rows(expected), _rows(actual))) | {"texts": len(texts)}
-
-
-def _questions(task: TaskSpec) -> tuple[QuestionSpec, ...]:
-    """Return the questions with their own outputs; a classify task has one output without a name."""
-    return task.questions_asked if task.kind == "decide" else ()
 
 
 def check_ready(exported: Path, task: TaskSpec, texts: Sequence[str]) -> Report:
@@ -140,11 +136,6 @@ def _inputs(pair: ExportPair, texts: Sequence[str]) -> list[list[int]]:
             message = f"the exported tokenizer splits {text!r} into {ids}, unlike the checkpoint's"
             raise ModelFailed(message, remedy=_REMEDY)
     return inputs
-
-
-def _reference(pair: ExportPair, kind: Kind, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-    head = checkpoint_loading.head_of("onnx", kind)
-    return divergence.encoder_rows(pair.checkpoint, pair.adapter, head, texts)
 
 
 def _outputs(model: Path, inputs: Sequence[Sequence[int]], names: Sequence[str] = ()) -> list[NDArray[np.float32]]:

@@ -114,8 +114,7 @@ def load_yaml(text: bytes | str, *, strings: bool = False) -> Any:
     try:
         plain = yaml.load(text, _StringLoader if strings else _Loader)  # noqa: S506 - both make plain values only
     except (LookupError, AttributeError, TypeError):  # PyYAML's reaction to, for example, '!!bool' before a number
-        message = "a type given with '!!' does not fit its value, and no key needs one"
-        raise yaml.YAMLError(message) from None
+        raise yaml.YAMLError("a type given with '!!' does not fit its value, and no key needs one") from None
     if _expanded_values(plain) > len(text) + _REPEATED_MAX:
         raise yaml.YAMLError(f"its aliases repeat more than {_REPEATED_MAX} values")
     return plain

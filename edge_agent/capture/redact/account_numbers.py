@@ -237,9 +237,7 @@ def _spaced_card(run: re.Match[str]) -> list[Span]:
 
 
 # Only a look-ahead, so that overlapping matches are found, too.
-_IBAN = re.compile(
-    r"[A-Za-z](?<![0-9A-Za-z].)(?=([A-Za-z][ -]?[\dOoIl][ -]?[\dOoIl](?:[ .\-]{0,3}[0-9A-Za-z]){11,30}))", re.ASCII
-)
+_IBAN = re.compile(r"\b[A-Za-z](?=([A-Za-z][ -]?[\dOoIl][ -]?[\dOoIl](?:[ .\-]{0,3}[0-9A-Za-z]){11,30}))", re.ASCII)
 _IBAN_CHARACTER = re.compile(r"[0-9A-Za-z]")
 _IBAN_WORD = re.compile(
     r"\biban\b[^\w]{0,4}(?:(?:number|code|is|ist|no|nr|est|es|lautet|meine|my|to|an|auf|de)\b[^\w]{1,4}){0,4}\Z"

@@ -16,6 +16,7 @@ from edge_agent.capture.redact.indexed_text import (
     AnnouncedPattern,
     AnnouncingWords,
     IndexedText,
+    alternatives,
     beginnings,
     index_text,
     matches_at,
@@ -125,25 +126,17 @@ def find_mac_addresses(text: str) -> Iterator[Span]:
 
 
 _SUFFIXES = (
-    "alley|aly|annex|arcade|avenue|ave?|bayou|beach|bend|bluffs?|bottom|boulevard|blvd|branch|bridge|brooks?"
-    "|burgs?|bypass|camp|canyon"
-    "|cape|causeway|centers?|centres?|circles?|cir|cliffs?|close|club|common|corners?|course|courts?|ct|coves?"
-    "|creek|crescent|cres|crest"
-    "|crossing|crossroads?|curve|dale|dam|divide|drives?|dr|estates?|expressway|expy|extensions?|falls|ferry"
-    "|fields?|flats?|fords?"
-    "|forest|forges?|forks?|fort|freeway|fwy|gardens?|gdns|gateway|glens?|greens?|groves?|harbors?|haven|heights"
-    "|hts|highway|hwy|hills?"
-    "|hollow|inlet|islands?|isle|junctions?|keys?|knolls?|lakes?|land|landing|lane|ln|lights?|loaf|locks?|lodge"
-    "|loop|mall|manors?"
-    "|meadows?|mews|mills?|mission|motorway|mount|mountains?|neck|orchard|oval|overpass|parade|parks?|parkways?"
-    "|pkwy|pass|passage|path"
-    "|pike|pines?|place|pl|plains?|plaza|plz|points?|ports?|prairie|quay|radial|ramp|ranch|rapids?|rest|ridges?"
-    "|rise|river|roads?|rd"
-    "|route|row|run|shoals?|shores?|skyway|springs?|spurs?|squares?|sq|stations?|sta|stravenue|streams?|streets?"
-    "|st|summit|terrace|ter"
-    "|throughway|trace|track|trafficway|trails?|trailer|tunnel|turnpike|underpass|unions?|valleys?|viaduct|views?"
-    "|villages?|ville|vista"
-    "|walks?|wall|way|ways|wells?|wharf|yard"
+    "alley|aly|annex|arcade|avenue|ave?|bayou|beach|bend|bluffs?|bottom|boulevard|blvd|branch|bridge|brooks?|burgs?"
+    "|bypass|camp|canyon|cape|causeway|centers?|centres?|circles?|cir|cliffs?|close|club|common|corners?|course|courts?"
+    "|ct|coves?|creek|crescent|cres|crest|crossing|crossroads?|curve|dale|dam|divide|drives?|dr|estates?|expressway"
+    "|expy|extensions?|falls|ferry|fields?|flats?|fords?|forest|forges?|forks?|fort|freeway|fwy|gardens?|gdns|gateway"
+    "|glens?|greens?|groves?|harbors?|haven|heights|hts|highway|hwy|hills?|hollow|inlet|islands?|isle|junctions?|keys?"
+    "|knolls?|lakes?|land|landing|lane|ln|lights?|loaf|locks?|lodge|loop|mall|manors?|meadows?|mews|mills?|mission"
+    "|motorway|mount|mountains?|neck|orchard|oval|overpass|parade|parks?|parkways?|pkwy|pass|passage|path|pike|pines?"
+    "|place|pl|plains?|plaza|plz|points?|ports?|prairie|quay|radial|ramp|ranch|rapids?|rest|ridges?|rise|river|roads?"
+    "|rd|route|row|run|shoals?|shores?|skyway|springs?|spurs?|squares?|sq|stations?|sta|stravenue|streams?|streets?|st"
+    "|summit|terrace|ter|throughway|trace|track|trafficway|trails?|trailer|tunnel|turnpike|underpass|unions?|valleys?"
+    "|viaduct|views?|villages?|ville|vista|walks?|wall|way|ways|wells?|wharf|yard"
 )
 _PLAIN = (
     "avenue|ave|boulevard|blvd|close|court|crescent|drive|highway|hwy|lane|parkway|place|road|rd|square|street|st"
@@ -244,6 +237,14 @@ _UNIT_LAST = re.compile(
     rf"|suite"
     rf"|ste|unit|flat)\.? ?#?\d{{1,6}}[a-z]?(?!\w)(?-i:{_TAIL})"
 )
+_STREET_ENDINGS = tuple(
+    re.sub(r"\[(.)\1\]", r"\1", word).replace("(?:ß|ss)", sharp_s).replace("\\", "")
+    for word in alternatives(f"{_COMPOUNDS}|{_STREET_WORDS}".lower())
+    for sharp_s in ("ß", "ss")
+)
+"""How the street in a match of `_STREET_FIRST` ends, in lower case."""
+_ENDING_REACH = 24
+"""More than such an ending with the words between it and the house number."""
 _HOUSE_FIRST = (
     (_SUFFIX_WORDS, _NUMBER_FIRST),
     (_FRENCH_WORDS, _FRENCH),
@@ -286,7 +287,9 @@ _BOX = AnnouncedPattern(
 _MILITARY = re.compile(
     r"(?:(?:USNS|USNV|USS|USCGC) \w{2,20}[, \n]{1,3})?(?i:apo|fpo|dpo),? (?:AA|AE|AP) \d{5}(?:-\d{4})?"
 )
+# In all of these a capital letter follows a digit, or there are _ZIP_DIGITS.
 _CODES = re.compile(rf"(?<!\w)(?:{_UK_CODE}|{_CANADA_CODE})(?!\w)|(?<=, )(?P<s>{_STATE},? \d{{5}}(?:-\d{{4}})?)(?!\w)")
+_ZIP_DIGITS = 5
 _CODE_WORDS = (
     r"zip(?: ?code)?|postal ?code|post ?code|plz|postleitzahl|code postal|c[óo]digo postal|c\.?p\.?|cap|kod pocztowy"
     r"|postnummer|postcode|cep|psč"
@@ -304,7 +307,9 @@ def find_postal_addresses(text: str) -> Iterator[Span]:
     indexed_text = index_text(text)
     yield from (match.span() for match in _streets(indexed_text))
     yield from (match.span("v") for match in _ANNOUNCED_CODE.finditer(indexed_text))
-    if indexed_text.has_capitals:
+    if indexed_text.has_capitals and any(
+        "A" <= indexed_text[end : end + 1] <= "Z" or end - start == _ZIP_DIGITS for start, end in indexed_text.runs
+    ):
         yield from (match.span("s" if match["s"] else 0) for match in _CODES.finditer(indexed_text))
 
 
@@ -317,8 +322,20 @@ def _streets(text: IndexedText) -> Iterator[re.Match[str]]:
     if prefixes := _PREFIX_WORDS.starts(text):
         yield from matches_at(_PREFIX_FIRST, text, sorted({*prefixes, *text.numbers}))
     if text.has_capitals:
-        yield from _STREET_FIRST.finditer(text)
+        if _has_house_number(text):
+            yield from _STREET_FIRST.finditer(text)
         if any(office in text.lowered for office in ("apo", "fpo", "dpo")):
             yield from _MILITARY.finditer(text)
     if any(text.lowered.endswith(_LOWER_ENDINGS, 0, start - 1) for start in text.numbers if start):
         yield from _LOWER_STREET.finditer(text)
+
+
+def _has_house_number(text: IndexedText) -> bool:
+    """Return whether a number follows the end of a street as in a match of `_STREET_FIRST`."""
+    for start, _ in text.runs:
+        before = text.lowered[max(0, start - _ENDING_REACH) : start].rstrip(" ,")
+        word = before.removesuffix(".")
+        street = word[:-2].rstrip(" ,") if word.endswith(("nr", "no")) else before
+        if before.endswith(_STREET_ENDINGS) or street.endswith(_STREET_ENDINGS):
+            return True
+    return False

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from edge_agent.capture.redact import account_numbers
+from edge_agent.capture.redact import account_numbers, addresses
+from edge_agent.capture.redact.addresses import find_postal_addresses
 from edge_agent.capture.redact.builtin_rules import RULES
+from edge_agent.capture.redact.indexed_text import alternatives
 from edge_agent.capture.redact.redactor import Redactor, compile_site_rules
 from edge_agent.errors import ConfigInvalid
 
@@ -70,6 +75,26 @@ def test_distant_text_does_not_change_what_is_found():
         assert redaction.find_values(text) == [(a - len(far) - 1, b - len(far) - 1, *what) for a, b, *what in found], (
             text
         )
+
+
+@pytest.mark.parametrize("words", [addresses._COMPOUNDS, addresses._STREET_WORDS], ids=["compounds", "words"])
+@settings(max_examples=10, suppress_health_check=list(HealthCheck), deadline=None)
+@given(data=st.data())
+def test_house_number_is_found_after_every_street_word(words: str, data: st.DataObject):
+    """Searching for streets only before a number that can be a house number misses no street."""
+    for word in alternatives(words):
+        flags = re.IGNORECASE if words == addresses._STREET_WORDS else re.NOFLAG
+        street = "Xaver" + (" " if flags else "") + data.draw(st.from_regex(re.compile(word, flags), fullmatch=True))
+        for link in (" ", "  ", ", ", ",  ", " nr. ", " nr.", " nr", ", no ", *([""] if street.endswith(".") else [])):
+            text = f"{street}{link}5"
+            assert (0, len(text)) in list(find_postal_addresses(text)), text
+
+
+@pytest.mark.parametrize("code", ["SW1A 1AA", "M1 1AE", "EC1A1BB", "GIR 0AA", "K1A 0B1", "H0H-0H0", "Austin, TX 78701"])
+def test_postal_code_of_a_distinctive_form_is_found(code: str):
+    """A postal code of Great Britain, Canada or the United States is found in a text without other digits."""
+    text = f"please send it to {code}"
+    assert any(end == len(text) for _, end in find_postal_addresses(text))
 
 
 SLOW = [

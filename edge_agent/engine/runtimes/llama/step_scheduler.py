@@ -354,13 +354,12 @@ class StepScheduler:
         A bulk step with rows of them must be short enough.
         """
         bulk = self.costs.bulk
-        seconds = bulk.seconds_left(BULK_SECONDS_MAX, 0, 0)
         return [
             item
             for item in prompts
             if not item.exact
             and (item.bulk_safe or self._is_long(item))
-            and bulk.affordable(seconds, item.depth) >= BULK_ROWS_MIN
+            and bulk.affordable(bulk.seconds_left(BULK_SECONDS_MAX, 0, 0), item.depth) >= BULK_ROWS_MIN
         ]
 
     def _with_bulk_batch(self, prompts: WorkItems) -> WorkItems:
