@@ -147,7 +147,9 @@ class RefusalLog:
         _log_repeated(repeats)
         if is_first:
             event = "handshake_failed" if surface == HANDSHAKE else "call_refused"
-            log.warning(event, surface=surface, client=refusal.client, reason=reason, **facts, **_cause_fields(reason))
+            error = BY_REASON.get(reason)
+            cause = {"cause": " ".join((error.__doc__ or "").split())} if error else {}
+            log.warning(event, surface=surface, client=refusal.client, reason=reason, **facts, **cause)
 
     async def run(self) -> None:
         """Log the summary of each minute that has ended, until cancelled."""
@@ -180,12 +182,6 @@ def _log_repeated(repeats: list[tuple[Refusal, int]]) -> None:
             times_more=count,
             within_seconds=WINDOW_SECONDS,
         )
-
-
-def _cause_fields(reason: str) -> dict[str, str]:
-    """Return the cause of a reason, from the error catalogue; empty for an unknown reason."""
-    error = BY_REASON.get(reason)
-    return {"cause": " ".join((error.__doc__ or "").split())} if error else {}
 
 
 LEVEL_VARIABLE = "GRPC_VERBOSITY"

@@ -180,11 +180,6 @@ def counted_share(hits: int, rows: int) -> CountedShare:
     return CountedShare(hits, rows, interval.low, interval.high)
 
 
-def binomial_cdf(errors: int, rows: int, risk: float) -> float:
-    """Return the binomial probability of at most `errors` in `rows`, each with probability `risk`."""
-    return 1.0 if errors >= rows else beta_cdf(rows - errors, errors + 1, 1 - risk)
-
-
 def rows_min(target: float, delta: float) -> int:
     """Return the fewest rows that can prove a risk at most `target`, and only without an error."""
     return math.ceil(math.log(delta) / math.log1p(-target) - 1e-9)

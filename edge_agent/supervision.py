@@ -172,12 +172,11 @@ class Supervisor:
         await asyncio.gather(task, return_exceptions=True)
 
     async def _keep_running(self, state: _ComponentState) -> None:
-        component = state.component
         try:
             while await self._run_until_death(state):
                 await self._sleep(backoff_seconds(state.deaths, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX))
         finally:
-            if component.may_return:
+            if state.component.may_return:
                 self._states.remove(state)
 
     async def _run_until_death(self, state: _ComponentState) -> bool:
@@ -191,7 +190,11 @@ class Supervisor:
         if error is None and (self._stopping or component.may_return):
             return False
         state.deaths = 1 if is_steady else state.deaths + 1
-        self._record_death(state, error)
+        self.deaths[component.name] += 1
+        state.last_death = "returned" if error is None else f"stopped with {type(error).__name__}"
+        state.died_at = self._monotonic()
+        policy = component.policy.value
+        log.error("component_died", component=component.name, policy=policy, deaths=state.deaths, exc_info=error)
         if component.policy is DeathPolicy.STOP and not self._stopping:
             self.failed_component = component.name
             self._give_up()
@@ -211,15 +214,6 @@ class Supervisor:
             return error
         return None
 
-    def _record_death(self, state: _ComponentState, error: Exception | None) -> None:
-        name = state.component.name
-        self.deaths[name] += 1
-        state.last_death = "returned" if error is None else f"stopped with {type(error).__name__}"
-        state.died_at = self._monotonic()
-        log.error(
-            "component_died", component=name, policy=state.component.policy.value, deaths=state.deaths, exc_info=error
-        )
-
     def _is_problem(self, state: _ComponentState) -> bool:
         if not state.deaths:
             return False
@@ -227,10 +221,10 @@ class Supervisor:
 
     def _sentence(self, state: _ComponentState) -> str:
         component, seconds_ago = state.component, self._monotonic() - state.died_at
-        next_step = (
-            "the daemon ends for it" if component.policy is DeathPolicy.STOP else "it is started again after a pause"
-        )
-        condition = next_step if state.started_at is None else "it runs again"
+        condition = "it runs again"
+        if state.started_at is None:
+            is_fatal = component.policy is DeathPolicy.STOP
+            condition = "the daemon ends for it" if is_fatal else "it is started again after a pause"
         times = "" if state.deaths == 1 else f", {state.deaths} times in a row"
         return (
             f"Component {component.name} {state.last_death} {seconds_ago:.0f} s ago{times}: {condition}."

@@ -80,7 +80,13 @@ class Outbox:
             DiskFull: the outbox is full, or its disk is.
             StateDirUnwritable, StoreDamaged: its disk failed. Unsealed records keep waiting.
         """
-        self._require_space()
+        used = self.used_bytes()
+        if used >= self._config.outbox_bytes_max:
+            raise DiskFull(
+                f"the outbox holds {used} bytes; the limit is {self._config.outbox_bytes_max}",
+                remedy="Let the uplink run, or run 'sudo edge-agent media export /media/usb' and import the receipts"
+                " that come back.",
+            )
         sequence = self.ledger.building_sequence()
         if sequence and self._adopt(sequence):
             return sequence
@@ -121,11 +127,8 @@ class Outbox:
             raise DocumentInvalid(message, remedy="Import the receipts of this site.")
         count = 0
         for epoch in signed.body.epochs:
-            count += (
-                self._apply_receipts(epoch)
-                if epoch.epoch == self._spool.incarnation
-                else self._delete_old_incarnation(epoch)
-            )
+            is_current = epoch.epoch == self._spool.incarnation
+            count += self._apply_receipts(epoch) if is_current else self._delete_old_incarnation(epoch)
         self._receipts_sha256 = signed.sha256
         return count
 
@@ -134,9 +137,8 @@ class Outbox:
 
         Their records that are still in the spool wait to be sealed again.
         """
-        lost = [
-            each.sequence for each in self.ledger.sealed_segments() if not self._is_intact(each, thoroughly=thoroughly)
-        ]
+        segments = self.ledger.sealed_segments()
+        lost = [each.sequence for each in segments if not self._is_intact(each, thoroughly=thoroughly)]
         if lost:
             with self._spool.transaction():
                 for sequence in lost:
@@ -154,7 +156,10 @@ class Outbox:
         redaction: status_object.RedactionReport | None = None,
     ) -> None:
         """Write the status object."""
-        highest = self._highest()
+        highest = {self._spool.incarnation: self.ledger.next_sequence() - 1 - bool(self.ledger.building_sequence())}
+        for epoch, sequence in self._names():
+            if epoch != self._spool.incarnation:
+                highest[epoch] = max(sequence, highest.get(epoch, 0))
         lost = self.ledger.lost_sequences()
         body = status_object.SiteStatus(
             **dict(updates),
@@ -187,23 +192,20 @@ class Outbox:
 
     def _adopt(self, sequence: int) -> bool:
         """Mark a segment as sealed if its files in the outbox are complete: it can have been uploaded."""
-        files = self._complete_files(sequence)
-        if files:
-            with self._spool.transaction():
-                self.ledger.mark_sealed(sequence, files)
-        return files is not None
-
-    def _complete_files(self, sequence: int) -> SealedFiles | None:
         stem = segment.name_of(self._spool.incarnation, sequence)
         raw = self._read(self._file(stem, segment.MANIFEST_SUFFIX))
         try:
             signed = segment.verify(raw, stem, {public_key_hex(self._key)})
         except ExchangeError:
-            return None
+            return False
         sealed = self._read(self._file(stem, segment.SEALED_SUFFIX))
-        if hashlib.sha256(sealed).hexdigest() != signed.body.sha256:
-            return None
-        return SealedFiles(len(sealed), signed.body.sha256, signed.sha256, signed.body.reseals, signed.body.records)
+        manifest = signed.body
+        if hashlib.sha256(sealed).hexdigest() != manifest.sha256:
+            return False
+        files = SealedFiles(len(sealed), manifest.sha256, signed.sha256, manifest.reseals, manifest.records)
+        with self._spool.transaction():
+            self.ledger.mark_sealed(sequence, files)
+        return True
 
     def _write(self, sequence: int, at: float) -> bool:
         """Write a segment's files; return False if it has no records any more."""
@@ -235,15 +237,6 @@ class Outbox:
             self.ledger.mark_sealed(sequence, files)
         return True
 
-    def _require_space(self) -> None:
-        used = self.used_bytes()
-        if used >= self._config.outbox_bytes_max:
-            raise DiskFull(
-                f"the outbox holds {used} bytes; the limit is {self._config.outbox_bytes_max}",
-                remedy="Let the uplink run, or run 'sudo edge-agent media export /media/usb' and import the receipts"
-                " that come back.",
-            )
-
     def _apply_receipts(self, epoch: segment.EpochReceipts) -> int:
         """Apply receipts; a range counts only if it ends with a manifest of this site."""
         received = [sequence for span in epoch.received for sequence in self._covered_sequences(span)]
@@ -257,9 +250,8 @@ class Outbox:
         return len(received)
 
     def _covered_sequences(self, span: segment.ReceiptRange) -> list[int]:
-        if not any(
-            each.manifest_sha256 == span.manifest_sha256 for each in self.ledger.segments_between(span.last, span.last)
-        ):
+        last = self.ledger.segments_between(span.last, span.last)
+        if not any(each.manifest_sha256 == span.manifest_sha256 for each in last):
             return []
         entries = self.ledger.segments_between(span.first, span.last)
         return [entry.sequence for entry in entries if entry.state in ("sealed", "lost")]
@@ -291,13 +283,6 @@ class Outbox:
                 return hashlib.file_digest(file, "sha256").hexdigest() == entry.sha256
         except OSError:
             return False
-
-    def _highest(self) -> dict[str, int]:
-        highest = {self._spool.incarnation: self.ledger.next_sequence() - 1 - bool(self.ledger.building_sequence())}
-        for epoch, sequence in self._names():
-            if epoch != self._spool.incarnation:
-                highest[epoch] = max(sequence, highest.get(epoch, 0))
-        return highest
 
     def _remove(self, epoch: str, sequence: int) -> int:
         stem, existed = segment.name_of(epoch, sequence), 0

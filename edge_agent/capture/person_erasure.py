@@ -224,14 +224,11 @@ class ValueSearch:
 def describe(spool: Spool, records: FoundRecords) -> PersonErasure:
     """Return what was found; writes nothing."""
     ids = records.prediction_ids
-    tasks = Counter(task for each in ids for (task,) in spool.db.rows(_TASK_QUERY, (each,)))
+    query = "SELECT task FROM predictions WHERE prediction_id = ?"
+    tasks = Counter(task for each in ids for (task,) in spool.db.rows(query, (each,)))
     sent = sum(map(spool.can_have_left, ids))
-    return PersonErasure(
-        len(ids), len(records.by_digest), len(records.by_text - records.by_digest), tasks.total(), sent, dict(tasks)
-    )
-
-
-_TASK_QUERY = "SELECT task FROM predictions WHERE prediction_id = ?"
+    by_digest, by_text = len(records.by_digest), len(records.by_text - records.by_digest)
+    return PersonErasure(len(ids), by_digest, by_text, tasks.total(), sent, dict(tasks))
 
 
 def _text(record: bytes) -> str:

@@ -105,7 +105,12 @@ class PersonalDataTables:
         self._db, self._limits, self._now = database, limits, now
         for statement in _STATEMENTS:
             database.execute(statement)
-        self._calendar, self._start = self._advanced_calendar(), start
+        # The calendar continues from the saved one, with the time since it was saved, within a limit.
+        query = "SELECT name, value FROM meta WHERE name IN ('retention_calendar', 'retention_clock')"
+        saved = dict(database.rows(query))
+        elapsed = now() - float(saved.get("retention_clock", now()))
+        self._calendar = float(saved.get("retention_calendar", 0.0)) + min(max(elapsed, 0.0), CLOCK_STEP_SECONDS_MAX)
+        self._start = start
         # Predictions from before the task had a retention, or from an agent without these tables, count from now on.
         for task in limits.retention_days:
             database.execute(
@@ -128,9 +133,8 @@ class PersonalDataTables:
     def add_digests(self, digest_sets: Iterable[tuple[str, Iterable[bytes]]], clock: float) -> None:
         """Store the digests of replaced values, by the id of their prediction."""
         rows = [(digest, prediction_id, clock) for prediction_id, digests in digest_sets for digest in sorted(digests)]
-        self._db.executemany(
-            "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
-        )
+        query = "INSERT INTO value_digests (digest, prediction_id, kept_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        self._db.executemany(query, rows)
 
     def begin_retention(self, prediction_id: str, key: str, clock: float) -> None:
         """Store when the retention of a prediction begins, if its task has one; `key` is the task, or TASK/QUESTION."""
@@ -214,12 +218,3 @@ class PersonalDataTables:
 
     def _bounds(self, clock: float) -> tuple[float, int]:
         return clock - self._limits.digest_seconds_max, self._limits.digests_max
-
-    def _advanced_calendar(self) -> float:
-        """Return the saved calendar plus the time since it was saved, within a limit."""
-        saved = dict(
-            self._db.rows("SELECT name, value FROM meta WHERE name IN ('retention_calendar', 'retention_clock')")
-        )
-        saved_calendar = float(saved.get("retention_calendar", 0.0))
-        elapsed = self._now() - float(saved.get("retention_clock", self._now()))
-        return saved_calendar + min(max(elapsed, 0.0), CLOCK_STEP_SECONDS_MAX)

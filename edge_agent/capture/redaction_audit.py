@@ -201,7 +201,9 @@ class RedactionAudit:
         if self._interval is None or self._interval[0] != key:
             outcomes: Counter[MissedValues] = Counter()
             for found, missed, texts in rows:
-                outcomes[_scaled_outcome(found + missed, missed, values_max)] += texts
+                values = found + missed
+                capped = min(values, values_max)  # the outcome is scaled down to at most this many values
+                outcomes[MissedValues(float(capped), missed * capped / values if values else 0.0)] += texts
             self._interval = key, missed_interval(outcomes, values_max)
         return AuditFigures(
             model=model,
@@ -224,12 +226,6 @@ class RedactionAudit:
             " ORDER BY max(row) DESC LIMIT ?)",
             (MODELS_MAX,),
         )
-
-
-def _scaled_outcome(values: int, missed: int, values_max: int) -> MissedValues:
-    """Return a text's outcome, scaled down to at most `values_max` values."""
-    capped = min(values, values_max)
-    return MissedValues(float(capped), missed * capped / values if values else 0.0)
 
 
 def _check_marks(drawn: DrawnText, missed: list[MarkedSpan], wrong: list[int]) -> None:

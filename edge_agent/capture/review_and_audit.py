@@ -136,9 +136,8 @@ class ReviewStreams:
             if observation is not None:
                 self._store_p_value(prediction_id, observation)
         if drawn_count:
-            self._db.execute(
-                "DELETE FROM review_audit WHERE row <= (SELECT max(row) FROM review_audit) - ?", (AUDIT_ROWS_MAX,)
-            )
+            query = "DELETE FROM review_audit WHERE row <= (SELECT max(row) FROM review_audit) - ?"
+            self._db.execute(query, (AUDIT_ROWS_MAX,))
         return drawn_count
 
     def is_audited(self, prediction_id: str) -> bool:
@@ -160,10 +159,9 @@ class ReviewStreams:
     def take_settled(self) -> dict[tuple[str, str], list[AuditOutcome]]:
         """Remove and return the outcomes before the first open one, in drawing order, by task and digest."""
         outcomes: dict[tuple[str, str], list[AuditOutcome]] = {}
+        query = "SELECT min(row) FROM review_audit WHERE task = ? AND digest = ? AND outcome = 'open'"
         for task, digest in self._db.rows("SELECT DISTINCT task, digest FROM review_audit"):
-            ((first_open,),) = self._db.rows(
-                "SELECT min(row) FROM review_audit WHERE task = ? AND digest = ? AND outcome = 'open'", (task, digest)
-            )
+            ((first_open,),) = self._db.rows(query, (task, digest))
             values = (task, digest, first_open, first_open)
             where = "task = ? AND digest = ? AND (? IS NULL OR row < ?)"
             rows = self._db.rows(f"SELECT accepted, outcome FROM review_audit WHERE {where} ORDER BY row", values)  # noqa: S608

@@ -14,15 +14,7 @@ from dataclasses import dataclass
 
 from edge_agent.capture.personal_data_retention import SENT
 from edge_agent.capture.review_and_audit import NAMES
-from edge_agent.capture.spool import (
-    CLASS_NAMES,
-    PASSED_OVER,
-    REVIEWED,
-    ROUTINE,
-    SENT_BEFORE,
-    UPSTREAM,
-    Spool,
-)
+from edge_agent.capture.spool import CLASS_NAMES, PASSED_OVER, REVIEWED, ROUTINE, SENT_BEFORE, UPSTREAM, Spool
 
 _ROWS_AT_ONCE = 20_000
 _RESEALS_MAX = 1000
@@ -104,10 +96,8 @@ class SegmentLedger:
         for table in ("feedback", "opinions"):
             room = self._take(table, "size", f"segment IS NULL AND consent = {UPSTREAM}", sequence, room)
         self._take_predictions(sequence, room)
-        has_records = any(
-            self._db.rows(f"SELECT 1 FROM {table} WHERE {_IN_SEGMENT} LIMIT 1", (sequence,)) for table in _SEALED_TABLES
-        )
-        if not has_records:
+        queries = (f"SELECT 1 FROM {table} WHERE {_IN_SEGMENT} LIMIT 1" for table in _SEALED_TABLES)
+        if not any(self._db.rows(query, (sequence,)) for query in queries):
             return 0
         self._db.execute("INSERT INTO segments (sequence, state) VALUES (?, 'building')", (sequence,))
         return sequence
@@ -155,9 +145,8 @@ class SegmentLedger:
             (sealed.size, sealed.sha256, sealed.manifest_sha256, sequence),
         )
         self._db.execute(f"UPDATE predictions SET spare = 1 WHERE {_IN_SEGMENT} AND class < ?", (sequence, REVIEWED))
-        self._db.executemany(
-            "UPDATE segments SET resealed = ? WHERE sequence = ?", [(sequence, r) for r in sealed.reseals]
-        )
+        resealed = [(sequence, lost) for lost in sealed.reseals]
+        self._db.executemany("UPDATE segments SET resealed = ? WHERE sequence = ?", resealed)
         self._spool.counters["segments_sealed"] += 1
         self._spool.counters["records_sealed"] += sealed.records
         self._count_sent(1, _IN_SEGMENT, (sequence,))
@@ -199,12 +188,10 @@ class SegmentLedger:
         self._count_sent(-1, "segment IN (SELECT sequence FROM segments WHERE state = 'sealed')")
         for table in _TABLES:
             spare = ", spare = 0" if table == "predictions" else ""
-            received = "(SELECT sequence FROM segments WHERE state = 'received')"
-            self._db.execute(
-                f"UPDATE {table} SET segment = NULL{spare} WHERE segment > 0 AND segment NOT IN {received}"
-            )
-        self._db.execute(f"UPDATE predictions SET segment = {SENT_BEFORE} WHERE segment > 0")
-        self._db.execute(f"UPDATE feedback SET segment = {SENT_BEFORE} WHERE segment > 0")
+            not_received = "segment NOT IN (SELECT sequence FROM segments WHERE state = 'received')"
+            self._db.execute(f"UPDATE {table} SET segment = NULL{spare} WHERE segment > 0 AND {not_received}")
+        for table in ("predictions", "feedback"):
+            self._db.execute(f"UPDATE {table} SET segment = {SENT_BEFORE} WHERE segment > 0")
         self._db.execute("DELETE FROM segments")
         self._spool.incarnation = str(self._spool.set_meta("epoch", secrets.token_hex(8)))
 
@@ -216,9 +203,8 @@ class SegmentLedger:
 
     def _take(self, table: str, size: str, where: str, sequence: int, room: int) -> int:
         assignments = []
-        for row, bytes_ in self._db.rows(
-            f"SELECT row, {size} FROM {table} WHERE {where} ORDER BY row LIMIT ?", (_ROWS_AT_ONCE,)
-        ):
+        query = f"SELECT row, {size} FROM {table} WHERE {where} ORDER BY row LIMIT ?"
+        for row, bytes_ in self._db.rows(query, (_ROWS_AT_ONCE,)):
             if room <= 0:
                 break
             assignments.append((sequence, row))

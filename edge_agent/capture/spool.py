@@ -187,7 +187,10 @@ class Spool:
         Raises:
             StoreDamaged, StateDirUnwritable, StateDirInUse, DiskFull: it cannot be used.
         """
-        self.db = Database(path, _schema_at(path))
+        remedy = f"Stop the daemon, move {path}* away and start it again; feedback that was not sealed yet is in them."
+        # secure_delete overwrites erased data. No integrity check: reading a gigabyte at every start takes too long.
+        pragmas = ("PRAGMA auto_vacuum = INCREMENTAL", "PRAGMA secure_delete = ON")
+        self.db = Database(path, DatabaseSchema(SCHEMA_VERSION, _STATEMENTS, remedy, pragmas, checked=False))
         self._monotonic, self._started = monotonic, monotonic()
         self.counters: Counter[str] = Counter(dict(self.db.rows("SELECT name, value FROM counters")))
         self._saved_counters = self.counters.copy()
@@ -257,9 +260,8 @@ class Spool:
             raise PredictionUnknown(f"no answer {prediction_id!r} is kept here", prediction_id=prediction_id)
         feedback = self.db.rows("SELECT record FROM feedback WHERE prediction_id = ? ORDER BY row", (prediction_id,))
         record, task, reviewed, stream, probability = rows[0]
-        return SpooledPrediction(
-            record, task, bool(reviewed), tuple(row[0] for row in feedback), NAMES[stream], probability
-        )
+        records = tuple(row[0] for row in feedback)
+        return SpooledPrediction(record, task, bool(reviewed), records, NAMES[stream], probability)
 
     def add_feedback(self, feedback: FeedbackRecord) -> int:
         """Store feedback; return how many its prediction has now. A repeated request changes nothing and returns 0.
@@ -270,9 +272,8 @@ class Spool:
         """
         if self._is_repeat(feedback):
             return 0
-        rows = self.db.rows(
-            "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?", (feedback.prediction_id,)
-        )
+        query = "SELECT row, consent, segment FROM predictions WHERE prediction_id = ?"
+        rows = self.db.rows(query, (feedback.prediction_id,))
         if not rows:
             message = f"no answer {feedback.prediction_id!r} is kept here"
             raise PredictionUnknown(message, prediction_id=feedback.prediction_id)
@@ -283,10 +284,8 @@ class Spool:
             (feedback.feedback_id, feedback.prediction_id, consent, size, feedback.record),
         )
         new_segment = None if segment == PASSED_OVER else segment
-        self.db.execute(
-            "UPDATE predictions SET class = ?, reviewed = 1, spare = 0, segment = ? WHERE row = ?",
-            (REVIEWED, new_segment, row),
-        )
+        update = "UPDATE predictions SET class = ?, reviewed = 1, spare = 0, segment = ? WHERE row = ?"
+        self.db.execute(update, (REVIEWED, new_segment, row))
         self.used_bytes += size
         self.counters["feedback"] += 1
         self.personal.add_digests([(feedback.prediction_id, feedback.digests)], self.clock)
@@ -451,9 +450,8 @@ class Spool:
         content = hashlib.sha256(feedback.content).digest()
         rows = self.db.rows("SELECT content FROM requests WHERE request_id = ?", (feedback.request_id,))
         if rows and rows[0][0] != content:
-            raise InvalidRequest(
-                "this request_id was used for another request", remedy="Use a new UUID4 for each request."
-            )
+            message = "this request_id was used for another request"
+            raise InvalidRequest(message, remedy="Use a new UUID4 for each request.")
         if not rows:
             self.db.execute("INSERT INTO requests (request_id, content) VALUES (?, ?)", (feedback.request_id, content))
             self.db.execute("DELETE FROM requests WHERE row <= (SELECT max(row) FROM requests) - ?", (REQUESTS_KEPT,))
@@ -490,10 +488,3 @@ class Spool:
         rows = self.db.rows("SELECT value FROM meta WHERE name = ?", (name,))
         value: str | float = rows[0][0] if rows else default
         return value
-
-
-def _schema_at(path: Path) -> DatabaseSchema:
-    remedy = f"Stop the daemon, move {path}* away and start it again; feedback that was not sealed yet is in them."
-    # secure_delete overwrites erased data. No integrity check: reading a gigabyte at every start takes too long.
-    pragmas = ("PRAGMA auto_vacuum = INCREMENTAL", "PRAGMA secure_delete = ON")
-    return DatabaseSchema(SCHEMA_VERSION, _STATEMENTS, remedy, pragmas, checked=False)

@@ -115,7 +115,12 @@ class TeacherQuestionQueue:
             (question.prediction_id, consent, size, record),
         )
         self._spool.counters["opinions"] += 1
-        self._drop_surplus_labels()
+        ((total_size,),) = self._db.rows("SELECT sum(size) FROM opinions")
+        delete_oldest = "DELETE FROM opinions WHERE row = (SELECT min(row) FROM opinions) RETURNING size"
+        while total_size > self._config.later_bytes_max:
+            ((deleted_size,),) = self._db.rows(delete_oldest)
+            self._spool.counters["opinions_crowded"] += 1
+            total_size -= deleted_size
         return True
 
     def audit_label(self, prediction_id: str) -> str | None:
@@ -146,9 +151,8 @@ class TeacherQuestionQueue:
 
     def _delete_question(self, question: TeacherQuestion) -> int | None:
         """Delete a question; return the consent of its input, None = the question is no longer there."""
-        rows = self._db.rows(
-            "DELETE FROM questions WHERE prediction_id = ? RETURNING consent", (question.prediction_id,)
-        )
+        query = "DELETE FROM questions WHERE prediction_id = ? RETURNING consent"
+        rows = self._db.rows(query, (question.prediction_id,))
         self.count -= len(rows)
         return rows[0][0] if rows else None
 
@@ -162,12 +166,3 @@ class TeacherQuestionQueue:
                 self._spool.counters["questions_crowded"] += len(rows)
                 surplus_rows, surplus_bytes = surplus_rows - len(rows), surplus_bytes - sum(row[0] for row in rows)
         self.count = sum(self.queued().counts.values())
-
-    def _drop_surplus_labels(self) -> None:
-        ((size,),) = self._db.rows("SELECT sum(size) FROM opinions")
-        while size > self._config.later_bytes_max:
-            ((deleted_size,),) = self._db.rows(
-                "DELETE FROM opinions WHERE row = (SELECT min(row) FROM opinions) RETURNING size"
-            )
-            self._spool.counters["opinions_crowded"] += 1
-            size -= deleted_size

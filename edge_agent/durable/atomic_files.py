@@ -95,7 +95,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _renamed_to(path: Path) -> Iterator[Path]:
-    _refuse_device(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        mode = 0
+    # Root would replace a device such as /dev/null or /dev/stdout for all programs.
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or path.absolute().parent == _DEVICES:
+        raise OSError(errno.EINVAL, "is a device, which a file would replace", str(path))
     partial = partial_path(path)
     try:
         yield partial
@@ -113,16 +119,6 @@ def _renamed_to(path: Path) -> Iterator[Path]:
 def partial_path(path: Path) -> Path:
     """Return where a file is written before it is renamed to `path`."""
     return path.parent / f".{path.name}{PARTIAL}"
-
-
-def _refuse_device(path: Path) -> None:
-    """Raise OSError for a device such as /dev/null or /dev/stdout, which root would replace for all programs."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        mode = 0
-    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or path.absolute().parent == _DEVICES:
-        raise OSError(errno.EINVAL, "is a device, which a file would replace", str(path))
 
 
 def write_synced(path: Path, content: bytes, mode: int | None, group: str = "") -> None:

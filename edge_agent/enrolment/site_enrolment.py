@@ -22,7 +22,7 @@ from edge_agent import config
 from edge_agent.config import Config, ConfigFiles, Overrides, config_files
 from edge_agent.durable.atomic_files import disk_errors, read_regular, stat_or_none, sync_directory
 from edge_agent.enrolment import site_files, unit_drop_ins
-from edge_agent.enrolment.site_files import StoredCredential, SystemPaths, encrypt
+from edge_agent.enrolment.site_files import SiteFile, StoredCredential, SystemPaths, encrypt
 from edge_agent.enrolment.unit_drop_ins import UnitDropIn
 from edge_agent.errors import (
     ConfigInvalid,
@@ -170,16 +170,23 @@ def prepare(request: EnrolmentRequest) -> PreparedEnrolment:
     """
     enrolment, paths = request.enrolment, request.paths
     previous = load_record(paths.record)
-    trust_root = _parse_trust_root(enrolment)
+    try:
+        trust_root = metadata_chain.parse_trust_root(enrolment.root.encode()) if enrolment.root else None
+    except ValueError as error:
+        raise EnrolmentFileInvalid(f"the enrolment file's root of trust is not valid: {error}") from None
     files = config_files.read(paths.agent_yaml, optional=True)
-    future = _future_config(request, files)
-    drop_ins = _drop_ins(request, future)
+    site_sections = site_files.sections(enrolment, paths)
+    future = _future_config(request, files, site_sections)
+    networks = unit_drop_ins.allowed_networks(future, paths.units, (), request.networks)
+    # They are not recorded, because people change them, too.
+    drop_ins = [each for each in unit_drop_ins.unit_drop_ins(future, paths.units, networks) if not each.is_in_place()]
     is_same = previous is not None and previous.kit_sha256 == request.sha256 and is_intact(previous)
+    overruled = ConfigFiles(files.agent, ((paths.site_yaml, site_sections),)).overruled_keys()
     if previous and is_same and not drop_ins and not site_files.could_be_encrypted(previous):
-        return PreparedEnrolment(request, "same", previous, future, trust_root, [], _overruled_keys(files, request), [])
+        return PreparedEnrolment(request, "same", previous, future, trust_root, [], overruled, [])
     same_fleet = _is_same_fleet(enrolment, paths.root)
     kind = classify_enrolment(enrolment, previous, request.now, same_fleet=same_fleet, replace=request.replace)
-    changes, overruled = _changed_keys(files, request), _overruled_keys(files, request)
+    changes = _changed_keys(dict(files.lower_files).get(paths.site_yaml, {}), site_sections)
     return PreparedEnrolment(request, kind, previous, future, trust_root, changes, overruled, drop_ins)
 
 
@@ -196,38 +203,25 @@ def apply(prepared: PreparedEnrolment) -> CompletedEnrolment:
     credentials = {name: encrypt(name, secret) for name, secret in site_files.secrets_of(enrolment).items()}
     files = site_files.files_of(enrolment, paths, credentials)
     record = _build_record(request, credentials, files)
-    files += [
-        site_files.SiteFile(drop_in.path, drop_in.content.encode()) for drop_in in prepared.drop_ins if drop_in.content
-    ]
-    files.append(site_files.SiteFile(paths.record, enrolment_file.encode_record(record)))
+    files += [SiteFile(each.path, each.content.encode()) for each in prepared.drop_ins if each.content]
+    files.append(SiteFile(paths.record, enrolment_file.encode_record(record)))
     site_files.stage(files)
     try:
-        previous_site = _set_aside(prepared)
+        previous_site = None
+        if prepared.kind == "replacement" and previous is not None:
+            stamp = f"{datetime.fromtimestamp(request.now, UTC):%Y%m%dT%H%M%SZ}"
+            previous_site = set_aside(prepared.config, previous.site, stamp)
     except SiteError:
         site_files.unstage(files)
         raise
     stale = set(map(Path, previous.files if previous else ())) | site_files.replaced_credentials(paths, credentials)
-    removed = [drop_in.path for drop_in in prepared.drop_ins if not drop_in.content]
+    removed = [each.path for each in prepared.drop_ins if not each.content]
     site_files.put(files, [*sorted(stale - set(map(Path, record.files))), *removed])
     return CompletedEnrolment(record, previous_site)
 
 
-def _set_aside(prepared: PreparedEnrolment) -> PreviousSite | None:
-    if prepared.kind != "replacement" or prepared.previous is None:
-        return None
-    stamp = f"{datetime.fromtimestamp(prepared.request.now, UTC):%Y%m%dT%H%M%SZ}"
-    return set_aside(prepared.config, prepared.previous.site, stamp)
-
-
-def _drop_ins(request: EnrolmentRequest, config: Config) -> list[UnitDropIn]:
-    """Return the unit drop-ins that are not in place. They are not recorded, because people change them, too."""
-    units = request.paths.units
-    networks = unit_drop_ins.allowed_networks(config, units, (), request.networks)
-    return [drop_in for drop_in in unit_drop_ins.unit_drop_ins(config, units, networks) if not drop_in.is_in_place()]
-
-
 def _build_record(
-    request: EnrolmentRequest, credentials: Mapping[str, StoredCredential], files: list[site_files.SiteFile]
+    request: EnrolmentRequest, credentials: Mapping[str, StoredCredential], files: list[SiteFile]
 ) -> SiteEnrolment:
     enrolment = request.enrolment
     return SiteEnrolment(
@@ -239,13 +233,6 @@ def _build_record(
         secrecy=site_files.secrecy_of(credentials),
         files={str(file.path): file.sha256 for file in files},
     )
-
-
-def _parse_trust_root(enrolment: EnrolmentFile) -> TrustRoot | None:
-    try:
-        return metadata_chain.parse_trust_root(enrolment.root.encode()) if enrolment.root else None
-    except ValueError as error:
-        raise EnrolmentFileInvalid(f"the enrolment file's root of trust is not valid: {error}") from None
 
 
 def _is_same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
@@ -260,13 +247,11 @@ def _is_same_fleet(enrolment: EnrolmentFile, path: Path) -> bool:
         raise ConfigInvalid(message, remedy="Check the disk; then move the file away, and enrol again.") from None
 
 
-def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
+def _future_config(request: EnrolmentRequest, files: ConfigFiles, site_sections: dict[str, Any]) -> Config:
     """Return the future configuration. Raises EnrolmentFileInvalid, ConfigInvalid."""
     site_yaml = request.paths.site_yaml
     lower_files = [entry for entry in files.lower_files if entry[0] != site_yaml]
-    future_files = ConfigFiles(
-        files.agent, ((site_yaml, site_files.sections(request.enrolment, request.paths)), *lower_files)
-    )
+    future_files = ConfigFiles(files.agent, ((site_yaml, site_sections), *lower_files))
     try:
         future = config.validate_files(future_files, request.overrides)
     except ConfigInvalid as error:
@@ -278,26 +263,19 @@ def _future_config(request: EnrolmentRequest, files: ConfigFiles) -> Config:
     if future.site.id != request.enrolment.site:
         file_site = request.enrolment.site
         message = f"{files.agent[0]} says that this is site {future.site.id}, the enrolment file says {file_site}"
-        raise ConfigInvalid(
-            message, remedy="Remove 'id' under 'site' in agent.yaml, or use this machine's own enrolment file."
-        )
+        remedy = "Remove 'id' under 'site' in agent.yaml, or use this machine's own enrolment file."
+        raise ConfigInvalid(message, remedy=remedy)
     return future
 
 
-def _changed_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    before = _flatten(dict(files.lower_files).get(request.paths.site_yaml, {}))
-    after = _flatten(site_files.sections(request.enrolment, request.paths))
+def _changed_keys(old_sections: Mapping[str, Any], new_sections: Mapping[str, Any]) -> list[str]:
+    before, after = _flatten(old_sections), _flatten(new_sections)
     return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
 
 
 def _flatten(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values by key with its section, as in "site.id"."""
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-
-
-def _overruled_keys(files: ConfigFiles, request: EnrolmentRequest) -> list[str]:
-    after = site_files.sections(request.enrolment, request.paths)
-    return ConfigFiles(files.agent, ((request.paths.site_yaml, after),)).overruled_keys()
 
 
 def load_record(path: Path) -> SiteEnrolment | None:
@@ -398,9 +376,8 @@ def _check_dates(enrolment: EnrolmentFile, now: float) -> None:
         )
     if now < parse_timestamp(enrolment.issued_at) - CLOCK_SECONDS_SLACK:
         message = f"the enrolment file was made on {enrolment.issued_at[:10]}, and this machine's clock is before that"
-        raise EnrolmentFileRefused(
-            message, remedy="Set the clock: 'date' shows it, 'sudo timedatectl set-time' sets it."
-        )
+        remedy = "Set the clock: 'date' shows it, 'sudo timedatectl set-time' sets it."
+        raise EnrolmentFileRefused(message, remedy=remedy)
 
 
 def _other_site_reason(enrolment: EnrolmentFile, previous: SiteEnrolment, *, same_fleet: bool) -> str:

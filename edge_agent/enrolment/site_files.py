@@ -164,7 +164,10 @@ def files_of(
     """Return every file of an enrolment, site.yaml last."""
     head = _HEAD.format(site=enrolment.site, issued=enrolment.issued_at[:10])
     files = [SiteFile(paths.root, enrolment.root.encode())] if enrolment.root else []
-    files += _credential_files(paths, credentials)
+    for name, each in credentials.items():
+        files.append(SiteFile(paths.credential(name, encrypted=each.encrypted), each.content, 0o600))
+    if credentials:
+        files.append(SiteFile(paths.drop_in, drop_in(paths, credentials)))
     tls = {CERTIFICATE: enrolment.tls.certificate, KEY: enrolment.tls.key, CLIENTS: enrolment.tls.clients}
     files += [SiteFile(paths.tls(name), pem.encode(), 0o640, DAEMON_GROUP) for name, pem in tls.items() if pem]
     return [*files, SiteFile(paths.site_yaml, config_files.render_sections(sections(enrolment, paths), head))]
@@ -190,7 +193,9 @@ def stage(files: Sequence[SiteFile]) -> None:
     """
     try:
         for file in files:
-            _write_partial(file)
+            # A folder of secrets that systemd has not created yet is private.
+            make_folders(file.path.parent, 0o700 if file.mode == 0o600 else 0o755)
+            write_synced(file.partial, file.content, file.mode, file.group)
     except OSError as error:
         unstage(files)
         raise _write_error(error, file.path) from None
@@ -227,21 +232,6 @@ def _put(file: SiteFile) -> None:
 def replaced_credentials(paths: SystemPaths, credentials: Mapping[str, StoredCredential]) -> set[Path]:
     """Return where the same secrets lie if an enrolment that was cut off stored them in the other way."""
     return {paths.credential(name, encrypted=not each.encrypted) for name, each in credentials.items()}
-
-
-def _credential_files(paths: SystemPaths, credentials: Mapping[str, StoredCredential]) -> list[SiteFile]:
-    files = [
-        SiteFile(paths.credential(name, encrypted=each.encrypted), each.content, 0o600)
-        for name, each in credentials.items()
-    ]
-    return [*files, SiteFile(paths.drop_in, drop_in(paths, credentials))] if files else []
-
-
-def _write_partial(file: SiteFile) -> None:
-    # A folder of secrets that systemd has not created yet is private.
-    is_secret = file.mode == 0o600
-    make_folders(file.path.parent, 0o700 if is_secret else 0o755)
-    write_synced(file.partial, file.content, file.mode, file.group)
 
 
 def require_rights(paths: SystemPaths) -> None:

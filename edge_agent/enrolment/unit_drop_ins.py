@@ -92,19 +92,17 @@ def store_folder_problems(config: Config, *, managed: bool) -> Iterator[FolderPr
     """
     for folder, written in ((config.uplink.url, True), (config.uplink.updates_url, False)):
         path = store_folder(folder)
-        problem = judge_folder(_folder_facts(path, written=written, managed=managed)) if path else None
-        if problem:
+        if path is None:
+            continue
+        try:
+            status = stat_or_none(path)
+            kind = "" if status is None else "folder" if stat.S_ISDIR(status.st_mode) else "other"
+            ownership = f"{path.owner()}:{path.group()} {status.st_mode & 0o7777:04o}" if status else ""
+        except (OSError, KeyError):  # KeyError: the owner has no name
+            kind, ownership = "folder", ""
+        may_use = _may_use(path, written=written)
+        if problem := judge_folder(FolderFacts(path, kind, written, managed, may_use, ownership)):
             yield problem
-
-
-def _folder_facts(path: Path, *, written: bool, managed: bool) -> FolderFacts:
-    try:
-        status = stat_or_none(path)
-        kind = "" if status is None else "folder" if stat.S_ISDIR(status.st_mode) else "other"
-        ownership = f"{path.owner()}:{path.group()} {status.st_mode & 0o7777:04o}" if status else ""
-    except (OSError, KeyError):  # KeyError: the owner has no name
-        kind, ownership = "folder", ""
-    return FolderFacts(path, kind, written, managed, _may_use(path, written=written), ownership)
 
 
 def _may_use(path: Path, *, written: bool) -> bool | None:
@@ -182,10 +180,9 @@ def unit_drop_ins(config: Config, units: Path, networks: Sequence[str]) -> list[
     """
     # The uplink writes examples to this folder; it only reads the one of updates.
     folder = store_folder(config.uplink.url)
+    allowed = [f"{_ALLOW}{network}" for network in networks] if listens_on_network(config) else []
     return [
-        _drop_in(
-            units / _LISTENER, [f"{_ALLOW}{network}" for network in networks] if listens_on_network(config) else []
-        ),
+        _drop_in(units / _LISTENER, allowed),
         # '-': the uplink also starts while the folder does not exist.
         _drop_in(units / _FOLDERS, [f"ReadWritePaths=-{_quote(folder)}"] if folder else []),
     ]
@@ -211,17 +208,12 @@ def allowed_networks(
         return []
     networks = list(dict.fromkeys([*_networks_in(units / _LISTENER), *map(_parse_network, added)]))
     networks = networks or list(dict.fromkeys(_reachable_networks(_host(config.service.tcp_address), attached)))
-    return _remove_networks(networks, [_parse_network(network) for network in removed])
-
-
-def _remove_networks(networks: Sequence[str], removed: Sequence[str]) -> list[str]:
-    """Remove networks. Raises ConfigInvalid: one is not in the list, or none would be left."""
-    names = ", ".join(networks)
-    for network in removed:
+    names, removed_networks = ", ".join(networks), [_parse_network(network) for network in removed]
+    for network in removed_networks:
         if network not in networks:
             raise ConfigInvalid(f"{network} is not among the allowed networks", remedy=f"Those are {names or 'none'}.")
-    remaining = [network for network in networks if network not in removed]
-    if removed and not remaining:
+    remaining = [network for network in networks if network not in removed_networks]
+    if removed_networks and not remaining:
         message = f"without {names} no other machine could reach the TCP listener"
         remedy = "Name the network that may: '--allow NETWORK'. To close the listener, remove 'tcp_address' from"
         raise ConfigInvalid(message, remedy=f"{remedy} agent.yaml.")
@@ -240,9 +232,8 @@ def attached_networks(route: str, if_inet6: str) -> list[str]:
             networks.append(ipaddress.ip_network(f"{_little_endian(fields[1])}/{mask}", strict=False))
     for fields in map(str.split, if_inet6.splitlines()):
         if fields[5] != _LOOPBACK_NAME:
-            networks.append(
-                ipaddress.ip_network((int(fields[0], 16).to_bytes(16, "big"), int(fields[2], 16)), strict=False)
-            )
+            address = int(fields[0], 16).to_bytes(16, "big")
+            networks.append(ipaddress.ip_network((address, int(fields[2], 16)), strict=False))
     return list(dict.fromkeys(str(network) for network in networks if not network.is_link_local))
 
 
@@ -280,10 +271,8 @@ def _parse_network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
-        message = f"{text!r} is not a network"
-        raise ConfigInvalid(
-            message, remedy="Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
-        ) from None
+        remedy = "Write it as in 192.168.10.0/24; 'ip -brief address' shows those here."
+        raise ConfigInvalid(f"{text!r} is not a network", remedy=remedy) from None
 
 
 def _settings(content: str) -> list[str]:

@@ -99,15 +99,14 @@ class AnswerCounts:
 
     def of(self, task: str) -> TaskCounters:
         """Return the counts of an installed task."""
-        return self.tasks.get(task) or self._add_task(task)
+        counters = self.tasks.get(task)
+        if counters is None:
+            counters = self.tasks.setdefault(task if len(self.tasks) < TASKS_MAX else OTHER_TASKS, TaskCounters())
+        return counters
 
     def count_unanswered(self, task: str, reason: str) -> None:
         """Count an unanswered input or call; `task` is UNKNOWN_TASK if not installed, `reason` an error reason."""
         self.errors[UnansweredInput(task, reason)] += 1
-
-    def _add_task(self, task: str) -> TaskCounters:
-        name = task if len(self.tasks) < TASKS_MAX else OTHER_TASKS
-        return self.tasks.setdefault(name, TaskCounters())
 
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -373,15 +372,13 @@ CATALOGUE = {metric.name: metric for group in GROUPS.values() for metric in grou
 
 def document() -> str:
     """Return the tables of docs/metrics.md."""
-    return "\n".join(line for title, group in GROUPS.items() for line in _table_lines(title, group))
-
-
-def _table_lines(title: str, group: tuple[MetricDefinition, ...]) -> list[str]:
-    rows = [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.meaning} |"
-        for metric in group
-    ]
-    return [f"### {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|", *rows, ""]
+    lines = []
+    for title, group in GROUPS.items():
+        lines += [f"### {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|"]
+        for metric in group:
+            lines.append(f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels) or '-'} | {metric.meaning} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 # The text format is written without a library: with 100 tasks this takes a twentieth of the time, which blocks the
@@ -418,29 +415,18 @@ def page(samples: Iterable[MetricSample], catalogue: Mapping[str, MetricDefiniti
 
 
 def _sample(metric: MetricDefinition, sample: MetricSample) -> str:
-    labels = [f'{key}="{_escape(value)}"' for key, value in zip(metric.labels, sample.labels, strict=True)]
-    if isinstance(sample.value, Histogram):
-        return _histogram(metric.name, ",".join(labels), sample.value)
-    return f"{metric.name}{_in_braces(','.join(labels))} {_number(sample.value)}\n"
-
-
-def _histogram(name: str, labels: str, histogram: Histogram) -> str:
-    cumulative = histogram.cumulative
-    bucket = f'{name}_bucket{{{labels},le="'
-    lines = [f'{bucket}{bound:g}"}} {count}\n' for bound, count in zip(histogram.bounds, cumulative, strict=False)]
-    label_set = _in_braces(labels)
+    name, value = metric.name, sample.value
+    pairs = zip(metric.labels, sample.labels, strict=True)
+    labels = ",".join([f'{key}="{text[:LABEL_CHARACTERS_MAX].translate(_ESCAPES)}"' for key, text in pairs])
+    label_set = f"{{{labels}}}" if labels else ""
+    if not isinstance(value, Histogram):
+        return f"{name}{label_set} {_number(value)}\n"
+    cumulative, bucket = value.cumulative, f'{name}_bucket{{{labels},le="'
+    lines = [f'{bucket}{bound:g}"}} {count}\n' for bound, count in zip(value.bounds, cumulative, strict=False)]
     lines.append(f'{bucket}+Inf"}} {cumulative[-1]}\n')
-    lines.append(f"{name}_sum{label_set} {_number(histogram.total)}\n{name}_count{label_set} {cumulative[-1]}\n")
+    lines.append(f"{name}_sum{label_set} {_number(value.total)}\n{name}_count{label_set} {cumulative[-1]}\n")
     return "".join(lines)
-
-
-def _in_braces(labels: str) -> str:
-    return f"{{{labels}}}" if labels else ""
 
 
 def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(float(value))
-
-
-def _escape(value: str) -> str:
-    return value[:LABEL_CHARACTERS_MAX].translate(_ESCAPES)

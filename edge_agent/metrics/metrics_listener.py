@@ -88,7 +88,10 @@ class MetricsListener:
                     self._handle_connection, self._host, self._port, limit=REQUEST_BYTES_MAX, backlog=CONNECTIONS_MAX
                 )
             except OSError as error:
-                self._set_problem(f"{self._host}:{self._port}: {error.strerror or error}")
+                problem = f"{self._host}:{self._port}: {error.strerror or error}"
+                if problem != self.problem:
+                    log.warning("metrics_not_served", problem=problem)
+                self.problem = problem
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(BIND_SECONDS):
                         await self._stopped.wait()
@@ -99,14 +102,6 @@ class MetricsListener:
                 log.info("metrics", url=f"http://{host}:{self.port}/metrics")
                 await self._stopped.wait()
                 await _yield_to_loop()  # accept the backlog first: asyncio loses a socket that it accepts while closing
-        await self._end_connections()
-
-    def _set_problem(self, problem: str) -> None:
-        if problem != self.problem:
-            log.warning("metrics_not_served", problem=problem)
-        self.problem = problem
-
-    async def _end_connections(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -159,19 +154,15 @@ class MetricsListener:
         if path != b"/metrics":
             return _response("404 Not Found", b"GET /metrics\n")
         try:
-            body = await self._fresh_page()
+            async with self._page_lock:
+                made_at, body = self._cached_page
+                if time.monotonic() - made_at >= PAGE_SECONDS:
+                    body = await self._page()
+                    self._cached_page = time.monotonic(), body
         except TimeoutError:
             return _response("503 Service Unavailable", b"the daemon does not answer in time\n")
         response = _response("200 OK", body, kind=CONTENT_TYPE)
         return response if method == b"GET" else response[: len(response) - len(body)]
-
-    async def _fresh_page(self) -> bytes:
-        async with self._page_lock:
-            made_at, body = self._cached_page
-            if time.monotonic() - made_at >= PAGE_SECONDS:
-                body = await self._page()
-                self._cached_page = time.monotonic(), body
-            return body
 
 
 async def _yield_to_loop() -> None:
@@ -181,7 +172,5 @@ async def _yield_to_loop() -> None:
 
 
 def _response(status: str, body: bytes, extra: str = "", kind: str = "text/plain; charset=utf-8") -> bytes:
-    head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}Connection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{extra}Connection: close"
+    return f"{head}\r\n\r\n".encode() + body

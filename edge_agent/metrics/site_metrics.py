@@ -30,7 +30,6 @@ from edge_agent.server.uplink_client import read_uplink_report
 
 if TYPE_CHECKING:
     from edge_agent.capture.example_capture import CaptureStatus, ExampleCapture
-    from edge_agent.capture.redaction_audit import AuditFigures
     from edge_agent.capture.text_redaction import RedactionQueue
     from edge_agent.config import Config
     from edge_agent.engine.engine import EngineStatus
@@ -171,7 +170,10 @@ class SiteMetrics:
         yield from _redaction_samples(self._components.capture.redaction)
         yield from _uplink_samples(config)
         yield from _update_samples(snapshot.overview, configured=bool(config.update.root_file))
-        yield from _refusal_samples(snapshot)
+        for reason, number in sorted((dict.fromkeys(DENIAL_REASONS, 0) | snapshot.denied).items()):
+            yield MetricSample("denied_total", number, (reason,))
+        for labels, number in snapshot.refused.items():
+            yield MetricSample("refused_total", number, labels)
         if snapshot.large_model:
             yield from _large_model_samples(snapshot.large_model)
 
@@ -183,15 +185,13 @@ def _capture_samples(snapshot: SiteSnapshot, examples: CaptureStatus, config: Co
         yield from _example_samples(examples, config)
         serving = {name: bundle.digest for name, bundle in snapshot.tasks.items()}
         yield from monitoring_samples(examples.field, serving, snapshot.alarms)
-    if examples.redaction_audit:
-        yield from _redaction_audit_samples(examples.redaction_audit)
-
-
-def _refusal_samples(snapshot: SiteSnapshot) -> Iterator[MetricSample]:
-    for reason, number in sorted((dict.fromkeys(DENIAL_REASONS, 0) | snapshot.denied).items()):
-        yield MetricSample("denied_total", number, (reason,))
-    for labels, number in snapshot.refused.items():
-        yield MetricSample("refused_total", number, labels)
+    if audit := examples.redaction_audit:
+        yield MetricSample("redaction_audit_waiting", audit.waiting)
+        yield MetricSample("redaction_audit_values", audit.values, ("found_or_missed",))
+        yield MetricSample("redaction_audit_values", audit.missed, ("missed",))
+        yield MetricSample("redaction_missed_low", audit.share.low)
+        yield MetricSample("redaction_missed_high", audit.share.high)
+        yield MetricSample("redaction_missed_alarm", audit.is_exceeded)
 
 
 def _render(samples: list[MetricSample]) -> bytes:
@@ -303,15 +303,6 @@ def _redaction_samples(queue: RedactionQueue | None) -> Iterator[MetricSample]:
         yield MetricSample("redaction_total", number, (event,))
 
 
-def _redaction_audit_samples(audit: AuditFigures) -> Iterator[MetricSample]:
-    yield MetricSample("redaction_audit_waiting", audit.waiting)
-    yield MetricSample("redaction_audit_values", audit.values, ("found_or_missed",))
-    yield MetricSample("redaction_audit_values", audit.missed, ("missed",))
-    yield MetricSample("redaction_missed_low", audit.share.low)
-    yield MetricSample("redaction_missed_high", audit.share.high)
-    yield MetricSample("redaction_missed_alarm", audit.is_exceeded)
-
-
 def _uplink_samples(config: Config) -> Iterator[MetricSample]:
     path = config.uplink_notes / FILE_NAME
     report = read_uplink_report(path, time.clock_gettime(time.CLOCK_BOOTTIME))
@@ -386,13 +377,12 @@ def _bundle_samples(summary: BundleSummary, alarms: list[tuple[AlarmState, bool]
     yield MetricSample("field_demoted", any(demoted for _, demoted in alarms), (task,))
     yield MetricSample("field_pairs_total", summary.pairs, (task,))
     yield MetricSample("field_agreed_total", summary.agreed, (task,))
-    for judge in JUDGES if summary.guarantee else ():
-        evidence = summary.evidence[judge]
-        yield MetricSample("field_judged_total", evidence.judged, (task, judge))
-        yield MetricSample("field_wrong_total", evidence.wrong, (task, judge))
-        yield MetricSample(
-            "field_evidence_ratio", evidence.peak / summary.guarantee.limit if summary.guarantee else 0.0, (task, judge)
-        )
+    if summary.guarantee:
+        for judge in JUDGES:
+            evidence = summary.evidence[judge]
+            yield MetricSample("field_judged_total", evidence.judged, (task, judge))
+            yield MetricSample("field_wrong_total", evidence.wrong, (task, judge))
+            yield MetricSample("field_evidence_ratio", evidence.peak / summary.guarantee.limit, (task, judge))
 
 
 def disk_samples(folder: Path) -> Iterator[MetricSample]:
@@ -420,13 +410,10 @@ def process_samples(name: str, pid: int, root: Path = Path("/")) -> Iterator[Met
     yield MetricSample("process_cpu_seconds_total", cpu, (name,))
     yield MetricSample("process_threads", int(fields[_THREADS]), (name,))
     yield MetricSample("process_resident_memory_bytes", int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"), (name,))
-    yield MetricSample("process_start_time_seconds", _boot_time(root) + int(fields[_START_TIME]) / ticks, (name,))
+    boot_time = re.search(r"^btime (\d+)$", (root / "proc/stat").read_text(), re.MULTILINE)
+    started_at = (int(boot_time[1]) if boot_time else 0) + int(fields[_START_TIME]) / ticks
+    yield MetricSample("process_start_time_seconds", started_at, (name,))
     try:
         yield MetricSample("process_open_fds", len(os.listdir(folder / "fd")), (name,))  # noqa: PTH208 - counted, not walked
     except OSError:
         return  # hidden for a confined child
-
-
-def _boot_time(root: Path) -> int:
-    match = re.search(r"^btime (\d+)$", (root / "proc/stat").read_text(), re.MULTILINE)
-    return int(match[1]) if match else 0

@@ -35,16 +35,6 @@ class ModelPair(NamedTuple):
     theirs: str
 
 
-class DriftKind(NamedTuple):
-    """One property that may drift."""
-
-    alarm: Alarm
-    events: int
-    """Number of possible events."""
-    floor: float
-    """Minimum difference of shares that counts as drift."""
-
-
 @dataclass(frozen=True, slots=True)
 class AnswerObservation:
     """What monitoring uses of one answer."""
@@ -154,16 +144,11 @@ def risk_guarantee(confidence: Confidence) -> RiskGuarantee | None:
     return RiskGuarantee(confidence.target_risk, confidence.delta / 2) if isinstance(confidence, Threshold) else None
 
 
-def kinds(answer: AnswerObservation) -> Mapping[Alarm, DriftKind]:
-    """Return the properties of answers like this one that may drift."""
+def possible_events(answer: AnswerObservation) -> Mapping[Alarm, int]:
+    """Return, for each property of answers like this one that may drift, the number of its possible events."""
     confidences = 1 if isinstance(answer.calibration, Threshold) else len(CONFIDENCES)
-    drift_kinds = (
-        DriftKind("labels", len(answer.outputs or answer.manifest.task.labels), FLOORS["labels"]),
-        DriftKind("confidence", confidences, FLOORS["confidence"]),
-        DriftKind("novelty", 1, FLOORS["novelty"]),
-        DriftKind("length", len(LENGTHS), FLOORS["length"]),
-    )
-    return {kind.alarm: kind for kind in drift_kinds}
+    labels = len(answer.outputs or answer.manifest.task.labels)
+    return {"labels": labels, "confidence": confidences, "novelty": 1, "length": len(LENGTHS)}
 
 
 def initial_stream(confidence: Confidence, alarm: Alarm) -> DriftStream:
@@ -171,14 +156,13 @@ def initial_stream(confidence: Confidence, alarm: Alarm) -> DriftStream:
     if not isinstance(confidence, Threshold):
         return DriftStream()
     if alarm == "confidence":
-        return DriftStream(
-            EventSample(confidence.n, {"sure": round(confidence.coverage * confidence.n)}), calibrated=True
-        )
-    if alarm == "novelty":
+        counts = {"sure": round(confidence.coverage * confidence.n)}
+    elif alarm == "novelty":
         # Three limits, each with 1 + n // 200 calibration inputs at or beyond it (convert/calibrate/gate_rows.py).
-        beyond = min(confidence.n, 3 * (1 + confidence.n // 200))
-        return DriftStream(EventSample(confidence.n, {"unusual": beyond}), calibrated=True)
-    return DriftStream()
+        counts = {"unusual": min(confidence.n, 3 * (1 + confidence.n // 200))}
+    else:
+        return DriftStream()
+    return DriftStream(EventSample(confidence.n, counts), calibrated=True)
 
 
 def is_local_answer_wrong(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> bool | None:

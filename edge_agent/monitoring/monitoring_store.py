@@ -103,7 +103,12 @@ class MonitoringStore:
         for answer in answers:
             groups[answer.key, answer.digest].append(answer)
         for (key, digest), group in groups.items():
-            self._count_group(self._find_or_begin(key, digest, group[0]), group)
+            row = self._tables.find(key, digest)
+            if row is None:
+                version, at = group[0].manifest.version, group[0].at
+                guarantee = observing.risk_guarantee(group[0].calibration) or RiskGuarantee(0.0, 0.0)
+                row = self._tables.begin(SeriesRow(0, key, digest, version, guarantee.target, guarantee.delta, at, at))
+            self._count_group(row, group)
 
     def count_human_label(self, prediction: Mapping[str, Any], label: HumanLabel, at: float) -> None:
         """Count a person's feedback on a stored prediction.
@@ -118,9 +123,12 @@ class MonitoringStore:
         names = [f"said:{feedback['verdict']}", *(_review_counts(prediction, feedback, drawn=drawn) if first else [])]
         if first and prediction["route"] != "upstream":
             names.append("examples")
-            self._count_example(row, prediction, _true_answer(prediction, feedback))
+            right_answers = {"accept": prediction["output"], "corrected": feedback["value"]}
+            self._count_example(row, prediction, str(right_answers.get(feedback["verdict"], "")))
         if first and drawn:
-            self._count_review(row, prediction, feedback, _shadow_answer(prediction) or audit_answer)
+            is_shadow = prediction["route"] == "upstream" and "MODE_SHADOW" in prediction["reason"].split()
+            shadow_answer = str(prediction["output"]) if is_shadow else ""
+            self._count_review(row, prediction, feedback, shadow_answer or audit_answer)
         self._tables.add_days(row.series, Counter((_day(at), name) for name in names))
 
     def count_audit(self, task: str, digest: str, outcomes: Iterable[AuditOutcome], at: float) -> None:
@@ -142,15 +150,10 @@ class MonitoringStore:
         ours = observing.local_output(prediction)
         if row is None or ours is None:
             return
-        has_labels = prediction["kind"] in LABEL_KINDS
         self._tables.add_days(row.series, Counter({(_day(at), "examples"): 1}))
         self._count_example(row, prediction, theirs)
-        pair = ModelPair(
-            source,
-            observing.is_same_answer(prediction["kind"], ours, theirs),
-            ours if has_labels else "",
-            theirs if has_labels else "",
-        )
+        labels = (ours, theirs) if prediction["kind"] in LABEL_KINDS else ("", "")
+        pair = ModelPair(source, observing.is_same_answer(prediction["kind"], ours, theirs), *labels)
         confidence = observing.local_confidence(prediction)
         self._count_pairs(row, [(prediction["prediction_id"], confidence, pair)], at)
         if source in FAIR_SOURCES:
@@ -213,16 +216,6 @@ class MonitoringStore:
 
     # --- one series --------------------------------------------------------------------------------------------------
 
-    def _find_or_begin(self, task: str, digest: str, answer: AnswerObservation) -> SeriesRow:
-        row = self._tables.find(task, digest)
-        if row is not None:
-            return row
-        guarantee = observing.risk_guarantee(answer.calibration) or RiskGuarantee(0.0, 0.0)
-        version = answer.manifest.version
-        return self._tables.begin(
-            SeriesRow(0, task, digest, version, guarantee.target, guarantee.delta, answer.at, answer.at)
-        )
-
     def _count_group(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         tables, at = self._tables, group[-1].at
         newest = tables.newest_day(row.series)
@@ -248,9 +241,8 @@ class MonitoringStore:
         for _, _, pair in pairs:
             counts[pair.source, pair.ours][0] += 1
             counts[pair.source, pair.ours][1] += pair.agreed
-        self._tables.add_agreement(
-            row.series, [AgreementCount(_day(at), *key, *numbers) for key, numbers in counts.items()]
-        )
+        agreement = [AgreementCount(_day(at), *key, *numbers) for key, numbers in counts.items()]
+        self._tables.add_agreement(row.series, agreement)
         disagreements = [
             ModelDisagreement(name, at, pair.source, pair.ours, pair.theirs, -1.0 if confidence is None else confidence)
             for name, confidence, pair in pairs
@@ -301,7 +293,7 @@ class MonitoringStore:
     def _watch_drift(self, row: SeriesRow, group: Sequence[AnswerObservation]) -> None:
         """Add the answers to the drift streams; judge each window that is complete."""
         first, states = group[0], self._alarms.states(row.series)
-        kinds = observing.kinds(first)
+        possible_events = observing.possible_events(first)
         rows_by_alarm: dict[Alarm, list[tuple[tuple[str, ...], float]]] = defaultdict(list)
         for answer in group:
             for alarm, events in answer.events().items():
@@ -309,24 +301,32 @@ class MonitoringStore:
         streams = {}
         for alarm, rows in rows_by_alarm.items():
             stream = _stream(states[alarm]) if alarm in states else observing.initial_stream(first.calibration, alarm)
-            streams[alarm] = self._advance(row, kinds[alarm], stream, rows)
+            streams[alarm] = self._advance(row, alarm, possible_events[alarm], stream, rows)
         self._alarms.save(row.series, {alarm: asdict(stream) for alarm, stream in streams.items()})
 
     def _advance(
         self,
         row: SeriesRow,
-        kind: observing.DriftKind,
+        alarm: Alarm,
+        event_count: int,
         stream: DriftStream,
         rows: Sequence[tuple[tuple[str, ...], float]],
     ) -> DriftStream:
-        """Return a stream with more answers (events, time) added; judge each complete window."""
-        begin = 0
+        """Return a stream with more answers (events, time) added; judge each complete window.
+
+        `event_count`: number of possible events.
+        """
+        begin, floor = 0, observing.FLOORS[alarm]
         while begin < len(rows):
             chunk = rows[begin : begin + stream.room]
             begin += len(chunk)
             stream = stream.after([events for events, _ in chunk])
             if stream.is_full:
-                self._judge_window(row, kind, stream, chunk[-1][1])
+                at, finding = chunk[-1][1], stream.find_drift(floor, event_count)
+                if finding is not None:
+                    self._raise_alarm(row, alarm, at, _drift_message(alarm, finding, stream))
+                elif not stream.differences(floor):
+                    self._alarms.end_alarm(row.series, alarm, at)
                 stream = stream.next_window()
         return stream
 
@@ -348,13 +348,6 @@ class MonitoringStore:
             self._alarms.end_alarm(row.series, NEW_INPUTS, at)
         elif rejected and (finding := test.finding()):
             self._raise_alarm(row, NEW_INPUTS, at, _shift_message(finding))
-
-    def _judge_window(self, row: SeriesRow, kind: observing.DriftKind, stream: DriftStream, at: float) -> None:
-        finding = stream.find_drift(kind.floor, kind.events)
-        if finding is not None:
-            self._raise_alarm(row, kind.alarm, at, _drift_message(kind.alarm, finding, stream))
-        elif not stream.differences(kind.floor):
-            self._alarms.end_alarm(row.series, kind.alarm, at)
 
     def _raise_alarm(self, row: SeriesRow, alarm: Alarm, at: float, message: str) -> None:
         question = question_of_key(row.task)
@@ -392,12 +385,6 @@ def _hundredths(confidence: float) -> int:
     return max(0, min(100, int(100 * confidence + 1e-9))) if math.isfinite(confidence) else 0
 
 
-def _shadow_answer(prediction: Mapping[str, Any]) -> str | None:
-    """Return the large model's answer of a stored prediction in shadow mode; None = it was not in shadow mode."""
-    is_shadow = prediction["route"] == "upstream" and "MODE_SHADOW" in prediction["reason"].split()
-    return str(prediction["output"]) if is_shadow else None
-
-
 def _accepted(prediction: Mapping[str, Any]) -> bool:
     local = local_answer(prediction)
     return (
@@ -430,27 +417,15 @@ def _review_counts(prediction: Mapping[str, Any], feedback: Mapping[str, Any], *
     """Return the counts of a first feedback; for audited answers also whether the models were right."""
     if not drawn:
         return ["reviewed"]
+    counts = ["reviewed"]
     wrong = observing.is_local_answer_wrong(prediction, feedback) if _accepted(prediction) else None
-    counts = [] if wrong is None else ["checked", *(["wrong"] if wrong else [])]
-    return [
-        "reviewed",
-        *counts,
-        *(_large_model_counts(prediction, feedback) if prediction["route"] == "upstream" else []),
-    ]
-
-
-def _large_model_counts(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> list[str]:
-    verdict, output = feedback["verdict"], prediction["output"]
-    right = verdict == "accept" or (
-        verdict == "corrected" and observing.is_same_answer(prediction["kind"], output, feedback["value"])
-    )
-    return ["large_checked", *([] if right else ["large_wrong"])]
-
-
-def _true_answer(prediction: Mapping[str, Any], feedback: Mapping[str, Any]) -> str:
-    """Return the right answer according to a person; empty = not given."""
-    labels = {"accept": prediction["output"], "corrected": feedback["value"]}
-    return str(labels.get(feedback["verdict"], ""))
+    if wrong is not None:
+        counts += ["checked", "wrong"] if wrong else ["checked"]
+    if prediction["route"] == "upstream":
+        verdict, kind, output = feedback["verdict"], prediction["kind"], prediction["output"]
+        is_confirmed = verdict == "corrected" and observing.is_same_answer(kind, output, feedback["value"])
+        counts += ["large_checked"] if verdict == "accept" or is_confirmed else ["large_checked", "large_wrong"]
+    return counts
 
 
 def _stream(plain: Mapping[str, Any]) -> DriftStream:

@@ -124,12 +124,11 @@ class MonitoringTables:
 
     def begin(self, row: SeriesRow) -> SeriesRow:
         """Create a series; delete others beyond the limits, of its task or of the task that has most."""
-        values = (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last)
-        insert = (
+        self._db.execute(
             "INSERT INTO field_series (task, digest, version, target, delta, first_at, last_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (row.task, row.digest, row.version, row.target, row.delta, row.first, row.last),
         )
-        self._db.execute(insert, values)
         created = self.find(row.task, row.digest)
         assert created is not None, "just inserted"
         # Sorted by last use: after a rollback, the bundle that answers has an old series.
@@ -324,9 +323,8 @@ class AlarmTables:
 
     def end_alarm(self, series: int, alarm: Alarm, at: float) -> None:
         """End an alarm."""
-        self._db.execute(
-            "UPDATE field_alarms SET ended = ? WHERE series = ? AND alarm = ? AND ended = 0", (at, series, alarm)
-        )
+        update = "UPDATE field_alarms SET ended = ? WHERE series = ? AND alarm = ? AND ended = 0"
+        self._db.execute(update, (at, series, alarm))
 
     def alarms(self, *, active_only: bool) -> tuple[tuple[int, AlarmState], ...]:
         """Return alarms with their series, by task: the active ones, or all."""

@@ -190,17 +190,14 @@ class InputShiftTest:
             for bet in cut.bets:
                 gain = bet[within]
                 self._capital[bet_index] = min(_log_sum(self._capital[bet_index], start) + gain, capital_max)
-                self._update_run(bet_index, gain, within, at)
+                if self._run[bet_index] <= 0.0:
+                    self._run[bet_index], self._since[bet_index], self._counts[bet_index] = 0.0, at, [0, 0]
+                self._run[bet_index] += gain
+                self._counts[bet_index][0] += 1
+                self._counts[bet_index][1] += within
                 bet_index += 1
         self._inputs += 1
         return self.log_capital >= self.limit
-
-    def _update_run(self, bet_index: int, gain: float, within: bool, at: float) -> None:
-        if self._run[bet_index] <= 0.0:
-            self._run[bet_index], self._since[bet_index], self._counts[bet_index] = 0.0, at, [0, 0]
-        self._run[bet_index] += gain
-        self._counts[bet_index][0] += 1
-        self._counts[bet_index][1] += within
 
     def finding(self) -> InputShiftFinding | None:
         """Return the change according to the bet with the most evidence; None = no bet has any."""

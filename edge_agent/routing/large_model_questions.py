@@ -71,9 +71,8 @@ def read_distribution(
     total = math.fsum(probabilities)
     if abs(total - 1) > SUM_ERROR_MAX:
         raise ValueError(f"the probabilities in its answer to {subject} add up to {total:.4g} instead of 1")
-    return tuple(
-        (option, probability / total) for option, probability in zip(question.options, probabilities, strict=True)
-    )
+    pairs = zip(question.options, probabilities, strict=True)
+    return tuple((option, probability / total) for option, probability in pairs)
 
 
 def _ordered_probabilities(question: LargeModelTypedQuestion, answer: ModelAnswer) -> list[float]:
@@ -183,8 +182,12 @@ def parse_reply(task: TaskSpec, reply: str, questions: Sequence[LargeModelTypedQ
     """Check an answer against the task's labels or schema, or, for a decide task, the options of `questions`."""
     if task.kind == "generate":
         return LargeModelReply(reply) if reply.strip() else LargeModelReply(problem="it is empty")
+    text = reply.strip()[:ANSWER_CHARACTERS_MAX]
+    if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
+        # Many models put JSON into a Markdown fence.
+        text = text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
     try:
-        decoded = strict_json.decode(_without_fence(reply))
+        decoded = strict_json.decode(text)
         encoded = strict_json.encode(decoded)
     except ValueError:
         return LargeModelReply(problem="it is not JSON")
@@ -274,14 +277,6 @@ def _object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
-
-
-def _without_fence(reply: str) -> str:
-    """Remove the Markdown fence that many models put around JSON."""
-    text = reply.strip()[:ANSWER_CHARACTERS_MAX]
-    if text.startswith(_FENCE) and text.endswith(_FENCE) and len(text) > 2 * len(_FENCE):
-        return text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
-    return text
 
 
 def broken_rule(schema: Mapping[str, Any], answer: object) -> str:

@@ -247,16 +247,12 @@ def _route_graded(context: EscalationContext, doubt: RouteReason | None) -> Rout
     if doubt is None:
         return RouteDecision("local", RouteReason.SURE)
     if context.low_confidence == "answer" or (context.mode == "local" and context.low_confidence != "escalate"):
-        return _route_locally(context, doubt)
+        # Abstain only if the answer is not confident: an unusual input is only marked.
+        withheld = context.low_confidence == "abstain" and doubt in UNCONFIDENT
+        return RouteDecision("abstained" if withheld else "local", doubt)
     if context.mode == "local" and context.blocker not in PERMANENT_BLOCKERS:
         return RouteDecision("local", RouteReason.MODE_LOCAL, degraded=(RouteReason.MODE_LOCAL,))
     return _escalate(context, doubt) or _route_without_large_model(context, doubt)
-
-
-def _route_locally(context: EscalationContext, doubt: RouteReason) -> RouteDecision:
-    """Give the local answer. Abstain only if it is not confident: an unusual input is only marked."""
-    withheld = context.low_confidence == "abstain" and doubt in UNCONFIDENT
-    return RouteDecision("abstained" if withheld else "local", doubt)
 
 
 def _route_without_large_model(context: EscalationContext, doubt: RouteReason | None) -> RouteDecision:

@@ -88,10 +88,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         """Show the state of the daemon, its tasks and its engines."""
         components = self._components
         examples = await components.capture.status()
+        audit = examples.redaction_audit if examples else None
         serving = dict(sorted(components.activation.serving.items()))
         engines = components.engines.statuses()
         warnings = self._warnings(serving, engines, examples)
-        response = pb.GetStatusResponse(
+        queue = components.capture.redaction
+        return pb.GetStatusResponse(
             agent_version=__version__,
             serving=not components.admission.draining,
             resident_bytes=resident_bytes(os.getpid()),
@@ -113,20 +115,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 for task in serving
                 for alarm, demoted in components.alarms.alarms_of(task)
             ],
+            uplink=uplink_message(components.config),
+            draining_seconds=components.admission.draining_seconds,
+            redaction=None if queue is None else messages.redaction_message(queue, audit),
+            examples=(
+                messages.examples_message(examples, components.config.examples.collect)
+                if examples and not examples.stalled_seconds
+                else None
+            ),
+            start_time=messages.timestamp(self._started_at),
         )
-        uplink = uplink_message(components.config)
-        if uplink:
-            response.uplink.CopyFrom(uplink)
-        if (draining := components.admission.draining_seconds) is not None:
-            response.draining_seconds = draining
-        if (queue := components.capture.redaction) is not None:
-            response.redaction.CopyFrom(
-                messages.redaction_message(queue, examples.redaction_audit if examples else None)
-            )
-        if examples and not examples.stalled_seconds:
-            response.examples.CopyFrom(messages.examples_message(examples, components.config.examples.collect))
-        response.start_time.FromMilliseconds(int(self._started_at * 1000))
-        return response
 
     async def ListBundles(self, request: pb.ListBundlesRequest, context: CallContext) -> pb.ListBundlesResponse:
         """List the installed bundles, by task and then newest first."""
@@ -143,18 +141,15 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 path, activate=not request.no_activate, caller_left=caller_left.get()
             )
         except BundleUnreadable as error:
-            raise self._access_problem(path, error) or error from None
+            # A fault of this machine, not of the bundle, may keep the daemon from reading it.
+            code = int(error.metadata.get("errno", 0))
+            problem = judge_bundle_path(path, code, managed=self._components.is_managed)
+            if problem is None:
+                raise error from None
+            remedy = f"{problem.remedy.removesuffix('.')}: '{problem.command}'."
+            raise ConfigInvalid(problem.message, remedy=remedy, path=path) from None
         self._components.updater.wake()
         return pb.InstallBundleResponse(bundle=self._bundle_message(bundle), newly_installed=is_new)
-
-    def _access_problem(self, path: Path, error: BundleUnreadable) -> ConfigInvalid | None:
-        """Return the fault of this machine that keeps the daemon from reading a bundle; None = there is none."""
-        code = int(error.metadata.get("errno", 0))
-        problem = judge_bundle_path(path, code, managed=self._components.is_managed)
-        if problem is None:
-            return None
-        remedy = f"{problem.remedy.removesuffix('.')}: '{problem.command}'."
-        return ConfigInvalid(problem.message, remedy=remedy, path=path)
 
     async def ActivateBundle(
         self, request: pb.ActivateBundleRequest, context: CallContext
@@ -381,24 +376,18 @@ def engine_warnings(serving: Serving, engines: list[EngineStatus]) -> Iterator[p
         message = f"Without a verified signature: {', '.join(unsigned)}. Anyone could have made these bundles."
         yield _warning(pb.WARNING_KIND_UNSIGNED, message)
     for engine in engines:
-        yield from _warnings_of_engine(engine)
+        if engine.problem:
+            is_ready = engine.state is EngineState.READY
+            fault = "answers, but not for every task" if is_ready else f"is {engine.state.value}"
+            yield _warning(pb.WARNING_KIND_ENGINE, f"Engine {engine.name} {fault}: {engine.problem}.", engine.name)
+        for measure in CONFINEMENT:
+            if (state := engine.details.get(measure, "on")) != "on":
+                message = f"Engine {engine.name} is not fully confined: {measure}: {state}."
+                yield _warning(pb.WARNING_KIND_CONFINEMENT, message, engine.name)
     for engine in engines:
         for shortfall in engine.shortfalls.values():
             message = f"Engine {engine.name} computes on {engine.device}: {shortfall}."
             yield _warning(pb.WARNING_KIND_DEVICE, message, engine.name)
-
-
-def _warnings_of_engine(engine: EngineStatus) -> Iterator[pb.StatusWarning]:
-    if engine.problem and engine.state is not EngineState.READY:
-        message = f"Engine {engine.name} is {engine.state.value}: {engine.problem}."
-        yield _warning(pb.WARNING_KIND_ENGINE, message, engine.name)
-    elif engine.problem:
-        message = f"Engine {engine.name} answers, but not for every task: {engine.problem}."
-        yield _warning(pb.WARNING_KIND_ENGINE, message, engine.name)
-    for measure in CONFINEMENT:
-        if (state := engine.details.get(measure, "on")) != "on":
-            message = f"Engine {engine.name} is not fully confined: {measure}: {state}."
-            yield _warning(pb.WARNING_KIND_CONFINEMENT, message, engine.name)
 
 
 def revoked_warnings(serving: Serving, overview: UpdateOverview) -> Iterator[pb.StatusWarning]:

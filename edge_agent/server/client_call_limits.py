@@ -80,9 +80,16 @@ class AdmissionControl:
 
     def call(self, client: str) -> CallSlot:
         """Admit a call until the end of a `with` block. Raises Draining, QueueFull, ShareExceeded."""
-        self._require_capacity(client)
+        if self.draining:
+            self._refused += 1
+            # An idle daemon is back long before 'drain_seconds' are over.
+            raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
+        calls = self._by_client.get(client, 0)
+        at_limit = self._client_calls_max <= calls < self._calls_max
+        if at_limit or not job_queue.has_share_for(calls, self._calls, 1, self._calls_max):
+            raise self._make_refusal(client, calls, at_limit=at_limit)
         self._calls += 1
-        self._by_client[client] = self._by_client.get(client, 0) + 1
+        self._by_client[client] = calls + 1
         return CallSlot(self._release, client)
 
     async def wait_until_quiet(self) -> None:
@@ -105,28 +112,17 @@ class AdmissionControl:
         else:
             del self._by_client[client]
 
-    def _require_capacity(self, client: str) -> None:
-        if self.draining:
-            self._refused += 1
-            # An idle daemon is back long before 'drain_seconds' are over.
-            raise Draining("the daemon is stopping and takes no new work", retry_seconds=RETRY_SECONDS)
-        calls = self._by_client.get(client, 0)
-        at_limit = self._client_calls_max <= calls < self._calls_max
-        if not at_limit and job_queue.has_share_for(calls, self._calls, 1, self._calls_max):
-            return
+    def _make_refusal(self, client: str, calls: int, *, at_limit: bool) -> QueueFull | ShareExceeded:
+        """Return the error for a client with `calls` calls that may not have another."""
         usage = f"{calls} {self._noun} of {client} are in progress"
         if at_limit:
-            raise self._share_exceeded(f"{usage}; the limit is {self._client_calls_max}")
-        if 0 < calls < self._calls:
-            raise self._share_exceeded(f"{usage}, and {self._calls - calls} of others: one more exceeds its share")
-        raise QueueFull(
-            f"{self._calls} {self._noun} are in progress; the limit is {self._calls_max}",
-            retry_seconds=RETRY_SECONDS,
-            limit=self._calls_max,
-        )
-
-    def _share_exceeded(self, message: str) -> ShareExceeded:
-        return ShareExceeded(message, retry_seconds=RETRY_SECONDS, limit=self._client_calls_max)
+            problem = f"{usage}; the limit is {self._client_calls_max}"
+        elif 0 < calls < self._calls:
+            problem = f"{usage}, and {self._calls - calls} of others: one more exceeds its share"
+        else:
+            message = f"{self._calls} {self._noun} are in progress; the limit is {self._calls_max}"
+            return QueueFull(message, retry_seconds=RETRY_SECONDS, limit=self._calls_max)
+        return ShareExceeded(problem, retry_seconds=RETRY_SECONDS, limit=self._client_calls_max)
 
 
 @dataclass

@@ -47,7 +47,12 @@ def requested_questions(request: inference_pb2.DecideRequest, manifest: Manifest
             message = f"task {task.name!r} takes no questions from the call; its questions are: {_names(manifest)}"
             remedy = "Name them in 'questions', or leave that empty for all."
             raise UnknownQuestion(message, remedy=remedy, task=task.name)
-        questions = _resolve_open_questions(request.open_questions, manifest)
+        if (number := len(request.open_questions)) > OPEN_QUESTIONS_MAX:
+            raise InvalidRequest(f"the request has {number} questions; the limit is {OPEN_QUESTIONS_MAX}")
+        _check_distinct([question.name for question in request.open_questions])
+        own = {question.name: question for question in task.questions}
+        called = enumerate(request.open_questions)
+        questions = tuple(_resolve(question, index, own.get(question.name)) for index, question in called)
         return RequestedQuestions(questions, questions, asked_questions(manifest, questions))
     if request.questions:
         return _select_questions(request.questions, manifest)
@@ -77,14 +82,6 @@ def _names(manifest: Manifest) -> str:
 def _check_distinct(names: Sequence[str]) -> None:
     if duplicate_names := duplicates(names):
         raise InvalidRequest(f"the request has duplicate questions: {', '.join(duplicate_names)[:300]}")
-
-
-def _resolve_open_questions(questions: Sequence[task_pb2.Question], manifest: Manifest) -> tuple[QuestionSpec, ...]:
-    if len(questions) > OPEN_QUESTIONS_MAX:
-        raise InvalidRequest(f"the request has {len(questions)} questions; the limit is {OPEN_QUESTIONS_MAX}")
-    _check_distinct([question.name for question in questions])
-    known = {question.name: question for question in manifest.task.questions}
-    return tuple(_resolve(question, index, known.get(question.name)) for index, question in enumerate(questions))
 
 
 def _resolve(question: task_pb2.Question, index: int, own_question: QuestionSpec | None) -> QuestionSpec:

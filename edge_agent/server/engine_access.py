@@ -104,16 +104,13 @@ async def open_sandbox(
         yield SandboxedBundle(sandbox, digest, manifest)
 
 
-_BYTES_IN_KIB = 1024
-
-
 def read_machine(devices: frozenset[str] = frozenset({"cpu"}), root: Path = Path("/")) -> MachineCapabilities:
     """Read the machine's capabilities from proc(5) below `root`; `devices` are those that the engines may use."""
     memory = re.search(r"^MemTotal: +(\d+) kB$", _read_text(root / "proc/meminfo"), re.MULTILINE)
     # x86 writes flags, Arm Features; every core has the same ones.
     features = re.search(r"^(?:flags|Features)\s*: (.*)$", _read_text(root / "proc/cpuinfo"), re.MULTILINE)
     return MachineCapabilities(
-        memory_bytes=int(memory[1]) * _BYTES_IN_KIB if memory else 0,
+        memory_bytes=int(memory[1]) * 1024 if memory else 0,
         devices=devices,
         cpu_features=frozenset(features[1].split()) if features else frozenset(),
     )
@@ -176,8 +173,9 @@ def update_engines(
     def activity(digest: str) -> BundleActivity:
         stats = engines.stats(digest)
         problem = engines.failure(digest)
-        if problem is None:
-            problem = _load_problem(activation, digest)
+        if problem is None:  # a bundle that should answer may not even be loaded
+            tasks = [task for task, bundle in activation.serving.items() if bundle.digest == digest]
+            problem = next((activation.problems[task].message for task in tasks if task in activation.problems), "")
         return BundleActivity(stats.calls, stats.failures, stats.crashes, stats.timed, stats.median_ms, problem)
 
     machine = read_machine(engines.factory.devices)
@@ -186,12 +184,6 @@ def update_engines(
 
 def _bundle_under_test(bundle: SandboxedBundle) -> BundleUnderTest:
     return BundleUnderTest(bundle.answer, bundle.resident_bytes, bundle.estimated_bytes, bundle.crashes)
-
-
-def _load_problem(activation: Activation, digest: str) -> str:
-    """Return why a bundle that should answer was not even loaded."""
-    tasks = (task for task, bundle in activation.serving.items() if bundle.digest == digest)
-    return next((activation.problems[task].message for task in tasks if task in activation.problems), "")
 
 
 CLIENT = "redaction"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.capture.capture_values import QUEUE_START, HumanFeedback, ReviewCursor, ReviewFilter, ReviewItem
@@ -13,7 +13,7 @@ from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.errors import InvalidRequest, UnknownTask
 from edge_agent.errors.base import CONTROL_CHARACTERS
 from edge_agent.formats import example_records, strict_json
-from edge_agent.formats.example_records import ReviewStream, local_answer
+from edge_agent.formats.example_records import ReviewStream
 from edge_agent.formats.manifest import LABEL_KINDS, Manifest
 from edge_agent.server import messages
 from edge_agent.server.request_deduplication import REQUEST_ID_CHARS_MAX
@@ -96,10 +96,8 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
 
 def _check_id(prediction_id: str) -> None:
     is_plain = prediction_id.isascii() and prediction_id.replace("-", "").isalnum()
-    if not is_plain or len(prediction_id) > ID_CHARS_MAX:
-        raise InvalidRequest(
-            "prediction_id does not come from this daemon", remedy="Send the prediction_id of an answer."
-        )
+    remedy = "Send the prediction_id of an answer."
+    _require(is_plain and len(prediction_id) <= ID_CHARS_MAX, "prediction_id does not come from this daemon", remedy)
 
 
 def _check_request(request: pb.SubmitFeedbackRequest) -> None:
@@ -115,16 +113,10 @@ def _check_request(request: pb.SubmitFeedbackRequest) -> None:
         length = len(getattr(request, name))
         if length > limit:
             raise InvalidRequest(f"{name} has {length} characters; the limit is {limit}")
-    if not request.reviewer.strip():
-        raise InvalidRequest(
-            "the request names no reviewer",
-            remedy="Set 'reviewer' to the name of the person or device that gives the verdict.",
-        )
-    if CONTROL_CHARACTERS.search(request.reviewer):
-        raise InvalidRequest(
-            "reviewer holds a line break, a control character or a mark of direction",
-            remedy="Send the name alone, on one line.",
-        )
+    remedy = "Set 'reviewer' to the name of the person or device that gives the verdict."
+    _require(request.reviewer.strip() != "", "the request names no reviewer", remedy)
+    problem = "reviewer holds a line break, a control character or a mark of direction"
+    _require(not CONTROL_CHARACTERS.search(request.reviewer), problem, "Send the name alone, on one line.")
 
 
 def _human_feedback(
@@ -144,11 +136,6 @@ def _human_feedback(
             remedy=f"Send accept: true, {correction_field} or reject_reason.",
         )
     value = getattr(request, correction_field)
-    _check_value(value, record, manifest)
-    return HumanFeedback(*ids, "corrected", value, request_id=request.request_id)
-
-
-def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) -> None:
     if record["kind"] in LABEL_KINDS:
         labels = _labels(manifest, record)
         subject = example_records.example_key(record)
@@ -157,11 +144,7 @@ def _check_value(value: str, record: dict[str, Any], manifest: Manifest | None) 
         _check_json(value, manifest.task.record_fields if manifest else [])
     else:
         _require(value.strip() != "", "the corrected text is empty", "Send the right text, or reject_reason.")
-
-
-def _scores(record: dict[str, Any]) -> Sequence[tuple[str, float]]:
-    local = local_answer(record)
-    return local["scores"] if local else ()
+    return HumanFeedback(*ids, "corrected", value, request_id=request.request_id)
 
 
 def _check_json(value: str, fields: list[str]) -> None:
@@ -192,6 +175,8 @@ _CURSOR = struct.Struct(">Bqqqdqdq")
 def prediction_message(item: ReviewItem, manifest: Manifest | None) -> pb.Prediction:
     """Describe a captured answer; `manifest` is that of the task as installed now."""
     record = item.record
+    local, teacher = example_records.local_answer(record), example_records.teacher_answer(record)
+    question = _question(manifest, record)
     message = pb.Prediction(
         prediction_id=record["prediction_id"],
         bundle=task_pb2.BundleRef(
@@ -205,33 +190,28 @@ def prediction_message(item: ReviewItem, manifest: Manifest | None) -> pb.Predic
         question=record.get("question", ""),
         feedback=[_feedback_message(each, record["kind"]) for each in item.feedback],
         reviewed=item.reviewed,
+        p_value=record.get("p_value"),
+        review_stream=STREAMS[item.stream],
+        sampling_probability=item.probability,
+        teacher_answer=teacher,
+        teacher_model="" if teacher is None else record.get("model", ""),
+        teacher_scores=_label_scores(record.get("teacher_scores", ())),
+        instructions=question.instructions if question else "",
     )
     message.answer_time.FromJsonString(record["at"])
-    if record.get("p_value") is not None:
-        message.p_value = record["p_value"]
-    message.review_stream = STREAMS[item.stream]
-    if item.probability is not None:
-        message.sampling_probability = item.probability
-    local, teacher = example_records.local_answer(record), example_records.teacher_answer(record)
-    if teacher is not None:
-        message.teacher_answer, message.teacher_model = teacher, record.get("model", "")
-    for label, score in record.get("teacher_scores", ()):
-        message.teacher_scores.add(label=label, score=score)
-    if (question := _question(manifest, record)) is not None:
-        message.instructions = question.instructions
     if local is not None:
-        _fill_local_answer(message, local)
+        message.local_answer = local["answer"]
+        message.scores.extend(_label_scores(local["scores"]))
+        if local["confidence"] is not None:
+            message.confidence.value = local["confidence"]
+            message.confidence.below_threshold = not local["sure"]
+        if local["threshold"] is not None:
+            message.confidence.threshold = local["threshold"]
     return message
 
 
-def _fill_local_answer(message: pb.Prediction, local: dict[str, Any]) -> None:
-    message.local_answer = local["answer"]
-    message.scores.extend([inference_pb2.LabelScore(label=label, score=score) for label, score in local["scores"]])
-    if local["confidence"] is not None:
-        message.confidence.value = local["confidence"]
-        message.confidence.below_threshold = not local["sure"]
-    if local["threshold"] is not None:
-        message.confidence.threshold = local["threshold"]
+def _label_scores(pairs: Iterable[tuple[str, float]]) -> list[inference_pb2.LabelScore]:
+    return [inference_pb2.LabelScore(label=label, score=score) for label, score in pairs]
 
 
 def parse_page_token(token: str) -> ReviewCursor:
@@ -268,7 +248,10 @@ def _labels(manifest: Manifest | None, record: dict[str, Any]) -> list[str]:
         return manifest.task.record_fields
     question = _question(manifest, record)
     known = question.outputs if question else manifest.task.labels if manifest else ()
-    return list(known) or [label for label, _ in _scores(record)]
+    if known:
+        return list(known)
+    local = example_records.local_answer(record)
+    return [label for label, _ in local["scores"]] if local else []
 
 
 def _question(manifest: Manifest | None, record: dict[str, Any]) -> QuestionSpec | None:

@@ -227,12 +227,9 @@ def fill_extraction(message: pb.Extraction, finished: FinishedAnswer) -> float |
 
 
 def local_record(finished: FinishedAnswer) -> str:
-    """Return the local model's record: what it wrote, or the entities that it found, as JSON."""
-    return finished.answer.result.record or _entities_record(finished)
-
-
-def _entities_record(finished: FinishedAnswer) -> str:
-    """Return the record of an entity model: for each entity type its texts, in order."""
+    """Return the local model's record as JSON: what it wrote, or for each entity type its texts, in order."""
+    if finished.answer.result.record:
+        return finished.answer.result.record
     record: dict[str, list[str]] = {label: [] for label in finished.bundle.manifest.task.record_fields}
     for entity in finished.answer.result.entities:
         record.setdefault(entity.label, []).append(finished.text[entity.start : entity.end])
@@ -412,12 +409,8 @@ def _record_input(task_counts: TaskCounters, finished: FinishedAnswer) -> None:
 
 def record_error(counts: AnswerCounts, task: str, error: BaseException) -> None:
     """Count an input or a call that got no answer."""
-    if isinstance(error, EdgeAgentError):
-        counts.count_unanswered(task, error.reason)
-    else:
-        counts.count_unanswered(
-            task, RequestCancelled.reason if isinstance(error, asyncio.CancelledError) else UNEXPECTED_ERROR_REASON
-        )
+    reason = RequestCancelled.reason if isinstance(error, asyncio.CancelledError) else UNEXPECTED_ERROR_REASON
+    counts.count_unanswered(task, error.reason if isinstance(error, EdgeAgentError) else reason)
 
 
 class UnansweredCallCounter:

@@ -176,7 +176,13 @@ class GrpcServers:
         self._reviewers = self._socket_listener("review.sock", roles.FEEDBACK)
         self._operator = self._socket_listener("admin.sock", roles.OPERATOR)
         self._tls, identify = _tls_identity(access)
-        self._network = self._listener(identify, _network_options(config))
+        network_options = (  # a peer of TCP can vanish, or lose its access
+            ("grpc.keepalive_time_ms", SILENCE_MS_MAX),
+            ("grpc.keepalive_timeout_ms", ANSWER_MS_MAX),
+            ("grpc.max_connection_age_ms", int(access.connection_seconds_max * 1000)),
+            ("grpc.max_connection_age_grace_ms", AGE_GRACE_MS),
+        )
+        self._network = self._listener(identify, network_options)
 
     def add_services(
         self,
@@ -329,16 +335,6 @@ def _tls_identity(access: AccessConfig) -> tuple[TlsFiles | None, CallerIdentifi
     from edge_agent.server.tls import CertificateIdentifier, TlsFiles  # noqa: PLC0415
 
     return TlsFiles(access), CertificateIdentifier(access.roles)
-
-
-def _network_options(config: Config) -> Options:
-    """Return the options of TCP: a peer can vanish, or lose its access."""
-    return (
-        ("grpc.keepalive_time_ms", SILENCE_MS_MAX),
-        ("grpc.keepalive_timeout_ms", ANSWER_MS_MAX),
-        ("grpc.max_connection_age_ms", int(config.access.connection_seconds_max * 1000)),
-        ("grpc.max_connection_age_grace_ms", AGE_GRACE_MS),
-    )
 
 
 def _group_id(config: ServiceConfig, key: str) -> int | None:

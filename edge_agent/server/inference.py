@@ -11,7 +11,7 @@ import contextlib
 import functools
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -56,7 +56,6 @@ STOP_CHARS_MAX = 64
 LOGPROBS_MAX = 5
 TEMPERATURE_MAX = 2.0
 
-Result = TypeVar("Result")
 Response = TypeVar("Response", pb.ClassifyResponse, pb.DecideResponse, pb.ExtractResponse, pb.EmbedResponse)
 BatchRequest = pb.ClassifyRequest | pb.DecideRequest | pb.ExtractRequest | pb.EmbedRequest
 WriteChunk = Callable[[pb.GenerateResponse], Awaitable[None]]
@@ -101,15 +100,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         deduplicator: RequestDeduplicator,
     ) -> None:
         """Serve callers of one role, whose priority is 0 for the first; all roles share `deduplicator`."""
-        self._activation = dependencies.activation
-        self._engines = dependencies.engines
-        self._admission = dependencies.admission
-        self._capture = dependencies.capture
-        self._counts = dependencies.counts
-        self._router = dependencies.router
-        self._priority = priority
-        self._config = config
-        self._deduplicator = deduplicator
+        self._activation, self._engines = dependencies.activation, dependencies.engines
+        self._admission, self._capture = dependencies.admission, dependencies.capture
+        self._counts, self._router = dependencies.counts, dependencies.router
+        self._config, self._priority, self._deduplicator = config, priority, deduplicator
 
     async def Classify(self, request: pb.ClassifyRequest, context: CallContext) -> pb.ClassifyResponse:
         """Choose one label for each input."""
@@ -317,7 +311,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 return error
 
         with self._reserve(template.bundle, low_confidence, len(texts)) as reservation:
-            return await _gather(answer_or_error(text) for text in texts)
+            try:
+                async with asyncio.TaskGroup() as group:  # if one fails, or the caller leaves, all others end first
+                    tasks = [group.create_task(answer_or_error(text)) for text in texts]
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+            return [task.result() for task in tasks]
 
     def _reserve(
         self, bundle: InstalledBundle, low_confidence: LowConfidencePolicy | None, inputs: int
@@ -363,16 +362,6 @@ def _is_served_by(task: TaskSpec, kind: str) -> bool:
     if kind == "decide":
         return task.kind == "classify"
     return kind == "classify" and not task.open_questions and [each.type for each in task.questions] == ["choice"]
-
-
-async def _gather(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Return all results. If one fails, or the caller leaves, all others end before this does."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 @contextlib.asynccontextmanager

@@ -82,22 +82,29 @@ class ServerInterceptor:
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, intercepted),))
 
     def _intercept(self, method: str, handler: Any) -> Any:
-        admit = functools.partial(self._admit, method.rpartition("/")[2], METHODS.get(method), call_treatment(method))
+        treatment = call_treatment(method)
+        admit = functools.partial(self._admit, method.rpartition("/")[2], METHODS.get(method), treatment)
         if handler.stream_stream:
-            behaviour: Behaviour = self._stream_behaviour(method, admit, handler)
+            behaviour = self._call_behaviour(method, admit, functools.partial(_converse, handler))
             return grpc.stream_stream_rpc_method_handler(behaviour, None, handler.response_serializer)
-        make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.unary_unary_rpc_method_handler
-        intercept = self._change_behaviour if call_treatment(method) == "change" else self._unary_behaviour
-        return make(intercept(method, admit, handler), None, handler.response_serializer)
-
-    def _unary_behaviour(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
         handle, parse = handler.unary_stream or handler.unary_unary, handler.request_deserializer
+        if treatment == "change":
+            behaviour = self._change_behaviour(method, admit, handler)
+        else:
+            behaviour = self._call_behaviour(
+                method, admit, lambda data, context: handle(parse_request(parse, data), context)
+            )
+        make = grpc.unary_stream_rpc_method_handler if handler.unary_stream else grpc.unary_unary_rpc_method_handler
+        return make(behaviour, None, handler.response_serializer)
 
-        async def answer_call(data: bytes, context: Any) -> Any:
+    def _call_behaviour(self, method: str, admit: Callable[[Any], None], answer: Behaviour) -> Behaviour:
+        """Return a behaviour that lets `answer` parse and handle an admitted call."""
+
+        async def answer_call(received: Any, context: Any) -> Any:
             task = self.running.begin()
             try:
                 admit(context)
-                return await handle(parse_request(parse, data), context)
+                return await answer(received, context)
             except asyncio.CancelledError:
                 if refusal := self.running.take_refusal(task):
                     await self._end_call(method, refusal, context)
@@ -125,40 +132,20 @@ class ServerInterceptor:
 
         return answer_change
 
-    def _stream_behaviour(self, method: str, admit: Callable[[Any], None], handler: Any) -> Behaviour:
-        async def answer_stream(requests: Any, context: Any) -> None:
-            task = self.running.begin()
-            try:
-                admit(context)
-                await converse(requests, context)
-            except asyncio.CancelledError:
-                if refusal := self.running.take_refusal(task):
-                    await self._end_call(method, refusal, context)
-                raise
-            except Exception as error:  # noqa: BLE001 - the edge of the daemon
-                await self._end_call(method, error, context)
-
-        async def converse(requests: Any, context: Any) -> None:
-            async with contextlib.aclosing(read(requests)) as parsed:
-                responses = handler.stream_stream(parsed, context)
-                if not inspect.isasyncgen(responses):
-                    await responses  # it writes, and so can be ended while its caller does not read
-                    return
-                async with contextlib.aclosing(responses):
-                    async for response in responses:
-                        await context.write(response)
-
-        async def read(requests: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
-            async for data in requests:
-                yield parse_request(handler.request_deserializer, data)
-
-        return answer_stream
-
     async def _end_call(self, method: str, error: Exception, context: Any) -> None:
-        """End a call with the status of an error, and record it if it is a refusal; always raises."""
+        """End a call with the status of an error, and record it if it is a refusal; always raises.
+
+        Call it where the error is handled.
+        """
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        call = method.rpartition("/")[2]
         if isinstance(error, EdgeAgentError):
-            self._refusals.record(GRPC, current_caller.get().name, error.reason, call=method.rpartition("/")[2])
-        await end_with_status(method, error, context)
+            self._refusals.record(GRPC, current_caller.get().name, error.reason, call=call)
+            # `Any`: the stubs do not have abort_with_status, which grpc.aio has.
+            await context.abort_with_status(to_call_status(error))
+        log.exception("handler_failed", method=call, error=type(error).__name__)
+        await context.abort(grpc.StatusCode.INTERNAL, "an unexpected error in edge-agent; its log has the details")
 
     def _admit(self, call: str, allowed: frozenset[Role] | None, treatment: CallTreatment, context: Any) -> None:
         """Identify the caller of a call and check its role and rate. Raises AccessError, RateExceeded."""
@@ -231,6 +218,23 @@ class RunningCalls:
         self._refusals.pop(task, None)
 
 
+async def _converse(handler: Any, requests: AsyncIterator[bytes], context: Any) -> None:
+    """Let a handler answer a stream of requests."""
+
+    async def read() -> AsyncGenerator[Any, None]:
+        async for data in requests:
+            yield parse_request(handler.request_deserializer, data)
+
+    async with contextlib.aclosing(read()) as parsed:
+        responses = handler.stream_stream(parsed, context)
+        if not inspect.isasyncgen(responses):
+            await responses  # it writes, and so can be ended while its caller does not read
+            return
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                await context.write(response)
+
+
 def parse_request(parse: Callable[[bytes], Any], data: bytes) -> Any:
     """Parse a message. Raises InvalidRequest: gRPC itself would answer with the text of the exception."""
     try:
@@ -240,14 +244,3 @@ def parse_request(parse: Callable[[bytes], Any], data: bytes) -> Any:
             "the request is not a valid message of this method",
             remedy="Generate the client from the daemon's version of proto/; text must be UTF-8.",
         ) from None
-
-
-async def end_with_status(method: str, error: Exception, context: Any) -> None:
-    """End a call with the status of an error; always raises. Call it where the error is handled."""
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    if isinstance(error, EdgeAgentError):
-        # `Any`: the stubs do not have abort_with_status, which grpc.aio has.
-        await context.abort_with_status(to_call_status(error))
-    log.exception("handler_failed", method=method.rpartition("/")[2], error=type(error).__name__)
-    await context.abort(grpc.StatusCode.INTERNAL, "an unexpected error in edge-agent; its log has the details")

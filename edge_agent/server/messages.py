@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from edge_agent.capture.redact import RULES_VERSION
 from edge_agent.engine.child_supervisor import EngineState
 from edge_agent.engine.machine_limits import DEVICE_FALLBACK, DEVICE_PARTIAL
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from edge_agent.engine.engine import EngineStatus
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
-    from edge_agent.metrics.metric_catalogue import AnswerCounts, Histogram, TaskCounters
+    from edge_agent.metrics.metric_catalogue import AnswerCounts, Histogram
     from edge_agent.routing.policy import LowConfidencePolicy
     from edge_agent.store.state_database import InstalledBundle, UpdateProgress
     from edge_agent.update.activation import Activation
@@ -55,6 +57,13 @@ PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 
 
+def timestamp(seconds: float) -> Timestamp:
+    """Return a time in seconds since 1970, to the millisecond."""
+    message = Timestamp()
+    message.FromMilliseconds(int(seconds * 1000))
+    return message
+
+
 def bundle_ref(bundle: InstalledBundle) -> task_pb2.BundleRef:
     """Return the reference to a bundle."""
     manifest = bundle.manifest
@@ -65,7 +74,7 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
     """Describe a task; `score_variance`: why its scores depend on what else is computed, empty if they do not."""
     manifest = bundle.manifest
     limits = manifest.task.limits
-    message = task_pb2.Task(
+    return task_pb2.Task(
         name=manifest.task.name,
         kind=KINDS[manifest.task.kind],
         bundle=bundle_ref(bundle),
@@ -82,29 +91,25 @@ def task_message(bundle: InstalledBundle, mode: Mode, *, ready: bool, score_vari
         gate=manifest.gate_name,
         questions=[_question_message(each, manifest.confidence_of(each.name)) for each in manifest.task.questions],
         open_questions=manifest.task.open_questions,
+        threshold=manifest.confidence.confidence_min if isinstance(manifest.confidence, Threshold) else None,
     )
-    if isinstance(manifest.confidence, Threshold):
-        message.threshold = manifest.confidence.confidence_min
-    return message
 
 
 def _question_message(question: QuestionSpec, calibration: Confidence) -> task_pb2.Question:
     descriptions = question.descriptions or ("",) * len(question.outputs)
     options = zip(question.outputs, descriptions, strict=True)
-    message = task_pb2.Question(
+    return task_pb2.Question(
         name=question.name,
         type=QUESTION_TYPES[question.type],
         instructions=question.instructions,
         options=[task_pb2.QuestionOption(label=label, description=description) for label, description in options],
+        threshold=calibration.confidence_min if isinstance(calibration, Threshold) else None,
     )
-    if isinstance(calibration, Threshold):
-        message.threshold = calibration.confidence_min
-    return message
 
 
 def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> pb.RedactionStatus:
     """Describe the redaction model of a site, what waits for it, and what its audit has found."""
-    message = pb.RedactionStatus(
+    return pb.RedactionStatus(
         task=queue.task,
         model=queue.model,
         waiting=queue.waiting,
@@ -113,10 +118,8 @@ def redaction_message(queue: RedactionQueue, audit: AuditFigures | None) -> pb.R
         counts=queue.counts,
         rules=RULES_VERSION,
         proved_rules=queue.bound.rules if queue.bound else "",
+        audit=None if audit is None else _redaction_audit(audit),
     )
-    if audit is not None:
-        message.audit.CopyFrom(_redaction_audit(audit))
-    return message
 
 
 def _redaction_audit(audit: AuditFigures) -> pb.RedactionAudit:
@@ -166,7 +169,7 @@ def bundle_message(
     bundle: InstalledBundle, *, active: bool, previous: bool, revoked: bool = False, score_variance: str = ""
 ) -> pb.Bundle:
     """Describe an installed bundle; `score_variance` as for its task."""
-    message = pb.Bundle(
+    return pb.Bundle(
         ref=bundle_ref(bundle),
         kind=KINDS[bundle.manifest.task.kind],
         runtime=bundle.manifest.runtime,
@@ -177,9 +180,8 @@ def bundle_message(
         size_bytes=bundle.manifest.size_bytes,
         confidence_blocker=score_variance,
         gate=bundle.manifest.gate_name,
+        install_time=timestamp(bundle.installed_at),
     )
-    message.install_time.FromMilliseconds(int(bundle.installed_at * 1000))
-    return message
 
 
 def engine_message(status: EngineStatus, serving: Mapping[str, InstalledBundle]) -> pb.Engine:
@@ -205,23 +207,22 @@ def engine_message(status: EngineStatus, serving: Mapping[str, InstalledBundle])
 
 def counts_messages(counts: AnswerCounts) -> list[pb.TaskCounts]:
     """Describe the results of inputs, by task."""
-    messages = {task: _counts_message(task, each) for task, each in sorted(counts.tasks.items())}
+    messages = {
+        task: pb.TaskCounts(
+            task=task,
+            answers=each.answers,
+            graded=sum(each.confidence.counts),
+            below_threshold=sum(each.held_up.values()),
+            held_up=each.held_up,
+            output_tokens=each.tokens[1],
+            queue=_durations(each.queue),
+            total=_durations(each.total),
+        )
+        for task, each in sorted(counts.tasks.items())
+    }
     for failure, number in counts.errors.items():
         messages.setdefault(failure.task, pb.TaskCounts(task=failure.task)).errors[failure.reason] = number
     return list(messages.values())
-
-
-def _counts_message(task: str, counts: TaskCounters) -> pb.TaskCounts:
-    return pb.TaskCounts(
-        task=task,
-        answers=counts.answers,
-        graded=sum(counts.confidence.counts),
-        below_threshold=sum(counts.held_up.values()),
-        held_up=counts.held_up,
-        output_tokens=counts.tokens[1],
-        queue=_durations(counts.queue),
-        total=_durations(counts.total),
-    )
 
 
 def _durations(histogram: Histogram) -> pb.Durations:
@@ -234,6 +235,9 @@ GIVEN_UP = ("failed", "lost", "expired", "crowded")
 
 def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> pb.ExamplesStatus:
     """Describe the captured examples."""
+    drawn, reviewed = status.counters.get("audit_drawn", 0), status.counters.get("audit_reviewed", 0)
+    waiting = status.review_waiting.get("audit", 0)
+    lost = max(0, drawn - reviewed - waiting)
     return pb.ExamplesStatus(
         counters=status.counters,
         retained=status.retained,
@@ -244,15 +248,8 @@ def examples_message(status: CaptureStatus, collect: Mapping[str, str]) -> pb.Ex
         collect={task: consent for task, consent in collect.items() if consent != "off"},
         review_waiting=status.review_waiting,
         loss_seconds=status.loss_seconds,
-        audit=_review_audit(status),
+        audit=pb.ReviewAudit(drawn=drawn, reviewed=reviewed, waiting=waiting, lost=lost),
     )
-
-
-def _review_audit(status: CaptureStatus) -> pb.ReviewAudit:
-    drawn, reviewed = status.counters.get("audit_drawn", 0), status.counters.get("audit_reviewed", 0)
-    waiting = status.review_waiting.get("audit", 0)
-    lost = max(0, drawn - reviewed - waiting)
-    return pb.ReviewAudit(drawn=drawn, reviewed=reviewed, waiting=waiting, lost=lost)
 
 
 def large_model_message(
@@ -290,16 +287,15 @@ def import_message(progress: CopyProgress) -> pb.ImportUpdateResponse:
 
 def task_update_message(task: str, activation: Activation, row: UpdateProgress | None) -> pb.TaskUpdate:
     """Describe the update of a task."""
-    message = pb.TaskUpdate(task=task)
-    if active := activation.serving.get(task):
-        message.active.CopyFrom(bundle_ref(active))
+    active = activation.serving.get(task)
+    message = pb.TaskUpdate(task=task, active=bundle_ref(active) if active else None)
     if digest := activation.inventory.rollbacks.get(task):
         versions = (bundle.manifest.version for bundle in activation.inventory.bundles if bundle.digest == digest)
         message.previous.CopyFrom(task_pb2.BundleRef(task=task, version=next(versions, ""), digest=digest))
     if row is not None:
         message.candidate.CopyFrom(task_pb2.BundleRef(task=task, version=row.version, digest=row.candidate))
         message.state = UPDATE_STATES[row.state]
-        message.since_time.FromMilliseconds(int(row.since * 1000))
+        message.since_time.CopyFrom(timestamp(row.since))
         message.reason, message.message, message.attempts = row.reason, row.message, row.attempts
     return message
 
@@ -342,5 +338,5 @@ def privacy_report(report: PrivacyReport) -> pb.GetPrivacyReportResponse:
 
 def _erasure_message(erasure: Erasure) -> pb.Erasure:
     message = pb.Erasure(number=erasure.number, erased=erasure.erased, told=erasure.told, confirmed=erasure.confirmed)
-    message.erase_time.FromMilliseconds(int(erasure.at * 1000))
+    message.erase_time.CopyFrom(timestamp(erasure.at))
     return message

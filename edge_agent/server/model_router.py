@@ -30,10 +30,11 @@ import structlog
 from edge_agent.backoff import backoff_seconds
 from edge_agent.errors import EdgeAgentError, RedactionHeld, SiteError, UpstreamBusy, UpstreamFailed
 from edge_agent.formats.example_records import parse_stored, task_of_key
-from edge_agent.routing import large_model_questions, policy
+from edge_agent.routing import policy
 from edge_agent.routing.large_model_questions import (
     LargeModelQuestion,
     LargeModelReply,
+    ModelAnswer,
     build_question,
     parse_reply,
     parse_typed_reply,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from edge_agent.formats.manifest import Manifest, TaskSpec
     from edge_agent.formats.plan import Mode
     from edge_agent.formats.questions import QuestionSpec
-    from edge_agent.routing.large_model_questions import ModelAnswer
     from edge_agent.server.task_modes import TaskModes
     from edge_agent.store.state_database import InstalledBundle
     from edge_agent.update.activation import Activation
@@ -134,19 +134,18 @@ class ModelRouter:
         computed = [_with_decision(each, context) for each in await compute()]
         escalated = [each for each in computed if each.decision.route == "upstream"]
         replies = await self._ask(item, escalated) if escalated else {}
-        return [self._settle(each, replies.get(_question_name(each)), context) for each in computed]
-
-    def _settle(
-        self, finished: FinishedAnswer, reply: LargeModelAnswer | RouteReason | None, context: EscalationContext
-    ) -> FinishedAnswer:
-        """Return an answer with the large model's reply; None = it was not asked."""
-        if reply is None:
-            # Drawn for every returned answer, so that load and connection do not bias the sample.
-            is_drawn = policy.is_drawn_for_audit(finished.decision, context, self._audit_share, self._draw())
-            return finished._replace(audited=is_drawn)
-        if isinstance(reply, RouteReason):
-            return _with_decision(finished, policy.with_blocker(context, reply))
-        return finished._replace(large_model=reply)
+        answers = []
+        for finished in computed:
+            reply = replies.get(_question_name(finished))
+            if reply is None:  # the large model was not asked
+                # Drawn for every returned answer, so that load and connection do not bias the sample.
+                is_drawn = policy.is_drawn_for_audit(finished.decision, context, self._audit_share, self._draw())
+                answers.append(finished._replace(audited=is_drawn))
+            elif isinstance(reply, RouteReason):
+                answers.append(_with_decision(finished, policy.with_blocker(context, reply)))
+            else:
+                answers.append(finished._replace(large_model=reply))
+        return answers
 
     async def stream_text(self, item: RoutedInput) -> AsyncGenerator[str | LargeModelAnswer, None]:
         """Let the large model write a text; yield its pieces, and at last the whole answer.
@@ -200,7 +199,11 @@ class ModelRouter:
     async def _answer_with_both(
         self, item: RoutedInput, context: EscalationContext, compute: Compute
     ) -> list[FinishedAnswer]:
-        """Ask both models for comparison, and return the large model's answers."""
+        """Ask both models for comparison, and return the large model's answers.
+
+        Raises:
+            EdgeAgentError: the local model failed, and the large one has not answered every question.
+        """
         blanks = _blank_answers(item, RouteDecision("upstream", RouteReason.MODE_SHADOW))
         try:
             async with asyncio.TaskGroup() as group:
@@ -210,7 +213,13 @@ class ModelRouter:
             raise errors.exceptions[0] from None
         computed = computation.result()
         if isinstance(computed, EdgeAgentError):
-            return _large_model_answers(blanks, replies, computed)
+            decision, answers = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(computed.reason,)), []
+            for blank in blanks:
+                reply = replies[_question_name(blank)]
+                if isinstance(reply, RouteReason):
+                    raise computed
+                answers.append(blank._replace(decision=decision, large_model=reply))
+            return answers
         return [_shadow_answer(each, replies[_question_name(each)], context) for each in computed]
 
     async def _ask(self, item: RoutedInput, answers: Sequence[FinishedAnswer]) -> Replies:
@@ -297,17 +306,6 @@ def _blank_answers(item: RoutedInput, decision: RouteDecision) -> list[FinishedA
     """Return an answer without content for each question of an input, or the only one."""
     blank = functools.partial(finished_answers.without_local_answer, item.text, item.bundle, decision, None)
     return [blank(question) for question in item.questions or (None,)]
-
-
-def _large_model_answers(blanks: list[FinishedAnswer], replies: Replies, error: EdgeAgentError) -> list[FinishedAnswer]:
-    """Return the large model's answers after the local model failed. Raises its error if one of them is missing."""
-    decision, answers = RouteDecision("upstream", RouteReason.MODE_SHADOW, degraded=(error.reason,)), []
-    for blank in blanks:
-        reply = replies[_question_name(blank)]
-        if isinstance(reply, RouteReason):
-            raise error
-        answers.append(blank._replace(decision=decision, large_model=reply))
-    return answers
 
 
 def _shadow_answer(
@@ -469,7 +467,7 @@ class DeferredEscalations:
         await self._capture.questions.release(question, again=again)
 
 
-def _build_question(teacher_question: TeacherQuestion, manifest: Manifest) -> large_model_questions.LargeModelQuestion:
+def _build_question(teacher_question: TeacherQuestion, manifest: Manifest) -> LargeModelQuestion:
     """Build the question about a stored input, with the labels or the schema of today.
 
     Raises:
@@ -483,4 +481,4 @@ def _build_question(teacher_question: TeacherQuestion, manifest: Manifest) -> la
     questions = [each for each in manifest.task.questions_asked if name in (None, each.name)]
     if name is not None and not questions:
         raise UpstreamFailed(f"task {teacher_question.task!r} no longer has the question {name!r}")
-    return replace(large_model_questions.build_question(manifest, prediction["input"], questions), waited_for=False)
+    return replace(build_question(manifest, prediction["input"], questions), waited_for=False)

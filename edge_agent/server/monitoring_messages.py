@@ -11,6 +11,7 @@ from edge_agent import statistics
 from edge_agent.formats.calibration_and_gate import Threshold
 from edge_agent.formats.example_records import question_of_key, task_of_key
 from edge_agent.formats.status_object import REMEDIES
+from edge_agent.server.messages import timestamp
 from edge_agent.v1 import field_pb2 as pb
 from edge_agent.v1 import task_pb2
 
@@ -33,7 +34,7 @@ _EPOCH = datetime.date(1970, 1, 1)
 
 def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
     """Describe an alarm, and what to do next."""
-    message = pb.FieldAlarm(
+    return pb.FieldAlarm(
         task=task_of_key(alarm.task),
         question=question_of_key(alarm.task),
         digest=alarm.digest,
@@ -41,11 +42,9 @@ def alarm_message(alarm: AlarmState, *, demoted: bool) -> pb.FieldAlarm:
         message=alarm.message,
         remedy=REMEDIES[alarm.alarm],
         demoted=demoted,
+        since_time=timestamp(alarm.since),
+        end_time=timestamp(alarm.ended) if alarm.ended else None,
     )
-    message.since_time.FromMilliseconds(int(alarm.since * 1000))
-    if alarm.ended:
-        message.end_time.FromMilliseconds(int(alarm.ended * 1000))
-    return message
 
 
 def money_message(spend: DailySpend) -> pb.FieldMoney:
@@ -60,9 +59,11 @@ def series_message(
     totals = Counter[str]()
     for counts in series.days.values():
         totals.update(counts)
-    message = pb.FieldSeries(
+    question = question_of_key(series.task)
+    calibration = installed.manifest.confidence_of(question) if installed else None
+    return pb.FieldSeries(
         bundle=task_pb2.BundleRef(task=task_of_key(series.task), version=series.version, digest=series.digest),
-        question=question_of_key(series.task),
+        question=question,
         active=active,
         days=_days(series),
         totals=totals,
@@ -75,13 +76,10 @@ def series_message(
         labels=[
             pb.FieldLabel(label=each.label, answers=each.answers, examples=each.examples) for each in series.labels
         ],
+        first_time=timestamp(series.first),
+        last_time=timestamp(series.last),
+        threshold=calibration.confidence_min if isinstance(calibration, Threshold) else None,
     )
-    message.first_time.FromMilliseconds(int(series.first * 1000))
-    message.last_time.FromMilliseconds(int(series.last * 1000))
-    calibration = installed.manifest.confidence_of(message.question) if installed else None
-    if isinstance(calibration, Threshold):
-        message.threshold = calibration.confidence_min
-    return message
 
 
 def share_message(hits: int, rows: int) -> pb.Share:
@@ -182,7 +180,7 @@ def _confidences(rows: Iterable[ConfidenceCount]) -> Iterator[pb.FieldConfidence
 
 def _disagreement(row: ModelDisagreement) -> pb.FieldDisagreement:
     message = pb.FieldDisagreement(prediction_id=row.prediction_id, source=row.source, ours=row.ours, theirs=row.theirs)
-    message.answer_time.FromMilliseconds(int(row.at * 1000))
+    message.answer_time.CopyFrom(timestamp(row.at))
     if row.confidence >= 0:
         message.confidence = row.confidence
     return message

@@ -123,7 +123,9 @@ class RequestDeduplicator:
 
     def _find(self, key: _RequestKey, digest: bytes) -> _StoredResponse | _RunningRequest | None:
         """Return the request of that key, stored or running. Raises InvalidRequest if it has another content."""
-        self._drop_expired()
+        oldest_stored_at = loop_time() - self._limits.seconds_max
+        while self._stored and next(iter(self._stored.values())).stored_at <= oldest_stored_at:
+            self._drop_oldest()
         entry = self._stored.get(key) or self._running.get(key)
         if entry is not None and entry.digest != digest:
             raise InvalidRequest(
@@ -152,8 +154,8 @@ class RequestDeduplicator:
         if task.cancelled() or task.exception() is not None:
             return
         message = task.result()
-        if not _is_final(message):
-            return
+        if not FAULTS_OF_INPUT.issuperset(_failures(message)):
+            return  # another try may have another result
         stored = _StoredResponse(running.digest, loop_time(), type(message), message.SerializeToString())
         if stored.size <= self._limits.bytes_max:
             self._stored[key] = stored
@@ -165,19 +167,9 @@ class RequestDeduplicator:
         while self._stored and (self.used_bytes > limits.bytes_max or len(self._stored) + running > limits.entries_max):
             self._drop_oldest()
 
-    def _drop_expired(self) -> None:
-        limit = loop_time() - self._limits.seconds_max
-        while self._stored and next(iter(self._stored.values())).stored_at <= limit:
-            self._drop_oldest()
-
     def _drop_oldest(self) -> None:
         _, stored = self._stored.popitem(last=False)
         self._stored_bytes -= stored.size
-
-
-def _is_final(response: Message) -> bool:
-    """Tell whether another try would have the same result."""
-    return FAULTS_OF_INPUT.issuperset(_failures(response))
 
 
 def _failures(response: Message) -> set[str]:

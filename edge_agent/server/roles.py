@@ -98,18 +98,12 @@ def certificate_roles(certificate: Certificate, configured: Mapping[str, Iterabl
 
     URIs are compared only with URIs, so an authority that issues DNS names cannot be tricked into granting a role.
     """
-    own_roles = {role for role in ROLES if f"{ROLE_URI}{role}" in certificate.uris}
-    granted_roles = {
-        role
-        for pattern, granted in configured.items()
-        if any(_matches(name, pattern) for name in _comparable_names(certificate, pattern))
-        for role in granted
-    }
-    return frozenset(own_roles | granted_roles)
-
-
-def _comparable_names(certificate: Certificate, pattern: str) -> Iterable[str]:
-    return certificate.uris if "://" in pattern else set(certificate.names) - set(certificate.uris)
+    roles = {role for role in ROLES if f"{ROLE_URI}{role}" in certificate.uris}
+    for pattern, granted in configured.items():
+        names = certificate.uris if "://" in pattern else set(certificate.names) - set(certificate.uris)
+        if any(_matches(name, pattern) for name in names):
+            roles.update(granted)
+    return frozenset(roles)
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -182,8 +176,7 @@ class AccountTable:
 
     def __init__(self, accounts_max: int, now: Callable[[], float] = time.monotonic) -> None:
         """Offer `accounts_max` accounts."""
-        self._accounts_max = accounts_max
-        self._now = now
+        self._accounts_max, self._now = accounts_max, now
         self._accounts: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def account_of(self, name: str) -> int:

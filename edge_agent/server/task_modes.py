@@ -94,14 +94,13 @@ class TaskModes:
             due_alarm = previous.due(digest, current)
             if due_alarm and self.mode_of(task) in DEMOTABLE and uplink.can_ask(task):
                 any_demoted = True
-                planned_mode = self._stored_modes.planned.get(task, "")
                 demotion = replace(
                     previous,
                     digest=digest,
                     alarm=due_alarm,
                     seen=frozenset(current),
                     at=time.time(),
-                    against=planned_mode,
+                    against=self._stored_modes.planned.get(task, ""),
                 )
                 self._demotions.demote(task, demotion)
                 log.warning("task_demoted", task=task, digest=digest, reason=due_alarm)

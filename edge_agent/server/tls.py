@@ -165,8 +165,7 @@ class CertificateIdentifier:
 
     def __init__(self, configured: Mapping[str, tuple[Role, ...]], now: Callable[[], float] = time.time) -> None:
         """Add the `configured` roles to those in the certificates."""
-        self._configured = configured
-        self._now = now
+        self._configured, self._now = configured, now
         self._callers: OrderedDict[bytes, Caller] = OrderedDict()
 
     def __call__(self, context: Any) -> Caller:

@@ -27,14 +27,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from edge_agent.capture.example_capture import ExampleCapture
 from edge_agent.config import Config
 from edge_agent.durable.atomic_files import read_regular
-from edge_agent.errors import (
-    DiskFull,
-    DocumentInvalid,
-    UpstreamBusy,
-    UpstreamFailed,
-    UpstreamUnreachable,
-    from_wire,
-)
+from edge_agent.errors import DiskFull, DocumentInvalid, UpstreamBusy, UpstreamFailed, UpstreamUnreachable, from_wire
 from edge_agent.formats import uplink_state
 from edge_agent.routing.large_model_questions import LargeModelQuestion, ModelAnswer
 from edge_agent.routing.policy import LargeModelAvailability
@@ -96,8 +89,7 @@ def download_blocker(config: Config) -> DownloadBlocker | None:
 def read_uplink_report(path: Path, running_seconds: float) -> UplinkReport:
     """Read the file; `running_seconds` is CLOCK_BOOTTIME now."""
     try:
-        raw = read_regular(path, uplink_state.STATE_BYTES_MAX)
-        state = uplink_state.parse(raw)
+        state = uplink_state.parse(read_regular(path, uplink_state.STATE_BYTES_MAX))
     except FileNotFoundError:
         return UplinkReport(None, silence=f"the uplink has not reported yet: {path} does not exist", remedy=_START)
     except OSError as error:

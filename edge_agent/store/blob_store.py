@@ -60,7 +60,10 @@ class BlobStore:
             DiskFull, StateDirUnwritable, StoreDamaged: this disk failed. Nothing is left behind.
         """
         if self.intact(sha256):
-            _check_sha256(artifact, sha256, _digest(chunks))
+            hasher = hashlib.sha256()
+            for chunk in chunks:
+                hasher.update(chunk)
+            _check_sha256(artifact, sha256, hasher.hexdigest())
             return
         target, staged = self.path(sha256), self._staging / sha256
         try:
@@ -107,13 +110,6 @@ class BlobStore:
                 return hashlib.file_digest(file, "sha256").hexdigest() == sha256
         except OSError:
             return False
-
-
-def _digest(chunks: Iterable[bytes]) -> str:
-    hasher = hashlib.sha256()
-    for chunk in chunks:
-        hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def _write(staged: Path, chunks: Iterable[bytes]) -> str:

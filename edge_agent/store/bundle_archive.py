@@ -88,9 +88,8 @@ class BundleMember:
         while position < self.size_bytes:
             chunk = os.pread(fd, min(CHUNK_BYTES, self.size_bytes - position), self.offset + position)
             if not chunk:
-                raise BundleUnreadable(
-                    f"{self.path} became shorter while it was read", path=self.path, remedy=_COPY_REMEDY
-                )
+                message = f"{self.path} became shorter while it was read"
+                raise BundleUnreadable(message, path=self.path, remedy=_COPY_REMEDY)
             position += len(chunk)
             yield chunk
 
@@ -140,8 +139,7 @@ def _check_members(listed: Iterator[BundleMember], limits: StoreLimits) -> dict[
             raise ManifestInvalid(f"the bundle holds {member.path} twice", path=member.path, remedy=_MAKE_REMEDY)
         if member.size_bytes > limits.file_bytes_max:
             message = f"{member.path} has {member.size_bytes} bytes; the limit for one file is {limits.file_bytes_max}"
-            size = member.size_bytes
-            raise BundleTooLarge(message, path=member.path, size=size, limit=limits.file_bytes_max)
+            raise BundleTooLarge(message, path=member.path, size=member.size_bytes, limit=limits.file_bytes_max)
         members[member.path] = member
         if len(members) > limits.files_max:
             message = f"the bundle has more than {limits.files_max} files"
@@ -167,21 +165,18 @@ def _list_directory(root_fd: int) -> Iterator[BundleMember]:
             with os.scandir(folder_fd) as entries:
                 for entry in entries:
                     path = _require_safe(f"{folder}/{entry.name}" if folder else entry.name)
-                    if not entry.is_dir(follow_symlinks=False):
-                        yield _directory_member(root_fd, path, entry.stat(follow_symlinks=False))
-                    elif len(folders) > FOLDERS_MAX:
-                        message = f"the bundle has more than {FOLDERS_MAX} directories"
-                        raise BundleTooLarge(message, remedy=_MAKE_REMEDY, limit=FOLDERS_MAX)
-                    else:
+                    if entry.is_dir(follow_symlinks=False):
+                        if len(folders) > FOLDERS_MAX:
+                            message = f"the bundle has more than {FOLDERS_MAX} directories"
+                            raise BundleTooLarge(message, remedy=_MAKE_REMEDY, limit=FOLDERS_MAX)
                         folders.append(path)
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISREG(status.st_mode):
+                        raise _not_regular(path)
+                    yield BundleMember(path, status.st_size, partial(open_inside, root_fd, path))
         finally:
             os.close(folder_fd)
-
-
-def _directory_member(root_fd: int, path: str, status: os.stat_result) -> BundleMember:
-    if not stat.S_ISREG(status.st_mode):
-        raise _not_regular(path)
-    return BundleMember(path, status.st_size, partial(open_inside, root_fd, path))
 
 
 def open_inside(root_fd: int, path: str, flags: int = 0) -> int:
@@ -236,7 +231,11 @@ class _HeaderReader(io.RawIOBase):
 def _list_tar(fd: int, path: Path) -> Iterator[BundleMember]:
     """Yield the files of a tar, in their order."""
     size = os.fstat(fd).st_size
-    _refuse_compressed(os.pread(fd, 8, 0), path)
+    head = os.pread(fd, 8, 0)
+    for magic, name in _COMPRESSED.items():
+        if head.startswith(magic):
+            message = f"{path} is compressed with {name}; a bundle travels as an uncompressed tar"
+            raise BundleUnreadable(message, remedy=f"Unpack the {name} file and install what is inside.")
     # tarfile raises more than it documents when headers are crafted.
     try:
         tar = tarfile.TarFile(fileobj=_HeaderReader(fd), errorlevel=2)
@@ -275,10 +274,3 @@ def _refuse_repository(root_fd: int, path: Path) -> None:
     if MANIFEST_NAME not in names and ("metadata" in names or any(name.startswith("site=") for name in names)):
         message = f"{path} holds signed updates from the central team, not a bundle"
         raise BundleUnreadable(message, remedy=f"Import it: sudo edge-agent media import {path}")
-
-
-def _refuse_compressed(head: bytes, path: Path) -> None:
-    for magic, name in _COMPRESSED.items():
-        if head.startswith(magic):
-            message = f"{path} is compressed with {name}; a bundle travels as an uncompressed tar"
-            raise BundleUnreadable(message, remedy=f"Unpack the {name} file and install what is inside.")

@@ -174,7 +174,7 @@ class Store:
             if task not in ("", manifest.task.name):
                 raise BundleUnreadable(f"{path} was of task {task} and is of task {manifest.task.name} now")
             _check_files(manifest, members, self._limits)
-            _check_agent(manifest, edge_agent.__version__)
+            _check_agent(manifest)
             if not allow_unsigned:
                 message = f"bundle {manifest.task.name} {manifest.version} has no signature"
                 raise BundleUnsigned(message, task=manifest.task.name, version=manifest.version)
@@ -195,7 +195,7 @@ class Store:
         """
         manifest = parse(manifest_bytes)
         _check_size(manifest, self._limits)
-        _check_agent(manifest, edge_agent.__version__)
+        _check_agent(manifest)
         members = {}
         for artifact in manifest.artifacts:
             if self.holds(artifact) and self._blobs.intact(artifact.sha256):
@@ -325,20 +325,16 @@ class Store:
         with ExitStack() as closing:
             closing.callback(self._collect)
             self._copy(bundle.manifest, members)
-            self._check_golden(bundle.manifest)
+            for artifact in bundle.manifest.by_role("golden"):
+                path = self._blobs.path(artifact.sha256)
+                with disk_errors(path), path.open("rb") as file:
+                    deque(golden_cases.read(file), maxlen=0)  # to its end; raises BundleUnreadable
             try:
                 return self._state.add(bundle, self._limits.bundles_per_task_max)
             except StoreDamaged:
                 # The failed commit may still be on the disk, which only the next open shows. So the blobs stay.
                 closing.pop_all()
                 raise
-
-    def _check_golden(self, manifest: Manifest) -> None:
-        """Read the golden file to its end. Raises BundleUnreadable."""
-        for artifact in manifest.by_role("golden"):
-            path = self._blobs.path(artifact.sha256)
-            with disk_errors(path), path.open("rb") as file:
-                deque(golden_cases.read(file), maxlen=0)
 
     def _copy(self, manifest: Manifest, members: dict[str, BundleMember]) -> None:
         """Copy the files in `members` into the store, which has the others already."""
@@ -351,9 +347,8 @@ class Store:
                 f"the bundle needs {format_bytes(needed)}; the disk has {format_bytes(free)} free,"
                 f" of which {format_bytes(reserve)} stay reserved"
             )
-            remedy = (
-                f"Free {megabytes_to_free(short)} on the disk of {self._state.path.parent}. {DiskFull.remedy_default}"
-            )
+            folder = self._state.path.parent
+            remedy = f"Free {megabytes_to_free(short)} on the disk of {folder}. {DiskFull.remedy_default}"
             raise DiskFull(message, remedy=remedy, needed=needed, free=free, reserve=reserve)
         for artifact in manifest.artifacts:
             if artifact.path in members:
@@ -422,11 +417,11 @@ def _check_size(manifest: Manifest, limits: StoreLimits) -> None:
         raise BundleTooLarge(message, size=manifest.size_bytes, limit=limits.bundle_bytes_max)
 
 
-def _check_agent(manifest: Manifest, agent_version: str) -> None:
-    needed = manifest.requires.agent
-    if _version_numbers(needed) > _version_numbers(agent_version):
-        message = f"the bundle needs edge-agent {needed} or newer; this is {agent_version}"
-        raise RequirementUnmet(message, remedy="Update edge-agent.", needed=needed, actual=agent_version)
+def _check_agent(manifest: Manifest) -> None:
+    needed, actual = manifest.requires.agent, edge_agent.__version__
+    if _version_numbers(needed) > _version_numbers(actual):
+        message = f"the bundle needs edge-agent {needed} or newer; this is {actual}"
+        raise RequirementUnmet(message, remedy="Update edge-agent.", needed=needed, actual=actual)
 
 
 def _version_numbers(version: str) -> tuple[int, ...]:

@@ -172,13 +172,11 @@ class DemotionTable:
             self._db.execute("UPDATE demotions SET taken = 1 WHERE task = ?", (task,))
 
 
-JOURNAL_TABLE = (
+_UPDATES = (
     "CREATE TABLE updates (task TEXT PRIMARY KEY, candidate TEXT NOT NULL, version TEXT NOT NULL, wish TEXT NOT NULL,"
     " plan_version INTEGER NOT NULL, incumbent TEXT NOT NULL, state TEXT NOT NULL, since REAL NOT NULL,"
     " reason TEXT NOT NULL, message TEXT NOT NULL, attempts INTEGER NOT NULL, interruptions INTEGER NOT NULL,"
-    " watch TEXT NOT NULL) STRICT"
-)
-TRUST_TABLES = (
+    " watch TEXT NOT NULL) STRICT",
     "CREATE TABLE trust (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
     "CREATE TABLE roots (version INTEGER PRIMARY KEY, metadata BLOB NOT NULL) STRICT",
 )
@@ -306,7 +304,6 @@ _BUNDLES = (
     "CREATE TABLE pointers (task TEXT PRIMARY KEY, active TEXT NOT NULL REFERENCES bundles (digest),"
     " previous TEXT REFERENCES bundles (digest)) STRICT",
 )
-_UPDATES = (JOURNAL_TABLE, *TRUST_TABLES)
 _ALL = """
     SELECT task, version, digest, manifest, signed, installed_at FROM bundles ORDER BY task, sequence DESC
 """
@@ -363,7 +360,11 @@ class StateDatabase:
             StateDirUnwritable, StateDirInUse, DiskFull: it cannot be opened for writing.
         """
         self.path = path
-        self._db = Database(path, _schema_at(path), may_create=may_create)
+        # With its -wal file, which SQLite would replay into a new database, and the blobs, which no row would name.
+        paths = f"{path}* and {path.parent / 'blobs'}"
+        remedy = f"Stop the daemon, move {paths} away, start it and install the bundles again."
+        schema = DatabaseSchema(SCHEMA_VERSION, _BUNDLES + _UPDATES, remedy, migrations={1: _UPDATES})
+        self._db = Database(path, schema, may_create=may_create)
         self.journal = UpdateJournal(self._db)
         self.trusted = TrustTable(self._db)
         self.modes = ModeTable(self._db)
@@ -443,13 +444,6 @@ class StateDatabase:
                 yield InstalledBundle(digest, manifest_bytes, manifest, bool(signed), installed_at)
             except StoreDamaged as error:
                 yield UnreadableBundle(BundleName(task, version, digest), manifest_bytes, error)
-
-
-def _schema_at(path: Path) -> DatabaseSchema:
-    # With its -wal file, which SQLite would replay into a new database, and the blobs, which no row would name.
-    paths = f"{path}* and {path.parent / 'blobs'}"
-    remedy = f"Stop the daemon, move {paths} away, start it and install the bundles again."
-    return DatabaseSchema(SCHEMA_VERSION, _BUNDLES + _UPDATES, remedy, migrations={1: _UPDATES})
 
 
 def _parse_stored(digest: str, manifest_bytes: bytes) -> Manifest:

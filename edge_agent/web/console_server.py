@@ -57,10 +57,17 @@ _TOKEN_FILE_BYTES_MAX = 1024
 
 def read_or_create_token(path: Path) -> str:
     """Return the token, which the first call creates. Raises WebTokenUnusable."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return read_token(path)
-    except FileNotFoundError:
-        return _create_token(path)
+    token = secrets.token_urlsafe(_TOKEN_BYTES)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_token(path, token)
+    except FileExistsError:  # another console created it first
+        return read_token(path)
+    except OSError as error:
+        raise WebTokenUnusable(f"cannot write {path}: {error.strerror}", path=path) from None
+    return token
 
 
 def read_token(path: Path) -> str:
@@ -78,18 +85,6 @@ def read_token(path: Path) -> str:
         token = file.read(_TOKEN_FILE_BYTES_MAX).strip()
     if len(token) < _TOKEN_CHARS_MIN or not (token.isascii() and token.isprintable()):
         raise WebTokenUnusable(f"{path} does not hold a token", path=path)
-    return token
-
-
-def _create_token(path: Path) -> str:
-    token = secrets.token_urlsafe(_TOKEN_BYTES)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write_token(path, token)
-    except FileExistsError:  # another console created it first
-        return read_token(path)
-    except OSError as error:
-        raise WebTokenUnusable(f"cannot write {path}: {error.strerror}", path=path) from None
     return token
 
 
@@ -152,16 +147,11 @@ def serve_console(settings: ConsoleSettings, announce: Callable[[str], None], wr
 
 
 async def _serve(
-    settings: ConsoleSettings,
-    guard: GuardSettings,
-    tls: ReloadingTls | None,
-    sock: socket.socket,
-    wrap: RunWrapper,
+    settings: ConsoleSettings, guard: GuardSettings, tls: ReloadingTls | None, sock: socket.socket, wrap: RunWrapper
 ) -> str:
     """Serve; return the background component whose failure ended it, or an empty string."""
     async with DaemonConnections(settings.endpoints) as daemon:
-        app = application(daemon, guard, settings.config)
-        server = uvicorn.Server(_server_config(settings.config, app, tls))
+        server = uvicorn.Server(_server_config(settings.config, application(daemon, guard, settings.config), tls))
 
         def stop_serving() -> None:
             server.should_exit = True
@@ -197,7 +187,7 @@ def _address(config: WebConfig, secret: str) -> str:
 def _server_config(config: WebConfig, app: ASGIApp, tls: ReloadingTls | None) -> uvicorn.Config:
     server_config = uvicorn.Config(
         app,
-        http=protocol_class(config.silent_seconds_max),
+        http=type("TimedHttp", (TimedHttpProtocol,), {"silent_seconds_max": config.silent_seconds_max}),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -245,7 +235,8 @@ class ReloadingTls:
 
     def __init__(self, config: WebConfig, refusals: RefusalLog) -> None:
         """Read the three files; failed handshakes are recorded. Raises CertificateUnusable."""
-        self._connection = connection_class(refusals)
+        # `ssl` takes a class.
+        self._connection = type("RecordedTls", (RecordingTlsConnection,), {"refusals": refusals})
         self._files = [Path(name) for name in (config.certificate_file, config.key_file, config.client_ca_file)]
         self.names: tuple[str, ...] = ()
         """The names in the certificate that is in use."""
@@ -256,13 +247,11 @@ class ReloadingTls:
 
     def _reload(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
         """Load changed files; the old certificate stays in use while they are invalid."""
-        try:
+        with contextlib.suppress(CertificateUnusable, OSError):
             times = self._modification_times()
             if times != self._loaded_times:
                 self._latest = self._load()
                 self._loaded_times = times
-        except (CertificateUnusable, OSError):
-            pass
         connection.context = self._latest
 
     def _modification_times(self) -> list[int]:
@@ -282,7 +271,8 @@ class ReloadingTls:
             self.names = parse_certificates(certificate.read_bytes(), str(certificate))[0].names
         except OSError as error:
             message = f"cannot use the console's certificate: {error.strerror or error}"
-            raise CertificateUnusable(message, remedy=_TLS_REMEDY) from None
+            remedy = "Check the three files under 'web' in agent.yaml; 'edge-agent certs show FILE' prints one."
+            raise CertificateUnusable(message, remedy=remedy) from None
         return context
 
 
@@ -300,14 +290,6 @@ class RecordingTlsConnection(ssl.SSLObject):
         except ssl.SSLError as error:
             self.refusals.record(HANDSHAKE, "", handshake_cause(str(error).encode()))
             raise
-
-
-def connection_class(refusals: RefusalLog) -> type[RecordingTlsConnection]:
-    """Return the connection with its log, as `ssl` takes a class."""
-    return type("RecordedTls", (RecordingTlsConnection,), {"refusals": refusals})
-
-
-_TLS_REMEDY = "Check the three files under 'web' in agent.yaml; 'edge-agent certs show FILE' prints one."
 
 
 class TimedHttpProtocol(H11Protocol):
@@ -379,11 +361,6 @@ _BYTES_ACKED, _BYTES_ACKED_AT = struct.Struct("=Q"), 120
 """tcpi_bytes_acked in the tcp_info of linux/tcp.h."""
 
 
-def protocol_class(seconds: float) -> type[TimedHttpProtocol]:
-    """Return the protocol with its time limit, as uvicorn takes a class."""
-    return type("TimedHttp", (TimedHttpProtocol,), {"silent_seconds_max": seconds})
-
-
 def display_address(address: str, *, secure: bool) -> str:
     """Return the URL for a browser; an address of all networks becomes this machine's host name."""
     host, port = sections.split_host_port(address)
@@ -430,18 +407,16 @@ async def sign_in(request: Request) -> Response:
     if not settings.signer.is_token(token):
         settings.refusals.record(HTTP, client_name(request.scope), "TOKEN_WRONG")
         return render_page(request, "login.html", {"wrong": True, "certified": False}, 401)
-    return _start_session(request)
-
-
-def _start_session(request: Request) -> Response:
-    seconds = request.app.state.session_seconds_max
-    signer = guard_settings_of(request).signer
-    cookie = signer.sign_session(time.time() + seconds, secrets.token_urlsafe(12))
     # The redirect keeps the token out of the address bar, the history and the Referer header.
     response = RedirectResponse("/", 303)
-    secure = request.url.scheme == "https"
+    seconds = request.app.state.session_seconds_max
     response.set_cookie(
-        signer.cookie_name, cookie, max_age=int(seconds), httponly=True, samesite="strict", secure=secure
+        settings.signer.cookie_name,
+        settings.signer.sign_session(time.time() + seconds, secrets.token_urlsafe(12)),
+        max_age=int(seconds),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
     )
     return response
 

@@ -66,8 +66,7 @@ class _CachedAnswer(Generic[_T]):
     """An answer that is fetched once for all callers within a time."""
 
     def __init__(self, fetch: Callable[[], Awaitable[_T]], seconds: float) -> None:
-        self._fetch = fetch
-        self._seconds = seconds
+        self._fetch, self._seconds = fetch, seconds
         self._lock = asyncio.Lock()
         self._latest: list[_T] = []
         self._until = 0.0
@@ -87,16 +86,11 @@ class DaemonConnections:
 
     def __init__(self, endpoints: Mapping[Role, DaemonEndpoint]) -> None:
         """Create a client for each role that has an endpoint. Raises ValueError, OSError as clients do."""
+        infer, feedback, admin = endpoints.get("infer"), endpoints.get("feedback"), endpoints.get("admin")
+        self.devices = AsyncClient(infer.target, infer.tls) if infer else None
         # A judgement is retried while the daemon restarts, as long as its page waits.
-        self.devices = AsyncClient(endpoints["infer"].target, endpoints["infer"].tls) if "infer" in endpoints else None
-        self.reviews = (
-            AsyncReviewClient(endpoints["feedback"].target, endpoints["feedback"].tls, retry=Retry())
-            if "feedback" in endpoints
-            else None
-        )
-        self.operator = (
-            AsyncAdminClient(endpoints["admin"].target, endpoints["admin"].tls) if "admin" in endpoints else None
-        )
+        self.reviews = AsyncReviewClient(feedback.target, feedback.tls, retry=Retry()) if feedback else None
+        self.operator = AsyncAdminClient(admin.target, admin.tls) if admin else None
         self._last = DaemonSnapshot()
         self._snapshot = _CachedAnswer(self._fetch_snapshot, CACHE_SECONDS)
         self._monitoring = _CachedAnswer(self._fetch_monitoring, CHARTS_CACHE_SECONDS)
@@ -137,8 +131,7 @@ class DaemonConnections:
 
     async def _fetch_snapshot(self) -> DaemonSnapshot:
         problems: dict[Role, CallFailed] = {}
-        status, tasks, serving = self._last.status, self._last.tasks, False
-        answers = False
+        status, tasks, serving, answers = self._last.status, self._last.tasks, False, False
         if self.operator is not None:
             try:
                 status = await self.operator.status(timeout_seconds=CALL_SECONDS_MAX)

@@ -7,7 +7,7 @@ report, and one of how confident its answers were.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -300,8 +300,13 @@ def confidence_chart(figures: TaskFigures, name: str) -> Chart | None:
         return None
     area = DrawingArea(y_max=charts.round_up(max(4, *(band.answers for band in bands))))
     marks = charts.count_axis(area)
-    for band in bands:
-        marks += _band_bars(area, band)
+    width = area.x(1 / BANDS) - area.x(0) - 2
+    for band in bands:  # the confident answers on top of those below the threshold
+        for kind, base, number in (("b", 0, band.below), ("a", band.below, band.confident)):
+            if number:
+                upper, lower = area.y(base + number), area.y(base)
+                label = f"{band.low:.2f} to {band.low + 1 / BANDS:.2f}: {count_of(number, 'answer')}"
+                marks.append(charts.bar((area.x(band.low) + 1, upper), (width, lower - upper), kind, label))
     marks += charts.below(area, [(tick, f"{tick:g}") for tick in QUARTERS])
     if figures.threshold is not None:
         marks.append(charts.line((area.x(figures.threshold),) * 2, (area.top, area.y(0)), "mark"))
@@ -341,16 +346,6 @@ def band_answers(levels: Sequence[ConfidenceBand], threshold: float | None) -> l
         confident, below = band.confident + level.answers * (not is_below), band.below + level.answers * is_below
         bands[index] = ChartBand(band.low, confident, below, band.compared + level.compared)
     return bands
-
-
-def _band_bars(area: DrawingArea, band: ChartBand) -> Iterator[str]:
-    """Draw a band: confident answers on top of those below the threshold."""
-    left, width = area.x(band.low) + 1, area.x(1 / BANDS) - area.x(0) - 2
-    for kind, base, number in (("b", 0, band.below), ("a", band.below, band.confident)):
-        if number:
-            upper, lower = area.y(base + number), area.y(base)
-            label = f"{band.low:.2f} to {band.low + 1 / BANDS:.2f}: {count_of(number, 'answer')}"
-            yield charts.bar((left, upper), (width, lower - upper), kind, label)
 
 
 def _confidence_sentence(bands: Sequence[ChartBand], total: int, threshold: float | None) -> str:

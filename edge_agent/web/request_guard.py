@@ -211,8 +211,7 @@ class RequestGuard:
 
     def __init__(self, app: ASGIApp, settings: GuardSettings) -> None:
         """Guard an application."""
-        self._app = app
-        self._settings = settings
+        self._app, self._settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse one request, or pass it on."""
@@ -311,9 +310,7 @@ class _LimitedRequestBody:
     """Passes a request's body on, up to a size."""
 
     def __init__(self, receive: Receive, bytes_max: int, response: _GuardedResponse) -> None:
-        self._response = response
-        self._receive = receive
-        self._bytes_max = bytes_max
+        self._receive, self._bytes_max, self._response = receive, bytes_max, response
         self._bytes = 0
         self.on_end: Callable[[], object] = lambda: None
 

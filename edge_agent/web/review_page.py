@@ -233,24 +233,16 @@ async def submit_judgement(request: Request) -> Response:
     except ReviewFormInvalid as error:
         return PlainTextResponse(str(error), 422)
     prediction_id = form.get("prediction_id", "")
-    await _send_judgement(_review_client(request), prediction_id, judgement, reviewer)
-    return render_page(
-        request,
-        "judged.html",
-        {"prediction_id": prediction_id, "judgement": judgement, "about": form.get("about", "")},
-    )
-
-
-async def _send_judgement(
-    client: AsyncReviewClient, prediction_id: str, judgement: ReviewerJudgement, reviewer: str
-) -> None:
-    seconds = JUDGE_SECONDS_MAX
+    client, seconds = _review_client(request), JUDGE_SECONDS_MAX
     if judgement.verdict == "accept":
         await client.accept(prediction_id, reviewer=reviewer, timeout_seconds=seconds)
     elif judgement.verdict == "correct":
         await client.correct(prediction_id, judgement.value, reviewer=reviewer, timeout_seconds=seconds)
     else:
         await client.reject(prediction_id, judgement.value, reviewer=reviewer, timeout_seconds=seconds)
+    return render_page(
+        request, "judged.html", {"prediction_id": prediction_id, "judgement": judgement, "about": form.get("about", "")}
+    )
 
 
 async def remember_reviewer(request: Request) -> Response:

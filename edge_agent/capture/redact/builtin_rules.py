@@ -281,10 +281,7 @@ _NATIONAL_IDS: dict[str, tuple[str, Callable[[str], bool]]] = {
         bool,
     ),
     "de_tax_id": (r"[1-9](?<!\w\d)\d(?: ?\d{3}){3}(?!\w)", de_tax_id),
-    "es_dni": (
-        r"(?i:[\dXYZ](?<!\w\w)(?:\d{7}|\d\.\d{3}\.\d{3}|(?<=[XYZ])-?\d{7})[ -]?[A-HJ-NP-TV-Z](?!\w))",
-        es_dni,
-    ),
+    "es_dni": (r"(?i:[\dXYZ](?<!\w\w)(?:\d{7}|\d\.\d{3}\.\d{3}|(?<=[XYZ])-?\d{7})[ -]?[A-HJ-NP-TV-Z](?!\w))", es_dni),
     "fr_nir": (r"(?i:[12](?<!\w\d) ?\d{2} ?\d{2} ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}(?!\w))", fr_nir),
     "pl_pesel": (r"\d(?<!\w\d)\d{10}(?!\w)", pl_pesel),
     "se_personnummer": (r"\d(?:(?<!\w\d)|(?<=\W19\d)|(?<=\W20\d))\d{5}[-+]\d{4}(?!\w)", se_personnummer),

@@ -125,7 +125,8 @@ def find_phones(text: str) -> Iterator[Span]:
 
 
 def _find_without_extension(text: str) -> Iterator[Span]:
-    masked = _mask_extensions(text)
+    # An "x" directly after a digit begins an extension, so the number ends there.
+    masked = _X_OF_EXTENSION.sub(" ", text) if "x" in text or "X" in text else text
     for run in _DIGITS.finditer(masked):
         # A sign or a parenthesis may come before, and the characters after it show whether the number ends.
         begin, end = max(0, run.start() - 3), run.end() + 3
@@ -136,11 +137,6 @@ def _find_without_extension(text: str) -> Iterator[Span]:
             is_new = match.span() not in spans and _is_phone(match[0])
             if is_new and stands_before(_PHONE_WORD, text, match.start(), _PHONE_WORD_REACH):
                 yield match.span()
-
-
-def _mask_extensions(text: str) -> str:
-    """Replace the "x" of an extension directly after a digit by a blank, so that the number ends there."""
-    return _X_OF_EXTENSION.sub(" ", text) if "x" in text or "X" in text else text
 
 
 def _is_phone(number: str) -> bool:

@@ -7,7 +7,7 @@ caller.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from edge_agent.errors import InvalidRequest
@@ -70,20 +70,21 @@ REMEDIES = {
 
 def parse_parameters(parameters: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Read a request's parameters: the fields of our own request, with their values. Raises InvalidRequest."""
-    known = PARAMETERS[kind]
-    return dict(_parse_parameter(name, parameters[name], known) for name in parameters if name != EMPTY_FINAL_RESPONSE)
-
-
-def _parse_parameter(name: str, parameter: Any, known: Mapping[str, RequestParameter]) -> tuple[str, Any]:
-    option = known.get(name)
-    if option is None:
-        raise _unknown_error(f"parameter {_quote(name)}", "for a task of this kind", name, known)
-    choice = parameter.WhichOneof("parameter_choice")
-    value = getattr(parameter, choice) if choice else None
-    if type(value) not in option.types:
-        allowed = " or ".join(_TYPE_NAMES[each] for each in option.types)
-        raise InvalidRequest(f"parameter {name!r} must be {allowed}; it is {_TYPE_NAMES.get(type(value), 'not set')}")
-    return option.field, option.read(value)
+    known, fields = PARAMETERS[kind], {}
+    for name in parameters:
+        if name == EMPTY_FINAL_RESPONSE:
+            continue
+        option = known.get(name)
+        if option is None:
+            raise _unknown_error(f"parameter {_quote(name)}", "for a task of this kind", name, known)
+        choice = parameters[name].WhichOneof("parameter_choice")
+        value = getattr(parameters[name], choice) if choice else None
+        if type(value) not in option.types:
+            allowed = " or ".join(_TYPE_NAMES[each] for each in option.types)
+            actual = _TYPE_NAMES.get(type(value), "not set")
+            raise InvalidRequest(f"parameter {name!r} must be {allowed}; it is {actual}")
+        fields[option.field] = option.read(value)
+    return fields
 
 
 _TYPE_NAMES: dict[type, str] = {bool: "a bool", int: "a whole number", float: "a number", str: "a string"}
@@ -131,19 +132,19 @@ def _refuse_parameters(parameters: Iterable[str], whose: str) -> None:
 
 def parse_texts(request: Any) -> list[str]:
     """Read the texts of a request. Raises InvalidRequest."""
-    tensor = _only_input(request.inputs)
+    if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
+        names = ", ".join(_quote(tensor.name) for tensor in request.inputs[:4]) or "none"
+        raise InvalidRequest(f"a model here has one input, {INPUT!r}; the request has: {names}")
+    tensor = request.inputs[0]
     if tensor.datatype != "BYTES":
         raise InvalidRequest(f"input {INPUT!r} is of type BYTES; the request says {_quote(tensor.datatype)}")
     if tensor.parameters:
         _check_parameters(tensor.parameters, sum(map(len, request.raw_input_contents)))
-    return _decode(_elements(request, tensor, _text_count(list(tensor.shape))))
-
-
-def _only_input(inputs: Sequence[Any]) -> Any:
-    if len(inputs) != 1 or inputs[0].name != INPUT:
-        names = ", ".join(_quote(tensor.name) for tensor in inputs[:4]) or "none"
-        raise InvalidRequest(f"a model here has one input, {INPUT!r}; the request has: {names}")
-    return inputs[0]
+    elements = _elements(request, tensor, _text_count(list(tensor.shape)))
+    try:
+        return [element.decode() for element in elements]
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"an element of input {INPUT!r} is not UTF-8 text") from None
 
 
 def _check_parameters(parameters: Mapping[str, Any], raw_bytes: int) -> None:
@@ -168,17 +169,16 @@ def _elements(request: Any, tensor: Any, count: int) -> list[bytes]:
         raise InvalidRequest(
             f"raw_input_contents has {len(raw)} entries, {why}; it must have one entry for each input, and no contents"
         )
-    elements = split_raw_strings(raw[0], count) if raw else list(_typed_elements(tensor))
+    if raw:
+        elements = split_raw_strings(raw[0], count)
+    else:
+        for field, _ in tensor.contents.ListFields():
+            if field.name != "bytes_contents":
+                raise InvalidRequest(f"input {INPUT!r} is of type BYTES; its elements are in {field.name}")
+        elements = list(tensor.contents.bytes_contents)
     if len(elements) != count:
         raise InvalidRequest(f"input {INPUT!r} has {len(elements)} elements; by its shape it must have {count}")
     return elements
-
-
-def _typed_elements(tensor: Any) -> Any:
-    for field, _ in tensor.contents.ListFields():
-        if field.name != "bytes_contents":
-            raise InvalidRequest(f"input {INPUT!r} is of type BYTES; its elements are in {field.name}")
-    return tensor.contents.bytes_contents
 
 
 def split_raw_strings(raw: bytes, count: int) -> list[bytes]:
@@ -198,13 +198,6 @@ def split_raw_strings(raw: bytes, count: int) -> list[bytes]:
             raise InvalidRequest(message, remedy="Write the length of each text before it: four bytes, little-endian.")
         elements.append(raw[begin:position])
     return elements
-
-
-def _decode(elements: list[bytes]) -> list[str]:
-    try:
-        return [element.decode() for element in elements]
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"an element of input {INPUT!r} is not UTF-8 text") from None
 
 
 def _quote(text: str) -> str:

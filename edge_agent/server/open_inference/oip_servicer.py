@@ -62,13 +62,9 @@ class OpenInferenceServicer:
         self, dependencies: InferenceDependencies, servicer: InferenceServicer, streams: StreamLimiter
     ) -> None:
         """Answer by `servicer`, that of the same role; `streams` limits all roles together."""
-        self._activation = dependencies.activation
-        self._engines = dependencies.engines
-        self._admission = dependencies.admission
-        self._counts = dependencies.counts
-        self._router = dependencies.router
-        self._servicer = servicer
-        self._streams = streams
+        self._activation, self._engines = dependencies.activation, dependencies.engines
+        self._admission, self._counts = dependencies.admission, dependencies.counts
+        self._router, self._servicer, self._streams = dependencies.router, servicer, streams
 
     async def ServerLive(self, request: Any, context: CallContext) -> Any:
         """Report that the daemon accepts calls."""
@@ -158,10 +154,8 @@ class OpenInferenceServicer:
         task, kind = bundle.manifest.task, _KINDS[bundle.manifest.task.kind]
         with finished_answers.UnansweredCallCounter(self._counts, task.name):
             names = _output_names(request, bundle)
-            texts, options = (
-                oip_requests.parse_texts(request),
-                oip_requests.parse_parameters(request.parameters, task.kind),
-            )
+            texts = oip_requests.parse_texts(request)
+            options = oip_requests.parse_parameters(request.parameters, task.kind)
         own_request = kind.request(task=task.name, texts=texts, **options)
         own_response = await kind.method(self._servicer, own_request, context)
         return _response(request, bundle, names, _require_answers(own_response.results, kind.answer))
@@ -180,7 +174,10 @@ class OpenInferenceServicer:
             if len(texts) != 1:
                 raise InvalidRequest(f"a generation has one input; the request has {len(texts)}")
             options = oip_requests.parse_parameters(request.parameters, task.kind)
-            own_request = _generate_request(task.name, texts[0], options)
+            try:
+                own_request = inference_pb2.GenerateRequest(task=task.name, text=texts[0], **options)
+            except ValueError as error:  # protobuf's, of a number that its field cannot hold
+                raise InvalidRequest(f"a parameter is out of range: {error}") from None
 
         async def write(message: inference_pb2.GenerateResponse) -> None:
             finish = message.finish
@@ -232,23 +229,13 @@ def _require_answers(results: Any, answer: str) -> list[Any]:
     return [getattr(result, answer) for result in results]
 
 
-def _generate_request(task: str, text: str, options: dict[str, Any]) -> inference_pb2.GenerateRequest:
-    try:
-        return inference_pb2.GenerateRequest(task=task, text=text, **options)
-    except ValueError as error:  # protobuf's, of a number that its field cannot hold
-        raise InvalidRequest(f"a parameter is out of range: {error}") from None
-
-
 def _response(request: Any, bundle: InstalledBundle, names: list[str], results: oip_tensors.Results) -> Any:
     task, version = bundle.manifest.task, bundle.manifest.version
     if provenance := results[0].provenance:
         version = provenance.bundle.version  # a repeated request_id may have the answer of the bundle before
     response = oip_tensors.outputs_response(task, names, results)
-    response.model_name, response.model_version, response.id = (
-        task.name,
-        str(oip_tensors.version_number(version)),
-        request.id,
-    )
+    response.model_name, response.id = task.name, request.id
+    response.model_version = str(oip_tensors.version_number(version))
     return response
 
 
@@ -303,10 +290,19 @@ class StreamLimiter:
             DeadlineExpired: the caller was silent for too long.
         """
         while True:
+            self._require_open()
             try:
-                request = await self._next(requests)
+                async with asyncio.timeout(self._silent_seconds_max) as timeout:
+                    self._timeouts.add(timeout)
+                    request = await anext(requests)
             except StopAsyncIteration:
                 return
+            except TimeoutError:
+                self._require_open()
+                message = f"no request came on this stream for {self._silent_seconds_max:g} s"
+                raise DeadlineExpired(message, remedy="Open a stream when there is something to ask.") from None
+            finally:
+                self._timeouts.discard(timeout)
             yield request
 
     def close(self) -> None:
@@ -315,19 +311,6 @@ class StreamLimiter:
         for timeout in self._timeouts:
             if not timeout.expired():  # otherwise its silence ends at this moment
                 timeout.reschedule(0.0)
-
-    async def _next(self, requests: AsyncIterator[Any]) -> Any:
-        self._require_open()
-        try:
-            async with asyncio.timeout(self._silent_seconds_max) as timeout:
-                self._timeouts.add(timeout)
-                return await anext(requests)
-        except TimeoutError:
-            self._require_open()
-            message = f"no request came on this stream for {self._silent_seconds_max:g} s"
-            raise DeadlineExpired(message, remedy="Open a stream when there is something to ask.") from None
-        finally:
-            self._timeouts.discard(timeout)
 
     def _require_open(self) -> None:
         if self._closed:

@@ -52,13 +52,12 @@ pb: Any = SimpleNamespace(
 
 def handlers(servicer: object) -> dict[str, Any]:
     """Return the handlers of a servicer's methods, by name."""
-    return {method.name: _handler(servicer, method) for method in SERVICE.methods}
-
-
-def _handler(servicer: object, method: Any) -> Any:
-    make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
-    request, response = (message_factory.GetMessageClass(each) for each in (method.input_type, method.output_type))
-    return make(getattr(servicer, method.name), request.FromString, response.SerializeToString)
+    by_name = {}
+    for method in SERVICE.methods:
+        make = grpc.stream_stream_rpc_method_handler if method.client_streaming else grpc.unary_unary_rpc_method_handler
+        request, response = (message_factory.GetMessageClass(each) for each in (method.input_type, method.output_type))
+        by_name[method.name] = make(getattr(servicer, method.name), request.FromString, response.SerializeToString)
+    return by_name
 
 
 def pool_with(*files: FileDescriptor) -> DescriptorPool:
@@ -123,11 +122,6 @@ def _number_output(read: Callable[[Any], float]) -> OutputTensor:
     return OutputTensor("FP32", lambda results, _: encode_floats([read(result) for result in results]))
 
 
-def _degraded(result: Any) -> str:
-    words = result.provenance.degraded
-    return ",".join(words) if words else ""
-
-
 def _confidence(result: Any) -> float:
     return float(result.confidence.value) if result.HasField("confidence") else math.nan
 
@@ -160,7 +154,7 @@ def _vectors(results: Results, _: Sequence[str]) -> bytes:
 
 _PROVENANCE = {
     "route": _text_output(lambda result: _ROUTES[result.provenance.route]),
-    "degraded": _text_output(_degraded),
+    "degraded": _text_output(lambda result: ",".join(result.provenance.degraded)),
     "prediction_id": _text_output(attrgetter("provenance.prediction_id")),
 }
 _GATE = {"p_value": _number_output(_p_value)}
@@ -282,19 +276,15 @@ def model_configuration(bundle: InstalledBundle, mode: Mode) -> Any:
     config.input.add(name=oip_requests.INPUT, data_type="TYPE_STRING", dims=[1])
     for name, output in outputs_of(manifest).items():
         config.output.add(name=name, data_type=_TYPES[output.datatype], dims=[width_of(output, len(task.labels))])
-    for name, value in _parameters(bundle, mode).items():
-        config.parameters[name].string_value = value
-    return config
-
-
-def _parameters(bundle: InstalledBundle, mode: Mode) -> Mapping[str, str]:
-    manifest = bundle.manifest
-    parameters = {"kind": manifest.task.kind, "version": manifest.version, "digest": bundle.digest, "mode": mode}
-    if manifest.task.kind == "classify":
-        parameters["labels"] = json.dumps(manifest.task.labels, ensure_ascii=False)
+    parameters = {"kind": task.kind, "version": manifest.version, "digest": bundle.digest, "mode": mode}
+    parameters["gate"] = manifest.gate_name
+    if task.kind == "classify":
+        parameters["labels"] = json.dumps(task.labels, ensure_ascii=False)
     if isinstance(manifest.confidence, Threshold):
         parameters["threshold"] = str(manifest.confidence.confidence_min)
-    return parameters | {"gate": manifest.gate_name}
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value
+    return config
 
 
 def model_statistics(bundle: InstalledBundle, counts: AnswerCounts) -> Any:

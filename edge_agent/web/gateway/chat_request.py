@@ -271,23 +271,18 @@ class ChatRequest:
             raise GatewayError(message, param="model", remedy=remedy, reason="TASK_KIND_MISMATCH")
         for name in self.options:
             if name not in supported:
-                raise _unsupported_option(name, task)
+                message = f"a task of kind {task.kind.lower()} does not support '{name}'"
+                remedy = f"Leave it out; '{task.name}' supports {', '.join(sorted(supported))}."
+                raise GatewayError(message, param=name, remedy=remedy)
         if task.kind == "GENERATE":
-            self._check_length(task.output_tokens_max)
+            for name in _LIMITS:
+                if self.options.get(name, 0) > task.output_tokens_max:
+                    message = f"'{name}' is {self.options[name]}; the task's limit is {task.output_tokens_max}"
+                    raise GatewayError(message, param=name, remedy="Leave it out for the task's limit.")
         elif self.options.get("temperature"):
-            raise GatewayError(
-                f"'{task.name}' always gives the likeliest answer", param="temperature", remedy="Set it to 0."
-            )
+            message = f"'{task.name}' always gives the likeliest answer"
+            raise GatewayError(message, param="temperature", remedy="Set it to 0.")
         _check_format(self.format, task)
-
-    def _check_length(self, tokens_max: int) -> None:
-        for name in _LIMITS:
-            if self.options.get(name, 0) > tokens_max:
-                raise GatewayError(
-                    f"'{name}' is {self.options[name]}; the task's limit is {tokens_max}",
-                    param=name,
-                    remedy="Leave it out for the task's limit.",
-                )
 
     def generate_options(self, request_id: str = "") -> GenerateOptions:
         """Return the options of a generation."""
@@ -399,9 +394,3 @@ def _check_format(requested: ResponseFormat, task: Task) -> None:
         message = f"'{task.name}' writes its own record, and the schema requires another: {mismatch}"
         remedy = "Leave it out, or use the schema of the task: GET /v1/models/TASK has it."
         raise GatewayError(message, param="response_format", remedy=remedy)
-
-
-def _unsupported_option(name: str, task: Task) -> GatewayError:
-    supported = ", ".join(sorted(KINDS[task.kind]))
-    message = f"a task of kind {task.kind.lower()} does not support '{name}'"
-    return GatewayError(message, param=name, remedy=f"Leave it out; '{task.name}' supports {supported}.")

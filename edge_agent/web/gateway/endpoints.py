@@ -205,22 +205,17 @@ class ChatCompletionEndpoint:
         request.require_supported(task)
         head = CompletionHead(f"chatcmpl-{uuid.uuid4()}", int(time.time()), request.task)
         if task.kind == "GENERATE":
-            stream = self._generation(request, call)
-            return await (
-                _stream_response(stream, request, head, call) if request.stream else _whole_response(stream, head)
-            )
+            options = request.generate_options(call.request_id)
+            stream = self._client.generate(request.task, request.text, timeout_seconds=call.seconds_left, **options)
+            if request.stream:
+                return await _stream_response(stream, request, head, call)
+            async with stream:
+                text = "".join([piece async for piece in stream])
+            return JSONResponse(openai_responses.completion(head, text, _finish(stream)))
         text, answer = await (self._label(request, call) if task.kind == "CLASSIFY" else self._record(request, call))
         if request.stream:
             return EventStream(_single_chunk_events(head, text, answer, request), call.seconds_left)
         return JSONResponse(openai_responses.completion(head, text, answer))
-
-    def _generation(self, request: ChatRequest, call: GatewayCall) -> AsyncGenerateStream:
-        return self._client.generate(
-            request.task,
-            request.text,
-            timeout_seconds=call.seconds_left,
-            **request.generate_options(call.request_id),
-        )
 
     async def _label(self, request: ChatRequest, call: GatewayCall) -> tuple[str, Classification]:
         answers = await self._client.classify(
@@ -251,12 +246,6 @@ def _single_answer(answers: Sequence[_A | Failure]) -> _A:
     if isinstance(answer, Failure):
         raise openai_responses.from_input_failure(answer, MESSAGES)
     return answer
-
-
-async def _whole_response(stream: AsyncGenerateStream, head: CompletionHead) -> Response:
-    async with stream:
-        text = "".join([piece async for piece in stream])
-    return JSONResponse(openai_responses.completion(head, text, _finish(stream)))
 
 
 async def _stream_response(
@@ -363,7 +352,13 @@ class TaskEndpoints:
             request_id=call.request_id,
             timeout_seconds=call.seconds_left,
         )
-        return JSONResponse({"results": list(map(_classification_result, results))})
+        answers = [
+            openai_responses.answer_details(each)
+            if isinstance(each, Classification)
+            else openai_responses.from_input_failure(each, "texts").as_json()
+            for each in results
+        ]
+        return JSONResponse({"results": answers})
 
 
 def _inputs(value: Any) -> list[str]:
@@ -384,14 +379,6 @@ def _require_embedding(result: Embedding | Failure, number: int, count: int) -> 
     raise error
 
 
-def _classification_result(result: Classification | Failure) -> dict[str, Any]:
-    return (
-        openai_responses.answer_details(result)
-        if isinstance(result, Classification)
-        else openai_responses.from_input_failure(result, "texts").as_json()
-    )
-
-
 def routes(client: AsyncClient, refusals: RefusalLog, calls_max: int = CALLS_MAX) -> list[Route]:
     """Return the routes below /v1, which use a daemon's client for devices."""
     slots, tasks, decisions = CallSlots(calls_max), TaskEndpoints(client), DecisionEndpoints(client)
@@ -401,11 +388,7 @@ def routes(client: AsyncClient, refusals: RefusalLog, calls_max: int = CALLS_MAX
             GatewayEndpoint(ChatCompletionEndpoint(client).complete, slots, refusals, MESSAGES),
             methods=["POST"],
         ),
-        Route(
-            "/v1/decisions",
-            GatewayEndpoint(decisions.decide, slots, refusals, INPUT),
-            methods=["POST"],
-        ),
+        Route("/v1/decisions", GatewayEndpoint(decisions.decide, slots, refusals, INPUT), methods=["POST"]),
         Route(
             "/v1/systemone",
             GatewayEndpoint(decisions.system_one, slots, refusals, STATE, detailed=True),

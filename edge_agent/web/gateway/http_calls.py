@@ -95,11 +95,8 @@ class GatewayEndpoint:
 
         `detailed` adds the member `detail` to errors, where TypeSafe's API has the message.
         """
-        self._refusals = refusals
-        self._answer = answer
-        self._slots = slots
-        self._inputs = inputs
-        self._detailed = detailed
+        self._answer, self._slots, self._refusals = answer, slots, refusals
+        self._inputs, self._detailed = inputs, detailed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -176,21 +173,15 @@ def _request_id(headers: Headers) -> str:
 def timeout_seconds(headers: Mapping[str, str]) -> float:
     """Return the timeout of a call: the caller's header or the default, which the library's header can shorten."""
     if value := headers.get(TIMEOUT_HEADER):
-        return _parse_seconds(value)
+        try:
+            return request_json.number_in(0.001, TIMEOUT_SECONDS_MAX)(float(value))
+        except ValueError:
+            rule = f"must be seconds, from 0.001 to {TIMEOUT_SECONDS_MAX:g}; it is {value[:40]!r}"
+            raise GatewayError(f"the header {TIMEOUT_HEADER} {rule}", param=TIMEOUT_HEADER) from None
     try:
         return request_json.number_in(0.001, TIMEOUT_SECONDS_DEFAULT)(float(headers.get(LIBRARY_HEADER, "inf")))
     except ValueError:
         return TIMEOUT_SECONDS_DEFAULT
-
-
-def _parse_seconds(value: str) -> float:
-    try:
-        return request_json.number_in(0.001, TIMEOUT_SECONDS_MAX)(float(value))
-    except ValueError:
-        message = (
-            f"the header {TIMEOUT_HEADER} must be seconds, from 0.001 to {TIMEOUT_SECONDS_MAX:g}; it is {value[:40]!r}"
-        )
-        raise GatewayError(message, param=TIMEOUT_HEADER) from None
 
 
 async def run_until_disconnect(receive: Receive, work: Awaitable[_T]) -> _T:
@@ -221,8 +212,7 @@ class EventStream(Response):
         """`seconds` bounds the whole stream, since a caller that does not read holds a slot too."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._events = events
-        self._seconds = seconds
+        self._events, self._seconds = events, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send. Raises ClientDisconnect when the caller disconnects, or does not read."""

@@ -66,7 +66,9 @@ class GatewayError(Exception):
     def as_json(self) -> dict[str, Any]:
         """Return it in OpenAI's format."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= SERVER_FAILED else "invalid_request_error")
-        error = {"message": _error_text(self), "type": kind, "param": self.param or None, "code": self.reason}
+        sentence = self.message if self.message.endswith((".", "!", "?")) else f"{self.message}."
+        text = f"{sentence} {self.remedy}".rstrip()
+        error = {"message": text, "type": kind, "param": self.param or None, "code": self.reason}
         return {"error": error}
 
     def headers(self) -> dict[str, str]:
@@ -81,11 +83,6 @@ class GatewayError(Exception):
 def _escape_surrogates(text: str) -> str:
     """Return a text that may quote a caller, with halves of surrogate pairs as escapes: no response can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _error_text(error: GatewayError) -> str:
-    sentence = error.message if error.message.endswith((".", "!", "?")) else f"{error.message}."
-    return f"{sentence} {error.remedy}".rstrip()
 
 
 def from_call_failure(failure: CallFailed, inputs: str) -> GatewayError:

@@ -29,6 +29,7 @@ class SiteAndCentralTeam(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.site = SiteCase(self.folder, window_seconds=WINDOW_SECONDS, routine_share=0.5)
         self.made = 0
+        self.attempts = 0
         self.known: set[int] = set()
         self.judged: dict[str, int] = {}
         self.erased: set[int] = set()
@@ -51,7 +52,8 @@ class SiteAndCentralTeam(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     def correct(self, data) -> None:
         number = data.draw(st.sampled_from(sorted(self.known)))
-        name = f"{len(self.judged)}"
+        self.attempts += 1
+        name = f"{self.attempts}"
         try:
             self.site.judge(judgement(number, feedback_id=f"f-{name}", request_id=f"r-{name}"))
         except PredictionUnknown:

@@ -10,7 +10,7 @@ from edge_agent.report.judgement import SCHEMA, judge_task, report_json
 from edge_agent.report.mode_recommendation import RecommendationReason
 from edge_agent.report.suitability import PRICED_MIN, CostAssumptions
 from edge_agent.report.task_figures import DELTA, TARGET, WINDOW_DAYS
-from edge_agent.statistics import anytime_proof, anytime_rows_needed, binomial_cdf
+from edge_agent.statistics import anytime_proof, anytime_rows_needed, upper_bound
 from tests.support.repeated_looks import false_proofs
 from tests.support.report_figures import ABOUT, HYBRID, SHADOW
 
@@ -72,7 +72,7 @@ def test_looking_every_day_costs_no_certainty():
     A test that is made for one look does so as often as the page says.
     """
     assert 0 < false_proofs(50, 20, TARGET, lambda *seen: anytime_proof(*seen, TARGET, DELTA)) <= DELTA
-    once = false_proofs(50, 20, TARGET, lambda errors, rows: binomial_cdf(errors, rows, TARGET) <= DELTA)
+    once = false_proofs(50, 20, TARGET, lambda errors, rows: upper_bound(errors, rows, DELTA) <= TARGET)
     assert f"would find a false proof for {100 * once:.0f}% of the tasks" in re.sub(r"\s+", " ", PAGE)
 
 
