@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.collect import derived_examples, receipts, record_files
-from convert.collect.example_files import TaskExampleCounts
+from convert.collect.example_join import TaskExampleCounts
 from convert.collect.receipts import ChainBreak, SequenceGap
 from convert.collect.record_files import REVIEWED_CENTRALLY, SegmentOrigin
 from convert.collect.segment_intake import RefusedDocument, SegmentIntake, SiteKeyTrust

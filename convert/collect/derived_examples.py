@@ -18,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from convert.collect import example_files, record_files
+from convert.collect import example_join, record_files
 from convert.collect.record_files import LATER_COLUMNS, SCHEMA
 from edge_agent.durable import atomic_files
 from edge_agent.errors import InvalidRequest
@@ -121,7 +121,7 @@ class DerivedExamples:
     records_erased: int
     erased: tuple[str, ...]
     """Erased predictions, as SITE/PREDICTION_ID."""
-    tasks: list[example_files.TaskExampleCounts]
+    tasks: list[example_join.TaskExampleCounts]
 
 
 def derive(
@@ -154,15 +154,15 @@ def derive(
 
 def _join(
     connection: duckdb.DuckDBPyConnection, out: Path, progress: Callable[[str], None]
-) -> list[example_files.TaskExampleCounts]:
-    examples, stored = out / example_files.FOLDER, out / _STATE
+) -> list[example_join.TaskExampleCounts]:
+    examples, stored = out / example_join.FOLDER, out / _STATE
     state: dict[str, Any] = json.loads(stored.read_bytes()) if stored.is_file() else {}
     examples.mkdir(exist_ok=True)
     fingerprints = {task: f"{_FORM} {value}" for task, value in connection.execute(_FINGERPRINTS).fetchall()}
     for task, fingerprint in fingerprints.items():
         files = _file_sizes(examples / f"task={task}")
         if task not in state or (state[task]["fingerprint"], state[task]["files"]) != (fingerprint, files):
-            counts = example_files.join(connection, task, examples, progress)
+            counts = example_join.join(connection, task, examples, progress)
             files = _file_sizes(examples / f"task={task}")
             state[task] = {"fingerprint": fingerprint, "files": files, "counts": asdict(counts)}
             _write_state(out, state)
@@ -170,7 +170,7 @@ def _join(
         shutil.rmtree(examples / f"task={task}", ignore_errors=True)
         del state[task]
         _write_state(out, state)
-    return [example_files.TaskExampleCounts(**state[task]["counts"]) for task in fingerprints]
+    return [example_join.TaskExampleCounts(**state[task]["counts"]) for task in fingerprints]
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import duckdb
 
-from convert.collect import derived_examples, example_files
+from convert.collect import derived_examples, example_join
 from convert.version_order import precedence
 from edge_agent.errors import FileMissing, InvalidRequest
 from edge_agent.formats.manifest import LABEL_KINDS
@@ -238,8 +238,8 @@ def _check_new_labels(
 
 
 def _open_task(connection: duckdb.DuckDBPyConnection, collected: Path, task: str) -> None:
-    folder = collected / example_files.FOLDER / f"task={task}"
-    files = sorted(folder.glob(f"month=*/{example_files.FILE_NAME}"))
+    folder = collected / example_join.FOLDER / f"task={task}"
+    files = sorted(folder.glob(f"month=*/{example_join.FILE_NAME}"))
     if not files:
         known = sorted(path.name.removeprefix("task=") for path in folder.parent.glob("task=*"))
         remedy = f"There are: {', '.join(known)}." if known else "Run 'edge-convert collect' first."

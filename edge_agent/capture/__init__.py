@@ -11,7 +11,8 @@ record_builder.py           turns an answer into a redacted record
 review_and_audit.py         the answers that people are asked to review; the random audit
 teacher_questions.py        deferred questions to the large model, and its labels
 personal_data_retention.py  when examples and digests are due for deletion; erasures, and counts, in the same database
-person_erasure.py           finds the records of a person by keyed digests of values; the key never leaves the site
+person_erasure.py           finds the records of a person by keyed digests of values, and erases them; the key never
+                            leaves the site
 capture_values.py           the values in calls: answers, feedback, the review queue
 text_redaction.py           answers that wait for the redaction model; redacts one text while its caller waits
 redaction_audit.py          a random sample of redacted texts, which people compare with the originals

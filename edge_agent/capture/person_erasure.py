@@ -1,4 +1,4 @@
-"""Finds the records of a person by values such as a name or a number; `SpoolWorker` erases them.
+"""Finds the records of a person by values such as a name or a number (`ValueSearch`), and erases them (`SpoolErasure`).
 
 A digest is the start of HMAC-SHA-256 (RFC 2104) under a key that never leaves the site, so nobody without the key can
 try values. A value has up to three forms, each with a digest, so that it is found as people write it:
@@ -21,7 +21,7 @@ import re
 import secrets
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,10 @@ from edge_agent.durable.atomic_files import disk_errors, stat_or_none, write_dur
 from edge_agent.errors import InvalidRequest, StoreDamaged
 
 if TYPE_CHECKING:
+    from edge_agent.capture.record_builder import RecordBuilder
+    from edge_agent.capture.redaction_audit import RedactionAudit
     from edge_agent.capture.spool import Spool
+    from edge_agent.monitoring.monitoring_store import MonitoringStore
 
 
 DIGEST_BYTES = 16
@@ -229,6 +232,55 @@ def describe(spool: Spool, records: FoundRecords) -> PersonErasure:
     sent = sum(map(spool.can_have_left, ids))
     by_digest, by_text = len(records.by_digest), len(records.by_text - records.by_digest)
     return PersonErasure(len(ids), by_digest, by_text, tasks.total(), sent, dict(tasks))
+
+
+class SpoolErasure:
+    """Erases from the spool, monitoring and the redaction audit, and records each erasure."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        monitoring: MonitoringStore,
+        audit: RedactionAudit,
+        recorder: RecordBuilder,
+        digester: ValueDigester,
+        now: Callable[[], float],
+    ) -> None:
+        """Erase from these, which share one database; `now` gives seconds since 1970."""
+        self._spool, self._monitoring, self._audit = spool, monitoring, audit
+        self._recorder, self._digester, self._now = recorder, digester, now
+
+    def erase_answer(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
+        """Erase a prediction, as `Spool.erase` does, and record the erasure; inside the spool's transaction.
+
+        `all_questions` also erases the answers to other questions about the same text.
+        """
+        same_text = self._spool.find_same_text(prediction_id)
+        was_here, is_told = self._erase(prediction_id)
+        others = {each: self._erase(each)[1] for each in same_text} if all_questions else {}
+        tombstoned = [each for each, told in {prediction_id: is_told, **others}.items() if told]
+        if was_here or is_told:
+            self._spool.personal.record_erasure(self._now(), was_here + len(others), tombstoned)
+        return AnswerErasure(was_here, bool(tombstoned), tuple(same_text))
+
+    def search(self, values: Sequence[str]) -> ValueSearch:
+        """Prepare a search for records about a person. Raises InvalidRequest."""
+        return ValueSearch(values, self._digester)
+
+    def erase_found(self, records: FoundRecords) -> PersonErasure:
+        """Erase the found records, and record the erasure; inside the spool's transaction."""
+        description, tombstoned, erased = describe(self._spool, records), list[str](), 0
+        for prediction_id in records.prediction_ids:
+            was_here, is_told = self._erase(prediction_id)
+            erased += was_here
+            tombstoned += [prediction_id] if is_told else []
+        number = self._spool.personal.record_erasure(self._now(), erased, tombstoned) if records.prediction_ids else 0
+        return replace(description, erased=erased, told=len(tombstoned), erasure=number)
+
+    def _erase(self, prediction_id: str) -> tuple[bool, bool]:
+        self._monitoring.delete_input(prediction_id)
+        self._audit.erase(prediction_id)
+        return self._spool.erase(prediction_id, self._recorder.build_tombstone(prediction_id, self._now()))
 
 
 def _text(record: bytes) -> str:

@@ -9,21 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from edge_agent.capture.capture_values import HumanFeedback
-from edge_agent.capture.person_erasure import (
-    AnswerErasure,
-    FoundRecords,
-    PersonErasure,
-    ValueDigester,
-    ValueSearch,
-    describe,
-    load_digest_key,
-)
+from edge_agent.capture.person_erasure import SpoolErasure, ValueDigester, load_digest_key
 from edge_agent.capture.personal_data_retention import Erasure, PersonalLimits, PrivacyCount
 from edge_agent.capture.record_builder import RecordBuilder
 from edge_agent.capture.redact.redactor import Redactor
@@ -83,55 +75,6 @@ class PrivacyReport:
     digest_days: float
     retention_days: dict[str, float]
     """By task."""
-
-
-class SpoolErasure:
-    """Erases from the spool, monitoring and the redaction audit, and records each erasure."""
-
-    def __init__(
-        self,
-        spool: Spool,
-        monitoring: MonitoringStore,
-        audit: RedactionAudit,
-        recorder: RecordBuilder,
-        digester: ValueDigester,
-        now: Callable[[], float],
-    ) -> None:
-        """Erase from these, which share one database; `now` gives seconds since 1970."""
-        self._spool, self._monitoring, self._audit = spool, monitoring, audit
-        self._recorder, self._digester, self._now = recorder, digester, now
-
-    def erase_answer(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
-        """Erase a prediction, as `Spool.erase` does, and record the erasure; inside the spool's transaction.
-
-        `all_questions` also erases the answers to other questions about the same text.
-        """
-        same_text = self._spool.find_same_text(prediction_id)
-        was_here, is_told = self._erase(prediction_id)
-        others = {each: self._erase(each)[1] for each in same_text} if all_questions else {}
-        tombstoned = [each for each, told in {prediction_id: is_told, **others}.items() if told]
-        if was_here or is_told:
-            self._spool.personal.record_erasure(self._now(), was_here + len(others), tombstoned)
-        return AnswerErasure(was_here, bool(tombstoned), tuple(same_text))
-
-    def search(self, values: Sequence[str]) -> ValueSearch:
-        """Prepare a search for records about a person. Raises InvalidRequest."""
-        return ValueSearch(values, self._digester)
-
-    def erase_found(self, records: FoundRecords) -> PersonErasure:
-        """Erase the found records, and record the erasure; inside the spool's transaction."""
-        description, tombstoned, erased = describe(self._spool, records), list[str](), 0
-        for prediction_id in records.prediction_ids:
-            was_here, is_told = self._erase(prediction_id)
-            erased += was_here
-            tombstoned += [prediction_id] if is_told else []
-        number = self._spool.personal.record_erasure(self._now(), erased, tombstoned) if records.prediction_ids else 0
-        return replace(description, erased=erased, told=len(tombstoned), erasure=number)
-
-    def _erase(self, prediction_id: str) -> tuple[bool, bool]:
-        self._monitoring.delete_input(prediction_id)
-        self._audit.erase(prediction_id)
-        return self._spool.erase(prediction_id, self._recorder.build_tombstone(prediction_id, self._now()))
 
 
 class SpoolWorker:
