@@ -30,7 +30,6 @@ from edge_agent.durable.atomic_files import disk_errors, stat_or_none, write_dur
 from edge_agent.errors import InvalidRequest, StoreDamaged
 
 if TYPE_CHECKING:
-    from edge_agent.capture.record_builder import RecordBuilder
     from edge_agent.capture.redaction_audit import RedactionAudit
     from edge_agent.capture.spool import Spool
     from edge_agent.monitoring.monitoring_store import MonitoringStore
@@ -242,13 +241,22 @@ class SpoolErasure:
         spool: Spool,
         monitoring: MonitoringStore,
         audit: RedactionAudit,
-        recorder: RecordBuilder,
+        build_tombstone: Callable[[str, float], bytes],
         digester: ValueDigester,
         now: Callable[[], float],
     ) -> None:
-        """Erase from these, which share one database; `now` gives seconds since 1970."""
+        """Erase from these, which share one database.
+
+        Args:
+            spool: see the class.
+            monitoring: see the class.
+            audit: see the class.
+            build_tombstone: makes the record of an erasure, from the id of a prediction and seconds since 1970.
+            digester: makes the digests of values.
+            now: gives seconds since 1970.
+        """
         self._spool, self._monitoring, self._audit = spool, monitoring, audit
-        self._recorder, self._digester, self._now = recorder, digester, now
+        self._build_tombstone, self._digester, self._now = build_tombstone, digester, now
 
     def erase_answer(self, prediction_id: str, *, all_questions: bool = False) -> AnswerErasure:
         """Erase a prediction, as `Spool.erase` does, and record the erasure; inside the spool's transaction.
@@ -280,7 +288,7 @@ class SpoolErasure:
     def _erase(self, prediction_id: str) -> tuple[bool, bool]:
         self._monitoring.delete_input(prediction_id)
         self._audit.erase(prediction_id)
-        return self._spool.erase(prediction_id, self._recorder.build_tombstone(prediction_id, self._now()))
+        return self._spool.erase(prediction_id, self._build_tombstone(prediction_id, self._now()))
 
 
 def _text(record: bytes) -> str:

@@ -112,8 +112,9 @@ class SpoolWorker:
             )
         self.monitoring = MonitoringStore(self.spool.db, examples.new_inputs_level)
         self.questions = TeacherQuestionQueue(self.spool, config.escalation)
+        tombstone = self.recorder.build_tombstone
         self.erasure = SpoolErasure(
-            self.spool, self.monitoring, self.redaction_audit, self.recorder, digester, dependencies.now
+            self.spool, self.monitoring, self.redaction_audit, tombstone, digester, dependencies.now
         )
         self.outbox: Outbox | None = None
         self.problems: dict[str, EdgeAgentError] = {}
