@@ -143,7 +143,7 @@ class SupervisedEngine:
                 self.child.send(protocol.DetachRequest(digest=digest))
 
     def require_ready(self, digest: str) -> None:
-        """Raise EngineNotReady, or the error of a bundle that failed to attach, unless that bundle answers now."""
+        """Require that a bundle answers now. Raises EngineNotReady, ModelLoadFailed, or the error of its attach."""
         if self.ready(digest):
             return
         state = self.child.state

@@ -236,7 +236,7 @@ def _spaced_card(run: re.Match[str]) -> list[Span]:
     return [run.span()] if 14 <= len(digits) <= 19 and is_card_number(digits) else []
 
 
-# Only a look-ahead, so that overlapping matches are found, too.
+# Only a look-ahead, so that overlapping matches are found, too. One begins after "_", too, which `flatten` replaces.
 _IBAN = re.compile(r"\b[A-Za-z](?=([A-Za-z][ -]?[\dOoIl][ -]?[\dOoIl](?:[ .\-]{0,3}[0-9A-Za-z]){11,30}))", re.ASCII)
 _IBAN_CHARACTER = re.compile(r"[0-9A-Za-z]")
 _IBAN_WORD = re.compile(

@@ -26,6 +26,7 @@ IBAN = "DE89370400440532013000"
         ("[IBAN_1] please", f"{IBAN} please"),
         ("[IBAN_1] und", "DE89 3704 0044 0532 0130 00 und"),
         ("[IBAN_1]", IBAN.lower()),
+        ("transfer_[IBAN_1]", f"transfer_{IBAN}"),
         ("[IBAN_1] [IBAN_2]", f"{IBAN} GB82WEST12345698765432"),
         (f"{IBAN}1", f"{IBAN}1"),
         ("DE88370400440532013000", "DE88370400440532013000"),
