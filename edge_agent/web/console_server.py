@@ -187,6 +187,7 @@ def _address(config: WebConfig, secret: str) -> str:
 def _server_config(config: WebConfig, app: ASGIApp, tls: ReloadingTls | None) -> uvicorn.Config:
     server_config = uvicorn.Config(
         app,
+        # Like `ssl`, uvicorn takes a class.
         http=type("TimedHttp", (TimedHttpProtocol,), {"silent_seconds_max": config.silent_seconds_max}),
         ws="none",
         lifespan="off",

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.fuzzed_daemon import FuzzResults
 from tests.support.hostile_carried import formats as carried_formats
-from tests.support.hostile_files import Format, formats, fuzz_file, outcome
+from tests.support.hostile_files import Format, ReaderHung, formats, fuzz_file, outcome
 from tests.support.hostile_state import formats as state_formats
 
 QUICK, ALL = 12, 1000
@@ -47,7 +47,7 @@ def test_hanging_reader_is_a_defect() -> None:
             pass
 
     how, defect = outcome(read, 1.0, seconds_max=0.1)
-    assert ("Hung", True) == (how, "not read within" in defect)
+    assert (ReaderHung.__name__, True) == (how, "not read within" in defect)
 
 
 @pytest.mark.release

@@ -53,7 +53,7 @@ def read_root(raw: bytes) -> None:
     try:
         parse_root(raw)
     except ValueError as error:
-        # What it documents; roots.py makes an error with a remedy of it.
+        # What it documents; its callers make an error with a remedy of it.
         assert str(error)
 
 

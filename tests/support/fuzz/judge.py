@@ -20,7 +20,7 @@ from typing import Any
 
 from edge_agent.errors import BY_REASON
 from tests.support.fuzz.targets import Target
-from tests.support.hostile_files import outcome
+from tests.support.hostile_files import ReaderHung, outcome
 
 SENTENCE_CHARACTERS_MAX = 4000
 AGAIN = 3
@@ -80,7 +80,7 @@ class Judge:
             how, defect = outcome(self._noting(reason), case, self._target.seconds_max, processor=True)
         finally:
             _WATCHING.clear()
-        if how == "Hung":
+        if how == ReaderHung.__name__:
             return Verdict(how, "hang", f"not read within {self._target.seconds_max:g} s of the processor")
         if how == "PanicException":  # of a library in Rust: no error that anybody catches
             return Verdict(how, "crash", defect)
