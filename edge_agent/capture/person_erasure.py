@@ -245,12 +245,12 @@ class SpoolErasure:
         digester: ValueDigester,
         now: Callable[[], float],
     ) -> None:
-        """Erase from these, which share one database.
+        """Erase from the first three, which share one database.
 
         Args:
-            spool: see the class.
-            monitoring: see the class.
-            audit: see the class.
+            spool: the answers, with the feedback on them.
+            monitoring: the counts by answer.
+            audit: the texts of the redaction audit.
             build_tombstone: makes the record of an erasure, from the id of a prediction and seconds since 1970.
             digester: makes the digests of values.
             now: gives seconds since 1970.
